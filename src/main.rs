@@ -1,0 +1,2 @@
+//! The program: turns what [`smaps_container_exporter`] returns into an exit code.
+fn main() {}
