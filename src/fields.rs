@@ -1,0 +1,102 @@
+//! The one table of smaps fields: the kernel's key, the metric's short name, its help, and how mappings combine.
+//!
+//! The scanner, the exposition, `--fields` and the README's table all follow it. Meanings are the kernel's:
+//! Documentation/filesystems/proc.rst, section 1.1, "smaps".
+
+/// One smaps field.
+#[derive(Debug)]
+pub struct Field {
+    /// The kernel's key, without its colon.
+    pub key: &'static str,
+    /// The metric is `process_smaps_<name>_bytes`.
+    pub name: &'static str,
+    /// The metric's HELP text.
+    pub help: &'static str,
+    /// How the mappings of one series become one value.
+    pub combine: Combine,
+}
+
+/// How the mappings of one series become one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// Amounts of memory add up.
+    Sum,
+    /// Page sizes do not: the largest stands for all.
+    Largest,
+}
+
+/// How many fields there are.
+pub const N_FIELDS: usize = 22;
+
+/// A set of fields: bit `i` stands for `FIELDS[i]`.
+pub type FieldMask = u32;
+
+/// Every field.
+pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
+
+/// The fields whose mappings combine by [`Combine::Largest`] are the last ones, from here on.
+pub const FIRST_LARGEST: usize = 20;
+
+/// `FIELDS[RSS]` is the resident set, by which paths are folded.
+pub const RSS: usize = 1;
+
+/// The position of the field with this short name.
+pub fn by_name(name: &str) -> Option<usize> {
+    FIELDS.iter().position(|field| field.name == name)
+}
+
+const fn sum(key: &'static str, name: &'static str, help: &'static str) -> Field {
+    Field { key, name, help, combine: Combine::Sum }
+}
+
+const fn largest(key: &'static str, name: &'static str, help: &'static str) -> Field {
+    Field { key, name, help, combine: Combine::Largest }
+}
+
+/// The table, in the order in which families are exported.
+pub static FIELDS: [Field; N_FIELDS] = [
+    sum("Size", "size", "Address space of the mappings, resident or not."),
+    sum("Rss", "rss", "Resident memory."),
+    sum("Pss", "pss", "Proportional share of resident memory: each page divided by the number of processes that map it."),
+    sum("Pss_Dirty", "pss_dirty", "Proportional share of dirty resident memory."),
+    sum("Shared_Clean", "shared_clean", "Resident clean pages that more than one process maps."),
+    sum("Shared_Dirty", "shared_dirty", "Resident dirty pages that more than one process maps."),
+    sum("Private_Clean", "private_clean", "Resident clean pages that no other process maps."),
+    sum("Private_Dirty", "private_dirty", "Resident dirty pages that no other process maps."),
+    sum("Referenced", "referenced", "Resident memory marked as accessed."),
+    sum("Anonymous", "anonymous", "Resident memory that belongs to no file, copied private file pages included."),
+    sum("KSM", "ksm", "Resident memory merged by kernel same-page merging."),
+    sum("LazyFree", "lazyfree", "Memory freed with MADV_FREE that the kernel has not taken back yet."),
+    sum("AnonHugePages", "anon_hugepages", "Anonymous memory in transparent huge pages."),
+    sum("ShmemPmdMapped", "shmem_pmdmapped", "Shared memory mapped by transparent huge pages."),
+    sum("FilePmdMapped", "file_pmdmapped", "File pages mapped by transparent huge pages."),
+    sum("Shared_Hugetlb", "shared_hugetlb", "Shared hugetlbfs pages, which rss and pss leave out."),
+    sum("Private_Hugetlb", "private_hugetlb", "Private hugetlbfs pages, which rss and pss leave out."),
+    sum("Swap", "swap", "Anonymous memory that is swapped out."),
+    sum("SwapPss", "swap_pss", "Proportional share of swapped-out memory."),
+    sum("Locked", "locked", "Proportional share of memory locked into RAM."),
+    largest("KernelPageSize", "kernel_page_size", "Largest page size that the kernel uses for the mappings."),
+    largest("MMUPageSize", "mmu_page_size", "Largest page size that the MMU uses for the mappings."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_ones_come_last() {
+        for (i, field) in FIELDS.iter().enumerate() {
+            assert_eq!(field.combine == Combine::Largest, i >= FIRST_LARGEST, "{}", field.key);
+        }
+        assert_eq!(FIELDS[RSS].key, "Rss");
+    }
+
+    #[test]
+    fn keys_and_names_are_unique_and_found() {
+        for (i, field) in FIELDS.iter().enumerate() {
+            assert_eq!(by_name(field.name), Some(i));
+            assert_eq!(FIELDS.iter().filter(|other| other.key == field.key).count(), 1);
+        }
+        assert_eq!(by_name("rsss"), None);
+    }
+}
