@@ -2,3 +2,4 @@
 //! mapped path, as Prometheus text.
 #![forbid(unsafe_code)]
 pub mod fields;
+pub mod smaps;

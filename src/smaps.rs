@@ -1,0 +1,313 @@
+//! Bytes of `/proc/<pid>/smaps` to mappings: a line scanner that owns no buffer and cannot fail.
+//!
+//! What the kernel prints for one mapping (fs/proc/task_mmu.c, `show_smap`):
+//!
+//! ```text
+//! 5598af1ce000-5598af1d0000 r--p 00000000 fe:00 247282                     /usr/bin/head
+//! Size:                  8 kB
+//! ...
+//! THPeligible:           0
+//! VmFlags: rd mr mw me
+//! ```
+//!
+//! Every line is judged by its beginning, so nothing inside a path is ever taken for a field: a header begins with
+//! `hex-hex `, in lower case, and the kernel escapes a newline in a path. Whatever is neither a header nor a known field in kB is
+//! passed over. A mapping ends where the next header begins, or with the input.
+//!
+//! Two ways lead to the same result. The general one takes a line at a time. The learned one rests on a fact: on one
+//! kernel the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change within a boot. It remembers the
+//! run of such lines that the general way met behind a header, and takes the same run behind the next one by comparing 16 bytes of key and
+//! decoding 8 bytes of digits at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
+
+use crate::fields::{FIELDS, FieldMask, N_FIELDS};
+
+/// What the fields of one mapping, or of several together, say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    /// The fields that the kernel printed.
+    pub present: FieldMask,
+    /// In bytes, saturated at `u64::MAX`; 0 where the field is not present.
+    pub bytes: [u64; N_FIELDS],
+}
+
+/// One smaps entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<'a> {
+    /// As the kernel printed it: any bytes but a newline, trailing spaces included, empty for anonymous memory.
+    pub path: &'a [u8],
+    /// Its fields.
+    pub values: &'a Values,
+}
+
+/// The scanner. One serves any number of files; what it has learned of one helps with the next.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    values: Values,
+    learned: Vec<LearnedLine>,
+    learned_present: FieldMask,
+    only_general: bool,
+}
+
+/// A line of the learned run: its first 16 bytes, and which field they name.
+#[derive(Debug)]
+struct LearnedLine {
+    key: [u8; KEY_LEN],
+    field: usize,
+}
+
+/// `Rss:` padded with spaces.
+const KEY_LEN: usize = 16;
+/// The digits, padded with spaces on the left.
+const DIGITS_LEN: usize = 8;
+const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
+const UNIT: &[u8; 4] = b" kB\n";
+
+/// How the lines begin that every kernel prints and nothing exports: no header and no field begins so.
+const NOT_EXPORTED: [&[u8; 8]; 3] = [b"VmFlags:", b"THPeligi", b"Protecti"];
+
+impl Scanner {
+    /// A scanner that never takes the learned way: for tests and measurements.
+    pub fn general() -> Self {
+        Self { only_general: true, ..Self::default() }
+    }
+
+    /// The first whole mapping in `bytes`, and how many bytes end with it.
+    ///
+    /// `None` says that `bytes` holds no whole mapping yet: read more and ask again with the same beginning. With
+    /// `at_end` no more will come: the last mapping ends with `bytes`, and `None` says that there is none.
+    pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize)> {
+        let (range_end, header_end) = find_header(bytes, at_end)?;
+        self.values = Values::default();
+        let mut at = header_end;
+        if !self.only_general {
+            match self.learned_run(&bytes[header_end..]) {
+                Run::Taken(n_bytes) => at += n_bytes,
+                Run::Unlike => self.learn(&bytes[header_end..]),
+                Run::Unfit => self.values = Values::default(),
+            }
+        }
+        let end = self.general_lines(bytes, at, at_end)?;
+        let path = path_of(&bytes[range_end..header_end]);
+        Some((Mapping { path, values: &self.values }, end))
+    }
+
+    /// Takes field lines one by one from `at` to the next header, whose position is returned.
+    fn general_lines(&mut self, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
+        // Invariant: a line begins at `at`.
+        while at < bytes.len() {
+            let line_end = match line_end(bytes, at) {
+                Some(end) => end,
+                None if at_end => bytes.len(),
+                None => return None,
+            };
+            let line = &bytes[at..line_end];
+            if line.first_chunk().is_some_and(|start| NOT_EXPORTED.contains(&start)) {
+                at = line_end;
+                continue;
+            }
+            if range_end(line).is_some() {
+                return Some(at);
+            }
+            if let Some((field, kib)) = field_of(line) {
+                self.values.present |= 1 << field;
+                self.values.bytes[field] = kib.saturating_mul(1024);
+            }
+            at = line_end;
+        }
+        at_end.then_some(at)
+    }
+
+    /// Takes the learned run from the beginning of `bytes`, if all of it is there.
+    fn learned_run(&mut self, bytes: &[u8]) -> Run {
+        let (lines, _) = bytes.as_chunks::<LINE_LEN>();
+        if self.learned.is_empty() || lines.len() < self.learned.len() {
+            // Too short: either the end of the buffer, where more will follow, or a shape to learn from a later mapping.
+            return if self.learned.is_empty() { Run::Unlike } else { Run::Unfit };
+        }
+        for (line, learned) in lines.iter().zip(&self.learned) {
+            if *key(line) != learned.key {
+                return Run::Unlike;
+            }
+            let Some(kib) = kib_of(line) else { return Run::Unfit };
+            self.values.bytes[learned.field] = kib << 10; // below 10^8 kB: no overflow
+        }
+        self.values.present = self.learned_present;
+        Run::Taken(self.learned.len() * LINE_LEN)
+    }
+
+    /// Remembers the run of 28-byte lines of known fields at the beginning of `bytes`.
+    fn learn(&mut self, bytes: &[u8]) {
+        self.values = Values::default();
+        self.learned.clear();
+        let known = |line: &[u8; LINE_LEN]| {
+            kib_of(line)?;
+            field_of(line).map(|(field, _)| LearnedLine { key: *key(line), field })
+        };
+        self.learned.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
+        self.learned_present = self.learned.iter().fold(0, |mask, line| mask | 1 << line.field);
+    }
+}
+
+/// What became of an attempt to take the learned run.
+enum Run {
+    /// All of it was there, so many bytes.
+    Taken(usize),
+    /// Other keys, or the same in another order: learn anew.
+    Unlike,
+    /// The same keys, but a value that is wider than usual, or bytes still to come.
+    Unfit,
+}
+
+/// The 16 bytes of a fixed line that name its field.
+fn key(line: &[u8; LINE_LEN]) -> &[u8; KEY_LEN] {
+    line.first_chunk().expect("a line is longer than its key")
+}
+
+/// The value of a fixed line: up to eight digits behind spaces, then ` kB` and a newline.
+fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    const ZERO: u64 = u64::from_le_bytes(*b"       0");
+
+    let [digits @ .., u0, u1, u2, u3] = line.last_chunk::<{ DIGITS_LEN + UNIT.len() }>()?;
+    let text = u64::from_le_bytes(*digits);
+    if [*u0, *u1, *u2, *u3] != *UNIT {
+        return None;
+    }
+    if text == ZERO {
+        return Some(0); // two of three values are 0
+    }
+    if text & HIGH != 0 {
+        return None;
+    }
+    // A digit becomes its value, 0 to 9; adding 0x76 then sets the high bit of every byte that is not a digit.
+    // No byte carries into the next: the largest is 0x7f + 0x76.
+    let values = text ^ (0x30 * EACH);
+    let no_digits = (values + 0x76 * EACH) & HIGH;
+    // The first byte is the lowest, so the spaces must be the low bytes, and at least the last byte a digit.
+    let n_spaces = no_digits.count_ones();
+    if n_spaces == 8 {
+        return None;
+    }
+    let spaces = (1 << (8 * n_spaces)) - 1;
+    if no_digits != HIGH & spaces || (text ^ (0x20 * EACH)) & spaces != 0 {
+        return None;
+    }
+    // Eight digits to a number by pairs (Daniel Lemire, "Quickly parsing eight digits", 2018).
+    let pairs = values & !spaces;
+    let pairs = pairs * 10 + (pairs >> 8);
+    const EVERY_OTHER: u64 = 0x0000_00ff_0000_00ff;
+    let high = (pairs & EVERY_OTHER).wrapping_mul(0x000f_4240_0000_0064);
+    let low = ((pairs >> 16) & EVERY_OTHER).wrapping_mul(0x0000_2710_0000_0001);
+    Some(high.wrapping_add(low) >> 32)
+}
+
+/// The first header line from the beginning of `bytes`: where its range ends, and where the line does.
+fn find_header(bytes: &[u8], at_end: bool) -> Option<(usize, usize)> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = match line_end(bytes, at) {
+            Some(end) => end,
+            None if at_end => bytes.len(),
+            None => return None,
+        };
+        if let Some(range) = range_end(&bytes[at..end]) {
+            return Some((at + range, end));
+        }
+        at = end;
+    }
+    None
+}
+
+/// Where the line that contains `at` ends: behind its newline.
+fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes[at..].as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        // The lowest byte whose high bit is set here is the first newline (Mycroft's test for a zero byte).
+        let text = u64::from_le_bytes(*word) ^ (b'\n' as u64 * EACH);
+        let zeros = text.wrapping_sub(EACH) & !text & (0x80 * EACH);
+        if zeros != 0 {
+            return Some(at + i * 8 + zeros.trailing_zeros() as usize / 8 + 1);
+        }
+    }
+    let i = rest.iter().position(|&b| b == b'\n')?;
+    Some(at + words.len() * 8 + i + 1)
+}
+
+/// Which bytes an address is made of.
+const IS_HEX: [bool; 256] = {
+    let mut is_hex = [false; 256];
+    let mut i = 0;
+    while i < 16 {
+        is_hex[b"0123456789abcdef"[i] as usize] = true;
+        i += 1;
+    }
+    is_hex
+};
+
+/// Where a header's range ends, `<address>-<address> `, space included; `None` for any other line.
+fn range_end(line: &[u8]) -> Option<usize> {
+    let hex_end = |from: usize| line[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
+    let dash = hex_end(0).filter(|&at| at > 0 && line[at] == b'-')?;
+    let space = hex_end(dash + 1).filter(|&at| at > dash + 1 && line[at] == b' ')?;
+    Some(space + 1)
+}
+
+/// The path in a header line, given what follows its range: it stands behind permissions, offset, device and inode.
+fn path_of(header: &[u8]) -> &[u8] {
+    let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
+    // The shortest that the kernel prints: `r--p`, `00000000`, `fe:00`, `0`. A search for the end of the word starts there.
+    for shortest in [4, 8, 5, 1] {
+        let from = shortest.min(rest.len());
+        let word = rest[from..].iter().position(|&b| b == b' ').map_or(rest.len(), |n| from + n);
+        rest = &rest[(word + 1).min(rest.len())..];
+    }
+    // Padding to column 73: up to three words of spaces.
+    while let Some((b"        ", more)) = rest.split_first_chunk() {
+        rest = more;
+    }
+    let n_spaces = rest.iter().position(|&b| b != b' ').unwrap_or(rest.len());
+    &rest[n_spaces..]
+}
+
+/// Which field has a key of this length, first and last byte: at most one has, and the whole key decides.
+const FIELD_BY_HASH: [u8; 64] = {
+    let mut fields = [u8::MAX; 64];
+    let mut i = 0;
+    while i < N_FIELDS {
+        let slot = hash(FIELDS[i].key.as_bytes());
+        assert!(fields[slot] == u8::MAX, "two keys collide: choose another hash");
+        fields[slot] = i as u8;
+        i += 1;
+    }
+    fields
+};
+
+const fn hash(key: &[u8]) -> usize {
+    (2 * key[0] as usize + key[key.len() - 1] as usize + 2 * key.len()) % 64
+}
+
+/// The field that a line names, and its value in kB (saturated); `None` for any other line, and for another unit.
+fn field_of(line: &[u8]) -> Option<(usize, u64)> {
+    let colon = line.iter().take(KEY_LEN).position(|&b| b == b':')?;
+    let key = &line[..colon];
+    let field = match key {
+        [] => return None,
+        key => usize::from(FIELD_BY_HASH[hash(key)]),
+    };
+    FIELDS.get(field).filter(|field| field.key.as_bytes() == key)?;
+    let value = line[colon + 1..].trim_ascii();
+    let digits = value.strip_suffix(b"kB")?.trim_ascii_end();
+    if digits.is_empty() {
+        return None;
+    }
+    let mut kib = 0_u64;
+    for &b in digits {
+        if !b.is_ascii_digit() {
+            return None;
+        }
+        kib = kib.saturating_mul(10).saturating_add(u64::from(b - b'0'));
+    }
+    Some((field, kib))
+}
