@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 pub mod fields;
 pub mod smaps;
+pub mod cgroup;
+pub mod procfs;

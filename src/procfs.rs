@@ -1,0 +1,336 @@
+//! The node's proc: one pass that lists every process with its cgroup, and the reading of one process.
+//!
+//! A process is held by the handle of its directory while it is read. The kernel ties that handle to the process and not to
+//! the number, so smaps, comm and cgroup read through it are those of one process, however fast pids are reused.
+//! Between passes a process is known by its pid and the inode number of its directory, which a new process never shares.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use crate::cgroup;
+use crate::smaps::{Mapping, Scanner};
+
+/// As much of smaps as is scanned at a time. The kernel gives at most 4 KiB a read, so this is sixteen reads.
+const CHUNK: usize = 64 * 1024;
+
+/// A proc file system, or a recording of one.
+#[derive(Debug)]
+pub struct Proc {
+    path: PathBuf,
+    root: OwnedFd,
+    name: String,
+    text: Vec<u8>,
+    chunk: Vec<u8>,
+    entries: Entries,
+}
+
+/// A process that a pass has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number.
+    pub pid: u32,
+    /// The inode number of its directory: another one is another process.
+    pub inode: u64,
+    cgroup: Range<usize>,
+}
+
+/// What one pass over proc has seen: every process, by pid.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// The processes, by ascending pid.
+    pub processes: Vec<Seen>,
+    cgroups: Vec<u8>,
+}
+
+impl Pass {
+    /// The cgroup path of a process of this pass (see [`cgroup::path_of`]).
+    pub fn cgroup(&self, process: &Seen) -> &[u8] {
+        &self.cgroups[process.cgroup.clone()]
+    }
+
+    /// The process with this pid.
+    pub fn find(&self, pid: u32) -> Option<&Seen> {
+        let at = self.processes.binary_search_by_key(&pid, |process| process.pid).ok()?;
+        Some(&self.processes[at])
+    }
+}
+
+/// Why a process gave no values.
+#[derive(Debug)]
+pub enum Failure {
+    /// Its smaps may not be opened.
+    Denied,
+    /// It executed another program meanwhile, or changed its name or container.
+    Exec,
+    /// It ended.
+    Gone,
+    /// Anything else.
+    Io(io::Error),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::NOENT | Errno::SRCH => Self::Gone,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(errno) => errno.into(),
+            None => Self::Io(error),
+        }
+    }
+}
+
+impl Proc {
+    /// Opens the proc file system at `path`.
+    ///
+    /// Fails with the system's error when it is not a directory that can be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            name: String::new(),
+            text: vec![0; 4096],
+            chunk: vec![0; CHUNK],
+            entries: Entries::default(),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lists every process with its cgroup path. One that ends meanwhile, or has no readable cgroup, is left out.
+    ///
+    /// Fails when the directory cannot be read.
+    pub fn pass(&mut self, pass: &mut Pass) -> io::Result<()> {
+        pass.processes.clear();
+        pass.cgroups.clear();
+        let Self { root, name, text, entries, .. } = self;
+        entries.each(root.as_fd(), |entry, inode| {
+            let Some(pid) = pid_of(entry) else { return };
+            name.clear();
+            let _ = write!(name, "{pid}/cgroup"); // writing to a String cannot fail
+            let Ok(content) = read_file(root.as_fd(), name.as_str(), text) else { return };
+            let Some(path) = cgroup::path_of(content) else { return };
+            let start = pass.cgroups.len();
+            pass.cgroups.extend_from_slice(path);
+            pass.processes.push(Seen { pid, inode, cgroup: start..pass.cgroups.len() });
+        })?;
+        pass.processes.sort_unstable_by_key(|process| process.pid);
+        Ok(())
+    }
+
+    /// The command name of a process, without the newline that ends it: any bytes.
+    pub fn comm(&mut self, pid: u32) -> Result<&[u8], Failure> {
+        self.name.clear();
+        let _ = write!(self.name, "{pid}/comm");
+        let comm = read_file(self.root.as_fd(), self.name.as_str(), &mut self.text)?;
+        Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
+    }
+
+    /// Reads the mappings of process `pid` and gives each to `mapping`; says how many there were.
+    ///
+    /// The values count only when this returns `Ok`: then they are of one address space, read to its end, of a process
+    /// whose name was `comm` before (as the caller knows) and after, and whose cgroup path still is `owned`.
+    pub fn read(
+        &mut self,
+        pid: u32,
+        comm: &[u8],
+        owned: impl Fn(&[u8]) -> bool,
+        scanner: &mut Scanner,
+        mut mapping: impl FnMut(Mapping<'_>),
+    ) -> Result<usize, Failure> {
+        self.name.clear();
+        let _ = write!(self.name, "{pid}");
+        let process = open_directory(self.root.as_fd(), self.name.as_str())?;
+        let mut n_mappings = self.mappings(process.as_fd(), "smaps", scanner, &mut mapping)?;
+        if n_mappings == 0 {
+            n_mappings = self.mappings_of_a_thread(process.as_fd(), scanner, &mut mapping)?;
+        }
+        let now = read_file(process.as_fd(), "comm", &mut self.text)?;
+        if now.strip_suffix(b"\n").unwrap_or(now) != comm {
+            return Err(Failure::Exec);
+        }
+        let now = read_file(process.as_fd(), "cgroup", &mut self.text)?;
+        if !cgroup::path_of(now).is_some_and(owned) {
+            return Err(Failure::Exec);
+        }
+        Ok(n_mappings)
+    }
+
+    /// Reads one smaps file of a process to its end, and makes sure that it was the end of the address space.
+    fn mappings(
+        &mut self,
+        process: BorrowedFd<'_>,
+        name: &str,
+        scanner: &mut Scanner,
+        mapping: &mut impl FnMut(Mapping<'_>),
+    ) -> Result<usize, Failure> {
+        let smaps = match openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(smaps) => File::from(smaps),
+            Err(Errno::SRCH) => return Ok(0), // no address space: recent kernels say so at once, others by an empty file
+            Err(errno) => return Err(errno.into()),
+        };
+        let n_mappings = scan(&smaps, &mut self.chunk, scanner, mapping)?;
+        // An address space that is gone reads as empty. The kernel prints a single mapping for this one byte.
+        if n_mappings > 0 && rustix::io::pread(&smaps, &mut [0; 1], 0).unwrap_or(0) == 0 {
+            let replaced = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|again| rustix::io::read(again, &mut [0; 1]));
+            return Err(if replaced.unwrap_or(0) > 0 { Failure::Exec } else { Failure::Gone });
+        }
+        Ok(n_mappings)
+    }
+
+    /// The same through any other thread, for a process whose leader has exited while others live on.
+    fn mappings_of_a_thread(
+        &mut self,
+        process: BorrowedFd<'_>,
+        scanner: &mut Scanner,
+        mapping: &mut impl FnMut(Mapping<'_>),
+    ) -> Result<usize, Failure> {
+        let tasks = match openat(process, "task", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(tasks) => tasks,
+            Err(Errno::NOENT) => return Ok(0), // a recording has none
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut tids = Vec::new();
+        self.entries.each(tasks.as_fd(), |entry, _| tids.extend(pid_of(entry)))?;
+        for tid in tids {
+            match self.mappings(tasks.as_fd(), &format!("{tid}/smaps"), scanner, mapping) {
+                Ok(0) => {}
+                other => return other,
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Reads smaps from `file` to its end through `chunk`, which grows only for a mapping that is larger than all of it.
+fn scan(
+    mut file: impl Read,
+    chunk: &mut Vec<u8>,
+    scanner: &mut Scanner,
+    mapping: &mut impl FnMut(Mapping<'_>),
+) -> io::Result<usize> {
+    let mut n_mappings = 0;
+    // Invariant: `chunk[..filled]` is read and not yet scanned.
+    let mut filled = 0;
+    let mut at_end = false;
+    while !at_end {
+        if filled == chunk.len() {
+            chunk.resize((2 * filled).max(64), 0);
+        }
+        while !at_end && filled < chunk.len() {
+            match file.read(&mut chunk[filled..])? {
+                0 => at_end = true,
+                n => filled += n,
+            }
+        }
+        let mut scanned = 0;
+        while let Some((found, n_bytes)) = scanner.next(&chunk[scanned..filled], at_end) {
+            mapping(found);
+            n_mappings += 1;
+            scanned += n_bytes;
+        }
+        chunk.copy_within(scanned..filled, 0);
+        filled -= scanned;
+    }
+    if chunk.len() > CHUNK {
+        chunk.truncate(CHUNK);
+        chunk.shrink_to_fit();
+    }
+    Ok(n_mappings)
+}
+
+/// The pid that the name of a directory stands for.
+fn pid_of(name: &[u8]) -> Option<u32> {
+    // The first byte decides for most names that are none, and refuses `+1`.
+    if !name.first()?.is_ascii_digit() {
+        return None;
+    }
+    std::str::from_utf8(name).ok()?.parse().ok()
+}
+
+/// The whole content of a small file below `directory`, read into `text`, which grows as needed.
+fn read_file<'a>(directory: BorrowedFd<'_>, name: &str, text: &'a mut Vec<u8>) -> Result<&'a [u8], Errno> {
+    let file = openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut filled = 0;
+    loop {
+        if filled == text.len() {
+            text.resize(2 * filled, 0);
+        }
+        match rustix::io::read(&file, &mut text[filled..])? {
+            0 => return Ok(&text[..filled]),
+            n => filled += n,
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_directory(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_directory(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// A buffer for the names in a directory: std's own listing allocates for each.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub struct Entries(Vec<std::mem::MaybeUninit<u8>>);
+
+#[cfg(target_os = "linux")]
+impl Default for Entries {
+    fn default() -> Self {
+        Self(vec![std::mem::MaybeUninit::uninit(); 32 * 1024])
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Entries {
+    /// Gives the name and the inode number of each entry of `directory` to `entry`, from the first on.
+    pub fn each(&mut self, directory: BorrowedFd<'_>, mut entry: impl FnMut(&[u8], u64)) -> io::Result<()> {
+        rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
+        let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
+        while let Some(found) = listing.next() {
+            let found = found?;
+            entry(found.file_name().to_bytes(), found.ino());
+        }
+        Ok(())
+    }
+}
+
+/// Where only recordings are read, a listing may allocate.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug, Default)]
+pub struct Entries;
+
+#[cfg(not(target_os = "linux"))]
+impl Entries {
+    /// Gives the name and the inode number of each entry of `directory` to `entry`.
+    pub fn each(&mut self, directory: BorrowedFd<'_>, mut entry: impl FnMut(&[u8], u64)) -> io::Result<()> {
+        for found in rustix::fs::Dir::read_from(directory)? {
+            let found = found?;
+            entry(found.file_name().to_bytes(), found.ino());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Values by number: a number stays with its value until the value is dropped, then serves another.
+
+/// A growable table whose numbers are stable and reused.
+#[derive(Debug)]
+pub struct Slots<T> {
+    slots: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slots<T> {
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Keeps `value` and says under which number.
+    pub fn insert(&mut self, value: T) -> u32 {
+        match self.free.pop() {
+            Some(id) => {
+                self.slots[id as usize] = Some(value);
+                id
+            }
+            None => {
+                self.slots.push(Some(value));
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
+    /// The value with this number, which must be one that [`Slots::insert`] gave and [`Slots::retain`] has not dropped.
+    pub fn get(&self, id: u32) -> &T {
+        self.slots[id as usize].as_ref().expect("a number outlives its value only by a bug")
+    }
+
+    /// The same, to change.
+    pub fn get_mut(&mut self, id: u32) -> &mut T {
+        self.slots[id as usize].as_mut().expect("a number outlives its value only by a bug")
+    }
+
+    /// Every value.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// Every value.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
+    /// Every number in use, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(id, _)| id as u32)
+    }
+
+    /// Drops the values that `keep` refuses, and the memory at the end that nothing uses any more.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        for slot in &mut self.slots {
+            slot.take_if(|value| !keep(value));
+        }
+        let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.slots.truncate(used);
+        self.slots.shrink_to(2 * used);
+        self.free.clear();
+        self.free.extend(self.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
+        self.free.shrink_to(2 * self.free.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_stable_and_reused() {
+        let mut slots = Slots::default();
+        let ids: Vec<u32> = ["a", "b", "c", "d"].map(|value| slots.insert(value)).into();
+        slots.retain(|value| !["b", "d"].contains(value));
+        assert_eq!(slots.len(), 2);
+        assert_eq!((*slots.get(ids[0]), *slots.get(ids[2])), ("a", "c"));
+        assert_eq!(slots.insert("e"), ids[1]);
+        assert_eq!(slots.insert("f"), ids[3]);
+        assert_eq!(slots.ids().collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(slots.iter().copied().collect::<String>(), "aecf");
+        slots.retain(|_| false);
+        assert_eq!(slots.len(), 0);
+        assert_eq!(slots.insert("g"), 0);
+    }
+}
