@@ -1,0 +1,23 @@
+//! What was built: for `--version` and `smaps_exporter_build_info`.
+
+/// The version in Cargo.toml.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit, as the Makefile passes it in; `unknown` when cargo was called without it.
+pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
+};
+
+const LIBC: &str = if cfg!(target_env = "musl") {
+    "-musl"
+} else if cfg!(target_env = "gnu") {
+    "-gnu"
+} else {
+    ""
+};
+
+/// The machine, system and C library, such as `x86_64-linux-musl`.
+pub fn target() -> String {
+    format!("{}-{}{LIBC}", std::env::consts::ARCH, std::env::consts::OS)
+}
