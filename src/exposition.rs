@@ -1,0 +1,130 @@
+//! A snapshot as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
+//!
+//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the snapshot. The label text of a series is
+//! copied as it is, so a sample costs three copies and the digits of its value.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use crate::fields::{FIELDS, FieldMask};
+use crate::snapshot::Snapshot;
+
+/// Which samples of a snapshot are exported.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    /// The families, by field.
+    pub fields: FieldMask,
+    /// Leave out samples whose value is 0.
+    pub omit_zero: bool,
+}
+
+/// Appends the `process_smaps_*` families to `text`; says how many samples that were.
+pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot, selection: Selection) -> u64 {
+    let mut n_samples = 0;
+    for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| selection.fields & 1 << i != 0) {
+        let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", "gauge", field.help);
+        for series in snapshot.series() {
+            let value = series.totals.values.bytes[i];
+            let is_present = series.totals.values.present & 1 << i != 0;
+            if is_present && !(selection.omit_zero && value == 0) {
+                family.sample(&series.labels, "", value);
+            }
+        }
+        n_samples += family.n_samples;
+    }
+    let mut mappings =
+        Family::new(text, "process_smaps_", "mappings", "", "gauge", "Mappings that stand behind the series.");
+    for series in snapshot.series() {
+        mappings.sample(&series.labels, "", series.totals.n_mappings);
+    }
+    n_samples += mappings.n_samples;
+    let mut processes =
+        Family::new(text, "process_smaps_", "processes", "", "gauge", "Processes of the command that were summed.");
+    for (labels, n_processes) in snapshot.processes() {
+        processes.sample(labels, "}", n_processes);
+    }
+    n_samples + processes.n_samples
+}
+
+/// A family that is being written. One without samples leaves no trace.
+#[derive(Debug)]
+pub struct Family<'a> {
+    text: &'a mut Vec<u8>,
+    /// Prefix, name and suffix.
+    name: [&'static str; 3],
+    kind: &'static str,
+    help: &'static str,
+    n_samples: u64,
+}
+
+impl<'a> Family<'a> {
+    fn new(
+        text: &'a mut Vec<u8>,
+        prefix: &'static str,
+        name: &'static str,
+        suffix: &'static str,
+        kind: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self { text, name: [prefix, name, suffix], kind, help, n_samples: 0 }
+    }
+
+    /// Writes HELP and TYPE before the first sample.
+    #[cold]
+    fn head(&mut self) {
+        let [prefix, name, suffix] = self.name;
+        let (kind, help) = (self.kind, self.help);
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.text, "# HELP {prefix}{name}{suffix} {help}\n# TYPE {prefix}{name}{suffix} {kind}\n");
+    }
+
+    /// Writes a sample of a whole number; the label text is given in two pieces, braces included.
+    fn sample(&mut self, labels: &str, more_labels: &str, value: u64) {
+        if self.n_samples == 0 {
+            self.head();
+        }
+        self.n_samples += 1;
+        for part in self.name {
+            self.text.extend_from_slice(part.as_bytes());
+        }
+        self.text.extend_from_slice(labels.as_bytes());
+        self.text.extend_from_slice(more_labels.as_bytes());
+        self.text.push(b' ');
+        push_number(self.text, value);
+        self.text.push(b'\n');
+    }
+}
+
+/// Appends a family of one sample without labels.
+pub fn single(text: &mut Vec<u8>, name: &'static str, kind: &'static str, help: &'static str, value: impl Display) {
+    labelled(text, name, kind, help, [("", value)]);
+}
+
+/// Appends a family: each sample's label text, with its braces or empty, and value.
+pub fn labelled<V: Display>(
+    text: &mut Vec<u8>,
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    samples: impl IntoIterator<Item = (impl Display, V)>,
+) {
+    Family::new(text, "", name, "", kind, help).head();
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}"); // writing to a Vec cannot fail
+    }
+}
+
+/// Appends the decimal digits of `number`.
+fn push_number(text: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20]; // u64::MAX has 20
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
+}

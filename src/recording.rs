@@ -1,0 +1,149 @@
+//! A recorded node: a directory that stands for containerd and proc.
+//!
+//! ```text
+//! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container
+//! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::containers::Container;
+
+const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
+
+/// The containers of a recording.
+#[derive(Debug)]
+pub struct Recording {
+    directory: PathBuf,
+    /// The text that was parsed last, to parse it again only when it has changed.
+    text: Vec<u8>,
+}
+
+impl Recording {
+    /// The recording in `directory`.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), text: Vec::new() }
+    }
+
+    /// Where its proc is.
+    pub fn proc_path(&self) -> PathBuf {
+        self.directory.join("proc")
+    }
+
+    /// The containers, by id; `None` if they are those of the last call.
+    ///
+    /// Fails with one line that names the file, and the line if one is not as it should be.
+    pub fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
+        let path = self.directory.join("containers.tsv");
+        let text = fs::read(&path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
+        if text == self.text {
+            return Ok(None);
+        }
+        let containers = parse(&text).map_err(|error| format!("cannot read {path:?}: {error}"))?;
+        self.text = text;
+        Ok(Some(containers))
+    }
+}
+
+/// The containers of a `containers.tsv`, by id. Bytes that are not UTF-8 become U+FFFD.
+///
+/// Fails with a text that quotes the line which is not as it should be.
+pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().enumerate();
+    match lines.next() {
+        Some((_, HEADER)) => {}
+        other => return Err(format!("line 1 is {:?}: expected {HEADER:?}", other.unwrap_or_default().1)),
+    }
+    let mut containers = Vec::new();
+    for (i, line) in lines {
+        let mut columns = line.split('\t');
+        let mut next = || columns.next();
+        let (Some(id), Some(pid), Some(namespace), Some(pod), Some(name), None) =
+            (next(), next(), next(), next(), next(), next())
+        else {
+            return Err(format!("line {} is {line:?}: expected 5 columns, separated by tabs", i + 1));
+        };
+        let init_pid = pid.parse().ok().filter(|&pid| pid != 0).ok_or_else(|| {
+            format!("line {} has init_pid {pid:?}: expected a positive number", i + 1)
+        })?;
+        containers.push(Container {
+            id: id.into(),
+            init_pid,
+            namespace: namespace.into(),
+            pod: pod.into(),
+            name: name.into(),
+        });
+    }
+    containers.sort_by(|a: &Container, b| a.id.cmp(&b.id));
+    Ok(containers)
+}
+
+/// Writes a new recording: made whole or not at all.
+#[derive(Debug)]
+pub struct Writer {
+    directory: PathBuf,
+}
+
+impl Writer {
+    /// Makes the directory, which must not exist.
+    pub fn create(directory: &Path) -> Result<Self, String> {
+        let fail = |error: io::Error| format!("cannot record to {directory:?}: {error}");
+        fs::create_dir(directory).map_err(fail)?;
+        fs::create_dir(directory.join("proc")).map_err(fail)?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// Writes one file of a process.
+    pub fn file(&self, pid: u32, name: &str, content: &[u8]) -> Result<(), String> {
+        let process = self.directory.join("proc").join(pid.to_string());
+        let path = process.join(name);
+        fs::create_dir_all(&process)
+            .and_then(|()| fs::write(&path, content))
+            .map_err(|error| format!("cannot write {path:?}: {error}"))
+    }
+
+    /// Writes the containers.
+    pub fn containers<'a>(&self, containers: impl Iterator<Item = &'a Container>) -> Result<(), String> {
+        // containerd and Kubernetes allow neither tab nor newline in a name; a name that has them all the same loses them.
+        let cell = |text: &str| text.replace(['\t', '\n', '\r'], " ");
+        let mut text = format!("{HEADER}\n");
+        for Container { id, init_pid, namespace, pod, name } in containers {
+            let [id, namespace, pod, name] = [id, namespace, pod, name].map(|text| cell(text));
+            text.push_str(&format!("{id}\t{init_pid}\t{namespace}\t{pod}\t{name}\n"));
+        }
+        let path = self.directory.join("containers.tsv");
+        fs::write(&path, text).map_err(|error| format!("cannot write {path:?}: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_tsv() {
+        let text = format!("{HEADER}\nb\t7\tns\t\tc\na\t42\tshop\tweb-1\tapp\n");
+        let containers = parse(text.as_bytes()).unwrap();
+        assert_eq!(containers.iter().map(|c| (c.id.as_str(), c.init_pid)).collect::<Vec<_>>(), [("a", 42), ("b", 7)]);
+        assert_eq!(containers[1].labels(), r#"{namespace="ns",pod="",container="c""#);
+        assert_eq!(parse(HEADER.as_bytes()), Ok(vec![]));
+    }
+
+    #[test]
+    fn bad_lines_are_quoted() {
+        let cases = [
+            ("", r#"line 1 is "": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#.to_owned()),
+            ("id\n", r#"line 1 is "id": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#.to_owned()),
+            (&format!("{HEADER}\na\t1\tn\tp\n"), r#"line 2 is "a\t1\tn\tp": expected 5 columns, separated by tabs"#.to_owned()),
+            (&format!("{HEADER}\na\t1\tn\tp\tc\tx\n"), r#"line 2 is "a\t1\tn\tp\tc\tx": expected 5 columns, separated by tabs"#.to_owned()),
+            (&format!("{HEADER}\na\t0\tn\tp\tc\n"), r#"line 2 has init_pid "0": expected a positive number"#.to_owned()),
+            (&format!("{HEADER}\na\t-1\tn\tp\tc\n"), r#"line 2 has init_pid "-1": expected a positive number"#.to_owned()),
+        ];
+        for (text, error) in cases {
+            assert_eq!(parse(text.as_bytes()), Err(error), "{text:?}");
+        }
+    }
+}
