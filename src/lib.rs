@@ -11,6 +11,7 @@ pub mod filter;
 
 pub mod containerd;
 pub mod containers;
+pub mod recording;
 
 pub mod cgroup;
 pub mod procfs;
@@ -23,3 +24,4 @@ mod slots;
 pub mod snapshot;
 
 pub mod exposition;
+pub mod own;

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::containers::Container;
@@ -16,33 +16,32 @@ const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
 /// The containers of a recording.
 #[derive(Debug)]
 pub struct Recording {
-    directory: PathBuf,
+    path: PathBuf,
     /// The text that was parsed last, to parse it again only when it has changed.
+    parsed: Vec<u8>,
     text: Vec<u8>,
 }
 
 impl Recording {
     /// The recording in `directory`.
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), text: Vec::new() }
-    }
-
-    /// Where its proc is.
-    pub fn proc_path(&self) -> PathBuf {
-        self.directory.join("proc")
+        Self { path: directory.join("containers.tsv"), parsed: Vec::new(), text: Vec::new() }
     }
 
     /// The containers, by id; `None` if they are those of the last call.
     ///
     /// Fails with one line that names the file, and the line if one is not as it should be.
     pub fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
-        let path = self.directory.join("containers.tsv");
-        let text = fs::read(&path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
-        if text == self.text {
+        let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
+        self.text.clear();
+        fs::File::open(&self.path)
+            .and_then(|mut file| file.read_to_end(&mut self.text))
+            .map_err(|error| fail(error.to_string()))?;
+        if self.text == self.parsed {
             return Ok(None);
         }
-        let containers = parse(&text).map_err(|error| format!("cannot read {path:?}: {error}"))?;
-        self.text = text;
+        let containers = parse(&self.text).map_err(fail)?;
+        std::mem::swap(&mut self.parsed, &mut self.text);
         Ok(Some(containers))
     }
 }
