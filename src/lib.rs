@@ -2,4 +2,6 @@
 //! mapped path, as Prometheus text.
 #![forbid(unsafe_code)]
 pub mod fields;
+pub mod http;
+pub mod published;
 pub mod smaps;
