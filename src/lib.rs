@@ -17,6 +17,8 @@ pub mod cgroup;
 pub mod procfs;
 
 pub mod fields;
+pub mod http;
+pub mod published;
 pub mod smaps;
 
 pub mod labels;
