@@ -11,7 +11,8 @@ pub fn path_of(text: &[u8]) -> Option<&[u8]> {
     let mut best: Option<(u32, &[u8])> = None;
     for line in text.split(|&b| b == b'\n') {
         let mut parts = line.splitn(3, |&b| b == b':');
-        let (Some(hierarchy), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(hierarchy), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
             continue;
         };
         let rank = match (hierarchy, controllers) {
@@ -97,7 +98,9 @@ mod tests {
     #[test]
     fn the_owner_of_a_path() {
         let mut owners = Owners::default();
-        for (container, path) in ["/k/p1/c1", "/k/p1/c1/nested/c2", "/k/p1/c1x", "/../p/c3", "/.."].iter().enumerate() {
+        for (container, path) in
+            ["/k/p1/c1", "/k/p1/c1/nested/c2", "/k/p1/c1x", "/../p/c3", "/.."].iter().enumerate()
+        {
             owners.claim(path.as_bytes(), container as u32);
         }
         owners.claim(b"/k/p1/c1", 9);
@@ -126,9 +129,14 @@ mod tests {
     fn a_container_at_the_root_owns_named_children_only() {
         let mut owners = Owners::default();
         owners.claim(b"/", 7);
-        for (path, container) in
-            [("/", Some(7)), ("/a", Some(7)), ("/a/b", Some(7)), ("/..", None), ("/../a", None), ("/../../a/b", None)]
-        {
+        for (path, container) in [
+            ("/", Some(7)),
+            ("/a", Some(7)),
+            ("/a/b", Some(7)),
+            ("/..", None),
+            ("/../a", None),
+            ("/../../a/b", None),
+        ] {
             assert_eq!(owners.owner_of(path.as_bytes()), container, "{path:?}");
         }
     }

@@ -214,7 +214,9 @@ impl Lister {
         let request = within(namespace, GetContainerRequest { id: id.into() });
         let mut containers = ContainersClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
         let answer = self.answer("a container", GET_DEADLINE, containers.get(request)).await?;
-        Ok(answer.and_then(|answer| answer.into_inner().container).map(|found| known(namespace, id, &found.labels)))
+        Ok(answer
+            .and_then(|answer| answer.into_inner().container)
+            .map(|found| known(namespace, id, &found.labels)))
     }
 
     async fn connect(&mut self) -> Result<Channel, Error> {
@@ -233,7 +235,9 @@ impl Lister {
     async fn connect_lifeline(&self) -> Result<UnixStream, Error> {
         let connect = tokio::net::UnixStream::connect(&self.socket);
         match timeout(CONNECT_DEADLINE, connect).await {
-            Ok(Ok(stream)) => stream.into_std().map_err(|error| self.error("cannot connect to", &error.to_string())),
+            Ok(Ok(stream)) => {
+                stream.into_std().map_err(|error| self.error("cannot connect to", &error.to_string()))
+            }
             Ok(Err(error)) => Err(self.error("cannot connect to", &plain(&error))),
             Err(_) => Err(self.error("cannot connect to", &no_answer(CONNECT_DEADLINE))),
         }

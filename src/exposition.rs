@@ -32,14 +32,26 @@ pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot, selection: Selection) -> 
         }
         n_samples += family.n_samples;
     }
-    let mut mappings =
-        Family::new(text, "process_smaps_", "mappings", "", "gauge", "Mappings that stand behind the series.");
+    let mut mappings = Family::new(
+        text,
+        "process_smaps_",
+        "mappings",
+        "",
+        "gauge",
+        "Mappings that stand behind the series.",
+    );
     for series in snapshot.series() {
         mappings.sample(&series.labels, "", series.totals.n_mappings);
     }
     n_samples += mappings.n_samples;
-    let mut processes =
-        Family::new(text, "process_smaps_", "processes", "", "gauge", "Processes of the command that were summed.");
+    let mut processes = Family::new(
+        text,
+        "process_smaps_",
+        "processes",
+        "",
+        "gauge",
+        "Processes of the command that were summed.",
+    );
     for (labels, n_processes) in snapshot.processes() {
         processes.sample(labels, "}", n_processes);
     }
@@ -75,7 +87,8 @@ impl<'a> Family<'a> {
         let [prefix, name, suffix] = self.name;
         let (kind, help) = (self.kind, self.help);
         // Writing to a Vec cannot fail.
-        let _ = write!(self.text, "# HELP {prefix}{name}{suffix} {help}\n# TYPE {prefix}{name}{suffix} {kind}\n");
+        let _ =
+            write!(self.text, "# HELP {prefix}{name}{suffix} {help}\n# TYPE {prefix}{name}{suffix} {kind}\n");
     }
 
     /// Writes a sample of a whole number; the label text is given in two pieces, braces included.
@@ -96,7 +109,13 @@ impl<'a> Family<'a> {
 }
 
 /// Appends a family of one sample without labels.
-pub fn single(text: &mut Vec<u8>, name: &'static str, kind: &'static str, help: &'static str, value: impl Display) {
+pub fn single(
+    text: &mut Vec<u8>,
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: impl Display,
+) {
     labelled(text, name, kind, help, [("", value)]);
 }
 

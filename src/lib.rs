@@ -4,6 +4,7 @@
 //! Data flows one way, in the order of the modules below. The middle, from [`cgroup`] to [`exposition`], does no I/O and cannot fail.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod args;
 pub mod build_info;
 pub mod duration;
@@ -11,19 +12,179 @@ pub mod filter;
 
 pub mod containerd;
 pub mod containers;
+pub mod discovery;
 pub mod recording;
 
 pub mod cgroup;
 pub mod procfs;
 
 pub mod fields;
-pub mod http;
-pub mod published;
 pub mod smaps;
 
+pub mod budget;
 pub mod labels;
+pub mod processes;
 mod slots;
 pub mod snapshot;
 
 pub mod exposition;
 pub mod own;
+pub mod scrape;
+
+pub mod http;
+pub mod published;
+
+use std::ffi::OsString;
+use std::future::poll_fn;
+use std::io::{self, Write as _};
+use std::panic::PanicHookInfo;
+use std::path::Path;
+use std::process;
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{Command, Options, UsageError};
+use crate::http::Server;
+use crate::published::Publisher;
+use crate::scrape::Scraper;
+
+/// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
+const FIRST_LISTING: Duration = Duration::from_secs(5);
+/// How long `--once` and `--record` wait, which have no second chance.
+const ONLY_LISTING: Duration = Duration::from_secs(30);
+/// `/healthz` is well while the last scrape is younger than the longer of these.
+const HEALTHY_INTERVALS: u32 = 10;
+const HEALTHY_AGE: Duration = Duration::from_secs(30);
+
+/// Why the program ends without success: one line.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line makes no sense.
+    Usage(UsageError),
+    /// It makes sense, but not here: no proc, no socket, the address in use.
+    Start(String),
+}
+
+/// Runs the program with the arguments that follow its name, until it is done or told to end.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let options = match args::parse(args).map_err(Failure::Usage)? {
+        Command::Help => return print(args::help().as_bytes()).map_err(Failure::Start),
+        Command::Version => return print(args::version().as_bytes()).map_err(Failure::Start),
+        Command::Run(options) => options,
+    };
+    env_logger::Builder::new().filter_level(options.log_level).init();
+    let result = match &options.record {
+        Some(directory) => record(&options, directory),
+        None if options.once => once(&options),
+        None => serve(&options),
+    };
+    result.map_err(Failure::Start)
+}
+
+/// `--once`: one scrape to stdout, without the metrics of the exporter itself, so that the same node gives the same bytes.
+fn once(options: &Options) -> Result<(), String> {
+    let mut scraper = Scraper::new(options)?;
+    scraper.list_first(ONLY_LISTING)?;
+    scraper.scrape()?;
+    let mut text = Vec::new();
+    scraper.render_processes(&mut text);
+    print(&text)
+}
+
+/// `--record`: one recording to a new directory.
+fn record(options: &Options, directory: &Path) -> Result<(), String> {
+    let mut scraper = Scraper::new(options)?;
+    scraper.list_first(ONLY_LISTING)?;
+    let n_processes = scraper.record(directory)?;
+    info!("recorded {n_processes} processes into {directory:?}");
+    Ok(())
+}
+
+/// Scrapes and serves until SIGTERM or SIGINT.
+fn serve(options: &Options) -> Result<(), String> {
+    std::panic::set_hook(Box::new(end_on_panic));
+    // Before anything that takes time: as PID 1, a signal without a handler is lost.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let signals = runtime.and_then(|runtime| {
+        let _inside = runtime.enter();
+        let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok((signals, runtime))
+    });
+    let ((mut terminate, mut interrupt), runtime) =
+        signals.map_err(|error| format!("cannot handle signals: {error}"))?;
+
+    let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
+    let addr = server.local_addr();
+    let scraper = Scraper::new(options)?;
+    let (publisher, published) = published::publisher();
+    let interval = options.scrape_interval;
+    thread::Builder::new()
+        .name("scrape".into())
+        .spawn(move || scrape_for_ever(scraper, publisher, interval))
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
+    server
+        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
+    info!("listening on {addr}");
+    let name = runtime.block_on(poll_fn(|context| {
+        if terminate.poll_recv(context).is_ready() {
+            Poll::Ready("SIGTERM")
+        } else {
+            interrupt.poll_recv(context).map(|_| "SIGINT")
+        }
+    }));
+    info!("{name}: leaving");
+    Ok(())
+}
+
+/// The scrape thread: one scrape an interval, counted from start to start.
+fn scrape_for_ever(mut scraper: Scraper, mut publisher: Publisher, interval: Duration) {
+    let _ = scraper.list_first(FIRST_LISTING); // a failure is logged, and it is asked again
+    let mut next = Instant::now();
+    let mut last_error = None;
+    loop {
+        match scraper.scrape() {
+            Ok(()) => {
+                if last_error.take().is_some() {
+                    info!("scrapes succeed again");
+                }
+                scraper.render(publisher.buffer());
+                publisher.publish();
+            }
+            Err(error) => {
+                if last_error.is_none() {
+                    warn!("{error}");
+                }
+                last_error = Some(error);
+            }
+        }
+        // Ticks that a long scrape has missed are skipped, so it is never followed by a burst.
+        let late = Instant::now().saturating_duration_since(next);
+        let n_ticks = late.as_nanos() / interval.as_nanos() + 1;
+        next += interval * u32::try_from(n_ticks).unwrap_or(u32::MAX);
+        scraper.wait_until(next);
+    }
+}
+
+/// Ends the process: without one of its threads it would be half dead, and nobody would restart it.
+fn end_on_panic(panic: &PanicHookInfo<'_>) {
+    let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    eprintln!("smaps-container-exporter: this is a bug: {cause} at {place}");
+    process::exit(1);
+}
+
+/// Writes to stdout. A reader who has seen enough is no error.
+fn print(text: &[u8]) -> Result<(), String> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -75,6 +75,17 @@ pub enum Failure {
     Io(io::Error),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Denied => f.write_str("permission denied"),
+            Self::Exec => f.write_str("it executed another program meanwhile"),
+            Self::Gone => f.write_str("it ended meanwhile"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
         match errno {
@@ -99,7 +110,8 @@ impl Proc {
     ///
     /// Fails with the system's error when it is not a directory that can be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self {
             path: path.to_owned(),
             root,
@@ -142,6 +154,23 @@ impl Proc {
         let _ = write!(self.name, "{pid}/comm");
         let comm = read_file(self.root.as_fd(), self.name.as_str(), &mut self.text)?;
         Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
+    }
+
+    /// The text of the cgroup file of a process.
+    pub fn cgroup(&mut self, pid: u32) -> Result<&[u8], Failure> {
+        self.name.clear();
+        let _ = write!(self.name, "{pid}/cgroup");
+        Ok(read_file(self.root.as_fd(), self.name.as_str(), &mut self.text)?)
+    }
+
+    /// The files of a process that a recording holds, by name, as the kernel printed them.
+    pub fn raw(&mut self, pid: u32) -> Result<[(&'static str, Vec<u8>); 3], Failure> {
+        self.name.clear();
+        let _ = write!(self.name, "{pid}");
+        let process = open_directory(self.root.as_fd(), self.name.as_str())?;
+        let mut file =
+            |name| read_file(process.as_fd(), name, &mut self.text).map(|text| (name, text.to_vec()));
+        Ok([file("comm")?, file("cgroup")?, file("smaps")?])
     }
 
     /// Reads the mappings of process `pid` and gives each to `mapping`; says how many there were.
@@ -204,7 +233,12 @@ impl Proc {
         scanner: &mut Scanner,
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
-        let tasks = match openat(process, "task", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        let tasks = match openat(
+            process,
+            "task",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(tasks) => tasks,
             Err(Errno::NOENT) => return Ok(0), // a recording has none
             Err(errno) => return Err(errno.into()),

@@ -65,9 +65,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
         else {
             return Err(format!("line {} is {line:?}: expected 5 columns, separated by tabs", i + 1));
         };
-        let init_pid = pid.parse().ok().filter(|&pid| pid != 0).ok_or_else(|| {
-            format!("line {} has init_pid {pid:?}: expected a positive number", i + 1)
-        })?;
+        let init_pid = pid
+            .parse()
+            .ok()
+            .filter(|&pid| pid != 0)
+            .ok_or_else(|| format!("line {} has init_pid {pid:?}: expected a positive number", i + 1))?;
         containers.push(Container {
             id: id.into(),
             init_pid,
@@ -126,7 +128,10 @@ mod tests {
     fn containers_tsv() {
         let text = format!("{HEADER}\nb\t7\tns\t\tc\na\t42\tshop\tweb-1\tapp\n");
         let containers = parse(text.as_bytes()).unwrap();
-        assert_eq!(containers.iter().map(|c| (c.id.as_str(), c.init_pid)).collect::<Vec<_>>(), [("a", 42), ("b", 7)]);
+        assert_eq!(
+            containers.iter().map(|c| (c.id.as_str(), c.init_pid)).collect::<Vec<_>>(),
+            [("a", 42), ("b", 7)]
+        );
         assert_eq!(containers[1].labels(), r#"{namespace="ns",pod="",container="c""#);
         assert_eq!(parse(HEADER.as_bytes()), Ok(vec![]));
     }
@@ -136,10 +141,22 @@ mod tests {
         let cases = [
             ("", r#"line 1 is "": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#.to_owned()),
             ("id\n", r#"line 1 is "id": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#.to_owned()),
-            (&format!("{HEADER}\na\t1\tn\tp\n"), r#"line 2 is "a\t1\tn\tp": expected 5 columns, separated by tabs"#.to_owned()),
-            (&format!("{HEADER}\na\t1\tn\tp\tc\tx\n"), r#"line 2 is "a\t1\tn\tp\tc\tx": expected 5 columns, separated by tabs"#.to_owned()),
-            (&format!("{HEADER}\na\t0\tn\tp\tc\n"), r#"line 2 has init_pid "0": expected a positive number"#.to_owned()),
-            (&format!("{HEADER}\na\t-1\tn\tp\tc\n"), r#"line 2 has init_pid "-1": expected a positive number"#.to_owned()),
+            (
+                &format!("{HEADER}\na\t1\tn\tp\n"),
+                r#"line 2 is "a\t1\tn\tp": expected 5 columns, separated by tabs"#.to_owned(),
+            ),
+            (
+                &format!("{HEADER}\na\t1\tn\tp\tc\tx\n"),
+                r#"line 2 is "a\t1\tn\tp\tc\tx": expected 5 columns, separated by tabs"#.to_owned(),
+            ),
+            (
+                &format!("{HEADER}\na\t0\tn\tp\tc\n"),
+                r#"line 2 has init_pid "0": expected a positive number"#.to_owned(),
+            ),
+            (
+                &format!("{HEADER}\na\t-1\tn\tp\tc\n"),
+                r#"line 2 has init_pid "-1": expected a positive number"#.to_owned(),
+            ),
         ];
         for (text, error) in cases {
             assert_eq!(parse(text.as_bytes()), Err(error), "{text:?}");

@@ -67,7 +67,9 @@ impl<T> Slots<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        self.free.extend(self.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
+        self.free.extend(
+            self.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32),
+        );
         self.free.shrink_to(2 * self.free.len());
     }
 }

@@ -86,7 +86,8 @@ impl Reading {
         self.put(u64::from(series));
         self.put(totals.n_mappings);
         self.put(u64::from(totals.values.present));
-        let nonzero = totals.values.bytes.iter().enumerate().fold(0, |mask, (i, &v)| mask | u64::from(v != 0) << i);
+        let nonzero =
+            totals.values.bytes.iter().enumerate().fold(0, |mask, (i, &v)| mask | u64::from(v != 0) << i);
         self.put(nonzero);
         for &value in totals.values.bytes.iter().filter(|&&value| value != 0) {
             self.put(value.rotate_right(KIB_BITS));
@@ -163,11 +164,12 @@ impl Snapshot {
         Self { group_by, by_pid, ..Self::default() }
     }
 
-    /// Begins to read process `pid` with the name `comm`, in the container with these labels (as [`labels::container`] makes
+    /// Begins to read process `pid` with the name `comm` (any bytes), in the container with these labels (as [`labels::container`] makes
     /// them). What an earlier process has left unfinished is forgotten.
-    pub fn begin(&mut self, container: &str, comm: &str, pid: u32) {
+    pub fn begin(&mut self, container: &str, comm: &[u8], pid: u32) {
         self.pending.clear();
         self.text.clear();
+        let comm = labels::lossy(comm, &mut self.lossy);
         labels::command(&mut self.text, container, comm, None);
         let comm_end = self.text.len();
         if self.by_pid {

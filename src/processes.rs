@@ -1,0 +1,198 @@
+//! The processes that are exported: which they are, what each gave last, and whose turn it is to be read.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::budget::Budget;
+use crate::discovery::Discovery;
+use crate::filter::Filter;
+use crate::labels;
+use crate::own::ReadErrors;
+use crate::procfs::{Failure, Pass, Proc};
+use crate::recording::Writer;
+use crate::smaps::Scanner;
+use crate::snapshot::{Reading, Snapshot};
+
+/// A process that a filter takes.
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    inode: u64,
+    /// Its container's position in [`Discovery::containers`], as of the last pass.
+    container: u32,
+    labels: Arc<str>,
+    /// As the kernel printed it, without the newline at its end.
+    comm: Vec<u8>,
+    /// When it was read last, or tried to.
+    read_at: Option<Instant>,
+    /// Since when its values are what they are; only of use while `reading` holds any.
+    values_of: Instant,
+    reading: Reading,
+}
+
+/// The table of processes, by pid.
+#[derive(Debug, Default)]
+pub struct Processes {
+    table: Vec<Process>,
+    /// The table of the pass before, while the next one is made.
+    before: Vec<Process>,
+    by_age: Vec<u32>,
+    scanner: Scanner,
+    scratch: String,
+    /// Reads that came to nothing, ever.
+    pub errors: ReadErrors,
+    /// CPU time that reading took, ever.
+    pub read_time: Duration,
+}
+
+/// What became of the reads of one cycle.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Reads that gave values.
+    pub n_read: u64,
+    /// Reads that were refused.
+    pub n_denied: u64,
+}
+
+impl Processes {
+    /// Follows a pass: processes that are gone are dropped with their values, new ones that a filter takes are added.
+    ///
+    /// A process that has changed its name or its container is new.
+    pub fn follow(&mut self, pass: &Pass, discovery: &Discovery, proc: &mut Proc, filters: &[Filter]) {
+        std::mem::swap(&mut self.table, &mut self.before);
+        let mut before = self.before.drain(..).peekable();
+        for seen in &pass.processes {
+            while before.next_if(|process| process.pid < seen.pid).is_some() {}
+            let known = before.next_if(|process| process.pid == seen.pid);
+            let Some(container) = discovery.owner_of(pass.cgroup(seen)) else { continue };
+            let tracked = &discovery.containers()[container as usize];
+            if !tracked.is_wanted {
+                continue;
+            }
+            let Ok(comm) = proc.comm(seen.pid) else { continue };
+            let is_same = |process: &Process| {
+                process.inode == seen.inode && process.comm == comm && process.labels == tracked.labels
+            };
+            if let Some(process) = known.filter(is_same) {
+                self.table.push(Process { container, ..process });
+                continue;
+            }
+            let text = labels::lossy(comm, &mut self.scratch);
+            let (namespace, pod, name) =
+                (&tracked.container.namespace, &tracked.container.pod, &tracked.container.name);
+            if filters.iter().any(|filter| filter.matches(namespace, pod, name, text)) {
+                self.table.push(Process {
+                    pid: seen.pid,
+                    inode: seen.inode,
+                    container,
+                    labels: tracked.labels.clone(),
+                    comm: comm.to_vec(),
+                    read_at: None,
+                    values_of: Instant::now(),
+                    reading: Reading::default(),
+                });
+            }
+        }
+        drop(before);
+        self.before.shrink_to(2 * self.table.len());
+    }
+
+    /// Reads the processes, those with the oldest values first, while the budget lasts.
+    pub fn read(
+        &mut self,
+        proc: &mut Proc,
+        discovery: &Discovery,
+        snapshot: &mut Snapshot,
+        budget: &mut Budget,
+    ) -> Outcome {
+        self.by_age.clear();
+        self.by_age.extend(0..self.table.len() as u32);
+        self.by_age.sort_unstable_by_key(|&i| (self.table[i as usize].read_at, i));
+        let mut outcome = Outcome::default();
+        let mut cpu = thread_cpu_time();
+        for &i in &self.by_age {
+            if !budget.allows() {
+                break;
+            }
+            let process = &mut self.table[i as usize];
+            let mut result = process.read(proc, discovery, &mut self.scanner, snapshot);
+            if let Err(Failure::Exec) = result {
+                // It may have executed itself anew under the same name: what is there now counts at once.
+                self.errors.count(&Failure::Exec);
+                result = process.read(proc, discovery, &mut self.scanner, snapshot);
+            }
+            match result {
+                Ok(()) => outcome.n_read += 1,
+                Err(failure) => {
+                    log::debug!("cannot read process {} in {:?}: {failure}", process.pid, proc.path());
+                    process.reading.clear();
+                    self.errors.count(&failure);
+                    outcome.n_denied += u64::from(matches!(failure, Failure::Denied));
+                }
+            }
+            let now = thread_cpu_time();
+            budget.spend(now.saturating_sub(cpu));
+            self.read_time += now.saturating_sub(cpu);
+            cpu = now;
+        }
+        outcome
+    }
+
+    /// Records every process; says how many there were. One that ends meanwhile is left out.
+    ///
+    /// Fails with one line when a file cannot be written.
+    pub fn record(&mut self, proc: &mut Proc, to: &Writer) -> Result<usize, String> {
+        let mut n_recorded = 0;
+        for Process { pid, .. } in &self.table {
+            match proc.raw(*pid) {
+                Ok(files) => {
+                    for (name, content) in files {
+                        to.file(*pid, name, &content)?;
+                    }
+                    n_recorded += 1;
+                }
+                Err(failure) => log::warn!("process {pid} is left out: {failure}"),
+            }
+        }
+        Ok(n_recorded)
+    }
+
+    /// What each process gave last.
+    pub fn readings(&self) -> impl Iterator<Item = &Reading> {
+        self.table.iter().map(|process| &process.reading)
+    }
+
+    /// How old the oldest values are.
+    pub fn oldest(&self, now: Instant) -> Duration {
+        let of =
+            self.table.iter().filter(|process| !process.reading.is_empty()).map(|process| process.values_of);
+        of.min().map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest))
+    }
+}
+
+impl Process {
+    fn read(
+        &mut self,
+        proc: &mut Proc,
+        discovery: &Discovery,
+        scanner: &mut Scanner,
+        snapshot: &mut Snapshot,
+    ) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.read_at = Some(now);
+        self.values_of = now;
+        snapshot.begin(&self.labels, &self.comm, self.pid);
+        let is_owned = |path: &[u8]| discovery.owner_of(path) == Some(self.container);
+        proc.read(self.pid, &self.comm, is_owned, scanner, |mapping| snapshot.add(mapping))?;
+        snapshot.finish(&mut self.reading);
+        Ok(())
+    }
+}
+
+/// The CPU time of this thread, user and system.
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

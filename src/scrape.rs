@@ -1,0 +1,166 @@
+//! One scrape: a pass over proc, the reading of the processes, the sum, the text.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{info, warn};
+
+use crate::access;
+use crate::args::Options;
+use crate::budget::Budget;
+use crate::containerd::Containerd;
+use crate::discovery::{Discovery, Source};
+use crate::exposition::{self, Selection};
+use crate::filter::Filter;
+use crate::own::{Own, Report};
+use crate::processes::Processes;
+use crate::procfs::{Pass, Proc};
+use crate::recording::{self, Recording};
+use crate::snapshot::Snapshot;
+
+/// Everything that one scrape hands to the next.
+#[derive(Debug)]
+pub struct Scraper {
+    discovery: Discovery,
+    proc: Proc,
+    pass: Pass,
+    filters: Vec<Filter>,
+    processes: Processes,
+    snapshot: Snapshot,
+    selection: Selection,
+    budget: Budget,
+    own: Own,
+    report: Report,
+    began_at: Option<Instant>,
+    is_denied: bool,
+}
+
+impl Scraper {
+    /// Opens proc and whatever tells of containers, as the options say. Asks nothing yet.
+    ///
+    /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
+    pub fn new(options: &Options) -> Result<Self, String> {
+        let (source, proc_path) = match &options.fixture {
+            Some(directory) => (Source::Recording(Recording::new(directory)), directory.join("proc")),
+            None => {
+                let socket = &options.containerd_sock;
+                std::fs::metadata(socket)
+                    .map_err(|error| format!("no containerd socket at {socket:?}: {error}"))?;
+                let containerd = Containerd::new(socket, &options.containerd_namespaces)
+                    .map_err(|error| format!("cannot make a containerd client: {error}"))?;
+                (Source::Containerd(Box::new(containerd)), options.proc_path.clone())
+            }
+        };
+        let proc = Proc::open(&proc_path).map_err(|error| format!("cannot open {proc_path:?}: {error}"))?;
+        let mut discovery = Discovery::new(source);
+        if options.fixture.is_some() {
+            discovery.list_first(&options.filters, Instant::now())?;
+        }
+        Ok(Self {
+            discovery,
+            proc,
+            pass: Pass::default(),
+            filters: options.filters.clone(),
+            processes: Processes::default(),
+            snapshot: Snapshot::new(options.group_by, options.pid),
+            selection: Selection { fields: options.fields, omit_zero: options.omit_zero },
+            budget: Budget::new(options.cpu_budget),
+            own: Own::new(&options.filters),
+            report: Report::default(),
+            began_at: None,
+            is_denied: false,
+        })
+    }
+
+    /// Waits up to `patience` for the first listing, so that the first scrape has containers.
+    ///
+    /// Fails with one line when there is none; each scrape asks again.
+    pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
+        self.discovery.list_first(&self.filters, Instant::now() + patience)
+    }
+
+    /// Scrapes once.
+    ///
+    /// Fails with one line when proc cannot be listed; then the last snapshot stands.
+    pub fn scrape(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        self.discovery.refresh(&self.filters, now);
+        self.proc
+            .pass(&mut self.pass)
+            .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
+        self.discovery.observe(&self.pass, now);
+        self.processes.follow(&self.pass, &self.discovery, &mut self.proc, &self.filters);
+        let is_first = self.began_at.is_none();
+        if let Some(before) = self.began_at.replace(now) {
+            self.budget.begin_cycle(now - before);
+        }
+        let outcome =
+            self.processes.read(&mut self.proc, &self.discovery, &mut self.snapshot, &mut self.budget);
+        if is_first {
+            self.budget.end_first_cycle();
+        }
+        self.snapshot.sum(self.processes.readings());
+        self.log_denied(outcome.n_denied > 0 && outcome.n_read == 0);
+        self.report = Report {
+            scrape_duration: now.elapsed(),
+            scraped_at: SystemTime::now(),
+            containerd_up: self.discovery.containerd_up(),
+            containerd_errors: self.discovery.n_errors(),
+            n_containers: self.discovery.containers().len() as u64,
+            n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
+            n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
+            n_folded: 0,
+            oldest_data: self.processes.oldest(Instant::now()),
+            read_time: self.processes.read_time,
+            read_errors: self.processes.errors,
+        };
+        Ok(())
+    }
+
+    /// Records what the filters take, and whatever tells which container owns it, into the new directory `to`.
+    ///
+    /// Fails with one line when something cannot be listed or written; a process that ends meanwhile is left out.
+    pub fn record(&mut self, to: &Path) -> Result<usize, String> {
+        let writer = recording::Writer::create(to)?;
+        self.proc
+            .pass(&mut self.pass)
+            .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
+        self.discovery.observe(&self.pass, Instant::now());
+        self.processes.follow(&self.pass, &self.discovery, &mut self.proc, &self.filters);
+        let n_processes = self.processes.record(&mut self.proc, &writer)?;
+        let wanted = || self.discovery.containers().iter().filter(|tracked| tracked.is_wanted);
+        for tracked in wanted() {
+            // Attribution needs the cgroup of each init process, also of one that no filter takes.
+            if let Ok(cgroup) = self.proc.cgroup(tracked.container.init_pid) {
+                writer.file(tracked.container.init_pid, "cgroup", cgroup)?;
+            }
+        }
+        writer.containers(wanted().map(|tracked| &tracked.container))?;
+        Ok(n_processes)
+    }
+
+    /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
+    pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
+        exposition::render(text, &self.snapshot, self.selection)
+    }
+
+    /// Appends the whole exposition of the last scrape to `text`.
+    pub fn render(&mut self, text: &mut Vec<u8>) {
+        let n_samples = self.render_processes(text);
+        self.own.render(text, &self.report, n_samples);
+    }
+
+    /// Waits until `deadline`; meanwhile containerd may answer.
+    pub fn wait_until(&mut self, deadline: Instant) {
+        self.discovery.wait_until(deadline);
+    }
+
+    fn log_denied(&mut self, is_denied: bool) {
+        if is_denied && !self.is_denied {
+            warn!("every process refuses to be read: {}", access::missing());
+        } else if self.is_denied && !is_denied {
+            info!("processes can be read again");
+        }
+        self.is_denied = is_denied;
+    }
+}
