@@ -48,17 +48,19 @@ mod tests {
     fn run(fraction: f64, n_cycles: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
-        let mut read_in = vec![0; costs.len()];
-        for cycle in 1..=n_cycles {
+        let mut read_at = vec![0; costs.len()];
+        let mut clock = 0;
+        for _ in 0..n_cycles {
             budget.begin_cycle(Duration::from_secs(1));
             let mut oldest_first: Vec<usize> = (0..costs.len()).collect();
-            oldest_first.sort_by_key(|&i| read_in[i]);
+            oldest_first.sort_by_key(|&i| read_at[i]);
             for i in oldest_first {
                 if !budget.allows() {
                     break;
                 }
                 budget.spend(Duration::from_millis(costs[i]));
-                (n_reads[i], read_in[i]) = (n_reads[i] + 1, cycle);
+                clock += 1;
+                (n_reads[i], read_at[i]) = (n_reads[i] + 1, clock);
             }
         }
         n_reads
