@@ -102,7 +102,7 @@ impl Discovery {
             strangers: HashMap::new(),
             pass_number: 0,
             schedule,
-            is_up: true,
+            is_up: false,
             n_errors: 0,
             last_error: None,
         }
@@ -137,24 +137,34 @@ impl Discovery {
             containerd.begin();
             containerd.wait_for_listing(deadline);
         }
-        self.refresh(filters, Instant::now());
+        self.take_listing(filters, Instant::now())?;
         match &self.source {
             Source::Containerd(containerd) if containerd.is_listing() => {
-                Err("containerd does not answer".into())
+                Err("containerd has not answered yet".into())
             }
-            _ => self.last_error.clone().map_or(Ok(()), Err),
+            _ => Ok(()),
         }
     }
 
     /// Takes what the source has to say. Never waits.
     pub fn refresh(&mut self, filters: &[Filter], now: Instant) {
+        let has_failed = self.last_error.is_some();
+        match self.take_listing(filters, now) {
+            Err(error) if !has_failed => warn!("{error}"),
+            _ => {}
+        }
+    }
+
+    fn take_listing(&mut self, filters: &[Filter], now: Instant) -> Result<(), String> {
         let (listed, more_to_come) = match &mut self.source {
             Source::Recording(recording) => (recording.containers(), false),
             Source::Containerd(containerd) => {
                 if self.is_up && containerd.is_lost() {
                     self.is_up = false;
                     self.schedule.listed_at = None; // list as soon as may be
-                    warn!("containerd has ended: the containers known go on being read");
+                    let lost = "containerd has ended: the containers known go on being read";
+                    warn!("{lost}");
+                    self.last_error = Some(lost.into());
                 }
                 match containerd.take() {
                     Some(Ok(listing)) => (Ok(Some(listing.containers)), listing.more_to_come),
@@ -166,7 +176,7 @@ impl Discovery {
         match listed {
             Ok(None) => {}
             Ok(Some(containers)) => {
-                if self.last_error.take().is_some() || !self.is_up {
+                if self.last_error.take().is_some() {
                     info!("containers are listed again");
                 }
                 self.is_up = true;
@@ -180,16 +190,15 @@ impl Discovery {
                 self.adopt(containers, filters);
             }
             Err(error) => {
-                if self.last_error.is_none() {
-                    warn!("{error}");
-                }
-                self.last_error = Some(error);
+                self.last_error = Some(error.clone());
                 self.is_up = false;
                 self.n_errors += 1;
                 self.schedule.listed_at = None;
                 self.schedule.lengthen_pause();
+                return Err(error);
             }
         }
+        Ok(())
     }
 
     /// Replaces the containers, keeping what is known of those that stay.

@@ -143,7 +143,9 @@ fn serve(options: &Options) -> Result<(), String> {
 
 /// The scrape thread: one scrape an interval, counted from start to start.
 fn scrape_for_ever(mut scraper: Scraper, mut publisher: Publisher, interval: Duration) {
-    let _ = scraper.list_first(FIRST_LISTING); // a failure is logged, and it is asked again
+    if let Err(error) = scraper.list_first(FIRST_LISTING) {
+        warn!("{error}");
+    }
     let mut next = Instant::now();
     let mut last_error = None;
     loop {

@@ -255,8 +255,8 @@ impl Proc {
     }
 }
 
-/// Reads smaps from `file` to its end through `chunk`, which grows only for a mapping that is larger than all of it.
-fn scan(
+/// Reads smaps from `file` to its end through `chunk`, gives each mapping to `mapping` and says how many there were. The buffer grows only for a mapping that is larger than all of it.
+pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
     scanner: &mut Scanner,

@@ -257,10 +257,8 @@ fn range_end(line: &[u8]) -> Option<usize> {
 /// The path in a header line, given what follows its range: it stands behind permissions, offset, device and inode.
 fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
-    // The shortest that the kernel prints: `r--p`, `00000000`, `fe:00`, `0`. A search for the end of the word starts there.
-    for shortest in [4, 8, 5, 1] {
-        let from = shortest.min(rest.len());
-        let word = rest[from..].iter().position(|&b| b == b' ').map_or(rest.len(), |n| from + n);
+    for _ in 0..4 {
+        let word = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
         rest = &rest[(word + 1).min(rest.len())..];
     }
     // Padding to column 73: up to three words of spaces.

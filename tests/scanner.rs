@@ -1,0 +1,228 @@
+//! The scanner against a naive reader, at every prefix, at several read sizes, and over generated records.
+
+use std::io::{self, Read};
+
+use smaps_container_exporter::fields::{FIELDS, N_FIELDS};
+use smaps_container_exporter::procfs;
+use smaps_container_exporter::smaps::{Scanner, Values};
+
+use crate::support::smaps_fixtures;
+
+type Mappings = Vec<(Vec<u8>, Values)>;
+
+/// What the rules in smaps.rs say, written for plainness: lines, then words.
+fn naive(text: &[u8]) -> Mappings {
+    let mut mappings = Mappings::new();
+    let lines = text.strip_suffix(b"\n").unwrap_or(text);
+    for line in lines.split(|&b| b == b'\n') {
+        if let Some(path) = naive_header(line) {
+            mappings.push((path, Values::default()));
+            continue;
+        }
+        let Some((_, values)) = mappings.last_mut() else { continue };
+        let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
+        let Some(field) = FIELDS.iter().position(|field| field.key.as_bytes() == &line[..colon]) else {
+            continue;
+        };
+        let Ok(value) = std::str::from_utf8(&line[colon + 1..]) else { continue };
+        let Some(digits) = value.trim_ascii().strip_suffix("kB").map(str::trim_ascii_end) else { continue };
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let kib: u64 = digits.parse().unwrap_or(u64::MAX);
+        values.present |= 1 << field;
+        values.bytes[field] = kib.saturating_mul(1024);
+    }
+    mappings
+}
+
+fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
+    let is_address = |text: &[u8]| !text.is_empty() && text.iter().all(|b| b"0123456789abcdef".contains(b));
+    let space = line.iter().position(|&b| b == b' ')?;
+    let dash = line.iter().position(|&b| b == b'-')?;
+    if dash > space || !is_address(&line[..dash]) || !is_address(&line[dash + 1..space]) {
+        return None;
+    }
+    // The rest: four words and the spaces behind each.
+    let mut rest = &line[space + 1..];
+    for _ in 0..4 {
+        let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
+        rest = &rest[(end + 1).min(rest.len())..];
+    }
+    Some(rest[rest.iter().take_while(|&&b| b == b' ').count()..].to_vec())
+}
+
+fn scanned(scanner: &mut Scanner, text: &[u8]) -> Mappings {
+    let mut mappings = Mappings::new();
+    let mut at = 0;
+    while let Some((mapping, n_bytes)) = scanner.next(&text[at..], true) {
+        assert!(n_bytes > 0, "it goes on");
+        mappings.push((mapping.path.to_vec(), *mapping.values));
+        at += n_bytes;
+    }
+    mappings
+}
+
+/// A file that gives at most so many bytes a read.
+struct Pieces<'a>(&'a [u8], usize);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.1.min(buffer.len()).min(self.0.len());
+        let (piece, rest) = self.0.split_at(n);
+        buffer[..n].copy_from_slice(piece);
+        self.0 = rest;
+        Ok(n)
+    }
+}
+
+#[test]
+fn every_prefix_of_every_fixture() {
+    let (mut general, mut learned) = (Scanner::general(), Scanner::default());
+    for (name, text) in smaps_fixtures() {
+        for end in 0..=text.len() {
+            let prefix = &text[..end];
+            let expected = scanned(&mut general, prefix);
+            assert_eq!(scanned(&mut learned, prefix), expected, "{name} up to {end}, learned of others");
+            if end % 97 == 0 || end == text.len() {
+                assert_eq!(naive(prefix), expected, "{name} up to {end}");
+                assert_eq!(scanned(&mut Scanner::default(), prefix), expected, "{name} up to {end}, learned");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_read_size_and_buffer_size() {
+    let mut scanner = Scanner::default();
+    for (name, text) in smaps_fixtures() {
+        let expected = naive(&text);
+        for read_size in [1, 7, 4096, usize::MAX] {
+            for buffer_size in [0, 1, 700, 65536] {
+                let mut mappings = Mappings::new();
+                let mut add = |mapping: smaps_container_exporter::smaps::Mapping<'_>| {
+                    mappings.push((mapping.path.to_vec(), *mapping.values));
+                };
+                let mut buffer = vec![0; buffer_size];
+                let n = procfs::scan(Pieces(&text, read_size), &mut buffer, &mut scanner, &mut add).unwrap();
+                assert_eq!(n, expected.len());
+                assert_eq!(
+                    mappings, expected,
+                    "{name}, {read_size} bytes a read, {buffer_size} in the buffer"
+                );
+            }
+        }
+    }
+}
+
+/// Numbers that look random and are the same each time (Marsaglia, "Xorshift RNGs", 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    fn of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// A file of mappings as some kernel might print them, or nearly so.
+fn generated(random: &mut Random) -> Vec<u8> {
+    let mut order: Vec<usize> = (0..N_FIELDS).collect();
+    for _ in 0..random.below(4) {
+        let (a, b) = (random.below(N_FIELDS as u64) as usize, random.below(N_FIELDS as u64) as usize);
+        order.swap(a, b);
+    }
+    order.truncate(N_FIELDS - random.below(6) as usize);
+    let mut text = Vec::new();
+    for _ in 0..1 + random.below(12) {
+        let path = random.of(&[
+            "",
+            "[heap]",
+            "/usr/lib/x.so",
+            "/a b ",
+            "/a:b/Rss: 12 kB",
+            "/\u{fffd}\t\"",
+            "[anon:x y]",
+        ]);
+        let inode_bits = random.of(&[&1, &20, &40]);
+        let (start, inode) = (random.below(1 << 40), random.below(1 << inode_bits));
+        let header =
+            format!("{start:08x}-{:08x} r--p {:08x} fe:00 {inode} ", start + 4096, random.below(1 << 33));
+        text.extend_from_slice(format!("{header:<73}{path}\n").as_bytes());
+        for &field in &order {
+            let digits = random.below(11) as u32;
+            let value = random.below(10_u64.pow(digits));
+            let key = format!("{}:", FIELDS[field].key);
+            let line = match random.below(200) {
+                0 => format!("{key:<16}{value:>9} kB\n"),
+                1 => format!("{key}\t{value} kB\n"),
+                2 => format!("{key:<16}{value:>8} MB\n"),
+                3 => format!("{key:<16}{:>8} kB\n", "1 2"),
+                4 => format!("{key:<16}{:>8} kB\n", ""),
+                5 => format!("{:<16}{value:>8} kB\n", "Unknown_Field:"),
+                6 => String::new(),
+                7 => format!("{key:<16}{:>8} kB\n", "12\u{e9}"),
+                8 => format!("{key:<16}{}{value} kB\n", "9".repeat(20)),
+                9 => format!("{key:<16}{value:08} kB\n"),
+                10..40 => format!("{key:<16}{:>8} kB\n", 0),
+                _ => format!("{key:<16}{:>8} kB\n", value % 100_000_000),
+            };
+            text.extend_from_slice(line.as_bytes());
+        }
+        text.extend_from_slice(
+            random.of(&["", "VmFlags: rd \n", "THPeligible:           0\nVmFlags: rd wr \n"]).as_bytes(),
+        );
+    }
+    if random.below(4) == 0 {
+        let n = random.below(text.len() as u64) as usize;
+        text.truncate(n);
+    }
+    if random.below(8) == 0 && !text.is_empty() {
+        let at = random.below(text.len() as u64) as usize;
+        text[at] = random.below(256) as u8;
+    }
+    text
+}
+
+/// The learned way, the general way and the naive reader agree; the scanners keep what they learned from record to record.
+#[test]
+fn generated_records() {
+    let mut random = Random(0x5eed);
+    let (mut general, mut learned) = (Scanner::general(), Scanner::default());
+    let mut n_mappings = 0;
+    for i in 0..20_000 {
+        let text = generated(&mut random);
+        let expected = naive(&text);
+        assert_eq!(scanned(&mut general, &text), expected, "record {i}, general\n{}", text.escape_ascii());
+        assert_eq!(scanned(&mut learned, &text), expected, "record {i}, learned\n{}", text.escape_ascii());
+        n_mappings += expected.len();
+    }
+    assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
+}
+
+#[test]
+fn values_of_a_known_file() {
+    let (_, text) = smaps_fixtures().into_iter().find(|(name, _)| name == "wide-values").unwrap();
+    let mappings = scanned(&mut Scanner::default(), &text);
+    let value = |i: usize, name: &str| {
+        let field = smaps_container_exporter::fields::by_name(name).unwrap();
+        (mappings[i].1.present & 1 << field != 0).then_some(mappings[i].1.bytes[field])
+    };
+    assert_eq!(
+        mappings.iter().map(|(path, _)| path.as_slice()).collect::<Vec<_>>(),
+        [&b""[..], b"/data/huge", b"/data/overflow"]
+    );
+    assert_eq!(value(0, "size"), Some(137_438_953_472 * 1024));
+    assert_eq!(value(0, "private_dirty"), Some(99_999_999 * 1024));
+    assert_eq!(value(1, "rss"), Some(4096));
+    assert_eq!(value(2, "size"), Some(u64::MAX));
+    assert_eq!(value(2, "rss"), Some(u64::MAX));
+    assert_eq!(value(2, "pss"), Some(18_014_398_509_481_983 * 1024));
+    assert_eq!(value(2, "swap"), Some(u64::MAX));
+}

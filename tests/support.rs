@@ -1,0 +1,118 @@
+//! What several tests need: the program, directories that clean up after themselves, recordings, golden files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory that is removed with its content when the test ends.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("smaps-test-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file, with the directories above it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// Makes it a recording of one container, whose init process is 1.
+    pub fn one_container(&self) {
+        self.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tweb-0\tapp\n");
+    }
+
+    /// Adds a process of that container to the recording.
+    pub fn process(&self, pid: u32, comm: impl AsRef<[u8]>, smaps: impl AsRef<[u8]>) {
+        self.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
+        self.write(&format!("proc/{pid}/comm"), [comm.as_ref(), b"\n"].concat());
+        self.write(&format!("proc/{pid}/smaps"), smaps);
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The program with these arguments.
+pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smaps-container-exporter"));
+    command.args(args).env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Runs the program to its end, which must be a good one, and returns what it printed.
+#[track_caller]
+pub fn stdout_of<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Vec<u8> {
+    let mut command = exporter(args);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", told(&command, &output));
+    output.stdout
+}
+
+/// A command, its status and both streams, for the message of a failed test.
+pub fn told(command: &Command, output: &Output) -> String {
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|stream| String::from_utf8_lossy(stream));
+    format!("{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", output.status)
+}
+
+/// One scrape of a recording, with further arguments.
+#[track_caller]
+pub fn once(recording: &Path, args: &[&str]) -> String {
+    let recording = recording.to_str().unwrap();
+    let args = [&["--once", "--filter", "*/*/*/*", "--fixture", recording], args].concat();
+    String::from_utf8(stdout_of(&args)).expect("an exposition is UTF-8")
+}
+
+/// A path below `fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// Every file below `fixtures/smaps` of this kind, by name.
+pub fn smaps_fixtures() -> Vec<(String, Vec<u8>)> {
+    let mut found: Vec<_> = fs::read_dir(fixture("smaps"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "smaps"))
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
+        .collect();
+    found.sort();
+    assert!(found.len() >= 15, "fixtures/smaps is whole");
+    found
+}
+
+/// Holds `text` against a golden file; with `BLESS=1` in the environment it becomes the golden file.
+#[track_caller]
+pub fn assert_golden(name: &str, text: &str) {
+    let path = fixture(name);
+    if std::env::var_os("BLESS").is_some() {
+        return fs::write(&path, text).unwrap();
+    }
+    let golden =
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}; BLESS=1 makes it"));
+    let different = golden.lines().zip(text.lines()).position(|(golden, line)| golden != line);
+    if let Some(i) = different {
+        let line = |text: &str| text.lines().nth(i).unwrap().to_owned();
+        panic!(
+            "{path:?} line {}:\n golden {}\n    got {}\nBLESS=1 makes it anew",
+            i + 1,
+            line(&golden),
+            line(text)
+        );
+    }
+    assert_eq!(golden.len(), text.len(), "{path:?} and what was got differ in length");
+}

@@ -1,0 +1,6 @@
+//! What the program does, seen from outside: one crate, a module a subject.
+
+mod cli;
+mod golden;
+mod scanner;
+mod support;
