@@ -211,6 +211,19 @@ class Lab:
         """Start a command in a container and leave it running: its parent is the shim, not the container's init."""
         return self.cri.ExecSync.future(cri.ExecSyncRequest(container_id=container.id, cmd=command))
 
+    def cgroups_of(self, pid: int) -> list[Path]:
+        """The directories of a process's cgroup that say which container it is in: unified, memory's, systemd's."""
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        found = []
+        for line in read_proc(pid, "cgroup").decode().splitlines():
+            _, controllers, path = line.split(":", 2)
+            wanted = "cgroup2" if not controllers else "cgroup"
+            for _, root, kind, options, *_ in mounts:
+                if kind == wanted and (not controllers or controllers in ("memory", "name=systemd") and controllers in options.split(",")):
+                    if path != "/":
+                        found.append(Path(root + path))
+        return found
+
     def log_of(self, pod: Pod, container: str) -> str:
         """What a container printed."""
         logs = self.directory.glob(f"logs/{pod.namespace}_{pod.name}_*/{container}.log")
