@@ -70,6 +70,7 @@ class Lab:
         self._cgroups = self.directory / "cgroups"
         self._containerd: subprocess.Popen | None = None
         self._channel: grpc.Channel | None = None
+        self._execs: list[grpc.Future] = []
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -207,9 +208,10 @@ class Lab:
         assert done.exit_code == 0, f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
         return done.stdout.decode()
 
-    def exec(self, container: Container, command: list[str]) -> grpc.Future:
+    def exec(self, container: Container, command: list[str]):
         """Start a command in a container and leave it running: its parent is the shim, not the container's init."""
-        return self.cri.ExecSync.future(cri.ExecSyncRequest(container_id=container.id, cmd=command))
+        request = cri.ExecSyncRequest(container_id=container.id, cmd=command)
+        self._execs.append(self.cri.ExecSync.future(request))  # kept: a call that nobody holds is cancelled
 
     def cgroups_of(self, pid: int) -> list[Path]:
         """The directories of a process's cgroup that say which container it is in: unified, memory's, systemd's."""

@@ -4,7 +4,7 @@ import kernel
 from conftest import FOREVER, NODE_PROCESSES, WEB
 from exporter import EVERYTHING, once
 from exposition import Exposition
-from lab import Container, cmdline, pids, read_proc
+from lab import Container, cmdline, pids, read_proc, until
 
 COMMAND = ("namespace", "pod", "container", "comm")
 
@@ -44,7 +44,7 @@ def test_a_process_in_a_cgroup_below_its_containers_belongs_to_it(node):
     """As systemd or a nested container runtime makes them."""
     pod = node.run_pod("nested", "systemd-0", [Container("init", ["sh", "-c", f"sleep {FOREVER} & wait"])])
     try:
-        [pid] = kernel.processes(node)["nested", "systemd-0", "init", "sleep"]
+        [pid] = until(lambda: kernel.processes(node).get(("nested", "systemd-0", "init", "sleep")), 10, "its process runs")
         for cgroup in [directory / "below.scope" for directory in node.cgroups_of(pid)]:
             cgroup.mkdir()
             (cgroup / "cgroup.procs").write_text(str(pid))
