@@ -1,6 +1,7 @@
 """The nodes and exporters that the tests share."""
 
 import os
+import signal
 
 import pytest
 
@@ -38,6 +39,7 @@ def pytest_sessionstart():
         pytest.exit("the end-to-end tests run containerd: they need root", 1)
     if not BINARY.exists():
         pytest.exit(f"{BINARY} does not exist: cargo build --release", 1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then the labs are taken down
 
 
 @pytest.fixture(scope="session")

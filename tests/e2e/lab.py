@@ -59,10 +59,10 @@ class Pod:
 class Lab:
     """A containerd and its pods. `suite` names the Debian release whose containerd it is (see setup.sh)."""
 
-    def __init__(self, directory: str | Path | None = None, suite: str = "bookworm"):
+    def __init__(self, directory: str | Path | None = None, suite: str | None = None):
         # a short path: a unix socket's may have 107 bytes
         self.directory = Path(directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-"))
-        self.bin = HERE / ".debs" / suite / "usr/bin"
+        self.bin = HERE / ".debs" / (suite or os.environ.get("SMAPS_LAB_SUITE") or "bookworm") / "usr/bin"
         self.socket = self.directory / "state/containerd.sock"
         self.log = self.directory / "containerd.log"
         self.uid = uuid.uuid4()
