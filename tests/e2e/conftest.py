@@ -7,7 +7,7 @@ import pytest
 
 import kernel
 from exporter import BINARY, EVERYTHING, Exporter
-from lab import CONTAINER, NODE, POD, Container, Lab, until
+from lab import CONTAINER, NODE, POD, Container, Lab, cri, until
 
 FOREVER = "1000000"
 TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
@@ -53,7 +53,8 @@ def node():
         logs = Container("logs", ["tail", "-f", "/dev/null"])
         lab.run_pod("shop", "cart-0", [Container("cart", ["sleep", FOREVER]), logs], POD)
         unshare = ["unshare", "--pid", "--fork", "sleep", FOREVER]
-        lab.run_pod("shop", "runner-0", [Container("runner", unshare, capabilities=["SYS_ADMIN"])], CONTAINER)
+        may_unshare = cri.LinuxContainerSecurityContext(capabilities=cri.Capability(add_capabilities=["SYS_ADMIN"]))
+        lab.run_pod("shop", "runner-0", [Container("runner", unshare, security=may_unshare)], CONTAINER)
         lab.exec(app, ["tail", "-f", "/dev/null"])
         lab.exec(logs, ["sleep", FOREVER])
         until(lambda: kernel.counts(lab) == NODE_PROCESSES, 20, "all the node's processes run")

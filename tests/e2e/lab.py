@@ -33,14 +33,15 @@ CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 @dataclass
 class Container:
-    """What to run in a container, and its id once it runs."""
+    """What to run in a container, and its id once it runs. No command is the image's own, which `args` follow."""
 
     name: str
-    command: list[str]
+    command: list[str] = field(default_factory=list)
+    args: list[str] = field(default_factory=list)
     image: str = WORK_IMAGE
     env: dict[str, str] = field(default_factory=dict)
-    mounts: dict[str, str] = field(default_factory=dict)  # path in the container -> path of the machine
-    capabilities: list[str] = field(default_factory=list)
+    mounts: list[cri.Mount] = field(default_factory=list)
+    security: cri.LinuxContainerSecurityContext = field(default_factory=cri.LinuxContainerSecurityContext)
     memory_limit_bytes: int = 0
     id: str = ""
 
@@ -170,6 +171,9 @@ class Lab:
         sandbox = self.cri.RunPodSandbox(cri.RunPodSandboxRequest(config=config)).pod_sandbox_id
         for container in containers:
             environment = {"LAB_CONTAINER": f"{namespace}/{name}/{container.name}", "LAB_UID": str(self.uid), **container.env}
+            security = cri.LinuxContainerSecurityContext(namespace_options=namespaces)
+            security.MergeFrom(container.security)
+            resources = cri.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes)
             request = cri.CreateContainerRequest(
                 pod_sandbox_id=sandbox,
                 sandbox_config=config,
@@ -177,19 +181,12 @@ class Lab:
                     metadata=cri.ContainerMetadata(name=container.name),
                     image=cri.ImageSpec(image=container.image),
                     command=container.command,
+                    args=container.args,
                     envs=[cri.KeyValue(key=key, value=value) for key, value in environment.items()],
-                    mounts=[cri.Mount(container_path=there, host_path=here) for there, here in container.mounts.items()],
+                    mounts=container.mounts,
                     labels={"io.kubernetes.container.name": container.name, **labels},
                     log_path=f"{container.name}.log",
-                    linux=cri.LinuxContainerConfig(
-                        resources=cri.LinuxContainerResources(
-                            cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes
-                        ),
-                        security_context=cri.LinuxContainerSecurityContext(
-                            namespace_options=namespaces,
-                            capabilities=cri.Capability(add_capabilities=container.capabilities),
-                        ),
-                    ),
+                    linux=cri.LinuxContainerConfig(resources=resources, security_context=security),
                 ),
             )
             container.id = self.cri.CreateContainer(request).container_id
