@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,9 +130,24 @@ class Lab:
         """kill -9 containerd; the containers go on."""
         self._end(signal.SIGKILL)
 
-    def restart(self):
-        self.kill()
-        self.start()
+    @contextmanager
+    def hung(self):
+        """Hold containerd still: it takes connections and answers nothing."""
+        self._containerd.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._containerd.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def hung_shim(self, pod: "Pod"):
+        """Hold a pod's shim still: containerd waits in vain for what it asks it."""
+        [shim] = [pid for pid in self._shims() if f"-id {pod.id} " in cmdline(pid) + " "]
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(shim, signal.SIGCONT)
 
     def ctr(self, *arguments: str | Path, namespace: str = "k8s.io") -> str:
         """Run containerd's own command line client."""
