@@ -108,7 +108,8 @@ impl Containerd {
 
     /// Lets a listing go on until `deadline`, and returns then.
     pub fn wait_until(&mut self, deadline: Instant) {
-        self.runtime.block_on(tokio::time::sleep_until(deadline.into()));
+        // made inside the runtime: a timer asks for its reactor when it is made
+        self.runtime.block_on(async { tokio::time::sleep_until(deadline.into()).await });
     }
 
     /// Lets the listing go on until it ends, or until `deadline`.

@@ -1,0 +1,68 @@
+"""The nodes and exporters that the tests share."""
+
+import os
+import signal
+
+import pytest
+
+import kernel
+from exporter import BINARY, EVERYTHING, Exporter
+from lab import CONTAINER, NODE, POD, Container, Lab, cri, until
+
+FOREVER = "1000000"
+TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
+WEB = "web-7d4b9c6f5d-x2x8k"
+
+# what runs on the node: (namespace, pod, container, comm) -> processes
+NODE_PROCESSES = {
+    ("default", WEB, "app", "sh"): 1,
+    ("default", WEB, "app", "sleep"): 2,
+    ("default", WEB, "app", "tail"): 1,  # started by exec
+    ("default", WEB, "sidecar", "sleep"): 1,
+    # the same names in another namespace
+    ("batch", WEB, "app", "sleep"): 1,
+    # pid: NODE
+    ("kube-system", "node-agent-4tq9z", "agent", "sh"): 1,
+    ("kube-system", "node-agent-4tq9z", "agent", "sleep"): 2,
+    # pid: POD
+    ("shop", "cart-0", "cart", "sleep"): 1,
+    ("shop", "cart-0", "logs", "tail"): 1,
+    ("shop", "cart-0", "logs", "sleep"): 1,  # started by exec
+    # a PID namespace inside the container's
+    ("shop", "runner-0", "runner", "unshare"): 1,
+    ("shop", "runner-0", "runner", "sleep"): 1,
+}
+
+
+def pytest_sessionstart():
+    if os.geteuid() != 0:
+        pytest.exit("the end-to-end tests run containerd: they need root", 1)
+    if not BINARY.exists():
+        pytest.exit(f"{BINARY} does not exist: cargo build --release", 1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then the labs are taken down
+
+
+@pytest.fixture(scope="session")
+def node():
+    """A node with a pod of every kind. Its pods stay as they are; a test that changes one runs its own."""
+    with Lab() as lab:
+        app = Container("app", TWO_SLEEPS)
+        lab.run_pod("default", WEB, [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
+        lab.run_pod("batch", WEB, [Container("app", ["sleep", FOREVER])], CONTAINER)
+        lab.run_pod("kube-system", "node-agent-4tq9z", [Container("agent", TWO_SLEEPS)], NODE)
+        logs = Container("logs", ["tail", "-f", "/dev/null"])
+        lab.run_pod("shop", "cart-0", [Container("cart", ["sleep", FOREVER]), logs], POD)
+        unshare = ["unshare", "--pid", "--fork", "sleep", FOREVER]
+        may_unshare = cri.LinuxContainerSecurityContext(capabilities=cri.Capability(add_capabilities=["SYS_ADMIN"]))
+        lab.run_pod("shop", "runner-0", [Container("runner", unshare, security=may_unshare)], CONTAINER)
+        lab.exec(app, ["tail", "-f", "/dev/null"])
+        lab.exec(logs, ["sleep", FOREVER])
+        until(lambda: kernel.counts(lab) == NODE_PROCESSES, 20, "all the node's processes run")
+        yield lab
+
+
+@pytest.fixture
+def exporter(node):
+    """An exporter of everything on the node."""
+    with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
+        yield exporter

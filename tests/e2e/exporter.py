@@ -1,0 +1,87 @@
+"""The program under test, as a running process."""
+
+import os
+import re
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from exposition import Exposition
+from lab import children, kill, until
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("EXPORTER") or REPOSITORY / "target/release/smaps-container-exporter").resolve()
+EVERYTHING = ("--filter", "*/*/*/*")
+
+
+class Exporter:
+    """A running exporter on a port of its own, asked over HTTP. `prefix` is a command that runs it, such as unshare."""
+
+    def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = ()):
+        self._log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [*prefix, BINARY, "--addr", "127.0.0.1:0", *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        try:
+            self.address = until(self._listening, 20, "the exporter listens")
+            until(lambda: self.get("/readyz")[0] == 200, 20, "the exporter has made a scrape")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _listening(self):
+        assert self.process.poll() is None, f"the exporter exited {self.process.returncode}:\n{self.log()}"
+        return (found := re.search(r"127\.0\.0\.1:[1-9]\d*", self.log())) and found[0]
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metrics(self) -> Exposition:
+        status, body = self.get("/metrics")
+        assert status == 200, f"/metrics answers {status}"
+        return Exposition(body)
+
+    def scrapes(self):
+        """The exposition of every scrape that ends from now on."""
+        seen = self.metrics().value("smaps_exporter_last_scrape_timestamp_seconds")
+        while True:
+            newer = until(lambda: (now := self.metrics()).value("smaps_exporter_last_scrape_timestamp_seconds") > seen and now, 30, "a scrape")
+            seen = newer.value("smaps_exporter_last_scrape_timestamp_seconds")
+            yield newer
+
+    def after(self, n_scrapes: int = 2) -> Exposition:
+        """The exposition of the second scrape that ends from now on: the first may have begun before now."""
+        for scrape, _ in zip(self.scrapes(), range(n_scrapes)):
+            last = scrape
+        return last
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def close(self):
+        """End it, and print its log, which pytest shows for a test that failed."""
+        for pid in [*children(self.process.pid), self.process.pid] if self.process.poll() is None else []:
+            kill(pid, 9)
+        self.process.wait()
+        print(f"the exporter's log:\n{self.log()}")
+        self._log.close()
+
+
+def once(*arguments: str | Path) -> str:
+    """Run the program to its end; what it printed."""
+    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{arguments} exited {done.returncode}:\n{done.stderr}"
+    return done.stdout

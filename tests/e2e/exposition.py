@@ -1,0 +1,60 @@
+"""A strict reader of the Prometheus text format: whatever it does not expect it refuses."""
+
+import re
+from dataclasses import dataclass, field
+
+_NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+_LABEL = r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"'
+_SAMPLE = re.compile(rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)?\}})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)")
+_UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Family:
+    kind: str
+    samples: dict[Labels, float] = field(default_factory=dict)
+
+
+class Exposition(dict[str, Family]):
+    """Families by name."""
+
+    def __init__(self, text: str):
+        assert text.endswith("\n"), "the last line has no end"
+        name = None
+        helped = None
+        for line in text.removesuffix("\n").split("\n"):
+            if match := re.fullmatch(rf"# HELP ({_NAME}) \S.*", line):
+                helped = match[1]
+                assert helped not in self, f"family {helped} comes twice"
+            elif match := re.fullmatch(rf"# TYPE ({_NAME}) (gauge|counter)", line):
+                name = match[1]
+                assert name == helped, f"TYPE of {name} follows HELP of {helped}"
+                self[name] = Family(match[2])
+            else:
+                match = _SAMPLE.fullmatch(line)
+                assert match, f"not a line of an exposition: {line!r}"
+                assert match[1] == name, f"a sample of {match[1]} among those of {name}"
+                pairs = re.findall(_LABEL, match[2] or "")
+                labels = tuple((key, re.sub(r'\\[\\"n]', lambda escape: _UNESCAPED[escape[0]], value)) for key, value in pairs)
+                assert labels not in self[name].samples, f"the series comes twice: {line!r}"
+                self[name].samples[labels] = float(match[match.lastindex])
+
+    def value(self, name: str) -> float:
+        """The value of a family's only sample."""
+        (value,) = self[name].samples.values()
+        return value
+
+    def by(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """Sums of a family by some of its labels."""
+        sums: dict[tuple[str, ...], float] = {}
+        for series, value in self[name].samples.items():
+            key = tuple(dict(series)[label] for label in labels)
+            sums[key] = sums.get(key, 0) + value
+        return sums
+
+
+def smaps_lines(text: str) -> list[str]:
+    """The lines of the families that come from smaps, in order: the same for the same processes."""
+    return [line for line in text.splitlines() if re.match(r"(# (HELP|TYPE) )?process_smaps_", line)]

@@ -1,0 +1,68 @@
+"""Container images without a builder or a registry: one layer of plain files, packed as `docker save` would."""
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+
+def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = None):
+    """Write a layer: every file executable, the directories that a container needs, links as name -> target."""
+    with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
+        directories = {"proc", "sys", "dev", "etc", "tmp"}
+        for name in files:
+            directories.update(str(parent) for parent in Path(name).parents if str(parent) != ".")
+        for name in sorted(directories):
+            _add(tar, name, type=tarfile.DIRTYPE, mode=0o1777 if name == "tmp" else 0o755)
+        for name, content in files.items():
+            _add(tar, name, content)
+        for name, target in (links or {}).items():
+            _add(tar, name, type=tarfile.SYMTYPE, linkname=target)
+
+
+def busybox_layer(out: Path, busybox: Path):
+    """busybox with all its commands, and /pause for the pod sandboxes: its command name tells a sandbox from a container."""
+    applets = subprocess.check_output([busybox, "--list"], text=True).split()
+    layer(
+        out,
+        {
+            "bin/busybox": busybox.read_bytes(),
+            "pause": b"#!/bin/sh\nwhile :; do sleep 1000000; done\n",
+            "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
+            "etc/group": b"root:x:0:\n",
+        },
+        {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"},
+    )
+
+
+def pack(out: Path, layer: Path, entrypoints: dict[str, list[str]]):
+    """Write an archive of images (tag -> entry point) that share one layer, for `ctr images import`."""
+    with layer.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    manifest = []
+    with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(layer, f"{digest}/layer.tar")
+        for tag, entrypoint in entrypoints.items():
+            config = json.dumps(
+                {
+                    "architecture": "amd64",
+                    "os": "linux",
+                    "config": {"Entrypoint": entrypoint, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"},
+                    "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+                }
+            ).encode()
+            name = hashlib.sha256(config).hexdigest() + ".json"
+            _add(tar, name, config)
+            manifest.append({"Config": name, "RepoTags": [tag], "Layers": [f"{digest}/layer.tar"]})
+        _add(tar, "manifest.json", json.dumps(manifest).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes = b"", **attributes):
+    member = tarfile.TarInfo(name)
+    member.mode = 0o755
+    member.size = len(content)
+    for attribute, value in attributes.items():
+        setattr(member, attribute, value)
+    tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,100 @@
+"""What the kernel says of the lab's processes, read in the plainest way and not as the exporter reads it."""
+
+import os
+import re
+import signal
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+
+from lab import Lab, environment, kill, pids, read_proc, until
+
+SUMMED = {
+    "Size": "size",
+    "Rss": "rss",
+    "Pss": "pss",
+    "Pss_Dirty": "pss_dirty",
+    "Shared_Clean": "shared_clean",
+    "Shared_Dirty": "shared_dirty",
+    "Private_Clean": "private_clean",
+    "Private_Dirty": "private_dirty",
+    "Referenced": "referenced",
+    "Anonymous": "anonymous",
+    "KSM": "ksm",
+    "LazyFree": "lazyfree",
+    "AnonHugePages": "anon_hugepages",
+    "ShmemPmdMapped": "shmem_pmdmapped",
+    "FilePmdMapped": "file_pmdmapped",
+    "Shared_Hugetlb": "shared_hugetlb",
+    "Private_Hugetlb": "private_hugetlb",
+    "Swap": "swap",
+    "SwapPss": "swap_pss",
+    "Locked": "locked",
+}
+LARGEST = {"KernelPageSize": "kernel_page_size", "MMUPageSize": "mmu_page_size"}
+
+Command = tuple[str, str, str, str]  # namespace, pod, container, comm
+
+
+def processes(lab: Lab) -> dict[Command, list[int]]:
+    """The processes of the lab's containers, each by the container that its own environment names."""
+    found = defaultdict(list)
+    for pid in pids():
+        variables = environment(pid)
+        if variables.get("LAB_UID") == str(lab.uid):
+            namespace, pod, container = variables["LAB_CONTAINER"].split("/")
+            comm = read_proc(pid, "comm").decode(errors="replace").removesuffix("\n")
+            found[namespace, pod, container, comm].append(pid)
+    return dict(found)
+
+
+def counts(lab: Lab) -> dict[Command, int]:
+    return {command: len(members) for command, members in processes(lab).items()}
+
+
+def mappings(pid: int) -> list[tuple[str, dict[str, int]]]:
+    """Path and fields in kB of every mapping of a process."""
+    found = []
+    for line in read_proc(pid, "smaps").decode(errors="replace").splitlines():
+        if header := re.fullmatch(r"[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ \S+ \d+ *(.*)", line):
+            found.append((header[1] or "[anon]", {}))
+        elif number := re.fullmatch(r"(\w+): +(\d+) kB", line):
+            found[-1][1][number[1]] = int(number[2])
+    return found
+
+
+def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
+    """What the smaps families should say: family -> labels' values -> value."""
+    families = defaultdict(Counter)
+    for command, members in processes(lab).items():
+        families["process_smaps_processes"][command] = len(members)
+        for pid in members:
+            for path, fields in mappings(pid):
+                series = (*command, path)
+                families["process_smaps_mappings"][series] += 1
+                for key, kilobytes in fields.items():
+                    if key in SUMMED:
+                        families[f"process_smaps_{SUMMED[key]}_bytes"][series] += 1024 * kilobytes
+                    elif key in LARGEST:
+                        family = families[f"process_smaps_{LARGEST[key]}_bytes"]
+                        family[series] = max(family[series], 1024 * kilobytes)
+    return {name: dict(family) for name, family in families.items()}
+
+
+def rollup_rss(pid: int) -> int:
+    """Resident bytes of a process by the kernel's own sum."""
+    return 1024 * int(re.search(rb"^Rss: +(\d+) kB$", read_proc(pid, "smaps_rollup"), re.MULTILINE)[1])
+
+
+@contextmanager
+def stopped(lab: Lab):
+    """Hold every process of the lab's containers still."""
+    held = [pid for members in processes(lab).values() for pid in members]
+    try:
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in held:
+            until(lambda: read_proc(pid, "stat").rpartition(b") ")[2][:1] == b"T", 10, f"{pid} has stopped")
+        yield
+    finally:
+        for pid in held:
+            kill(pid, signal.SIGCONT)

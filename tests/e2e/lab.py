@@ -1,0 +1,436 @@
+"""A laboratory node: a real containerd with real CRI pods, without Kubernetes, for one test run.
+
+Everything that it makes lies below one directory and is gone after close(): processes (each by its own pid), mounts, the pods'
+cgroups, the directory. Pods share the machine's network, so nothing of CNI is needed. `lab.py close DIR` takes down a lab whose
+owner was killed.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else gRPC has something to say whenever a program is started
+sys.path.insert(0, str(HERE))
+
+import grpc  # noqa: E402
+import image  # noqa: E402
+
+cri, cri_services = grpc.protos_and_services("cri.proto")
+
+BOOKWORM = HERE / ".debs/bookworm"
+WORK_IMAGE = "lab.test/busybox:1"
+PAUSE_IMAGE = "lab.test/pause:1"
+CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
+
+
+@dataclass
+class Container:
+    """What to run in a container, and its id once it runs. No command is the image's own, which `args` follow."""
+
+    name: str
+    command: list[str] = field(default_factory=list)
+    args: list[str] = field(default_factory=list)
+    image: str = WORK_IMAGE
+    env: dict[str, str] = field(default_factory=dict)
+    mounts: list[cri.Mount] = field(default_factory=list)
+    security: cri.LinuxContainerSecurityContext = field(default_factory=cri.LinuxContainerSecurityContext)
+    memory_limit_bytes: int = 0
+    id: str = ""
+
+
+@dataclass
+class Pod:
+    namespace: str
+    name: str
+    containers: list[Container]
+    id: str
+
+    def __getitem__(self, name: str) -> Container:
+        return next(container for container in self.containers if container.name == name)
+
+
+class Lab:
+    """A containerd and its pods. `suite` names the Debian release whose containerd it is (see setup.sh)."""
+
+    def __init__(self, directory: str | Path | None = None, suite: str | None = None):
+        # a short path: a unix socket's may have 107 bytes
+        self.directory = Path(directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-"))
+        self.bin = HERE / ".debs" / (suite or os.environ.get("SMAPS_LAB_SUITE") or "bookworm") / "usr/bin"
+        self.socket = self.directory / "state/containerd.sock"
+        self.log = self.directory / "containerd.log"
+        self.uid = uuid.uuid4()
+        self._pid_file = self.directory / "containerd.pid"
+        self._cgroups = self.directory / "cgroups"
+        self._containerd: subprocess.Popen | None = None
+        self._channel: grpc.Channel | None = None
+        self._execs: list[grpc.Future] = []
+
+    def __enter__(self):
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.start()
+            archive = self.directory / "busybox.tar"
+            layer = self.directory / "layer.tar"
+            image.busybox_layer(layer, BOOKWORM / "bin/busybox")
+            image.pack(archive, layer, {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
+            self.import_image(archive)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # containerd itself
+
+    def start(self):
+        """Start containerd and wait until it answers."""
+        assert not self._alive(), "containerd runs already"
+        config = self.directory / "containerd.toml"
+        config.write_text(self._config())
+        environment = {"PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}  # the shim is looked up there
+        with self.log.open("ab") as log:
+            self._containerd = subprocess.Popen(
+                [self.bin / "containerd", "--config", config],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # an interrupt at the terminal is for the tests: they take it down in order
+            )
+        self._pid_file.write_text(str(self._containerd.pid))
+        # containerd refuses an :authority that is a path
+        self._channel = grpc.insecure_channel(f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")])
+        self.cri = cri_services.RuntimeServiceStub(self._channel)
+
+        def answers():
+            assert self._alive(), f"containerd ended, see {self.log}:\n{self._log_tail()}"
+            try:
+                return self.cri.Version(cri.VersionRequest(), timeout=2)
+            except grpc.RpcError:
+                return None
+
+        self.version = until(answers, 60, f"containerd answers, see {self.log}").runtime_version
+
+    def stop(self):
+        """End containerd as a service manager would; the containers go on."""
+        self._end(signal.SIGTERM)
+
+    def kill(self):
+        """kill -9 containerd; the containers go on."""
+        self._end(signal.SIGKILL)
+
+    @contextmanager
+    def hung(self):
+        """Hold containerd still: it takes connections and answers nothing."""
+        self._containerd.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._containerd.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def hung_shim(self, pod: "Pod"):
+        """Hold a pod's shim still: containerd waits in vain for what it asks it."""
+        [shim] = [pid for pid in self._shims() if f"-id {pod.id} " in cmdline(pid) + " "]
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(shim, signal.SIGCONT)
+
+    def ctr(self, *arguments: str | Path, namespace: str = "k8s.io") -> str:
+        """Run containerd's own command line client."""
+        done = subprocess.run(
+            [self.bin / "ctr", "--address", self.socket, "--namespace", namespace, *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"ctr {arguments}: {done.stderr}"
+        return done.stdout
+
+    def import_image(self, archive: Path):
+        """Import an image archive and wait until CRI, which learns of it by an event, has taken note."""
+        self.ctr("images", "import", archive)
+        until(
+            lambda: all("io.cri-containerd.image=managed" in line for line in self.ctr("images", "ls").splitlines()[1:]),
+            30,
+            "CRI knows the imported images",
+        )
+
+    # pods
+
+    def run_pod(self, namespace: str, name: str, containers: list[Container], pid: int = CONTAINER) -> Pod:
+        """Run a pod as the kubelet would. Its processes carry LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID."""
+        uid = str(uuid.uuid4())
+        cgroup = f"/kubepods/burstable/pod{uid}"
+        with self._cgroups.open("a") as made:
+            made.write(cgroup + "\n")
+        labels = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
+        namespaces = cri.NamespaceOption(network=NODE, pid=pid, ipc=POD)
+        config = cri.PodSandboxConfig(
+            metadata=cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace),
+            log_directory=str(self.directory / f"logs/{namespace}_{name}_{uid}"),
+            labels=labels,
+            linux=cri.LinuxPodSandboxConfig(
+                cgroup_parent=cgroup, security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces)
+            ),
+        )
+        sandbox = self.cri.RunPodSandbox(cri.RunPodSandboxRequest(config=config)).pod_sandbox_id
+        for container in containers:
+            environment = {"LAB_CONTAINER": f"{namespace}/{name}/{container.name}", "LAB_UID": str(self.uid), **container.env}
+            security = cri.LinuxContainerSecurityContext(namespace_options=namespaces)
+            security.MergeFrom(container.security)
+            resources = cri.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes)
+            request = cri.CreateContainerRequest(
+                pod_sandbox_id=sandbox,
+                sandbox_config=config,
+                config=cri.ContainerConfig(
+                    metadata=cri.ContainerMetadata(name=container.name),
+                    image=cri.ImageSpec(image=container.image),
+                    command=container.command,
+                    args=container.args,
+                    envs=[cri.KeyValue(key=key, value=value) for key, value in environment.items()],
+                    mounts=container.mounts,
+                    labels={"io.kubernetes.container.name": container.name, **labels},
+                    log_path=f"{container.name}.log",
+                    linux=cri.LinuxContainerConfig(resources=resources, security_context=security),
+                ),
+            )
+            container.id = self.cri.CreateContainer(request).container_id
+            self.cri.StartContainer(cri.StartContainerRequest(container_id=container.id))
+        return Pod(namespace, name, containers, sandbox)
+
+    def remove_pod(self, pod: Pod | str):
+        """Stop and remove a pod and its containers."""
+        sandbox = pod if isinstance(pod, str) else pod.id
+        self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
+        self.cri.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
+
+    def exec_sync(self, container: Container, command: list[str]) -> str:
+        """Run a command in a container to its end, as `kubectl exec` would; what it printed."""
+        done = self.cri.ExecSync(cri.ExecSyncRequest(container_id=container.id, cmd=command))
+        assert done.exit_code == 0, f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
+        return done.stdout.decode()
+
+    def exec(self, container: Container, command: list[str]):
+        """Start a command in a container and leave it running: its parent is the shim, not the container's init."""
+        request = cri.ExecSyncRequest(container_id=container.id, cmd=command)
+        self._execs.append(self.cri.ExecSync.future(request))  # kept: a call that nobody holds is cancelled
+
+    def cgroups_of(self, pid: int) -> list[Path]:
+        """The directories of a process's cgroup that say which container it is in: unified, memory's, systemd's."""
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        found = []
+        for line in read_proc(pid, "cgroup").decode().splitlines():
+            _, controllers, path = line.split(":", 2)
+            wanted = "cgroup2" if not controllers else "cgroup"
+            for _, root, kind, options, *_ in mounts:
+                if kind == wanted and (not controllers or controllers in ("memory", "name=systemd") and controllers in options.split(",")):
+                    if path != "/":
+                        found.append(Path(root + path))
+        return found
+
+    def log_of(self, pod: Pod, container: str) -> str:
+        """What a container printed."""
+        logs = self.directory.glob(f"logs/{pod.namespace}_{pod.name}_*/{container}.log")
+        return "".join(log.read_text() for log in logs)
+
+    # the end
+
+    def close(self):
+        """Take everything down that was made. Raises when something is left."""
+        failures = []
+        if self._alive() or self._shims():
+            try:
+                if self._containerd is None or not self._alive():
+                    self._adopt_end()
+                    self.start()  # containers outlive containerd: it takes them down in order
+                for sandbox in self.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items:
+                    try:
+                        self.remove_pod(sandbox.id)
+                    except grpc.RpcError as error:
+                        failures.append(f"{sandbox.metadata.name} is not removed by CRI: {error.details()}")
+            finally:
+                for shim in self._shims():  # there is none, unless CRI failed above
+                    for child in children(shim):
+                        kill(child, signal.SIGKILL)
+                    kill(shim, signal.SIGKILL)
+                    failures.append(f"shim {shim} was left")
+                if self._channel:
+                    self._channel.close()
+                self._end(signal.SIGTERM)
+        for mount in reversed(self._mounts()):
+            subprocess.run(["umount", mount], check=True)
+        self._remove_cgroups()
+        shutil.rmtree(self.directory)
+        assert not failures, "\n".join(failures)
+
+    def _adopt_end(self):
+        """End a containerd that another process started on this directory."""
+        if self._pid_file.exists():
+            pid = int(self._pid_file.read_text())
+            if str(self.directory) in cmdline(pid):
+                kill(pid, signal.SIGTERM)
+                until(lambda: not cmdline(pid), 20, f"containerd {pid} ends")
+
+    def _end(self, how: signal.Signals):
+        if self._containerd:
+            self._containerd.send_signal(how)
+            self._containerd.wait(timeout=30)
+            self._containerd = None
+
+    def _alive(self) -> bool:
+        return self._containerd is not None and self._containerd.poll() is None
+
+    def _shims(self) -> list[int]:
+        return [pid for pid in pids() if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "]
+
+    def _mounts(self) -> list[str]:
+        mounts = (line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines())
+        return [mount for mount in mounts if mount.startswith(f"{self.directory}/")]
+
+    def _remove_cgroups(self):
+        """Remove the pods' cgroups, which would be the kubelet's work, and the parents when no other lab uses them."""
+        made = self._cgroups.read_text().split() if self._cgroups.exists() else []
+        mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+        for root in (Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")):
+            for cgroup in made:
+                pod = root / cgroup.lstrip("/")
+                if pod.is_dir():
+                    for below in [path for path, _, _ in os.walk(pod, topdown=False)]:
+                        until(lambda: _rmdir(Path(below)), 10, f"{below} is empty")
+            for parent in ("kubepods/burstable", "kubepods"):
+                _rmdir(root / parent)
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+
+    def _config(self) -> str:
+        common = f"""
+root = "{self.directory}/root"
+state = "{self.directory}/state"
+oom_score = 0
+
+[grpc]
+  address = "{self.socket}"
+
+[ttrpc]
+  address = "{self.socket}.ttrpc"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{self.directory}/opt"
+"""
+        # restrict_oom_score_adj: where root lacks CAP_SYS_RESOURCE (a container, a sandbox) no pod would start without it
+        runtime = """
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  disable_hugetlb_controller = true
+  tolerate_missing_hugetlb_controller = true
+"""
+        runc = f"""
+    [plugins."PLUGIN".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."PLUGIN".containerd.runtimes.runc.options]
+        BinaryName = "{BOOKWORM}/usr/sbin/runc"
+        Root = "{self.directory}/state/runc"
+        SystemdCgroup = false
+"""
+        version = subprocess.check_output([self.bin / "containerd", "--version"], text=True).split()[2].lstrip("v")
+        if version.startswith("1."):
+            return f"""version = 2
+{common}
+[plugins."io.containerd.grpc.v1.cri"]
+  disable_tcp_service = true
+  stream_server_address = "127.0.0.1"
+  sandbox_image = "{PAUSE_IMAGE}"
+{runtime}
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    conf_dir = "{self.directory}/cni"
+{runc.replace("PLUGIN", "io.containerd.grpc.v1.cri")}
+"""
+        return f"""version = 3
+{common}
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{PAUSE_IMAGE}"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  enable_cdi = false
+{runtime}
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    conf_dir = "{self.directory}/cni"
+{runc.replace("PLUGIN", "io.containerd.cri.v1.runtime")}
+[plugins."io.containerd.grpc.v1.cri"]
+  disable_tcp_service = true
+  stream_server_address = "127.0.0.1"
+"""
+
+
+# the machine's processes
+
+
+def until(condition, seconds: float, what: str):
+    """The first true answer of a condition that is asked again and again, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        time.sleep(0.05)
+    return answer
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def read_proc(pid: int, name: str) -> bytes:
+    """A file of a process, empty when the process is gone or of someone who is not for us to read."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def cmdline(pid: int) -> str:
+    """The arguments with spaces between; empty for a process that is gone, a zombie too."""
+    return read_proc(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").rstrip()
+
+
+def environment(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    variables = read_proc(pid, "environ").decode(errors="replace").split("\0")
+    return dict(variable.split("=", 1) for variable in variables if "=" in variable)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in (task / "children").read_text().split()]
+
+
+def kill(pid: int, how: signal.Signals):
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        pass
+
+
+def _rmdir(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["close"] or len(sys.argv) != 3:
+        sys.exit("usage: lab.py close DIR")
+    Lab(sys.argv[2]).close()

@@ -1,0 +1,53 @@
+#!/bin/sh
+# setup.sh [SUITE...]: what the end-to-end tests need beside Rust, on a bare Debian 12. The second time it does nothing.
+#
+# containerd, runc, prometheus and busybox are unpacked into .debs/SUITE and not installed, so that no service of theirs ever
+# starts, a containerd that the machine already has stays as it is, and another release (sid: containerd 2.x) can stand beside.
+set -eu
+cd "$(dirname "$0")"
+
+install() {
+    echo "setup: installing $*"
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+}
+
+# unpack SUITE PACKAGE...: from the mirror that the machine's own sources name, with lists of their own
+unpack() {
+    suite=$1
+    shift
+    dir=$PWD/.debs/$suite
+    [ ! -e "$dir/.complete" ] || return 0
+    echo "setup: unpacking $* of Debian $suite"
+    rm -rf "$dir" "$dir.apt"
+    mkdir -p "$dir" "$dir.apt/lists/partial" "$dir.apt/archives/partial"
+    mirror=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *//p' | head -1)
+    [ -n "$mirror" ] || mirror=$(sed -n 's/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list | head -1)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir.apt/sources.list"
+    cat >"$dir.apt/apt.conf" <<EOF
+Dir::Etc::sourcelist "$dir.apt/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State::lists "$dir.apt/lists";
+Dir::Cache "$dir.apt";
+Acquire::Languages "none";
+APT::Sandbox::User "root";
+EOF
+    APT_CONFIG=$dir.apt/apt.conf apt-get update -qq
+    (cd "$dir.apt/archives" && APT_CONFIG=$dir.apt/apt.conf apt-get download -qq "$@")
+    for deb in "$dir.apt"/archives/*.deb; do dpkg-deb -x "$deb" "$dir"; done
+    rm -rf "$dir.apt"
+    touch "$dir/.complete"
+}
+
+command -v protoc >/dev/null || install protobuf-compiler
+command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
+unpack bookworm containerd runc prometheus busybox-static
+for suite; do unpack "$suite" containerd; done
+
+if ! cmp -s requirements.txt .venv/installed.txt; then
+    echo "setup: making tests/e2e/.venv"
+    rm -rf .venv
+    python3 -m venv .venv
+    .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+    cp requirements.txt .venv/installed.txt
+fi

@@ -1,0 +1,37 @@
+"""The exposition against what the kernel says, the processes held still."""
+
+import kernel
+from exporter import EVERYTHING, once
+from exposition import Exposition
+
+COMMAND = ("namespace", "pod", "container", "comm")
+
+
+def test_every_series_of_every_field_equals_a_naive_readers(node):
+    with kernel.stopped(node):
+        exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
+        expected = kernel.exposition(node)
+    smaps = {
+        name: {tuple(value for _, value in labels): value for labels, value in family.samples.items()}
+        for name, family in exposition.items()
+        if name.startswith("process_smaps_")
+    }
+    assert smaps.keys() == expected.keys()
+    for name in expected:
+        assert smaps[name] == expected[name], name
+
+
+def test_labels_are_the_documented_ones_in_their_order(node):
+    exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
+    for name, family in exposition.items():
+        if name.startswith("process_smaps_"):
+            expected = COMMAND if name == "process_smaps_processes" else (*COMMAND, "path")
+            assert {tuple(key for key, _ in labels) for labels in family.samples} == {expected}, name
+
+
+def test_rss_equals_the_kernels_own_sum(node):
+    with kernel.stopped(node):
+        exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
+        expected = {command: sum(map(kernel.rollup_rss, members)) for command, members in kernel.processes(node).items()}
+    assert exposition.by("process_smaps_rss_bytes", *COMMAND) == expected
+    assert all(expected.values())

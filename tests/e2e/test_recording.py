@@ -1,0 +1,26 @@
+"""A recording replays to what the live scrape beside it said."""
+
+import kernel
+from exporter import EVERYTHING, once
+from exposition import smaps_lines
+
+
+def test_a_recording_replays_to_the_live_exposition(node, tmp_path):
+    recording = tmp_path / "node"
+    with kernel.stopped(node):
+        live = once("--once", "--containerd-sock", node.socket, *EVERYTHING)
+        once("--record", recording, "--containerd-sock", node.socket, *EVERYTHING)
+    replayed = once("--once", "--fixture", recording, *EVERYTHING)
+    assert smaps_lines(replayed) == smaps_lines(live)
+    assert len(smaps_lines(live)) > 100
+
+
+def test_a_recording_holds_what_the_filter_takes(node, tmp_path):
+    recording = tmp_path / "node"
+    taken = ("--filter", "shop/*/*/*")
+    with kernel.stopped(node):
+        live = once("--once", "--containerd-sock", node.socket, *taken)
+        once("--record", recording, "--containerd-sock", node.socket, *taken)
+        expected = {str(pid) for command, members in kernel.processes(node).items() if command[0] == "shop" for pid in members}
+    assert {entry.name for entry in (recording / "proc").iterdir()} == expected
+    assert smaps_lines(once("--once", "--fixture", recording, *EVERYTHING)) == smaps_lines(live)
