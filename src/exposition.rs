@@ -6,52 +6,28 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
-use crate::fields::{FIELDS, FieldMask};
+use crate::fields::FIELDS;
 use crate::snapshot::Snapshot;
 
-/// Which samples of a snapshot are exported.
-#[derive(Clone, Copy, Debug)]
-pub struct Selection {
-    /// The families, by field.
-    pub fields: FieldMask,
-    /// Leave out samples whose value is 0.
-    pub omit_zero: bool,
-}
-
 /// Appends the `process_smaps_*` families to `text`; says how many samples that were.
-pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot, selection: Selection) -> u64 {
+pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
+    let shape = snapshot.shape();
     let mut n_samples = 0;
-    for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| selection.fields & 1 << i != 0) {
+    for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| shape.fields & 1 << i != 0) {
         let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", "gauge", field.help);
-        for series in snapshot.series() {
-            let value = series.totals.values.bytes[i];
-            let is_present = series.totals.values.present & 1 << i != 0;
-            if is_present && !(selection.omit_zero && value == 0) {
-                family.sample(&series.labels, "", value);
-            }
+        for series in snapshot.series().filter(|series| shape.has_sample(&series.totals, i)) {
+            family.sample(&series.labels, "", series.totals.values.bytes[i]);
         }
         n_samples += family.n_samples;
     }
-    let mut mappings = Family::new(
-        text,
-        "process_smaps_",
-        "mappings",
-        "",
-        "gauge",
-        "Mappings that stand behind the series.",
-    );
+    let help = "Mappings that stand behind the series.";
+    let mut mappings = Family::new(text, "process_smaps_", "mappings", "", "gauge", help);
     for series in snapshot.series() {
         mappings.sample(&series.labels, "", series.totals.n_mappings);
     }
     n_samples += mappings.n_samples;
-    let mut processes = Family::new(
-        text,
-        "process_smaps_",
-        "processes",
-        "",
-        "gauge",
-        "Processes of the command that were summed.",
-    );
+    let help = "Processes of the command that were summed.";
+    let mut processes = Family::new(text, "process_smaps_", "processes", "", "gauge", help);
     for (labels, n_processes) in snapshot.processes() {
         processes.sample(labels, "}", n_processes);
     }

@@ -37,6 +37,9 @@ pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
 /// The fields whose mappings combine by [`Combine::Largest`] are the last ones, from here on.
 pub const FIRST_LARGEST: usize = 20;
 
+/// The fields that `/proc/<pid>/smaps_rollup` lacks: size and page sizes.
+pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGEST + 1);
+
 /// `FIELDS[RSS]` is the resident set, by which paths are folded.
 pub const RSS: usize = 1;
 
@@ -97,6 +100,8 @@ mod tests {
             assert_eq!(field.combine == Combine::Largest, i >= FIRST_LARGEST, "{}", field.key);
         }
         assert_eq!(FIELDS[RSS].key, "Rss");
+        let missing = FIELDS.iter().enumerate().filter(|(i, _)| NOT_IN_ROLLUP & 1 << i != 0);
+        assert!(missing.map(|(_, field)| field.key).eq(["Size", "KernelPageSize", "MMUPageSize"]));
     }
 
     #[test]

@@ -185,7 +185,8 @@ impl Process {
         self.values_of = now;
         snapshot.begin(&self.labels, &self.comm, self.pid);
         let is_owned = |path: &[u8]| discovery.owner_of(path) == Some(self.container);
-        proc.read(self.pid, &self.comm, is_owned, scanner, |mapping| snapshot.add(mapping))?;
+        let by_rollup = snapshot.shape().is_rollup();
+        proc.read(self.pid, &self.comm, is_owned, by_rollup, scanner, |mapping| snapshot.add(mapping))?;
         snapshot.finish(&mut self.reading);
         Ok(())
     }

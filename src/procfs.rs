@@ -173,7 +173,8 @@ impl Proc {
         Ok([file("comm")?, file("cgroup")?, file("smaps")?])
     }
 
-    /// Reads the mappings of process `pid` and gives each to `mapping`; says how many there were.
+    /// Reads the mappings of process `pid` and gives each to `mapping`, or, with `by_rollup` and where the kernel has it, their
+    /// sum; says how many it gave.
     ///
     /// The values count only when this returns `Ok`: then they are of one address space, read to its end, of a process
     /// whose name was `comm` before (as the caller knows) and after, and whose cgroup path still is `owned`.
@@ -182,15 +183,22 @@ impl Proc {
         pid: u32,
         comm: &[u8],
         owned: impl Fn(&[u8]) -> bool,
+        by_rollup: bool,
         scanner: &mut Scanner,
         mut mapping: impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
         self.name.clear();
         let _ = write!(self.name, "{pid}");
         let process = open_directory(self.root.as_fd(), self.name.as_str())?;
-        let mut n_mappings = self.mappings(process.as_fd(), "smaps", scanner, &mut mapping)?;
-        if n_mappings == 0 {
-            n_mappings = self.mappings_of_a_thread(process.as_fd(), scanner, &mut mapping)?;
+        let mut n_given = 0;
+        if by_rollup {
+            n_given = self.rollup(process.as_fd(), scanner, &mut mapping)?;
+        }
+        if n_given == 0 {
+            n_given = self.mappings(process.as_fd(), "smaps", scanner, &mut mapping)?;
+        }
+        if n_given == 0 {
+            n_given = self.mappings_of_a_thread(process.as_fd(), scanner, &mut mapping)?;
         }
         let now = read_file(process.as_fd(), "comm", &mut self.text)?;
         if now.strip_suffix(b"\n").unwrap_or(now) != comm {
@@ -200,7 +208,7 @@ impl Proc {
         if !cgroup::path_of(now).is_some_and(owned) {
             return Err(Failure::Exec);
         }
-        Ok(n_mappings)
+        Ok(n_given)
     }
 
     /// Reads one smaps file of a process to its end, and makes sure that it was the end of the address space.
@@ -211,19 +219,39 @@ impl Proc {
         scanner: &mut Scanner,
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
-        let smaps = match openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(smaps) => File::from(smaps),
-            Err(Errno::SRCH) => return Ok(0), // no address space: recent kernels say so at once, others by an empty file
-            Err(errno) => return Err(errno.into()),
-        };
+        let Some(smaps) = open_address_space(process, name)? else { return Ok(0) };
         let n_mappings = scan(&smaps, &mut self.chunk, scanner, mapping)?;
-        // An address space that is gone reads as empty. The kernel prints a single mapping for this one byte.
-        if n_mappings > 0 && rustix::io::pread(&smaps, &mut [0; 1], 0).unwrap_or(0) == 0 {
-            let replaced = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|again| rustix::io::read(again, &mut [0; 1]));
-            return Err(if replaced.unwrap_or(0) > 0 { Failure::Exec } else { Failure::Gone });
+        if n_mappings > 0 {
+            ensure_alive(process, name, &smaps)?;
         }
         Ok(n_mappings)
+    }
+
+    /// Reads the kernel's own sum over the mappings of a process, which costs it a quarter of printing each; none on old kernels
+    /// and in recordings. How many mappings there are only `maps` says.
+    fn rollup(
+        &mut self,
+        process: BorrowedFd<'_>,
+        scanner: &mut Scanner,
+        mapping: &mut impl FnMut(Mapping<'_>),
+    ) -> Result<usize, Failure> {
+        let (Some(mut maps), Some(rollup)) =
+            (open_address_space(process, "maps")?, open_address_space(process, "smaps_rollup")?)
+        else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        loop {
+            match maps.read(&mut self.chunk)? {
+                0 => break,
+                n => count += self.chunk[..n].iter().filter(|&&b| b == b'\n').count() as u64,
+            }
+        }
+        let n_given = scan(&rollup, &mut self.chunk, scanner, &mut |sum| mapping(Mapping { count, ..sum }))?;
+        if n_given > 0 {
+            ensure_alive(process, "maps", &maps)?;
+        }
+        Ok(n_given)
     }
 
     /// The same through any other thread, for a process whose leader has exited while others live on.
@@ -290,6 +318,28 @@ pub fn scan(
         chunk.shrink_to_fit();
     }
     Ok(n_mappings)
+}
+
+/// Opens a file that shows the address space of a process; `None` if it has none, or no such file.
+fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, Failure> {
+    match openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(Some(file.into())),
+        // No address space: recent kernels say so at once, others by an empty file.
+        Err(Errno::SRCH) => Ok(None),
+        Err(Errno::NOENT) if name != "smaps" => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes sure that the address space which `file` shows is not gone: then it reads as empty, and the end that was read may
+/// not have been its end. The kernel prints a single mapping for this one byte.
+fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), Failure> {
+    if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
+        return Ok(());
+    }
+    let now = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|now| rustix::io::read(now, &mut [0; 1]));
+    Err(if now.unwrap_or(0) > 0 { Failure::Exec } else { Failure::Gone })
 }
 
 /// The pid that the name of a directory stands for.

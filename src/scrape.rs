@@ -10,13 +10,13 @@ use crate::args::Options;
 use crate::budget::Budget;
 use crate::containerd::Containerd;
 use crate::discovery::{Discovery, Source};
-use crate::exposition::{self, Selection};
+use crate::exposition;
 use crate::filter::Filter;
 use crate::own::{Own, Report};
 use crate::processes::Processes;
 use crate::procfs::{Pass, Proc};
 use crate::recording::{self, Recording};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Shape, Snapshot};
 
 /// Everything that one scrape hands to the next.
 #[derive(Debug)]
@@ -27,7 +27,6 @@ pub struct Scraper {
     filters: Vec<Filter>,
     processes: Processes,
     snapshot: Snapshot,
-    selection: Selection,
     budget: Budget,
     own: Own,
     report: Report,
@@ -62,8 +61,7 @@ impl Scraper {
             pass: Pass::default(),
             filters: options.filters.clone(),
             processes: Processes::default(),
-            snapshot: Snapshot::new(options.group_by, options.pid),
-            selection: Selection { fields: options.fields, omit_zero: options.omit_zero },
+            snapshot: Snapshot::new(Shape::from(options)),
             budget: Budget::new(options.cpu_budget),
             own: Own::new(&options.filters),
             report: Report::default(),
@@ -109,7 +107,7 @@ impl Scraper {
             n_containers: self.discovery.containers().len() as u64,
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
-            n_folded: 0,
+            n_folded: self.snapshot.n_folded(),
             oldest_data: self.processes.oldest(Instant::now()),
             read_time: self.processes.read_time,
             read_errors: self.processes.errors,
@@ -141,7 +139,7 @@ impl Scraper {
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
-        exposition::render(text, &self.snapshot, self.selection)
+        exposition::render(text, &self.snapshot)
     }
 
     /// Appends the whole exposition of the last scrape to `text`.

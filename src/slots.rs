@@ -19,6 +19,11 @@ impl<T> Slots<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Whether this number is in use.
+    pub fn has(&self, id: u32) -> bool {
+        self.slots.get(id as usize).is_some_and(Option::is_some)
+    }
+
     /// Keeps `value` and says under which number.
     pub fn insert(&mut self, value: T) -> u32 {
         match self.free.pop() {

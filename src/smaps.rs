@@ -37,6 +37,8 @@ pub struct Mapping<'a> {
     pub path: &'a [u8],
     /// Its fields.
     pub values: &'a Values,
+    /// How many mappings it stands for: 1, but for the sum that smaps_rollup gives.
+    pub count: u64,
 }
 
 /// The scanner. One serves any number of files; what it has learned of one helps with the next.
@@ -88,7 +90,7 @@ impl Scanner {
         }
         let end = self.general_lines(bytes, at, at_end)?;
         let path = path_of(&bytes[range_end..header_end]);
-        Some((Mapping { path, values: &self.values }, end))
+        Some((Mapping { path, values: &self.values, count: 1 }, end))
     }
 
     /// Takes field lines one by one from `at` to the next header, whose position is returned.

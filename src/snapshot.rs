@@ -8,11 +8,62 @@
 
 use std::collections::HashMap;
 
-use crate::args::GroupBy;
-use crate::fields::FIRST_LARGEST;
+use crate::args::{GroupBy, Options};
+use crate::fields::{FIRST_LARGEST, FieldMask, N_FIELDS, NOT_IN_ROLLUP, RSS};
 use crate::labels;
 use crate::slots::Slots;
 use crate::smaps::{Mapping, Values};
+
+/// What a snapshot sums by, and which samples of it are exported.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// What one series stands for.
+    pub group_by: GroupBy,
+    /// Each process has series of its own.
+    pub by_pid: bool,
+    /// The fields that are exported.
+    pub fields: FieldMask,
+    /// Samples of value 0 are left out.
+    pub omit_zero: bool,
+    /// Beyond so many samples paths are folded; 0 is no limit.
+    pub max_samples: usize,
+}
+
+impl From<&Options> for Shape {
+    fn from(options: &Options) -> Self {
+        let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
+        Self { group_by, by_pid: pid, fields, omit_zero, max_samples }
+    }
+}
+
+impl Shape {
+    /// Whether the kernel's own sum over the mappings of a process says enough: it has neither sizes nor page sizes.
+    pub fn is_rollup(&self) -> bool {
+        self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
+    }
+
+    /// Whether the field at this position of the table gives a sample.
+    pub fn has_sample(&self, totals: &Totals, field: usize) -> bool {
+        totals.values.present & self.fields & 1 << field != 0
+            && !(self.omit_zero && totals.values.bytes[field] == 0)
+    }
+
+    /// How many samples a series with these totals gives.
+    fn n_samples(&self, totals: &Totals) -> usize {
+        if totals.n_mappings == 0 {
+            return 0;
+        }
+        let fields = totals.values.present & self.fields;
+        let n_zero = match self.omit_zero {
+            true => (0..N_FIELDS).filter(|&i| fields & 1 << i != 0 && totals.values.bytes[i] == 0).count(),
+            false => 0,
+        };
+        fields.count_ones() as usize - n_zero + 1 // and process_smaps_mappings
+    }
+}
+
+/// The path under which paths are folded.
+const OTHER: &str = "[other]";
 
 /// Values of several mappings together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +102,10 @@ pub struct Command {
     comm_end: usize,
     n_processes: u64,
     paths: HashMap<Box<str>, u32>,
+    /// The series into which paths are folded, once there has been one, and which of them are at the moment.
+    other: Option<u32>,
+    n_folded: u64,
+    last_folded: u32,
 }
 
 /// What is summed under one label text.
@@ -60,8 +115,20 @@ pub struct Series {
     pub labels: Box<str>,
     /// The sums.
     pub totals: Totals,
+    command: u32,
+    /// Its totals stand in the series of the other paths.
+    is_folded: bool,
+    /// Others fold into it. It stays while its command does.
+    is_other: bool,
     /// Where `pending` holds what the process that is being read adds; valid if it is of this series.
     pending: u32,
+}
+
+impl Series {
+    fn new(labels: &str, command: u32, is_other: bool) -> Self {
+        let totals = Totals::default();
+        Self { labels: labels.into(), totals, command, is_folded: false, is_other, pending: 0 }
+    }
 }
 
 /// What one process contributes: its totals by series, packed to about 20 bytes a series.
@@ -140,11 +207,15 @@ pub struct Snapshot {
     commands_by_labels: HashMap<Box<str>, u32>,
     series: Slots<Series>,
     order: Order,
-    group_by: GroupBy,
-    by_pid: bool,
+    shape: Shape,
+    n_folded: u64,
     /// The command that is being read, and what it has added by series.
     command: u32,
     pending: Vec<(u32, Totals)>,
+    /// The most that a process has added since the last sum.
+    most_pending: usize,
+    /// Resident bytes, position in the order and number of each series that may be folded.
+    smallest: Vec<(u64, u32, u32)>,
     /// Scratch.
     text: String,
     lossy: String,
@@ -159,9 +230,14 @@ struct Order {
 }
 
 impl Snapshot {
-    /// An empty one that sums by `group_by`, and by process with `by_pid`.
-    pub fn new(group_by: GroupBy, by_pid: bool) -> Self {
-        Self { group_by, by_pid, ..Self::default() }
+    /// An empty one of this shape.
+    pub fn new(shape: Shape) -> Self {
+        Self { shape, ..Self::default() }
+    }
+
+    /// What it sums by, and which samples of it are exported.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Begins to read process `pid` with the name `comm` (any bytes), in the container with these labels (as [`labels::container`] makes
@@ -172,7 +248,7 @@ impl Snapshot {
         let comm = labels::lossy(comm, &mut self.lossy);
         labels::command(&mut self.text, container, comm, None);
         let comm_end = self.text.len();
-        if self.by_pid {
+        if self.shape.by_pid {
             self.text.clear();
             labels::command(&mut self.text, container, comm, Some(pid));
         }
@@ -180,8 +256,15 @@ impl Snapshot {
             Some(&id) => id,
             None => {
                 let labels: Box<str> = self.text.as_str().into();
-                let command =
-                    Command { labels: labels.clone(), comm_end, n_processes: 0, paths: HashMap::new() };
+                let command = Command {
+                    labels: labels.clone(),
+                    comm_end,
+                    n_processes: 0,
+                    paths: HashMap::new(),
+                    other: None,
+                    n_folded: 0,
+                    last_folded: 0,
+                };
                 let id = self.commands.insert(command);
                 self.commands_by_labels.insert(labels, id);
                 self.order.stale = true;
@@ -194,7 +277,7 @@ impl Snapshot {
     pub fn add(&mut self, mapping: Mapping<'_>) {
         let id = self.series_of(mapping.path);
         let series = self.series.get_mut(id);
-        let totals = Totals { values: *mapping.values, n_mappings: 1 };
+        let totals = Totals { values: *mapping.values, n_mappings: mapping.count };
         match self.pending.get_mut(series.pending as usize) {
             Some((owner, sum)) if *owner == id => sum.add(&totals),
             _ => {
@@ -211,6 +294,7 @@ impl Snapshot {
         for (series, totals) in &self.pending {
             reading.pack(*series, totals);
         }
+        self.most_pending = self.most_pending.max(self.pending.len());
     }
 
     /// The series of the command that is being read to which a mapping of `path` belongs.
@@ -219,7 +303,7 @@ impl Snapshot {
             b"" => "[anon]",
             path => labels::lossy(path, &mut self.lossy),
         };
-        let value = match self.group_by {
+        let value = match self.shape.group_by {
             GroupBy::Path => path,
             GroupBy::Kind => labels::kind(path),
             GroupBy::Process => "",
@@ -228,18 +312,23 @@ impl Snapshot {
         if let Some(&id) = command.paths.get(value) {
             return id;
         }
-        self.text.clear();
-        self.text.push_str(&command.labels);
-        match self.group_by {
-            GroupBy::Path => labels::push(&mut self.text, ",path=\"", value),
-            GroupBy::Kind => labels::push(&mut self.text, ",kind=\"", value),
-            GroupBy::Process => {}
+        let is_other = self.shape.group_by == GroupBy::Path && value == OTHER;
+        let id = command.other.filter(|_| is_other).unwrap_or_else(|| {
+            self.text.clear();
+            self.text.push_str(&command.labels);
+            match self.shape.group_by {
+                GroupBy::Path => labels::push(&mut self.text, ",path=\"", value),
+                GroupBy::Kind => labels::push(&mut self.text, ",kind=\"", value),
+                GroupBy::Process => {}
+            }
+            self.text.push('}');
+            self.order.stale = true;
+            self.series.insert(Series::new(&self.text, self.command, is_other))
+        });
+        if is_other {
+            command.other = Some(id);
         }
-        self.text.push('}');
-        let labels = self.text.as_str().into();
-        let id = self.series.insert(Series { labels, totals: Totals::default(), pending: 0 });
         command.paths.insert(value.into(), id);
-        self.order.stale = true;
         id
     }
 
@@ -247,9 +336,11 @@ impl Snapshot {
     pub fn sum<'a>(&mut self, readings: impl Iterator<Item = &'a Reading>) {
         for series in self.series.iter_mut() {
             series.totals = Totals::default();
+            series.is_folded = false;
         }
         for command in self.commands.iter_mut() {
             command.n_processes = 0;
+            command.n_folded = 0;
         }
         // A process without mappings (a zombie, a kernel thread) is not counted.
         for reading in readings.filter(|reading| !reading.is_empty()) {
@@ -257,37 +348,115 @@ impl Snapshot {
             Reading::unpack(&reading.packed, |id, totals| self.series.get_mut(id).totals.add(totals));
         }
         self.drop_unused();
-        if self.order.stale {
-            self.sort();
-        }
+        self.sort();
+        self.fold();
+        self.sort();
     }
 
     fn drop_unused(&mut self) {
-        let n_used = self.series.iter().filter(|series| series.totals.n_mappings > 0).count();
-        if n_used < self.series.len() {
+        let commands = &self.commands;
+        let is_used = |series: &Series| {
+            series.totals.n_mappings > 0 || series.is_other && commands.get(series.command).n_processes > 0
+        };
+        if !self.series.iter().all(is_used) {
+            self.series.retain(is_used);
             for command in self.commands.iter_mut() {
-                command.paths.retain(|_, id| self.series.get(*id).totals.n_mappings > 0);
+                command.paths.retain(|_, id| self.series.has(*id));
+                command.paths.shrink_to(2 * command.paths.len());
             }
-            self.series.retain(|series| series.totals.n_mappings > 0);
             self.order.stale = true;
         }
-        let n_used = self.commands.iter().filter(|command| command.n_processes > 0).count();
-        if n_used < self.commands.len() {
-            self.commands_by_labels.retain(|_, id| self.commands.get(*id).n_processes > 0);
+        if self.commands.iter().any(|command| command.n_processes == 0) {
             self.commands.retain(|command| command.n_processes > 0);
+            self.commands_by_labels.retain(|_, id| self.commands.has(*id));
+            self.commands_by_labels.shrink_to(2 * self.commands.len());
             self.order.stale = true;
         }
+        self.pending.shrink_to(2 * std::mem::take(&mut self.most_pending));
     }
 
     fn sort(&mut self) {
         let Order { commands, series, stale } = &mut self.order;
+        if !std::mem::take(stale) {
+            return;
+        }
         commands.clear();
         commands.extend(self.commands.ids());
         commands.sort_by(|&a, &b| self.commands.get(a).labels.cmp(&self.commands.get(b).labels));
         series.clear();
         series.extend(self.series.ids());
         series.sort_by(|&a, &b| self.series.get(a).labels.cmp(&self.series.get(b).labels));
-        *stale = false;
+        series.shrink_to(2 * series.len());
+    }
+
+    /// Folds the smallest paths of the node, by resident bytes and then by label text, until the samples keep to the limit.
+    fn fold(&mut self) {
+        self.n_folded = 0;
+        let Shape { group_by, max_samples, .. } = self.shape;
+        if max_samples == 0 || group_by != GroupBy::Path {
+            return;
+        }
+        let mut n_samples = self.n_samples();
+        if n_samples <= max_samples {
+            return;
+        }
+        self.smallest.clear();
+        for (position, &id) in self.order.series.iter().enumerate() {
+            let series = self.series.get(id);
+            if !series.is_other {
+                self.smallest.push((series.totals.values.bytes[RSS], position as u32, id));
+            }
+        }
+        self.smallest.sort_unstable();
+        for &(_, _, id) in &self.smallest {
+            if n_samples <= max_samples {
+                break;
+            }
+            let series = self.series.get_mut(id);
+            series.is_folded = true;
+            let (totals, owner) = (series.totals, series.command);
+            let command = self.commands.get_mut(owner);
+            (command.n_folded, command.last_folded) = (command.n_folded + 1, id);
+            let other = *command.other.get_or_insert_with(|| {
+                self.text.clear();
+                self.text.push_str(&command.labels);
+                labels::push(&mut self.text, ",path=\"", OTHER);
+                self.text.push('}');
+                self.order.stale = true;
+                self.series.insert(Series::new(&self.text, owner, true))
+            });
+            let other = &mut self.series.get_mut(other).totals;
+            n_samples -= self.shape.n_samples(other) + self.shape.n_samples(&totals);
+            other.add(&totals);
+            n_samples += self.shape.n_samples(other);
+            self.n_folded += 1;
+        }
+        self.unfold_lonely();
+    }
+
+    /// Shows a path under its name again that is alone in its fold: it takes as many samples either way.
+    fn unfold_lonely(&mut self) {
+        for command in self.commands.iter_mut().filter(|command| command.n_folded == 1) {
+            let lonely = self.series.get(command.last_folded).totals;
+            let other = command.other.map(|other| self.series.get_mut(other));
+            if let Some(other) = other.filter(|other| other.totals == lonely) {
+                other.totals = Totals::default();
+                self.series.get_mut(command.last_folded).is_folded = false;
+                command.n_folded = 0;
+                self.n_folded -= 1;
+            }
+        }
+    }
+
+    /// How many samples of `process_smaps_*` it gives.
+    pub fn n_samples(&self) -> usize {
+        self.series().map(|series| self.shape.n_samples(&series.totals)).sum::<usize>()
+            + self.processes().count()
+    }
+
+    /// How many paths are folded.
+    pub fn n_folded(&self) -> u64 {
+        self.n_folded
     }
 
     /// How many processes stand behind each command: its label text, left open, and their number; by label text.
@@ -305,8 +474,9 @@ impl Snapshot {
         })
     }
 
-    /// The series, by their label text.
+    /// The series that are exported, by their label text.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
-        self.order.series.iter().map(|&id| self.series.get(id))
+        let series = self.order.series.iter().map(|&id| self.series.get(id));
+        series.filter(|series| !series.is_folded && series.totals.n_mappings > 0)
     }
 }
