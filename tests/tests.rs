@@ -1,6 +1,7 @@
 //! What the program does, seen from outside: one crate, a module a subject.
 
 mod cli;
+mod controls;
 mod golden;
 mod scanner;
 mod support;

@@ -1,0 +1,175 @@
+//! The controls of cardinality: whatever they leave out or put together, the sums stay true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::support::{Directory, assert_golden, fixture, once};
+
+/// The options, and the name of the golden file of `fixtures/node` under them.
+const CONTROLS: [(&str, &[&str]); 10] = [
+    ("plain", &[]),
+    ("fields", &["--fields", "rss,pss,private_dirty"]),
+    ("kind", &["--group-by", "kind"]),
+    ("process", &["--group-by", "process"]),
+    ("process-fields", &["--group-by", "process", "--fields", "rss,pss,swap"]),
+    ("pid", &["--pid", "--fields", "pss"]),
+    ("pid-kind", &["--pid", "--group-by", "kind", "--fields", "rss,kernel_page_size"]),
+    ("omit-zero", &["--omit-zero"]),
+    ("max-samples", &["--max-samples", "1000"]),
+    ("all", &["--pid", "--omit-zero", "--max-samples", "500", "--fields", "rss,swap,mmu_page_size"]),
+];
+
+type Series = BTreeMap<String, String>;
+
+/// A sample: family, labels, value.
+fn samples(text: &str) -> Vec<(String, Series, u64)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let (family, labels) = series.split_once('{').unwrap();
+            let mut labels = labels.strip_suffix('}').unwrap();
+            let mut series = Series::new();
+            while let Some((name, rest)) = labels.split_once("=\"") {
+                let mut escaped = false;
+                let end = rest.find(|c| {
+                    let is_end = c == '"' && !escaped;
+                    escaped = c == '\\' && !escaped;
+                    is_end
+                });
+                let end = end.unwrap();
+                series.insert(name.trim_start_matches(',').into(), rest[..end].into());
+                labels = &rest[end + 1..];
+            }
+            assert!(labels.is_empty(), "{line}");
+            (family.to_owned(), series, value.parse().unwrap())
+        })
+        .collect()
+}
+
+/// Every family summed over what the controls change: path, kind and pid. Page sizes: the largest.
+fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
+    let mut sums = BTreeMap::new();
+    for (family, mut labels, value) in samples(text) {
+        for label in ["path", "kind", "pid"] {
+            labels.remove(label);
+        }
+        let is_largest = family.contains("page_size");
+        let sum: &mut u64 = sums.entry((family, labels)).or_default();
+        *sum = if is_largest { (*sum).max(value) } else { sum.checked_add(value).unwrap() };
+    }
+    sums
+}
+
+/// Asserts that each sum under a control is the plain one, and that no family that was asked for lacks a sum, but for zeros left out.
+fn assert_sums(recording: &Path, args: &[&str]) {
+    let args = [&["--max-samples", "0"], args].concat(); // a later one counts
+    let plain = sums(&once(recording, &["--max-samples", "0"]));
+    let text = once(recording, &args);
+    let controlled = sums(&text);
+    let asked: Option<BTreeSet<String>> = args.iter().position(|arg| *arg == "--fields").map(|i| {
+        let fields = args[i + 1].split(',').map(|name| format!("process_smaps_{name}_bytes"));
+        fields.chain(["mappings", "processes"].map(|name| format!("process_smaps_{name}"))).collect()
+    });
+    for (key @ (family, labels), sum) in &plain {
+        if asked.as_ref().is_some_and(|asked| !asked.contains(family)) {
+            assert!(!controlled.contains_key(key), "{args:?}: {family} was not asked for");
+            continue;
+        }
+        match controlled.get(key) {
+            None if args.contains(&"--omit-zero") && *sum == 0 => {}
+            found => assert_eq!(found, Some(sum), "{args:?}: {family} {labels:?}"),
+        }
+    }
+    assert!(controlled.keys().all(|key| plain.contains_key(key)), "{args:?}");
+    let limit: usize =
+        args[args.iter().rposition(|arg| *arg == "--max-samples").unwrap() + 1].parse().unwrap();
+    let n_samples = samples(&text).len();
+    assert!(limit == 0 || n_samples <= limit, "{args:?}: {n_samples} samples");
+}
+
+#[test]
+fn golden_files() {
+    for (name, args) in CONTROLS {
+        assert_golden(&format!("golden/{name}.prom"), &once(&fixture("node"), args));
+    }
+}
+
+#[test]
+fn sums_of_the_recorded_node() {
+    for (_, args) in CONTROLS {
+        assert_sums(&fixture("node"), args);
+    }
+}
+
+/// A node of many small series of equal size, where ties are common, and one path that is named as the fold is.
+fn generated_node() -> Directory {
+    let node = Directory::new();
+    node.one_container();
+    for pid in 1..=40 {
+        let mut smaps = String::new();
+        for n in 0..30 {
+            let rss = [0, 4, 4, 8, 400][(pid * n) as usize % 5];
+            let path = match n {
+                0 => "[other]".to_owned(),
+                1 => String::new(),
+                _ => format!("/lib/{}.so", n * pid % 50),
+            };
+            let swap = if n % 3 == 0 { "Swap:                  4 kB\n" } else { "" };
+            smaps += &format!(
+                "7f{pid:04x}{n:02x}000-7f{pid:04x}{n:02x}fff r--p 00000000 fe:00 {n}  {path}\nSize:                  8 kB\n\
+                 KernelPageSize:        {} kB\nRss:            {rss:>8} kB\nPss:            {:>8} kB\n{swap}VmFlags: rd\n",
+                if n == 7 { 2048 } else { 4 },
+                rss / 2,
+            );
+        }
+        node.process(pid, format!("worker-{}", pid % 12), smaps);
+    }
+    node
+}
+
+#[test]
+fn sums_of_a_generated_node() {
+    let node = generated_node();
+    for (_, args) in CONTROLS {
+        assert_sums(node.path(), args);
+    }
+    for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
+        // Even all folded, 12 commands need 5 samples each and one for their processes.
+        if limit >= 12 * 6 {
+            assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
+        }
+    }
+}
+
+/// The largest paths keep their names, and no path keeps its name while a larger one has lost it.
+#[test]
+fn the_smallest_paths_fold_first() {
+    let node = generated_node();
+    let rss = |text: &str| -> BTreeMap<Series, u64> {
+        let rss = samples(text).into_iter().filter(|(family, ..)| family == "process_smaps_rss_bytes");
+        rss.map(|(_, labels, value)| (labels, value)).collect()
+    };
+    let plain = rss(&once(node.path(), &["--max-samples", "0"]));
+    let folded = rss(&once(node.path(), &["--max-samples", "500"]));
+    let is_other = |labels: &Series| labels["path"] == "[other]";
+    let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
+    let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
+    let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
+    // A path that is alone in its fold keeps its name, however small.
+    let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
+    assert!(
+        n_smaller <= 12 && kept.len() > 20,
+        "{n_smaller} of {} are smaller than {largest_lost}",
+        kept.len()
+    );
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let node = generated_node();
+    for limit in ["0", "100", "500"] {
+        let texts: BTreeSet<String> = (0..5).map(|_| once(node.path(), &["--max-samples", limit])).collect();
+        assert_eq!(texts.len(), 1, "--max-samples {limit}");
+    }
+}
