@@ -1,0 +1,198 @@
+"""Starts the exporter and Chromium for the tests of the page.
+
+EXPORTER is the program (target/release/smaps-container-exporter), RECORDED_NODE the recording that it serves (fixtures/node).
+Screenshots go to target/browser.
+"""
+
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from exposition import Exposition
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPORTER = Path(os.environ.get("EXPORTER", REPOSITORY / "target/release/smaps-container-exporter"))
+RECORDED_NODE = Path(os.environ.get("RECORDED_NODE", REPOSITORY / "fixtures/node"))
+SCREENSHOTS = REPOSITORY / "target/browser"
+# The network of a test machine may be closed: nothing of the browser's own may look for it.
+CHROMIUM = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+def until(what, condition, seconds=20):
+    """Waits for `condition()` to become true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+class Exporter:
+    """A running exporter."""
+
+    def __init__(self, directory, log, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.log = log
+        command = [EXPORTER, "--addr", f"127.0.0.1:{self.port}", "--fixture", directory, *arguments]
+        with open(log, "wb") as stderr:
+            self.process = subprocess.Popen([str(word) for word in command], stderr=stderr)
+        until(f"ready: {command}", self.ready, 60)
+
+    def ready(self):
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return get(self.url + "readyz") is not None
+        except OSError:
+            return False
+
+    def exposition(self):
+        return Exposition(get(self.url + "metrics"))
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def exporter(tmp_path):
+    """Starts exporters: exporter(directory, *arguments)."""
+    running = []
+
+    def start(directory, *arguments):
+        running.append(Exporter(directory, tmp_path / f"exporter-{len(running)}.log", *arguments))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory):
+    """The recorded node, everything on it, served once for all tests."""
+    running = Exporter(RECORDED_NODE, tmp_path_factory.mktemp("node") / "log", "--filter", "*/*/*/*")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+class Page:
+    """The memory map in a tab. Whatever the browser complains about is a failure, but what a test expects."""
+
+    def __init__(self, context):
+        self.tab = context.new_page()
+        self.problems, self.expected, self.requests = [], [], []
+        self.tab.on("console", lambda message: self.problem(message.text) if message.type in ("error", "warning") else None)
+        self.tab.on("pageerror", lambda error: self.problem(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.add_init_script(
+            "window.violations = []; addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective + ' ' + e.blockedURI))"
+        )
+
+    def problem(self, text):
+        self.problems.append(text)
+
+    def open(self, exporter, fragment=""):
+        self.origin = exporter.url
+        self.tab.goto(exporter.url + fragment, wait_until="domcontentloaded")
+        self.drawn()
+
+    def drawn(self):
+        self.tab.wait_for_function("performance.getEntriesByName('response to drawn').length > 0")
+
+    def text(self, selector):
+        return self.tab.locator(selector).inner_text()
+
+    def value(self, selector):
+        """The number behind what is shown there."""
+        value = self.tab.locator(selector).get_attribute("data-value")
+        return None if value == "NaN" else float(value)
+
+    def crumbs(self):
+        return self.tab.locator("#crumbs a").all_inner_texts()
+
+    def column(self, name):
+        """The numbers of a column from the top; None for a dash."""
+        at = ["value", "pss", "rss", "uss", "swap", "mappings", "processes"].index(name) + 3
+        cells = self.tab.eval_on_selector_all(f"#rows td:nth-child({at})", "cells => cells.map(c => c.dataset.value)")
+        return [None if cell == "NaN" else float(cell) for cell in cells]
+
+    def names(self):
+        return self.tab.eval_on_selector_all("#rows th", "cells => cells.map(c => c.textContent)")
+
+    def changes(self):
+        return [float(v) for v in self.tab.eval_on_selector_all("#rows td:nth-last-child(2) :last-child", "cells => cells.map(c => c.dataset.value)")]
+
+    def select(self, field):
+        self.tab.select_option("#field", field)
+
+    def sort(self, column):
+        self.tab.click(f"#sort-{column}")
+
+    def hash(self):
+        return self.tab.evaluate("location.hash")
+
+    def state(self):
+        """The heading of an empty state, or nothing."""
+        return self.text("#empty h2") if self.tab.is_visible("#empty h2") else ""
+
+    def screenshot(self, name):
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.tab.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def check(self):
+        unexpected = [text for text in self.problems if not any(part in text for part in self.expected)]
+        assert unexpected == [], "the browser's console"
+        assert self.tab.evaluate("violations") == [], "Content-Security-Policy"
+        assert [url for url in self.requests if not url.startswith((self.origin, "data:"))] == [], "requests to others"
+
+
+@pytest.fixture
+def browse(chromium):
+    """Opens tabs: browse(width=..., height=..., scheme=...)."""
+    pages = []
+
+    def start(width=1600, height=1000, scheme="light"):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(20_000)
+        pages.append(Page(context))
+        return pages[-1]
+
+    yield start
+    try:
+        for page in pages:
+            page.check()
+    finally:
+        for page in pages:
+            page.tab.context.close()
+
+
+@pytest.fixture
+def page(browse):
+    return browse()

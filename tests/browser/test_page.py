@@ -1,0 +1,312 @@
+"""The memory map shows what the exposition says, and leads where it promises."""
+
+import hashlib
+import base64
+import re
+import urllib.request
+
+import pytest
+
+from conftest import REPOSITORY, until
+from exposition import fragment
+
+DERIVED = {"uss"}
+
+
+def below(page, place):
+    """Goes to a place by its address."""
+    page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
+
+
+def largest(exposition, depth, field="pss"):
+    """The largest pod, its largest container, and so on."""
+    place = {}
+    for _ in range(depth):
+        place = exposition.children(field, **place)[0][0]
+    return place
+
+
+def name_of(row):
+    """How the page calls a row: a pod with its namespace, everything else by its last label."""
+    *_, last = row
+    return f"{row['namespace']}/{row['pod']}" if last == "pod" else row[last]
+
+
+def test_it_is_one_small_file_under_a_strict_policy(node):
+    request = urllib.request.Request(node.url, headers={"Accept": "text/html"})
+    with urllib.request.urlopen(request) as answer:
+        served, headers = answer.read(), answer.headers
+    assert served == (REPOSITORY / "src/page.html").read_bytes()
+    assert len(served) < 40 * 1024
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for element in (b"script", b"style"):
+        (content,) = re.findall(b"<%b>(.*?)</%b>" % (element, element), served, re.S)
+        assert "sha256-" + base64.b64encode(hashlib.sha256(content).digest()).decode() in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert not re.search(rb"https?://(?!www\.w3\.org)", served)
+
+
+def test_every_exported_field_is_offered_and_its_total_is_the_exposition_s(node, page):
+    page.open(node)
+    exposition = node.exposition()
+    metrics = exposition.metrics()
+    offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
+    assert {name for name, _ in offered} == set(metrics) - {"processes"} | DERIVED
+    for name, help in offered:
+        if name not in DERIVED:
+            assert help == exposition.help[metrics[name]]
+        page.select(name)
+        assert page.value("#total") == exposition.total(name), name
+        assert page.text("#help") == help
+    for name in ("pss", "rss", "uss", "swap"):
+        assert page.value(f"#node-{name}") == exposition.total(name)
+    for name in ("containers", "processes"):
+        assert page.value(f"#node-{name}") == exposition.value(f"smaps_exporter_{name}")
+
+
+def test_rows_are_the_exposition_s_sums(node, page):
+    page.open(node)
+    exposition = node.exposition()
+    for depth in range(4):
+        place = largest(exposition, depth)
+        below(page, place)
+        rows = exposition.children("pss", **place)
+        until("the rows", lambda: sorted(page.names()) == sorted(name_of(labels) for labels, _ in rows))
+        by_name = {name_of(labels): labels for labels, _ in rows}
+        for field in ("pss", "rss", "uss", "swap", "mappings"):
+            shown = dict(zip(page.names(), page.column(field)))
+            assert shown == {name: exposition.total(field, **labels) for name, labels in by_name.items()}, field
+        shown = dict(zip(page.names(), page.column("processes")))
+        assert shown == {
+            name: None if "path" in labels else exposition.total("processes", **labels) for name, labels in by_name.items()
+        }
+
+
+def test_clicks_lead_in_and_escape_and_crumbs_lead_out(node, page):
+    page.open(node)
+    exposition = node.exposition()
+    page.screenshot("node")
+    place, box = {}, page.tab.locator("#canvas").bounding_box()
+    for depth in range(1, 5):
+        # Somewhere in the first tile; what lies there says the tip.
+        page.tab.mouse.move(box["x"] + 40, box["y"] + 60)
+        tip = page.tab.locator("#tip")
+        tip.wait_for()
+        names = [*tip.locator("p.muted bdi").all_inner_texts(), tip.locator("p bdi").first.inner_text()]
+        fields = tip.locator("dt").all_inner_texts()
+        assert len(fields) == len(exposition.metrics()) + len(DERIVED)
+        if depth == 1:
+            page.screenshot("hover")
+        page.tab.mouse.click(box["x"] + 40, box["y"] + 60)
+        until("a step in", lambda: len(page.crumbs()) == depth + 1)
+        assert page.crumbs()[-1] == names[depth - 1]
+        place = next(labels for labels, _ in exposition.children("pss", **place) if name_of(labels) == names[depth - 1])
+        assert page.hash() == fragment(place)
+        assert page.value("#total") == exposition.total("pss", **place)
+        assert page.tab.is_hidden("#tip")
+    # A path has nothing inside: its fields are shown.
+    assert page.tab.is_visible("#all dl") and page.tab.is_hidden("#list") and page.tab.is_hidden("#map")
+    page.screenshot("path")
+    for depth in range(3, -1, -1):
+        page.tab.keyboard.press("Escape")
+        until("a step out", lambda: len(page.crumbs()) == depth + 1)
+    assert page.value("#total") == exposition.total("pss")
+    page.tab.go_back()
+    until("a step back", lambda: len(page.crumbs()) == 2)
+    page.tab.click("#crumbs a:first-child")
+    until("the node", lambda: page.crumbs() == ["Node"])
+
+
+def test_the_keyboard_alone_leads_in(node, page):
+    page.open(node)
+    first = page.names()[0]
+    page.tab.focus("#rows a")
+    page.tab.keyboard.press("Enter")
+    until("a step in", lambda: page.crumbs() == ["Node", first])
+    # The focus goes on in the new rows, and the screen reader hears where it is.
+    assert page.tab.evaluate("document.activeElement === document.querySelector('#rows a')")
+    assert page.text("#said").startswith(first + ": ")
+    page.tab.keyboard.press("/")
+    assert page.tab.evaluate("document.activeElement.id") == "filter"
+
+
+def test_the_table_is_a_table(node, page):
+    page.open(node)
+    assert page.tab.locator("table caption").text_content().startswith("What is in Node, sorted by share")
+    assert page.tab.locator("thead th[scope=col]").count() == 11
+    rows = page.tab.locator("tbody tr").count()
+    assert rows > 1 and page.tab.locator("tbody th[scope=row] a[href^='#/']").count() == rows
+    assert page.tab.locator("#canvas").get_attribute("aria-label").startswith("Treemap of Node by PSS")
+
+
+@pytest.mark.parametrize("column", ["pss", "rss", "uss", "swap", "mappings", "processes"])
+def test_sorting(node, page, column):
+    page.open(node)
+    page.sort(column)
+    down = page.column(column)
+    assert down == sorted(down, reverse=True)
+    assert page.tab.locator(f"th:has(#sort-{column})").get_attribute("aria-sort") == "descending"
+    page.sort(column)
+    assert page.column(column) == sorted(down)
+    assert page.hash() == f"#/?sort={column}"
+
+
+def test_sorting_by_name_and_back(node, page):
+    page.open(node)
+    by_share = page.names()
+    page.sort("name")
+    assert page.names() == sorted(by_share)
+    page.sort("name")
+    assert page.names() == sorted(by_share, reverse=True)
+    page.sort("share")
+    assert page.names() == by_share
+
+
+def test_typing_filters_the_rows_and_the_map(node, page):
+    page.open(node)
+    everything = page.names()
+    wanted = everything[-1][1:].upper()
+    page.tab.fill("#filter", wanted)
+    assert page.names() == [name for name in everything if wanted in name.upper()]
+    box = page.tab.locator("#canvas").bounding_box()
+    page.tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + 8)
+    assert everything[-1] in page.text("#tip")
+    page.tab.fill("#filter", "no such name")
+    assert page.names() == [] and "no such name" in page.text("#none")
+    page.tab.keyboard.press("Escape")
+    assert page.names() == everything and page.tab.input_value("#filter") == ""
+
+
+def test_switching_the_field(node, page):
+    page.open(node)
+    exposition = node.exposition()
+    assert page.tab.is_hidden("#sort-value")
+    page.select("referenced")
+    assert page.text("#sort-value") == "Referenced"
+    assert page.column("value") == [value for _, value in exposition.children("referenced")]
+    assert page.hash() == "#/?field=referenced"
+
+
+def test_a_reload_and_a_shared_link_keep_the_place(node, page, browse):
+    place = largest(node.exposition(), 3)
+    page.open(node)
+    below(page, place)
+    page.select("rss")
+    page.sort("name")
+    page.tab.fill("#filter", "a")
+    address, shown = page.tab.url, (page.crumbs(), page.names(), page.text("#total"))
+    page.tab.reload()
+    page.drawn()
+    assert (page.crumbs(), page.names(), page.text("#total")) == shown
+    assert page.tab.input_value("#filter") == "a" and page.tab.input_value("#field") == "rss"
+    other = browse()
+    other.open(node, address.removeprefix(node.url))
+    assert (other.crumbs(), other.names(), other.text("#total")) == shown
+
+
+def test_a_place_that_is_not_there_says_so(node, page):
+    page.open(node, "#/no/such-pod/x")
+    assert page.state() == "Nothing here now"
+    page.tab.click("#empty a")
+    until("one step out", lambda: page.crumbs() == ["Node", "no/such-pod"])
+    page.tab.keyboard.press("Escape")
+    until("the node", lambda: page.state() == "")
+    for address in ("#/%", "#", "#/a", "#/?field=nonsense&sort=-nonsense"):
+        page.tab.evaluate("hash => { location.hash = hash }", address)
+        assert page.crumbs() == ["Node"] and page.state() == "" and page.names()
+
+
+CONTRAST = """() => {
+    const probe = document.createElement('canvas').getContext('2d'), css = getComputedStyle(document.body);
+    const luminance = name => {
+        probe.fillStyle = css.getPropertyValue('--' + name);
+        probe.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...probe.getImageData(0, 0, 1, 1).data].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const ratio = ([a, b]) => { const [x, y] = [luminance(a), luminance(b)].sort(); return (y + .05) / (x + .05); };
+    const kinds = ['anon', 'heap', 'stack', 'shm', 'file', 'special', 'other', 'all', 'bg', 'panel', 'deep', 'warn'];
+    const pairs = [...kinds.map(kind => ['ink', kind]), ...['muted', 'accent', 'up', 'down'].map(ink => [ink, 'bg']), ['muted', 'panel'], ['muted', 'deep']];
+    return pairs.map(pair => [pair.join(' on '), ratio(pair)]);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_schemes_are_readable(node, browse, scheme):
+    page = browse(scheme=scheme)
+    page.open(node)
+    page.screenshot(scheme)
+    # WCAG 2.2, 1.4.3: 4.5 for text.
+    for pair, ratio in page.tab.evaluate(CONTRAST):
+        assert ratio >= 4.5, f"{pair}: {ratio:.2f}"
+    dark = page.tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 128")
+    assert dark == (scheme == "dark")
+
+
+def test_the_scheme_follows_the_system_while_open(node, page):
+    page.open(node)
+    corner = "() => [...document.querySelector('#canvas').getContext('2d').getImageData(60, 60, 1, 1).data].join()"
+    light = page.tab.evaluate(corner)
+    page.tab.emulate_media(color_scheme="dark")
+    until("another colour", lambda: page.tab.evaluate(corner) != light)
+
+
+@pytest.mark.parametrize("width", [380, 1600])
+def test_both_widths(node, browse, width):
+    page = browse(width=width, height=900)
+    page.open(node)
+    for place in ({}, largest(node.exposition(), 3), largest(node.exposition(), 4)):
+        below(page, place)
+        until("the place", lambda: page.hash() == fragment(place))
+        assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    below(page, {})
+    for selector in ("#canvas", "#field", "#copy", "#filter", "#mark", "#rows tr:first-child"):
+        box = page.tab.locator(selector).bounding_box()
+        assert box["x"] >= 0 and box["width"] > 0, selector
+        if selector != "#rows tr:first-child":
+            assert box["x"] + box["width"] <= width, selector
+    page.screenshot(f"width-{width}")
+
+
+@pytest.mark.parametrize(
+    "arguments, levels",
+    [
+        (["--group-by", "kind"], ["container", "comm", "kind"]),
+        (["--group-by", "process"], ["container", "comm"]),
+        (["--pid"], ["container", "comm", "pid", "path"]),
+        (["--pid", "--group-by", "process", "--omit-zero"], ["container", "comm", "pid"]),
+        (["--max-samples", "500"], ["container", "comm", "path"]),
+    ],
+    ids=" ".join,
+)
+def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, levels):
+    one = exporter(node_recording(), "--filter", "*/*/*/*", *arguments)
+    page.open(one)
+    exposition, place = one.exposition(), {}
+    for level in levels:
+        place = exposition.children("pss", **place)[0][0]
+        below(page, place)
+        until("the place", lambda: page.value("#total") == exposition.total("pss", **place))
+        rows = exposition.children("pss", **place)
+        until("the rows", lambda: sorted(page.column("pss")) == sorted(v for _, v in rows))
+        assert level in rows[0][0]
+    assert page.value("#node-pss") == node.exposition().total("pss")
+
+
+def test_fields_that_are_not_exported_are_dashes(exporter, page):
+    one = exporter(node_recording(), "--filter", "*/*/*/*", "--fields", "rss,private_dirty")
+    page.open(one)
+    offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => o.value)")
+    assert offered == ["rss", "private_dirty", "mappings"]
+    assert page.text("#total").endswith("RSS")
+    for column in ("pss", "uss", "swap"):
+        assert set(page.column(column)) == {None}
+    assert page.text("#node-pss") == "–" and page.text("#node-uss") == "–"
+    assert page.column("rss") == [value for _, value in one.exposition().children("rss")]
+
+
+def node_recording():
+    from conftest import RECORDED_NODE
+
+    return RECORDED_NODE
