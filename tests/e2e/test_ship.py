@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 import kernel
 import readme
@@ -48,13 +49,17 @@ def ship_lab(request, built):
     subprocess.run(["mount", "--make-shared", state], check=True)
     with Lab(directory, request.param) as lab:
         lab.import_image(built[1])
-        grow = 'x=; while [ ${#x} -lt 8000000 ]; do x="$x$(printf %100000s)"; sleep 0.2; done; sleep ' + FOREVER
+        # a shell that grows twice a second to 16 MB, and starts no process that comes and goes
+        grow = 'mkfifo /pipe; exec 3<>/pipe; for i in $(seq 160); do x="$x$(printf %100000s)"; read -t 0.5 y <&3; done; read y <&3'
         lab.run_pod("default", "web-0", [Container("root", ["sleep", FOREVER]), Container("leak", ["sh", "-c", grow])])
         lab.run_pod("batch", "job-0", [Container("nobody", ["sh", "-c", f"sleep {FOREVER} & wait"], security=NOBODY)])
         # two containers that map the same libraries: the machine's own programs
-        libraries = [cri.Mount(container_path=path, host_path=path, readonly=True) for path in ("/usr", "/lib64") if Path(path).exists()]
+        libraries = [cri.Mount(container_path=path, host_path=path, readonly=True) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
         tail = ["/usr/bin/tail", "-f", "/dev/null"]
         lab.run_pod("shop", "cart-0", [Container(name, tail, mounts=libraries) for name in ("cart", "logs")])
+        running = {("default", "web-0", "root", "sleep"), ("default", "web-0", "leak", "sh"), ("batch", "job-0", "nobody", "sleep")}
+        running |= {("batch", "job-0", "nobody", "sh"), ("shop", "cart-0", "cart", "tail"), ("shop", "cart-0", "logs", "tail")}
+        until(lambda: kernel.counts(lab) == dict.fromkeys(running, 1), 20, "the pods' processes run")
         yield lab
 
 
@@ -182,7 +187,11 @@ def promtool(*arguments: str | Path, **options):
 def test_the_alerts_and_the_scrape_configuration_are_sound(tmp_path):
     (tmp_path / "rules.yml").write_text(readme.block_with("groups"))
     (tmp_path / "alerts.yml").write_text((HERE / "alerts.yml").read_text())
-    (tmp_path / "prometheus.yml").write_text(readme.block_with("scrape_configs"))
+    configuration = yaml.safe_load(readme.block_with("scrape_configs"))
+    [job] = configuration["scrape_configs"]
+    assert job["honor_labels"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # Debian's Prometheus knows nothing of Kubernetes
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     promtool("check", "rules", "rules.yml", cwd=tmp_path)
     promtool("test", "rules", "alerts.yml", cwd=tmp_path)
     promtool("check", "config", "--syntax-only", "prometheus.yml", cwd=tmp_path)
