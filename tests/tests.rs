@@ -3,5 +3,6 @@
 mod cli;
 mod controls;
 mod golden;
+mod readme;
 mod scanner;
 mod support;

@@ -16,30 +16,11 @@ BINARY = Path(os.environ.get("EXPORTER") or REPOSITORY / "target/release/smaps-c
 EVERYTHING = ("--filter", "*/*/*/*")
 
 
-class Exporter:
-    """A running exporter on a port of its own, asked over HTTP. `prefix` is a command that runs it, such as unshare."""
+class Client:
+    """An exporter at an address, asked over HTTP."""
 
-    def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = ()):
-        self._log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [*prefix, BINARY, "--addr", "127.0.0.1:0", *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
-        )
-        try:
-            self.address = until(self._listening, 20, "the exporter listens")
-            until(lambda: self.get("/readyz")[0] == 200, 20, "the exporter has made a scrape")
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def _listening(self):
-        assert self.process.poll() is None, f"the exporter exited {self.process.returncode}:\n{self.log()}"
-        return (found := re.search(r"127\.0\.0\.1:[1-9]\d*", self.log())) and found[0]
+    def __init__(self, address: str):
+        self.address = address
 
     def get(self, path: str) -> tuple[int, str]:
         try:
@@ -66,6 +47,32 @@ class Exporter:
         for scrape, _ in zip(self.scrapes(), range(n_scrapes)):
             last = scrape
         return last
+
+
+class Exporter(Client):
+    """A running exporter on a port of its own, asked over HTTP. `prefix` is a command that runs it, such as unshare."""
+
+    def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = ()):
+        self._log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [*prefix, BINARY, "--addr", "127.0.0.1:0", *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        try:
+            self.address = until(self._listening, 20, "the exporter listens")
+            until(lambda: self.get("/readyz")[0] == 200, 20, "the exporter has made a scrape")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _listening(self):
+        assert self.process.poll() is None, f"the exporter exited {self.process.returncode}:\n{self.log()}"
+        return (found := re.search(r"127\.0\.0\.1:[1-9]\d*", self.log())) and found[0]
 
     def log(self) -> str:
         self._log.seek(0)

@@ -1,0 +1,91 @@
+#!/bin/sh
+# musl-sysroot.sh TARGET DIR: a Rust toolchain in DIR whose std is for the musl TARGET, made once of Debian's packages, for
+# machines on which `rustup target add TARGET` can fetch nothing. Afterwards
+#   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
+# works as usual. Needs Debian, root for binutils, a cargo, and under two minutes.
+#
+# The std made here is for this program's release profile and no other: it aborts on panic and prints no backtrace (a stripped
+# binary has none), so nothing of an unwinder is linked, and the C library is all that it needs of the target.
+set -eu
+target=$1
+mkdir -p "$2"
+dir=$(cd "$2" && pwd)
+[ ! -e "$dir/complete" ] || exit 0
+
+case $target in
+x86_64-*) arch=amd64 binutils=binutils ld=ld ;;
+aarch64-*) arch=arm64 binutils=binutils-aarch64-linux-gnu ld=aarch64-linux-gnu-ld ;;
+*) echo "no recipe for \"$target\": expected x86_64-unknown-linux-musl or aarch64-unknown-linux-musl" >&2 && exit 1 ;;
+esac
+
+# Unpacked, not installed: Debian's rustc and its rustup exclude each other.
+debs=$dir/debs root=$dir/debian
+rm -rf "$debs" "$root"
+mkdir -p "$debs" "$root"
+[ -n "$(apt-cache madison rustc-web)" ] || apt-get -q update
+apt-get -q install -y --no-install-recommends "$binutils"
+command -v "$ld" >/dev/null || ld=ld # where the target is the machine's own, its ld has no prefix
+version=$(apt-cache madison rustc-web | awk '{ split($3, part, "."); print part[1] "." part[2]; exit }')
+llvm=$(apt-cache depends "libstd-rust-web-$version" | grep -o 'libllvm[0-9.]*$')
+cd "$debs"
+apt-get -q download rustc-web rust-web-src "libstd-rust-web-$version" libstd-rust-web-dev "$llvm"
+if [ "$arch" = "$(dpkg --print-architecture)" ]; then
+    apt-get -q download musl-dev
+else
+    # Lists of its own: the system's apt need not know the architecture.
+    mkdir -p lists/partial cache/archives/partial
+    foreign="-o APT::Architecture=$arch -o APT::Architectures=$arch -o Dir::State::lists=$debs/lists -o Dir::Cache=$debs/cache
+        -o Dir::State::status=/dev/null"
+    apt-get -q $foreign update
+    apt-get -q $foreign download "musl-dev:$arch"
+fi
+for deb in *.deb; do dpkg-deb -x "$deb" "$root"; done
+libs=$(dirname "$(find "$root/usr/lib" -name 'librustc_driver-*.so' | head -1)")
+host=$(LD_LIBRARY_PATH=$libs "$root/usr/bin/rustc" -vV | sed -n 's/^host: //p')
+sources=$root/usr/lib/rustlib/src/rust
+mkdir -p "$(dirname "$sources")"
+ln -sfn "$(find "$root/usr/src" -maxdepth 1 -name 'rustc-*')" "$sources"
+
+# std and what it is made of. Its bitcode is what lto = "fat" works on.
+mkdir -p "$dir/seed/src"
+: >"$dir/seed/src/lib.rs"
+cat >"$dir/seed/Cargo.toml" <<'TOML'
+[package]
+name = "seed"
+edition = "2024"
+
+[profile.release]
+panic = "abort"
+codegen-units = 1
+
+[workspace]
+TOML
+cd "$dir/seed"
+LD_LIBRARY_PATH=$libs RUSTC=$root/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
+    RUSTFLAGS="-Cembed-bitcode=yes --remap-path-prefix=$sources=rust --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry=deps" \
+    cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= --target "$target" --target-dir "$dir/std"
+
+# A sysroot with that std beside the host's, for build scripts.
+sysroot=$dir/lib/rustlib
+lib=$sysroot/$target/lib
+rm -rf "$sysroot"
+mkdir -p "$dir/bin" "$lib/self-contained"
+ln -sfn "$root/usr/lib/rustlib/$host" "$sysroot/$host"
+find "$dir/std/$target/release/deps" -name 'lib*.rlib' ! -name 'libseed-*' -exec cp {} "$lib/" \;
+ln -sfn "$(command -v $ld)" "$dir/bin/ld"
+cat >"$dir/bin/rustc" <<SH
+#!/bin/sh
+LD_LIBRARY_PATH=$libs exec $root/usr/bin/rustc --sysroot $dir "\$@"
+SH
+chmod +x "$dir/bin/rustc"
+
+# What rustc links into a static binary: musl, and the compiler's own start files and unwinder, which here are empty.
+musl=$(dirname "$(find "$root/usr/lib" -name rcrt1.o)")
+for file in crt1.o rcrt1.o crti.o crtn.o libc.a; do cp "$musl/$file" "$lib/self-contained/"; done
+for file in crtbegin.o crtbeginS.o crtend.o crtendS.o; do
+    echo '#![no_std]' | "$dir/bin/rustc" --target "$target" --crate-type lib --crate-name start -Cpanic=abort --emit obj \
+        -o "$lib/self-contained/$file" -
+done
+printf '!<arch>\n' >"$lib/self-contained/libunwind.a"
+rm -rf "$dir/std" "$debs"
+touch "$dir/complete"

@@ -1,0 +1,44 @@
+# --- Shipping: the static binary, the image, the manifest -------------------------------------------------------------------
+
+# The other architecture: make static TARGET=aarch64-unknown-linux-musl
+TARGET ?= $(subst arm64,aarch64,$(shell uname -m))-unknown-linux-musl
+STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-container-exporter
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git status --porcelain 2>/dev/null | grep -q . && echo -dirty)
+IMAGE ?= localhost/smaps-container-exporter:$(VERSION)
+IMAGE_TAR ?= target/smaps-container-exporter.tar
+ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
+
+# A static binary for TARGET, the same bytes for the same commit and toolchain. MUSL_STD=debian: std from Debian's packages.
+.PHONY: static
+static:
+	SMAPS_EXPORTER_REVISION=$(REVISION) .ci/static.sh $(TARGET)
+
+# Proof that the static binary is one. Needs root, for chroot.
+.PHONY: test-static
+test-static: static
+	.ci/test-static.sh $(STATIC)
+
+# Builds twice and compares.
+.PHONY: test-reproducible
+test-reproducible: static
+	SMAPS_EXPORTER_REVISION=$(REVISION) .ci/test-reproducible.sh $(STATIC) $(TARGET)
+
+# The image, by whichever of podman, buildah and docker is there.
+.PHONY: image
+image:
+	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) build -f Containerfile -t $(IMAGE) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+
+# The same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
+.PHONY: image-tar
+image-tar: static
+	mkdir -p $(dir $(IMAGE_TAR))
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+		.ci/image-tar.py $(STATIC) $(IMAGE_TAR) $(IMAGE) VERSION=$(VERSION) REVISION=$(REVISION)
+
+# The DaemonSet and what belongs to it, out of the README: make manifest | kubectl apply -f -
+.PHONY: manifest
+manifest:
+	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README-ship.md | sed '1,/^```yaml$$/d; /^```$$/d'
+

@@ -1,0 +1,70 @@
+"""What the README tells a user to paste, and the pod that the kubelet would make of it."""
+
+import re
+
+import yaml
+
+from exporter import REPOSITORY
+from lab import Container, Lab, cri
+
+TEXT = (REPOSITORY / "README-ship.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def block_with(key: str) -> str:
+    """The YAML block that has this top-level key."""
+    [found] = [block for block in blocks("yaml") if re.search(rf"^{key}:", block, re.MULTILINE)]
+    return found
+
+
+def queries() -> list[str]:
+    return [block.strip() for block in blocks("promql")]
+
+
+def daemon_set() -> dict:
+    """The pod that the DaemonSet makes."""
+    documents = [document for block in blocks("yaml") for document in yaml.safe_load_all(block)]
+    [found] = [document for document in documents if document.get("kind") == "DaemonSet"]
+    return found["spec"]["template"]["spec"]
+
+
+def exporter_container(lab: Lab, address: str, capabilities: list[str] | None = None) -> Container:
+    """The DaemonSet's container, as the kubelet asks CRI for it. The node's /run/containerd is the lab's directory, and the
+    address is of the test's choosing, for the lab's pods share the machine's network. `capabilities` replace the added ones."""
+    pod = daemon_set()
+    [container] = pod["containers"]
+    context = container["securityContext"]
+    host_paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
+    profile = cri.SecurityProfile.ProfileType
+    return Container(
+        container["name"],
+        args=[*container["args"], f"--addr={address}"],
+        image=container["image"],
+        mounts=[
+            cri.Mount(
+                container_path=mount["mountPath"],
+                host_path=host_paths[mount["name"]].replace("/run/containerd", str(lab.socket.parent)),
+                readonly=mount["readOnly"],
+                propagation=cri.PROPAGATION_HOST_TO_CONTAINER
+                if mount.get("mountPropagation") == "HostToContainer"
+                else cri.PROPAGATION_PRIVATE,
+            )
+            for mount in container["volumeMounts"]
+        ],
+        security=cri.LinuxContainerSecurityContext(
+            capabilities=cri.Capability(
+                add_capabilities=capabilities or context["capabilities"]["add"],
+                drop_capabilities=context["capabilities"]["drop"],
+            ),
+            run_as_user=cri.Int64Value(value=context["runAsUser"]),
+            readonly_rootfs=context["readOnlyRootFilesystem"],
+            no_new_privs=not context["allowPrivilegeEscalation"],
+            seccomp=cri.SecurityProfile(profile_type=profile.Value(pod["securityContext"]["seccompProfile"]["type"])),
+            apparmor=cri.SecurityProfile(profile_type=profile.Value(pod["securityContext"]["appArmorProfile"]["type"])),
+        ),
+        memory_limit_bytes=int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20,
+    )

@@ -1,0 +1,257 @@
+"""The image, run by a real containerd just as the README's manifest says; the README's queries and alerts; sizes and times."""
+
+import os
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+import kernel
+import readme
+from conftest import FOREVER
+from exporter import REPOSITORY, Client
+from lab import BOOKWORM, HERE, Container, Lab, cri, read_proc, until
+from prometheus import Prometheus
+
+COMMAND = ("namespace", "pod", "container", "comm")
+EXPORTER_POD = ("smaps-exporter", "smaps-container-exporter-x7k2p")
+OWN = (*EXPORTER_POD, "exporter", "smaps-container")  # a comm has 15 bytes
+NOBODY = cri.LinuxContainerSecurityContext(run_as_user=cri.Int64Value(value=65534), readonly_rootfs=True)
+KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> tuple[Path, Path]:
+    """The static binary and the image archive, as their make targets leave them."""
+    archive = tmp_path_factory.mktemp("image") / "image.tar"
+    done = subprocess.run(["make", "-s", "image-tar", f"IMAGE_TAR={archive}"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    target = os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target"
+    return Path(target) / f"{os.uname().machine}-unknown-linux-musl/release/smaps-container-exporter", archive
+
+
+@pytest.fixture(scope="module", params=["bookworm", "sid"])
+def ship_lab(request, built):
+    """A node whose /run/containerd is a shared mount, as systemd makes it, with the image and a few pods."""
+    subprocess.run([HERE / "setup.sh", request.param], check=True)
+    directory = Path(tempfile.mkdtemp(prefix="smaps-lab-"))
+    state = directory / "state"
+    state.mkdir()
+    subprocess.run(["mount", "--bind", state, state], check=True)
+    subprocess.run(["mount", "--make-shared", state], check=True)
+    with Lab(directory, request.param) as lab:
+        lab.import_image(built[1])
+        # a shell that grows twice a second to 16 MB, and starts no process that comes and goes
+        grow = 'mkfifo /pipe; exec 3<>/pipe; for i in $(seq 160); do x="$x$(printf %100000s)"; read -t 0.5 y <&3; done; read y <&3'
+        lab.run_pod("default", "web-0", [Container("root", ["sleep", FOREVER]), Container("leak", ["sh", "-c", grow])])
+        lab.run_pod("batch", "job-0", [Container("nobody", ["sh", "-c", f"sleep {FOREVER} & wait"], security=NOBODY)])
+        # two containers that map the same libraries: the machine's own programs
+        libraries = [cri.Mount(container_path=path, host_path=path, readonly=True) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
+        tail = ["/usr/bin/tail", "-f", "/dev/null"]
+        lab.run_pod("shop", "cart-0", [Container(name, tail, mounts=libraries) for name in ("cart", "logs")])
+        running = {("default", "web-0", "root", "sleep"), ("default", "web-0", "leak", "sh"), ("batch", "job-0", "nobody", "sleep")}
+        running |= {("batch", "job-0", "nobody", "sh"), ("shop", "cart-0", "cart", "tail"), ("shop", "cart-0", "logs", "tail")}
+        until(lambda: kernel.counts(lab) == dict.fromkeys(running, 1), 20, "the pods' processes run")
+        yield lab
+
+
+class Ship(Client):
+    """The exporter as a pod of the node."""
+
+    def __init__(self, lab: Lab, capabilities: list[str] | None = None):
+        super().__init__(f"127.0.0.1:{free_port()}")
+        self.lab = lab
+        self.container = readme.exporter_container(lab, self.address, capabilities)
+        self.pod = lab.run_pod(*EXPORTER_POD, [self.container])
+        try:
+            until(self.is_ready, 20, "the exporter is ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        print(f"the exporter's log:\n{self.log()}")
+        self.lab.remove_pod(self.pod)
+
+    def log(self) -> str:
+        return self.lab.log_of(self.pod, "exporter")
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/readyz")[0] == 200
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def pid(self) -> int:
+        [pid] = kernel.processes(self.lab)[OWN]
+        return pid
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def rss_bytes(pid: int) -> int:
+    [line] = [line for line in read_proc(pid, "status").decode().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) << 10
+
+
+def shows_everything(exporter: Client, lab: Lab) -> bool:
+    """Whether every process of every pod, the exporter's own included, is in the exposition, and nothing else."""
+    exposition = exporter.metrics()
+    seen = exposition.by("process_smaps_processes", *COMMAND) if "process_smaps_processes" in exposition else {}
+    return seen == kernel.counts(lab)
+
+
+def test_the_manifests_container_sees_every_process_and_outlives_containerd(ship_lab):
+    with Ship(ship_lab) as exporter:
+        until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
+        assert kernel.counts(ship_lab)[OWN] == 1
+        status = dict(line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines())
+        assert int(status["CapEff"], 16) == 1 << 19, "CAP_SYS_PTRACE and nothing else"
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert set(exporter.metrics()["smaps_exporter_read_errors_total"].samples.values()) == {0}
+        old = exporter.pid()
+
+        # A pod that is made and removed under the exporter: its root file system is not held by the exporter's mounts.
+        pod = ship_lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
+        until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
+        assert pod.id.encode() in read_proc(old, "mountinfo"), "the node's mounts reach the exporter"
+        ship_lab.remove_pod(pod)
+        assert pod.id.encode() not in read_proc(old, "mountinfo"), "and leave it"
+        until(lambda: shows_everything(exporter, ship_lab), 10, "the removed pod is gone")
+
+        # containerd is killed; what is known goes on being shown. Its new socket is another file of the same directory.
+        ship_lab.kill()
+        down = until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0 and exporter.after(), 90, "it is missed")
+        assert down.by("process_smaps_processes", *COMMAND) == kernel.counts(ship_lab)
+        ship_lab.start()
+        until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 90, "containerd is found again")
+        pod = ship_lab.run_pod("batch", "job-2", [Container("worker", ["sleep", FOREVER])])
+        until(lambda: shows_everything(exporter, ship_lab), 10, "a pod of the new containerd is shown")
+        ship_lab.remove_pod(pod)
+        assert exporter.pid() == old
+
+
+def test_perfmon_does_what_the_readme_says(ship_lab):
+    """From Linux 6.15 on CAP_PERFMON is enough; before, every read is denied, except that of oneself."""
+    with Ship(ship_lab, ["PERFMON"]) as exporter:
+        status = dict(line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines())
+        assert int(status["CapEff"], 16) == 1 << 38, "CAP_PERFMON and nothing else"
+        if KERNEL >= (6, 15):
+            until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
+            assert set(exporter.metrics()["smaps_exporter_read_errors_total"].samples.values()) == {0}
+        else:
+            errors = exporter.after()["smaps_exporter_read_errors_total"].samples
+            assert errors[(("reason", "denied"),)] > 0
+            assert "CAP_SYS_PTRACE" in exporter.log()
+
+
+def test_the_readmes_queries_have_answers(ship_lab, tmp_path):
+    queries = readme.queries()
+    assert len(queries) >= 6
+    with Ship(ship_lab) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
+        for query in queries:
+            answer = until(lambda: prometheus.query(query), 60, f"Prometheus answers {query}")
+            assert all(float(series["value"][1]) >= 0 for series in answer), answer
+        [up] = prometheus.query("up")
+        assert up["value"][1] == "1"
+        pods = prometheus.query("count by (namespace, pod, container) (process_smaps_rss_bytes)")
+        shown = {tuple(series["metric"][label] for label in COMMAND[:3]) for series in pods}
+        assert shown == {command[:3] for command in kernel.counts(ship_lab)}
+        [leak] = prometheus.query('topk(1, sum by (container) (deriv(process_smaps_private_dirty_bytes{path=~"\\\\[(heap|anon).*"}[1h])))')
+        assert leak["metric"]["container"] == "leak"
+
+
+def promtool(*arguments: str | Path, **options):
+    done = subprocess.run([BOOKWORM / "usr/bin/promtool", *arguments], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alerts_and_the_scrape_configuration_are_sound(tmp_path):
+    (tmp_path / "rules.yml").write_text(readme.block_with("groups"))
+    (tmp_path / "alerts.yml").write_text((HERE / "alerts.yml").read_text())
+    configuration = yaml.safe_load(readme.block_with("scrape_configs"))
+    [job] = configuration["scrape_configs"]
+    assert job["honor_labels"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # Debian's Prometheus knows nothing of Kubernetes
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    promtool("check", "rules", "rules.yml", cwd=tmp_path)
+    promtool("test", "rules", "alerts.yml", cwd=tmp_path)
+    promtool("check", "config", "--syntax-only", "prometheus.yml", cwd=tmp_path)
+
+
+def test_sizes_and_times(built, ship_lab, capsys):
+    binary, archive = built
+    assert binary.stat().st_size <= 3 * MIB, "over 3 MiB the image is not small any more"
+
+    def first_metrics_seconds() -> float:
+        address = f"127.0.0.1:{free_port()}"
+        arguments = ["--addr", address, "--containerd-sock", ship_lab.socket, "--filter", "*/*/*/*"]
+        began = time.monotonic()
+        process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while True:
+                assert time.monotonic() - began < 30, "it never has data"
+                try:
+                    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+                        if b"\nprocess_smaps_rss_bytes{" in response.read():
+                            return time.monotonic() - began
+                except (urllib.error.URLError, ConnectionError):
+                    time.sleep(0.001)
+        finally:
+            process.kill()
+            process.wait()
+
+    starts = [first_metrics_seconds() for _ in range(11)]
+    idle = Idle(binary, ship_lab)
+    with idle, Ship(ship_lab) as exporter:
+        until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
+        for client in (idle, exporter):
+            client.after(10)
+        exposition = exporter.get("/metrics")[1]
+        figures = {
+            "containerd": ship_lab.version,
+            "binary": f"{binary.stat().st_size / MIB:.2f} MiB",
+            "image archive": f"{archive.stat().st_size / MIB:.2f} MiB",
+            "resident, idle": f"{rss_bytes(idle.process.pid) / MIB:.2f} MiB",
+            "resident, on this node": f"{rss_bytes(exporter.pid()) / MIB:.2f} MiB with {len(exposition) / MIB:.2f} MiB of metrics",
+            "from exec to metrics with data": f"{min(starts) * 1000:.0f} ms at best, median {statistics.median(starts) * 1000:.0f} ms",
+        }
+    with capsys.disabled():
+        print("\n" + "".join(f"  {name:<32}{figure}\n" for name, figure in figures.items()), end="")
+
+
+class Idle(Client):
+    """The static binary with a filter that nothing matches."""
+
+    def __init__(self, binary: Path, lab: Lab):
+        super().__init__(f"127.0.0.1:{free_port()}")
+        arguments = ["--addr", self.address, "--containerd-sock", lab.socket, "--filter", "none/*/*/*"]
+        self.process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def __enter__(self):
+        until(self.is_ready, 20, "the idle exporter is ready")
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    is_ready = Ship.is_ready

@@ -1,0 +1,170 @@
+//! What the README tells a user to paste must work: its YAML parses, and its arguments are arguments of this program.
+
+use std::path::Path;
+
+use smaps_container_exporter::args::{Command, Options, parse};
+use yaml_rust2::{Yaml, YamlLoader};
+
+const README: &str = include_str!("../README-ship.md");
+
+/// The documents of every fenced YAML block.
+fn documents() -> Vec<Yaml> {
+    let mut documents = Vec::new();
+    for block in README.split("\n```yaml\n").skip(1) {
+        let (block, _) = block.split_once("\n```").expect("the block ends");
+        match YamlLoader::load_from_str(block) {
+            Ok(more) => documents.extend(more),
+            Err(error) => panic!("{error} in\n{block}"),
+        }
+    }
+    documents
+}
+
+/// The manifest's document of one kind.
+fn document(kind: &str) -> Yaml {
+    documents().into_iter().find(|document| document["kind"].as_str() == Some(kind)).expect(kind)
+}
+
+/// Every value of `key`, however deep.
+fn values<'a>(yaml: &'a Yaml, key: &str, found: &mut Vec<&'a Yaml>) {
+    match yaml {
+        Yaml::Hash(hash) => {
+            for (name, value) in hash {
+                if name.as_str() == Some(key) {
+                    found.push(value);
+                }
+                values(value, key, found);
+            }
+        }
+        Yaml::Array(array) => array.iter().for_each(|value| values(value, key, found)),
+        _ => {}
+    }
+}
+
+fn options<'a>(args: impl IntoIterator<Item = &'a str>) -> Options {
+    let args: Vec<_> = args.into_iter().collect();
+    match parse(args.iter().map(Into::into)) {
+        Ok(Command::Run(options)) => options,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+fn args(list: &Yaml) -> Options {
+    options(list.as_vec().expect("a list").iter().map(|arg| arg.as_str().expect("a string")))
+}
+
+#[test]
+fn every_args_list_is_one_of_ours() {
+    let documents = documents();
+    let mut lists = Vec::new();
+    documents.iter().for_each(|document| values(document, "args", &mut lists));
+    assert!(lists.len() >= 3, "DaemonSet, k3s, sidecar: {lists:?}");
+    for list in lists {
+        args(list);
+    }
+}
+
+/// Indented commands, and the options in the table for users of the Go exporter.
+#[test]
+fn every_command_line_is_one_of_ours() {
+    let commands = README.lines().filter_map(|line| line.strip_prefix("    smaps-container-exporter "));
+    let docker = README
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("localhost/smaps-container-exporter:0.1.0 "));
+    let originals =
+        README.lines().filter_map(|line| line.strip_prefix("| `-")?.split_once('`')).map(|(args, _)| args);
+    let originals: Vec<_> = originals.map(|args| format!("-{args}")).collect();
+    assert_eq!(originals.len(), 6, "{originals:?}");
+    let lines: Vec<&str> = commands.chain(docker).chain(originals.iter().map(String::as_str)).collect();
+    assert!(lines.len() >= 8, "{lines:?}");
+    for line in lines {
+        options(
+            line.split_whitespace().map(|arg| arg.trim_matches('\'')).map(|arg| arg.trim_end_matches('\'')),
+        );
+    }
+}
+
+/// The manifest's parts fit together.
+#[test]
+fn the_manifest_agrees_with_itself() {
+    let daemon_set = document("DaemonSet");
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let options = args(&container["args"]);
+
+    let image = container["image"].as_str().expect("an image");
+    assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
+
+    // Each path that the program opens lies in a mount, the mount is read-only, and its volume is the same directory of the node.
+    let mounts = container["volumeMounts"].as_vec().expect("mounts");
+    let mount_of = |path: &Path| {
+        let is_below = |mount: &&Yaml| mount["mountPath"].as_str().is_some_and(|at| path.starts_with(at));
+        mounts.iter().find(is_below).unwrap_or_else(|| panic!("{path:?} lies in no mount"))
+    };
+    let host_path = |mount: &Yaml| {
+        let is_its = |volume: &&Yaml| volume["name"] == mount["name"];
+        let volume =
+            pod["volumes"].as_vec().expect("volumes").iter().find(is_its).expect("a volume of that name");
+        assert_eq!(volume["hostPath"]["type"].as_str(), Some("Directory"));
+        volume["hostPath"]["path"].as_str().expect("a path")
+    };
+    let proc = mount_of(&options.proc_path);
+    let socket = mount_of(&options.containerd_sock);
+    assert_eq!(host_path(proc), "/proc");
+    assert_eq!(Some(host_path(socket)), options.containerd_sock.parent().and_then(Path::to_str));
+    assert_eq!(host_path(socket), socket["mountPath"].as_str().expect("a path"));
+    assert_eq!(socket["mountPropagation"].as_str(), Some("HostToContainer"));
+    assert!(mounts.iter().all(|mount| mount["readOnly"].as_bool() == Some(true)));
+
+    // The probes, the monitor and the policy name the port on which the program listens.
+    let port = &container["ports"][0];
+    assert!(options.addr.ends_with(&format!(":{}", port["containerPort"].as_i64().expect("a number"))));
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        assert_eq!(container[probe]["httpGet"]["path"].as_str(), Some(path));
+        assert_eq!(container[probe]["httpGet"]["port"], port["name"]);
+    }
+    let (monitor, policy) = (document("PodMonitor"), document("NetworkPolicy"));
+    assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], port["name"]);
+    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], port["name"]);
+
+    // All select the pods that the DaemonSet makes, in the namespace that is made for them.
+    let labels = &daemon_set["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&daemon_set["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], labels);
+    let namespace = document("Namespace");
+    for document in [&daemon_set, &monitor, &policy] {
+        assert_eq!(document["metadata"]["namespace"], namespace["metadata"]["name"]);
+    }
+}
+
+/// The capabilities named in the text are those in the manifest, and nothing else is allowed.
+#[test]
+fn the_manifest_asks_for_least() {
+    let pod = &document("DaemonSet")["spec"]["template"]["spec"];
+    let context = &pod["containers"][0]["securityContext"];
+    let capabilities = |which: &str| YamlLoader::load_from_str(which).expect("a list").remove(0);
+    assert_eq!(context["capabilities"]["drop"], capabilities("[ALL]"));
+    assert_eq!(context["capabilities"]["add"], capabilities("[SYS_PTRACE]"));
+    assert_eq!(context["readOnlyRootFilesystem"].as_bool(), Some(true));
+    assert_eq!(context["allowPrivilegeEscalation"].as_bool(), Some(false));
+    assert_eq!(pod["automountServiceAccountToken"].as_bool(), Some(false));
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"].as_str(), Some("RuntimeDefault"));
+    for key in ["hostPID", "hostNetwork", "hostIPC"] {
+        assert!(pod[key].is_badvalue(), "{key}");
+    }
+}
+
+#[test]
+fn two_alerts() {
+    let rules: Vec<Yaml> =
+        documents().into_iter().filter(|document| !document["groups"].is_badvalue()).collect();
+    assert_eq!(rules.len(), 1);
+    let rules = rules[0]["groups"][0]["rules"].as_vec().expect("rules");
+    assert_eq!(rules.len(), 2);
+    for rule in rules {
+        for key in ["alert", "expr", "for"] {
+            assert!(rule[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {rule:?}");
+        }
+    }
+}
