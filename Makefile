@@ -1,3 +1,52 @@
+# What users and CI call. `make` alone serves the recorded node.
+
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+
+# Serves the recorded node fixtures/node on http://localhost:8080/metrics; needs neither root nor containerd.
+.PHONY: run
+run: protoc
+	$(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
+
+# Every test that needs neither root nor a network.
+.PHONY: test
+test: protoc
+	$(CARGO) test --locked
+
+# Formatting, and clippy with warnings denied.
+.PHONY: lint
+lint: protoc
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# The release binary, dynamically linked; `make static` is the one to ship.
+.PHONY: build
+build: protoc
+	$(CARGO) build --release --locked
+
+# The same program against a real containerd, a real kernel and a real Prometheus. Needs root; installs the rest on Debian.
+.PHONY: e2e
+e2e: protoc
+	tests/e2e/run
+
+# The memory map in a real Chromium. Needs root to install that on Debian.
+.PHONY: browser
+browser: build
+	tests/browser/run
+
+# Records fixtures/node anew from real programs under a real containerd. Needs root.
+.PHONY: record-fixture
+record-fixture: protoc
+	tests/record/run
+
+# containerd-client's build calls protoc: found, or installed where that takes no question, or one line that says how.
+.PHONY: protoc
+protoc:
+	@command -v protoc > /dev/null || \
+	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq protobuf-compiler > /dev/null; } || \
+	{ command -v brew > /dev/null && brew install --quiet protobuf; } || \
+	{ echo "protoc is missing: sudo apt-get install protobuf-compiler, or brew install protobuf" >&2; exit 1; }
+
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------------------------
 
 # The other architecture: make static TARGET=aarch64-unknown-linux-musl
