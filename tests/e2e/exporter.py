@@ -1,5 +1,6 @@
 """The program under test, as a running process."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -36,17 +37,20 @@ class Client:
 
     def scrapes(self):
         """The exposition of every scrape that ends from now on."""
-        seen = self.metrics().value("smaps_exporter_last_scrape_timestamp_seconds")
+        ended = "smaps_exporter_last_scrape_timestamp_seconds"
+        last = self.metrics()
         while True:
-            newer = until(lambda: (now := self.metrics()).value("smaps_exporter_last_scrape_timestamp_seconds") > seen and now, 30, "a scrape")
-            seen = newer.value("smaps_exporter_last_scrape_timestamp_seconds")
-            yield newer
+
+            def newer(last=last):
+                exposition = self.metrics()
+                return exposition if exposition.value(ended) > last.value(ended) else None
+
+            last = until(newer, 30, "a scrape ends")
+            yield last
 
     def after(self, n_scrapes: int = 2) -> Exposition:
         """The exposition of the second scrape that ends from now on: the first may have begun before now."""
-        for scrape, _ in zip(self.scrapes(), range(n_scrapes)):
-            last = scrape
-        return last
+        return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
 
 
 class Exporter(Client):

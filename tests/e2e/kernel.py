@@ -32,7 +32,8 @@ SUMMED = {
 }
 LARGEST = {"KernelPageSize": "kernel_page_size", "MMUPageSize": "mmu_page_size"}
 
-Command = tuple[str, str, str, str]  # namespace, pod, container, comm
+COMMAND = ("namespace", "pod", "container", "comm")
+Command = tuple[str, str, str, str]
 
 
 def processes(lab: Lab) -> dict[Command, list[int]]:

@@ -228,16 +228,13 @@ class Lab:
 
     def cgroups_of(self, pid: int) -> list[Path]:
         """The directories of a process's cgroup that say which container it is in: unified, memory's, systemd's."""
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-        found = []
-        for line in read_proc(pid, "cgroup").decode().splitlines():
-            _, controllers, path = line.split(":", 2)
-            wanted = "cgroup2" if not controllers else "cgroup"
-            for _, root, kind, options, *_ in mounts:
-                if kind == wanted and (not controllers or controllers in ("memory", "name=systemd") and controllers in options.split(",")):
-                    if path != "/":
-                        found.append(Path(root + path))
-        return found
+        roots = {}
+        for _, root, kind, options, *_ in mounts():
+            if kind in ("cgroup", "cgroup2"):
+                names = {"", "memory", "name=systemd"} & set(options.split(",") if kind == "cgroup" else [""])
+                roots.update((name, root) for name in names)
+        lines = (line.split(":", 2) for line in read_proc(pid, "cgroup").decode().splitlines())
+        return [Path(roots[name] + path) for _, name, path in lines if name in roots and path != "/"]
 
     def log_of(self, pod: Pod, container: str) -> str:
         """What a container printed."""
@@ -268,8 +265,9 @@ class Lab:
                 if self._channel:
                     self._channel.close()
                 self._end(signal.SIGTERM)
-        for mount in reversed(self._mounts()):
-            subprocess.run(["umount", mount], check=True)
+        for _, mount, *_ in reversed(mounts()):
+            if mount.startswith(f"{self.directory}/"):
+                subprocess.run(["umount", mount], check=True)
         self._remove_cgroups()
         shutil.rmtree(self.directory)
         assert not failures, "\n".join(failures)
@@ -294,15 +292,10 @@ class Lab:
     def _shims(self) -> list[int]:
         return [pid for pid in pids() if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "]
 
-    def _mounts(self) -> list[str]:
-        mounts = (line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines())
-        return [mount for mount in mounts if mount.startswith(f"{self.directory}/")]
-
     def _remove_cgroups(self):
         """Remove the pods' cgroups, which would be the kubelet's work, and the parents when no other lab uses them."""
         made = self._cgroups.read_text().split() if self._cgroups.exists() else []
-        mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-        for root in (Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2")):
+        for root in (Path(root) for _, root, kind, *_ in mounts() if kind in ("cgroup", "cgroup2")):
             for cgroup in made:
                 pod = root / cgroup.lstrip("/")
                 if pod.is_dir():
@@ -374,7 +367,7 @@ oom_score = 0
 """
 
 
-# the machine's processes
+# the machine
 
 
 def until(condition, seconds: float, what: str):
@@ -384,6 +377,11 @@ def until(condition, seconds: float, what: str):
         assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
         time.sleep(0.05)
     return answer
+
+
+def mounts() -> list[list[str]]:
+    """The machine's mounts in the order in which they were made: source, directory, kind, options, two numbers."""
+    return [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
 
 
 def pids() -> list[int]:

@@ -4,9 +4,8 @@ import kernel
 from conftest import FOREVER, NODE_PROCESSES, WEB
 from exporter import EVERYTHING, once
 from exposition import Exposition
+from kernel import COMMAND
 from lab import Container, cmdline, pids, read_proc, until
-
-COMMAND = ("namespace", "pod", "container", "comm")
 
 
 def test_every_process_is_under_its_container_and_no_other(node, exporter):

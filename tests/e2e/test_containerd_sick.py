@@ -9,9 +9,9 @@ import pytest
 import kernel
 from conftest import FOREVER, TWO_SLEEPS, WEB
 from exporter import EVERYTHING, Exporter
+from kernel import COMMAND
 from lab import Container, Lab, until
 
-COMMAND = ("namespace", "pod", "container", "comm")
 SH = ("default", WEB, "app", "sh")
 SLEEP = ("default", WEB, "app", "sleep")
 WORKER = ("batch", "job-0", "worker", "sleep")

@@ -3,8 +3,7 @@
 import kernel
 from exporter import EVERYTHING, once
 from exposition import Exposition
-
-COMMAND = ("namespace", "pod", "container", "comm")
+from kernel import COMMAND
 
 
 def test_every_series_of_every_field_equals_a_naive_readers(node):

@@ -68,10 +68,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
     with Lab() as lab:
         if rootfs is None:
             rootfs = lab.directory / "rootfs.tar"
-            subprocess.run(
-                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*", "bookworm", rootfs],
-                check=True,
-            )
+            options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+            subprocess.run(["mmdebstrap", *options, "bookworm", rootfs], check=True)
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
@@ -84,9 +82,7 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         batch_report(lab)
 
         recording = lab.directory / "recording"
-        subprocess.run(
-            [exporter, "--record", recording, "--filter", "*/*/*/*", "--containerd-sock", lab.socket], check=True
-        )
+        subprocess.run([exporter, "--record", recording, "--filter", "*/*/*/*", "--containerd-sock", lab.socket], check=True)
         check(lab, recording)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(recording, out)
@@ -119,8 +115,9 @@ def shop_search(lab: Lab):
 
 def default_web(lab: Lab):
     """Two containers: a web server with two workers, and the application behind it."""
-    nginx = container("nginx", ["sh", "-c", f"printf '%s' '{NGINX}' > /tmp/nginx.conf; exec nginx -c /tmp/nginx.conf -g 'daemon off;'"])
-    pod = lab.run_pod("default", "web-7d4b9c6f5d-x2x8k", [nginx, container("app", ["node", "-e", NODE])])
+    start = f"printf '%s' '{NGINX}' > /tmp/nginx.conf; exec nginx -c /tmp/nginx.conf -g 'daemon off;'"
+    containers = [container("nginx", ["sh", "-c", start]), container("app", ["node", "-e", NODE])]
+    pod = lab.run_pod("default", "web-7d4b9c6f5d-x2x8k", containers)
     until(lambda: "ready" in lab.log_of(pod, "app"), 60, "the application is ready")
 
 
