@@ -6,3 +6,4 @@ mod golden;
 mod readme;
 mod scanner;
 mod support;
+mod tables;
