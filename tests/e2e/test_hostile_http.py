@@ -83,6 +83,11 @@ class Target(Exporter):
         assert len(body) == int(response.headers["Content-Length"])
         return time.monotonic() - begin, body
 
+    def wait_for_scrapes(self, n: int):
+        for _ in range(n):
+            seen = scraped_at(self.scrape()[1])
+            until(lambda: scraped_at(self.scrape()[1]) != seen, 10, "another scrape")
+
     def n_open(self) -> tuple[int, int]:
         """How many threads it has, and how many file descriptors are open."""
         return len(os.listdir(self.proc / "task")), len(os.listdir(self.proc / "fd"))
@@ -97,8 +102,8 @@ class Target(Exporter):
 
 def scraped_at(body: bytes) -> bytes:
     """What says which scrape a body is of."""
-    (time,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
-    return time
+    (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
+    return timestamp
 
 
 # The six things that stop tiny_http's own server. Each leaves its connections open, and gives them back.
@@ -218,7 +223,7 @@ def swarm(peer, stop):
 
 def test_a_swarm(big_node):
     with Target(big_node) as target:
-        target.after(5)
+        target.wait_for_scrapes(5)
         n_threads = target.n_open()[0]
         steady = target.memory("VmRSS")
         target.forget_peak()
