@@ -79,6 +79,13 @@ impl Exposition {
         }
     }
 
+    /// Gives the text's memory back to the kernel. Freeing it would not do: glibc takes the next ones as large from its heap
+    /// then, where they stay. A mapping that is shrunk to a page before it is freed teaches it nothing.
+    fn give_back(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(1);
+    }
+
     fn n_bytes(&self) -> usize {
         self.text.len() + self.gzip.get().map_or(0, Vec::len)
     }
@@ -156,7 +163,7 @@ impl Publisher {
     fn reclaim(&mut self) -> Arc<Exposition> {
         let free = self.outdated.iter_mut().position(|outdated| Arc::get_mut(outdated).is_some());
         let spare = free.map(|i| self.outdated.remove(i));
-        self.outdated.retain_mut(|outdated| Arc::get_mut(outdated).is_none());
+        self.outdated.retain_mut(|outdated| Arc::get_mut(outdated).map(Exposition::give_back).is_none());
         spare.unwrap_or_else(|| {
             let text = Vec::with_capacity(self.usual_len + self.usual_len / 8);
             Arc::new(Exposition { text, ..Exposition::default() })

@@ -3,6 +3,7 @@
 mod cli;
 mod controls;
 mod golden;
+mod http;
 mod readme;
 mod scanner;
 mod support;

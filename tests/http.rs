@@ -1,0 +1,137 @@
+//! The server as clients see it, over real connections.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use smaps_container_exporter::http::Server;
+use smaps_container_exporter::published::{Publisher, publisher};
+
+/// Longer than anything here takes, shorter than anybody waits.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn serve() -> (Publisher, SocketAddr) {
+    let (publisher, published) = publisher();
+    let server = Server::bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    server.start(published, DEADLINE).unwrap();
+    (publisher, addr)
+}
+
+fn publish(publisher: &mut Publisher, text: &[u8]) {
+    publisher.buffer().extend_from_slice(text);
+    publisher.publish();
+}
+
+fn send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut client = TcpStream::connect(addr).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(bytes).unwrap();
+    client
+}
+
+/// Reads one answer: its head and its body.
+fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head.split("\r\nContent-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    let mut body = vec![0; length.unwrap().parse().unwrap()];
+    client.read_exact(&mut body).unwrap();
+    (head, body)
+}
+
+#[test]
+fn one_connection_serves_many_requests() {
+    let (mut publisher, addr) = serve();
+    let mut client = send(addr, b"GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(receive(&mut client).0.starts_with("HTTP/1.1 503 "));
+    for text in [b"x 1\n", b"x 2\n"] {
+        publish(&mut publisher, text);
+        client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(receive(&mut client).1, text);
+        client.write_all(b"GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n").unwrap();
+        let mut unzipped = Vec::new();
+        flate2::read::GzDecoder::new(&receive(&mut client).1[..]).read_to_end(&mut unzipped).unwrap();
+        assert_eq!(unzipped, text);
+    }
+}
+
+#[test]
+fn requests_sent_together_are_answered_in_order() {
+    let (mut publisher, addr) = serve();
+    publish(&mut publisher, b"x 1\n");
+    let requests = b"GET /metrics HTTP/1.1\r\n\r\nGET /nowhere HTTP/1.1\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
+    // However they are cut into packets.
+    for i in 0..requests.len() {
+        let mut client = send(addr, &requests[..i]);
+        client.set_nodelay(true).unwrap();
+        client.write_all(&requests[i..]).unwrap();
+        assert_eq!(receive(&mut client).1, b"x 1\n");
+        assert!(receive(&mut client).0.starts_with("HTTP/1.1 404 "));
+        assert_eq!(receive(&mut client).1, b"ok\n");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "HTTP/1.0 closes");
+    }
+}
+
+#[test]
+fn what_is_no_request_is_told_so() {
+    let (_publisher, addr) = serve();
+    let mut endless = b"GET / HTTP/1.1\r\nX: ".to_vec();
+    endless.resize(20_000, b'x');
+    for (bytes, status) in [
+        (&b"\x16\x03\x01\x02\x00"[..], 400),
+        (b"GET /\r\n", 400),
+        (&endless, 431),
+        (b"GET / HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\n12345", 413),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 405),
+    ] {
+        let mut client = send(addr, bytes);
+        let (head, _) = receive(&mut client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn those_who_stop_reading_hold_up_nobody() {
+    let (mut publisher, addr) = serve();
+    let text = b"x 1\n".repeat(4 << 20);
+    publish(&mut publisher, &text);
+    let mut stopped = [(); 40].map(|()| send(addr, b"GET /metrics HTTP/1.1\r\n\r\n"));
+    for client in &mut stopped {
+        client.read_exact(&mut [0]).unwrap();
+    }
+    for _ in 0..3 {
+        publish(&mut publisher, &text);
+        let mut client = send(addr, b"GET /metrics HTTP/1.1\r\n\r\n");
+        assert!(receive(&mut client).1 == text);
+    }
+    // One outdated exposition may be held, a second one may not: new readers that stop are the end of the old ones.
+    let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\n\r\n");
+    newer.read_exact(&mut [0]).unwrap();
+    publish(&mut publisher, &text);
+    for mut client in stopped {
+        let mut rest = Vec::new();
+        match client.read_to_end(&mut rest) {
+            Ok(_) => assert!(rest.len() < text.len()),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    assert!(receive(&mut send(addr, b"GET /metrics HTTP/1.1\r\n\r\n")).1 == text);
+}
+
+#[test]
+fn the_sixty_fifth_client_is_answered() {
+    let (mut publisher, addr) = serve();
+    publish(&mut publisher, b"x 1\n");
+    let half = [(); 100].map(|()| send(addr, b"GET /metrics HT"));
+    assert_eq!(receive(&mut send(addr, b"GET /metrics HTTP/1.1\r\n\r\n")).1, b"x 1\n");
+    drop(half);
+}
