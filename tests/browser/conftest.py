@@ -124,7 +124,7 @@ class Page:
         self.drawn()
 
     def drawn(self):
-        self.tab.wait_for_function("performance.getEntriesByName('response to drawn').length > 0")
+        until("the first picture", lambda: self.tab.evaluate("performance.getEntriesByName('response to drawn').length"))
 
     def text(self, selector):
         return self.tab.locator(selector).inner_text()
