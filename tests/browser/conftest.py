@@ -43,13 +43,17 @@ def get(url):
         return answer.read().decode()
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Exporter:
     """A running exporter."""
 
-    def __init__(self, directory, log, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+    def __init__(self, directory, log, *arguments, port=None):
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = log
         command = [EXPORTER, "--addr", f"127.0.0.1:{self.port}", "--fixture", directory, *arguments]
@@ -108,7 +112,7 @@ class Page:
     def __init__(self, context):
         self.tab = context.new_page()
         self.problems, self.expected, self.requests = [], [], []
-        self.tab.on("console", lambda message: self.problem(message.text) if message.type in ("error", "warning") else None)
+        self.tab.on("console", lambda message: self.problem(message.text) if message.type == "error" else None)
         self.tab.on("pageerror", lambda error: self.problem(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.add_init_script(
@@ -124,7 +128,7 @@ class Page:
         self.drawn()
 
     def drawn(self):
-        self.tab.wait_for_function("performance.getEntriesByName('response to drawn').length > 0")
+        until("the first picture", lambda: self.tab.evaluate("performance.getEntriesByName('response to drawn').length"))
 
     def text(self, selector):
         return self.tab.locator(selector).inner_text()
