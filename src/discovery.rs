@@ -19,6 +19,8 @@ use crate::recording::Recording;
 /// How long containerd may take to know of a container whose first process is already there. A listing that begins
 /// later than this after something new was seen has explained it.
 const SETTLED: Duration = Duration::from_secs(2);
+/// A listing that takes longer than this is late; on a node with 1,000 containers it takes under a second.
+const LATE: Duration = Duration::from_secs(5);
 /// The longest time between two listings.
 const TO_BE_SURE: Duration = Duration::from_secs(60);
 /// The shortest time between two listings, and the first pause after a failed one; it doubles with each.
@@ -113,9 +115,11 @@ impl Discovery {
         &self.containers
     }
 
-    /// Whether containerd answers; `None` for a recording.
-    pub fn containerd_up(&self) -> Option<bool> {
-        matches!(self.source, Source::Containerd(_)).then_some(self.is_up)
+    /// Whether containerd answers; `None` for a recording. One that lets a listing wait does not.
+    pub fn containerd_up(&self, now: Instant) -> Option<bool> {
+        let Source::Containerd(containerd) = &self.source else { return None };
+        let is_late = self.schedule.began_at.is_some_and(|began| now > began + LATE);
+        Some(self.is_up && !(containerd.is_listing() && is_late))
     }
 
     /// Listings that failed.

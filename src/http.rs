@@ -67,6 +67,9 @@ const LIMITS: Limits = Limits {
     leftover: Duration::from_secs(1),
 };
 
+/// What the kernel takes of an answer before its client reads; it doubles it for its own needs.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
 /// A listening socket that nothing is accepted from yet.
 pub struct Server {
     listener: TcpListener,
@@ -106,6 +109,8 @@ impl Server {
             };
             // The standard library's 128 are too few for a burst of clients: the next has to try again a second later.
             rustix::net::listen(&listener, BACKLOG)?;
+            // Accepted sockets inherit it. Left alone, each stopped reader may fill 4 MiB of the kernel's, on our memory limit.
+            rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
             let addr = listener.local_addr()?;
             Ok(Server { listener, addr, limits: LIMITS })
         };

@@ -18,7 +18,7 @@ use flate2::write::GzEncoder;
 /// What outdated expositions may hold because of clients that are still reading them.
 const HELD_BYTES: usize = 12 << 20;
 
-/// The level with the best ratio for its time: 10 MB become 16 times smaller in 30 ms; level 9 gains 4 % for 4 times that.
+/// The level with the best ratio for its time: 10 MB become 16 times smaller in 30 ms; level 6 takes 38 ms for the same.
 const GZIP_LEVEL: Compression = Compression::new(5);
 
 /// A buffer that is this many times larger than what was needed lately is given back.

@@ -102,7 +102,7 @@ impl Scraper {
         self.report = Report {
             scrape_duration: now.elapsed(),
             scraped_at: SystemTime::now(),
-            containerd_up: self.discovery.containerd_up(),
+            containerd_up: self.discovery.containerd_up(now),
             containerd_errors: self.discovery.n_errors(),
             n_containers: self.discovery.containers().len() as u64,
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
