@@ -25,7 +25,7 @@ const LATE: Duration = Duration::from_secs(5);
 const TO_BE_SURE: Duration = Duration::from_secs(60);
 /// The shortest time between two listings, and the first pause after a failed one; it doubles with each.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// Where containers come from.
 #[derive(Debug)]

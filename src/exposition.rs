@@ -123,3 +123,75 @@ fn push_number(text: &mut Vec<u8>, mut number: u64) {
     }
     text.extend_from_slice(&digits[at..]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::{ALL_FIELDS, N_FIELDS};
+    use crate::smaps::{Mapping, Values};
+    use crate::snapshot::{Reading, Shape};
+
+    fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
+        let mut snapshot = Snapshot::new(shape);
+        snapshot.begin("{pod=\"p\"", b"c", 1);
+        for (path, values) in mappings {
+            snapshot.add(Mapping { path, values, count: 1 });
+        }
+        let mut reading = Reading::default();
+        snapshot.finish(&mut reading);
+        snapshot.sum([&reading].into_iter());
+        let mut text = Vec::new();
+        let n_samples = render(&mut text, &snapshot);
+        assert_eq!(n_samples as usize, snapshot.n_samples());
+        (String::from_utf8(text).unwrap(), n_samples)
+    }
+
+    #[test]
+    fn absent_fields_are_absent_and_families_whole() {
+        let values = |present, bytes| Values { present, bytes: [bytes; N_FIELDS] };
+        let mappings: [(&[u8], Values); 2] = [(b"/b", values(0b10, 7)), (b"/a", values(0b11, 0))];
+        let (text, n_samples) = rendered(Shape { fields: ALL_FIELDS, ..Shape::default() }, &mappings);
+        let expected = r#"# HELP process_smaps_size_bytes Address space of the mappings, resident or not.
+# TYPE process_smaps_size_bytes gauge
+process_smaps_size_bytes{pod="p",comm="c",path="/a"} 0
+# HELP process_smaps_rss_bytes Resident memory.
+# TYPE process_smaps_rss_bytes gauge
+process_smaps_rss_bytes{pod="p",comm="c",path="/a"} 0
+process_smaps_rss_bytes{pod="p",comm="c",path="/b"} 7
+# HELP process_smaps_mappings Mappings that stand behind the series.
+# TYPE process_smaps_mappings gauge
+process_smaps_mappings{pod="p",comm="c",path="/a"} 1
+process_smaps_mappings{pod="p",comm="c",path="/b"} 1
+# HELP process_smaps_processes Processes of the command that were summed.
+# TYPE process_smaps_processes gauge
+process_smaps_processes{pod="p",comm="c"} 1
+"#;
+        assert_eq!((text.as_str(), n_samples), (expected, 6));
+        let shape = Shape { fields: 0b10, omit_zero: true, ..Shape::default() };
+        let (text, n_samples) = rendered(shape, &mappings);
+        assert!(
+            !text.contains("_size_") && !text.contains(r#"_rss_bytes{pod="p",comm="c",path="/a"}"#),
+            "{text}"
+        );
+        assert_eq!(n_samples, 4);
+    }
+
+    #[test]
+    fn numbers() {
+        for number in [0, 1, 9, 10, 1024, 99_999, u64::MAX] {
+            let mut text = b"x".to_vec();
+            push_number(&mut text, number);
+            assert_eq!(text, format!("x{number}").into_bytes());
+        }
+    }
+
+    #[test]
+    fn families_of_few_samples() {
+        let mut text = Vec::new();
+        single(&mut text, "a_total", "counter", "Help.", 1.5);
+        labelled(&mut text, "b", "gauge", "More.", [("{x=\"1\"}", 1), ("{x=\"2\"}", 2)]);
+        let expected = "# HELP a_total Help.\n# TYPE a_total counter\na_total 1.5\n\
+                        # HELP b More.\n# TYPE b gauge\nb{x=\"1\"} 1\nb{x=\"2\"} 2\n";
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+}

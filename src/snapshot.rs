@@ -480,3 +480,211 @@ impl Snapshot {
         series.filter(|series| !series.is_folded && series.totals.n_mappings > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::{ALL_FIELDS, by_name};
+
+    /// A snapshot and the readings of its processes.
+    struct Node {
+        snapshot: Snapshot,
+        readings: Vec<Reading>,
+    }
+
+    impl Node {
+        fn new(shape: Shape) -> Self {
+            Self { snapshot: Snapshot::new(Shape { fields: ALL_FIELDS, ..shape }), readings: Vec::new() }
+        }
+
+        /// Adds a process with mappings of these paths and resident bytes.
+        fn process(&mut self, comm: &[u8], mappings: &[(&[u8], u64)]) {
+            let pid = self.readings.len() as u32 + 1;
+            self.snapshot.begin("{container=\"c\"", comm, pid);
+            for &(path, rss) in mappings {
+                let values = values(&[("rss", rss), ("mmu_page_size", 4096)]);
+                self.snapshot.add(Mapping { path, values: &values, count: 1 });
+            }
+            let mut reading = Reading::default();
+            self.snapshot.finish(&mut reading);
+            self.readings.push(reading);
+        }
+
+        fn sum(&mut self) {
+            self.snapshot.sum(self.readings.iter());
+        }
+
+        /// Label text behind the container, resident bytes and mappings of each series.
+        fn series(&self) -> Vec<(String, u64, u64)> {
+            let text = |series: &Series| series.labels.strip_prefix("{container=\"c\",").unwrap().to_owned();
+            let series = self.snapshot.series();
+            series.map(|s| (text(s), s.totals.values.bytes[RSS], s.totals.n_mappings)).collect()
+        }
+
+        fn processes(&self) -> Vec<(&str, u64)> {
+            let processes = self.snapshot.processes();
+            processes.map(|(labels, n)| (labels.strip_prefix("{container=\"c\",").unwrap(), n)).collect()
+        }
+    }
+
+    fn values(fields: &[(&str, u64)]) -> Values {
+        let mut values = Values::default();
+        for (name, bytes) in fields {
+            let field = by_name(name).unwrap();
+            values.present |= 1 << field;
+            values.bytes[field] = *bytes;
+        }
+        values
+    }
+
+    fn owned(series: &[(&str, u64, u64)]) -> Vec<(String, u64, u64)> {
+        series.iter().map(|&(labels, rss, n)| (labels.to_owned(), rss, n)).collect()
+    }
+
+    #[test]
+    fn processes_of_a_command_are_summed() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a", &[(b"/x", 1024), (b"", 2048), (b"/x", 4096)]);
+        node.process(b"b", &[(b"/x", 1024)]);
+        node.process(b"a", &[(b"[anon]", 1024)]);
+        node.process(b"zombie", &[]);
+        node.sum();
+        assert_eq!(
+            node.series(),
+            owned(&[
+                (r#"comm="a",path="/x"}"#, 5120, 2),
+                (r#"comm="a",path="[anon]"}"#, 3072, 2),
+                (r#"comm="b",path="/x"}"#, 1024, 1),
+            ])
+        );
+        assert_eq!(node.processes(), [(r#"comm="a""#, 2), (r#"comm="b""#, 1)]);
+    }
+
+    #[test]
+    fn what_is_gone_is_gone_and_numbers_are_used_again() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a", &[(b"/x", 1024), (b"/y", 1024)]);
+        node.process(b"b", &[(b"/z", 1024)]);
+        node.sum();
+        node.readings.remove(0);
+        node.process(b"c", &[(b"/w", 2048)]);
+        node.sum();
+        let expected = [(r#"comm="b",path="/z"}"#, 1024, 1), (r#"comm="c",path="/w"}"#, 2048, 1)];
+        assert_eq!(node.series(), owned(&expected));
+        node.process(b"a", &[(b"/y", 512)]);
+        node.sum();
+        let expected = [(r#"comm="a",path="/y"}"#, 512, 1), expected[0], expected[1]];
+        assert_eq!(node.series(), owned(&expected));
+        node.readings.clear();
+        node.sum();
+        assert_eq!((node.series().len(), node.processes().len(), node.snapshot.n_samples()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_read_that_is_not_finished_leaves_nothing() {
+        let mut node = Node::new(Shape::default());
+        node.snapshot.begin("{container=\"c\"", b"a", 1);
+        node.snapshot.add(Mapping { path: b"/x", values: &values(&[("rss", 4096)]), count: 1 });
+        node.process(b"b", &[(b"/y", 1024)]);
+        node.sum();
+        assert_eq!(node.series(), owned(&[(r#"comm="b",path="/y"}"#, 1024, 1)]));
+        assert_eq!(node.processes(), [(r#"comm="b""#, 1)]);
+    }
+
+    #[test]
+    fn texts_that_read_the_same_are_one_series() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a\xff", &[(b"/\xff", 1024), (b"/\xfe", 2048), ("/\u{fffd}".as_bytes(), 4096)]);
+        node.process(b"a\xfe", &[(b"/\xff", 1024)]);
+        node.sum();
+        assert_eq!(node.series(), owned(&[("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]));
+        assert_eq!(node.processes(), [("comm=\"a\u{fffd}\"", 2)]);
+    }
+
+    #[test]
+    fn sums_saturate_and_page_sizes_do_not_add_up() {
+        let mut totals =
+            Totals { values: values(&[("rss", u64::MAX - 1), ("mmu_page_size", 4096)]), n_mappings: 1 };
+        totals
+            .add(&Totals { values: values(&[("rss", 1 << 20), ("mmu_page_size", 2 << 20)]), n_mappings: 2 });
+        totals.add(&Totals { values: values(&[("swap", 5), ("mmu_page_size", 4096)]), n_mappings: 1 });
+        let expected = values(&[("rss", u64::MAX), ("swap", 5), ("mmu_page_size", 2 << 20)]);
+        assert_eq!(totals, Totals { values: expected, n_mappings: 4 });
+    }
+
+    #[test]
+    fn readings_hold_every_number() {
+        for bytes in [0, 1, 1023, 1024, 4096, 127 << 10, 128 << 10, 1 << 40, u64::MAX - 1023, u64::MAX] {
+            for n_mappings in [1, 127, 128, 65_530, u64::MAX] {
+                let all = Values { present: ALL_FIELDS, bytes: [bytes; N_FIELDS] };
+                let some = values(&[("rss", bytes), ("locked", 0)]);
+                let written = [all, some].map(|values| Totals { values, n_mappings });
+                let mut reading = Reading::default();
+                reading.pack(3, &written[0]);
+                reading.pack(u32::MAX, &written[1]);
+                let mut read = Vec::new();
+                Reading::unpack(&reading.packed, |series, totals| read.push((series, *totals)));
+                assert_eq!(read, [(3, written[0]), (u32::MAX, written[1])]);
+            }
+        }
+    }
+
+    #[test]
+    fn grouped_by_kind_and_process_and_pid() {
+        let mappings: &[(&[u8], u64)] = &[(b"/x", 1), (b"/y", 2), (b"", 4), (b"[heap]", 8), (b"[vdso]", 16)];
+        let mut kinds = Node::new(Shape { group_by: GroupBy::Kind, ..Shape::default() });
+        kinds.process(b"a", mappings);
+        kinds.sum();
+        assert_eq!(
+            kinds.series(),
+            owned(&[
+                (r#"comm="a",kind="anon"}"#, 4, 1),
+                (r#"comm="a",kind="file"}"#, 3, 2),
+                (r#"comm="a",kind="heap"}"#, 8, 1),
+                (r#"comm="a",kind="special"}"#, 16, 1),
+            ])
+        );
+        let mut whole = Node::new(Shape { group_by: GroupBy::Process, by_pid: true, ..Shape::default() });
+        whole.process(b"a", mappings);
+        whole.process(b"a", &mappings[..1]);
+        whole.sum();
+        let expected = [(r#"comm="a",pid="1"}"#, 31, 5), (r#"comm="a",pid="2"}"#, 1, 1)];
+        assert_eq!(whole.series(), owned(&expected));
+        assert_eq!(whole.processes(), [(r#"comm="a""#, 2)]);
+    }
+
+    #[test]
+    fn the_smallest_paths_fold_and_come_back() {
+        // A series of this kind has 3 samples, a command one more: 3 * 4 + 1 + 3 + 1 = 17.
+        let mut node = Node::new(Shape { max_samples: 14, ..Shape::default() });
+        node.process(b"a", &[(b"/big", 900), (b"/m", 20), (b"/n", 20), (b"/o", 30)]);
+        node.process(b"b", &[(b"/tiny", 1)]);
+        node.sum();
+        // /tiny is the smallest but alone, so it keeps its name; of two of one size the first goes first.
+        let folded = [
+            (r#"comm="a",path="/big"}"#, 900, 1),
+            (r#"comm="a",path="/o"}"#, 30, 1),
+            (r#"comm="a",path="[other]"}"#, 40, 2),
+            (r#"comm="b",path="/tiny"}"#, 1, 1),
+        ];
+        for _ in 0..3 {
+            assert_eq!(node.series(), owned(&folded));
+            assert_eq!((node.snapshot.n_samples(), node.snapshot.n_folded()), (14, 2));
+            node.sum();
+        }
+        node.readings.pop();
+        node.sum();
+        let unfolded: Vec<String> = node.series().into_iter().map(|(labels, ..)| labels).collect();
+        assert_eq!(unfolded, ["/big", "/m", "/n", "/o"].map(|path| format!(r#"comm="a",path="{path}"}}"#)));
+        assert_eq!((node.snapshot.n_samples(), node.snapshot.n_folded()), (13, 0));
+    }
+
+    #[test]
+    fn a_path_that_is_named_as_the_fold_is() {
+        let mut node = Node::new(Shape { max_samples: 4, ..Shape::default() });
+        node.process(b"a", &[(b"[other]", 1), (b"/x", 2), (b"/y", 4)]);
+        node.sum();
+        assert_eq!(node.series(), owned(&[(r#"comm="a",path="[other]"}"#, 7, 3)]));
+        assert_eq!(node.snapshot.n_folded(), 2);
+    }
+}
