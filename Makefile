@@ -60,7 +60,7 @@ ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell comman
 
 # A static binary for TARGET, the same bytes for the same commit and toolchain. MUSL_STD=debian: std from Debian's packages.
 .PHONY: static
-static:
+static: protoc
 	SMAPS_EXPORTER_REVISION=$(REVISION) .ci/static.sh $(TARGET)
 
 # Proof that the static binary is one. Needs root, for chroot.
@@ -73,11 +73,11 @@ test-static: static
 test-reproducible: static
 	SMAPS_EXPORTER_REVISION=$(REVISION) .ci/test-reproducible.sh $(STATIC) $(TARGET)
 
-# The image, by whichever of podman, buildah and docker is there.
+# The image, by whichever of podman, buildah and docker is there; IMAGE_FLAGS='--platform linux/arm64' for the other architecture.
 .PHONY: image
 image:
 	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) build -f Containerfile -t $(IMAGE) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(IMAGE_FLAGS) .
 
 # The same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
 .PHONY: image-tar

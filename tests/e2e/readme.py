@@ -32,17 +32,34 @@ def daemon_set() -> dict:
     return found["spec"]["template"]["spec"]
 
 
-def exporter_container(lab: Lab, address: str, capabilities: list[str] | None = None) -> Container:
-    """The DaemonSet's container, as the kubelet asks CRI for it. The node's /run/containerd is the lab's directory, and the
-    address is of the test's choosing, for the lab's pods share the machine's network. `capabilities` replace the added ones."""
+def sidecar() -> dict:
+    """The sidecar's container."""
+    [block] = [block for block in blocks("yaml") if "$(POD)" in block]
+    [container] = yaml.safe_load(block)["spec"]["containers"]
+    return container
+
+
+def exporter_container(
+    lab: Lab, address: str, capabilities: list[str] | None = None, sidecar_of: tuple[str, str] | None = None
+) -> Container:
+    """The DaemonSet's container, as the kubelet asks CRI for it; or the sidecar's, which has the same rights and mounts.
+
+    The node's /run/containerd is the lab's directory, and the address is of the test's choosing, for the lab's pods share the
+    machine's network. `capabilities` replace those that the manifest adds.
+    """
     pod = daemon_set()
     [container] = pod["containers"]
+    name, args = container["name"], container["args"]
+    if sidecar_of:
+        name = sidecar()["name"]
+        namespace, pod_name = sidecar_of
+        args = [arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]]
     context = container["securityContext"]
     host_paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
     profile = cri.SecurityProfile.ProfileType
     return Container(
-        container["name"],
-        args=[*container["args"], f"--addr={address}"],
+        name,
+        args=[*args, f"--addr={address}"],
         image=container["image"],
         mounts=[
             cri.Mount(
