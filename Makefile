@@ -89,5 +89,5 @@ image-tar: static
 # The DaemonSet and what belongs to it, out of the README: make manifest | kubectl apply -f -
 .PHONY: manifest
 manifest:
-	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README-ship.md | sed '1,/^```yaml$$/d; /^```$$/d'
+	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use smaps_container_exporter::args::{Command, Options, parse};
 use yaml_rust2::{Yaml, YamlLoader};
 
-const README: &str = include_str!("../README-ship.md");
+const README: &str = include_str!("../README.md");
 
 /// The documents of every fenced YAML block.
 fn documents() -> Vec<Yaml> {

@@ -7,7 +7,7 @@ import yaml
 from exporter import REPOSITORY
 from lab import Container, Lab, cri
 
-TEXT = (REPOSITORY / "README-ship.md").read_text()
+TEXT = (REPOSITORY / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
