@@ -4,6 +4,7 @@ mod cli;
 mod controls;
 mod golden;
 mod http;
+mod naive;
 mod readme;
 mod scanner;
 mod support;
