@@ -176,7 +176,8 @@ fn scrape_for_ever(mut scraper: Scraper, mut publisher: Publisher, interval: Dur
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    eprintln!("smaps-container-exporter: this is a bug: {cause} at {place}");
+    // not eprintln!, which panics in turn where standard error takes nothing
+    let _ = writeln!(io::stderr(), "smaps-container-exporter: this is a bug: {cause} at {place}");
     process::exit(1);
 }
 
