@@ -61,8 +61,8 @@ pub struct Tracked {
     pub labels: Arc<str>,
     /// Whether a filter can take a process of it.
     pub is_wanted: bool,
-    /// The directory inode of its init process, once seen; another process with the same pid has another one.
-    init_inode: Option<u64>,
+    /// When its init process began, once seen; another process with the same pid began at another time.
+    init_started: Option<u64>,
     init_is_gone: bool,
     cgroup: Vec<u8>,
 }
@@ -217,7 +217,7 @@ impl Discovery {
                     labels: container.labels().into(),
                     is_wanted: filters.iter().any(|filter| filter.matches_container(namespace, pod, name)),
                     container,
-                    init_inode: None,
+                    init_started: None,
                     init_is_gone: false,
                     cgroup: Vec::new(),
                 }
@@ -241,14 +241,14 @@ impl Discovery {
         let mut has_moved = false;
         for tracked in &mut self.containers {
             let init = pass.find(tracked.container.init_pid);
-            let is_same = |inode: u64| tracked.init_inode.is_none_or(|known| known == inode);
-            let Some(init) = init.filter(|init| is_same(init.inode)) else {
+            let is_same = |started: u64| tracked.init_started.is_none_or(|known| known == started);
+            let Some(init) = init.filter(|init| is_same(init.started)) else {
                 // Its cgroup stays its own until a listing says that it has ended.
                 is_unexplained |= !tracked.init_is_gone;
                 tracked.init_is_gone = true;
                 continue;
             };
-            tracked.init_inode = Some(init.inode);
+            tracked.init_started = Some(init.started);
             tracked.init_is_gone = false;
             let cgroup = pass.cgroup(init);
             if tracked.cgroup != cgroup {

@@ -29,10 +29,18 @@ fn every_prefix_of_every_fixture() {
         for end in 0..=text.len() {
             let prefix = &text[..end];
             let expected = naive::scanned(&mut general, prefix);
-            assert_eq!(naive::scanned(&mut learned, prefix), expected, "{name} up to {end}, learned of others");
+            assert_eq!(
+                naive::scanned(&mut learned, prefix),
+                expected,
+                "{name} up to {end}, learned of others"
+            );
             if end % 97 == 0 || end == text.len() {
                 assert_eq!(naive::mappings(prefix), expected, "{name} up to {end}");
-                assert_eq!(naive::scanned(&mut Scanner::default(), prefix), expected, "{name} up to {end}, learned");
+                assert_eq!(
+                    naive::scanned(&mut Scanner::default(), prefix),
+                    expected,
+                    "{name} up to {end}, learned"
+                );
             }
         }
     }
@@ -50,7 +58,9 @@ fn every_read_size_and_buffer_size() {
                     mappings.push((mapping.path.to_vec(), *mapping.values));
                 };
                 let mut buffer = vec![0; buffer_size];
-                let n = procfs::scan(Pieces(&text, read_size), &mut buffer, &mut scanner, &mut add).unwrap();
+                let n =
+                    procfs::scan(Pieces(&text, read_size), &mut buffer, usize::MAX, &mut scanner, &mut add)
+                        .unwrap();
                 assert_eq!(n, expected.len());
                 assert_eq!(
                     mappings, expected,
@@ -145,8 +155,18 @@ fn generated_records() {
     for i in 0..20_000 {
         let text = generated(&mut random);
         let expected = naive::mappings(&text);
-        assert_eq!(naive::scanned(&mut general, &text), expected, "record {i}, general\n{}", text.escape_ascii());
-        assert_eq!(naive::scanned(&mut learned, &text), expected, "record {i}, learned\n{}", text.escape_ascii());
+        assert_eq!(
+            naive::scanned(&mut general, &text),
+            expected,
+            "record {i}, general\n{}",
+            text.escape_ascii()
+        );
+        assert_eq!(
+            naive::scanned(&mut learned, &text),
+            expected,
+            "record {i}, learned\n{}",
+            text.escape_ascii()
+        );
         n_mappings += expected.len();
     }
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
