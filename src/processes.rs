@@ -212,3 +212,40 @@ fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, read_at: Option<Instant>) -> Process {
+        Process {
+            pid,
+            started: 0,
+            container: 0,
+            labels: "{".into(),
+            comm: Vec::new(),
+            read_at,
+            values_of: Instant::now(),
+            reading: Reading::default(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_and_the_new_take_turns() {
+        let now = Instant::now();
+        let at = |ms| Some(now + Duration::from_millis(ms));
+        let cases: &[(&[Option<Instant>], &[u32])] = &[
+            (&[], &[]),
+            (&[None, None, None], &[0, 1, 2]),
+            (&[at(3), at(1), at(2)], &[1, 2, 0]),
+            (&[at(3), None, at(1), None, at(2)], &[2, 1, 4, 3, 0]),
+            (&[None, None, None, at(1)], &[3, 0, 1, 2]),
+        ];
+        for (read_at, turns) in cases {
+            let table = read_at.iter().enumerate().map(|(i, &read_at)| process(i as u32, read_at)).collect();
+            let mut processes = Processes { table, ..Processes::default() };
+            processes.order();
+            assert_eq!(processes.turns, *turns, "{read_at:?}");
+        }
+    }
+}

@@ -73,6 +73,17 @@ impl Pass {
         find(&self.processes, pid)
     }
 
+    /// A pass that has seen these: pid, start time and cgroup path, by ascending pid.
+    #[cfg(test)]
+    pub fn of(processes: &[(u32, u64, &str)]) -> Self {
+        let mut pass = Self::default();
+        for &(pid, started, path) in processes {
+            let cgroup = Self::push_cgroup(&mut pass.cgroups, path.as_bytes());
+            pass.processes.push(Seen { pid, started, inode: started, cgroup, is_doubtful: false });
+        }
+        pass
+    }
+
     fn push_cgroup(cgroups: &mut Vec<u8>, path: &[u8]) -> Range<u32> {
         let start = cgroups.len() as u32; // a node's paths are some megabytes at most
         cgroups.extend_from_slice(path);
@@ -561,5 +572,206 @@ impl Entries {
             entry(found.file_name().to_bytes(), found.ino());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_processes() {
+        for (name, pid) in [
+            ("1", Some(1)),
+            ("4194304", Some(4_194_304)),
+            ("", None),
+            ("0", None),
+            ("01", None),
+            ("+1", None),
+            ("1 ", None),
+            ("1a", None),
+            ("self", None),
+            ("4294967296", None),
+        ] {
+            assert_eq!(pid_of(name.as_bytes()), pid, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_of_stat() {
+        let stat = |name: &str, flags: u32| {
+            format!("42 ({name}) S 1 42 42 0 -1 {flags} 90 0 0 0 0 0 0 0 20 0 1 0 7788 2445312 202 184467\n")
+        };
+        for name in ["sleep", "", "a b", ") Z 0 (", "x) S 1 2 3", "\n"] {
+            let parsed = Stat::parse(stat(name, 0x40_0000).as_bytes()).unwrap();
+            assert_eq!((parsed.started, parsed.has_ended), (7788, false), "{name:?}");
+            assert!(Stat::parse(stat(name, 0x40_0004).as_bytes()).unwrap().has_ended, "{name:?}");
+        }
+        for text in ["", "42 (x) S 1", "42 x S 1 42 42 0 -1 0", ")"] {
+            assert!(Stat::parse(text.as_bytes()).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn more_mappings_than_there_can_be_are_an_error() {
+        let mapping = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 \nRss:                   8 kB\n";
+        let scan_at_most = |max| {
+            let text = mapping.repeat(2000);
+            scan(text.as_bytes(), &mut vec![0; 4096], max, &mut Scanner::default(), &mut |_| {})
+        };
+        assert_eq!(scan_at_most(2000).unwrap(), 2000);
+        assert!(scan_at_most(1500).is_err());
+        // and it is noticed before the end
+        let endless = Forever(mapping.as_bytes(), 0);
+        assert!(scan(endless, &mut vec![0; 4096], 10_000, &mut Scanner::default(), &mut |_| {}).is_err());
+    }
+
+    /// A text again and again.
+    struct Forever<'a>(&'a [u8], usize);
+
+    impl Read for Forever<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            for b in buffer.iter_mut() {
+                *b = self.0[self.1];
+                self.1 = (self.1 + 1) % self.0.len();
+            }
+            Ok(buffer.len())
+        }
+    }
+
+    /// Live processes of the test's own.
+    #[cfg(target_os = "linux")]
+    mod live {
+        use super::super::*;
+        use std::process::{Child, Command};
+
+        struct Sleep(Child);
+
+        impl Sleep {
+            fn new() -> Self {
+                let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
+                // spawn() returns when the child has another address space; its name follows
+                while std::fs::read(format!("/proc/{}/comm", child.pid())).unwrap() != b"sleep\n" {
+                    std::thread::yield_now();
+                }
+                child
+            }
+
+            fn pid(&self) -> u32 {
+                self.0.id()
+            }
+        }
+
+        impl Drop for Sleep {
+            fn drop(&mut self) {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+            }
+        }
+
+        fn proc() -> Proc {
+            Proc::open(Path::new("/proc")).unwrap()
+        }
+
+        /// Reads a process whose name is thought to be `comm` and which is at home in any cgroup or none.
+        fn read(proc: &mut Proc, pid: u32, comm: &str, is_owned: bool) -> Result<(usize, bool), Failure> {
+            let mut has_stack = false;
+            let n = proc.read(
+                pid,
+                comm.as_bytes(),
+                |_| is_owned,
+                false,
+                &mut Scanner::default(),
+                |mapping| {
+                    has_stack |= mapping.path == b"[stack]";
+                },
+            )?;
+            Ok((n, has_stack))
+        }
+
+        #[test]
+        fn a_pass_sees_a_process_from_its_beginning_to_its_end() {
+            let (mut proc, mut pass) = (proc(), Pass::default());
+            let child = Sleep::new();
+            proc.pass(&mut pass).unwrap();
+            assert!(pass.processes.is_sorted_by(|a, b| a.pid < b.pid));
+            let seen = pass.find(child.pid()).unwrap().clone();
+            let own = pass.find(std::process::id()).unwrap();
+            assert_eq!(pass.cgroup(&seen), pass.cgroup(own), "a child is where its parent is");
+            assert!(own.started <= seen.started);
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(pass.find(child.pid()).unwrap().started, seen.started);
+            // Another directory of the same process: its start time tells.
+            pass.processes.iter_mut().for_each(|process| (process.inode, process.started) = (0, 0));
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(pass.find(child.pid()).unwrap().started, seen.started);
+            let pid = child.pid();
+            drop(child);
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(pass.find(pid), None);
+        }
+
+        #[test]
+        fn a_process_is_read_whole_or_not_at_all() {
+            let mut proc = proc();
+            let mut child = Sleep::new();
+            let pid = child.pid();
+            let (n_mappings, has_stack) = read(&mut proc, pid, "sleep", true).unwrap();
+            assert!(n_mappings > 5 && has_stack);
+            assert_eq!(proc.comm(pid).unwrap(), b"sleep");
+            assert!(matches!(read(&mut proc, pid, "sleeq", true), Err(Failure::Exec)));
+            assert!(matches!(read(&mut proc, pid, "sleep", false), Err(Failure::Exec)));
+            child.0.kill().unwrap();
+            let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            while !stat().contains(") Z ") {
+                std::thread::yield_now();
+            }
+            // A zombie: it has no mappings, and where it was is not always told.
+            assert!(matches!(read(&mut proc, pid, "sleep", true), Ok((0, false))));
+            child.0.wait().unwrap();
+            assert!(matches!(read(&mut proc, pid, "sleep", true), Err(Failure::Gone)));
+        }
+
+        #[test]
+        fn an_address_space_that_exec_leaves_is_noticed() {
+            use std::io::Write as _;
+            // The shell waits for a line, then becomes another program.
+            let mut shell = Command::new("sh")
+                .args(["-c", "read line; exec sleep 1000"])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut proc = proc();
+            let process = proc.open_process(shell.id()).unwrap();
+            let smaps = open_address_space(process.as_fd(), "smaps").unwrap().unwrap();
+            assert!(ensure_alive(process.as_fd(), "smaps", &smaps).is_ok());
+            shell.stdin.take().unwrap().write_all(b"\n").unwrap();
+            while proc.comm(shell.id()).unwrap() != b"sleep" {
+                std::thread::yield_now();
+            }
+            assert!(matches!(ensure_alive(process.as_fd(), "smaps", &smaps), Err(Failure::Exec)));
+            shell.kill().unwrap();
+            shell.wait().unwrap();
+            assert!(matches!(ensure_alive(process.as_fd(), "smaps", &smaps), Err(Failure::Gone)));
+            assert!(matches!(
+                read_file(process.as_fd(), "comm", &mut vec![0; 64]),
+                Err(Errno::SRCH | Errno::NOENT)
+            ));
+        }
+
+        #[test]
+        fn a_kernel_thread_has_no_mappings() {
+            let mut proc = proc();
+            let mut pass = Pass::default();
+            proc.pass(&mut pass).unwrap();
+            // kthreadd; a container of the test's own may hide it
+            if proc.comm(2).is_ok_and(|comm| comm == b"kthreadd") {
+                assert!(matches!(
+                    read(&mut proc, 2, "kthreadd", true),
+                    Ok((0, false)) | Err(Failure::Denied)
+                ));
+                assert_eq!(pass.cgroup(pass.find(2).unwrap()), b"/");
+            }
+        }
     }
 }

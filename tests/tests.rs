@@ -5,6 +5,7 @@ mod controls;
 mod golden;
 mod http;
 mod naive;
+mod processes;
 mod readme;
 mod scanner;
 mod support;

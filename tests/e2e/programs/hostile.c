@@ -19,36 +19,35 @@ static void *stay(void *unused) {
     return NULL;
 }
 
+static void must(int is_good, const char *what) {
+    if (is_good) return;
+    perror(what);
+    exit(1);
+}
+
 static void map(const char *path) {
     int fd = open(path, O_RDONLY);
-    if (fd < 0 || mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0) == MAP_FAILED) {
-        perror(path);
-        exit(1);
-    }
+    must(fd >= 0 && mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0) != MAP_FAILED, path);
     close(fd);
 }
 
-static void *page(uintptr_t at) {
-    void *there = mmap((void *)at, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    if (there == MAP_FAILED) {
-        perror("mmap");
-        exit(1);
-    }
-    return there;
-}
-
-// A window of mappings, each a page with a page of nothing behind it, that moves up through the address space.
+// A window of 56,000 mappings that moves up through the address space: blocks that one call makes and one call removes, cut into
+// mappings of one page by one call for every two of them.
 static void leapfrog(void) {
-    const uintptr_t first = 0x100000000, last = 0x700000000000, step = 8192, window = 40000 * step;
+    const uintptr_t first = 0x100000000, last = 0x700000000000, page = 4096, block = 4000 * page, window = 14 * block;
     for (;;) {
-        for (uintptr_t at = first; at < last; at += step) {
-            page(at);
-            if (at >= first + window) munmap((void *)(at - window), 4096);
+        for (uintptr_t at = first; at < last; at += block) {
+            if (at >= first + window) munmap((void *)(at - window), block);
+            void *made = mmap((void *)at, block, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+            must(made != MAP_FAILED, "mmap");
+            for (uintptr_t i = at; i < at + block; i += 2 * page)
+                must(!mprotect((void *)i, page, PROT_READ | PROT_WRITE), "mprotect");
             if (at == first + window) {
                 puts("ready");
                 fflush(stdout);
             }
         }
+        munmap((void *)first, last - first);
     }
 }
 
@@ -58,10 +57,7 @@ int main(int argc, char **argv) {
         long n = atol(argv[2]);
         char *pages = mmap(NULL, n * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         for (long i = 0; i < n; i += 2)
-            if (mprotect(pages + i * 4096, 4096, PROT_READ | PROT_WRITE)) {
-                perror("mprotect");
-                return 1;
-            }
+            must(!mprotect(pages + i * 4096, 4096, PROT_READ | PROT_WRITE), "mprotect");
     } else if (!strcmp(name, "fork")) {
         for (long n = atol(argv[2]); n > 0; n--)
             switch (fork()) {
