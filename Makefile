@@ -91,3 +91,11 @@ image-tar: static
 manifest:
 	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
 
+
+# --- Fuzzing ------------------------------------------------------------------------------------------------------------------
+
+# Each fuzz target for so long: make fuzz FUZZ_SECONDS=20. Needs a nightly toolchain.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz:
+	tests/fuzz/run $(FUZZ_SECONDS)

@@ -29,6 +29,13 @@ pub fn path_of(text: &[u8]) -> Option<&[u8]> {
     best.map(|(_, path)| path)
 }
 
+/// Whether this text may hide where a process is: its path is `/`, and a version 1 hierarchy says so, which it says of every
+/// process that has ended, too. Version 2 keeps to the truth.
+pub fn may_hide(text: &[u8]) -> bool {
+    path_of(text) == Some(b"/")
+        && text.split(|&b| b == b'\n').any(|line| !line.is_empty() && !line.starts_with(b"0::"))
+}
+
 /// The cgroup paths of the containers' init processes, each with its container.
 #[derive(Debug, Default)]
 pub struct Owners(HashMap<Box<[u8]>, u32>);

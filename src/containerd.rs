@@ -189,7 +189,11 @@ impl Lister {
                     Some(known) => known,
                     None if is_hung => continue,
                     None => match self.get(&channel, &namespace, &key.1).await? {
-                        Some(known) => known,
+                        Some(known) => {
+                            // Kept also when a later call fails: the next listing goes on from here.
+                            self.known.insert(key.clone(), known.clone());
+                            known
+                        }
                         None => continue, // removed meanwhile
                     },
                 };

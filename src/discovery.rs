@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use crate::cgroup::Owners;
-use crate::containerd::Containerd;
+use crate::containerd::{Containerd, Listing};
 use crate::containers::Container;
 use crate::filter::Filter;
 use crate::procfs::Pass;
@@ -61,8 +61,8 @@ pub struct Tracked {
     pub labels: Arc<str>,
     /// Whether a filter can take a process of it.
     pub is_wanted: bool,
-    /// The directory inode of its init process, once seen; another process with the same pid has another one.
-    init_inode: Option<u64>,
+    /// When its init process began, once seen; another process with the same pid began at another time.
+    init_started: Option<u64>,
     init_is_gone: bool,
     cgroup: Vec<u8>,
 }
@@ -160,8 +160,10 @@ impl Discovery {
     }
 
     fn take_listing(&mut self, filters: &[Filter], now: Instant) -> Result<(), String> {
-        let (listed, more_to_come) = match &mut self.source {
-            Source::Recording(recording) => (recording.containers(), false),
+        let listed = match &mut self.source {
+            Source::Recording(recording) => {
+                recording.containers().map(|found| found.map(|containers| (containers, false)))
+            }
             Source::Containerd(containerd) => {
                 if self.is_up && containerd.is_lost() {
                     self.is_up = false;
@@ -170,39 +172,45 @@ impl Discovery {
                     warn!("{lost}");
                     self.last_error = Some(lost.into());
                 }
-                match containerd.take() {
-                    Some(Ok(listing)) => (Ok(Some(listing.containers)), listing.more_to_come),
-                    Some(Err(error)) => (Err(error.to_string()), false),
-                    None => (Ok(None), false),
-                }
+                containerd.take().transpose().map_err(|error| error.to_string()).map(|listing| {
+                    listing.map(|Listing { containers, more_to_come, .. }| (containers, more_to_come))
+                })
             }
         };
         match listed {
-            Ok(None) => {}
-            Ok(Some(containers)) => {
-                if self.last_error.take().is_some() {
-                    info!("containers are listed again");
-                }
-                self.is_up = true;
-                self.schedule.listed_at = self.schedule.began_at;
-                if more_to_come {
-                    self.schedule.unexplained_since = Some(now);
-                    self.schedule.lengthen_pause(); // a task may stay created for good
-                } else {
-                    self.schedule.pause = SHORTEST_PAUSE;
-                }
-                self.adopt(containers, filters);
+            Ok(None) => Ok(()),
+            Ok(Some((containers, more_to_come))) => {
+                self.succeed(containers, more_to_come, filters, now);
+                Ok(())
             }
             Err(error) => {
-                self.last_error = Some(error.clone());
-                self.is_up = false;
-                self.n_errors += 1;
-                self.schedule.listed_at = None;
-                self.schedule.lengthen_pause();
-                return Err(error);
+                self.fail(&error);
+                Err(error)
             }
         }
-        Ok(())
+    }
+
+    fn succeed(&mut self, containers: Vec<Container>, more_to_come: bool, filters: &[Filter], now: Instant) {
+        if self.last_error.take().is_some() {
+            info!("containers are listed again");
+        }
+        self.is_up = true;
+        self.schedule.listed_at = self.schedule.began_at;
+        if more_to_come {
+            self.schedule.unexplained_since = Some(now);
+            self.schedule.lengthen_pause(); // a task may stay created for good
+        } else {
+            self.schedule.pause = SHORTEST_PAUSE;
+        }
+        self.adopt(containers, filters);
+    }
+
+    fn fail(&mut self, error: &str) {
+        self.last_error = Some(error.into());
+        self.is_up = false;
+        self.n_errors += 1;
+        self.schedule.listed_at = None;
+        self.schedule.lengthen_pause();
     }
 
     /// Replaces the containers, keeping what is known of those that stay.
@@ -217,7 +225,7 @@ impl Discovery {
                     labels: container.labels().into(),
                     is_wanted: filters.iter().any(|filter| filter.matches_container(namespace, pod, name)),
                     container,
-                    init_inode: None,
+                    init_started: None,
                     init_is_gone: false,
                     cgroup: Vec::new(),
                 }
@@ -241,14 +249,14 @@ impl Discovery {
         let mut has_moved = false;
         for tracked in &mut self.containers {
             let init = pass.find(tracked.container.init_pid);
-            let is_same = |inode: u64| tracked.init_inode.is_none_or(|known| known == inode);
-            let Some(init) = init.filter(|init| is_same(init.inode)) else {
+            let is_same = |started: u64| tracked.init_started.is_none_or(|known| known == started);
+            let Some(init) = init.filter(|init| is_same(init.started)) else {
                 // Its cgroup stays its own until a listing says that it has ended.
                 is_unexplained |= !tracked.init_is_gone;
                 tracked.init_is_gone = true;
                 continue;
             };
-            tracked.init_inode = Some(init.inode);
+            tracked.init_started = Some(init.started);
             tracked.init_is_gone = false;
             let cgroup = pass.cgroup(init);
             if tracked.cgroup != cgroup {
@@ -301,6 +309,186 @@ impl Discovery {
         match &mut self.source {
             Source::Containerd(containerd) => containerd.wait_until(deadline),
             Source::Recording(_) => std::thread::sleep(deadline.saturating_duration_since(Instant::now())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// A discovery that a test tells what was listed and seen, and when.
+    struct Node {
+        discovery: Discovery,
+        filters: [Filter; 1],
+        start: Instant,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let source = Source::Recording(Recording::new(Path::new("/does/not/exist")));
+            let filters = [Filter::parse("*/*/*/*").unwrap()];
+            Self { discovery: Discovery::new(source), filters, start: Instant::now() }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        fn is_due(&self, ms: u64) -> bool {
+            self.discovery.schedule.is_due(self.at(ms))
+        }
+
+        /// A listing that begins and ends at this time: containers by id and pid.
+        fn list(&mut self, ms: u64, containers: &[(&str, u32)], more_to_come: bool) {
+            let containers = containers.iter().map(|&(id, init_pid)| Container {
+                id: id.into(),
+                init_pid,
+                namespace: "default".into(),
+                pod: "pod".into(),
+                name: id.into(),
+            });
+            self.discovery.schedule.began_at = Some(self.at(ms));
+            let (containers, now) = (containers.collect(), self.at(ms));
+            self.discovery.succeed(containers, more_to_come, &self.filters, now);
+        }
+
+        fn fail(&mut self, ms: u64) {
+            self.discovery.schedule.began_at = Some(self.at(ms));
+            self.discovery.fail("no answer");
+        }
+
+        /// A pass: processes by pid, start time and cgroup.
+        fn see(&mut self, ms: u64, processes: &[(u32, u64, &str)]) {
+            self.discovery.observe(&Pass::of(processes), self.at(ms));
+        }
+
+        fn owner(&self, path: &str) -> Option<u32> {
+            self.discovery.owner_of(path.as_bytes())
+        }
+    }
+
+    /// Pid, start time and cgroup.
+    type Process = (u32, u64, &'static str);
+
+    const HOST: Process = (1, 10, "/init.scope");
+    const A: Process = (100, 11, "/kubepods/a");
+    const B: Process = (200, 12, "/kubepods/b");
+
+    /// A node that has been quiet for ten seconds, with the containers a and b.
+    fn quiet() -> Node {
+        let mut node = Node::new();
+        node.list(0, &[("a", 100), ("b", 200)], false);
+        node.see(0, &[HOST, A, B]);
+        node.list(3000, &[("a", 100), ("b", 200)], false);
+        node.see(10_000, &[HOST, A, B]);
+        node
+    }
+
+    #[test]
+    fn a_quiet_node_is_listed_once_a_minute() {
+        assert!(Node::new().is_due(0));
+        let node = quiet();
+        assert!(!node.is_due(10_000) && !node.is_due(62_999));
+        assert!(node.is_due(63_000));
+    }
+
+    #[test]
+    fn what_calls_for_a_listing() {
+        let cases: &[(&str, &[Process], bool)] = &[
+            ("nothing new", &[HOST, A, B], false),
+            ("another process of the node's own", &[HOST, (5, 20, "/init.scope"), A, B], false),
+            ("another process of a container", &[HOST, A, (150, 20, "/kubepods/a/sub"), B], false),
+            ("a process of the node's own that ends", &[A, B], false),
+            ("a cgroup that nobody knows", &[HOST, A, B, (300, 20, "/kubepods/c")], true),
+            ("an init process that is gone", &[HOST, A], true),
+            ("an init process that began at another time", &[HOST, A, (200, 99, "/kubepods/b")], true),
+            ("an init process that has moved", &[HOST, A, (200, 12, "/kubepods/x")], true),
+        ];
+        for (what, processes, is_due) in cases {
+            let mut node = quiet();
+            node.see(11_000, processes);
+            assert_eq!(node.is_due(11_000), *is_due, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_listing_that_begins_two_seconds_later_explains_what_was_seen() {
+        let mut node = quiet();
+        let stranger = (300, 20, "/system.slice/x");
+        node.see(11_000, &[HOST, A, B, stranger]);
+        node.list(11_000, &[("a", 100), ("b", 200)], false);
+        node.see(12_000, &[HOST, A, B, stranger]);
+        assert!(!node.is_due(11_249), "not so soon");
+        assert!(node.is_due(12_000), "containerd may not have known yet");
+        node.list(13_000, &[("a", 100), ("b", 200)], false);
+        assert!(!node.is_due(14_000), "it is no container");
+        node.see(14_000, &[HOST, A, B]);
+        node.see(15_000, &[HOST, A, B, stranger]);
+        assert!(node.is_due(15_000), "what was gone is new again");
+    }
+
+    #[test]
+    fn an_init_process_that_is_gone_is_asked_about_once() {
+        let mut node = quiet();
+        node.see(11_000, &[HOST, A]);
+        node.list(13_000, &[("a", 100), ("b", 200)], false);
+        node.see(14_000, &[HOST, A]);
+        assert!(!node.is_due(14_000), "its shim hangs: containerd says that it runs");
+        assert_eq!(node.owner("/kubepods/b/sub"), Some(1), "and what is left of it is its own");
+        node.list(15_000, &[("a", 100)], false);
+        assert_eq!(node.owner("/kubepods/b/sub"), None);
+        assert_eq!(node.owner("/kubepods/a"), Some(0));
+    }
+
+    #[test]
+    fn a_pid_that_is_used_again_brings_no_cgroup_with_it() {
+        let mut node = quiet();
+        node.see(11_000, &[HOST, A, (200, 99, "/system.slice/ssh.service")]);
+        assert_eq!(node.owner("/system.slice/ssh.service"), None);
+        assert_eq!(node.owner("/kubepods/b"), Some(1));
+    }
+
+    #[test]
+    fn failed_listings_come_at_longer_and_longer_intervals() {
+        let mut node = quiet();
+        let mut ms = 100_000;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            node.fail(ms);
+            let pause = (0..).step_by(250).find(|pause| node.is_due(ms + pause)).unwrap();
+            pauses.push(pause);
+            ms += pause;
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000]);
+        assert_eq!(node.discovery.n_errors(), 8);
+        assert_eq!(node.discovery.containers().len(), 2, "the known ones go on");
+        node.list(ms, &[("a", 100)], false);
+        assert!(!node.is_due(ms + 59_999), "what was seen before is explained");
+    }
+
+    #[test]
+    fn a_task_that_is_created_and_never_started_is_asked_about_less_and_less() {
+        let mut node = quiet();
+        let mut n_listings = 0;
+        node.list(20_000, &[("a", 100), ("b", 200)], true);
+        for tick in (20_000..80_000).step_by(250) {
+            if node.is_due(tick) {
+                node.list(tick, &[("a", 100), ("b", 200)], true);
+                n_listings += 1;
+            }
+        }
+        assert!((8..=12).contains(&n_listings), "{n_listings} in a minute");
+    }
+
+    #[test]
+    fn strangers_are_forgotten_with_their_processes() {
+        let mut node = quiet();
+        for i in 0..1000 {
+            let path = format!("/system.slice/run-{i}.scope");
+            node.see(11_000 + i, &[HOST, A, B, (1000 + i as u32, i, &path)]);
+            assert_eq!(node.discovery.strangers.len(), 2, "this one and the node's own");
         }
     }
 }

@@ -176,7 +176,8 @@ fn scrape_for_ever(mut scraper: Scraper, mut publisher: Publisher, interval: Dur
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    eprintln!("smaps-container-exporter: this is a bug: {cause} at {place}");
+    // not eprintln!, which panics in turn where standard error takes nothing
+    let _ = writeln!(io::stderr(), "smaps-container-exporter: this is a bug: {cause} at {place}");
     process::exit(1);
 }
 
@@ -188,5 +189,33 @@ fn print(text: &[u8]) -> Result<(), String> {
             Err(format!("cannot write to standard output: {error}"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// In a process of its own, because it ends it: this test again, told by its environment to panic in a thread.
+    #[test]
+    fn a_panic_in_a_thread_ends_the_process_with_one_line() {
+        if std::env::var_os("SMAPS_TEST_PANIC").is_some() {
+            std::panic::set_hook(Box::new(end_on_panic));
+            let _ = thread::spawn(|| panic!("two\nlines")).join();
+            process::exit(0); // half dead
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::a_panic_in_a_thread_ends_the_process_with_one_line", "--nocapture"])
+            .env("SMAPS_TEST_PANIC", "1")
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        let [line] = told.lines().collect::<Vec<_>>()[..] else { panic!("{told:?}") };
+        assert!(
+            line.starts_with(r"smaps-container-exporter: this is a bug: two\nlines at src/lib.rs:"),
+            "{line}"
+        );
     }
 }

@@ -19,7 +19,8 @@ use crate::snapshot::{Reading, Snapshot};
 #[derive(Debug)]
 struct Process {
     pid: u32,
-    inode: u64,
+    /// See [`Seen::started`](crate::procfs::Seen::started).
+    started: u64,
     /// Its container's position in [`Discovery::containers`], as of the last pass.
     container: u32,
     labels: Arc<str>,
@@ -39,6 +40,7 @@ pub struct Processes {
     /// The table of the pass before, while the next one is made.
     before: Vec<Process>,
     by_age: Vec<u32>,
+    turns: Vec<u32>,
     scanner: Scanner,
     scratch: String,
     /// Reads that came to nothing, ever.
@@ -50,7 +52,7 @@ pub struct Processes {
 /// What became of the reads of one cycle.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
-    /// Reads that gave values.
+    /// Reads that gave values: not those of zombies, which nobody is refused.
     pub n_read: u64,
     /// Reads that were refused.
     pub n_denied: u64,
@@ -73,7 +75,7 @@ impl Processes {
             }
             let Ok(comm) = proc.comm(seen.pid) else { continue };
             let is_same = |process: &Process| {
-                process.inode == seen.inode && process.comm == comm && process.labels == tracked.labels
+                process.started == seen.started && process.comm == comm && process.labels == tracked.labels
             };
             if let Some(process) = known.filter(is_same) {
                 self.table.push(Process { container, ..process });
@@ -85,7 +87,7 @@ impl Processes {
             if filters.iter().any(|filter| filter.matches(namespace, pod, name, text)) {
                 self.table.push(Process {
                     pid: seen.pid,
-                    inode: seen.inode,
+                    started: seen.started,
                     container,
                     labels: tracked.labels.clone(),
                     comm: comm.to_vec(),
@@ -99,7 +101,7 @@ impl Processes {
         self.before.shrink_to(2 * self.table.len());
     }
 
-    /// Reads the processes, those with the oldest values first, while the budget lasts.
+    /// Reads the processes, those with the oldest values first and new ones between them, while the budget lasts.
     pub fn read(
         &mut self,
         proc: &mut Proc,
@@ -107,12 +109,10 @@ impl Processes {
         snapshot: &mut Snapshot,
         budget: &mut Budget,
     ) -> Outcome {
-        self.by_age.clear();
-        self.by_age.extend(0..self.table.len() as u32);
-        self.by_age.sort_unstable_by_key(|&i| (self.table[i as usize].read_at, i));
+        self.order();
         let mut outcome = Outcome::default();
         let mut cpu = thread_cpu_time();
-        for &i in &self.by_age {
+        for &i in &self.turns {
             if !budget.allows() {
                 break;
             }
@@ -124,7 +124,7 @@ impl Processes {
                 result = process.read(proc, discovery, &mut self.scanner, snapshot);
             }
             match result {
-                Ok(()) => outcome.n_read += 1,
+                Ok(()) => outcome.n_read += u64::from(!process.reading.is_empty()),
                 Err(failure) => {
                     log::debug!("cannot read process {} in {:?}: {failure}", process.pid, proc.path());
                     process.reading.clear();
@@ -138,6 +138,21 @@ impl Processes {
             cpu = now;
         }
         outcome
+    }
+
+    /// Decides whose turn it is: the process with the oldest values, then a new one, and so on. New ones before all others would let a
+    /// workload that forks faster than the budget can follow keep the rest from ever being read again.
+    fn order(&mut self) {
+        self.by_age.clear();
+        self.by_age.extend(0..self.table.len() as u32);
+        self.by_age.sort_unstable_by_key(|&i| (self.table[i as usize].read_at, i));
+        let n_new = self.by_age.partition_point(|&i| self.table[i as usize].read_at.is_none());
+        let (new, old) = self.by_age.split_at(n_new);
+        self.turns.clear();
+        let turns = (0..new.len().max(old.len())).flat_map(|turn| [old.get(turn), new.get(turn)]);
+        self.turns.extend(turns.flatten());
+        self.by_age.shrink_to(2 * self.table.len());
+        self.turns.shrink_to(2 * self.table.len());
     }
 
     /// Records every process; says how many there were. One that ends meanwhile is left out.
@@ -196,4 +211,41 @@ impl Process {
 fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, read_at: Option<Instant>) -> Process {
+        Process {
+            pid,
+            started: 0,
+            container: 0,
+            labels: "{".into(),
+            comm: Vec::new(),
+            read_at,
+            values_of: Instant::now(),
+            reading: Reading::default(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_and_the_new_take_turns() {
+        let now = Instant::now();
+        let at = |ms| Some(now + Duration::from_millis(ms));
+        let cases: &[(&[Option<Instant>], &[u32])] = &[
+            (&[], &[]),
+            (&[None, None, None], &[0, 1, 2]),
+            (&[at(3), at(1), at(2)], &[1, 2, 0]),
+            (&[at(3), None, at(1), None, at(2)], &[2, 1, 4, 3, 0]),
+            (&[None, None, None, at(1)], &[3, 0, 1, 2]),
+        ];
+        for (read_at, turns) in cases {
+            let table = read_at.iter().enumerate().map(|(i, &read_at)| process(i as u32, read_at)).collect();
+            let mut processes = Processes { table, ..Processes::default() };
+            processes.order();
+            assert_eq!(processes.turns, *turns, "{read_at:?}");
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A process is held by the handle of its directory while it is read. The kernel ties that handle to the process and not to
 //! the number, so smaps, comm and cgroup read through it are those of one process, however fast pids are reused.
-//! Between passes a process is known by its pid and the inode number of its directory, which a new process never shares.
+//! Between passes a process is known by its pid and its start time. That is asked only when the inode number of its directory is
+//! new: no new process has an old one, but the kernel gives an old process a new one when it is short of memory.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -11,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::cgroup;
@@ -19,6 +20,11 @@ use crate::smaps::{Mapping, Scanner};
 
 /// As much of smaps as is scanned at a time. The kernel gives at most 4 KiB a read, so this is sixteen reads.
 const CHUNK: usize = 64 * 1024;
+
+/// The kernel's own default of vm.max_map_count: a process may have been started before that was lowered to less.
+const DEFAULT_MAX_MAPPINGS: usize = 65_530;
+/// Mappings that do not count there (the kernel's own), and what comes and goes in a read that is not endless.
+const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct Proc {
     text: Vec<u8>,
     chunk: Vec<u8>,
     entries: Entries,
+    /// So many mappings the kernel lets a process have.
+    max_mappings: usize,
 }
 
 /// A process that a pass has seen.
@@ -36,9 +44,13 @@ pub struct Proc {
 pub struct Seen {
     /// Its number.
     pub pid: u32,
-    /// The inode number of its directory: another one is another process.
-    pub inode: u64,
-    cgroup: Range<usize>,
+    /// When it began, in the kernel's ticks: another time is another process. In a recording, the inode number of its directory.
+    pub started: u64,
+    inode: u64,
+    /// Where its cgroup path stands in [`Pass::cgroups`].
+    cgroup: Range<u32>,
+    /// Its path reads as `/`, but perhaps only because its first thread has ended.
+    is_doubtful: bool,
 }
 
 /// What one pass over proc has seen: every process, by pid.
@@ -46,20 +58,42 @@ pub struct Seen {
 pub struct Pass {
     /// The processes, by ascending pid.
     pub processes: Vec<Seen>,
+    before: Vec<Seen>,
     cgroups: Vec<u8>,
 }
 
 impl Pass {
     /// The cgroup path of a process of this pass (see [`cgroup::path_of`]).
     pub fn cgroup(&self, process: &Seen) -> &[u8] {
-        &self.cgroups[process.cgroup.clone()]
+        &self.cgroups[process.cgroup.start as usize..process.cgroup.end as usize]
     }
 
     /// The process with this pid.
     pub fn find(&self, pid: u32) -> Option<&Seen> {
-        let at = self.processes.binary_search_by_key(&pid, |process| process.pid).ok()?;
-        Some(&self.processes[at])
+        find(&self.processes, pid)
     }
+
+    /// A pass that has seen these: pid, start time and cgroup path, by ascending pid.
+    #[cfg(test)]
+    pub fn of(processes: &[(u32, u64, &str)]) -> Self {
+        let mut pass = Self::default();
+        for &(pid, started, path) in processes {
+            let cgroup = Self::push_cgroup(&mut pass.cgroups, path.as_bytes());
+            pass.processes.push(Seen { pid, started, inode: started, cgroup, is_doubtful: false });
+        }
+        pass
+    }
+
+    fn push_cgroup(cgroups: &mut Vec<u8>, path: &[u8]) -> Range<u32> {
+        let start = cgroups.len() as u32; // a node's paths are some megabytes at most
+        cgroups.extend_from_slice(path);
+        start..cgroups.len() as u32
+    }
+}
+
+fn find(processes: &[Seen], pid: u32) -> Option<&Seen> {
+    let at = processes.binary_search_by_key(&pid, |process| process.pid).ok()?;
+    Some(&processes[at])
 }
 
 /// Why a process gave no values.
@@ -112,13 +146,17 @@ impl Proc {
     pub fn open(path: &Path) -> io::Result<Self> {
         let root =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = vec![0; 4096];
+        let max_mappings = read_file(root.as_fd(), "sys/vm/max_map_count", &mut text).ok().and_then(number);
         Ok(Self {
             path: path.to_owned(),
             root,
             name: String::new(),
-            text: vec![0; 4096],
+            text,
             chunk: vec![0; CHUNK],
             entries: Entries::default(),
+            max_mappings: max_mappings
+                .map_or(usize::MAX, |n: usize| n.max(DEFAULT_MAX_MAPPINGS) + SPARE_MAPPINGS),
         })
     }
 
@@ -131,8 +169,10 @@ impl Proc {
     ///
     /// Fails when the directory cannot be read.
     pub fn pass(&mut self, pass: &mut Pass) -> io::Result<()> {
-        pass.processes.clear();
-        pass.cgroups.clear();
+        let Pass { processes, before, cgroups } = pass;
+        std::mem::swap(processes, before);
+        processes.clear();
+        cgroups.clear();
         let Self { root, name, text, entries, .. } = self;
         entries.each(root.as_fd(), |entry, inode| {
             let Some(pid) = pid_of(entry) else { return };
@@ -140,11 +180,41 @@ impl Proc {
             let _ = write!(name, "{pid}/cgroup"); // writing to a String cannot fail
             let Ok(content) = read_file(root.as_fd(), name.as_str(), text) else { return };
             let Some(path) = cgroup::path_of(content) else { return };
-            let start = pass.cgroups.len();
-            pass.cgroups.extend_from_slice(path);
-            pass.processes.push(Seen { pid, inode, cgroup: start..pass.cgroups.len() });
+            let is_doubtful = cgroup::may_hide(content);
+            let cgroup = Pass::push_cgroup(cgroups, path);
+            processes.push(Seen { pid, started: inode, inode, cgroup, is_doubtful });
         })?;
-        pass.processes.sort_unstable_by_key(|process| process.pid);
+        processes.sort_unstable_by_key(|process| process.pid);
+        processes.retain_mut(|process| {
+            let known = find(before, process.pid).filter(|known| known.inode == process.inode);
+            if let Some(known) = known {
+                process.started = known.started;
+                // Kernel threads are at the root for good, so each is looked at once.
+                if known.is_doubtful || !process.is_doubtful {
+                    return true;
+                }
+            }
+            let Ok(directory) = self.open_process(process.pid) else { return false };
+            if known.is_none()
+                && let Ok(stat) = Stat::read(directory.as_fd(), &mut self.text)
+            {
+                process.started = stat.started;
+            }
+            if process.is_doubtful {
+                match self.hidden_cgroup(directory.as_fd()) {
+                    Ok(None) => {}
+                    Ok(Some(path)) => {
+                        process.cgroup = Pass::push_cgroup(cgroups, &path);
+                        process.is_doubtful = false; // what the leader says stays so, so ask the threads each time
+                    }
+                    Err(_) => return false,
+                }
+            }
+            true
+        });
+        processes.shrink_to(2 * processes.len());
+        before.shrink_to(2 * processes.len());
+        cgroups.shrink_to(2 * cgroups.len());
         Ok(())
     }
 
@@ -156,6 +226,35 @@ impl Proc {
         Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
     }
 
+    fn open_process(&mut self, pid: u32) -> Result<OwnedFd, Errno> {
+        self.name.clear();
+        let _ = write!(self.name, "{pid}");
+        open_directory(self.root.as_fd(), self.name.as_str())
+    }
+
+    /// Where a process whose cgroup reads as `/` really is: `None` if it is there, else where its other threads are.
+    ///
+    /// Of a thread that has ended, a version 1 hierarchy says `/` (kernel/cgroup/cgroup.c, `proc_cgroup_show`). Taken at its word, a
+    /// container whose init process is a zombie would own the whole node.
+    fn hidden_cgroup(&mut self, process: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Failure> {
+        match Stat::read(process, &mut self.text) {
+            Ok(stat) if stat.has_ended => {}
+            _ => return Ok(None), // a recording has none
+        }
+        let mut tids = Vec::new();
+        let tasks = open_listable(process, "task")?;
+        self.entries.each(tasks.as_fd(), |entry, _| tids.extend(pid_of(entry)))?;
+        for tid in tids {
+            let Ok(content) = read_file(tasks.as_fd(), &format!("{tid}/cgroup"), &mut self.text) else {
+                continue;
+            };
+            if let Some(path) = cgroup::path_of(content).filter(|path| path != b"/") {
+                return Ok(Some(path.to_vec()));
+            }
+        }
+        Err(Failure::Gone)
+    }
+
     /// The text of the cgroup file of a process.
     pub fn cgroup(&mut self, pid: u32) -> Result<&[u8], Failure> {
         self.name.clear();
@@ -165,9 +264,7 @@ impl Proc {
 
     /// The files of a process that a recording holds, by name, as the kernel printed them.
     pub fn raw(&mut self, pid: u32) -> Result<[(&'static str, Vec<u8>); 3], Failure> {
-        self.name.clear();
-        let _ = write!(self.name, "{pid}");
-        let process = open_directory(self.root.as_fd(), self.name.as_str())?;
+        let process = self.open_process(pid)?;
         let mut file =
             |name| read_file(process.as_fd(), name, &mut self.text).map(|text| (name, text.to_vec()));
         Ok([file("comm")?, file("cgroup")?, file("smaps")?])
@@ -187,9 +284,7 @@ impl Proc {
         scanner: &mut Scanner,
         mut mapping: impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
-        self.name.clear();
-        let _ = write!(self.name, "{pid}");
-        let process = open_directory(self.root.as_fd(), self.name.as_str())?;
+        let process = self.open_process(pid)?;
         let mut n_given = 0;
         if by_rollup {
             n_given = self.rollup(process.as_fd(), scanner, &mut mapping)?;
@@ -205,10 +300,14 @@ impl Proc {
             return Err(Failure::Exec);
         }
         let now = read_file(process.as_fd(), "cgroup", &mut self.text)?;
-        if !cgroup::path_of(now).is_some_and(owned) {
-            return Err(Failure::Exec);
+        if cgroup::path_of(now).is_some_and(&owned) {
+            return Ok(n_given);
         }
-        Ok(n_given)
+        let is_hidden = cgroup::may_hide(now);
+        match is_hidden.then(|| self.hidden_cgroup(process.as_fd())).transpose()?.flatten() {
+            Some(path) if owned(&path) => Ok(n_given),
+            _ => Err(Failure::Exec),
+        }
     }
 
     /// Reads one smaps file of a process to its end, and makes sure that it was the end of the address space.
@@ -220,7 +319,7 @@ impl Proc {
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
         let Some(smaps) = open_address_space(process, name)? else { return Ok(0) };
-        let n_mappings = scan(&smaps, &mut self.chunk, scanner, mapping)?;
+        let n_mappings = scan(&smaps, &mut self.chunk, self.max_mappings, scanner, mapping)?;
         if n_mappings > 0 {
             ensure_alive(process, name, &smaps)?;
         }
@@ -244,14 +343,20 @@ impl Proc {
         loop {
             match maps.read(&mut self.chunk)? {
                 0 => break,
-                n => count += self.chunk[..n].iter().filter(|&&b| b == b'\n').count() as u64,
+                n => count += self.chunk[..n].iter().filter(|&&b| b == b'\n').count(),
+            }
+            if count > self.max_mappings {
+                return Err(endless().into());
             }
         }
-        let n_given = scan(&rollup, &mut self.chunk, scanner, &mut |sum| mapping(Mapping { count, ..sum }))?;
-        if n_given > 0 {
+        let count = count as u64;
+        let mut sum = |sum: Mapping<'_>| mapping(Mapping { count, ..sum });
+        let scanned = scan(&rollup, &mut self.chunk, self.max_mappings, scanner, &mut sum);
+        // An address space that exec has left says "no such process" here, so whether it lives comes first.
+        if !matches!(scanned, Ok(0)) {
             ensure_alive(process, "maps", &maps)?;
         }
-        Ok(n_given)
+        Ok(scanned?)
     }
 
     /// The same through any other thread, for a process whose leader has exited while others live on.
@@ -261,12 +366,7 @@ impl Proc {
         scanner: &mut Scanner,
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
-        let tasks = match openat(
-            process,
-            "task",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
+        let tasks = match open_listable(process, "task") {
             Ok(tasks) => tasks,
             Err(Errno::NOENT) => return Ok(0), // a recording has none
             Err(errno) => return Err(errno.into()),
@@ -283,10 +383,15 @@ impl Proc {
     }
 }
 
-/// Reads smaps from `file` to its end through `chunk`, gives each mapping to `mapping` and says how many there were. The buffer grows only for a mapping that is larger than all of it.
+/// Reads smaps from `file` to its end through `chunk`, gives each mapping to `mapping` and says how many there were. The buffer grows
+/// only for a mapping that is larger than all of it.
+///
+/// Fails when there are more than `max_mappings`: the kernel goes on from the address where it was, so a process that maps
+/// ahead of the reader and unmaps behind it would be read for hours.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
+    max_mappings: usize,
     scanner: &mut Scanner,
     mapping: &mut impl FnMut(Mapping<'_>),
 ) -> io::Result<usize> {
@@ -312,6 +417,9 @@ pub fn scan(
         }
         chunk.copy_within(scanned..filled, 0);
         filled -= scanned;
+        if n_mappings > max_mappings {
+            return Err(endless());
+        }
     }
     if chunk.len() > CHUNK {
         chunk.truncate(CHUNK);
@@ -320,9 +428,13 @@ pub fn scan(
     Ok(n_mappings)
 }
 
+fn endless() -> io::Error {
+    io::Error::other("more mappings than a process can have: it changes faster than it can be read")
+}
+
 /// Opens a file that shows the address space of a process; `None` if it has none, or no such file.
 fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, Failure> {
-    match openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+    match open_file(process, name) {
         Ok(file) => Ok(Some(file.into())),
         // No address space: recent kernels say so at once, others by an empty file.
         Err(Errno::SRCH) => Ok(None),
@@ -337,23 +449,52 @@ fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), 
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());
     }
-    let now = openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|now| rustix::io::read(now, &mut [0; 1]));
+    let now = open_file(process, name).and_then(|now| rustix::io::read(now, &mut [0; 1]));
     Err(if now.unwrap_or(0) > 0 { Failure::Exec } else { Failure::Gone })
 }
 
 /// The pid that the name of a directory stands for.
 fn pid_of(name: &[u8]) -> Option<u32> {
-    // The first byte decides for most names that are none, and refuses `+1`.
-    if !name.first()?.is_ascii_digit() {
+    // The first byte decides for most names that are none, and refuses `+1` and `01`, a second name for the same number.
+    if !matches!(name.first()?, b'1'..=b'9') {
         return None;
     }
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
+/// The number that a file consists of.
+fn number(text: &[u8]) -> Option<usize> {
+    std::str::from_utf8(text).ok()?.trim_ascii().parse().ok()
+}
+
+/// What is needed of `/proc/<pid>/stat` (man 5 proc_pid_stat).
+struct Stat {
+    /// In clock ticks since boot.
+    started: u64,
+    /// The first thread has ended, or is about to.
+    has_ended: bool,
+}
+
+impl Stat {
+    fn read(process: BorrowedFd<'_>, text: &mut Vec<u8>) -> Result<Self, Errno> {
+        Self::parse(read_file(process, "stat", text)?).ok_or(Errno::INVAL)
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        const PF_EXITING: u64 = 4; // include/linux/sched.h
+        // The name in parentheses may hold anything, parentheses too; behind it come numbers, from the third field on.
+        let name_end = text.iter().rposition(|&b| b == b')')?;
+        let mut fields =
+            std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().skip(9 - 3);
+        let flags: u64 = fields.next()?.parse().ok()?;
+        let started = fields.nth(22 - 10)?.parse().ok()?;
+        Some(Self { started, has_ended: flags & PF_EXITING != 0 })
+    }
+}
+
 /// The whole content of a small file below `directory`, read into `text`, which grows as needed.
 fn read_file<'a>(directory: BorrowedFd<'_>, name: &str, text: &'a mut Vec<u8>) -> Result<&'a [u8], Errno> {
-    let file = openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_file(directory, name)?;
     let mut filled = 0;
     loop {
         if filled == text.len() {
@@ -364,6 +505,21 @@ fn read_file<'a>(directory: BorrowedFd<'_>, name: &str, text: &'a mut Vec<u8>) -
             n => filled += n,
         }
     }
+}
+
+/// Opens a file to read. In a recording that somebody sent there may be a pipe in its place, which nobody writes to, or a device:
+/// neither waits here, and neither is read.
+fn open_file(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = openat(directory, name, flags, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(file),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn open_listable(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 #[cfg(target_os = "linux")]
@@ -416,5 +572,206 @@ impl Entries {
             entry(found.file_name().to_bytes(), found.ino());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_processes() {
+        for (name, pid) in [
+            ("1", Some(1)),
+            ("4194304", Some(4_194_304)),
+            ("", None),
+            ("0", None),
+            ("01", None),
+            ("+1", None),
+            ("1 ", None),
+            ("1a", None),
+            ("self", None),
+            ("4294967296", None),
+        ] {
+            assert_eq!(pid_of(name.as_bytes()), pid, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_of_stat() {
+        let stat = |name: &str, flags: u32| {
+            format!("42 ({name}) S 1 42 42 0 -1 {flags} 90 0 0 0 0 0 0 0 20 0 1 0 7788 2445312 202 184467\n")
+        };
+        for name in ["sleep", "", "a b", ") Z 0 (", "x) S 1 2 3", "\n"] {
+            let parsed = Stat::parse(stat(name, 0x40_0000).as_bytes()).unwrap();
+            assert_eq!((parsed.started, parsed.has_ended), (7788, false), "{name:?}");
+            assert!(Stat::parse(stat(name, 0x40_0004).as_bytes()).unwrap().has_ended, "{name:?}");
+        }
+        for text in ["", "42 (x) S 1", "42 x S 1 42 42 0 -1 0", ")"] {
+            assert!(Stat::parse(text.as_bytes()).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn more_mappings_than_there_can_be_are_an_error() {
+        let mapping = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 \nRss:                   8 kB\n";
+        let scan_at_most = |max| {
+            let text = mapping.repeat(2000);
+            scan(text.as_bytes(), &mut vec![0; 4096], max, &mut Scanner::default(), &mut |_| {})
+        };
+        assert_eq!(scan_at_most(2000).unwrap(), 2000);
+        assert!(scan_at_most(1500).is_err());
+        // and it is noticed before the end
+        let endless = Forever(mapping.as_bytes(), 0);
+        assert!(scan(endless, &mut vec![0; 4096], 10_000, &mut Scanner::default(), &mut |_| {}).is_err());
+    }
+
+    /// A text again and again.
+    struct Forever<'a>(&'a [u8], usize);
+
+    impl Read for Forever<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            for b in buffer.iter_mut() {
+                *b = self.0[self.1];
+                self.1 = (self.1 + 1) % self.0.len();
+            }
+            Ok(buffer.len())
+        }
+    }
+
+    /// Live processes of the test's own.
+    #[cfg(target_os = "linux")]
+    mod live {
+        use super::super::*;
+        use std::process::{Child, Command};
+
+        struct Sleep(Child);
+
+        impl Sleep {
+            fn new() -> Self {
+                let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
+                // spawn() returns when the child has another address space; its name follows
+                while std::fs::read(format!("/proc/{}/comm", child.pid())).unwrap() != b"sleep\n" {
+                    std::thread::yield_now();
+                }
+                child
+            }
+
+            fn pid(&self) -> u32 {
+                self.0.id()
+            }
+        }
+
+        impl Drop for Sleep {
+            fn drop(&mut self) {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+            }
+        }
+
+        fn proc() -> Proc {
+            Proc::open(Path::new("/proc")).unwrap()
+        }
+
+        /// Reads a process whose name is thought to be `comm` and which is at home in any cgroup or none.
+        fn read(proc: &mut Proc, pid: u32, comm: &str, is_owned: bool) -> Result<(usize, bool), Failure> {
+            let mut has_stack = false;
+            let n = proc.read(
+                pid,
+                comm.as_bytes(),
+                |_| is_owned,
+                false,
+                &mut Scanner::default(),
+                |mapping| {
+                    has_stack |= mapping.path == b"[stack]";
+                },
+            )?;
+            Ok((n, has_stack))
+        }
+
+        #[test]
+        fn a_pass_sees_a_process_from_its_beginning_to_its_end() {
+            let (mut proc, mut pass) = (proc(), Pass::default());
+            let child = Sleep::new();
+            proc.pass(&mut pass).unwrap();
+            assert!(pass.processes.is_sorted_by(|a, b| a.pid < b.pid));
+            let seen = pass.find(child.pid()).unwrap().clone();
+            let own = pass.find(std::process::id()).unwrap();
+            assert_eq!(pass.cgroup(&seen), pass.cgroup(own), "a child is where its parent is");
+            assert!(own.started <= seen.started);
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(pass.find(child.pid()).unwrap().started, seen.started);
+            // Another directory of the same process: its start time tells.
+            pass.processes.iter_mut().for_each(|process| (process.inode, process.started) = (0, 0));
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(pass.find(child.pid()).unwrap().started, seen.started);
+            let pid = child.pid();
+            drop(child);
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(pass.find(pid), None);
+        }
+
+        #[test]
+        fn a_process_is_read_whole_or_not_at_all() {
+            let mut proc = proc();
+            let mut child = Sleep::new();
+            let pid = child.pid();
+            let (n_mappings, has_stack) = read(&mut proc, pid, "sleep", true).unwrap();
+            assert!(n_mappings > 5 && has_stack);
+            assert_eq!(proc.comm(pid).unwrap(), b"sleep");
+            assert!(matches!(read(&mut proc, pid, "sleeq", true), Err(Failure::Exec)));
+            assert!(matches!(read(&mut proc, pid, "sleep", false), Err(Failure::Exec)));
+            child.0.kill().unwrap();
+            let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            while !stat().contains(") Z ") {
+                std::thread::yield_now();
+            }
+            // A zombie: it has no mappings, and where it was is not always told.
+            assert!(matches!(read(&mut proc, pid, "sleep", true), Ok((0, false))));
+            child.0.wait().unwrap();
+            assert!(matches!(read(&mut proc, pid, "sleep", true), Err(Failure::Gone)));
+        }
+
+        #[test]
+        fn an_address_space_that_exec_leaves_is_noticed() {
+            use std::io::Write as _;
+            // The shell waits for a line, then becomes another program.
+            let mut shell = Command::new("sh")
+                .args(["-c", "read line; exec sleep 1000"])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut proc = proc();
+            let process = proc.open_process(shell.id()).unwrap();
+            let smaps = open_address_space(process.as_fd(), "smaps").unwrap().unwrap();
+            assert!(ensure_alive(process.as_fd(), "smaps", &smaps).is_ok());
+            shell.stdin.take().unwrap().write_all(b"\n").unwrap();
+            while proc.comm(shell.id()).unwrap() != b"sleep" {
+                std::thread::yield_now();
+            }
+            assert!(matches!(ensure_alive(process.as_fd(), "smaps", &smaps), Err(Failure::Exec)));
+            shell.kill().unwrap();
+            shell.wait().unwrap();
+            assert!(matches!(ensure_alive(process.as_fd(), "smaps", &smaps), Err(Failure::Gone)));
+            assert!(matches!(
+                read_file(process.as_fd(), "comm", &mut vec![0; 64]),
+                Err(Errno::SRCH | Errno::NOENT)
+            ));
+        }
+
+        #[test]
+        fn a_kernel_thread_has_no_mappings() {
+            let mut proc = proc();
+            let mut pass = Pass::default();
+            proc.pass(&mut pass).unwrap();
+            // kthreadd; a container of the test's own may hide it
+            if proc.comm(2).is_ok_and(|comm| comm == b"kthreadd") {
+                assert!(matches!(
+                    read(&mut proc, 2, "kthreadd", true),
+                    Ok((0, false)) | Err(Failure::Denied)
+                ));
+                assert_eq!(pass.cgroup(pass.find(2).unwrap()), b"/");
+            }
+        }
     }
 }

@@ -34,6 +34,11 @@ impl Recording {
     pub fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
+        // A pipe would be waited for, a device read without end.
+        let is_file = fs::metadata(&self.path).map_err(|error| fail(error.to_string()))?.is_file();
+        if !is_file {
+            return Err(fail("it is not a file".into()));
+        }
         fs::File::open(&self.path)
             .and_then(|mut file| file.read_to_end(&mut self.text))
             .map_err(|error| fail(error.to_string()))?;

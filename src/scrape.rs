@@ -13,7 +13,7 @@ use crate::discovery::{Discovery, Source};
 use crate::exposition;
 use crate::filter::Filter;
 use crate::own::{Own, Report};
-use crate::processes::Processes;
+use crate::processes::{Outcome, Processes};
 use crate::procfs::{Pass, Proc};
 use crate::recording::{self, Recording};
 use crate::snapshot::{Shape, Snapshot};
@@ -98,7 +98,7 @@ impl Scraper {
             self.budget.end_first_cycle();
         }
         self.snapshot.sum(self.processes.readings());
-        self.log_denied(outcome.n_denied > 0 && outcome.n_read == 0);
+        self.log_denied(&outcome);
         self.report = Report {
             scrape_duration: now.elapsed(),
             scraped_at: SystemTime::now(),
@@ -153,12 +153,14 @@ impl Scraper {
         self.discovery.wait_until(deadline);
     }
 
-    fn log_denied(&mut self, is_denied: bool) {
-        if is_denied && !self.is_denied {
+    /// Says once what is missing when every read is refused, and once when one succeeds. A cycle without either says nothing.
+    fn log_denied(&mut self, outcome: &Outcome) {
+        if outcome.n_read > 0 {
+            if std::mem::take(&mut self.is_denied) {
+                info!("processes can be read again");
+            }
+        } else if outcome.n_denied > 0 && !std::mem::replace(&mut self.is_denied, true) {
             warn!("every process refuses to be read: {}", access::missing());
-        } else if self.is_denied && !is_denied {
-            info!("processes can be read again");
         }
-        self.is_denied = is_denied;
     }
 }

@@ -72,9 +72,9 @@ impl<T> Slots<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        self.free.extend(
-            self.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32),
-        );
+        // The lowest is taken first, so that the end becomes empty and can be given back.
+        let ids = self.slots.iter().enumerate().rev();
+        self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
         self.free.shrink_to(2 * self.free.len());
     }
 }

@@ -65,6 +65,10 @@ impl Shape {
 /// The path under which paths are folded.
 const OTHER: &str = "[other]";
 
+/// A path is cut here. No call takes a longer one than 4,096 bytes, of which the kernel prints each newline as four; but directories
+/// can be nested to any depth step by step, and then it prints all of it, on every line that we export.
+const MAX_PATH_LEN: usize = 4 * 4096;
+
 /// Values of several mappings together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -294,6 +298,7 @@ impl Snapshot {
         for (series, totals) in &self.pending {
             reading.pack(*series, totals);
         }
+        reading.packed.shrink_to(2 * reading.packed.len());
         self.most_pending = self.most_pending.max(self.pending.len());
     }
 
@@ -301,7 +306,7 @@ impl Snapshot {
     fn series_of(&mut self, path: &[u8]) -> u32 {
         let path = match path {
             b"" => "[anon]",
-            path => labels::lossy(path, &mut self.lossy),
+            path => labels::lossy(&path[..path.len().min(MAX_PATH_LEN)], &mut self.lossy),
         };
         let value = match self.shape.group_by {
             GroupBy::Path => path,
@@ -431,6 +436,7 @@ impl Snapshot {
             n_samples += self.shape.n_samples(other);
             self.n_folded += 1;
         }
+        self.smallest.shrink_to(2 * self.order.series.len());
         self.unfold_lonely();
     }
 

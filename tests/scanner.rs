@@ -4,64 +4,10 @@ use std::io::{self, Read};
 
 use smaps_container_exporter::fields::{FIELDS, N_FIELDS};
 use smaps_container_exporter::procfs;
-use smaps_container_exporter::smaps::{Scanner, Values};
+use smaps_container_exporter::smaps::Scanner;
 
+use crate::naive::{self, Mappings};
 use crate::support::smaps_fixtures;
-
-type Mappings = Vec<(Vec<u8>, Values)>;
-
-/// What the rules in smaps.rs say, written for plainness: lines, then words.
-fn naive(text: &[u8]) -> Mappings {
-    let mut mappings = Mappings::new();
-    let lines = text.strip_suffix(b"\n").unwrap_or(text);
-    for line in lines.split(|&b| b == b'\n') {
-        if let Some(path) = naive_header(line) {
-            mappings.push((path, Values::default()));
-            continue;
-        }
-        let Some((_, values)) = mappings.last_mut() else { continue };
-        let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
-        let Some(field) = FIELDS.iter().position(|field| field.key.as_bytes() == &line[..colon]) else {
-            continue;
-        };
-        let Ok(value) = std::str::from_utf8(&line[colon + 1..]) else { continue };
-        let Some(digits) = value.trim_ascii().strip_suffix("kB").map(str::trim_ascii_end) else { continue };
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            continue;
-        }
-        let kib: u64 = digits.parse().unwrap_or(u64::MAX);
-        values.present |= 1 << field;
-        values.bytes[field] = kib.saturating_mul(1024);
-    }
-    mappings
-}
-
-fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
-    let is_address = |text: &[u8]| !text.is_empty() && text.iter().all(|b| b"0123456789abcdef".contains(b));
-    let space = line.iter().position(|&b| b == b' ')?;
-    let dash = line.iter().position(|&b| b == b'-')?;
-    if dash > space || !is_address(&line[..dash]) || !is_address(&line[dash + 1..space]) {
-        return None;
-    }
-    // The rest: four words and the spaces behind each.
-    let mut rest = &line[space + 1..];
-    for _ in 0..4 {
-        let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
-        rest = &rest[(end + 1).min(rest.len())..];
-    }
-    Some(rest[rest.iter().take_while(|&&b| b == b' ').count()..].to_vec())
-}
-
-fn scanned(scanner: &mut Scanner, text: &[u8]) -> Mappings {
-    let mut mappings = Mappings::new();
-    let mut at = 0;
-    while let Some((mapping, n_bytes)) = scanner.next(&text[at..], true) {
-        assert!(n_bytes > 0, "it goes on");
-        mappings.push((mapping.path.to_vec(), *mapping.values));
-        at += n_bytes;
-    }
-    mappings
-}
 
 /// A file that gives at most so many bytes a read.
 struct Pieces<'a>(&'a [u8], usize);
@@ -82,11 +28,19 @@ fn every_prefix_of_every_fixture() {
     for (name, text) in smaps_fixtures() {
         for end in 0..=text.len() {
             let prefix = &text[..end];
-            let expected = scanned(&mut general, prefix);
-            assert_eq!(scanned(&mut learned, prefix), expected, "{name} up to {end}, learned of others");
+            let expected = naive::scanned(&mut general, prefix);
+            assert_eq!(
+                naive::scanned(&mut learned, prefix),
+                expected,
+                "{name} up to {end}, learned of others"
+            );
             if end % 97 == 0 || end == text.len() {
-                assert_eq!(naive(prefix), expected, "{name} up to {end}");
-                assert_eq!(scanned(&mut Scanner::default(), prefix), expected, "{name} up to {end}, learned");
+                assert_eq!(naive::mappings(prefix), expected, "{name} up to {end}");
+                assert_eq!(
+                    naive::scanned(&mut Scanner::default(), prefix),
+                    expected,
+                    "{name} up to {end}, learned"
+                );
             }
         }
     }
@@ -96,7 +50,7 @@ fn every_prefix_of_every_fixture() {
 fn every_read_size_and_buffer_size() {
     let mut scanner = Scanner::default();
     for (name, text) in smaps_fixtures() {
-        let expected = naive(&text);
+        let expected = naive::mappings(&text);
         for read_size in [1, 7, 4096, usize::MAX] {
             for buffer_size in [0, 1, 700, 65536] {
                 let mut mappings = Mappings::new();
@@ -104,7 +58,9 @@ fn every_read_size_and_buffer_size() {
                     mappings.push((mapping.path.to_vec(), *mapping.values));
                 };
                 let mut buffer = vec![0; buffer_size];
-                let n = procfs::scan(Pieces(&text, read_size), &mut buffer, &mut scanner, &mut add).unwrap();
+                let n =
+                    procfs::scan(Pieces(&text, read_size), &mut buffer, usize::MAX, &mut scanner, &mut add)
+                        .unwrap();
                 assert_eq!(n, expected.len());
                 assert_eq!(
                     mappings, expected,
@@ -198,9 +154,19 @@ fn generated_records() {
     let mut n_mappings = 0;
     for i in 0..20_000 {
         let text = generated(&mut random);
-        let expected = naive(&text);
-        assert_eq!(scanned(&mut general, &text), expected, "record {i}, general\n{}", text.escape_ascii());
-        assert_eq!(scanned(&mut learned, &text), expected, "record {i}, learned\n{}", text.escape_ascii());
+        let expected = naive::mappings(&text);
+        assert_eq!(
+            naive::scanned(&mut general, &text),
+            expected,
+            "record {i}, general\n{}",
+            text.escape_ascii()
+        );
+        assert_eq!(
+            naive::scanned(&mut learned, &text),
+            expected,
+            "record {i}, learned\n{}",
+            text.escape_ascii()
+        );
         n_mappings += expected.len();
     }
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
@@ -209,7 +175,7 @@ fn generated_records() {
 #[test]
 fn values_of_a_known_file() {
     let (_, text) = smaps_fixtures().into_iter().find(|(name, _)| name == "wide-values").unwrap();
-    let mappings = scanned(&mut Scanner::default(), &text);
+    let mappings = naive::scanned(&mut Scanner::default(), &text);
     let value = |i: usize, name: &str| {
         let field = smaps_container_exporter::fields::by_name(name).unwrap();
         (mappings[i].1.present & 1 << field != 0).then_some(mappings[i].1.bytes[field])

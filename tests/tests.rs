@@ -4,6 +4,8 @@ mod cli;
 mod controls;
 mod golden;
 mod http;
+mod naive;
+mod processes;
 mod readme;
 mod scanner;
 mod support;

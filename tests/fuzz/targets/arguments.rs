@@ -1,0 +1,33 @@
+//! The command line: what is taken is of use, what is refused is refused in one line.
+#![no_main]
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use libfuzzer_sys::fuzz_target;
+use smaps_container_exporter::args::{Command, parse};
+use smaps_container_exporter::fields::ALL_FIELDS;
+
+fuzz_target!(|bytes: &[u8]| {
+    let args = bytes.split(|&b| b == 0).map(|arg| OsString::from_vec(arg.to_vec()));
+    match parse(args) {
+        Ok(Command::Run(options)) => {
+            assert!(!options.scrape_interval.is_zero());
+            assert!(options.scrape_interval.checked_mul(10).is_some(), "health is judged by ten intervals");
+            assert!(options.addr.contains(':'));
+            assert!(!options.filters.is_empty());
+            assert!(options.fields != 0 && options.fields & !ALL_FIELDS == 0);
+            assert!((0.0..=1024.0).contains(&options.cpu_budget) && options.cpu_budget.is_sign_positive());
+            assert!(!(options.once && options.record.is_some()));
+            assert!(!options.containerd_namespaces.is_empty());
+            for name in &options.containerd_namespaces {
+                assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()), "it becomes a header: {name:?}");
+            }
+        }
+        Ok(Command::Help | Command::Version) => {}
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!error.is_empty() && !error.contains(['\n', '\r', '\u{1b}']), "{error:?}");
+        }
+    }
+});

@@ -1,0 +1,28 @@
+//! The learned way, the general way and a naive reader of smaps agree, and a prefix never says what the whole contradicts.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use smaps_container_exporter::smaps::{Scanner, Values};
+
+#[path = "../../naive.rs"]
+mod naive;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&cut, text)) = bytes.split_first() else { return };
+    let expected = naive::mappings(text);
+    assert_eq!(naive::scanned(&mut Scanner::general(), text), expected, "general");
+    let mut learned = Scanner::default();
+    for round in ["learning", "learned"] {
+        assert_eq!(naive::scanned(&mut learned, text), expected, "{round}");
+    }
+    // As it comes from the kernel: so many bytes at first, then all.
+    let cut = text.len() * usize::from(cut) / 255;
+    let mut before: Vec<(Vec<u8>, Values)> = Vec::new();
+    let mut at = 0;
+    while let Some((mapping, n_bytes)) = learned.next(&text[at..cut], false) {
+        before.push((mapping.path.to_vec(), *mapping.values));
+        at += n_bytes;
+    }
+    before.extend(naive::scanned(&mut learned, &text[at..]));
+    assert_eq!(before, expected, "cut at {cut}");
+});

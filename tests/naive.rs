@@ -1,0 +1,61 @@
+//! A plain reader of smaps to hold the scanner against; the fuzz targets use it too.
+
+use smaps_container_exporter::fields::FIELDS;
+use smaps_container_exporter::smaps::{Scanner, Values};
+
+/// Path and values of each mapping.
+pub type Mappings = Vec<(Vec<u8>, Values)>;
+
+/// What the rules in smaps.rs say, written for plainness: lines, then words.
+pub fn mappings(text: &[u8]) -> Mappings {
+    let mut mappings = Mappings::new();
+    let lines = text.strip_suffix(b"\n").unwrap_or(text);
+    for line in lines.split(|&b| b == b'\n') {
+        if let Some(path) = naive_header(line) {
+            mappings.push((path, Values::default()));
+            continue;
+        }
+        let Some((_, values)) = mappings.last_mut() else { continue };
+        let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
+        let Some(field) = FIELDS.iter().position(|field| field.key.as_bytes() == &line[..colon]) else {
+            continue;
+        };
+        let Ok(value) = std::str::from_utf8(&line[colon + 1..]) else { continue };
+        let Some(digits) = value.trim_ascii().strip_suffix("kB").map(str::trim_ascii_end) else { continue };
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let kib: u64 = digits.parse().unwrap_or(u64::MAX);
+        values.present |= 1 << field;
+        values.bytes[field] = kib.saturating_mul(1024);
+    }
+    mappings
+}
+
+fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
+    let is_address = |text: &[u8]| !text.is_empty() && text.iter().all(|b| b"0123456789abcdef".contains(b));
+    let space = line.iter().position(|&b| b == b' ')?;
+    let dash = line.iter().position(|&b| b == b'-')?;
+    if dash > space || !is_address(&line[..dash]) || !is_address(&line[dash + 1..space]) {
+        return None;
+    }
+    // The rest: four words and the spaces behind each.
+    let mut rest = &line[space + 1..];
+    for _ in 0..4 {
+        let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
+        rest = &rest[(end + 1).min(rest.len())..];
+    }
+    Some(rest[rest.iter().take_while(|&&b| b == b' ').count()..].to_vec())
+}
+
+/// The same by a scanner, which must go on at every step.
+pub fn scanned(scanner: &mut Scanner, text: &[u8]) -> Mappings {
+    let mut mappings = Mappings::new();
+    let mut at = 0;
+    while let Some((mapping, n_bytes)) = scanner.next(&text[at..], true) {
+        assert!(n_bytes > 0, "it goes on");
+        mappings.push((mapping.path.to_vec(), *mapping.values));
+        at += n_bytes;
+    }
+    mappings
+}

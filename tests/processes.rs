@@ -1,0 +1,110 @@
+//! What becomes of processes from scrape to scrape, over a recording that changes.
+
+use std::ffi::OsString;
+use std::fs;
+use std::process::Command as Program;
+
+use smaps_container_exporter::args::{self, Command};
+use smaps_container_exporter::scrape::Scraper;
+
+use crate::support::{Directory, exporter, told};
+
+const SMAPS: &str =
+    "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
+
+fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
+    let args = ["--fixture", recording.path().to_str().unwrap(), "--fields", "rss"];
+    let args = args.iter().chain(more).map(OsString::from);
+    match args::parse(args).unwrap() {
+        Command::Run(options) => Scraper::new(&options).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One scrape: each command and how many processes it has.
+fn scrape(scraper: &mut Scraper) -> Vec<String> {
+    scraper.scrape().unwrap();
+    let mut text = Vec::new();
+    scraper.render_processes(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    let samples = text.lines().filter_map(|line| line.strip_prefix("process_smaps_processes"));
+    samples.map(|line| line.rsplit_once("comm=").unwrap().1.replace(['"', '}'], "")).collect()
+}
+
+fn three() -> Directory {
+    let recording = Directory::new();
+    recording.one_container();
+    for (pid, comm) in [(1, "init"), (7, "worker"), (8, "worker")] {
+        recording.process(pid, comm, SMAPS);
+    }
+    recording
+}
+
+#[test]
+fn what_is_gone_is_gone_and_what_is_new_is_there() {
+    let recording = three();
+    let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
+    assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
+    fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
+    recording.process(9, "other", SMAPS);
+    assert_eq!(scrape(&mut scraper), ["init 1", "other 1", "worker 1"]);
+    recording.process(8, "renamed", SMAPS);
+    assert_eq!(scrape(&mut scraper), ["init 1", "other 1", "renamed 1"]);
+    recording.write("proc/9/cgroup", "0::/elsewhere\n");
+    assert_eq!(scrape(&mut scraper), ["init 1", "renamed 1"]);
+    recording.process(8, "renamed", ""); // a zombie
+    assert_eq!(scrape(&mut scraper), ["init 1"]);
+}
+
+#[test]
+fn values_stay_while_the_turn_has_not_come_and_go_with_their_process() {
+    let recording = three();
+    let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", "0.000000001"]);
+    assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"], "the first scrape reads all");
+    for _ in 0..5 {
+        assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
+    }
+    fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
+    assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
+    recording.process(8, "renamed", SMAPS);
+    let names = scrape(&mut scraper);
+    assert!(!names.iter().any(|name| name.starts_with("worker")), "not under the name of before: {names:?}");
+}
+
+/// A pid has one name: proc prints no other, but a recording may have anything.
+#[test]
+fn a_second_name_for_a_pid_is_no_process() {
+    let recording = three();
+    for name in ["007", "+7", "7 "] {
+        for file in ["cgroup", "comm", "smaps"] {
+            let content = fs::read(recording.path().join("proc/7").join(file)).unwrap();
+            recording.write(&format!("proc/{name}/{file}"), content);
+        }
+    }
+    assert_eq!(scrape(&mut scraper(&recording, &["--filter", "*/*/*/*"])), ["init 1", "worker 2"]);
+}
+
+/// Whoever gets a recording from somebody else is not held up by it.
+#[test]
+fn pipes_and_devices_in_a_recording_are_not_read() {
+    let recording = three();
+    for (pid, file) in [(2, "cgroup"), (3, "comm"), (4, "smaps")] {
+        recording.process(pid, "odd", SMAPS);
+        let path = recording.path().join(format!("proc/{pid}/{file}"));
+        fs::remove_file(&path).unwrap();
+        assert!(Program::new("mkfifo").arg(&path).status().unwrap().success());
+    }
+    recording.process(5, "odd", SMAPS);
+    fs::remove_file(recording.path().join("proc/5/smaps")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", recording.path().join("proc/5/smaps")).unwrap();
+    assert_eq!(scrape(&mut scraper(&recording, &["--filter", "*/*/*/*"])), ["init 1", "worker 2"]);
+
+    let containers = recording.path().join("containers.tsv");
+    fs::remove_file(&containers).unwrap();
+    assert!(Program::new("mkfifo").arg(&containers).status().unwrap().success());
+    let mut command = exporter(&["--once", "--fixture", recording.path().to_str().unwrap()]);
+    let output = command.output().unwrap();
+    let expected = format!("smaps-container-exporter: cannot read {containers:?}: it is not a file\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert_eq!(output.status.code(), Some(1));
+}
