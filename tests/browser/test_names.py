@@ -64,8 +64,9 @@ def test_hostile_names_are_text(hostile, page):
         for step in walk:
             page.tab.evaluate("hash => { location.hash = hash }", fragment(step))
             until("the place", lambda: page.value("#total") == exposition.total("pss", **step))
-            rows = exposition.children("pss", **step) if len(step) < 5 else []
-            assert sorted(page.column("pss")) == sorted(value for _, value in rows)
+            if "path" not in step:
+                rows = exposition.children("pss", **step)
+                assert sorted(page.column("pss")) == sorted(value for _, value in rows)
             # The tip shows names too.
             page.tab.mouse.move(box["x"] + 60, box["y"] + 60)
             page.tab.mouse.move(box["x"] + 200, box["y"] + 200)
@@ -92,7 +93,7 @@ def promtool(directory, exposition, questions):
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\ufffd", "\\ufffd") + '"'
 
     def series(name, labels):
-        return name + "{" + ",".join(f"{key}={quoted(value)}" for key, value in labels.items()) + "}"
+        return name + "{" + ",".join(f"{key}={quoted(value)}" for key, value in labels.items() if value) + "}"
 
     def scalar(text):
         return "'" + text.replace("'", "''") + "'"
