@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from urllib.parse import quote
 
 SAMPLE = re.compile(r'^(\w+)(?:\{(.*)\})? (\S+)$')
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -11,37 +12,37 @@ PLACE = ("namespace", "pod", "container", "comm", "pid", "path", "kind")
 
 class Exposition:
     def __init__(self, text):
-        self.samples, self.help = [], {}
+        self.families, self.help = defaultdict(list), {}
         for line in text.split("\n"):
             if line.startswith("# HELP "):
                 _, _, name, self.help[name] = line.split(" ", 3)
             elif line and not line.startswith("#"):
                 name, labels, value = SAMPLE.match(line).groups()
                 labels = {k: re.sub(r"\\(.)", lambda m: UNESCAPED[m[1]], v) for k, v in LABEL.findall(labels or "")}
-                self.samples.append((name, labels, float(value)))
+                self.families[name].append((labels, float(value)))
 
     def metrics(self):
         """The families of smaps fields: short name -> metric."""
-        names = {name: None for name, _, _ in self.samples if name.startswith("process_smaps_")}
+        names = [name for name in self.families if name.startswith("process_smaps_")]
         return {re.sub("_bytes$", "", name.removeprefix("process_smaps_")): name for name in names}
 
     def value(self, name):
-        return next(value for metric, _, value in self.samples if metric == name)
+        ((_, value),) = self.families[name]
+        return value
 
     def total(self, field, **place):
         """The sum of a field over the series with these labels; of page sizes the largest."""
         if field == "uss":
             return self.total("private_clean", **place) + self.total("private_dirty", **place)
-        metric = self.metrics()[field]
-        values = [v for name, labels, v in self.samples if name == metric and place.items() <= labels.items()]
+        values = [value for labels, value in self.families[self.metrics()[field]] if place.items() <= labels.items()]
         return max(values) if field.endswith("page_size") else sum(values)
 
     def children(self, field, **place):
         """What lies at a place: the next label's values with their sums, as [(labels, sum)], the largest first."""
         level = len(place)
         sums = defaultdict(float)
-        for name, labels, value in self.samples:
-            if name == self.metrics()[field] and place.items() <= labels.items():
+        for labels, value in self.families[self.metrics()[field]]:
+            if place.items() <= labels.items():
                 keys = [key for key in PLACE if key in labels]
                 take = keys[: 2 if level == 0 else level + 1]
                 sums[tuple((key, labels[key]) for key in take)] += value
@@ -50,6 +51,4 @@ class Exposition:
 
 def fragment(place):
     """The page's address of a place."""
-    from urllib.parse import quote
-
     return "#/" + "/".join(quote(place[key], safe="!~*'()") for key in PLACE if key in place)
