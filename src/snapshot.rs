@@ -69,6 +69,13 @@ const OTHER: &str = "[other]";
 /// can be nested to any depth step by step, and then it prints all of it, on every line that we export.
 const MAX_PATH_LEN: usize = 4 * 4096;
 
+/// A path longer than this is a long one. Programs do not have such; whoever makes them could fill our memory, for a path
+/// stands in every sample of its series.
+const LONG_PATH_LEN: usize = 512;
+
+/// Long paths beyond so many bytes on the node are not told apart: they fold from the start.
+const MAX_LONG_BYTES: usize = 1 << 20;
+
 /// Values of several mappings together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -124,6 +131,8 @@ pub struct Series {
     is_folded: bool,
     /// Others fold into it. It stays while its command does.
     is_other: bool,
+    /// The length of its path, if that is a long one; else 0.
+    long_len: usize,
     /// Where `pending` holds what the process that is being read adds; valid if it is of this series.
     pending: u32,
 }
@@ -131,7 +140,7 @@ pub struct Series {
 impl Series {
     fn new(labels: &str, command: u32, is_other: bool) -> Self {
         let totals = Totals::default();
-        Self { labels: labels.into(), totals, command, is_folded: false, is_other, pending: 0 }
+        Self { labels: labels.into(), totals, command, is_folded: false, is_other, long_len: 0, pending: 0 }
     }
 }
 
@@ -220,6 +229,8 @@ pub struct Snapshot {
     most_pending: usize,
     /// Resident bytes, position in the order and number of each series that may be folded.
     smallest: Vec<(u64, u32, u32)>,
+    /// What the paths of all series together have in long ones.
+    long_bytes: usize,
     /// Scratch.
     text: String,
     lossy: String,
@@ -317,7 +328,17 @@ impl Snapshot {
         if let Some(&id) = command.paths.get(value) {
             return id;
         }
-        let is_other = self.shape.group_by == GroupBy::Path && value == OTHER;
+        let is_by_path = self.shape.group_by == GroupBy::Path;
+        let long_len = if value.len() > LONG_PATH_LEN { value.len() } else { 0 };
+        let is_too_long = long_len > 0 && self.long_bytes + long_len > MAX_LONG_BYTES;
+        let is_too_many = self.shape.max_samples > 0 && self.series.len() >= 4 * self.shape.max_samples;
+        let (value, long_len) =
+            if is_by_path && (is_too_long || is_too_many) { (OTHER, 0) } else { (value, long_len) };
+        if let Some(&id) = command.paths.get(value) {
+            return id;
+        }
+        self.long_bytes += long_len;
+        let is_other = is_by_path && value == OTHER;
         let id = command.other.filter(|_| is_other).unwrap_or_else(|| {
             self.text.clear();
             self.text.push_str(&command.labels);
@@ -328,7 +349,7 @@ impl Snapshot {
             }
             self.text.push('}');
             self.order.stale = true;
-            self.series.insert(Series::new(&self.text, self.command, is_other))
+            self.series.insert(Series { long_len, ..Series::new(&self.text, self.command, is_other) })
         });
         if is_other {
             command.other = Some(id);
@@ -365,6 +386,7 @@ impl Snapshot {
         };
         if !self.series.iter().all(is_used) {
             self.series.retain(is_used);
+            self.long_bytes = self.series.iter().map(|series| series.long_len).sum();
             for command in self.commands.iter_mut() {
                 command.paths.retain(|_, id| self.series.has(*id));
                 command.paths.shrink_to(2 * command.paths.len());
@@ -683,6 +705,43 @@ mod tests {
         let unfolded: Vec<String> = node.series().into_iter().map(|(labels, ..)| labels).collect();
         assert_eq!(unfolded, ["/big", "/m", "/n", "/o"].map(|path| format!(r#"comm="a",path="{path}"}}"#)));
         assert_eq!((node.snapshot.n_samples(), node.snapshot.n_folded()), (13, 0));
+    }
+
+    /// 3,000 paths of 4,000 bytes, as one process can have: a few hundred keep their names, the sums stay.
+    #[test]
+    fn long_paths_have_a_bound_and_short_ones_go_on() {
+        let long: Vec<Vec<u8>> = (0..3000).map(|i| format!("/{i:0>4000}").into_bytes()).collect();
+        let mut mappings: Vec<(&[u8], u64)> = long.iter().map(|path| (path.as_slice(), 1)).collect();
+        mappings.push((b"/short", 7));
+        let mut node = Node::new(Shape::default());
+        node.process(b"a", &mappings);
+        node.process(b"b", &mappings[..1]);
+        node.sum();
+        let series = node.series();
+        assert!(series.iter().map(|(labels, ..)| labels.len()).sum::<usize>() < MAX_LONG_BYTES + (64 << 10));
+        assert_eq!(series.iter().map(|(_, rss, _)| rss).sum::<u64>(), 3000 + 7 + 1);
+        assert!(series.contains(&(r#"comm="a",path="/short"}"#.into(), 7, 1)));
+        assert!(series.contains(&(r#"comm="b",path="[other]"}"#.into(), 1, 1)));
+        // Once they are gone there is room again.
+        node.readings.clear();
+        node.process(b"b", &mappings[..1]);
+        node.sum();
+        node.readings.clear();
+        node.process(b"b", &mappings[..1]);
+        node.sum();
+        assert_eq!(node.series().len(), 1);
+        assert!(node.series()[0].0.len() > 4000);
+    }
+
+    #[test]
+    fn series_beyond_what_could_be_exported_are_not_told_apart() {
+        let paths: Vec<Vec<u8>> = (0..1000).map(|i| format!("/{i}").into_bytes()).collect();
+        let mappings: Vec<(&[u8], u64)> = paths.iter().map(|path| (path.as_slice(), 1)).collect();
+        let mut node = Node::new(Shape { max_samples: 50, ..Shape::default() });
+        node.process(b"a", &mappings);
+        node.sum();
+        assert!(node.snapshot.series.len() <= 201 && node.snapshot.n_samples() <= 50);
+        assert_eq!(node.series().iter().map(|(_, rss, _)| rss).sum::<u64>(), 1000);
     }
 
     #[test]
