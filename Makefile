@@ -34,6 +34,17 @@ e2e: protoc
 browser: build
 	tests/browser/run
 
+# What it costs, as ratios to what is measured in the same run; as root, containerd's part too.
+.PHONY: bench
+bench: protoc
+	$(CARGO) bench --locked --bench bench
+	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
+
+# What it costs containerd and its shims, with 50 pods. Needs root.
+.PHONY: bench-containerd
+bench-containerd: build
+	tests/bench/containerd
+
 # Records fixtures/node anew from real programs under a real containerd. Needs root.
 .PHONY: record-fixture
 record-fixture: protoc

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::ops::Range;
 
 use crate::fields::FIELDS;
 use crate::snapshot::Snapshot;
@@ -42,6 +43,8 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: &'static str,
     help: &'static str,
+    /// Where `text` holds the whole name, once the head is written: one copy from there costs less than three pieces.
+    written_name: Range<usize>,
     n_samples: u64,
 }
 
@@ -54,7 +57,7 @@ impl<'a> Family<'a> {
         kind: &'static str,
         help: &'static str,
     ) -> Self {
-        Self { text, name: [prefix, name, suffix], kind, help, n_samples: 0 }
+        Self { text, name: [prefix, name, suffix], kind, help, written_name: 0..0, n_samples: 0 }
     }
 
     /// Writes HELP and TYPE before the first sample.
@@ -63,8 +66,11 @@ impl<'a> Family<'a> {
         let [prefix, name, suffix] = self.name;
         let (kind, help) = (self.kind, self.help);
         // Writing to a Vec cannot fail.
-        let _ =
-            write!(self.text, "# HELP {prefix}{name}{suffix} {help}\n# TYPE {prefix}{name}{suffix} {kind}\n");
+        let _ = write!(self.text, "# HELP {prefix}{name}{suffix} {help}\n# TYPE ");
+        let start = self.text.len();
+        let _ = write!(self.text, "{prefix}{name}{suffix}");
+        self.written_name = start..self.text.len();
+        let _ = writeln!(self.text, " {kind}");
     }
 
     /// Writes a sample of a whole number; the label text is given in two pieces, braces included.
@@ -73,14 +79,12 @@ impl<'a> Family<'a> {
             self.head();
         }
         self.n_samples += 1;
-        for part in self.name {
-            self.text.extend_from_slice(part.as_bytes());
-        }
+        self.text.extend_from_within(self.written_name.clone());
         self.text.extend_from_slice(labels.as_bytes());
-        self.text.extend_from_slice(more_labels.as_bytes());
-        self.text.push(b' ');
-        push_number(self.text, value);
-        self.text.push(b'\n');
+        if !more_labels.is_empty() {
+            self.text.extend_from_slice(more_labels.as_bytes());
+        }
+        push_value(self.text, value);
     }
 }
 
@@ -109,19 +113,19 @@ pub fn labelled<V: Display>(
     }
 }
 
-/// Appends the decimal digits of `number`.
-fn push_number(text: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20]; // u64::MAX has 20
-    let mut at = digits.len();
+/// Appends the end of a sample: a space, the decimal digits of `value`, a newline.
+fn push_value(text: &mut Vec<u8>, mut value: u64) {
+    let mut end = *b"                     \n"; // u64::MAX has 20 digits
+    let mut at = end.len() - 1;
     loop {
         at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
+        end[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
             break;
         }
     }
-    text.extend_from_slice(&digits[at..]);
+    text.extend_from_slice(&end[at - 1..]);
 }
 
 #[cfg(test)]
@@ -180,8 +184,8 @@ process_smaps_processes{pod="p",comm="c"} 1
     fn numbers() {
         for number in [0, 1, 9, 10, 1024, 99_999, u64::MAX] {
             let mut text = b"x".to_vec();
-            push_number(&mut text, number);
-            assert_eq!(text, format!("x{number}").into_bytes());
+            push_value(&mut text, number);
+            assert_eq!(text, format!("x {number}\n").into_bytes());
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Scanner {
     values: Values,
     learned: Vec<LearnedLine>,
     learned_present: FieldMask,
+    /// The lines behind the learned run that are not exported and hold the same for nearly every mapping.
+    learned_tail: Vec<u8>,
     only_general: bool,
 }
 
@@ -80,15 +82,18 @@ impl Scanner {
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize)> {
         let (range_end, header_end) = find_header(bytes, at_end)?;
         self.values = Values::default();
-        let mut at = header_end;
-        if !self.only_general {
-            match self.learned_run(&bytes[header_end..]) {
-                Run::Taken(n_bytes) => at += n_bytes,
-                Run::Unlike => self.learn(&bytes[header_end..]),
-                Run::Unfit => self.values = Values::default(),
+        let run = if self.only_general { Run::Unfit } else { self.learned_run(&bytes[header_end..]) };
+        let at = match run {
+            Run::Taken(n_bytes) => header_end + n_bytes,
+            Run::Unlike | Run::Unfit => {
+                self.values = Values::default();
+                header_end
             }
-        }
+        };
         let end = self.general_lines(bytes, at, at_end)?;
+        if let Run::Unlike = run {
+            self.learn(&bytes[header_end..end]);
+        }
         let path = path_of(&bytes[range_end..header_end]);
         Some((Mapping { path, values: &self.values, count: 1 }, end))
     }
@@ -97,18 +102,18 @@ impl Scanner {
     fn general_lines(&mut self, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
         // Invariant: a line begins at `at`.
         while at < bytes.len() {
+            if range_end(&bytes[at..]).is_some() {
+                return Some(at);
+            }
             let line_end = match line_end(bytes, at) {
                 Some(end) => end,
                 None if at_end => bytes.len(),
                 None => return None,
             };
             let line = &bytes[at..line_end];
-            if line.first_chunk().is_some_and(|start| NOT_EXPORTED.contains(&start)) {
+            if is_not_exported(line) {
                 at = line_end;
                 continue;
-            }
-            if range_end(line).is_some() {
-                return Some(at);
             }
             if let Some((field, kib)) = field_of(line) {
                 self.values.present |= 1 << field;
@@ -126,20 +131,22 @@ impl Scanner {
             // Too short: either the end of the buffer, where more will follow, or a shape to learn from a later mapping.
             return if self.learned.is_empty() { Run::Unlike } else { Run::Unfit };
         }
+        let values = &mut self.values.bytes;
         for (line, learned) in lines.iter().zip(&self.learned) {
             if *key(line) != learned.key {
                 return Run::Unlike;
             }
             let Some(kib) = kib_of(line) else { return Run::Unfit };
-            self.values.bytes[learned.field] = kib << 10; // below 10^8 kB: no overflow
+            values[learned.field] = kib << 10; // below 10^8 kB: no overflow
         }
         self.values.present = self.learned_present;
-        Run::Taken(self.learned.len() * LINE_LEN)
+        let n_bytes = self.learned.len() * LINE_LEN;
+        let has_tail = bytes[n_bytes..].starts_with(&self.learned_tail);
+        Run::Taken(n_bytes + if has_tail { self.learned_tail.len() } else { 0 })
     }
 
-    /// Remembers the run of 28-byte lines of known fields at the beginning of `bytes`.
+    /// Remembers the run of 28-byte lines of known fields with which the fields of a mapping begin, and the lines behind it.
     fn learn(&mut self, bytes: &[u8]) {
-        self.values = Values::default();
         self.learned.clear();
         let known = |line: &[u8; LINE_LEN]| {
             kib_of(line)?;
@@ -147,7 +154,22 @@ impl Scanner {
         };
         self.learned.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
         self.learned_present = self.learned.iter().fold(0, |mask, line| mask | 1 << line.field);
+        self.learned_tail.clear();
+        let mut rest = &bytes[self.learned.len() * LINE_LEN..];
+        // VmFlags differs from mapping to mapping, and stands last.
+        while let Some(end) = line_end(rest, 0)
+            && is_not_exported(rest)
+            && !rest.starts_with(b"VmFlags:")
+        {
+            self.learned_tail.extend_from_slice(&rest[..end]);
+            rest = &rest[end..];
+        }
     }
+}
+
+/// Whether `line` is one that every kernel prints and nothing exports.
+fn is_not_exported(line: &[u8]) -> bool {
+    line.first_chunk().is_some_and(|start| NOT_EXPORTED.contains(&start))
 }
 
 /// What became of an attempt to take the learned run.
@@ -179,25 +201,20 @@ fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     if text == ZERO {
         return Some(0); // two of three values are 0
     }
-    if text & HIGH != 0 {
-        return None;
-    }
-    // A digit becomes its value, 0 to 9; adding 0x76 then sets the high bit of every byte that is not a digit.
-    // No byte carries into the next: the largest is 0x7f + 0x76.
-    let values = text ^ (0x30 * EACH);
-    let no_digits = (values + 0x76 * EACH) & HIGH;
-    // The first byte is the lowest, so the spaces must be the low bytes, and at least the last byte a digit.
-    let n_spaces = no_digits.count_ones();
-    if n_spaces == 8 {
-        return None;
-    }
-    let spaces = (1 << (8 * n_spaces)) - 1;
-    if no_digits != HIGH & spaces || (text ^ (0x20 * EACH)) & spaces != 0 {
+    // The bit 0x10 tells a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
+    let bit = 0x10 * EACH;
+    let values = (text | bit) ^ (0x30 * EACH);
+    // Adding 0x76 sets the high bit of every byte above 9. No byte carries into the next unless its own high bit is set.
+    let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
+    // The first byte is the lowest, so the spaces must be the low bytes: all bits of them form one run from the lowest.
+    let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
+    let no_run = spaces & spaces.wrapping_add(1);
+    let no_last_digit = spaces & 1 << 63;
+    if no_digits | no_run | no_last_digit | values & spaces != 0 {
         return None;
     }
     // Eight digits to a number by pairs (Daniel Lemire, "Quickly parsing eight digits", 2018).
-    let pairs = values & !spaces;
-    let pairs = pairs * 10 + (pairs >> 8);
+    let pairs = values * 10 + (values >> 8);
     const EVERY_OTHER: u64 = 0x0000_00ff_0000_00ff;
     let high = (pairs & EVERY_OTHER).wrapping_mul(0x000f_4240_0000_0064);
     let low = ((pairs >> 16) & EVERY_OTHER).wrapping_mul(0x0000_2710_0000_0001);
@@ -208,12 +225,13 @@ fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
 fn find_header(bytes: &[u8], at_end: bool) -> Option<(usize, usize)> {
     let mut at = 0;
     while at < bytes.len() {
-        let end = match line_end(bytes, at) {
+        let range = range_end(&bytes[at..]);
+        let end = match line_end(bytes, at + range.unwrap_or(0)) {
             Some(end) => end,
             None if at_end => bytes.len(),
             None => return None,
         };
-        if let Some(range) = range_end(&bytes[at..end]) {
+        if let Some(range) = range {
             return Some((at + range, end));
         }
         at = end;
@@ -248,11 +266,20 @@ const IS_HEX: [bool; 256] = {
     is_hex
 };
 
-/// Where a header's range ends, `<address>-<address> `, space included; `None` for any other line.
-fn range_end(line: &[u8]) -> Option<usize> {
-    let hex_end = |from: usize| line[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
-    let dash = hex_end(0).filter(|&at| at > 0 && line[at] == b'-')?;
-    let space = hex_end(dash + 1).filter(|&at| at > dash + 1 && line[at] == b' ')?;
+/// Where a header's range ends, `<address>-<address> `, space included; `None` if no header begins `bytes`.
+fn range_end(bytes: &[u8]) -> Option<usize> {
+    // Nearly all addresses of 64-bit processes have twelve digits.
+    if let Some([begin @ .., b' ']) = bytes.first_chunk::<26>()
+        && let Some((begin, [b'-', end @ ..])) = begin.split_first_chunk::<12>()
+    {
+        let are_hex = |digits: &[u8]| digits.iter().fold(true, |all, &b| all & IS_HEX[usize::from(b)]);
+        if are_hex(begin) & are_hex(end) {
+            return Some(26);
+        }
+    }
+    let hex_end = |from: usize| bytes[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
+    let dash = hex_end(0).filter(|&at| at > 0 && bytes[at] == b'-')?;
+    let space = hex_end(dash + 1).filter(|&at| at > dash + 1 && bytes[at] == b' ')?;
     Some(space + 1)
 }
 

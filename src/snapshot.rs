@@ -87,10 +87,14 @@ pub struct Totals {
 
 impl Totals {
     fn add(&mut self, other: &Totals) {
-        self.values.present |= other.values.present;
-        self.n_mappings += other.n_mappings;
+        self.add_values(&other.values, other.n_mappings);
+    }
+
+    fn add_values(&mut self, values: &Values, n_mappings: u64) {
+        self.values.present |= values.present;
+        self.n_mappings += n_mappings;
         let (sums, largest) = self.values.bytes.split_at_mut(FIRST_LARGEST);
-        let (other_sums, other_largest) = other.values.bytes.split_at(FIRST_LARGEST);
+        let (other_sums, other_largest) = values.bytes.split_at(FIRST_LARGEST);
         for (sum, other) in sums.iter_mut().zip(other_sums) {
             *sum = sum.saturating_add(*other);
         }
@@ -225,6 +229,9 @@ pub struct Snapshot {
     /// The command that is being read, and what it has added by series.
     command: u32,
     pending: Vec<(u32, Totals)>,
+    /// The path that was added last, and its series: neighbours mostly have the same, such as the segments of a library.
+    last_path: Vec<u8>,
+    last: Option<u32>,
     /// The most that a process has added since the last sum.
     most_pending: usize,
     /// Resident bytes, position in the order and number of each series that may be folded.
@@ -259,6 +266,7 @@ impl Snapshot {
     /// them). What an earlier process has left unfinished is forgotten.
     pub fn begin(&mut self, container: &str, comm: &[u8], pid: u32) {
         self.pending.clear();
+        self.last = None;
         self.text.clear();
         let comm = labels::lossy(comm, &mut self.lossy);
         labels::command(&mut self.text, container, comm, None);
@@ -290,14 +298,16 @@ impl Snapshot {
 
     /// Adds a mapping to the process that is being read.
     pub fn add(&mut self, mapping: Mapping<'_>) {
-        let id = self.series_of(mapping.path);
+        let id = match self.last {
+            Some(id) if self.last_path == mapping.path => id,
+            _ => self.series_of(mapping.path),
+        };
         let series = self.series.get_mut(id);
-        let totals = Totals { values: *mapping.values, n_mappings: mapping.count };
         match self.pending.get_mut(series.pending as usize) {
-            Some((owner, sum)) if *owner == id => sum.add(&totals),
+            Some((owner, sum)) if *owner == id => sum.add_values(mapping.values, mapping.count),
             _ => {
                 series.pending = self.pending.len() as u32;
-                self.pending.push((id, totals));
+                self.pending.push((id, Totals { values: *mapping.values, n_mappings: mapping.count }));
             }
         }
     }
@@ -315,6 +325,14 @@ impl Snapshot {
 
     /// The series of the command that is being read to which a mapping of `path` belongs.
     fn series_of(&mut self, path: &[u8]) -> u32 {
+        let id = self.find_or_insert(path);
+        self.last = Some(id);
+        self.last_path.clear();
+        self.last_path.extend_from_slice(path);
+        id
+    }
+
+    fn find_or_insert(&mut self, path: &[u8]) -> u32 {
         let path = match path {
             b"" => "[anon]",
             path => labels::lossy(&path[..path.len().min(MAX_PATH_LEN)], &mut self.lossy),

@@ -1,0 +1,95 @@
+//! A steady scrape allocates nothing: counted, for the thread that scrapes, over a recording and over live processes.
+//!
+//! The only test of its crate, for its allocator is everybody's.
+
+#[path = "bench/counting.rs"]
+mod counting;
+#[path = "bench/cycle.rs"]
+mod cycle;
+#[path = "bench/generated.rs"]
+mod generated;
+
+use std::io;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use counting::{Counting, Tally};
+use cycle::Cycle;
+use generated::{Recording, Size};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Both buffers of the hand-over, the table of processes and the one before it have found their size by then.
+const N_WARM_UP: usize = 5;
+const N_STEADY: usize = 10;
+
+#[test]
+fn a_steady_cycle_allocates_nothing() {
+    let all: &[&str] = &["--filter", "*/*/*/*", "--cpu-budget", "0"];
+    let with = |more: &'static [&'static str]| [all, more].concat();
+    let size = Size { n_containers: 5, n_processes: 4, n_mappings: 60, n_paths: 20 };
+    let recording = Recording::generate(size).unwrap();
+    for options in [
+        all.to_vec(),
+        with(&["--pid"]),
+        with(&["--group-by", "kind"]),
+        with(&["--group-by", "process"]),
+        with(&["--max-samples", "500"]),
+        with(&["--omit-zero", "--fields", "rss,pss"]),
+    ] {
+        let mut cycle = Cycle::new(&recording.directory, &options);
+        assert_steady(&mut cycle, &format!("a recording with {options:?}"));
+        assert_eq!(cycle.value("smaps_exporter_processes"), 20.0);
+        assert!(cycle.size().1 > 0.0, "{options:?} exports nothing");
+    }
+
+    let sleepers: Vec<Sleeper> = (0..4).map(|_| Sleeper::start().unwrap()).collect();
+    let containers = format!("id\t{}\tlive\tpod\tcontainer\n", sleepers[0].0.id());
+    let live = Recording::empty("allocations", &containers).unwrap();
+    std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
+    // Whoever else has the same cgroup comes and goes; its processes are not of our name.
+    let options = ["--filter", "live/pod/container/cat", "--cpu-budget", "0"];
+    let mut cycle = Cycle::new(&live.directory, &options);
+    assert_steady_between_events(&mut cycle);
+    assert!(cycle.value("smaps_exporter_processes") >= sleepers.len() as f64);
+    assert!(cycle.value("smaps_exporter_mappings") >= 10.0 * sleepers.len() as f64);
+}
+
+/// Asserts that cycles, after the first ones, allocate nothing.
+fn assert_steady(cycle: &mut Cycle, what: &str) {
+    (0..N_WARM_UP).for_each(|_| cycle.run());
+    let tallies: Vec<Tally> = (0..N_STEADY).map(|_| counting::during(|| cycle.run())).collect();
+    assert_eq!(tallies, [Tally::default(); N_STEADY], "{what}");
+}
+
+/// The same on a machine where other processes begin and end meanwhile, and a new cgroup is remembered: between such
+/// events, cycles in a row allocate nothing.
+fn assert_steady_between_events(cycle: &mut Cycle) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut n_in_a_row = 0;
+    while n_in_a_row < N_STEADY {
+        let tally = counting::during(|| cycle.run());
+        n_in_a_row = if tally == Tally::default() { n_in_a_row + 1 } else { 0 };
+        assert!(
+            Instant::now() < deadline,
+            "no {N_STEADY} cycles in a row without an allocation, lately {tally:?}"
+        );
+    }
+}
+
+/// A process that waits for input, and ends with its input.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> io::Result<Self> {
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().map(Self)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}

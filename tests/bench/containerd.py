@@ -1,0 +1,67 @@
+"""What a scrape a second costs containerd and its shims, with 50 pods: against nobody asking, and against one Tasks.List a second."""
+
+import os
+import statistics
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+
+import exporter  # noqa: E402
+from lab import Container, Lab, pids, cmdline  # noqa: E402
+
+N_PODS = 50
+N_ROUNDS = int(os.environ.get("ROUNDS", "1"))
+SECONDS = 60
+
+
+def cpu_seconds(lab: Lab) -> float:
+    """The CPU time of containerd and its shims so far, all threads that live (they do not end while nothing begins or ends)."""
+    socket = str(lab.socket)
+    ours = [pid for pid in pids() if socket in (line := cmdline(pid)) and "shim" in line or str(lab.directory / "containerd.toml") in line]
+    assert len(ours) == N_PODS + 1, f"{len(ours)} processes, expected containerd and a shim a pod"
+    threads = (thread for pid in ours for thread in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+
+
+def over_a_minute(lab: Lab, each_second=lambda: None) -> float:
+    """The CPU seconds of a minute in which this is done each second."""
+    before, began = cpu_seconds(lab), time.monotonic()
+    for second in range(SECONDS):
+        time.sleep(max(0.0, began + second - time.monotonic()))
+        each_second()
+    time.sleep(max(0.0, began + SECONDS - time.monotonic()))
+    return cpu_seconds(lab) - before
+
+
+def row(what: str, values: list[float], unit: str, target: str = ""):
+    print(f"  {what:58}{min(values):12.3f}{statistics.median(values):12.3f}  {target:12}{unit}".rstrip())
+
+
+def main():
+    with Lab() as lab:
+        for i in range(N_PODS):
+            lab.run_pod("bench", f"pod-{i}", [Container("app", ["/bin/sleep", "100000"])])
+        tasks_list = lab._channel.unary_unary("/containerd.services.tasks.v1.Tasks/List")
+        arguments = ["--containerd-sock", lab.socket, "--filter", "bench/*/*/*", "--scrape-interval", "1s"]
+        alone, listed, scraped = [], [], []
+        for _ in range(N_ROUNDS):
+            alone.append(over_a_minute(lab))
+            listed.append(over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")])))
+            with redirect_stdout(sys.stderr), exporter.Exporter(*arguments) as running:
+                time.sleep(5)  # what it asks at the start is no part of a steady minute
+                scraped.append(over_a_minute(lab))
+                n_seen = running.metrics().value("smaps_exporter_containers")
+                assert n_seen == N_PODS, f"the exporter sees {n_seen} containers"
+        print(f"\ncontainerd and its shims over a minute, {N_PODS} pods\n{'':60}{'least':>12}{'median':>12}  target")
+        row("CPU, nobody asks", alone, "s")
+        row("CPU, one Tasks.List a second", listed, "s")
+        row("CPU, our exporter at 1 s", scraped, "s")
+        ratios = [(ours - nobody) / (theirs - nobody) for ours, theirs, nobody in zip(scraped, listed, alone)]
+        row("what we add, of what Tasks.List a second adds", ratios, "times", "<= 0.02")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+//! An allocator that counts: how often each thread asks for memory, and for how much.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// The system's allocator, with a tally for each thread.
+pub struct Counting;
+
+/// What one thread has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Allocations, growing and shrinking ones included.
+    pub n_allocations: u64,
+    /// The bytes of all of them.
+    pub n_bytes: u64,
+}
+
+thread_local! {
+    // Constant and without a destructor: safe to use inside an allocator at any time of a thread's life.
+    static TALLY: Cell<Tally> = const { Cell::new(Tally { n_allocations: 0, n_bytes: 0 }) };
+}
+
+/// What this thread asks for while `work` runs.
+pub fn during(work: impl FnOnce()) -> Tally {
+    let before = TALLY.get();
+    work();
+    let after = TALLY.get();
+    Tally {
+        n_allocations: after.n_allocations - before.n_allocations,
+        n_bytes: after.n_bytes - before.n_bytes,
+    }
+}
+
+fn count(n_bytes: usize) {
+    let Tally { n_allocations, n_bytes: sum } = TALLY.get();
+    TALLY.set(Tally { n_allocations: n_allocations + 1, n_bytes: sum + n_bytes as u64 });
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(new_size);
+        unsafe { System.realloc(memory, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+}

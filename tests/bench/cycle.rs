@@ -1,0 +1,49 @@
+//! Whole scrape cycles in this process, as the exporter's scrape thread does them.
+
+use std::path::Path;
+
+use smaps_container_exporter::args::{self, Command};
+use smaps_container_exporter::published::{self, Published, Publisher};
+use smaps_container_exporter::scrape::Scraper;
+
+/// A scrape thread without the thread.
+pub struct Cycle {
+    scraper: Scraper,
+    publisher: Publisher,
+    pub published: Published,
+}
+
+impl Cycle {
+    /// Over a recording, with further options.
+    pub fn new(fixture: &Path, options: &[&str]) -> Self {
+        let fixture = fixture.to_str().expect("a temporary path is text");
+        let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
+        let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} make no sense") };
+        let scraper = Scraper::new(&options).expect("the recording is there");
+        let (publisher, published) = published::publisher();
+        Self { scraper, publisher, published }
+    }
+
+    /// Discover, read, scan, sum, render, swap.
+    pub fn run(&mut self) {
+        self.scraper.scrape().expect("proc can be listed");
+        self.scraper.render(self.publisher.buffer());
+        self.publisher.publish();
+    }
+
+    /// The exposition's size and how many samples of mappings it has.
+    pub fn size(&self) -> (f64, f64) {
+        let exposition = self.published.latest().expect("a cycle has run");
+        let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
+        let n_samples = text.lines().filter(|line| line.starts_with("process_smaps_")).count();
+        (text.len() as f64, n_samples as f64)
+    }
+
+    /// The value of a family without labels.
+    pub fn value(&self, family: &str) -> f64 {
+        let exposition = self.published.latest().expect("a cycle has run");
+        let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
+        let sample = text.lines().find_map(|line| line.strip_prefix(family)?.strip_prefix(' '));
+        sample.and_then(|value| value.parse().ok()).expect("the family is there")
+    }
+}

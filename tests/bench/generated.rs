@@ -1,0 +1,145 @@
+//! Generated smaps texts and recordings: the same for every run.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+/// What a kernel 6.18 prints between the sizes and the flags.
+const KEYS: [&str; 22] = [
+    "Size",
+    "KernelPageSize",
+    "MMUPageSize",
+    "Rss",
+    "Pss",
+    "Pss_Dirty",
+    "Shared_Clean",
+    "Shared_Dirty",
+    "Private_Clean",
+    "Private_Dirty",
+    "Referenced",
+    "Anonymous",
+    "KSM",
+    "LazyFree",
+    "AnonHugePages",
+    "ShmemPmdMapped",
+    "FilePmdMapped",
+    "Shared_Hugetlb",
+    "Private_Hugetlb",
+    "Swap",
+    "SwapPss",
+    "Locked",
+];
+
+/// A sequence of numbers that only looks random (Marsaglia, "Xorshift RNGs", 2003).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// An smaps text of `n_mappings`, spread over `n_paths` paths below `directory` and anonymous memory.
+pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut Numbers) -> String {
+    let mut text = String::new();
+    let mut address = 0x7f12_3456_0000_u64;
+    for i in 0..n_mappings {
+        let kib = 4 << numbers.below(9);
+        let end = address + kib * 1024;
+        let path = match i % n_paths {
+            0 => String::new(),
+            i => format!("{directory}/libsomething-{i}.so.6"),
+        };
+        // The kernel pads what stands before the path to 73 columns (seq_pad in fs/proc/task_mmu.c).
+        let before = format!("{address:08x}-{end:08x} rw-p {:08x} fe:00 {}", 0, 240_000 + i % n_paths);
+        let _ = if path.is_empty() {
+            writeln!(text, "{before} ") // writing to a String cannot fail
+        } else {
+            writeln!(text, "{before:72} {path}")
+        };
+        for key in KEYS {
+            let value = match key {
+                "Size" => kib,
+                "KernelPageSize" | "MMUPageSize" => 4,
+                "Rss" | "Pss" | "Pss_Dirty" | "Private_Dirty" | "Referenced" | "Anonymous" => {
+                    numbers.below(kib + 1)
+                }
+                _ => 0,
+            };
+            let _ = writeln!(text, "{:16}{value:8} kB", format!("{key}:"));
+        }
+        text.push_str("THPeligible:           0\nProtectionKey:         0\nVmFlags: rd wr mr mw me ac sd \n");
+        address = end + 0x1000;
+    }
+    text
+}
+
+/// A recording in a temporary directory, removed at the end.
+pub struct Recording {
+    pub directory: PathBuf,
+}
+
+/// So many containers have smaps texts of their own; those beyond share them by hard links, so that a thousand fit in the page cache.
+const N_DISTINCT: usize = 100;
+
+/// The size of a recording: containers of one command each, processes a container, mappings a process, paths a command.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub n_containers: usize,
+    pub n_processes: usize,
+    pub n_mappings: usize,
+    pub n_paths: usize,
+}
+
+impl Recording {
+    /// An empty one, whose `proc` is still to be made.
+    pub fn empty(name: &str, containers: &str) -> io::Result<Self> {
+        let directory = std::env::temp_dir().join(format!("smaps-bench-{}-{name}", std::process::id()));
+        fs::create_dir(&directory)?;
+        let recording = Self { directory };
+        let header = "id\tinit_pid\tnamespace\tpod\tcontainer\n";
+        fs::write(recording.directory.join("containers.tsv"), format!("{header}{containers}"))?;
+        Ok(recording)
+    }
+
+    /// One of this size.
+    pub fn generate(size: Size) -> io::Result<Self> {
+        let mut containers = String::new();
+        for c in 0..size.n_containers {
+            let init_pid = 1 + c * size.n_processes;
+            let _ = writeln!(containers, "{c:064x}\t{init_pid}\tbench\tworkload-{c}-7d4b9c6f5-x2x{c}\tapp");
+        }
+        let recording = Self::empty(&format!("{}", size.n_containers), &containers)?;
+        let proc = recording.directory.join("proc");
+        let process = |c: usize, p: usize| proc.join((1 + c * size.n_processes + p).to_string());
+        let mut numbers = Numbers(88_172_645_463_325_252);
+        for c in 0..size.n_containers {
+            let cgroup = format!("0::/kubepods/burstable/pod{c:032x}/{c:064x}\n");
+            for p in 0..size.n_processes {
+                let directory = process(c, p);
+                fs::create_dir_all(&directory)?;
+                fs::write(directory.join("cgroup"), &cgroup)?;
+                fs::write(directory.join("comm"), "server\n")?;
+                let smaps_path = directory.join("smaps");
+                if c < N_DISTINCT {
+                    let text =
+                        smaps(size.n_mappings, size.n_paths, "/usr/lib/x86_64-linux-gnu", &mut numbers);
+                    fs::write(smaps_path, text)?;
+                } else {
+                    fs::hard_link(process(c % N_DISTINCT, p).join("smaps"), smaps_path)?;
+                }
+            }
+        }
+        Ok(recording)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

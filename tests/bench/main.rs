@@ -1,0 +1,344 @@
+//! `make bench`: what the exporter costs, as ratios to something that is measured in the same run.
+//!
+//! `cargo bench --bench bench -- scanner budget` runs these parts only.
+
+mod counting;
+mod cycle;
+mod generated;
+mod resident;
+mod table;
+mod workload;
+
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io::{self, Read};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use procfs::FromBufRead;
+use procfs::process::MemoryMaps;
+use smaps_container_exporter::smaps::Scanner;
+
+use crate::counting::Counting;
+use crate::cycle::Cycle;
+use crate::generated::{Numbers, Recording, Size};
+use crate::table::Target::{self, AtLeast, AtMost};
+use crate::table::{heading, rate, ratio, rounds, single, time};
+use crate::workload::Workload;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A part of the bench.
+type Part = fn() -> io::Result<()>;
+
+const PARTS: [(&str, Part); 8] = [
+    ("scanner", scanner),
+    ("cycle", cycle),
+    ("size", size),
+    ("memory", memory),
+    ("budget", budget),
+    ("rollup", rollup),
+    ("fold", fold),
+    ("gzip", gzip),
+];
+
+/// Everything is read in each cycle, and everything exported.
+const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-samples", "0"];
+
+fn main() -> io::Result<()> {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [role, comm, files @ ..] = &args[..]
+        && role == workload::ROLE
+    {
+        return workload::play(comm, files.first().map(Path::new));
+    }
+    let args: Vec<_> = args.iter().map(|arg| arg.to_str().expect("arguments are text")).collect();
+    if let [resident::ROLE, args @ ..] = &args[..] {
+        return resident::play(args);
+    }
+    let wanted = |name: &str| args.iter().all(|&arg| arg == "--bench") || args.contains(&name);
+    for (name, part) in PARTS {
+        if wanted(name) {
+            part()?;
+        }
+    }
+    Ok(())
+}
+
+/// The scanner over text in memory, against counting newlines and against the procfs crate.
+fn scanner() -> io::Result<()> {
+    let generated = generated::smaps(5000, 400, "/usr/lib/x86_64-linux-gnu", &mut Numbers(1)).into_bytes();
+    let recorded = readable_texts(Path::new("fixtures/smaps"))?;
+    for (name, text, is_asked) in
+        [("generated, 5,000 mappings", generated, true), ("fixtures/smaps", recorded, false)]
+    {
+        let target = |target| if is_asked { target } else { Target::None };
+        heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
+        let mut learned_scanner = Scanner::default();
+        let mut general_scanner = Scanner::general();
+        // Repeated, so that what ran before no longer matters for what is in the processor's caches.
+        let n_times = 40_000_000 / text.len();
+        let [learned, general, newlines, procfs] = rounds(
+            15,
+            [
+                &mut || (0..n_times).for_each(|_| scan(&mut learned_scanner, &text)),
+                &mut || (0..n_times).for_each(|_| scan(&mut general_scanner, &text)),
+                &mut || {
+                    (0..n_times).for_each(|_| {
+                        black_box(memchr::memchr_iter(b'\n', black_box(&text)).count());
+                    });
+                },
+                &mut || {
+                    (0..n_times).for_each(|_| {
+                        black_box(MemoryMaps::from_buf_read(&text[..]).expect("the procfs crate reads it"));
+                    });
+                },
+            ],
+        );
+        let gigabytes = (n_times * text.len()) as f64 / 1e9;
+        rate("learned way", gigabytes, &learned, "GB/s", target(AtLeast(5.0)));
+        rate("general way", gigabytes, &general, "GB/s", target(AtLeast(0.8)));
+        rate("counting newlines (memchr)", gigabytes, &newlines, "GB/s", Target::None);
+        rate("procfs crate", gigabytes, &procfs, "GB/s", Target::None);
+        ratio("learned way: share of the speed of newlines", &newlines, &learned, target(AtLeast(0.2)));
+        ratio("learned way: faster than the procfs crate", &procfs, &learned, target(AtLeast(60.0)));
+    }
+    Ok(())
+}
+
+/// The `.smaps` files in `directory` one after the other, without those that the procfs crate refuses.
+fn readable_texts(directory: &Path) -> io::Result<Vec<u8>> {
+    let mut paths =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "smaps"));
+    paths.sort();
+    let texts = paths.iter().map(fs::read).collect::<io::Result<Vec<_>>>()?;
+    let are_readable = |texts: &[&[u8]]| MemoryMaps::from_buf_read(&texts.concat()[..]).is_ok();
+    let mut readable: Vec<&[u8]> = Vec::new();
+    for text in &texts {
+        readable.push(text);
+        if !are_readable(&readable) {
+            readable.pop();
+        }
+    }
+    Ok(readable.concat())
+}
+
+fn scan(scanner: &mut Scanner, text: &[u8]) {
+    let mut rest = black_box(text);
+    while let Some((mapping, n_bytes)) = scanner.next(rest, true) {
+        black_box(mapping);
+        rest = &rest[n_bytes..];
+    }
+}
+
+/// One whole cycle over live processes against the read floor, and what it allocates.
+fn cycle() -> io::Result<()> {
+    const N_PROCESSES: usize = 50;
+    for (name, workload, bound) in [
+        ("one command", Workload::few_series(N_PROCESSES)?, 1.05),
+        ("50 commands of 40 mapped files each", Workload::many_series(N_PROCESSES)?, 1.15),
+    ] {
+        heading(&format!(
+            "whole cycle: {N_PROCESSES} live processes of {} mappings, {name}",
+            workload::N_MAPPINGS
+        ));
+        let mut cycle =
+            Cycle::new(workload.fixture(), &["--filter", &workload.filter(), "--cpu-budget", "0"]);
+        let paths: Vec<String> = workload.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
+        let mut buffer = vec![0; 64 * 1024];
+        let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
+        let [whole, floor] = rounds(21, [&mut || cycle.run(), &mut floor]);
+        let tally = counting::during(|| cycle.run());
+        assert_eq!(cycle.value("smaps_exporter_processes"), N_PROCESSES as f64);
+        let (n_bytes, n_samples) = cycle.size();
+        time("cycle, CPU", &whole, 1e3, "ms", Target::None);
+        time("read floor: open, read, close; CPU", &floor, 1e3, "ms", Target::None);
+        ratio("cycle over read floor", &whole, &floor, AtMost(bound));
+        single("mappings", cycle.value("smaps_exporter_mappings"), "", Target::None);
+        single("samples", n_samples, "", Target::None);
+        single("exposition", n_bytes / 1e6, "MB", Target::None);
+        single("heap allocations a steady cycle", tally.n_allocations as f64, "", AtMost(0.0));
+        single("allocated bytes a steady cycle", tally.n_bytes as f64, "", AtMost(0.0));
+    }
+    Ok(())
+}
+
+/// The least that must be done to have read a file.
+fn read_to_end(path: &str, buffer: &mut [u8]) {
+    let mut file = File::open(path).expect("the process lives");
+    while file.read(buffer).expect("smaps can be read") > 0 {}
+}
+
+/// The cost a mapping over recordings of growing size: it must not grow with them.
+fn size() -> io::Result<()> {
+    const SIZES: [usize; 3] = [10, 100, 1000];
+    heading("cost over size: recordings of containers of 10 processes of 100 mappings");
+    let mut first = Vec::new();
+    for n_containers in SIZES {
+        let size = Size { n_containers, n_processes: 10, n_mappings: 100, n_paths: 43 };
+        let recording = Recording::generate(size)?;
+        let mut cycle = Cycle::new(&recording.directory, &ALL);
+        let n_cycles = 1000 / n_containers;
+        let [whole] = rounds(7, [&mut || (0..n_cycles).for_each(|_| cycle.run())]);
+        let n_mappings = (n_cycles * n_containers * 1000) as f64;
+        let (n_bytes, n_samples) = cycle.size();
+        let a_mapping: Vec<f64> = whole.iter().map(|seconds| seconds / n_mappings).collect();
+        time(&format!("{n_containers} containers: CPU a mapping"), &a_mapping, 1e9, "ns", Target::None);
+        single("samples", n_samples, "", Target::None);
+        single("exposition", n_bytes / 1e6, "MB", Target::None);
+        if first.is_empty() {
+            first = a_mapping;
+        } else {
+            ratio(
+                &format!("{n_containers} containers against {}", SIZES[0]),
+                &a_mapping,
+                &first,
+                AtMost(1.3),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What stays resident, against the size of the exposition and over a thousand cycles.
+fn memory() -> io::Result<()> {
+    const N_CYCLES: [usize; 3] = [10, 100, 1000];
+    heading("resident memory of a process that runs cycles");
+    let row = |name: &str, fixture: &Path, options: &[&str], n_cycles: [usize; 3]| -> io::Result<()> {
+        let mut cycle = Cycle::new(fixture, options);
+        cycle.run();
+        let (n_bytes, n_samples) = cycle.size();
+        let [first, second, last] = resident::bytes_after(fixture, options, n_cycles)?;
+        single(&format!("{name}: exposition"), n_bytes / 1e6, "MB", Target::None);
+        single(
+            &format!("resident, {} cycles", n_cycles[2]),
+            last / 1e6,
+            "MB",
+            AtMost(round((4 << 20) as f64 / 1e6 + 2.2 * n_bytes / 1e6)),
+        );
+        single("bytes a sample", last / n_samples, "B", Target::None);
+        single(
+            &format!("{} cycles against {}", n_cycles[1], n_cycles[0]),
+            second / first,
+            "times",
+            AtMost(1.02),
+        );
+        single(
+            &format!("{} cycles against {}", n_cycles[2], n_cycles[0]),
+            last / first,
+            "times",
+            AtMost(1.02),
+        );
+        Ok(())
+    };
+    for n_containers in [10, 50] {
+        let size = Size { n_containers, n_processes: 10, n_mappings: 100, n_paths: 43 };
+        let recording = Recording::generate(size)?;
+        row(&format!("recording, {n_containers} containers"), &recording.directory, &ALL, N_CYCLES)?;
+    }
+    let workload = Workload::many_series(50)?;
+    let options = ["--filter", &workload.filter(), "--cpu-budget", "0"];
+    row("50 live processes, 2,500 paths", workload.fixture(), &options, [10, 50, 100])
+}
+
+fn round(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// What `--cpu-budget` lets through of a workload that would need six times as much.
+fn budget() -> io::Result<()> {
+    const NEEDED: f64 = 0.3;
+    const FRACTION: f64 = 0.05;
+    const N_CYCLES: u32 = 150;
+    heading("--cpu-budget 0.05 over live processes that would need 0.3 of a core");
+    let workload = Workload::few_series(50)?;
+    let filter = workload.filter();
+    let mut unlimited = Cycle::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", "0"]);
+    (0..5).for_each(|_| unlimited.run());
+    let before = unlimited.value("smaps_exporter_read_seconds_total");
+    unlimited.run();
+    let all = unlimited.value("smaps_exporter_read_seconds_total") - before;
+    drop(unlimited);
+    let interval = Duration::from_secs_f64(all / NEEDED);
+    let mut cycle =
+        Cycle::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", &FRACTION.to_string()]);
+    cycle.run(); // the first reads everything
+    let read_before = cycle.value("smaps_exporter_read_seconds_total");
+    let began = Instant::now();
+    let mut oldest: f64 = 0.0;
+    for i in 1..=N_CYCLES {
+        thread::sleep((began + i * interval).saturating_duration_since(Instant::now()));
+        cycle.run();
+        oldest = oldest.max(cycle.value("smaps_exporter_oldest_data_seconds"));
+        assert_eq!(cycle.value("smaps_exporter_processes"), 50.0);
+    }
+    let elapsed = began.elapsed().as_secs_f64();
+    let share = (cycle.value("smaps_exporter_read_seconds_total") - read_before) / elapsed;
+    single("reading everything once", all * 1e3, "ms", Target::None);
+    single("interval", interval.as_secs_f64() * 1e3, "ms", Target::None);
+    single("share of a core that reading took", share, "", AtMost(FRACTION * 1.2));
+    single("the same", share, "", AtLeast(FRACTION * 0.8));
+    single("oldest values ever served", oldest, "s", Target::None);
+    single("reading everything once, at that share", all / FRACTION, "s", Target::None);
+    Ok(())
+}
+
+/// What a process's own sum saves the kernel.
+fn rollup() -> io::Result<()> {
+    heading("--group-by process: 50 live processes of 200 mappings");
+    let workload = Workload::few_series(50)?;
+    let filter = workload.filter();
+    let options = ["--filter", &filter, "--cpu-budget", "0", "--fields", "rss,pss,private_dirty,swap"];
+    let mut by_path = Cycle::new(workload.fixture(), &options);
+    let mut by_process = Cycle::new(workload.fixture(), &[&options[..], &["--group-by", "process"]].concat());
+    let [process, path] = rounds(21, [&mut || by_process.run(), &mut || by_path.run()]);
+    time("by path, CPU a cycle", &path, 1e3, "ms", Target::None);
+    time("by process, CPU a cycle", &process, 1e3, "ms", Target::None);
+    ratio("by process over by path", &process, &path, AtMost(0.4));
+    Ok(())
+}
+
+/// What folding costs and saves.
+fn fold() -> io::Result<()> {
+    heading("--max-samples 100000: a recording of 1,000 containers");
+    let recording =
+        Recording::generate(Size { n_containers: 1000, n_processes: 10, n_mappings: 100, n_paths: 43 })?;
+    let folded = [&ALL[..5], &["100000"]].concat();
+    let mut all_cycle = Cycle::new(&recording.directory, &ALL);
+    let mut folded_cycle = Cycle::new(&recording.directory, &folded);
+    let [with, without] = rounds(5, [&mut || folded_cycle.run(), &mut || all_cycle.run()]);
+    single("samples without", all_cycle.size().1, "", Target::None);
+    single("samples with", folded_cycle.size().1, "", AtMost(100_000.0));
+    drop((all_cycle, folded_cycle));
+    time("CPU a cycle without", &without, 1e3, "ms", Target::None);
+    ratio("CPU with over without", &with, &without, AtMost(1.3));
+    let [without] = resident::bytes_after(&recording.directory, &ALL, [5])?;
+    let [with] = resident::bytes_after(&recording.directory, &folded, [5])?;
+    single("resident without", without / 1e6, "MB", Target::None);
+    single("resident with over without", with / without, "times", AtMost(0.25));
+    Ok(())
+}
+
+/// What compressing an exposition costs and saves.
+fn gzip() -> io::Result<()> {
+    heading("gzip of an exposition");
+    let recording =
+        Recording::generate(Size { n_containers: 60, n_processes: 10, n_mappings: 100, n_paths: 43 })?;
+    let mut cycle = Cycle::new(&recording.directory, &ALL);
+    let published = cycle.published.clone();
+    let [_, gzip] = rounds(
+        9,
+        [&mut || cycle.run(), &mut || {
+            black_box(published.latest().expect("a cycle has run").gzip());
+        }],
+    );
+    let exposition = published.latest().expect("a cycle has run");
+    single("exposition", exposition.text().len() as f64 / 1e6, "MB", Target::None);
+    time("CPU", &gzip, 1e3, "ms", AtMost(60.0));
+    let smaller = exposition.text().len() as f64 / exposition.gzip().len() as f64;
+    single("times smaller", smaller, "times", AtLeast(15.0));
+    Ok(())
+}

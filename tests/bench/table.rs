@@ -1,0 +1,96 @@
+//! Rounds of measurements, and the table that they end in.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Runs the parts in turn, so many rounds; says how much CPU time (user and system) of this thread each took, in seconds.
+pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
+    let mut seconds = [(); N].map(|()| Vec::with_capacity(n_rounds));
+    for round in 0..=n_rounds {
+        for (part, seconds) in parts.iter_mut().zip(&mut seconds) {
+            let before = cpu_time();
+            part();
+            let spent = cpu_time() - before;
+            if round > 0 {
+                seconds.push(spent.as_secs_f64()); // the first round warms up
+            }
+        }
+    }
+    seconds
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What a figure should be.
+#[derive(Clone, Copy)]
+pub enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+    None,
+}
+
+/// Prints what a group of figures is about.
+pub fn heading(text: &str) {
+    println!("\n{text}\n{:60}{:>12}{:>12}  {:12}", "", "best", "median", "target");
+}
+
+/// Prints a figure: of the best round, and the median of all.
+pub fn row(what: &str, best: f64, median: f64, unit: &str, target: Target) {
+    let (bound, is_met) = match target {
+        Target::AtLeast(bound) => (format!(">= {bound}"), median >= bound),
+        Target::AtMost(bound) => (format!("<= {bound}"), median <= bound),
+        Target::None => (String::new(), true),
+    };
+    let verdict = match (target, is_met) {
+        (Target::None, _) => "",
+        (_, true) => "met",
+        (_, false) => "MISSED",
+    };
+    let line = format!("  {what:58}{:>12}{:>12}  {bound:12}{unit:8}{verdict}", number(best), number(median));
+    println!("{}", line.trim_end());
+}
+
+/// Prints a figure that was measured once.
+pub fn single(what: &str, value: f64, unit: &str, target: Target) {
+    row(what, value, value, unit, target);
+}
+
+/// Prints an amount a second, given the amount and the seconds of each round.
+pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target) {
+    row(what, amount / min(seconds), amount / median(seconds), unit, target);
+}
+
+/// Prints the seconds of each round, in another unit.
+pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Target) {
+    row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
+}
+
+/// Prints how many times `b` took what `a` took: the best of each, and the median over the rounds.
+pub fn ratio(what: &str, a: &[f64], b: &[f64], target: Target) {
+    let by_round: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
+    row(what, min(a) / min(b), median(&by_round), "times", target);
+}
+
+pub fn min(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+fn number(value: f64) -> String {
+    match value {
+        0.0 => "0".into(),
+        value if value < 10.0 => format!("{value:.3}"),
+        value if value < 1000.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}

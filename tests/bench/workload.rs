@@ -1,0 +1,145 @@
+//! Live processes with known mappings: the bench starts itself anew in their role.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use crate::generated::Recording;
+
+/// The first argument of a bench in the role of a workload process.
+pub const ROLE: &str = "workload";
+
+/// Mappings of each process.
+pub const N_MAPPINGS: usize = 200;
+/// Pages of each mapping, every one touched.
+const N_PAGES: usize = 8;
+/// Distinct files that a process maps, if it maps any.
+const N_FILES: usize = 40;
+
+/// Live processes, and a recording whose `proc` is the machine's own. They end when this is dropped.
+pub struct Workload {
+    children: Vec<Child>,
+    recording: Recording,
+    name: &'static str,
+}
+
+impl Workload {
+    /// So many processes of one command with anonymous memory only: few series.
+    pub fn few_series(n_processes: usize) -> io::Result<Self> {
+        Self::start("bench-few", n_processes, |_, _| ("bench-few".into(), false))
+    }
+
+    /// So many processes, each a command of its own that maps files of its own: many series.
+    pub fn many_series(n_processes: usize) -> io::Result<Self> {
+        Self::start("bench-many", n_processes, |i, files| {
+            let directory = files.join(i.to_string());
+            (format!("bench-many-{i}"), fs::create_dir_all(&directory).is_ok())
+        })
+    }
+
+    fn start(
+        name: &'static str,
+        n_processes: usize,
+        role: impl Fn(usize, &Path) -> (String, bool),
+    ) -> io::Result<Self> {
+        let mut workload = Self { children: Vec::new(), recording: Recording::empty(name, "")?, name };
+        let files = workload.recording.directory.join("files");
+        for i in 0..n_processes {
+            let (comm, maps_files) = role(i, &files);
+            let files = files.join(i.to_string());
+            let child = Command::new(std::env::current_exe()?)
+                .arg(ROLE)
+                .arg(comm)
+                .args(maps_files.then_some(files))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            workload.children.push(child);
+        }
+        for child in &mut workload.children {
+            let mut ready = [0; 1];
+            child.stdout.as_mut().expect("it is piped").read_exact(&mut ready)?;
+        }
+        let init = workload.pids().next().expect("there is a process");
+        let containers =
+            format!("id\tinit_pid\tnamespace\tpod\tcontainer\nbench\t{init}\tbench\tpod\tworkload\n");
+        fs::write(workload.recording.directory.join("containers.tsv"), containers)?;
+        symlink("/proc", workload.recording.directory.join("proc"))?;
+        Ok(workload)
+    }
+
+    /// What `--fixture` takes.
+    pub fn fixture(&self) -> &Path {
+        &self.recording.directory
+    }
+
+    /// What `--filter` takes.
+    pub fn filter(&self) -> String {
+        format!("bench/pod/workload/{}*", self.name)
+    }
+
+    /// The processes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.children.iter().map(Child::id)
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            drop(child.stdin.take()); // the end of its input is the end of it
+        }
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The role of a workload process: takes a name, maps memory, says so, and lives until its input ends.
+pub fn play(comm: &OsStr, files: Option<&Path>) -> io::Result<()> {
+    fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
+    let len = N_PAGES * rustix::param::page_size();
+    let files = match files {
+        None => Vec::new(),
+        Some(directory) => (0..N_FILES)
+            .map(|i| {
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .open(directory.join(format!("libsomething-{i}.so.6")))?;
+                file.set_len(len as u64)?;
+                Ok(file)
+            })
+            .collect::<io::Result<_>>()?,
+    };
+    // Each mapping lies at every other place, or the kernel would join neighbours.
+    let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
+    let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+    let span = 2 * len * N_MAPPINGS;
+    // SAFETY: the memory that is mapped is new, so nothing else refers to it; what is unmapped was just mapped.
+    unsafe {
+        let begin = mmap_anonymous(std::ptr::null_mut(), span, access, private)?;
+        munmap(begin, span)?;
+        for i in 0..N_MAPPINGS {
+            let at = begin.byte_add(2 * len * i);
+            let memory = match files.get(i % N_FILES) {
+                None => mmap_anonymous(at, len, access, place)?,
+                Some(file) => mmap(at, len, access, place, file, 0)?,
+            };
+            for page in 0..N_PAGES {
+                memory.cast::<u8>().add(page * rustix::param::page_size()).write_volatile(1);
+            }
+        }
+    }
+    io::stdout().write_all(b"+")?;
+    io::stdout().flush()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
