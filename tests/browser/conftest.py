@@ -17,7 +17,8 @@ from playwright.sync_api import sync_playwright
 from exposition import Exposition
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXPORTER = Path(os.environ.get("EXPORTER", REPOSITORY / "target/release/smaps-container-exporter"))
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+EXPORTER = Path(os.environ.get("EXPORTER", TARGET / "release/smaps-container-exporter"))
 RECORDED_NODE = Path(os.environ.get("RECORDED_NODE", REPOSITORY / "fixtures/node"))
 SCREENSHOTS = REPOSITORY / "target/browser"
 # The network of a test machine may be closed: nothing of the browser's own may look for it.
