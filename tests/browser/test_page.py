@@ -1,13 +1,13 @@
 """The memory map shows what the exposition says, and leads where it promises."""
 
-import hashlib
 import base64
+import hashlib
 import re
 import urllib.request
 
 import pytest
 
-from conftest import REPOSITORY, until
+from conftest import RECORDED_NODE, REPOSITORY, until
 from exposition import fragment
 
 DERIVED = {"uss"}
@@ -281,7 +281,7 @@ def test_both_widths(node, browse, width):
     ids=" ".join,
 )
 def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, levels):
-    one = exporter(node_recording(), "--filter", "*/*/*/*", *arguments)
+    one = exporter(RECORDED_NODE, "--filter", "*/*/*/*", *arguments)
     page.open(one)
     exposition, place = one.exposition(), {}
     for level in levels:
@@ -295,7 +295,7 @@ def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, leve
 
 
 def test_fields_that_are_not_exported_are_dashes(exporter, page):
-    one = exporter(node_recording(), "--filter", "*/*/*/*", "--fields", "rss,private_dirty")
+    one = exporter(RECORDED_NODE, "--filter", "*/*/*/*", "--fields", "rss,private_dirty")
     page.open(one)
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => o.value)")
     assert offered == ["rss", "private_dirty", "mappings"]
@@ -304,9 +304,3 @@ def test_fields_that_are_not_exported_are_dashes(exporter, page):
         assert set(page.column(column)) == {None}
     assert page.text("#node-pss") == "–" and page.text("#node-uss") == "–"
     assert page.column("rss") == [value for _, value in one.exposition().children("rss")]
-
-
-def node_recording():
-    from conftest import RECORDED_NODE
-
-    return RECORDED_NODE

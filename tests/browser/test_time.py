@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from conftest import until
+from conftest import RECORDED_NODE, until
 from recording import Container, Mapping, Process, write
 
 # Grows by 1 MiB a second, when asked to, under a name of its own.
@@ -112,9 +112,7 @@ def test_what_ends_leaves(exporter, tmp_path, page):
 # ---- Why nothing is there
 
 
-def test_no_container_matches(exporter, node, page):
-    from conftest import RECORDED_NODE
-
+def test_no_container_matches(exporter, page):
     one = exporter(RECORDED_NODE, "--filter", "nowhere/*/*/*", "--filter", "<b>/x/y/z")
     page.open(one)
     assert page.state() == "No container matches the filter"
