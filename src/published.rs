@@ -156,7 +156,9 @@ impl Publisher {
         let latest = Latest { exposition: Some(exposition), since: Instant::now() };
         let before = std::mem::replace(&mut *lock(&self.published.0), latest);
         self.outdated.extend(before.exposition);
-        self.cut_slow_readers(HELD_BYTES.max(len));
+        // The newest of them is always within the bound, so a client that reads while the next is published is not cut.
+        let newest = self.outdated.last().map_or(0, |newest| newest.n_bytes());
+        self.cut_slow_readers(HELD_BYTES.max(newest));
     }
 
     /// An outdated exposition that nobody reads any more, or a new one. What else nobody reads is freed.
