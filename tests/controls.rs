@@ -173,3 +173,65 @@ fn the_same_input_gives_the_same_bytes() {
         assert_eq!(texts.len(), 1, "--max-samples {limit}");
     }
 }
+
+/// The kernel's own sum over a live process is the sum over its mappings; `pss` but for what is rounded off each mapping.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_rollup_equals_the_sum_over_smaps() {
+    let recording = Directory::new();
+    let name = format!("roll-{}", std::process::id());
+    let program = recording.path().join(&name);
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let mut child = std::process::Command::new(&program).arg("1000").spawn().unwrap();
+    std::os::unix::fs::symlink("/proc", recording.path().join("proc")).unwrap();
+    let header = "id\tinit_pid\tnamespace\tpod\tcontainer";
+    recording.write("containers.tsv", format!("{header}\nc1\t{}\tns\tp\tc\n", child.id()));
+    let fields: Vec<&str> = smaps_container_exporter::fields::FIELDS
+        .iter()
+        .map(|field| field.name)
+        .filter(|name| !["size", "kernel_page_size", "mmu_page_size"].contains(name))
+        .collect();
+    let fields = fields.join(",");
+    let filter = format!("ns/p/c/{name}");
+    let scrape = |fields: &str| {
+        let recording = recording.path().to_str().unwrap();
+        let args = [
+            "--once",
+            "--fixture",
+            recording,
+            "--filter",
+            &filter,
+            "--group-by",
+            "process",
+            "--fields",
+            fields,
+        ];
+        let text = String::from_utf8(crate::support::stdout_of(&args)).unwrap();
+        let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
+        samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
+    };
+    // Other processes come and go, and with them the shares of the pages that this one has in common with them: read until
+    // nothing happened in between.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let (before, rollup) = loop {
+        let (before, rollup, after) =
+            (scrape(&format!("size,{fields}")), scrape(&fields), scrape(&format!("size,{fields}")));
+        let is_whole = before.get("process_smaps_rss_bytes").is_some_and(|rss| *rss > 100_000);
+        if before == after && is_whole || std::time::Instant::now() > deadline {
+            break (before, rollup);
+        }
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let n_mappings = before["process_smaps_mappings"];
+    assert!(n_mappings > 10 && before.len() == rollup.len(), "{before:?}\n{rollup:?}");
+    for (family, sum) in before {
+        let is_share = family.contains("pss") || family.contains("locked");
+        let tolerance = if is_share { 1024 * n_mappings } else { 0 };
+        assert!(
+            sum.abs_diff(rollup[&family]) <= tolerance,
+            "{family}: {sum} by smaps, {} by rollup",
+            rollup[&family]
+        );
+    }
+}
