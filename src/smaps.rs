@@ -136,8 +136,11 @@ impl Scanner {
             if *key(line) != learned.key {
                 return Run::Unlike;
             }
-            let Some(kib) = kib_of(line) else { return Run::Unfit };
-            values[learned.field] = kib << 10; // below 10^8 kB: no overflow
+            match kib_of(line) {
+                Some(0) => {}                                   // as it is; two of three values are 0
+                Some(kib) => values[learned.field] = kib << 10, // below 10^8 kB: no overflow
+                None => return Run::Unfit,
+            }
         }
         self.values.present = self.learned_present;
         let n_bytes = self.learned.len() * LINE_LEN;
@@ -199,7 +202,7 @@ fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
         return None;
     }
     if text == ZERO {
-        return Some(0); // two of three values are 0
+        return Some(0);
     }
     // The bit 0x10 tells a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
     let bit = 0x10 * EACH;

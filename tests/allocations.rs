@@ -28,7 +28,7 @@ const N_STEADY: usize = 10;
 fn a_steady_cycle_allocates_nothing() {
     let all: &[&str] = &["--filter", "*/*/*/*", "--cpu-budget", "0"];
     let with = |more: &'static [&'static str]| [all, more].concat();
-    let size = Size { n_containers: 5, n_processes: 4, n_mappings: 60, n_paths: 20 };
+    let size = Size { n_containers: 5, n_processes: 4, n_mappings: 60, n_paths: 20, n_distinct: 5 };
     let recording = Recording::generate(size).unwrap();
     for options in [
         all.to_vec(),

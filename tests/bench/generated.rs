@@ -43,19 +43,20 @@ impl Numbers {
     }
 }
 
-/// An smaps text of `n_mappings`, spread over `n_paths` paths below `directory` and anonymous memory.
+/// An smaps text of `n_mappings`: every other one anonymous, the others spread over `n_paths` files below `directory`.
 pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut Numbers) -> String {
     let mut text = String::new();
     let mut address = 0x7f12_3456_0000_u64;
     for i in 0..n_mappings {
         let kib = 4 << numbers.below(9);
         let end = address + kib * 1024;
-        let path = match i % n_paths {
+        let file = i / 2 % n_paths;
+        let path = match i % 2 {
             0 => String::new(),
-            i => format!("{directory}/libsomething-{i}.so.6"),
+            _ => format!("{directory}/libsomething-{file}.so.6"),
         };
         // The kernel pads what stands before the path to 73 columns (seq_pad in fs/proc/task_mmu.c).
-        let before = format!("{address:08x}-{end:08x} rw-p {:08x} fe:00 {}", 0, 240_000 + i % n_paths);
+        let before = format!("{address:08x}-{end:08x} rw-p {:08x} fe:00 {}", 0, 240_000 + file);
         let _ = if path.is_empty() {
             writeln!(text, "{before} ") // writing to a String cannot fail
         } else {
@@ -83,9 +84,6 @@ pub struct Recording {
     pub directory: PathBuf,
 }
 
-/// So many containers have smaps texts of their own; those beyond share them by hard links, so that a thousand fit in the page cache.
-const N_DISTINCT: usize = 100;
-
 /// The size of a recording: containers of one command each, processes a container, mappings a process, paths a command.
 #[derive(Clone, Copy)]
 pub struct Size {
@@ -93,6 +91,9 @@ pub struct Size {
     pub n_processes: usize,
     pub n_mappings: usize,
     pub n_paths: usize,
+    /// So many containers have smaps texts of their own. Those beyond share them by hard links: so the text of a thousand is as near
+    /// to the processor as that of ten, like text that the kernel has just printed.
+    pub n_distinct: usize,
 }
 
 impl Recording {
@@ -125,12 +126,12 @@ impl Recording {
                 fs::write(directory.join("cgroup"), &cgroup)?;
                 fs::write(directory.join("comm"), "server\n")?;
                 let smaps_path = directory.join("smaps");
-                if c < N_DISTINCT {
+                if c < size.n_distinct {
                     let text =
                         smaps(size.n_mappings, size.n_paths, "/usr/lib/x86_64-linux-gnu", &mut numbers);
                     fs::write(smaps_path, text)?;
                 } else {
-                    fs::hard_link(process(c % N_DISTINCT, p).join("smaps"), smaps_path)?;
+                    fs::hard_link(process(c % size.n_distinct, p).join("smaps"), smaps_path)?;
                 }
             }
         }

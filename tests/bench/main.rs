@@ -44,6 +44,9 @@ const PARTS: [(&str, Part); 8] = [
     ("gzip", gzip),
 ];
 
+/// The recordings differ in their numbers of containers only.
+const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
+
 /// Everything is read in each cycle, and everything exported.
 const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-samples", "0"];
 
@@ -178,7 +181,7 @@ fn size() -> io::Result<()> {
     heading("cost over size: recordings of containers of 10 processes of 100 mappings");
     let mut first = Vec::new();
     for n_containers in SIZES {
-        let size = Size { n_containers, n_processes: 10, n_mappings: 100, n_paths: 43 };
+        let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
         let mut cycle = Cycle::new(&recording.directory, &ALL);
         let n_cycles = 1000 / n_containers;
@@ -235,7 +238,7 @@ fn memory() -> io::Result<()> {
         Ok(())
     };
     for n_containers in [10, 50] {
-        let size = Size { n_containers, n_processes: 10, n_mappings: 100, n_paths: 43 };
+        let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
         row(&format!("recording, {n_containers} containers"), &recording.directory, &ALL, N_CYCLES)?;
     }
@@ -304,8 +307,7 @@ fn rollup() -> io::Result<()> {
 /// What folding costs and saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
-    let recording =
-        Recording::generate(Size { n_containers: 1000, n_processes: 10, n_mappings: 100, n_paths: 43 })?;
+    let recording = Recording::generate(Size { n_containers: 1000, ..SIZE })?;
     let folded = [&ALL[..5], &["100000"]].concat();
     let mut all_cycle = Cycle::new(&recording.directory, &ALL);
     let mut folded_cycle = Cycle::new(&recording.directory, &folded);
@@ -325,8 +327,7 @@ fn fold() -> io::Result<()> {
 /// What compressing an exposition costs and saves.
 fn gzip() -> io::Result<()> {
     heading("gzip of an exposition");
-    let recording =
-        Recording::generate(Size { n_containers: 60, n_processes: 10, n_mappings: 100, n_paths: 43 })?;
+    let recording = Recording::generate(Size { n_containers: 60, n_distinct: 60, ..SIZE })?;
     let mut cycle = Cycle::new(&recording.directory, &ALL);
     let published = cycle.published.clone();
     let [_, gzip] = rounds(
