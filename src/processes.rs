@@ -10,7 +10,7 @@ use crate::discovery::Discovery;
 use crate::filter::Filter;
 use crate::labels;
 use crate::own::ReadErrors;
-use crate::procfs::{Failure, Pass, Proc};
+use crate::procfs::{Detail, Failure, Pass, Proc};
 use crate::recording::Writer;
 use crate::smaps::Scanner;
 use crate::snapshot::{Reading, Snapshot};
@@ -30,8 +30,15 @@ struct Process {
     read_at: Option<Instant>,
     /// Since when its values are what they are; only of use while `reading` holds any.
     values_of: Instant,
+    /// How many mappings it had when they were counted last, and for how many more sums that serves.
+    count: u64,
+    n_counted_reads: u32,
     reading: Reading,
 }
+
+/// The kernel's sum over the mappings of a process does not say how many they are, and counting them costs as much again:
+/// a count serves for so many sums after it.
+const COUNTED_READS: u32 = 9;
 
 /// The table of processes, by pid.
 #[derive(Debug, Default)]
@@ -93,6 +100,8 @@ impl Processes {
                     comm: comm.to_vec(),
                     read_at: None,
                     values_of: Instant::now(),
+                    count: 0,
+                    n_counted_reads: 0,
                     reading: Reading::default(),
                 });
             }
@@ -200,8 +209,23 @@ impl Process {
         self.values_of = now;
         snapshot.begin(&self.labels, &self.comm, self.pid);
         let is_owned = |path: &[u8]| discovery.owner_of(path) == Some(self.container);
-        let by_rollup = snapshot.shape().is_rollup();
-        proc.read(self.pid, &self.comm, is_owned, by_rollup, scanner, |mapping| snapshot.add(mapping))?;
+        let detail = match snapshot.shape().is_rollup() {
+            true => Detail::Sum { known_count: (self.n_counted_reads > 0).then_some(self.count) },
+            false => Detail::Each,
+        };
+        self.n_counted_reads = self.n_counted_reads.saturating_sub(1);
+        let mut count = 0;
+        let result = proc.read(self.pid, &self.comm, is_owned, detail, scanner, |mapping| {
+            count += mapping.count;
+            snapshot.add(mapping);
+        });
+        if let Err(failure) = result {
+            self.n_counted_reads = 0;
+            return Err(failure);
+        }
+        if detail == (Detail::Sum { known_count: None }) {
+            (self.count, self.n_counted_reads) = (count, COUNTED_READS);
+        }
         snapshot.finish(&mut self.reading);
         Ok(())
     }
@@ -226,6 +250,8 @@ mod tests {
             comm: Vec::new(),
             read_at,
             values_of: Instant::now(),
+            count: 0,
+            n_counted_reads: 0,
             reading: Reading::default(),
         }
     }

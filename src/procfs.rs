@@ -99,6 +99,18 @@ fn find(processes: &[Seen], pid: u32) -> Option<&Seen> {
     Some(&processes[at])
 }
 
+/// How much is read of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Each mapping.
+    Each,
+    /// Their sum, where the kernel has it; else each.
+    Sum {
+        /// How many mappings there are, if that need not be counted.
+        known_count: Option<u64>,
+    },
+}
+
 /// Why a process gave no values.
 #[derive(Debug)]
 pub enum Failure {
@@ -276,8 +288,8 @@ impl Proc {
         Ok([file("comm")?, file("cgroup")?, file("smaps")?])
     }
 
-    /// Reads the mappings of process `pid` and gives each to `mapping`, or, with `by_rollup` and where the kernel has it, their
-    /// sum; says how many it gave.
+    /// Reads the mappings of process `pid` in this detail and gives each, or the one that stands for all, to `mapping`; says how
+    /// many it gave.
     ///
     /// The values count only when this returns `Ok`: then they are of one address space, read to its end, of a process
     /// whose name was `comm` before (as the caller knows) and after, and whose cgroup path still is `owned`.
@@ -286,14 +298,14 @@ impl Proc {
         pid: u32,
         comm: &[u8],
         owned: impl Fn(&[u8]) -> bool,
-        by_rollup: bool,
+        detail: Detail,
         scanner: &mut Scanner,
         mut mapping: impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
         let process = self.open_process(pid)?;
         let mut n_given = 0;
-        if by_rollup {
-            n_given = self.rollup(process.as_fd(), scanner, &mut mapping)?;
+        if let Detail::Sum { known_count } = detail {
+            n_given = self.rollup(process.as_fd(), known_count, scanner, &mut mapping)?;
         }
         if n_given == 0 {
             n_given = self.mappings(process.as_fd(), "smaps", scanner, &mut mapping)?;
@@ -332,37 +344,49 @@ impl Proc {
         Ok(n_mappings)
     }
 
-    /// Reads the kernel's own sum over the mappings of a process, which costs it a quarter of printing each; none on old kernels
-    /// and in recordings. How many mappings there are only `maps` says.
+    /// Reads the kernel's own sum over the mappings of a process, which costs it a fifth of printing each; none on old kernels
+    /// and in recordings. How many mappings there are only `maps` says, which costs as much again: it is read when `known_count` is none.
     fn rollup(
         &mut self,
         process: BorrowedFd<'_>,
+        known_count: Option<u64>,
         scanner: &mut Scanner,
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
-        let (Some(mut maps), Some(rollup)) =
-            (open_address_space(process, "maps")?, open_address_space(process, "smaps_rollup")?)
-        else {
-            return Ok(0);
+        let maps = match known_count {
+            Some(_) => None,
+            None => open_address_space(process, "maps")?,
         };
+        let Some(rollup) = open_address_space(process, "smaps_rollup")? else { return Ok(0) };
+        let count = match (known_count, &maps) {
+            (Some(count), _) => count,
+            (None, Some(maps)) => self.count_lines(maps)?,
+            (None, None) => return Ok(0),
+        };
+        let mut sum = |sum: Mapping<'_>| mapping(Mapping { count, ..sum });
+        match scan(&rollup, &mut self.chunk, self.max_mappings, scanner, &mut sum) {
+            // The kernel holds the address space while it sums, so the sum is whole. The count may be that of another.
+            Ok(n_given) => match maps.filter(|_| n_given > 0) {
+                Some(maps) => ensure_alive(process, "maps", &maps).map(|()| n_given),
+                None => Ok(n_given),
+            },
+            // What exec has left says "no such process", too.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
+                Err(exec_or_gone(process, "maps"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn count_lines(&mut self, mut file: &File) -> Result<u64, Failure> {
         let mut count = 0;
-        loop {
-            match maps.read(&mut self.chunk)? {
-                0 => break,
+        while count <= self.max_mappings {
+            match file.read(&mut self.chunk)? {
+                0 => return Ok(count as u64),
                 n => count += self.chunk[..n].iter().filter(|&&b| b == b'\n').count(),
             }
-            if count > self.max_mappings {
-                return Err(endless().into());
-            }
         }
-        let count = count as u64;
-        let mut sum = |sum: Mapping<'_>| mapping(Mapping { count, ..sum });
-        let scanned = scan(&rollup, &mut self.chunk, self.max_mappings, scanner, &mut sum);
-        // An address space that exec has left says "no such process" here, so whether it lives comes first.
-        if !matches!(scanned, Ok(0)) {
-            ensure_alive(process, "maps", &maps)?;
-        }
-        Ok(scanned?)
+        Err(endless().into())
     }
 
     /// The same through any other thread, for a process whose leader has exited while others live on.
@@ -457,8 +481,13 @@ fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), 
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());
     }
+    Err(exec_or_gone(process, name))
+}
+
+/// What has become of a process whose address space is gone: it has another one, or none.
+fn exec_or_gone(process: BorrowedFd<'_>, name: &str) -> Failure {
     let now = open_file(process, name).and_then(|now| rustix::io::read(now, &mut [0; 1]));
-    Err(if now.unwrap_or(0) > 0 { Failure::Exec } else { Failure::Gone })
+    if now.unwrap_or(0) > 0 { Failure::Exec } else { Failure::Gone }
 }
 
 /// The pid that the name of a directory stands for.
@@ -689,7 +718,7 @@ mod tests {
                 pid,
                 comm.as_bytes(),
                 |_| is_owned,
-                false,
+                Detail::Each,
                 &mut Scanner::default(),
                 |mapping| {
                     has_stack |= mapping.path == b"[stack]";
