@@ -52,10 +52,11 @@ const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-sampl
 
 fn main() -> io::Result<()> {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    if let [role, comm, files @ ..] = &args[..]
+    if let [role, comm, n_touched, files @ ..] = &args[..]
         && role == workload::ROLE
+        && let Some(n_touched) = n_touched.to_str().and_then(|n| n.parse().ok())
     {
-        return workload::play(comm, files.first().map(Path::new));
+        return workload::play(comm, n_touched, files.first().map(Path::new));
     }
     let args: Vec<_> = args.iter().map(|arg| arg.to_str().expect("arguments are text")).collect();
     if let [resident::ROLE, args @ ..] = &args[..] {
@@ -291,8 +292,8 @@ fn budget() -> io::Result<()> {
 
 /// What a process's own sum saves the kernel.
 fn rollup() -> io::Result<()> {
-    heading("--group-by process: 50 live processes of 200 mappings");
-    let workload = Workload::few_series(50)?;
+    heading("--group-by process: 50 live processes of 200 small mappings");
+    let workload = Workload::small(50)?;
     let filter = workload.filter();
     let options = ["--filter", &filter, "--cpu-budget", "0", "--fields", "rss,pss,private_dirty,swap"];
     let mut by_path = Cycle::new(workload.fixture(), &options);

@@ -16,7 +16,7 @@ pub const ROLE: &str = "workload";
 
 /// Mappings of each process.
 pub const N_MAPPINGS: usize = 200;
-/// Pages of each mapping, every one touched.
+/// Pages of each mapping, of which as many are touched as the role says.
 const N_PAGES: usize = 8;
 /// Distinct files that a process maps, if it maps any.
 const N_FILES: usize = 40;
@@ -31,12 +31,17 @@ pub struct Workload {
 impl Workload {
     /// So many processes of one command with anonymous memory only: few series.
     pub fn few_series(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-few", n_processes, |_, _| ("bench-few".into(), false))
+        Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
+    }
+
+    /// The same with one page of each mapping touched: small mappings.
+    pub fn small(n_processes: usize) -> io::Result<Self> {
+        Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
     }
 
     /// So many processes, each a command of its own that maps files of its own: many series.
     pub fn many_series(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-many", n_processes, |i, files| {
+        Self::start("bench-many", n_processes, N_PAGES, |i, files| {
             let directory = files.join(i.to_string());
             (format!("bench-many-{i}"), fs::create_dir_all(&directory).is_ok())
         })
@@ -45,6 +50,7 @@ impl Workload {
     fn start(
         name: &'static str,
         n_processes: usize,
+        n_touched: usize,
         role: impl Fn(usize, &Path) -> (String, bool),
     ) -> io::Result<Self> {
         let mut workload = Self { children: Vec::new(), recording: Recording::empty(name, "")?, name };
@@ -55,6 +61,7 @@ impl Workload {
             let child = Command::new(std::env::current_exe()?)
                 .arg(ROLE)
                 .arg(comm)
+                .arg(n_touched.to_string())
                 .args(maps_files.then_some(files))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -101,7 +108,7 @@ impl Drop for Workload {
 }
 
 /// The role of a workload process: takes a name, maps memory, says so, and lives until its input ends.
-pub fn play(comm: &OsStr, files: Option<&Path>) -> io::Result<()> {
+pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
     fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
     let len = N_PAGES * rustix::param::page_size();
     let files = match files {
@@ -133,7 +140,7 @@ pub fn play(comm: &OsStr, files: Option<&Path>) -> io::Result<()> {
                 None => mmap_anonymous(at, len, access, place)?,
                 Some(file) => mmap(at, len, access, place, file, 0)?,
             };
-            for page in 0..N_PAGES {
+            for page in 0..n_touched {
                 memory.cast::<u8>().add(page * rustix::param::page_size()).write_volatile(1);
             }
         }

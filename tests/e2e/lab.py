@@ -408,7 +408,13 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in (task / "children").read_text().split()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            found += map(int, (task / "children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # the thread has ended meanwhile
+    return found
 
 
 def kill(pid: int, how: signal.Signals):
