@@ -32,6 +32,7 @@ pub struct Scraper {
     report: Report,
     began_at: Option<Instant>,
     is_denied: bool,
+    is_over_budget: bool,
 }
 
 impl Scraper {
@@ -67,6 +68,7 @@ impl Scraper {
             report: Report::default(),
             began_at: None,
             is_denied: false,
+            is_over_budget: false,
         })
     }
 
@@ -145,12 +147,22 @@ impl Scraper {
     /// Appends the whole exposition of the last scrape to `text`.
     pub fn render(&mut self, text: &mut Vec<u8>) {
         let n_samples = self.render_processes(text);
+        self.log_over_budget(n_samples);
         self.own.render(text, &self.report, n_samples);
     }
 
     /// Waits until `deadline`; meanwhile containerd may answer.
     pub fn wait_until(&mut self, deadline: Instant) {
         self.discovery.wait_until(deadline);
+    }
+
+    /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.
+    fn log_over_budget(&mut self, n_samples: u64) {
+        let max_samples = self.snapshot.shape().max_samples as u64;
+        let is_over = max_samples > 0 && n_samples > max_samples;
+        if is_over && !std::mem::replace(&mut self.is_over_budget, true) {
+            warn!("{n_samples} samples are more than --max-samples {max_samples}: no path is left to fold");
+        }
     }
 
     /// Says once what is missing when every read is refused, and once when one succeeds. A cycle without either says nothing.

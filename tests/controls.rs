@@ -182,10 +182,12 @@ fn a_rollup_equals_the_sum_over_smaps() {
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
     std::fs::copy("/bin/sleep", &program).unwrap();
-    let mut child = std::process::Command::new(&program).arg("1000").spawn().unwrap();
+    let child = Running(
+        std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
+    );
     std::os::unix::fs::symlink("/proc", recording.path().join("proc")).unwrap();
     let header = "id\tinit_pid\tnamespace\tpod\tcontainer";
-    recording.write("containers.tsv", format!("{header}\nc1\t{}\tns\tp\tc\n", child.id()));
+    recording.write("containers.tsv", format!("{header}\nc1\t{}\tns\tp\tc\n", child.0.id()));
     let fields: Vec<&str> = smaps_container_exporter::fields::FIELDS
         .iter()
         .map(|field| field.name)
@@ -221,8 +223,7 @@ fn a_rollup_equals_the_sum_over_smaps() {
             break (before, rollup);
         }
     };
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     let n_mappings = before["process_smaps_mappings"];
     assert!(n_mappings > 10 && before.len() == rollup.len(), "{before:?}\n{rollup:?}");
     for (family, sum) in before {
@@ -234,4 +235,64 @@ fn a_rollup_equals_the_sum_over_smaps() {
             rollup[&family]
         );
     }
+}
+
+/// A program that ends with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Grouped by kind nothing folds: the samples are exported all the same, and the log says so once, not once a scrape.
+#[test]
+fn over_budget_without_a_fold_is_logged_once() {
+    use std::io::{BufRead, BufReader, Read};
+
+    let node = fixture("node");
+    let args = ["--fixture", node.to_str().unwrap(), "--filter", "*/*/*/*", "--addr", "127.0.0.1:0"];
+    let more = ["--group-by", "kind", "--max-samples", "10", "--scrape-interval", "20ms"];
+    let mut child = Running(
+        crate::support::exporter(&[&args[..], &more[..]].concat())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut log = BufReader::new(child.0.stderr.take().unwrap());
+    let mut lines: Vec<String> = vec![];
+    while !["listening on", "--max-samples"].iter().all(|text| lines.iter().any(|line| line.contains(text))) {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "{lines:?}");
+        lines.push(line);
+    }
+    let is_listening =
+        |line: &String| line.split_once("listening on ").map(|(_, addr)| addr.trim().to_owned());
+    let addr = lines.iter().find_map(is_listening).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut scrapes = BTreeSet::new();
+    while scrapes.len() < 4 && std::time::Instant::now() < deadline {
+        let mut text = String::new();
+        let mut client = std::net::TcpStream::connect(&addr).unwrap();
+        std::io::Write::write_all(&mut client, b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        client.read_to_string(&mut text).unwrap();
+        if text.starts_with("HTTP/1.0 503") {
+            continue; // nothing is published yet
+        }
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.rsplit_once(' ').unwrap().1.to_owned()
+        };
+        assert_eq!(value("smaps_exporter_samples "), "835");
+        scrapes.insert(value("smaps_exporter_last_scrape_timestamp_seconds "));
+    }
+    drop(child);
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(scrapes.len() == 4 && !rest.contains("--max-samples"), "{scrapes:?}\n{rest}");
+    let text = "835 samples are more than --max-samples 10: no path is left to fold";
+    assert!(lines.iter().any(|line| line.contains(text)), "{lines:?}");
 }
