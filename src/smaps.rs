@@ -151,12 +151,16 @@ impl Scanner {
     /// Remembers the run of 28-byte lines of known fields with which the fields of a mapping begin, and the lines behind it.
     fn learn(&mut self, bytes: &[u8]) {
         self.learned.clear();
+        // No field twice: the last one counts, and the learned way does not store a 0 over what is there.
+        let mut present = 0;
         let known = |line: &[u8; LINE_LEN]| {
             kib_of(line)?;
-            field_of(line).map(|(field, _)| LearnedLine { key: *key(line), field })
+            let (field, _) = field_of(line).filter(|(field, _)| present & 1 << field == 0)?;
+            present |= 1 << field;
+            Some(LearnedLine { key: *key(line), field })
         };
         self.learned.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
-        self.learned_present = self.learned.iter().fold(0, |mask, line| mask | 1 << line.field);
+        self.learned_present = present;
         self.learned_tail.clear();
         let mut rest = &bytes[self.learned.len() * LINE_LEN..];
         // VmFlags differs from mapping to mapping, and stands last.

@@ -95,6 +95,10 @@ fn generated(random: &mut Random) -> Vec<u8> {
         order.swap(a, b);
     }
     order.truncate(N_FIELDS - random.below(6) as usize);
+    if random.below(4) == 0 {
+        let again = order[random.below(order.len() as u64) as usize];
+        order.insert(random.below(order.len() as u64) as usize, again); // the last one counts
+    }
     let mut text = Vec::new();
     for _ in 0..1 + random.below(12) {
         let path = random.of(&[
