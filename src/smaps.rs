@@ -155,6 +155,9 @@ impl Scanner {
         let mut present = 0;
         let known = |line: &[u8; LINE_LEN]| {
             kib_of(line)?;
+            if key(line).contains(&b'\n') {
+                return None; // 28 bytes, but two lines
+            }
             let (field, _) = field_of(line).filter(|(field, _)| present & 1 << field == 0)?;
             present |= 1 << field;
             Some(LearnedLine { key: *key(line), field })

@@ -130,7 +130,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
                 7 => format!("{key:<16}{:>8} kB\n", "12\u{e9}"),
                 8 => format!("{key:<16}{}{value} kB\n", "9".repeat(20)),
                 9 => format!("{key:<16}{value:08} kB\n"),
-                10..40 => format!("{key:<16}{:>8} kB\n", 0),
+                10 => format!("{key}\n{:>1$} kB\n", value % 100_000_000, 23 - key.len()), // 28 bytes, two lines
+                11..40 => format!("{key:<16}{:>8} kB\n", 0),
                 _ => format!("{key:<16}{:>8} kB\n", value % 100_000_000),
             };
             text.extend_from_slice(line.as_bytes());
