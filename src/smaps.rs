@@ -155,10 +155,12 @@ impl Scanner {
         let mut present = 0;
         let known = |line: &[u8; LINE_LEN]| {
             kib_of(line)?;
-            if key(line).contains(&b'\n') {
-                return None; // 28 bytes, but two lines
-            }
             let (field, _) = field_of(line).filter(|(field, _)| present & 1 << field == 0)?;
+            // Nothing but spaces up to the eight digits: no ninth digit, and no second line within the 28 bytes.
+            let padding = &key(line)[FIELDS[field].key.len() + 1..];
+            if padding.iter().any(|&b| b != b' ') {
+                return None;
+            }
             present |= 1 << field;
             Some(LearnedLine { key: *key(line), field })
         };

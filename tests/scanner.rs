@@ -131,7 +131,9 @@ fn generated(random: &mut Random) -> Vec<u8> {
                 8 => format!("{key:<16}{}{value} kB\n", "9".repeat(20)),
                 9 => format!("{key:<16}{value:08} kB\n"),
                 10 => format!("{key}\n{:>1$} kB\n", value % 100_000_000, 23 - key.len()), // 28 bytes, two lines
-                11..40 => format!("{key:<16}{:>8} kB\n", 0),
+                // 28 bytes, but more than eight digits.
+                11 => format!("{key}{:0>1$} kB\n", 123_456_789_u64 + value % 10, 24 - key.len()),
+                12..40 => format!("{key:<16}{:>8} kB\n", 0),
                 _ => format!("{key:<16}{:>8} kB\n", value % 100_000_000),
             };
             text.extend_from_slice(line.as_bytes());
