@@ -85,11 +85,7 @@ impl Scraper {
     pub fn scrape(&mut self) -> Result<(), String> {
         let now = Instant::now();
         self.discovery.refresh(&self.filters, now);
-        self.proc
-            .pass(&mut self.pass)
-            .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
-        self.discovery.observe(&self.pass, now);
-        self.processes.follow(&self.pass, &self.discovery, &mut self.proc, &self.filters);
+        self.find_processes(now)?;
         let is_first = self.began_at.is_none();
         if let Some(before) = self.began_at.replace(now) {
             self.budget.begin_cycle(now - before);
@@ -117,16 +113,22 @@ impl Scraper {
         Ok(())
     }
 
+    /// Passes over proc, and brings containers and processes up to date with what it shows.
+    fn find_processes(&mut self, now: Instant) -> Result<(), String> {
+        self.proc
+            .pass(&mut self.pass)
+            .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
+        self.discovery.observe(&self.pass, now);
+        self.processes.follow(&self.pass, &self.discovery, &mut self.proc, &self.filters);
+        Ok(())
+    }
+
     /// Records what the filters take, and whatever tells which container owns it, into the new directory `to`.
     ///
     /// Fails with one line when something cannot be listed or written; a process that ends meanwhile is left out.
     pub fn record(&mut self, to: &Path) -> Result<usize, String> {
         let writer = recording::Writer::create(to)?;
-        self.proc
-            .pass(&mut self.pass)
-            .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
-        self.discovery.observe(&self.pass, Instant::now());
-        self.processes.follow(&self.pass, &self.discovery, &mut self.proc, &self.filters);
+        self.find_processes(Instant::now())?;
         let n_processes = self.processes.record(&mut self.proc, &writer)?;
         let wanted = || self.discovery.containers().iter().filter(|tracked| tracked.is_wanted);
         for tracked in wanted() {

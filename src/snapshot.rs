@@ -48,6 +48,18 @@ impl Shape {
             && !(self.omit_zero && totals.values.bytes[field] == 0)
     }
 
+    /// Makes `text` the label text of a series: the command's, and what it is grouped by.
+    fn label(&self, text: &mut String, command: &str, value: &str) {
+        text.clear();
+        text.push_str(command);
+        match self.group_by {
+            GroupBy::Path => labels::push(text, ",path=\"", value),
+            GroupBy::Kind => labels::push(text, ",kind=\"", value),
+            GroupBy::Process => {}
+        }
+        text.push('}');
+    }
+
     /// How many samples a series with these totals gives.
     fn n_samples(&self, totals: &Totals) -> usize {
         if totals.n_mappings == 0 {
@@ -103,10 +115,6 @@ impl Totals {
         }
     }
 }
-
-/// Names a command of a [`Snapshot`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandId(u32);
 
 /// A command name in a container; with `--pid`, one process of it.
 #[derive(Debug)]
@@ -358,14 +366,7 @@ impl Snapshot {
         self.long_bytes += long_len;
         let is_other = is_by_path && value == OTHER;
         let id = command.other.filter(|_| is_other).unwrap_or_else(|| {
-            self.text.clear();
-            self.text.push_str(&command.labels);
-            match self.shape.group_by {
-                GroupBy::Path => labels::push(&mut self.text, ",path=\"", value),
-                GroupBy::Kind => labels::push(&mut self.text, ",kind=\"", value),
-                GroupBy::Process => {}
-            }
-            self.text.push('}');
+            self.shape.label(&mut self.text, &command.labels, value);
             self.order.stale = true;
             self.series.insert(Series { long_len, ..Series::new(&self.text, self.command, is_other) })
         });
@@ -463,10 +464,7 @@ impl Snapshot {
             let command = self.commands.get_mut(owner);
             (command.n_folded, command.last_folded) = (command.n_folded + 1, id);
             let other = *command.other.get_or_insert_with(|| {
-                self.text.clear();
-                self.text.push_str(&command.labels);
-                labels::push(&mut self.text, ",path=\"", OTHER);
-                self.text.push('}');
+                self.shape.label(&mut self.text, &command.labels, OTHER);
                 self.order.stale = true;
                 self.series.insert(Series::new(&self.text, owner, true))
             });
