@@ -105,8 +105,9 @@ manifest:
 
 # --- Fuzzing ------------------------------------------------------------------------------------------------------------------
 
-# Each fuzz target for so long: make fuzz FUZZ_SECONDS=20. Needs a nightly toolchain.
+# Each fuzz target for so long, with options of libFuzzer: make fuzz FUZZ_SECONDS=20 FUZZ_OPTIONS=-seed=1. Needs a nightly toolchain.
 FUZZ_SECONDS ?= 60
+FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
-	tests/fuzz/run $(FUZZ_SECONDS)
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_OPTIONS)

@@ -9,8 +9,9 @@ fuzz_target!(|bytes: &[u8]| {
     match parse(bytes) {
         Ok(containers) => {
             let mut expected: Vec<[String; 5]> = text
-                .split('\n')
-                .map(|line| line.strip_suffix('\r').unwrap_or(line))
+                .split_inclusive('\n')
+                // A carriage return belongs to the end of a line only before a newline.
+                .map(|line| line.strip_suffix("\r\n").or(line.strip_suffix('\n')).unwrap_or(line))
                 .skip(1)
                 .filter(|line| line.contains('\t'))
                 .map(|line| {
