@@ -16,8 +16,9 @@
 //!
 //! Two ways lead to the same result. The general one takes a line at a time. The learned one rests on a fact: on one
 //! kernel the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change within a boot. It remembers the
-//! run of such lines that the general way met behind a header, and takes the same run behind the next one by comparing 16 bytes of key and
-//! decoding 8 bytes of digits at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
+//! run of such lines that the general way met behind a header, each with its value. Behind the next header most lines are the same again, byte
+//! for byte (two of three values are 0), so they say the same again; of the others 16 bytes of key are compared and 8 bytes of digits
+//! decoded at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
 
 use crate::fields::{FIELDS, FieldMask, N_FIELDS};
 
@@ -46,16 +47,17 @@ pub struct Mapping<'a> {
 pub struct Scanner {
     values: Values,
     learned: Vec<LearnedLine>,
-    learned_present: FieldMask,
+    /// What the lines of the learned run say.
+    learned_values: Values,
     /// The lines behind the learned run that are not exported and hold the same for nearly every mapping.
     learned_tail: Vec<u8>,
     only_general: bool,
 }
 
-/// A line of the learned run: its first 16 bytes, and which field they name.
+/// A line of the learned run, as it was in the mapping before, and which field it names.
 #[derive(Debug)]
 struct LearnedLine {
-    key: [u8; KEY_LEN],
+    text: [u8; LINE_LEN],
     field: usize,
 }
 
@@ -66,8 +68,9 @@ const DIGITS_LEN: usize = 8;
 const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// How the lines begin that every kernel prints and nothing exports: no header and no field begins so.
-const NOT_EXPORTED: [&[u8; 8]; 3] = [b"VmFlags:", b"THPeligi", b"Protecti"];
+/// One in each byte of a word, and the high bit of each.
+const EACH: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x80 * EACH;
 
 impl Scanner {
     /// A scanner that never takes the learned way: for tests and measurements.
@@ -81,10 +84,12 @@ impl Scanner {
     /// `at_end` no more will come: the last mapping ends with `bytes`, and `None` says that there is none.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize)> {
         let (range_end, header_end) = find_header(bytes, at_end)?;
-        self.values = Values::default();
         let run = if self.only_general { Run::Unfit } else { self.learned_run(&bytes[header_end..]) };
         let at = match run {
-            Run::Taken(n_bytes) => header_end + n_bytes,
+            Run::Taken(n_bytes) => {
+                self.values = self.learned_values;
+                header_end + n_bytes
+            }
             Run::Unlike | Run::Unfit => {
                 self.values = Values::default();
                 header_end
@@ -102,7 +107,8 @@ impl Scanner {
     fn general_lines(&mut self, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
         // Invariant: a line begins at `at`.
         while at < bytes.len() {
-            if range_end(&bytes[at..]).is_some() {
+            let is_exported = !is_not_exported(&bytes[at..]);
+            if is_exported && range_end(&bytes[at..]).is_some() {
                 return Some(at);
             }
             let line_end = match line_end(bytes, at) {
@@ -110,12 +116,7 @@ impl Scanner {
                 None if at_end => bytes.len(),
                 None => return None,
             };
-            let line = &bytes[at..line_end];
-            if is_not_exported(line) {
-                at = line_end;
-                continue;
-            }
-            if let Some((field, kib)) = field_of(line) {
+            if is_exported && let Some((field, kib)) = field_of(&bytes[at..line_end]) {
                 self.values.present |= 1 << field;
                 self.values.bytes[field] = kib.saturating_mul(1024);
             }
@@ -131,18 +132,17 @@ impl Scanner {
             // Too short: either the end of the buffer, where more will follow, or a shape to learn from a later mapping.
             return if self.learned.is_empty() { Run::Unlike } else { Run::Unfit };
         }
-        let values = &mut self.values.bytes;
-        for (line, learned) in lines.iter().zip(&self.learned) {
-            if *key(line) != learned.key {
+        for (line, learned) in lines.iter().zip(&mut self.learned) {
+            if *line == learned.text {
+                continue;
+            }
+            if key(line) != key(&learned.text) {
                 return Run::Unlike;
             }
-            match kib_of(line) {
-                Some(0) => {}                                   // as it is; two of three values are 0
-                Some(kib) => values[learned.field] = kib << 10, // below 10^8 kB: no overflow
-                None => return Run::Unfit,
-            }
+            let Some(kib) = kib_of(line) else { return Run::Unfit };
+            self.learned_values.bytes[learned.field] = kib << 10; // below 10^8 kB: no overflow
+            learned.text[KEY_LEN..].copy_from_slice(&line[KEY_LEN..]);
         }
-        self.values.present = self.learned_present;
         let n_bytes = self.learned.len() * LINE_LEN;
         let has_tail = bytes[n_bytes..].starts_with(&self.learned_tail);
         Run::Taken(n_bytes + if has_tail { self.learned_tail.len() } else { 0 })
@@ -151,21 +151,22 @@ impl Scanner {
     /// Remembers the run of 28-byte lines of known fields with which the fields of a mapping begin, and the lines behind it.
     fn learn(&mut self, bytes: &[u8]) {
         self.learned.clear();
-        // No field twice: the last one counts, and the learned way does not store a 0 over what is there.
-        let mut present = 0;
+        self.learned_values = Values::default();
+        let Values { present, bytes: values } = &mut self.learned_values;
         let known = |line: &[u8; LINE_LEN]| {
-            kib_of(line)?;
-            let (field, _) = field_of(line).filter(|(field, _)| present & 1 << field == 0)?;
+            let kib = kib_of(line)?;
+            // No field twice: the last one counts, and a line that stays the same stores nothing.
+            let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // Nothing but spaces up to the eight digits: no ninth digit, and no second line within the 28 bytes.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;
             }
-            present |= 1 << field;
-            Some(LearnedLine { key: *key(line), field })
+            *present |= 1 << field;
+            values[field] = kib << 10;
+            Some(LearnedLine { text: *line, field })
         };
         self.learned.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
-        self.learned_present = present;
         self.learned_tail.clear();
         let mut rest = &bytes[self.learned.len() * LINE_LEN..];
         // VmFlags differs from mapping to mapping, and stands last.
@@ -179,9 +180,9 @@ impl Scanner {
     }
 }
 
-/// Whether `line` is one that every kernel prints and nothing exports.
+/// Whether `line` is one that every kernel prints and nothing exports: no header and no field begins so.
 fn is_not_exported(line: &[u8]) -> bool {
-    line.first_chunk().is_some_and(|start| NOT_EXPORTED.contains(&start))
+    matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
 /// What became of an attempt to take the learned run.
@@ -201,17 +202,10 @@ fn key(line: &[u8; LINE_LEN]) -> &[u8; KEY_LEN] {
 
 /// The value of a fixed line: up to eight digits behind spaces, then ` kB` and a newline.
 fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x80 * EACH;
-    const ZERO: u64 = u64::from_le_bytes(*b"       0");
-
     let [digits @ .., u0, u1, u2, u3] = line.last_chunk::<{ DIGITS_LEN + UNIT.len() }>()?;
     let text = u64::from_le_bytes(*digits);
     if [*u0, *u1, *u2, *u3] != *UNIT {
         return None;
-    }
-    if text == ZERO {
-        return Some(0);
     }
     // The bit 0x10 tells a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
     let bit = 0x10 * EACH;
@@ -253,18 +247,22 @@ fn find_header(bytes: &[u8], at_end: bool) -> Option<(usize, usize)> {
 
 /// Where the line that contains `at` ends: behind its newline.
 fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
-    const EACH: u64 = 0x0101_0101_0101_0101;
     let (words, rest) = bytes[at..].as_chunks::<8>();
     for (i, word) in words.iter().enumerate() {
-        // The lowest byte whose high bit is set here is the first newline (Mycroft's test for a zero byte).
-        let text = u64::from_le_bytes(*word) ^ (b'\n' as u64 * EACH);
-        let zeros = text.wrapping_sub(EACH) & !text & (0x80 * EACH);
-        if zeros != 0 {
-            return Some(at + i * 8 + zeros.trailing_zeros() as usize / 8 + 1);
+        let newlines = places(b'\n', *word);
+        if newlines != 0 {
+            return Some(at + i * 8 + newlines.trailing_zeros() as usize / 8 + 1);
         }
     }
     let i = rest.iter().position(|&b| b == b'\n')?;
     Some(at + words.len() * 8 + i + 1)
+}
+
+/// The high bit of each byte of `word` that is `b`, the lowest such byte for sure; above it there may be a bit too many (Alan Mycroft's
+/// test for a zero byte, 1987).
+fn places(b: u8, word: [u8; 8]) -> u64 {
+    let differences = u64::from_le_bytes(word) ^ (EACH * u64::from(b));
+    differences.wrapping_sub(EACH) & !differences & HIGH
 }
 
 /// Which bytes an address is made of.
@@ -278,16 +276,28 @@ const IS_HEX: [bool; 256] = {
     is_hex
 };
 
+/// Whether an address is made of these bytes: the same as [`IS_HEX`] says, of eight at once.
+fn are_hex(digits: &[u8; 12]) -> bool {
+    // The high bit of each byte that is at least `b`, if all are below 0x80: no byte carries into the next.
+    let at_least = |text: u64, b: u8| text + EACH * u64::from(0x80 - b);
+    let word = |at: usize| u64::from_le_bytes(*digits[at..].first_chunk().expect("eight bytes from here"));
+    let are_hex = |text: u64| {
+        let are_digits = at_least(text & !HIGH, b'0') & !at_least(text & !HIGH, b'9' + 1);
+        let are_letters = at_least(text & !HIGH, b'a') & !at_least(text & !HIGH, b'f' + 1);
+        (are_digits | are_letters) & !text & HIGH
+    };
+    are_hex(word(0)) & are_hex(word(4)) == HIGH
+}
+
 /// Where a header's range ends, `<address>-<address> `, space included; `None` if no header begins `bytes`.
 fn range_end(bytes: &[u8]) -> Option<usize> {
     // Nearly all addresses of 64-bit processes have twelve digits.
     if let Some([begin @ .., b' ']) = bytes.first_chunk::<26>()
         && let Some((begin, [b'-', end @ ..])) = begin.split_first_chunk::<12>()
+        && let Some(end) = end.first_chunk::<12>()
+        && are_hex(begin) & are_hex(end)
     {
-        let are_hex = |digits: &[u8]| digits.iter().fold(true, |all, &b| all & IS_HEX[usize::from(b)]);
-        if are_hex(begin) & are_hex(end) {
-            return Some(26);
-        }
+        return Some(26);
     }
     let hex_end = |from: usize| bytes[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
     let dash = hex_end(0).filter(|&at| at > 0 && bytes[at] == b'-')?;
@@ -298,7 +308,16 @@ fn range_end(bytes: &[u8]) -> Option<usize> {
 /// The path in a header line, given what follows its range: it stands behind permissions, offset, device and inode.
 fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
-    for _ in 0..4 {
+    let mut n_words = 4;
+    // Permissions have four letters, nearly all offsets eight digits.
+    if let Some((start, more)) = rest.split_first_chunk::<14>()
+        && let (Some(begin), Some(end)) = (start.first_chunk(), start.last_chunk())
+        && places(b' ', *begin) == 0x80 << (4 * 8)
+        && places(b' ', *end) == 0x80 << (7 * 8)
+    {
+        (rest, n_words) = (more, 2);
+    }
+    for _ in 0..n_words {
         let word = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
         rest = &rest[(word + 1).min(rest.len())..];
     }
