@@ -21,7 +21,8 @@ struct Process {
     pid: u32,
     /// See [`Seen::started`](crate::procfs::Seen::started).
     started: u64,
-    /// Its container's position in [`Discovery::containers`], as of the last pass.
+    /// Its position in [`Pass::processes`], and its container's in [`Discovery::containers`], as of the last pass.
+    seen: usize,
     container: u32,
     labels: Arc<str>,
     /// As the kernel printed it, without the newline at its end.
@@ -65,45 +66,85 @@ pub struct Outcome {
     pub n_denied: u64,
 }
 
+/// The node in one cycle.
+#[derive(Debug)]
+pub struct Node<'a> {
+    /// Where processes are read.
+    pub proc: &'a mut Proc,
+    /// What the pass of this cycle has seen.
+    pub pass: &'a mut Pass,
+    /// Whose each process is.
+    pub discovery: &'a Discovery,
+    /// What is exported.
+    pub filters: &'a [Filter],
+}
+
+/// Who a process of a pass is.
+enum Who {
+    /// The one that is known, in the container at this position.
+    Same(u32),
+    /// Another one: a new one, or it has changed its name or its container.
+    Other(Process),
+    /// One that no filter takes, or that has ended.
+    Nobody,
+}
+
+impl Node<'_> {
+    /// Says who the process at this position of the pass is, given who was known by its pid.
+    fn identify(&mut self, seen: usize, known: Option<&Process>, scratch: &mut String) -> Who {
+        let process = &self.pass.processes[seen];
+        let Some(container) = self.discovery.owner_of(self.pass.cgroup(process)) else { return Who::Nobody };
+        let tracked = &self.discovery.containers()[container as usize];
+        if !tracked.is_wanted {
+            return Who::Nobody;
+        }
+        let known = known.filter(|known| known.started == process.started && known.labels == tracked.labels);
+        if process.is_assumed && known.is_some() {
+            return Who::Same(container);
+        }
+        let Ok(comm) = self.proc.comm(process.pid) else { return Who::Nobody };
+        if known.is_some_and(|known| known.comm == comm) {
+            return Who::Same(container);
+        }
+        let text = labels::lossy(comm, scratch);
+        let (namespace, pod, name) =
+            (&tracked.container.namespace, &tracked.container.pod, &tracked.container.name);
+        if !self.filters.iter().any(|filter| filter.matches(namespace, pod, name, text)) {
+            return Who::Nobody;
+        }
+        Who::Other(Process {
+            pid: process.pid,
+            started: process.started,
+            seen,
+            container,
+            labels: tracked.labels.clone(),
+            comm: comm.to_vec(),
+            read_at: None,
+            values_of: Instant::now(),
+            count: 0,
+            n_counted_reads: 0,
+            reading: Reading::default(),
+        })
+    }
+}
+
 impl Processes {
     /// Follows a pass: processes that are gone are dropped with their values, new ones that a filter takes are added.
     ///
     /// A process that has changed its name or its container is new.
-    pub fn follow(&mut self, pass: &Pass, discovery: &Discovery, proc: &mut Proc, filters: &[Filter]) {
+    pub fn follow(&mut self, node: &mut Node<'_>) {
         std::mem::swap(&mut self.table, &mut self.before);
         let mut before = self.before.drain(..).peekable();
-        for seen in &pass.processes {
-            while before.next_if(|process| process.pid < seen.pid).is_some() {}
-            let known = before.next_if(|process| process.pid == seen.pid);
-            let Some(container) = discovery.owner_of(pass.cgroup(seen)) else { continue };
-            let tracked = &discovery.containers()[container as usize];
-            if !tracked.is_wanted {
-                continue;
-            }
-            let Ok(comm) = proc.comm(seen.pid) else { continue };
-            let is_same = |process: &Process| {
-                process.started == seen.started && process.comm == comm && process.labels == tracked.labels
-            };
-            if let Some(process) = known.filter(is_same) {
-                self.table.push(Process { container, ..process });
-                continue;
-            }
-            let text = labels::lossy(comm, &mut self.scratch);
-            let (namespace, pod, name) =
-                (&tracked.container.namespace, &tracked.container.pod, &tracked.container.name);
-            if filters.iter().any(|filter| filter.matches(namespace, pod, name, text)) {
-                self.table.push(Process {
-                    pid: seen.pid,
-                    started: seen.started,
-                    container,
-                    labels: tracked.labels.clone(),
-                    comm: comm.to_vec(),
-                    read_at: None,
-                    values_of: Instant::now(),
-                    count: 0,
-                    n_counted_reads: 0,
-                    reading: Reading::default(),
-                });
+        for seen in 0..node.pass.processes.len() {
+            let pid = node.pass.processes[seen].pid;
+            while before.next_if(|process| process.pid < pid).is_some() {}
+            let known = before.next_if(|process| process.pid == pid);
+            match (node.identify(seen, known.as_ref(), &mut self.scratch), known) {
+                (Who::Same(container), Some(process)) => {
+                    self.table.push(Process { seen, container, ..process });
+                }
+                (Who::Other(process), _) => self.table.push(process),
+                _ => {}
             }
         }
         drop(before);
@@ -111,31 +152,31 @@ impl Processes {
     }
 
     /// Reads the processes, those with the oldest values first and new ones between them, while the budget lasts.
-    pub fn read(
-        &mut self,
-        proc: &mut Proc,
-        discovery: &Discovery,
-        snapshot: &mut Snapshot,
-        budget: &mut Budget,
-    ) -> Outcome {
+    pub fn read(&mut self, node: &mut Node<'_>, snapshot: &mut Snapshot, budget: &mut Budget) -> Outcome {
         self.order();
         let mut outcome = Outcome::default();
         let mut cpu = thread_cpu_time();
         for &i in &self.turns {
-            if !budget.allows() {
-                break;
-            }
             let process = &mut self.table[i as usize];
-            let mut result = process.read(proc, discovery, &mut self.scanner, snapshot);
+            if !budget.allows() {
+                // Its values stay, if it still is who it was.
+                process.ask(node, &mut self.scratch);
+                continue;
+            }
+            let mut result = process.read(node, &mut self.scanner, snapshot);
             if let Err(Failure::Exec) = result {
+                match process.ask(node, &mut self.scratch) {
+                    Some(false) => self.errors.count(&Failure::Exec),
+                    Some(true) => {} // it changed after it was read last, not while it was read
+                    None => continue,
+                }
                 // It may have executed itself anew under the same name: what is there now counts at once.
-                self.errors.count(&Failure::Exec);
-                result = process.read(proc, discovery, &mut self.scanner, snapshot);
+                result = process.read(node, &mut self.scanner, snapshot);
             }
             match result {
                 Ok(()) => outcome.n_read += u64::from(!process.reading.is_empty()),
                 Err(failure) => {
-                    log::debug!("cannot read process {} in {:?}: {failure}", process.pid, proc.path());
+                    log::debug!("cannot read process {} in {:?}: {failure}", process.pid, node.proc.path());
                     process.reading.clear();
                     self.errors.count(&failure);
                     outcome.n_denied += u64::from(matches!(failure, Failure::Denied));
@@ -197,10 +238,31 @@ impl Processes {
 }
 
 impl Process {
+    /// Asks what the pass has only assumed. Says whether it is another one now, which has no values yet; `None` if it is one that no filter
+    /// takes.
+    fn ask(&mut self, node: &mut Node<'_>, scratch: &mut String) -> Option<bool> {
+        if !node.pass.processes[self.seen].is_assumed || node.proc.ask(node.pass, self.seen).is_err() {
+            return Some(false);
+        }
+        match node.identify(self.seen, Some(self), scratch) {
+            Who::Same(container) => {
+                self.container = container;
+                Some(false)
+            }
+            Who::Other(process) => {
+                *self = process;
+                Some(true)
+            }
+            Who::Nobody => {
+                self.reading.clear();
+                None
+            }
+        }
+    }
+
     fn read(
         &mut self,
-        proc: &mut Proc,
-        discovery: &Discovery,
+        node: &mut Node<'_>,
         scanner: &mut Scanner,
         snapshot: &mut Snapshot,
     ) -> Result<(), Failure> {
@@ -208,13 +270,19 @@ impl Process {
         self.read_at = Some(now);
         self.values_of = now;
         snapshot.begin(&self.labels, &self.comm, self.pid);
-        let is_owned = |path: &[u8]| discovery.owner_of(path) == Some(self.container);
         let detail = match snapshot.shape().is_rollup() {
             true => Detail::Sum { known_count: (self.n_counted_reads > 0).then_some(self.count) },
             false => Detail::Each,
         };
         self.n_counted_reads = self.n_counted_reads.saturating_sub(1);
         let mut count = 0;
+        let Node { proc, pass, discovery, .. } = node;
+        let path_before = pass.cgroup(&pass.processes[self.seen]);
+        let mut has_moved = false;
+        let is_owned = |path: &[u8]| {
+            has_moved = path != path_before;
+            !has_moved || discovery.owner_of(path) == Some(self.container)
+        };
         let result = proc.read(self.pid, &self.comm, is_owned, detail, scanner, |mapping| {
             count += mapping.count;
             snapshot.add(mapping);
@@ -222,6 +290,9 @@ impl Process {
         if let Err(failure) = result {
             self.n_counted_reads = 0;
             return Err(failure);
+        }
+        if !has_moved {
+            pass.confirm(self.seen);
         }
         if detail == (Detail::Sum { known_count: None }) {
             (self.count, self.n_counted_reads) = (count, COUNTED_READS);
@@ -245,6 +316,7 @@ mod tests {
         Process {
             pid,
             started: 0,
+            seen: 0,
             container: 0,
             labels: "{".into(),
             comm: Vec::new(),

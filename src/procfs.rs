@@ -4,6 +4,9 @@
 //! the number, so smaps, comm and cgroup read through it are those of one process, however fast pids are reused.
 //! Between passes a process is known by its pid and its start time. That is asked only when the inode number of its directory is
 //! new: no new process has an old one, but the kernel gives an old process a new one when it is short of memory.
+//!
+//! A read ends with a look at name and cgroup. The next pass need not look as well: it assumes that both are as they were, the next read shows
+//! whether they are, and who does not read asks ([`Proc::ask`]).
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -23,6 +26,9 @@ const CHUNK: usize = 32 * 1024;
 /// A read asks for a page less this. The kernel prints mappings into one page until it is full or holds what was asked for (fs/seq_file.c);
 /// one that no longer fits is thrown away and printed anew by the next read. Most take 700 to 850 bytes: asked for less, it stops in time.
 const LAST_MAPPING: usize = 768;
+
+/// The mapping that the kernel prints behind all others on x86-64, unless it was told not to have it: whoever has read it has read all.
+const LAST_PATH: &[u8] = b"[vsyscall]";
 
 /// The kernel's own default of vm.max_map_count: a process may have been started before that was lowered to less.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
@@ -49,11 +55,32 @@ pub struct Seen {
     pub pid: u32,
     /// When it began, in the kernel's ticks: another time is another process. In a recording, the inode number of its directory.
     pub started: u64,
+    /// Its cgroup was not asked in this pass: it is what it was in the one before, and its name should be, too.
+    pub is_assumed: bool,
+    /// Since this pass its cgroup and its name were found to be the same.
+    is_confirmed: bool,
     inode: u64,
     /// Where its cgroup path stands in [`Pass::cgroups`].
     cgroup: Range<u32>,
     /// Its path reads as `/`, but perhaps only because its first thread has ended.
     is_doubtful: bool,
+    /// It has no memory of its own, and is where it is for good.
+    is_kernel_thread: bool,
+}
+
+impl Seen {
+    fn new(pid: u32, inode: u64) -> Self {
+        Self {
+            pid,
+            started: inode,
+            is_assumed: false,
+            is_confirmed: false,
+            inode,
+            cgroup: 0..0,
+            is_doubtful: false,
+            is_kernel_thread: false,
+        }
+    }
 }
 
 /// What one pass over proc has seen: every process, by pid.
@@ -61,8 +88,10 @@ pub struct Seen {
 pub struct Pass {
     /// The processes, by ascending pid.
     pub processes: Vec<Seen>,
-    before: Vec<Seen>,
     cgroups: Vec<u8>,
+    /// The pass before, while the next one is made.
+    processes_before: Vec<Seen>,
+    cgroups_before: Vec<u8>,
 }
 
 impl Pass {
@@ -73,7 +102,13 @@ impl Pass {
 
     /// The process with this pid.
     pub fn find(&self, pid: u32) -> Option<&Seen> {
-        find(&self.processes, pid)
+        let at = self.processes.binary_search_by_key(&pid, |process| process.pid).ok()?;
+        Some(&self.processes[at])
+    }
+
+    /// Says that the process at this position was found to have the cgroup and the name that this pass gives it.
+    pub fn confirm(&mut self, at: usize) {
+        self.processes[at].is_confirmed = true;
     }
 
     /// A pass that has seen these: pid, start time and cgroup path, by ascending pid.
@@ -82,7 +117,7 @@ impl Pass {
         let mut pass = Self::default();
         for &(pid, started, path) in processes {
             let cgroup = Self::push_cgroup(&mut pass.cgroups, path.as_bytes());
-            pass.processes.push(Seen { pid, started, inode: started, cgroup, is_doubtful: false });
+            pass.processes.push(Seen { cgroup, ..Seen::new(pid, started) });
         }
         pass
     }
@@ -92,11 +127,6 @@ impl Pass {
         cgroups.extend_from_slice(path);
         start..cgroups.len() as u32
     }
-}
-
-fn find(processes: &[Seen], pid: u32) -> Option<&Seen> {
-    let at = processes.binary_search_by_key(&pid, |process| process.pid).ok()?;
-    Some(&processes[at])
 }
 
 /// How much is read of a process.
@@ -184,52 +214,79 @@ impl Proc {
     ///
     /// Fails when the directory cannot be read.
     pub fn pass(&mut self, pass: &mut Pass) -> io::Result<()> {
-        let Pass { processes, before, cgroups } = pass;
-        std::mem::swap(processes, before);
+        let Pass { processes, cgroups, processes_before, cgroups_before } = pass;
+        std::mem::swap(processes, processes_before);
+        std::mem::swap(cgroups, cgroups_before);
         processes.clear();
         cgroups.clear();
-        let Self { root, name, text, entries, .. } = self;
-        entries.each(root.as_fd(), |entry, inode| {
-            let Some(pid) = pid_of(entry) else { return };
-            name.clear();
-            let _ = write!(name, "{pid}/cgroup"); // writing to a String cannot fail
-            let Ok(content) = read_file(root.as_fd(), name.as_str(), text) else { return };
-            let Some(path) = cgroup::path_of(content) else { return };
-            let is_doubtful = cgroup::may_hide(content);
-            let cgroup = Pass::push_cgroup(cgroups, path);
-            processes.push(Seen { pid, started: inode, inode, cgroup, is_doubtful });
+        self.entries.each(self.root.as_fd(), |entry, inode| {
+            processes.extend(pid_of(entry).map(|pid| Seen::new(pid, inode)));
         })?;
         processes.sort_unstable_by_key(|process| process.pid);
+        let mut before = processes_before.iter().peekable();
         processes.retain_mut(|process| {
-            let known = find(before, process.pid).filter(|known| known.inode == process.inode);
-            if let Some(known) = known {
-                process.started = known.started;
-                // Kernel threads are at the root for good, so each is looked at once.
-                if known.is_doubtful || !process.is_doubtful {
-                    return true;
-                }
+            while before.next_if(|known| known.pid < process.pid).is_some() {}
+            let known =
+                before.peek().filter(|known| (known.pid, known.inode) == (process.pid, process.inode));
+            let Some(known) = known else { return self.look(process, None, cgroups).is_ok() };
+            if !known.is_confirmed && !known.is_kernel_thread {
+                return self.look(process, Some(known), cgroups).is_ok();
             }
-            let Ok(directory) = self.open_process(process.pid) else { return false };
-            if known.is_none()
-                && let Ok(stat) = Stat::read(directory.as_fd(), &mut self.text)
-            {
-                process.started = stat.started;
-            }
-            if process.is_doubtful {
-                match self.hidden_cgroup(directory.as_fd()) {
-                    Ok(None) => {}
-                    Ok(Some(path)) => {
-                        process.cgroup = Pass::push_cgroup(cgroups, &path);
-                        process.is_doubtful = false; // what the leader says stays so, so ask the threads each time
-                    }
-                    Err(_) => return false,
-                }
-            }
+            let cgroup = &cgroups_before[known.cgroup.start as usize..known.cgroup.end as usize];
+            let cgroup = Pass::push_cgroup(cgroups, cgroup);
+            *process = Seen { cgroup, is_assumed: true, is_confirmed: false, ..(*known).clone() };
             true
         });
         processes.shrink_to(2 * processes.len());
-        before.shrink_to(2 * processes.len());
+        processes_before.shrink_to(2 * processes.len());
         cgroups.shrink_to(2 * cgroups.len());
+        cgroups_before.shrink_to(2 * cgroups.len());
+        Ok(())
+    }
+
+    /// Asks what the pass has assumed of the process at this position.
+    ///
+    /// Fails when it has ended, or has no readable cgroup; then the assumption stands.
+    pub fn ask(&mut self, pass: &mut Pass, at: usize) -> Result<(), Failure> {
+        let mut process = Seen { is_assumed: false, ..pass.processes[at].clone() };
+        self.look(&mut process, Some(&pass.processes[at]), &mut pass.cgroups)?;
+        pass.processes[at] = process;
+        Ok(())
+    }
+
+    /// Asks which cgroup a process is in, and of one that is not yet known what it is.
+    fn look(
+        &mut self,
+        process: &mut Seen,
+        known: Option<&Seen>,
+        cgroups: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        self.name.clear();
+        let _ = write!(self.name, "{}/cgroup", process.pid); // writing to a String cannot fail
+        let content = read_file(self.root.as_fd(), self.name.as_str(), &mut self.text)?;
+        let path = cgroup::path_of(content).ok_or(Errno::INVAL)?;
+        process.is_doubtful = cgroup::may_hide(content);
+        process.cgroup = Pass::push_cgroup(cgroups, path);
+        if let Some(known) = known {
+            process.started = known.started;
+            // What stays at the root for good is looked at once.
+            if known.is_doubtful || !process.is_doubtful {
+                return Ok(());
+            }
+        }
+        let directory = self.open_process(process.pid)?;
+        if known.is_none()
+            && let Ok(stat) = Stat::read(directory.as_fd(), &mut self.text)
+        {
+            process.started = stat.started;
+            process.is_kernel_thread = stat.is_kernel_thread;
+        }
+        if process.is_doubtful
+            && let Some(path) = self.hidden_cgroup(directory.as_fd())?
+        {
+            process.cgroup = Pass::push_cgroup(cgroups, &path);
+            process.is_doubtful = false; // what the leader says stays so, so ask the threads each time
+        }
         Ok(())
     }
 
@@ -292,12 +349,12 @@ impl Proc {
     /// many it gave.
     ///
     /// The values count only when this returns `Ok`: then they are of one address space, read to its end, of a process
-    /// whose name was `comm` before (as the caller knows) and after, and whose cgroup path still is `owned`.
+    /// whose name was `comm` before (as the caller knows) and after, and whose cgroup path `is_owned` says is right.
     pub fn read(
         &mut self,
         pid: u32,
         comm: &[u8],
-        owned: impl Fn(&[u8]) -> bool,
+        mut is_owned: impl FnMut(&[u8]) -> bool,
         detail: Detail,
         scanner: &mut Scanner,
         mut mapping: impl FnMut(Mapping<'_>),
@@ -318,12 +375,12 @@ impl Proc {
             return Err(Failure::Exec);
         }
         let now = read_file(process.as_fd(), "cgroup", &mut self.text)?;
-        if cgroup::path_of(now).is_some_and(&owned) {
+        if cgroup::path_of(now).is_some_and(&mut is_owned) {
             return Ok(n_given);
         }
         let is_hidden = cgroup::may_hide(now);
         match is_hidden.then(|| self.hidden_cgroup(process.as_fd())).transpose()?.flatten() {
-            Some(path) if owned(&path) => Ok(n_given),
+            Some(path) if is_owned(&path) => Ok(n_given),
             _ => Err(Failure::Exec),
         }
     }
@@ -337,8 +394,13 @@ impl Proc {
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
         let Some(smaps) = open_address_space(process, name)? else { return Ok(0) };
-        let n_mappings = scan(&smaps, &mut self.chunk, self.max_mappings, scanner, mapping)?;
-        if n_mappings > 0 {
+        let mut is_last = false;
+        let mut mapping = |found: Mapping<'_>| {
+            is_last = found.path == LAST_PATH;
+            mapping(found);
+        };
+        let n_mappings = scan(&smaps, &mut self.chunk, self.max_mappings, scanner, &mut mapping)?;
+        if n_mappings > 0 && !is_last {
             ensure_alive(process, name, &smaps)?;
         }
         Ok(n_mappings)
@@ -510,6 +572,8 @@ struct Stat {
     started: u64,
     /// The first thread has ended, or is about to.
     has_ended: bool,
+    /// It runs in the kernel only.
+    is_kernel_thread: bool,
 }
 
 impl Stat {
@@ -518,14 +582,16 @@ impl Stat {
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        const PF_EXITING: u64 = 4; // include/linux/sched.h
+        // include/linux/sched.h
+        const PF_EXITING: u64 = 0x4;
+        const PF_KTHREAD: u64 = 0x20_0000;
         // The name in parentheses may hold anything, parentheses too; behind it come numbers, from the third field on.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields =
             std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().skip(9 - 3);
         let flags: u64 = fields.next()?.parse().ok()?;
         let started = fields.nth(22 - 10)?.parse().ok()?;
-        Some(Self { started, has_ended: flags & PF_EXITING != 0 })
+        Some(Self { started, has_ended: flags & PF_EXITING != 0, is_kernel_thread: flags & PF_KTHREAD != 0 })
     }
 }
 
@@ -644,6 +710,8 @@ mod tests {
             let parsed = Stat::parse(stat(name, 0x40_0000).as_bytes()).unwrap();
             assert_eq!((parsed.started, parsed.has_ended), (7788, false), "{name:?}");
             assert!(Stat::parse(stat(name, 0x40_0004).as_bytes()).unwrap().has_ended, "{name:?}");
+            assert!(!parsed.is_kernel_thread, "{name:?}");
+            assert!(Stat::parse(stat(name, 0x20_8040).as_bytes()).unwrap().is_kernel_thread, "{name:?}");
         }
         for text in ["", "42 (x) S 1", "42 x S 1 42 42 0 -1 0", ")"] {
             assert!(Stat::parse(text.as_bytes()).is_none(), "{text:?}");

@@ -13,7 +13,7 @@ use crate::discovery::{Discovery, Source};
 use crate::exposition;
 use crate::filter::Filter;
 use crate::own::{Own, Report};
-use crate::processes::{Outcome, Processes};
+use crate::processes::{Node, Outcome, Processes};
 use crate::procfs::{Pass, Proc};
 use crate::recording::{self, Recording};
 use crate::snapshot::{Shape, Snapshot};
@@ -90,8 +90,8 @@ impl Scraper {
         if let Some(before) = self.began_at.replace(now) {
             self.budget.begin_cycle(now - before);
         }
-        let outcome =
-            self.processes.read(&mut self.proc, &self.discovery, &mut self.snapshot, &mut self.budget);
+        let Self { proc, pass, discovery, filters, processes, snapshot, budget, .. } = self;
+        let outcome = processes.read(&mut Node { proc, pass, discovery, filters }, snapshot, budget);
         if is_first {
             self.budget.end_first_cycle();
         }
@@ -119,7 +119,8 @@ impl Scraper {
             .pass(&mut self.pass)
             .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
         self.discovery.observe(&self.pass, now);
-        self.processes.follow(&self.pass, &self.discovery, &mut self.proc, &self.filters);
+        let Self { proc, pass, discovery, filters, processes, .. } = self;
+        processes.follow(&mut Node { proc, pass, discovery, filters });
         Ok(())
     }
 
