@@ -465,15 +465,45 @@ mod tests {
 
     #[test]
     fn those_who_wait_between_requests_make_room_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (now, limits) = (Instant::now(), Limits { stalled: MINUTE, ..LIMITS });
+        let connection = |(wait, age)| {
+            let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            Arc::new(Connection { stream, waiting: Mutex::new((wait, now - age)) })
+        };
+        let (new, old) = (Duration::ZERO, MINUTE / 2);
+        let open = [
+            (Wait::Answer, old),
+            (Wait::Head, new),
+            (Wait::Head, old),
+            (Wait::Idle, new),
+            (Wait::Answer, 2 * MINUTE),
+            (Wait::Idle, old),
+        ]
+        .map(connection);
+        for next in [5, 3, 2, 1, 4] {
+            assert!(evict_one(&open, &limits));
+            let evicted = |connection: &Connection| lock(&connection.waiting).0 == Wait::Evicted;
+            assert!(evicted(&open[next]), "{next} is not the next");
+            assert_eq!((&*open[next].stream).read(&mut [0]).unwrap(), 0, "it is closed");
+        }
+        assert!(!evict_one(&open, &limits), "who is being answered stays");
+    }
+
+    #[test]
+    fn idle_connections_make_room() {
         let addr = serve(|_| {});
-        let half = send(addr, "GET /readyz HTTP/1.1\r\nConnection: close\r\n");
-        let mut idle = send(addr, "HEAD /readyz HTTP/1.1\r\n\r\n");
-        let mut head = [0; 1024];
-        assert!(idle.read(&mut head).unwrap() > 0);
+        let idle = [(); 2].map(|()| {
+            let mut idle = send(addr, "HEAD /readyz HTTP/1.1\r\n\r\n");
+            assert!(idle.read(&mut [0; 1024]).unwrap() > 0);
+            idle
+        });
         wait_for_answer(addr);
-        assert_eq!(rest(idle), "", "closed, for its place was needed");
-        (&half).write_all(b"\r\n").unwrap();
-        assert!(rest(half).ends_with("\r\n\r\nok\n"));
+        let is_closed = |mut idle: TcpStream| {
+            idle.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            !idle.read(&mut [0]).is_err_and(|e| is_temporary(&e))
+        };
+        assert!(idle.map(is_closed).contains(&true));
     }
 
     #[test]

@@ -295,8 +295,10 @@ mod tests {
     /// A connection to write to, and its other end.
     fn connection() -> (Arc<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Arc::new(listener.accept().unwrap().0), client)
+        // Left alone, the kernel may take 10 MiB for both ends, and nobody has to wait for the client.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
+        let server = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Arc::new(server), listener.accept().unwrap().0)
     }
 
     #[test]
