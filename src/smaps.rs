@@ -84,6 +84,9 @@ impl Scanner {
     /// `at_end` no more will come: the last mapping ends with `bytes`, and `None` says that there is none.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize)> {
         let (range_end, header_end) = find_header(bytes, at_end)?;
+        if !at_end && bytes.len() - header_end < self.learned.len() * LINE_LEN {
+            return None; // most likely cut short: more bytes will tell
+        }
         let run = if self.only_general { Run::Unfit } else { self.learned_run(&bytes[header_end..]) };
         let at = match run {
             Run::Taken(n_bytes) => {
@@ -128,9 +131,11 @@ impl Scanner {
     /// Takes the learned run from the beginning of `bytes`, if all of it is there.
     fn learned_run(&mut self, bytes: &[u8]) -> Run {
         let (lines, _) = bytes.as_chunks::<LINE_LEN>();
-        if self.learned.is_empty() || lines.len() < self.learned.len() {
-            // Too short: either the end of the buffer, where more will follow, or a shape to learn from a later mapping.
-            return if self.learned.is_empty() { Run::Unlike } else { Run::Unfit };
+        if self.learned.is_empty() {
+            return Run::Unlike;
+        }
+        if lines.len() < self.learned.len() {
+            return Run::Unfit;
         }
         for (line, learned) in lines.iter().zip(&mut self.learned) {
             if *line == learned.text {

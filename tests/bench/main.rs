@@ -82,26 +82,31 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // Repeated, so that what ran before no longer matters for what is in the processor's caches.
-        let n_times = 40_000_000 / text.len();
-        let [learned, general, newlines, procfs] = rounds(
-            15,
+        // Repeated for about 30 ms each, so that it no longer matters what the one before left in the processor's caches.
+        const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
+        let n_times = N_BYTES.map(|n_bytes| n_bytes.div_ceil(text.len()));
+        let mut seconds = rounds(
+            31,
             [
-                &mut || (0..n_times).for_each(|_| scan(&mut learned_scanner, &text)),
-                &mut || (0..n_times).for_each(|_| scan(&mut general_scanner, &text)),
+                &mut || (0..n_times[0]).for_each(|_| scan(&mut learned_scanner, &text)),
+                &mut || (0..n_times[1]).for_each(|_| scan(&mut general_scanner, &text)),
                 &mut || {
-                    (0..n_times).for_each(|_| {
+                    (0..n_times[2]).for_each(|_| {
                         black_box(memchr::memchr_iter(b'\n', black_box(&text)).count());
                     });
                 },
                 &mut || {
-                    (0..n_times).for_each(|_| {
+                    (0..n_times[3]).for_each(|_| {
                         black_box(MemoryMaps::from_buf_read(&text[..]).expect("the procfs crate reads it"));
                     });
                 },
             ],
         );
-        let gigabytes = (n_times * text.len()) as f64 / 1e9;
+        for (seconds, n_times) in seconds.iter_mut().zip(n_times) {
+            seconds.iter_mut().for_each(|seconds| *seconds /= n_times as f64);
+        }
+        let [learned, general, newlines, procfs] = seconds;
+        let gigabytes = text.len() as f64 / 1e9;
         rate("learned way", gigabytes, &learned, "GB/s", target(AtLeast(5.0)));
         rate("general way", gigabytes, &general, "GB/s", target(AtLeast(0.8)));
         rate("counting newlines (memchr)", gigabytes, &newlines, "GB/s", Target::None);
@@ -154,7 +159,7 @@ fn cycle() -> io::Result<()> {
         let paths: Vec<String> = workload.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];
         let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
-        let [whole, floor] = rounds(21, [&mut || cycle.run(), &mut floor]);
+        let [whole, floor] = rounds(101, [&mut || cycle.run(), &mut floor]);
         let tally = counting::during(|| cycle.run());
         assert_eq!(cycle.value("smaps_exporter_processes"), N_PROCESSES as f64);
         let (n_bytes, n_samples) = cycle.size();
