@@ -146,10 +146,11 @@ fn scan(scanner: &mut Scanner, text: &[u8]) {
 /// One whole cycle over live processes against the read floor, and what it allocates.
 fn cycle() -> io::Result<()> {
     const N_PROCESSES: usize = 50;
-    for (name, workload, bound) in [
-        ("one command", Workload::few_series(N_PROCESSES)?, 1.05),
-        ("50 commands of 40 mapped files each", Workload::many_series(N_PROCESSES)?, 1.15),
-    ] {
+    let few: fn(usize) -> io::Result<Workload> = Workload::few_series;
+    for (name, start, bound) in
+        [("one command", few, 1.05), ("50 commands of 40 mapped files each", Workload::many_series, 1.15)]
+    {
+        let workload = start(N_PROCESSES)?;
         heading(&format!(
             "whole cycle: {N_PROCESSES} live processes of {} mappings, {name}",
             workload::N_MAPPINGS
