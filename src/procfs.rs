@@ -818,6 +818,35 @@ mod tests {
         }
 
         #[test]
+        fn what_was_confirmed_is_assumed_until_it_is_asked() {
+            let (mut proc, mut pass) = (proc(), Pass::default());
+            let child = Sleep::new();
+            let at = |pass: &Pass| pass.processes.iter().position(|seen| seen.pid == child.pid()).unwrap();
+            let seen = |pass: &Pass| {
+                let seen = &pass.processes[at(pass)];
+                (seen.is_assumed, seen.started, pass.cgroup(seen).to_vec())
+            };
+            proc.pass(&mut pass).unwrap();
+            let (is_assumed, started, cgroup) = seen(&pass);
+            assert!(!is_assumed, "it is new");
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(seen(&pass), (false, started, cgroup.clone()), "nobody has confirmed it");
+            for _ in 0..3 {
+                pass.confirm(at(&pass));
+                proc.pass(&mut pass).unwrap();
+                assert_eq!(seen(&pass), (true, started, cgroup.clone()));
+            }
+            let i = at(&pass);
+            proc.ask(&mut pass, i).unwrap();
+            assert_eq!(seen(&pass), (false, started, cgroup.clone()));
+            // Another process with its pid would have another directory.
+            pass.confirm(i);
+            pass.processes[i].inode = 0;
+            proc.pass(&mut pass).unwrap();
+            assert_eq!(seen(&pass), (false, started, cgroup));
+        }
+
+        #[test]
         fn a_process_is_read_whole_or_not_at_all() {
             let mut proc = proc();
             let mut child = Sleep::new();
@@ -876,6 +905,9 @@ mod tests {
                     read(&mut proc, 2, "kthreadd", true),
                     Ok((0, false)) | Err(Failure::Denied)
                 ));
+                assert_eq!(pass.cgroup(pass.find(2).unwrap()), b"/");
+                proc.pass(&mut pass).unwrap();
+                assert!(pass.find(2).unwrap().is_assumed, "it is where it is for good");
                 assert_eq!(pass.cgroup(pass.find(2).unwrap()), b"/");
             }
         }

@@ -71,6 +71,32 @@ fn values_stay_while_the_turn_has_not_come_and_go_with_their_process() {
     assert!(!names.iter().any(|name| name.starts_with("worker")), "not under the name of before: {names:?}");
 }
 
+/// What a read has found is not asked again by the next pass; whoever changes all the same is another one at once, and that is no error.
+#[test]
+fn who_changes_between_two_scrapes_is_another_one() {
+    // With all the time there is, and with none after the first scrape.
+    for (budget, found) in [("0", &["init 1", "renamed 1"][..]), ("0.000000001", &["init 1"])] {
+        let recording = three();
+        let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", budget]);
+        assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
+        recording.write("proc/7/cgroup", "0::/elsewhere\n");
+        recording.write("proc/8/comm", "renamed\n");
+        assert_eq!(scrape(&mut scraper), found, "--cpu-budget {budget}");
+        let mut text = Vec::new();
+        scraper.render(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        let errors: Vec<_> =
+            text.lines().filter(|line| line.starts_with("smaps_exporter_read_errors_total{")).collect();
+        assert_eq!(errors.len(), 4, "{text}");
+        assert!(errors.iter().all(|line| line.ends_with(" 0")), "{errors:?}");
+        recording.write("proc/7/cgroup", "0::/kubepods/pod1/c1\n");
+        recording.write("proc/8/comm", "worker\n");
+        if budget == "0" {
+            assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
+        }
+    }
+}
+
 /// A pid has one name: proc prints no other, but a recording may have anything.
 #[test]
 fn a_second_name_for_a_pid_is_no_process() {

@@ -179,6 +179,24 @@ fn generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
+/// Every byte at every place of an address range: a header or none.
+#[test]
+fn what_an_address_is_made_of() {
+    let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";
+    let mut n_headers = 0;
+    for at in 0..26 {
+        for b in 0..=255 {
+            let mut text = header.to_vec();
+            text[at] = b;
+            let expected = naive::mappings(&text);
+            assert_eq!(naive::scanned(&mut Scanner::default(), &text), expected, "{}", text.escape_ascii());
+            n_headers += expected.len();
+        }
+    }
+    // 16 digits at 24 places, the minus and the space; two more minuses or spaces at the ends would move the range.
+    assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
+}
+
 #[test]
 fn values_of_a_known_file() {
     let (_, text) = smaps_fixtures().into_iter().find(|(name, _)| name == "wide-values").unwrap();
