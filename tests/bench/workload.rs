@@ -2,10 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -24,6 +24,8 @@ const N_FILES: usize = 40;
 /// Live processes, and a recording whose `proc` is the machine's own. They end when this is dropped.
 pub struct Workload {
     children: Vec<Child>,
+    /// Their input, one for all: each cycle lists the open files of this process, as the exporter does, which has few.
+    input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
 }
@@ -53,7 +55,10 @@ impl Workload {
         n_touched: usize,
         role: impl Fn(usize, &Path) -> (String, bool),
     ) -> io::Result<Self> {
-        let mut workload = Self { children: Vec::new(), recording: Recording::empty(name, "")?, name };
+        let (stdin, input) = io::pipe()?;
+        let (mut ready, stdout) = io::pipe()?;
+        let recording = Recording::empty(name, "")?;
+        let mut workload = Self { children: Vec::new(), input: Some(input), recording, name };
         let files = workload.recording.directory.join("files");
         for i in 0..n_processes {
             let (comm, maps_files) = role(i, &files);
@@ -63,15 +68,13 @@ impl Workload {
                 .arg(comm)
                 .arg(n_touched.to_string())
                 .args(maps_files.then_some(files))
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
+                .stdin(stdin.try_clone()?)
+                .stdout(stdout.try_clone()?)
                 .spawn()?;
             workload.children.push(child);
         }
-        for child in &mut workload.children {
-            let mut ready = [0; 1];
-            child.stdout.as_mut().expect("it is piped").read_exact(&mut ready)?;
-        }
+        drop(stdout);
+        ready.read_exact(&mut vec![0; n_processes])?;
         let init = workload.pids().next().expect("there is a process");
         let containers =
             format!("id\tinit_pid\tnamespace\tpod\tcontainer\nbench\t{init}\tbench\tpod\tworkload\n");
@@ -98,9 +101,7 @@ impl Workload {
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            drop(child.stdin.take()); // the end of its input is the end of it
-        }
+        self.input = None; // the end of it is the end of them
         for child in &mut self.children {
             let _ = child.wait();
         }
