@@ -186,6 +186,7 @@ impl Scanner {
 }
 
 /// Whether `line` is one that every kernel prints and nothing exports: no header and no field begins so.
+#[inline]
 fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
@@ -295,6 +296,7 @@ fn are_hex(digits: &[u8; 12]) -> bool {
 }
 
 /// Where a header's range ends, `<address>-<address> `, space included; `None` if no header begins `bytes`.
+#[inline]
 fn range_end(bytes: &[u8]) -> Option<usize> {
     // Nearly all addresses of 64-bit processes have twelve digits.
     if let Some([begin @ .., b' ']) = bytes.first_chunk::<26>()
@@ -304,6 +306,12 @@ fn range_end(bytes: &[u8]) -> Option<usize> {
     {
         return Some(26);
     }
+    any_range_end(bytes)
+}
+
+/// The same for addresses of any width.
+#[cold]
+fn any_range_end(bytes: &[u8]) -> Option<usize> {
     let hex_end = |from: usize| bytes[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
     let dash = hex_end(0).filter(|&at| at > 0 && bytes[at] == b'-')?;
     let space = hex_end(dash + 1).filter(|&at| at > dash + 1 && bytes[at] == b' ')?;
