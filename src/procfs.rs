@@ -313,9 +313,7 @@ impl Proc {
             Ok(stat) if stat.has_ended => {}
             _ => return Ok(None), // a recording has none
         }
-        let mut tids = Vec::new();
-        let tasks = open_listable(process, "task")?;
-        self.entries.each(tasks.as_fd(), |entry, _| tids.extend(pid_of(entry)))?;
+        let (tasks, tids) = self.threads(process)?;
         for tid in tids {
             let Ok(content) = read_file(tasks.as_fd(), &format!("{tid}/cgroup"), &mut self.text) else {
                 continue;
@@ -335,14 +333,41 @@ impl Proc {
     }
 
     /// The files of a process that a recording holds, by name, as the kernel printed them.
+    ///
+    /// Where the first thread has ended, cgroup and smaps are those of another: a recording has no threads.
     pub fn raw(&mut self, pid: u32) -> Result<[(&'static str, Vec<u8>); 3], Failure> {
         let process = self.open_process(pid)?;
-        let file = |name| {
+        let file = |name: &str| {
             let mut text = Vec::new();
             File::from(open_file(process.as_fd(), name)?).read_to_end(&mut text)?;
-            Ok::<_, Failure>((name, text))
+            Ok::<_, Failure>(text)
         };
-        Ok([file("comm")?, file("cgroup")?, file("smaps")?])
+        let comm = file("comm")?;
+        let files = |cgroup, smaps| [("comm", comm), ("cgroup", cgroup), ("smaps", smaps)];
+        let smaps = match file("smaps") {
+            Err(Failure::Gone) => Vec::new(), // see `open_address_space`
+            smaps => smaps?,
+        };
+        if smaps.is_empty()
+            && let Ok((_, tids)) = self.threads(process.as_fd())
+        {
+            for tid in tids {
+                if let Ok(smaps) = file(&format!("task/{tid}/smaps"))
+                    && !smaps.is_empty()
+                {
+                    return Ok(files(file(&format!("task/{tid}/cgroup"))?, smaps));
+                }
+            }
+        }
+        Ok(files(file("cgroup")?, smaps))
+    }
+
+    /// The directory of the threads of a process, and their numbers.
+    fn threads(&mut self, process: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<u32>), Failure> {
+        let tasks = open_listable(process, "task")?;
+        let mut tids = Vec::new();
+        self.entries.each(tasks.as_fd(), |entry, _| tids.extend(pid_of(entry)))?;
+        Ok((tasks, tids))
     }
 
     /// Reads the mappings of process `pid` in this detail and gives each, or the one that stands for all, to `mapping`; says how
@@ -379,9 +404,12 @@ impl Proc {
             return Ok(n_given);
         }
         let is_hidden = cgroup::may_hide(now);
-        match is_hidden.then(|| self.hidden_cgroup(process.as_fd())).transpose()?.flatten() {
-            Some(path) if is_owned(&path) => Ok(n_given),
-            _ => Err(Failure::Exec),
+        match is_hidden.then(|| self.hidden_cgroup(process.as_fd())).transpose() {
+            Ok(Some(Some(path))) if is_owned(&path) => Ok(n_given),
+            Ok(_) => Err(Failure::Exec),
+            // A zombie has no mappings, so it does not matter where it was.
+            Err(Failure::Gone) if n_given == 0 => Ok(0),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -458,13 +486,10 @@ impl Proc {
         scanner: &mut Scanner,
         mapping: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, Failure> {
-        let tasks = match open_listable(process, "task") {
-            Ok(tasks) => tasks,
-            Err(Errno::NOENT) => return Ok(0), // a recording has none
-            Err(errno) => return Err(errno.into()),
+        let (tasks, tids) = match self.threads(process) {
+            Err(Failure::Gone) => return Ok(0), // a recording has none
+            threads => threads?,
         };
-        let mut tids = Vec::new();
-        self.entries.each(tasks.as_fd(), |entry, _| tids.extend(pid_of(entry)))?;
         for tid in tids {
             match self.mappings(tasks.as_fd(), &format!("{tid}/smaps"), scanner, mapping) {
                 Ok(0) => {}

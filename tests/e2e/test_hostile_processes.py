@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import BINARY, EVERYTHING, Exporter
+from exporter import BINARY, EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import children, kill, until
 
@@ -227,7 +227,9 @@ def test_a_process_whose_first_thread_has_ended(node, programs, tmp_path):
     with node.exporter() as exporter:
         process = node.cgroup.run_ready(programs / "hostile", "leaderless", mapped)
         until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "the first thread has ended")
-        for exposition in (exporter.after(), Exposition(once(node))):
+        recording = tmp_path / "recording"
+        once("--record", recording, "--fixture", node.directory, *EVERYTHING)
+        for exposition in (exporter.after(), first_scrape(node.directory), first_scrape(recording)):
             assert comms(exposition) == {"sleep": 1, "leaderless": 1}
             assert exposition.by("process_smaps_size_bytes", "comm", "path")["leaderless", str(mapped)] == 4096
         process.kill()
@@ -235,10 +237,9 @@ def test_a_process_whose_first_thread_has_ended(node, programs, tmp_path):
         assert comms(exporter.after()) == {"sleep": 1}
 
 
-def once(node: Node) -> str:
+def first_scrape(directory: Path) -> Exposition:
     """One scrape of an exporter that has seen nothing before."""
-    command = [BINARY, "--once", "--fixture", node.directory, *EVERYTHING]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return Exposition(once("--once", "--fixture", directory, *EVERYTHING))
 
 
 def test_zombies_are_not_counted(node, programs):
@@ -248,7 +249,7 @@ def test_zombies_are_not_counted(node, programs):
         process.kill()
         until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "it is a zombie")
         exposition = exporter.after()
-        assert comms(exposition) == comms(Exposition(once(node))) == {"sleep": 1}
+        assert comms(exposition) == comms(first_scrape(node.directory)) == {"sleep": 1}
         assert sum(errors(exposition).values()) == 0
         process.wait()
 
@@ -262,7 +263,8 @@ def test_an_init_process_that_is_a_zombie_owns_no_more_than_before(node, program
         assert comms(exporter.after()) == {"left-over": 1}
         assert comms(exporter.after(5)) == {"left-over": 1}
     # One that starts now cannot know whose the rest is.
-    assert "comm=" not in once(node).replace('comm="left-over"', "")
+    output = once("--once", "--fixture", node.directory, *EVERYTHING)
+    assert "comm=" not in output.replace('comm="left-over"', "")
 
 
 def test_the_inode_numbers_of_proc_change(any_node, programs):
@@ -320,7 +322,7 @@ def test_a_path_that_no_call_would_take_is_cut(any_node, programs, tmp_path):
     any_node.cgroup.run_ready(programs / "hostile", "deep", f"/dev/fd/{leaf}", pass_fds=[leaf])
     os.close(leaf)
     os.close(here)
-    sizes = Exposition(once(any_node)).by("process_smaps_size_bytes", "path")
+    sizes = first_scrape(any_node.directory).by("process_smaps_size_bytes", "path")
     [(path,)] = [labels for labels in sizes if "d" * 250 in labels[0]]
     assert str(tmp_path) in path and len(path) < 20_000
     assert sizes[path,] == 4096
