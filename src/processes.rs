@@ -238,13 +238,17 @@ impl Processes {
 }
 
 impl Process {
-    /// Asks what the pass has only assumed. Says whether it is another one now, which has no values yet; `None` if it is one that no filter
-    /// takes.
+    /// Asks what the pass has only assumed. Says whether it is another one now, which has no values yet; `None` if it has ended, or
+    /// no filter takes it.
     fn ask(&mut self, node: &mut Node<'_>, scratch: &mut String) -> Option<bool> {
-        if !node.pass.processes[self.seen].is_assumed || node.proc.ask(node.pass, self.seen).is_err() {
+        if !node.pass.processes[self.seen].is_assumed {
             return Some(false);
         }
-        match node.identify(self.seen, Some(self), scratch) {
+        let who = match node.proc.ask(node.pass, self.seen) {
+            Ok(()) => node.identify(self.seen, Some(self), scratch),
+            Err(_) => Who::Nobody,
+        };
+        match who {
             Who::Same(container) => {
                 self.container = container;
                 Some(false)

@@ -64,7 +64,7 @@ pub struct Seen {
     cgroup: Range<u32>,
     /// Its path reads as `/`, but perhaps only because its first thread has ended.
     is_doubtful: bool,
-    /// It has no memory of its own, and is where it is for good.
+    /// It has no memory of its own, and is where it is for good: even if it was the beginning of a program that the kernel starts.
     is_kernel_thread: bool,
 }
 

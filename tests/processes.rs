@@ -97,6 +97,16 @@ fn who_changes_between_two_scrapes_is_another_one() {
     }
 }
 
+/// Of a process that has ended proc may still have the directory: its values go all the same, though its turn has not come.
+#[test]
+fn values_go_with_a_process_that_leaves_its_directory() {
+    let recording = three();
+    let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", "0.000000001"]);
+    assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
+    fs::remove_file(recording.path().join("proc/7/cgroup")).unwrap();
+    assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
+}
+
 /// A pid has one name: proc prints no other, but a recording may have anything.
 #[test]
 fn a_second_name_for_a_pid_is_no_process() {
