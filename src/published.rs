@@ -319,10 +319,10 @@ mod tests {
         }
         // Two outdated ones are more than may be held: the first goes, the second stays.
         assert!(readers.remove(0).join().unwrap());
-        publish(&mut publisher, b"now the second is one too many\n");
         assert!(!readers[0].is_finished());
-        publish(&mut publisher, &text);
+        publish(&mut publisher, b"now the second is one too many\n");
         assert!(readers.remove(0).join().unwrap());
+        assert!(!readers[0].is_finished());
         drop(clients);
         readers.remove(0).join().unwrap();
     }
