@@ -4,35 +4,15 @@
 //! Data flows one way, in the order of the modules below. The middle, from [`cgroup`] to [`exposition`], does no I/O and cannot fail.
 #![forbid(unsafe_code)]
 
-pub mod access;
-pub mod args;
-pub mod build_info;
-pub mod duration;
-pub mod filter;
-
-pub mod containerd;
-pub mod containers;
-pub mod discovery;
-pub mod recording;
-
-pub mod cgroup;
-pub mod procfs;
-
-pub mod fields;
-pub mod smaps;
-
-pub mod budget;
-pub mod labels;
-pub mod processes;
-mod slots;
-pub mod snapshot;
-
+pub mod cli;
 pub mod exposition;
-pub mod own;
-pub mod scrape;
-
 pub mod http;
-pub mod published;
+pub mod node;
+pub mod procfs;
+pub mod scrape;
+pub mod smaps;
+pub mod sources;
+pub mod totals;
 
 use std::ffi::OsString;
 use std::future::poll_fn;
@@ -47,9 +27,9 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Command, Options, UsageError};
+use crate::cli::args::{Command, Options, UsageError};
 use crate::http::Server;
-use crate::published::Publisher;
+use crate::http::publish::{self, Publisher};
 use crate::scrape::Scraper;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
@@ -71,9 +51,9 @@ pub enum Failure {
 
 /// Runs the program with the arguments that follow its name, until it is done or told to end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
-    let options = match args::parse(args).map_err(Failure::Usage)? {
-        Command::Help => return print(args::help().as_bytes()).map_err(Failure::Start),
-        Command::Version => return print(args::version().as_bytes()).map_err(Failure::Start),
+    let options = match cli::args::parse(args).map_err(Failure::Usage)? {
+        Command::Help => return print(cli::args::help().as_bytes()).map_err(Failure::Start),
+        Command::Version => return print(cli::args::version().as_bytes()).map_err(Failure::Start),
         Command::Run(options) => options,
     };
     env_logger::Builder::new().filter_level(options.log_level).init();
@@ -120,7 +100,7 @@ fn serve(options: &Options) -> Result<(), String> {
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
     let scraper = Scraper::new(options)?;
-    let (publisher, published) = published::publisher();
+    let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
     thread::Builder::new()
         .name("scrape".into())

@@ -5,18 +5,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
 
-use crate::access;
-use crate::args::Options;
-use crate::budget::Budget;
-use crate::containerd::Containerd;
-use crate::discovery::{Discovery, Source};
-use crate::exposition;
-use crate::filter::Filter;
-use crate::own::{Own, Report};
-use crate::processes::{Node, Outcome, Processes};
+use crate::cli::args::Options;
+use crate::exposition::self_metrics::{Own, Report};
+use crate::exposition::text as exposition;
+use crate::node::budget::Budget;
+use crate::node::discovery::{Discovery, Source};
+use crate::node::filter::Filter;
+use crate::node::processes::{Node, Outcome, Processes};
 use crate::procfs::{Pass, Proc};
-use crate::recording::{self, Recording};
-use crate::snapshot::{Shape, Snapshot};
+use crate::sources::containerd::Containerd;
+use crate::sources::recording::{self, Recording};
+use crate::totals::snapshot::{Shape, Snapshot};
 
 /// Everything that one scrape hands to the next.
 #[derive(Debug)]
@@ -175,7 +174,7 @@ impl Scraper {
                 info!("processes can be read again");
             }
         } else if outcome.n_denied > 0 && !std::mem::replace(&mut self.is_denied, true) {
-            warn!("every process refuses to be read: {}", access::missing());
+            warn!("every process refuses to be read: {}", crate::procfs::permissions::missing());
         }
     }
 }

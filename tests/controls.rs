@@ -188,7 +188,7 @@ fn a_rollup_equals_the_sum_over_smaps() {
     std::os::unix::fs::symlink("/proc", recording.path().join("proc")).unwrap();
     let header = "id\tinit_pid\tnamespace\tpod\tcontainer";
     recording.write("containers.tsv", format!("{header}\nc1\t{}\tns\tp\tc\n", child.0.id()));
-    let fields: Vec<&str> = smaps_container_exporter::fields::FIELDS
+    let fields: Vec<&str> = smaps_container_exporter::smaps::fields::FIELDS
         .iter()
         .map(|field| field.name)
         .filter(|name| !["size", "kernel_page_size", "mmu_page_size"].contains(name))

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use smaps_container_exporter::http::Server;
-use smaps_container_exporter::published::{Publisher, publisher};
+use smaps_container_exporter::http::publish::{Publisher, publisher};
 
 /// Longer than anything here takes, shorter than anybody waits.
 const DEADLINE: Duration = Duration::from_secs(20);

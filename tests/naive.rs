@@ -1,7 +1,7 @@
 //! A plain reader of smaps to hold the scanner against; the fuzz targets use it too.
 
-use smaps_container_exporter::fields::FIELDS;
-use smaps_container_exporter::smaps::{Scanner, Values};
+use smaps_container_exporter::smaps::fields::FIELDS;
+use smaps_container_exporter::smaps::scanner::{Scanner, Values};
 
 /// Path and values of each mapping.
 pub type Mappings = Vec<(Vec<u8>, Values)>;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::process::Command as Program;
 
-use smaps_container_exporter::args::{self, Command};
+use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::scrape::Scraper;
 
 use crate::support::{Directory, exporter, told};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use smaps_container_exporter::args::{Command, Options, parse};
+use smaps_container_exporter::cli::args::{Command, Options, parse};
 use yaml_rust2::{Yaml, YamlLoader};
 
 const README: &str = include_str!("../README.md");

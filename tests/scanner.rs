@@ -2,9 +2,9 @@
 
 use std::io::{self, Read};
 
-use smaps_container_exporter::fields::{FIELDS, N_FIELDS};
 use smaps_container_exporter::procfs;
-use smaps_container_exporter::smaps::Scanner;
+use smaps_container_exporter::smaps::fields::{FIELDS, N_FIELDS};
+use smaps_container_exporter::smaps::scanner::Scanner;
 
 use crate::naive::{self, Mappings};
 use crate::support::smaps_fixtures;
@@ -54,7 +54,7 @@ fn every_read_size_and_buffer_size() {
         for read_size in [1, 7, 4096, usize::MAX] {
             for buffer_size in [0, 1, 700, 65536] {
                 let mut mappings = Mappings::new();
-                let mut add = |mapping: smaps_container_exporter::smaps::Mapping<'_>| {
+                let mut add = |mapping: smaps_container_exporter::smaps::scanner::Mapping<'_>| {
                     mappings.push((mapping.path.to_vec(), *mapping.values));
                 };
                 let mut buffer = vec![0; buffer_size];
@@ -202,7 +202,7 @@ fn values_of_a_known_file() {
     let (_, text) = smaps_fixtures().into_iter().find(|(name, _)| name == "wide-values").unwrap();
     let mappings = naive::scanned(&mut Scanner::default(), &text);
     let value = |i: usize, name: &str| {
-        let field = smaps_container_exporter::fields::by_name(name).unwrap();
+        let field = smaps_container_exporter::smaps::fields::by_name(name).unwrap();
         (mappings[i].1.present & 1 << field != 0).then_some(mappings[i].1.bytes[field])
     };
     assert_eq!(

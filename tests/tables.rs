@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use smaps_container_exporter::args;
-use smaps_container_exporter::fields::{Combine, FIELDS};
-use smaps_container_exporter::filter::Filter;
-use smaps_container_exporter::own::{Own, Report};
+use smaps_container_exporter::cli::args;
+use smaps_container_exporter::exposition::self_metrics::{Own, Report};
+use smaps_container_exporter::node::filter::Filter;
+use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{fixture, once};
 

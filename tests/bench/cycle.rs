@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use smaps_container_exporter::args::{self, Command};
-use smaps_container_exporter::published::{self, Published, Publisher};
+use smaps_container_exporter::cli::args::{self, Command};
+use smaps_container_exporter::http::publish::{self, Published, Publisher};
 use smaps_container_exporter::scrape::Scraper;
 
 /// A scrape thread without the thread.
@@ -20,7 +20,7 @@ impl Cycle {
         let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
         let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} make no sense") };
         let scraper = Scraper::new(&options).expect("the recording is there");
-        let (publisher, published) = published::publisher();
+        let (publisher, published) = publish::publisher();
         Self { scraper, publisher, published }
     }
 

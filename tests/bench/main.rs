@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use procfs::FromBufRead;
 use procfs::process::MemoryMaps;
-use smaps_container_exporter::smaps::Scanner;
+use smaps_container_exporter::smaps::scanner::Scanner;
 
 use crate::counting::Counting;
 use crate::cycle::Cycle;

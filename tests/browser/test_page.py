@@ -36,7 +36,7 @@ def test_it_is_one_small_file_under_a_strict_policy(node):
     request = urllib.request.Request(node.url, headers={"Accept": "text/html"})
     with urllib.request.urlopen(request) as answer:
         served, headers = answer.read(), answer.headers
-    assert served == (REPOSITORY / "src/page.html").read_bytes()
+    assert served == (REPOSITORY / "src/http/page/index.html").read_bytes()
     assert len(served) < 40 * 1024
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy

@@ -1,25 +1,28 @@
 //! The exporter's modules that do no I/O, as a crate of their own: so a fuzz target builds in seconds, without containerd's client.
 #![allow(dead_code, unused_imports)]
 
-#[path = "../../src/args.rs"]
-pub mod args;
-#[path = "../../src/build_info.rs"]
-pub mod build_info;
-#[path = "../../src/cgroup.rs"]
-pub mod cgroup;
-#[path = "../../src/containers.rs"]
-pub mod containers;
-#[path = "../../src/duration.rs"]
-pub mod duration;
-#[path = "../../src/fields.rs"]
-pub mod fields;
-#[path = "../../src/filter.rs"]
-pub mod filter;
+#[path = "../../src/cli/mod.rs"]
+pub mod cli;
+#[path = "../../src/smaps/mod.rs"]
+pub mod smaps;
+#[path = "../../src/totals/mod.rs"]
+pub mod totals;
+
+#[path = "../../src/procfs/cgroup.rs"]
+mod cgroup;
+#[path = "../../src/node/filter.rs"]
+mod filter;
 #[path = "../../src/http/head.rs"]
 pub mod head;
-#[path = "../../src/labels.rs"]
-pub mod labels;
-#[path = "../../src/recording.rs"]
-pub mod recording;
-#[path = "../../src/smaps.rs"]
-pub mod smaps;
+#[path = "../../src/sources/recording.rs"]
+mod recording;
+
+pub mod node {
+    pub use crate::filter;
+}
+pub mod procfs {
+    pub use crate::cgroup;
+}
+pub mod sources {
+    pub use crate::recording;
+}

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::fuzz_target;
-use smaps_container_exporter::args::{Command, parse};
-use smaps_container_exporter::fields::ALL_FIELDS;
+use smaps_container_exporter::cli::args::{Command, parse};
+use smaps_container_exporter::smaps::fields::ALL_FIELDS;
 
 fuzz_target!(|bytes: &[u8]| {
     let args = bytes.split(|&b| b == 0).map(|arg| OsString::from_vec(arg.to_vec()));

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use smaps_container_exporter::cgroup::{Owners, path_of};
+use smaps_container_exporter::procfs::cgroup::{Owners, path_of};
 
 fuzz_target!(|bytes: &[u8]| {
     // Up to a NUL the text of a cgroup file; then, a line each, the paths of the containers.

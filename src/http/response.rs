@@ -9,7 +9,7 @@ use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 use super::head::Head;
 use super::page;
-use crate::published::{Exposition, Published};
+use crate::http::publish::{Exposition, Published};
 
 /// A printed head and the body that goes with it.
 pub struct Answer {
@@ -131,7 +131,7 @@ fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive
 mod tests {
     use super::super::head::{Parsed, parse_head};
     use super::*;
-    use crate::published;
+    use crate::http::publish;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     fn scraped(text: &[u8]) -> Published {
-        let (mut publisher, published) = published::publisher();
+        let (mut publisher, published) = publish::publisher();
         publisher.buffer().extend_from_slice(text);
         publisher.publish();
         published
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let (_publisher, young) = published::publisher();
+        let (_publisher, young) = publish::publisher();
         let scraped = scraped(b"x 1\n");
         for (lines, before, after) in [
             ("GET /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn health_ends_with_age() {
-        let (_publisher, published) = published::publisher();
+        let (_publisher, published) = publish::publisher();
         let Parsed::Complete(head, _) = parse_head(b"GET /healthz HTTP/1.1\n\n") else { panic!() };
         let answer = answer(&head, &published, Duration::ZERO);
         assert!(answer.head.starts_with(b"HTTP/1.1 503 "));

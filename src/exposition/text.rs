@@ -7,8 +7,8 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::ops::Range;
 
-use crate::fields::FIELDS;
-use crate::snapshot::Snapshot;
+use crate::smaps::fields::FIELDS;
+use crate::totals::snapshot::Snapshot;
 
 /// Appends the `process_smaps_*` families to `text`; says how many samples that were.
 pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
@@ -131,9 +131,9 @@ fn push_value(text: &mut Vec<u8>, mut value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fields::{ALL_FIELDS, N_FIELDS};
-    use crate::smaps::{Mapping, Values};
-    use crate::snapshot::{Reading, Shape};
+    use crate::smaps::fields::{ALL_FIELDS, N_FIELDS};
+    use crate::smaps::scanner::{Mapping, Values};
+    use crate::totals::snapshot::{Reading, Shape};
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
         let mut snapshot = Snapshot::new(shape);

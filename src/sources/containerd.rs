@@ -19,7 +19,7 @@ use tokio::time::{timeout, timeout_at};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::containers::Container;
+use crate::sources::Container;
 
 /// How long a connection may take; on a node it takes a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::containers::Container;
+use crate::sources::Container;
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
 

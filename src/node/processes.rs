@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::budget::Budget;
-use crate::discovery::Discovery;
-use crate::filter::Filter;
-use crate::labels;
-use crate::own::ReadErrors;
+use crate::exposition::self_metrics::ReadErrors;
+use crate::node::budget::Budget;
+use crate::node::discovery::Discovery;
+use crate::node::filter::Filter;
 use crate::procfs::{Detail, Failure, Pass, Proc};
-use crate::recording::Writer;
-use crate::smaps::Scanner;
-use crate::snapshot::{Reading, Snapshot};
+use crate::smaps::scanner::Scanner;
+use crate::sources::recording::Writer;
+use crate::totals::labels;
+use crate::totals::snapshot::{Reading, Snapshot};
 
 /// A process that a filter takes.
 #[derive(Debug)]

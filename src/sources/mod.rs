@@ -1,6 +1,9 @@
 //! Containers as the scrape sees them, wherever they come from: containerd or a recording.
 
-use crate::labels;
+pub mod containerd;
+pub mod recording;
+
+use crate::totals::labels;
 
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]

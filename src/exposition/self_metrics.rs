@@ -4,11 +4,11 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::build_info;
-use crate::exposition::{labelled, single};
-use crate::filter::Filter;
-use crate::labels;
+use crate::cli::build_info;
+use crate::exposition::text::{labelled, single};
+use crate::node::filter::Filter;
 use crate::procfs::{Entries, Failure};
+use crate::totals::labels;
 
 /// Why reads of processes came to nothing, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

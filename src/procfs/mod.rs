@@ -8,6 +8,9 @@
 //! A read ends with a look at name and cgroup. The next pass need not look as well: it assumes that both are as they were, the next read shows
 //! whether they are, and who does not read asks ([`Proc::ask`]).
 
+pub mod cgroup;
+pub mod permissions;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,8 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use crate::cgroup;
-use crate::smaps::{Mapping, Scanner};
+use crate::smaps::scanner::{Mapping, Scanner};
 
 /// As much of smaps as is scanned at a time: about ten reads, and still in the first cache when it is scanned.
 const CHUNK: usize = 32 * 1024;

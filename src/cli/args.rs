@@ -9,9 +9,9 @@ use std::time::Duration;
 use lexopt::Arg;
 use log::LevelFilter;
 
-use crate::fields::{self, ALL_FIELDS, FIELDS, FieldMask};
-use crate::filter::{self, Filter};
-use crate::{build_info, duration};
+use super::{build_info, duration};
+use crate::node::filter::{self, Filter};
+use crate::smaps::fields::{self, ALL_FIELDS, FIELDS, FieldMask};
 
 /// What the user asked for.
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use crate::cgroup::Owners;
-use crate::containerd::{Containerd, Listing};
-use crate::containers::Container;
-use crate::filter::Filter;
+use crate::node::filter::Filter;
 use crate::procfs::Pass;
-use crate::recording::Recording;
+use crate::procfs::cgroup::Owners;
+use crate::sources::Container;
+use crate::sources::containerd::{Containerd, Listing};
+use crate::sources::recording::Recording;
 
 /// How long containerd may take to know of a container whose first process is already there. A listing that begins
 /// later than this after something new was seen has explained it.

@@ -10,10 +10,6 @@
 //! requests, in a head, in an answer. When all places are taken, the connection that has waited the longest is closed for
 //! the newcomer; those between requests go first, and an answer only once it has made no progress for a while.
 
-mod answer;
-mod head;
-mod page;
-
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-use crate::published::{Published, lock};
-use answer::{Answer, Body, answer, refusal};
-pub use head::{Head, Parsed, parse_head};
+use super::head::{Parsed, parse_head};
+use super::response::{Answer, Body, answer, refusal};
+use crate::http::publish::{Published, lock};
 
 /// A longer head is refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -376,7 +372,7 @@ fn is_temporary(e: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::published::publisher;
+    use crate::http::publish::publisher;
 
     const MINUTE: Duration = Duration::from_secs(60);
 

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 /// The page.
-pub const PAGE: &[u8] = include_bytes!("../page.html");
+pub const PAGE: &[u8] = include_bytes!("index.html");
 
 /// The page's Content-Security-Policy: its own script and style, requests to its own origin, and nothing else.
 pub static POLICY: LazyLock<String> = LazyLock::new(|| {

@@ -8,11 +8,11 @@
 
 use std::collections::HashMap;
 
-use crate::args::{GroupBy, Options};
-use crate::fields::{FIRST_LARGEST, FieldMask, N_FIELDS, NOT_IN_ROLLUP, RSS};
-use crate::labels;
-use crate::slots::Slots;
-use crate::smaps::{Mapping, Values};
+use crate::cli::args::{GroupBy, Options};
+use crate::smaps::fields::{FIRST_LARGEST, FieldMask, N_FIELDS, NOT_IN_ROLLUP, RSS};
+use crate::smaps::scanner::{Mapping, Values};
+use crate::totals::labels;
+use crate::totals::slab::Slots;
 
 /// What a snapshot sums by, and which samples of it are exported.
 #[derive(Clone, Copy, Debug, Default)]
@@ -528,7 +528,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fields::{ALL_FIELDS, by_name};
+    use crate::smaps::fields::{ALL_FIELDS, by_name};
 
     /// A snapshot and the readings of its processes.
     struct Node {

@@ -20,7 +20,7 @@
 //! for byte (two of three values are 0), so they say the same again; of the others 16 bytes of key are compared and 8 bytes of digits
 //! decoded at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
 
-use crate::fields::{FIELDS, FieldMask, N_FIELDS};
+use crate::smaps::fields::{FIELDS, FieldMask, N_FIELDS};
 
 /// What the fields of one mapping, or of several together, say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,10 @@
+//! The HTTP server, and the hand-over of expositions to it.
+
+mod head;
+mod page;
+pub mod publish;
+mod response;
+mod server;
+
+pub use head::{Head, Parsed, parse_head};
+pub use server::{ListenError, Server};

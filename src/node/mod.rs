@@ -1,0 +1,6 @@
+//! The node's containers and processes: which there are, whose they are, whose turn it is to be read.
+
+pub mod budget;
+pub mod discovery;
+pub mod filter;
+pub mod processes;

@@ -1,0 +1,4 @@
+//! Pure: bytes of smaps become mappings.
+
+pub mod fields;
+pub mod scanner;

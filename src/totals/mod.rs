@@ -1,0 +1,5 @@
+//! Pure: mappings are summed into series.
+
+pub mod labels;
+mod slab;
+pub mod snapshot;
