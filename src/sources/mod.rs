@@ -1,6 +1,8 @@
 //! Containers as the scrape sees them, wherever they come from: containerd or a recording.
 
+mod answers;
 pub mod containerd;
+mod lifeline;
 pub mod recording;
 
 use crate::totals::labels;
