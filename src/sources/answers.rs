@@ -59,9 +59,9 @@ pub fn tasks(message: &[u8], is_wanted: fn(i32, u32) -> bool) -> Result<Vec<Task
         }
         if is_wanted(status, pid) {
             if id.len() > MAX_ID {
-                return Err(format!("a task's id of {} bytes", id.len()));
+                return Err(format!("an id of {} bytes", id.len()));
             }
-            let id = str::from_utf8(id).map_err(|_| "a task's id that is not UTF-8")?.into();
+            let id = str::from_utf8(id).map_err(|_| "an id that is not UTF-8")?.into();
             tasks.push(Task { id, pid, status });
         }
     }
@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(running(&two_bytes(MAX_TASKS)), Ok(vec![]));
         for (message, why) in [
             (two_bytes(MAX_TASKS + 1), "over 100000 tasks"),
-            (task(&[b'x'; 5000], 6, 2), "a task's id of 5000 bytes"),
-            (task(b"\xff", 6, 2), "a task's id that is not UTF-8"),
+            (task(&[b'x'; 5000], 6, 2), "an id of 5000 bytes"),
+            (task(b"\xff", 6, 2), "an id that is not UTF-8"),
             (vec![1 << 3 | 2, 200, 1], "no protobuf message"),
             (vec![1 << 3 | 3], "no protobuf message"),
             (vec![0xff; 11], "no protobuf message"),
