@@ -8,11 +8,12 @@ import pytest
 
 from conftest import WEB
 from exporter import EVERYTHING, Exporter
-from lab import Container, Lab, until
+from lab import HERE, Container, Lab, until
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie", "sid"])
 def test_containerd_stops_as_fast_as_without_the_exporter(suite):
+    subprocess.run([HERE / "setup.sh", suite], check=True)
     with Lab(suite=suite) as lab:
         lab.run_pod("default", WEB, [Container("app", ["sleep", "1000000"])])
         alone = stops(lab, exporters=0)

@@ -11,7 +11,7 @@
 #define FUSE_USE_VERSION 34
 #include <errno.h>
 #include <fcntl.h>
-#include <fuse_lowlevel.h>
+#include <fuse3/fuse_lowlevel.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
