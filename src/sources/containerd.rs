@@ -16,6 +16,7 @@ use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 
+use crate::errors::plain;
 use crate::sources::Container;
 use crate::sources::answers::{self, ByHand, Labels, MAX_TASKS};
 use crate::sources::lifeline::Lifeline;
@@ -223,7 +224,7 @@ impl Lister {
                 }
                 if let Known::Container { container, n_cut } = &mut known {
                     if !is_hung {
-                        container.init_pid = task.pid;
+                        container.init_pid = Some(task.pid);
                     }
                     listing.n_cut_labels += *n_cut;
                     listing.containers.push(container.clone());
@@ -321,7 +322,7 @@ fn known(namespace: &str, id: &str, labels: Labels) -> Known {
     }
     let container = Container {
         id: id.into(),
-        init_pid: 0,
+        init_pid: None,
         namespace: labels.pod_namespace.unwrap_or_else(|| namespace.into()),
         pod: labels.pod.unwrap_or_default(),
         name: labels.container.or(labels.nerdctl_name).unwrap_or_else(|| id.into()),
@@ -356,13 +357,6 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-/// The system's text without its number: `connection refused`.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
 }
 
 #[cfg(test)]
