@@ -58,9 +58,11 @@ def test_a_large_process_is_read_a_hundredth_of_the_time(any_node, programs):  #
 
 @pytest.fixture
 def long_path(tmp_path):
-    home = os.fsencode(tmp_path) + b"/" + b"/".join([b"d" * 240] * 15)
+    home = os.fsencode(tmp_path)
+    while len(home) < 3800:
+        home += b"/" + b"d" * min(240, 3850 - len(home))
     os.makedirs(home)
-    path = home + b"/" + b"f" * (3990 - len(home))
+    path = home + b"/" + b"f" * (4000 - len(home))
     Path(os.fsdecode(path)).write_bytes(b"x" * 4096)
     return path
 

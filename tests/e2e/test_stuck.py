@@ -25,10 +25,10 @@ ARGUMENTS = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 class Stuck:
     """A stuck process in the node's container."""
 
-    def __init__(self, node, programs: Path, directory: Path, seconds: int = 50):
+    def __init__(self, node, programs: Path, directory: Path, seconds: int = 50, *how: str):
         directory.mkdir()
         self.process = node.cgroup.run(
-            programs / "stuck", directory, str(seconds), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            programs / "stuck", directory, str(seconds), *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         said = self.process.stdout.readline()
         assert said, "no process was made to be stuck"
@@ -130,6 +130,27 @@ def test_a_process_was_stuck_before_the_exporter_started(any_node, programs, gro
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "it is read again")
             assert n_stuck(exporter.metrics()) == 0
         with Stuck(any_node, programs, tmp_path / "again"), any_node.exporter(*ARGUMENTS) as exporter:
+            leaves_within_a_second(exporter)
+
+
+def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_path):  # noqa: F811
+    """Of one that shares memory with a stuck process, as after vfork, not even stat can be read (Linux 6.18.44), nor smaps opened."""
+    with any_node.exporter(*ARGUMENTS) as exporter:
+        growth.begin(exporter.after(2))
+        with Stuck(any_node, programs, tmp_path / "fs", 50, "exec") as stuck:
+            watch(exporter, growth, 12)
+            assert n_stuck(exporter.metrics()) == 2
+            
+            def are_absent(exposition):
+                assert comms(exposition).keys().isdisjoint({"victim", "execs"}), "their values would be stale"
+
+            watch(exporter, growth, 10, are_absent)
+            stuck.free()
+            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the stuck one is read again")
+            until(lambda: comms(exporter.metrics()).get("sleep") == 2, 10, "the other one has executed its program and is read")
+            assert n_stuck(exporter.metrics()) == 0
+        with Stuck(any_node, programs, tmp_path / "again", 50, "exec"):
+            until(lambda: n_stuck(exporter.metrics()) == 2, 15, "both are noticed")
             leaves_within_a_second(exporter)
 
 

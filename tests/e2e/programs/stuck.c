@@ -1,8 +1,10 @@
-// stuck DIR SECONDS: a process whose memory-map lock is held for good, as any workload with /dev/fuse can make one.
+// stuck DIR SECONDS [exec]: a process whose memory-map lock is held for good, as any workload with /dev/fuse can make one.
 //
 // Mounts a file system of its own on DIR, in a mount namespace of its own, and says "<pid> <N>" on standard output once process
 // <pid>, whose name is "victim", is stuck; N is the number of the FUSE connection. Whoever reads smaps or cmdline of that process waits
-// from then on, ps and pgrep too. So it never lasts: the connection is aborted when standard input has a byte or ends, on SIGTERM, when
+// from then on, ps and pgrep too. With "exec" another process, "execs", shares its memory as after vfork and executes another program:
+// it waits for the lock too, within its exec, and then nobody can read its stat either, or open its smaps; it says
+// "<pid> <N> <pid of execs>". So it never lasts: the connection is aborted when standard input has a byte or ends, on SIGTERM, when
 // the parent ends, and after SECONDS. The process lives on then, healthy, until standard input ends or the parent does.
 //
 // Three processes. The guardian mounts, watches and aborts. The server, a child, answers two reads with EIO and the third not at all.
@@ -30,7 +32,8 @@
 #define PAGE 4096
 #define FILE_NODE 2
 
-static int asked[2], told[2]; // the server says that the third read is there; the victim tells the pid of the thread that waits
+static int asked[2]; // the server says that the third read is there
+static int told[2];  // the victim tells the thread that waits, then the process that executes
 
 static void die(const char *what) {
     perror(what);
@@ -95,6 +98,18 @@ static void serve(int device) {
 // The victim. Its threads exist before the lock is held: a thread's stack would have to be mapped.
 
 static char *page;
+static volatile pid_t protector;
+
+// status is one of the files that never wait.
+static int is_waiting(pid_t process, pid_t thread) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/status", process, thread);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(file, text, sizeof text - 1);
+    close(file);
+    text[n < 0 ? 0 : n] = 0;
+    return strstr(text, "State:\tD") != NULL;
+}
 
 static void hold_still(int signal) {
     for (;;) pause();
@@ -108,11 +123,21 @@ static void *protect(void *unused) { // waits for the lock for writing, and ever
     char third;
     pid_t thread = gettid();
     if (read(asked[0], &third, 1) != 1 || write(told[1], &thread, sizeof thread) != sizeof thread) die("protect");
+    protector = thread;
     if (mprotect(page, PAGE, PROT_READ | PROT_WRITE)) die("mprotect");
     return NULL;
 }
 
-static void be_stuck(const char *directory) {
+static int execute(void *unused) { // takes exec_update_lock for writing, then waits for the memory-map lock (fs/exec.c, exec_mmap)
+    static char *const arguments[] = {"/bin/sleep", "1000000", NULL}, *const environment[] = {NULL};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_NAME, "execs");
+    execve(arguments[0], arguments, environment);
+    _exit(1);
+}
+
+static void be_stuck(const char *directory, int with_exec) {
+    static char stack[65536];
     char path[4096];
     snprintf(path, sizeof path, "%s/file", directory);
     int file = open(path, O_RDONLY);
@@ -123,6 +148,11 @@ static void be_stuck(const char *directory) {
     signal(SIGBUS, hold_still);
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, protect, NULL) || pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
+    if (with_exec) {
+        while (!protector || !is_waiting(getpid(), protector)) usleep(1000);
+        pid_t pid = clone(execute, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
+        if (pid < 0 || write(told[1], &pid, sizeof pid) != sizeof pid) die("clone");
+    }
     for (;;) pause();
 }
 
@@ -140,22 +170,10 @@ static unsigned connection_of(const char *directory) {
     return found;
 }
 
-// stat is one of the files that never wait.
-static int is_waiting(pid_t process, pid_t thread) {
-    char path[64], line[256];
-    snprintf(path, sizeof path, "/proc/%d/task/%d/stat", process, thread);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = read(file, line, sizeof line - 1);
-    close(file);
-    if (n < 0) return 0;
-    line[n] = 0;
-    char *state = strrchr(line, ')');
-    return state && state[1] && state[2] == 'D';
-}
-
 int main(int argc, char **argv) {
     char options[64], *directory = argv[1];
-    if (argc != 3) return 2;
+    if (argc < 3) return 2;
+    int with_exec = argc > 3;
     struct timespec until, now, moment = {.tv_nsec = 1000000};
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += atoi(argv[2]);
@@ -185,25 +203,25 @@ int main(int argc, char **argv) {
     if (server == 0) serve(device);
     close(device);
     pid_t victim = fork_bound();
-    if (victim == 0) be_stuck(directory);
+    if (victim == 0) be_stuck(directory, with_exec);
 
-    pid_t thread = 0;
-    int is_said = 0, is_aborted = 0;
+    pid_t waits[2] = {0}; // a thread of the victim, and the process that executes
+    int n_waits = 0, is_said = 0, is_aborted = 0;
     struct pollfd waited[] = {{.fd = 0, .events = POLLIN}, {.fd = signalled, .events = POLLIN}};
     for (;;) {
-        if (!is_said && read(told[0], &thread, sizeof thread) > 0) is_said = -1;
-        if (is_said == -1 && is_waiting(victim, thread)) {
-            dprintf(1, "%d %u\n", victim, connection);
+        if (n_waits < 1 + with_exec && read(told[0], &waits[n_waits], sizeof *waits) > 0) n_waits++;
+        if (!is_said && n_waits == 1 + with_exec && is_waiting(victim, waits[0]) && (!with_exec || is_waiting(waits[1], waits[1]))) {
+            dprintf(1, with_exec ? "%d %u %d\n" : "%d %u\n", victim, connection, waits[1]);
             is_said = 1;
         }
-        poll(waited, 2, is_said == 1 && is_aborted ? -1 : is_said == 1 ? 100 : 1);
+        poll(waited, 2, !is_said ? 1 : is_aborted ? -1 : 100);
         clock_gettime(CLOCK_MONOTONIC, &now);
         char byte;
         int ends = waited[1].revents || (waited[0].revents && read(0, &byte, 1) <= 0);
         if (!is_aborted && (ends || waited[0].revents || now.tv_sec >= until.tv_sec)) {
             if (write(abort_file, "1", 1) != 1) kill(server, SIGKILL);
             is_aborted = 1;
-            for (int i = 0; i < 1000 && thread && is_waiting(victim, thread); i++) nanosleep(&moment, NULL);
+            for (int i = 0; i < 1000 && n_waits && is_waiting(victim, waits[0]); i++) nanosleep(&moment, NULL);
             dprintf(1, "freed\n");
         }
         if (ends) _exit(0); // and the kernel ends the others
