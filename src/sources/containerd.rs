@@ -4,23 +4,22 @@
 //! containerd that hangs costs nothing but the listing: the scrape keeps its rate, and the containers known last go on being read.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::tasks_client::TasksClient;
-use containerd_client::services::v1::{GetContainerRequest, ListTasksRequest};
 use containerd_client::types::v1::Status;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 use tonic::Code;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 
 use super::{Container, Listing, Source};
 use crate::errors::plain;
+use crate::sources::answers::{self, ByHand, Labels, MAX_TASKS};
+use crate::sources::lifeline::Lifeline;
 
 /// How long a connection may take; on a node it takes a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -28,8 +27,13 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
 /// How long one `Containers.Get` may take; usually it is 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);
-/// The largest answer taken. A task is some 100 bytes and a container 10 to 20 KiB, so tonic's own limit of 4 MiB is near.
-const MAX_ANSWER: usize = 64 << 20;
+/// The largest answer taken, which is the largest that containerd gives unless its configuration says otherwise. A task is some
+/// 300 bytes and a container 10 to 20 KiB, so tonic's own limit of 4 MiB is near.
+const MAX_ANSWER: usize = 16 << 20;
+/// The most bytes of ids and labels kept of all containers: with [`MAX_TASKS`] of them 160 bytes each, which is more than a pod's.
+const MAX_TEXT: usize = 16 << 20;
+/// Where the text of somebody's error is cut.
+const MAX_CAUSE: usize = 300;
 
 /// A connection to containerd, perhaps with a listing under way.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub struct Containerd {
     runtime: Runtime,
     state: State,
     /// An idle connection, which ends when containerd does: it tells of a death that no call would notice for a minute.
-    lifeline: Option<UnixStream>,
+    lifeline: Option<Lifeline>,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,7 @@ enum State {
 }
 
 /// A listing gives a lifeline to whoever answered it, too.
-type Listed = (Lister, Result<(Listing, UnixStream), Error>);
+type Listed = (Lister, Result<(Listing, Lifeline), Error>);
 
 /// Why a listing failed: one line.
 #[derive(Debug)]
@@ -91,6 +95,7 @@ impl Source for Containerd {
                 let listing = lister.list().await;
                 if listing.is_err() {
                     lister.channel = None; // connect anew: this one may be half dead
+                    lister.forget_excess();
                 }
                 (lister, listing)
             })),
@@ -134,13 +139,7 @@ impl Source for Containerd {
     }
 
     fn is_lost(&mut self) -> bool {
-        let Some(lifeline) = &mut self.lifeline else { return false };
-        // It greets with a few bytes, then says nothing.
-        match lifeline.read(&mut [0; 256]) {
-            Ok(0) => true,
-            Ok(_) => false,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        self.lifeline.as_mut().is_some_and(Lifeline::has_ended)
     }
 }
 
@@ -159,29 +158,40 @@ struct Lister {
 #[derive(Clone, Debug)]
 enum Known {
     Sandbox,
-    Container(Container),
+    Container { container: Container, n_cut: u64 },
+}
+
+impl Known {
+    fn text(&self) -> usize {
+        match self {
+            Known::Sandbox => 0,
+            Known::Container { container: Container { id, namespace, pod, name, .. }, .. } => {
+                id.len() + namespace.len() + pod.len() + name.len()
+            }
+        }
+    }
 }
 
 impl Lister {
-    async fn list(&mut self) -> Result<(Listing, UnixStream), Error> {
+    async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
         let lifeline = self.connect_lifeline().await?;
         let channel = self.connect().await?;
-        let mut listing = Listing { containers: Vec::new(), more_to_come: false };
+        let mut listing = Listing::default();
         let mut listed = HashMap::new();
+        let mut text = 0;
         for namespace in self.namespaces.clone() {
-            let request = within(&namespace, ListTasksRequest::default());
-            let mut tasks = TasksClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
-            let answer = self.answer("tasks", LIST_DEADLINE, tasks.list(request)).await?;
-            for task in answer.map(|answer| answer.into_inner().tasks).unwrap_or_default() {
-                let is_alive = matches!(task.status(), Status::Running | Status::Paused | Status::Pausing);
-                // The task of a shim that hangs comes as unknown, with pid 0: its last known pid serves on.
-                let is_hung = task.status() == Status::Unknown && task.pid == 0;
-                listing.more_to_come |= task.status() == Status::Created;
-                if !(is_alive && task.pid != 0 || is_hung) {
+            for task in self.tasks(&channel, &namespace).await? {
+                if task.status == Status::Created as i32 {
+                    listing.more_to_come = true;
                     continue;
                 }
+                // The task of a shim that hangs comes with pid 0: its last known pid serves on.
+                let is_hung = task.pid == 0;
                 let key = (namespace.clone(), task.id);
-                let known = match self.known.get(&key).cloned() {
+                if listed.contains_key(&key) {
+                    continue; // one id, one task
+                }
+                let mut known = match self.known.get(&key).cloned() {
                     Some(known) => known,
                     None if is_hung => continue,
                     None => match self.get(&channel, &namespace, &key.1).await? {
@@ -193,13 +203,18 @@ impl Lister {
                         None => continue, // removed meanwhile
                     },
                 };
-                let known = match known {
-                    Known::Container(container) if !is_hung => {
-                        Known::Container(Container { init_pid: Some(task.pid), ..container })
+                text += key.0.len() + key.1.len() + known.text();
+                if listed.len() == MAX_TASKS || text > MAX_TEXT {
+                    let n = listed.len() + 1;
+                    return Err(
+                        self.error(LIST_TASKS, &format!("{n} containers with {text} bytes of labels"))
+                    );
+                }
+                if let Known::Container { container, n_cut } = &mut known {
+                    if !is_hung {
+                        container.init_pid = Some(task.pid);
                     }
-                    known => known,
-                };
-                if let Known::Container(container) = &known {
+                    listing.n_cut_labels += *n_cut;
                     listing.containers.push(container.clone());
                 }
                 listed.insert(key, known);
@@ -210,14 +225,38 @@ impl Lister {
         Ok((listing, lifeline))
     }
 
+    /// The tasks of a namespace that are created, alive, or lost to a shim that hangs.
+    async fn tasks(&self, channel: &Channel, namespace: &str) -> Result<Vec<answers::Task>, Error> {
+        let decode = |answer: &[u8]| answers::tasks(answer, is_of_interest);
+        let path = PathAndQuery::from_static("/containerd.services.tasks.v1.Tasks/List");
+        let call = call(channel, path, namespace, Vec::new(), ByHand(decode));
+        match timeout(LIST_DEADLINE, call).await {
+            Ok(answer) => answer.map_err(|status| self.error(LIST_TASKS, status.message())),
+            Err(_) => Err(self.error(LIST_TASKS, &no_answer(LIST_DEADLINE))),
+        }
+    }
+
     /// Asks for the labels of a container; `None` if there is no such container any more.
     async fn get(&self, channel: &Channel, namespace: &str, id: &str) -> Result<Option<Known>, Error> {
-        let request = within(namespace, GetContainerRequest { id: id.into() });
-        let mut containers = ContainersClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
-        let answer = self.answer("a container", GET_DEADLINE, containers.get(request)).await?;
-        Ok(answer
-            .and_then(|answer| answer.into_inner().container)
-            .map(|found| known(namespace, id, &found.labels)))
+        const GET: &str = "cannot list a container of";
+        let path = PathAndQuery::from_static("/containerd.services.containers.v1.Containers/Get");
+        let request = answers::get_container_request(id);
+        let call = call(channel, path, namespace, request, ByHand(answers::labels));
+        match timeout(GET_DEADLINE, call).await {
+            Ok(Ok(labels)) => Ok(labels.map(|labels| known(namespace, id, labels))),
+            Ok(Err(status)) if status.code() == Code::NotFound => Ok(None),
+            Ok(Err(status)) => Err(self.error(GET, status.message())),
+            Err(_) => Err(self.error(GET, &no_answer(GET_DEADLINE))),
+        }
+    }
+
+    /// Forgets the labels of containers when listing after listing fails and each names others.
+    fn forget_excess(&mut self) {
+        let text =
+            self.known.iter().map(|((namespace, id), known)| namespace.len() + id.len() + known.text());
+        if self.known.len() > MAX_TASKS || text.sum::<usize>() > MAX_TEXT {
+            self.known = HashMap::new();
+        }
     }
 
     async fn connect(&mut self) -> Result<Channel, Error> {
@@ -233,65 +272,66 @@ impl Lister {
         Ok(channel)
     }
 
-    async fn connect_lifeline(&self) -> Result<UnixStream, Error> {
-        let connect = tokio::net::UnixStream::connect(&self.socket);
+    async fn connect_lifeline(&self) -> Result<Lifeline, Error> {
+        let connect = async {
+            let stream = tokio::net::UnixStream::connect(&self.socket).await?;
+            Lifeline::new(stream.into_std()?)
+        };
         match timeout(CONNECT_DEADLINE, connect).await {
-            Ok(Ok(stream)) => {
-                stream.into_std().map_err(|error| self.error("cannot connect to", &plain(&error)))
-            }
+            Ok(Ok(lifeline)) => Ok(lifeline),
             Ok(Err(error)) => Err(self.error("cannot connect to", &plain(&error))),
             Err(_) => Err(self.error("cannot connect to", &no_answer(CONNECT_DEADLINE))),
         }
     }
 
-    /// Waits for an answer up to the deadline; `None` says that there is no such thing.
-    async fn answer<T>(
-        &self,
-        what: &str,
-        deadline: Duration,
-        call: impl Future<Output = Result<T, tonic::Status>>,
-    ) -> Result<Option<T>, Error> {
-        let asking = format!("cannot list {what} of");
-        match timeout(deadline, call).await {
-            Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(status)) if status.code() == Code::NotFound => Ok(None),
-            Ok(Err(status)) => Err(self.error(&asking, status.message())),
-            Err(_) => Err(self.error(&asking, &no_answer(deadline))),
-        }
-    }
-
     fn error(&self, what: &str, cause: &str) -> Error {
-        let cause = cause.escape_debug(); // a peer that is no containerd may say anything
+        // A peer that is no containerd may say anything, at any length.
+        let cause: String = cause.escape_debug().take(MAX_CAUSE).collect();
         Error(format!("{what} containerd at {:?}: {cause}", self.socket))
     }
 }
 
-/// Which container this is, by its labels.
-fn known(namespace: &str, id: &str, labels: &HashMap<String, String>) -> Known {
-    let label = |name: &str| labels.get(name).cloned();
-    if label("io.cri-containerd.kind").as_deref() == Some("sandbox") {
-        return Known::Sandbox;
+const LIST_TASKS: &str = "cannot list tasks of";
+
+/// Whether a task of this status and pid is created, alive, or lost to a shim that hangs: it comes as unknown, with pid 0.
+fn is_of_interest(status: i32, pid: u32) -> bool {
+    match Status::try_from(status) {
+        Ok(Status::Created) => true,
+        Ok(Status::Running | Status::Paused | Status::Pausing) => pid != 0,
+        Ok(Status::Unknown) => pid == 0,
+        Ok(Status::Stopped) | Err(_) => false,
     }
-    let (pod_namespace, pod, name) = (
-        label("io.kubernetes.pod.namespace"),
-        label("io.kubernetes.pod.name"),
-        label("io.kubernetes.container.name").or_else(|| label("nerdctl/name")),
-    );
-    Known::Container(Container {
-        id: id.into(),
-        init_pid: None,
-        namespace: pod_namespace.unwrap_or_else(|| namespace.into()),
-        pod: pod.unwrap_or_default(),
-        name: name.unwrap_or_else(|| id.into()),
-    })
 }
 
-/// A request in a containerd namespace. Without this header it is refused.
-fn within<T>(namespace: &str, message: T) -> tonic::Request<T> {
+/// Which container this is, by its labels.
+fn known(namespace: &str, id: &str, labels: Labels) -> Known {
+    if labels.kind.as_deref() == Some("sandbox") {
+        return Known::Sandbox;
+    }
+    let container = Container {
+        id: id.into(),
+        init_pid: None,
+        namespace: labels.pod_namespace.unwrap_or_else(|| namespace.into()),
+        pod: labels.pod.unwrap_or_default(),
+        name: labels.container.or(labels.nerdctl_name).unwrap_or_else(|| id.into()),
+    };
+    Known::Container { container, n_cut: labels.n_cut }
+}
+
+/// Calls a method of containerd in one of its namespaces. Without that header a call is refused.
+async fn call<T: Send + Sync + 'static>(
+    channel: &Channel,
+    path: PathAndQuery,
+    namespace: &str,
+    message: Vec<u8>,
+    codec: ByHand<T>,
+) -> Result<T, tonic::Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    client.ready().await.map_err(|error| tonic::Status::unavailable(root_cause(&error)))?;
     let mut request = tonic::Request::new(message);
     let namespace = namespace.parse().expect("the command line takes only names that fit a header");
     request.metadata_mut().insert("containerd-namespace", namespace);
-    request
+    client.unary(request, path, codec).await.map(tonic::Response::into_inner)
 }
 
 fn no_answer(deadline: Duration) -> String {
@@ -313,25 +353,26 @@ mod tests {
 
     #[test]
     fn a_container_is_named_by_its_labels() {
-        let named = |labels: &[(&str, &str)]| {
-            let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-            match known("moby", "abc", &labels) {
-                Known::Sandbox => "sandbox".into(),
-                Known::Container(Container { namespace, pod, name, .. }) => {
-                    format!("{namespace}/{pod}/{name}")
-                }
+        let named = |labels| match known("moby", "abc", labels) {
+            Known::Sandbox => "sandbox".into(),
+            Known::Container { container: Container { namespace, pod, name, .. }, .. } => {
+                format!("{namespace}/{pod}/{name}")
             }
         };
-        assert_eq!(named(&[]), "moby//abc");
-        assert_eq!(named(&[("nerdctl/name", "web")]), "moby//web");
-        let pod = [
-            ("io.cri-containerd.kind", "container"),
-            ("io.kubernetes.pod.namespace", "shop"),
-            ("io.kubernetes.pod.name", "web-1"),
-            ("io.kubernetes.container.name", "app"),
-        ];
-        assert_eq!(named(&pod), "shop/web-1/app");
-        assert_eq!(named(&[("io.cri-containerd.kind", "sandbox")]), "sandbox");
+        let some = |text: &str| Some(text.to_string());
+        let none = Labels::default;
+        assert_eq!(named(none()), "moby//abc");
+        let nerdctl = Labels { nerdctl_name: some("web"), ..none() };
+        assert_eq!(named(nerdctl), "moby//web");
+        let pod = Labels {
+            kind: some("container"),
+            pod_namespace: some("shop"),
+            pod: some("web-1"),
+            container: some("app"),
+            ..none()
+        };
+        assert_eq!(named(pod), "shop/web-1/app");
+        assert_eq!(named(Labels { kind: some("sandbox"), ..none() }), "sandbox");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Where containers come from: containerd or a recording.
 
+mod answers;
 mod container;
 pub mod containerd;
+mod lifeline;
 pub mod recording;
 mod source;
 

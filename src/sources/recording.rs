@@ -70,7 +70,7 @@ impl Source for Recording {
 
     fn take(&mut self) -> Option<Result<Listing, String>> {
         let containers = self.containers().transpose()?;
-        Some(containers.map(|containers| Listing { containers, more_to_come: false }))
+        Some(containers.map(|containers| Listing { containers, ..Listing::default() }))
     }
 
     fn is_lost(&mut self) -> bool {

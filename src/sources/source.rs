@@ -6,12 +6,14 @@ use std::time::Instant;
 use crate::sources::Container;
 
 /// What a listing gives.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Listing {
     /// The containers that run, by id; sandboxes left out.
     pub containers: Vec<Container>,
     /// Some container is created and not started yet: list again soon.
     pub more_to_come: bool,
+    /// Labels of these containers that were cut, for they were longer than the runtime itself takes.
+    pub n_cut_labels: u64,
 }
 
 /// Somebody who lists containers and is never waited for unless the caller says so.
