@@ -10,12 +10,11 @@ use crate::errors::plain;
 use crate::exposition::self_metrics::{Own, Report};
 use crate::exposition::text as exposition;
 use crate::node::budget::Budget;
-use crate::node::discovery::{Discovery, Source};
+use crate::node::discovery::Discovery;
 use crate::node::filter::Filter;
 use crate::node::processes::{Node, Outcome, Processes};
 use crate::procfs::{Pass, Proc};
-use crate::sources::containerd::Containerd;
-use crate::sources::recording::{self, Recording};
+use crate::sources::{Source, recording};
 use crate::totals::snapshot::{Shape, Snapshot};
 
 /// Everything that one scrape hands to the next.
@@ -40,16 +39,10 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let (source, proc_path) = match &options.fixture {
-            Some(directory) => (Source::Recording(Recording::new(directory)), directory.join("proc")),
-            None => {
-                let socket = &options.containerd_sock;
-                std::fs::metadata(socket)
-                    .map_err(|error| format!("no containerd socket at {socket:?}: {}", plain(&error)))?;
-                let containerd = Containerd::new(socket, &options.containerd_namespaces)
-                    .map_err(|error| format!("cannot make a containerd client: {}", plain(&error)))?;
-                (Source::Containerd(Box::new(containerd)), options.proc_path.clone())
-            }
+        let source = Source::open(options)?;
+        let proc_path = match &options.fixture {
+            Some(directory) => directory.join("proc"),
+            None => options.proc_path.clone(),
         };
         let proc = Proc::open(&proc_path)
             .map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;

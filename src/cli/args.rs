@@ -270,7 +270,10 @@ mod tests {
         assert_eq!(options.containerd_namespaces, ["moby", "k8s.io"]);
         for (args, error) in [
             (&["--addr", ":1", "-addr=:2"][..], r#"unexpected second --addr ":2": expected one"#),
-            (&["--fields=rss", "--pid", "--fields", "rss"], r#"unexpected second --fields "rss": expected one"#),
+            (
+                &["--fields=rss", "--pid", "--fields", "rss"],
+                r#"unexpected second --fields "rss": expected one"#,
+            ),
             (&["--once", "-once"], "unexpected second --once: expected one"),
         ] {
             assert_eq!(refused(args), error);
@@ -300,7 +303,12 @@ mod tests {
                 assert_eq!(refused(&[&arg(other), "--pid", &arg(name)]), expected);
             }
         }
-        for together in [["once", "fixture"], ["record", "fixture"], ["containerd-sock", "containerd-namespace"], ["proc-path", "cri-sock"]] {
+        for together in [
+            ["once", "fixture"],
+            ["record", "fixture"],
+            ["containerd-sock", "containerd-namespace"],
+            ["proc-path", "cri-sock"],
+        ] {
             run(&[&arg(together[0]), &arg(together[1])]);
         }
     }

@@ -100,9 +100,13 @@ mod tests {
         for text in refused {
             assert_eq!(parse(text), None, "{text}");
         }
-        for text in
-            ["9223372036854775808ns", "18446744073709551616ns", "2562048h", "999999999999999999999h", "5000000000s5000000000s"]
-        {
+        for text in [
+            "9223372036854775808ns",
+            "18446744073709551616ns",
+            "2562048h",
+            "999999999999999999999h",
+            "5000000000s5000000000s",
+        ] {
             assert_eq!(parse(text), Some(Duration::MAX), "{text}");
         }
     }

@@ -1,7 +1,10 @@
 //! What somebody meant who gave an option that there is not.
 
 /// The one of `names` that is nearest to `given`, if one is near enough to be meant: up to a third of its letters wrong, or part of a name.
-pub(super) fn nearest(given: &str, names: impl Iterator<Item = &'static str> + Clone) -> Option<&'static str> {
+pub(super) fn nearest(
+    given: &str,
+    names: impl Iterator<Item = &'static str> + Clone,
+) -> Option<&'static str> {
     let given = given.to_ascii_lowercase().replace('_', "-");
     let near = names.clone().map(|name| (distance(&given, name), name));
     let near = near.min().filter(|(distance, name)| *distance <= given.len().min(name.len()) / 3);
@@ -54,7 +57,15 @@ mod tests {
 
     #[test]
     fn what_is_near() {
-        let names = ["addr", "cri-sock", "containerd-sock", "containerd-namespace", "filter", "scrape-interval", "pid"];
+        let names = [
+            "addr",
+            "cri-sock",
+            "containerd-sock",
+            "containerd-namespace",
+            "filter",
+            "scrape-interval",
+            "pid",
+        ];
         for (given, expected) in [
             ("filer", Some("filter")),
             ("FILTER", Some("filter")),

@@ -63,7 +63,9 @@ pub(super) const OPTIONS: &[Spec] = &[
         default: "1s",
         help: "time between scrape starts: 500ms, 1.5s, 1m30s",
         expected: "a duration from \"10ms\" to \"24h\", such as \"500ms\", \"1s\" or \"1m30s\"",
-        is_too_large: |value| values::duration(value).is_some_and(|duration| duration > values::LONGEST_INTERVAL),
+        is_too_large: |value| {
+            values::duration(value).is_some_and(|duration| duration > values::LONGEST_INTERVAL)
+        },
         set: |options, value| put(values::scrape_interval(value), &mut options.scrape_interval),
         ..UNSET
     },
@@ -212,10 +214,7 @@ pub(super) const OPTIONS: &[Spec] = &[
 /// Options that would make others meaningless: what is given together with them is refused, for it would be ignored.
 pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
-    (
-        "fixture",
-        &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"],
-    ),
+    ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
     ("cri-sock", &["containerd-sock", "containerd-namespace", "container-logs"]),
     ("container-logs", &["containerd-sock", "containerd-namespace"]),
 ];

@@ -12,9 +12,7 @@ use log::{info, warn};
 use crate::node::filter::Filter;
 use crate::procfs::Pass;
 use crate::procfs::cgroup::Owners;
-use crate::sources::Container;
-use crate::sources::containerd::{Containerd, Listing};
-use crate::sources::recording::Recording;
+use crate::sources::{Container, Listing, Source};
 
 /// How long containerd may take to know of a container whose first process is already there. A listing that begins
 /// later than this after something new was seen has explained it.
@@ -26,15 +24,6 @@ const TO_BE_SURE: Duration = Duration::from_secs(60);
 /// The shortest time between two listings, and the first pause after a failed one; it doubles with each.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-
-/// Where containers come from.
-#[derive(Debug)]
-pub enum Source {
-    /// Asked.
-    Containerd(Box<Containerd>),
-    /// Read.
-    Recording(Recording),
-}
 
 /// The containers of the node, and the cgroups that are theirs.
 #[derive(Debug)]
@@ -117,9 +106,8 @@ impl Discovery {
 
     /// Whether containerd answers; `None` for a recording. One that lets a listing wait does not.
     pub fn containerd_up(&self, now: Instant) -> Option<bool> {
-        let Source::Containerd(containerd) = &self.source else { return None };
         let is_late = self.schedule.began_at.is_some_and(|began| now > began + LATE);
-        Some(self.is_up && !(containerd.is_listing() && is_late))
+        self.source.is_live().then_some(self.is_up && !(self.source.is_listing() && is_late))
     }
 
     /// Listings that failed.
@@ -136,17 +124,13 @@ impl Discovery {
     ///
     /// Fails with one line when there is none until `deadline`.
     pub fn list_first(&mut self, filters: &[Filter], deadline: Instant) -> Result<(), String> {
-        if let Source::Containerd(containerd) = &mut self.source {
-            self.schedule.began_at = Some(Instant::now());
-            containerd.begin();
-            containerd.wait_for_listing(deadline);
-        }
+        self.schedule.began_at = Some(Instant::now());
+        self.source.begin();
+        self.source.wait_for_listing(deadline);
         self.take_listing(filters, Instant::now())?;
-        match &self.source {
-            Source::Containerd(containerd) if containerd.is_listing() => {
-                Err("containerd has not answered yet".into())
-            }
-            _ => Ok(()),
+        match self.source.is_listing() {
+            true => Err("the container runtime has not answered yet".into()),
+            false => Ok(()),
         }
     }
 
@@ -160,26 +144,17 @@ impl Discovery {
     }
 
     fn take_listing(&mut self, filters: &[Filter], now: Instant) -> Result<(), String> {
-        let listed = match &mut self.source {
-            Source::Recording(recording) => {
-                recording.containers().map(|found| found.map(|containers| (containers, false)))
-            }
-            Source::Containerd(containerd) => {
-                if self.is_up && containerd.is_lost() {
-                    self.is_up = false;
-                    self.schedule.listed_at = None; // list as soon as may be
-                    let lost = "containerd has ended: the containers known go on being read";
-                    warn!("{lost}");
-                    self.last_error = Some(lost.into());
-                }
-                containerd.take().transpose().map_err(|error| error.to_string()).map(|listing| {
-                    listing.map(|Listing { containers, more_to_come, .. }| (containers, more_to_come))
-                })
-            }
-        };
+        if self.is_up && self.source.is_lost() {
+            self.is_up = false;
+            self.schedule.listed_at = None; // list as soon as may be
+            let lost = "the container runtime has ended: the containers known go on being read";
+            warn!("{lost}");
+            self.last_error = Some(lost.into());
+        }
+        let listed = self.source.take().transpose();
         match listed {
             Ok(None) => Ok(()),
-            Ok(Some((containers, more_to_come))) => {
+            Ok(Some(Listing { containers, more_to_come, .. })) => {
                 self.succeed(containers, more_to_come, filters, now);
                 Ok(())
             }
@@ -296,27 +271,22 @@ impl Discovery {
         if is_unexplained {
             self.schedule.unexplained_since = Some(now);
         }
-        if let Source::Containerd(containerd) = &mut self.source
-            && !containerd.is_listing()
-            && self.schedule.is_due(now)
-        {
+        if self.source.is_live() && !self.source.is_listing() && self.schedule.is_due(now) {
             self.schedule.began_at = Some(now);
-            containerd.begin();
+            self.source.begin();
         }
     }
 
     /// Waits until `deadline`; meanwhile a listing goes on.
     pub fn wait_until(&mut self, deadline: Instant) {
-        match &mut self.source {
-            Source::Containerd(containerd) => containerd.wait_until(deadline),
-            Source::Recording(_) => std::thread::sleep(deadline.saturating_duration_since(Instant::now())),
-        }
+        self.source.wait_until(deadline);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::recording::Recording;
     use std::path::Path;
 
     /// A discovery that a test tells what was listed and seen, and when.
