@@ -14,7 +14,7 @@ use crate::node::discovery::Discovery;
 use crate::node::filter::Filter;
 use crate::node::processes::{Node, Outcome, Processes};
 use crate::procfs::{Pass, Proc};
-use crate::sources::{Source, recording};
+use crate::sources::{self, recording};
 use crate::totals::snapshot::{Shape, Snapshot};
 
 /// Everything that one scrape hands to the next.
@@ -39,7 +39,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let source = Source::open(options)?;
+        let source = sources::open(options)?;
         let proc_path = match &options.fixture {
             Some(directory) => directory.join("proc"),
             None => options.proc_path.clone(),

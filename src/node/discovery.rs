@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// The containers of the node, and the cgroups that are theirs.
 #[derive(Debug)]
 pub struct Discovery {
-    source: Source,
+    source: Box<dyn Source>,
     containers: Vec<Tracked>,
     owners: Owners,
     /// The cgroup paths that are no container's, with the number of the pass that saw each last.
@@ -83,7 +83,7 @@ impl Schedule {
 
 impl Discovery {
     /// Containers from `source`, none yet.
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: Box<dyn Source>) -> Self {
         let schedule =
             Schedule { unexplained_since: None, listed_at: None, began_at: None, pause: Duration::ZERO };
         Self {
@@ -106,8 +106,9 @@ impl Discovery {
 
     /// Whether containerd answers; `None` for a recording. One that lets a listing wait does not.
     pub fn containerd_up(&self, now: Instant) -> Option<bool> {
+        self.source.runtime()?;
         let is_late = self.schedule.began_at.is_some_and(|began| now > began + LATE);
-        self.source.is_live().then_some(self.is_up && !(self.source.is_listing() && is_late))
+        Some(self.is_up && !(self.source.is_listing() && is_late))
     }
 
     /// Listings that failed.
@@ -271,7 +272,7 @@ impl Discovery {
         if is_unexplained {
             self.schedule.unexplained_since = Some(now);
         }
-        if self.source.is_live() && !self.source.is_listing() && self.schedule.is_due(now) {
+        if self.source.runtime().is_some() && !self.source.is_listing() && self.schedule.is_due(now) {
             self.schedule.began_at = Some(now);
             self.source.begin();
         }
@@ -298,7 +299,7 @@ mod tests {
 
     impl Node {
         fn new() -> Self {
-            let source = Source::Recording(Recording::new(Path::new("/does/not/exist")));
+            let source = Box::new(Recording::new(Path::new("/does/not/exist")));
             let filters = [Filter::parse("*/*/*/*").unwrap()];
             Self { discovery: Discovery::new(source), filters, start: Instant::now() }
         }

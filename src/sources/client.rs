@@ -12,11 +12,13 @@ use tokio::time::timeout_at;
 
 use crate::sources::connection::Error;
 use crate::sources::lifeline::Lifeline;
-use crate::sources::{Listing, containerd, cri};
+use crate::sources::{Listing, Source, containerd, cri};
 
 /// A container runtime, perhaps with a listing under way.
 #[derive(Debug)]
 pub struct Client {
+    /// How the log calls the runtime.
+    peer: &'static str,
     runtime: Runtime,
     state: State,
     /// An idle connection, which ends when the runtime does: it tells of a death that no call would notice for a minute.
@@ -40,11 +42,16 @@ impl Client {
     /// Fails when the system has no runtime to give (descriptors, mostly).
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        Ok(Self { runtime, state: State::Idle(lister), lifeline: None })
+        Ok(Self { peer: lister.peer(), runtime, state: State::Idle(lister), lifeline: None })
+    }
+}
+
+impl Source for Client {
+    fn runtime(&self) -> Option<&'static str> {
+        Some(self.peer)
     }
 
-    /// Begins a listing, unless one is under way.
-    pub fn begin(&mut self) {
+    fn begin(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Moving) {
             State::Idle(mut lister) => State::Listing(self.runtime.spawn(async move {
                 let listing = lister.list().await;
@@ -57,19 +64,16 @@ impl Client {
         };
     }
 
-    /// Whether a listing is under way.
-    pub fn is_listing(&self) -> bool {
+    fn is_listing(&self) -> bool {
         matches!(self.state, State::Listing(_))
     }
 
-    /// Lets a listing go on until `deadline`, and returns then.
-    pub fn wait_until(&mut self, deadline: Instant) {
+    fn wait_until(&mut self, deadline: Instant) {
         // made inside the runtime: a timer asks for its reactor when it is made
         self.runtime.block_on(async { tokio::time::sleep_until(deadline.into()).await });
     }
 
-    /// Lets the listing go on until it ends, or until `deadline`.
-    pub fn wait_for_listing(&mut self, deadline: Instant) {
+    fn wait_for_listing(&mut self, deadline: Instant) {
         if let State::Listing(listing) = &mut self.state
             && let Ok(listed) = self.runtime.block_on(async { timeout_at(deadline.into(), listing).await })
         {
@@ -77,8 +81,7 @@ impl Client {
         }
     }
 
-    /// What the listing gave, if one has ended since.
-    pub fn take(&mut self) -> Option<Result<Listing, Error>> {
+    fn take(&mut self) -> Option<Result<Listing, String>> {
         let (lister, listed) = match std::mem::replace(&mut self.state, State::Moving) {
             State::Listing(handle) if handle.is_finished() => self.runtime.block_on(handle).expect(NO_PANIC),
             State::Listed(listed) => listed,
@@ -88,15 +91,15 @@ impl Client {
             }
         };
         self.state = State::Idle(lister);
-        self.lifeline = None;
-        Some(listed.map(|(listing, lifeline)| {
-            self.lifeline = Some(lifeline);
-            listing
-        }))
+        let (listing, lifeline) = match listed {
+            Ok((listing, lifeline)) => (Ok(listing), Some(lifeline)),
+            Err(error) => (Err(error.to_string()), None),
+        };
+        self.lifeline = lifeline;
+        Some(listing)
     }
 
-    /// Whether it has ended since the last listing that it answered. Asks nothing of it.
-    pub fn is_lost(&mut self) -> bool {
+    fn is_lost(&mut self) -> bool {
         self.lifeline.as_mut().is_some_and(Lifeline::has_ended)
     }
 }
@@ -113,6 +116,13 @@ pub enum Lister {
 }
 
 impl Lister {
+    fn peer(&self) -> &'static str {
+        match self {
+            Self::Containerd(_) => containerd::PEER,
+            Self::Cri(_) => cri::PEER,
+        }
+    }
+
     async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
         match self {
             Self::Containerd(lister) => lister.list().await,
@@ -149,7 +159,7 @@ mod tests {
             let error = client.take().expect("it has ended").unwrap_err();
             let expected =
                 format!(r#"cannot connect to {peer} at "/does/not/exist.sock": no such file or directory"#);
-            assert_eq!(error.to_string(), expected);
+            assert_eq!((client.runtime(), error), (Some(peer), expected));
             assert!(!client.is_lost() && !client.is_listing());
         }
     }

@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::errors::plain;
-use crate::sources::{Container, Listing};
+use crate::sources::{Container, Listing, Source};
 
 /// The most names read. A node has some hundreds.
 const MAX_COUNT: usize = 100_000;
@@ -27,16 +28,6 @@ impl ContainerLogs {
         Self { directory: directory.to_owned(), listed: None }
     }
 
-    /// Lists them: a directory of a local disk, so at once.
-    pub fn begin(&mut self) {
-        self.listed = Some(self.list());
-    }
-
-    /// What was listed since the last call.
-    pub fn take(&mut self) -> Option<Result<Listing, String>> {
-        self.listed.take()
-    }
-
     fn list(&self) -> Result<Listing, String> {
         let fail = |cause: String| format!("cannot list {:?}: {cause}", self.directory);
         let mut listing = Listing::default();
@@ -51,6 +42,35 @@ impl ContainerLogs {
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         listing.containers.dedup_by(|a, b| a.id == b.id);
         Ok(listing)
+    }
+}
+
+impl Source for ContainerLogs {
+    fn runtime(&self) -> Option<&'static str> {
+        Some("the kubelet")
+    }
+
+    /// Lists at once: a directory of a local disk.
+    fn begin(&mut self) {
+        self.listed = Some(self.list());
+    }
+
+    fn is_listing(&self) -> bool {
+        false
+    }
+
+    fn take(&mut self) -> Option<Result<Listing, String>> {
+        self.listed.take()
+    }
+
+    fn is_lost(&mut self) -> bool {
+        false
+    }
+
+    fn wait_for_listing(&mut self, _: Instant) {}
+
+    fn wait_until(&mut self, deadline: Instant) {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -85,15 +105,14 @@ mod tests {
 
     #[test]
     fn names() {
-        for (names, labels) in [
-            ("web-0_shop_app", r#"{namespace="shop",pod="web-0",container="app""#),
-            (
-                "a.b-c_kube-system_side-car-1",
-                r#"{namespace="kube-system",pod="a.b-c",container="side-car-1""#,
-            ),
+        for (names, expected) in [
+            ("web-0_shop_app", ["shop", "web-0", "app"]),
+            ("a.b-c_kube-system_side-car-1", ["kube-system", "a.b-c", "side-car-1"]),
         ] {
-            let found = container(&format!("{names}-{ID}.log")).expect(names);
-            assert_eq!((found.id.as_str(), found.init_pid, found.labels().as_str()), (ID, None, labels));
+            let Container { id, init_pid, namespace, pod, name } =
+                container(&format!("{names}-{ID}.log")).expect(names);
+            assert_eq!((id.as_str(), init_pid), (ID, None));
+            assert_eq!([namespace, pod, name], expected);
         }
         for name in [
             String::new(),

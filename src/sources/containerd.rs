@@ -12,6 +12,8 @@ use crate::sources::connection::{Call, Connection, Error};
 use crate::sources::lifeline::Lifeline;
 use crate::sources::{Container, Listing};
 
+/// How the log calls it.
+pub const PEER: &str = "containerd";
 /// How long `Tasks.List` may take. It waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
 /// How long one `Containers.Get` may take; usually it is 0.4 ms.
@@ -48,7 +50,7 @@ impl Known {
 impl Lister {
     /// Asks the containerd at `socket`, in these namespaces of its.
     pub fn new(socket: &Path, namespaces: &[String]) -> Self {
-        let connection = Connection::new("containerd", socket);
+        let connection = Connection::new(PEER, socket);
         Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new() }
     }
 
@@ -179,13 +181,15 @@ mod tests {
     fn a_container_is_named_by_its_labels() {
         let named = |labels| match known("moby", "abc", labels) {
             Known::Sandbox => "sandbox".into(),
-            Known::Container { container, .. } => container.labels(),
+            Known::Container { container: Container { namespace, pod, name, .. }, .. } => {
+                format!("{namespace}/{pod}/{name}")
+            }
         };
         let some = |text: &str| Some(text.to_string());
         let none = Labels::default;
-        assert_eq!(named(none()), r#"{namespace="moby",pod="",container="abc""#);
+        assert_eq!(named(none()), "moby//abc");
         let nerdctl = Labels { nerdctl_name: some("web"), ..none() };
-        assert_eq!(named(nerdctl), r#"{namespace="moby",pod="",container="web""#);
+        assert_eq!(named(nerdctl), "moby//web");
         let pod = Labels {
             kind: some("container"),
             pod_namespace: some("shop"),
@@ -193,7 +197,7 @@ mod tests {
             container: some("app"),
             ..none()
         };
-        assert_eq!(named(pod), r#"{namespace="shop",pod="web-1",container="app""#);
+        assert_eq!(named(pod), "shop/web-1/app");
         assert_eq!(named(Labels { kind: some("sandbox"), ..none() }), "sandbox");
     }
 }

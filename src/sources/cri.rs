@@ -12,6 +12,8 @@ use crate::sources::lifeline::Lifeline;
 use crate::sources::protobuf::{Fields, Value, text};
 use crate::sources::{Container, Listing};
 
+/// How the log calls it.
+pub const PEER: &str = "the container runtime";
 /// How long a call may take; it takes a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The most sandboxes, and the most containers, taken of an answer, whatever their state. A node has some hundreds.
@@ -32,7 +34,7 @@ pub struct Lister {
 impl Lister {
     /// Asks the runtime at `socket`.
     pub fn new(socket: &Path) -> Self {
-        Self { connection: Connection::new("the container runtime", socket) }
+        Self { connection: Connection::new(PEER, socket) }
     }
 
     /// Lists the containers that run, and the sandboxes, which know their pods.
@@ -207,13 +209,12 @@ mod tests {
         let pods =
             [sandbox("s1", "shop", "web-0"), sandbox("s2", "default", "web-0"), sandbox("s3", "x", "y")];
         let listing = list(&found.concat(), &pods.concat()).unwrap();
-        let labels: Vec<_> =
-            listing.containers.iter().map(|found| (found.id.as_str(), found.labels())).collect();
-        let [a, b] = [
-            r#"{namespace="default",pod="web-0",container="app""#,
-            r#"{namespace="shop",pod="web-0",container="app""#,
-        ];
-        assert_eq!(labels, [("a", a.to_owned()), ("b", b.to_owned())]);
+        let names = |found: &Container| {
+            let Container { id, namespace, pod, name, .. } = found;
+            format!("{id} {namespace}/{pod}/{name}")
+        };
+        let found: Vec<_> = listing.containers.iter().map(names).collect();
+        assert_eq!(found, ["a default/web-0/app", "b shop/web-0/app"]);
         assert!(listing.containers.iter().all(|found| found.init_pid.is_none()) && !listing.more_to_come);
         // protobuf leaves out a 0: created
         let created = bytes(1, &[bytes(1, b"c"), bytes(2, b"s1"), bytes(3, &bytes(1, b"app"))].concat());

@@ -8,9 +8,10 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::errors::plain;
-use crate::sources::Container;
+use crate::sources::{Container, Listing, Source};
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
 /// Stands for an init process that the container's source did not tell.
@@ -34,7 +35,7 @@ impl Recording {
     /// The containers, by id; `None` if they are those of the last call.
     ///
     /// Fails with one line that names the file, and the line if one is not as it should be.
-    pub fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
+    fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
         // A pipe would be waited for, a device read without end.
@@ -51,6 +52,34 @@ impl Recording {
         let containers = parse(&self.text).map_err(fail)?;
         std::mem::swap(&mut self.parsed, &mut self.text);
         Ok(Some(containers))
+    }
+}
+
+impl Source for Recording {
+    fn runtime(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Nothing: the file is read whenever a listing is taken.
+    fn begin(&mut self) {}
+
+    fn is_listing(&self) -> bool {
+        false
+    }
+
+    fn take(&mut self) -> Option<Result<Listing, String>> {
+        let listing = |containers| Listing { containers, ..Listing::default() };
+        self.containers().transpose().map(|containers| containers.map(listing))
+    }
+
+    fn is_lost(&mut self) -> bool {
+        false
+    }
+
+    fn wait_for_listing(&mut self, _: Instant) {}
+
+    fn wait_until(&mut self, deadline: Instant) {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

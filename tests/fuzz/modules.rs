@@ -20,6 +20,8 @@ pub mod head;
 pub mod container;
 #[path = "../../src/sources/recording.rs"]
 pub mod recording;
+#[path = "../../src/sources/source.rs"]
+pub mod source;
 
 pub mod node {
     pub use crate::filter;
@@ -30,4 +32,5 @@ pub mod procfs {
 pub mod sources {
     pub use crate::container::Container;
     pub use crate::recording;
+    pub use crate::source::{Listing, Source};
 }
