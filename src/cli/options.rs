@@ -8,7 +8,6 @@ use log::LevelFilter;
 use crate::node::filter::Filter;
 use crate::smaps::fields::FieldMask;
 use crate::totals::grouping::GroupBy;
-use crate::totals::snapshot::Shape;
 
 /// Every option's value, given or default.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,12 +77,5 @@ impl Options {
             max_samples: 0,
             cpu_budget: 0.0,
         }
-    }
-}
-
-impl From<&Options> for Shape {
-    fn from(options: &Options) -> Self {
-        let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
-        Self { group_by, by_pid: pid, fields, omit_zero, max_samples }
     }
 }

@@ -8,6 +8,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use crate::errors::plain;
@@ -55,12 +56,12 @@ impl Recording {
     }
 }
 
+/// Asking costs one small file, so each call of `take` asks.
 impl Source for Recording {
     fn runtime(&self) -> Option<&'static str> {
         None
     }
 
-    /// Nothing: the file is read whenever a listing is taken.
     fn begin(&mut self) {}
 
     fn is_listing(&self) -> bool {
@@ -68,8 +69,8 @@ impl Source for Recording {
     }
 
     fn take(&mut self) -> Option<Result<Listing, String>> {
-        let listing = |containers| Listing { containers, ..Listing::default() };
-        self.containers().transpose().map(|containers| containers.map(listing))
+        let containers = self.containers().transpose()?;
+        Some(containers.map(|containers| Listing { containers, ..Listing::default() }))
     }
 
     fn is_lost(&mut self) -> bool {
@@ -79,7 +80,7 @@ impl Source for Recording {
     fn wait_for_listing(&mut self, _: Instant) {}
 
     fn wait_until(&mut self, deadline: Instant) {
-        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -171,7 +172,8 @@ mod tests {
             containers.iter().map(|c| (c.id.as_str(), c.init_pid)).collect::<Vec<_>>(),
             [("a", Some(42)), ("b", Some(7))]
         );
-        assert_eq!(containers[1].labels(), r#"{namespace="ns",pod="",container="c""#);
+        let Container { namespace, pod, name, .. } = &containers[1];
+        assert_eq!([namespace, pod, name], ["ns", "", "c"]);
         assert_eq!(parse(HEADER.as_bytes()), Ok(vec![]));
         let unknown = parse(format!("{HEADER}\na\t-\tn\tp\tc\n").as_bytes()).unwrap();
         assert_eq!(unknown[0].init_pid, None);

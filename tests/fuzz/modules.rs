@@ -14,6 +14,8 @@ pub mod totals;
 pub mod cgroup;
 #[path = "../../src/node/filter.rs"]
 pub mod filter;
+#[path = "../../src/node/owners.rs"]
+pub mod owners;
 #[path = "../../src/http/head.rs"]
 pub mod head;
 #[path = "../../src/sources/container.rs"]
@@ -25,6 +27,7 @@ pub mod source;
 
 pub mod node {
     pub use crate::filter;
+    pub use crate::owners;
 }
 pub mod procfs {
     pub use crate::cgroup;
