@@ -181,14 +181,10 @@ impl Known {
 
 impl Lister {
     async fn list(&mut self) -> Result<Listing, Error> {
-        let lifeline = self.connect_lifeline().await?;
+        let mut lifeline = self.connect_lifeline().await?;
         let channel = self.connect().await?;
-        let mut listing = Listing {
-            containers: Vec::new(),
-            more_to_come: false,
-            n_cut_labels: 0,
-            lifeline: Some(lifeline),
-        };
+        let mut listing =
+            Listing { containers: Vec::new(), more_to_come: false, n_cut_labels: 0, lifeline: None };
         let mut listed = HashMap::new();
         let mut text = 0;
         for namespace in self.namespaces.clone() {
@@ -232,6 +228,11 @@ impl Lister {
                 listed.insert(key, known);
             }
         }
+        if lifeline.has_ended() {
+            // The channel connects anew by itself: then another one has answered than the lifeline hangs on.
+            return Err(self.error(LIST_TASKS, "it has ended meanwhile"));
+        }
+        listing.lifeline = Some(lifeline);
         self.known = listed;
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(listing)
