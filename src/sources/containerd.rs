@@ -139,8 +139,16 @@ impl Containerd {
                 return None;
             }
         };
+        // The one who answered may have ended since, or be another than the lifeline hangs on: the channel connects anew by itself.
+        let mut lifeline = listing.as_mut().ok().and_then(|listing| listing.lifeline.take());
+        let is_of_the_dead = lifeline.as_mut().is_some_and(Lifeline::has_ended);
+        let ended = is_of_the_dead.then(|| lister.error(LIST_TASKS, "it has ended meanwhile"));
         self.state = State::Idle(lister);
-        self.lifeline = listing.as_mut().ok().and_then(|listing| listing.lifeline.take());
+        match ended {
+            Some(_) if self.is_lost() => return None, // as is known
+            Some(error) => return Some(Err(error)),
+            None => self.lifeline = lifeline,
+        }
         Some(listing)
     }
 
@@ -181,10 +189,14 @@ impl Known {
 
 impl Lister {
     async fn list(&mut self) -> Result<Listing, Error> {
-        let mut lifeline = self.connect_lifeline().await?;
+        let lifeline = self.connect_lifeline().await?;
         let channel = self.connect().await?;
-        let mut listing =
-            Listing { containers: Vec::new(), more_to_come: false, n_cut_labels: 0, lifeline: None };
+        let mut listing = Listing {
+            containers: Vec::new(),
+            more_to_come: false,
+            n_cut_labels: 0,
+            lifeline: Some(lifeline),
+        };
         let mut listed = HashMap::new();
         let mut text = 0;
         for namespace in self.namespaces.clone() {
@@ -228,11 +240,6 @@ impl Lister {
                 listed.insert(key, known);
             }
         }
-        if lifeline.has_ended() {
-            // The channel connects anew by itself: then another one has answered than the lifeline hangs on.
-            return Err(self.error(LIST_TASKS, "it has ended meanwhile"));
-        }
-        listing.lifeline = Some(lifeline);
         self.known = listed;
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(listing)

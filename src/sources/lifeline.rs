@@ -23,6 +23,7 @@ const MOST_READ: usize = 64 << 10;
 pub struct Lifeline {
     stream: UnixStream,
     frames: Frames,
+    has_ended: bool,
 }
 
 impl Lifeline {
@@ -31,11 +32,16 @@ impl Lifeline {
     /// Fails when the other end is gone, or takes nothing.
     pub fn new(mut stream: UnixStream) -> io::Result<Self> {
         stream.write_all(GREETING)?; // 33 bytes into an empty socket buffer
-        Ok(Self { stream, frames: Frames::default() })
+        Ok(Self { stream, frames: Frames::default(), has_ended: false })
     }
 
     /// Whether the other end is gone, has said that it goes, or is no HTTP/2 server. Never waits; throws away whatever else was said.
     pub fn has_ended(&mut self) -> bool {
+        self.has_ended = self.has_ended || self.ends();
+        self.has_ended
+    }
+
+    fn ends(&mut self) -> bool {
         let mut buffer = [0; 4096];
         for _ in 0..MOST_READ / buffer.len() {
             match self.stream.read(&mut buffer) {
@@ -135,6 +141,7 @@ mod tests {
             assert!(!lifeline.has_ended());
             other.write_all(&says).unwrap();
             assert_eq!(lifeline.has_ended(), ends);
+            assert_eq!(lifeline.has_ended(), ends, "it does not come back");
             drop(other);
             assert!(lifeline.has_ended());
         }
