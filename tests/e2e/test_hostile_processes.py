@@ -40,8 +40,8 @@ def roots() -> dict[str, Path]:
 class Cgroup:
     """A container: a cgroup with a process that stays, and whatever is run in it."""
 
-    def __init__(self, root: Path):
-        self.path = root / f"smaps-hostile-{uuid.uuid4()}"
+    def __init__(self, root: Path, name: str = ""):
+        self.path = root / (name or f"smaps-hostile-{uuid.uuid4()}")
         self.path.mkdir()
         self.init = self.run("/bin/sleep", "1000000")
 
