@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{info, warn};
+use log::{Level, debug, info, log, warn};
 
 use crate::cli::build_info;
 use crate::cli::options::Options;
@@ -36,6 +36,7 @@ pub struct Scraper {
     began_at: Option<Instant>,
     is_denied: bool,
     is_over_budget: bool,
+    has_told_selection: bool,
 }
 
 impl Scraper {
@@ -66,6 +67,7 @@ impl Scraper {
             self_metrics: SelfMetrics::new(
                 [build_info::VERSION, build_info::REVISION, &build_info::target()],
                 filters,
+                options.node.as_deref(),
                 SystemTime::now(),
             ),
             report: Report::default(),
@@ -73,6 +75,7 @@ impl Scraper {
             began_at: None,
             is_denied: false,
             is_over_budget: false,
+            has_told_selection: false,
         })
     }
 
@@ -93,6 +96,10 @@ impl Scraper {
         self.read(now);
         self.snapshot.sum(self.processes.readings());
         self.report = self.report(now);
+        debug!(
+            "a scrape of {} processes took {:?}, of {:?} CPU for reading since the start",
+            self.report.n_processes, self.report.scrape_duration, self.report.read_time
+        );
         Ok(())
     }
 
@@ -103,6 +110,7 @@ impl Scraper {
         processes.list(proc).map_err(cannot_list)?;
         let has_new_claims = discovery.observe(processes, now);
         processes.identify(proc, discovery, has_new_claims);
+        self.log_selection();
         Ok(())
     }
 
@@ -193,9 +201,23 @@ impl Scraper {
         self.self_metrics.render(text, &report);
     }
 
+    /// Where containers come from, for the log.
+    pub fn describe_source(&self) -> String {
+        self.discovery.describe_source()
+    }
+
     /// Waits until `deadline`; meanwhile the source of the containers may answer.
     pub fn wait_until(&mut self, deadline: Instant) {
         self.discovery.wait_until(deadline);
+    }
+
+    /// Says what the filters select, once there are containers to select from: for most who see nothing, the filter is why.
+    fn log_selection(&mut self) {
+        if self.discovery.has_listed() && !std::mem::replace(&mut self.has_told_selection, true) {
+            let selection = self.discovery.selection(&self.processes);
+            let level = if selection.n_selected == 0 { Level::Warn } else { Level::Info };
+            log!(level, "{selection}");
+        }
     }
 
     /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.

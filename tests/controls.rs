@@ -265,7 +265,7 @@ fn over_budget_without_a_fold_is_logged_once() {
         lines.push(line);
     }
     let is_listening =
-        |line: &String| line.split_once("listening on ").map(|(_, addr)| addr.trim().to_owned());
+        |line: &String| line.split_once("listening on http://").map(|(_, addr)| addr.trim().replace('/', ""));
     let addr = lines.iter().find_map(is_listening).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     let mut scrapes = BTreeSet::new();

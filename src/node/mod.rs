@@ -8,3 +8,4 @@ pub mod processes;
 mod queue;
 pub mod reader;
 mod schedule;
+pub mod selection;

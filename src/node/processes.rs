@@ -14,6 +14,7 @@ use super::queue::Queue;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::{Buffers, Entry, Proc};
+use crate::sources;
 use crate::sources::recording::Writer;
 use crate::totals::labels;
 use crate::totals::reading::Reading;
@@ -34,6 +35,8 @@ pub struct Process {
     is_unattributed: bool,
     /// A filter selects it.
     is_selected: bool,
+    /// The log says why none does.
+    is_explained: bool,
     /// As the kernel printed it, without the newline at its end; of a selected process only.
     comm: Vec<u8>,
     /// When it was read last, or tried to; its values are as old.
@@ -108,6 +111,7 @@ impl Process {
             container: None,
             is_unattributed: true,
             is_selected: false,
+            is_explained: false,
             comm: Vec::new(),
             read_at: None,
             count: MappingCount::default(),
@@ -147,6 +151,7 @@ impl Process {
         let owner = discovery.owners().owner_of(&self.cgroup);
         if owner.map(|owner| &owner.labels) != self.container.as_ref().map(|before| &before.labels) {
             self.deselect();
+            self.is_explained = false;
         }
         self.container = owner.cloned();
     }
@@ -163,6 +168,24 @@ impl Process {
             self.is_selected = true;
             self.comm.clear();
             self.comm.extend_from_slice(comm);
+        }
+    }
+
+    /// Tells the log once why it is not selected.
+    fn explain(&mut self, comm: &[u8]) {
+        self.is_explained = true;
+        let (pid, comm) = (self.entry.pid, String::from_utf8_lossy(comm));
+        match &self.container {
+            None => {
+                let cgroup = String::from_utf8_lossy(&self.cgroup);
+                log::debug!("process {pid}, {comm:?}, is not exported: {cgroup:?} is no container's cgroup");
+            }
+            Some(container) => {
+                let sources::Container { namespace, pod, name, .. } = &container.listed;
+                log::debug!(
+                    "process {pid} is not exported: no filter selects {namespace}/{pod}/{name}/{comm}"
+                );
+            }
         }
     }
 
@@ -218,6 +241,21 @@ impl Processes {
                 process.select(comm, discovery, &mut self.scratch);
             }
         }
+        if log::log_enabled!(log::Level::Debug) && discovery.has_listed() {
+            let of_interest = |process: &&mut Process| {
+                !(process.is_selected || process.is_explained || process.is_kernel_thread)
+            };
+            for process in self.table.iter_mut().filter(of_interest) {
+                if let Ok(comm) = proc.comm(process.entry.pid, &mut self.buffers) {
+                    process.explain(comm);
+                }
+            }
+        }
+    }
+
+    /// The container of each process that has one, and whether a filter selects the process.
+    pub fn attributed(&self) -> impl Iterator<Item = (&Container, bool)> {
+        self.table.iter().filter_map(|process| Some((&**process.container.as_ref()?, process.is_selected)))
     }
 
     /// Queues the selected processes.
@@ -379,6 +417,7 @@ impl Processes {
             container: None,
             is_unattributed: true,
             is_selected: false,
+            is_explained: false,
             comm: Vec::new(),
             read_at: None,
             count: MappingCount::default(),

@@ -215,7 +215,7 @@ def test_churn(any_node, programs, tmp_path, shape):
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, f"nothing ended under a reader: {figures}"
         # a process that forks is counted twice for as long as the fork lives, so the number of series swings
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
-        assert [line for line in exporter.log().splitlines() if "listening" not in line] == []
+        assert exporter.news() == []
         assert comms(exporter.after()) == {}, "nothing of the churn is left"
 
 
