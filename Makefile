@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 # Serves the recorded node fixtures/node on http://localhost:8080/metrics; needs neither root nor containerd.
 .PHONY: run
 run: protoc
-	$(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
+	SMAPS_EXPORTER_REVISION=$(REVISION) $(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
 
 # Every test that needs neither root nor a network.
 .PHONY: test
