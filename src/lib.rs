@@ -36,6 +36,7 @@ use crate::http::Server;
 use crate::http::publish::{self, Publisher};
 use crate::scrape::Scraper;
 use crate::scrape::threads::{self, AfterScrape};
+use crate::sources::recording::Writer;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
@@ -85,8 +86,8 @@ fn once(options: &Options) -> Result<(), String> {
 
 /// `--record`: one recording to a new directory.
 fn record(options: &Options, directory: &Path) -> Result<(), String> {
-    let to = directory.to_owned();
-    let n_processes = scrape_once(options, move |scraper| scraper.record(&to))??;
+    let writer = Writer::create(directory)?;
+    let n_processes = scrape_once(options, move |scraper| scraper.record(&writer))??;
     info!("recorded {n_processes} processes into {directory:?}");
     Ok(())
 }

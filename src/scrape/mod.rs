@@ -2,7 +2,6 @@
 
 pub mod threads;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -228,12 +227,11 @@ impl Scraper {
         }
     }
 
-    /// Records what the last scrape has read, and whatever tells which container owns it, into the new directory `to`.
+    /// Records what the last scrape has read, and whatever tells which container owns it.
     ///
     /// Fails with one line when something cannot be written; a process that has ended meanwhile is left out.
-    pub fn record(&mut self, to: &Path) -> Result<usize, String> {
-        let writer = Writer::create(to)?;
-        let n_processes = self.processes.record(&self.proc, &writer)?;
+    pub fn record(&mut self, writer: &Writer) -> Result<usize, String> {
+        let n_processes = self.processes.record(&self.proc, writer)?;
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
