@@ -131,7 +131,7 @@ test('names are cut in the middle, and files get as much of their folder as tell
 	assert.equal(fit('checkout-7d9f8b6c5d-0007z', 15, measure), 'checkou…d-0007z');
 	assert.equal(fit('short', 15, measure), 'short');
 	assert.equal(fit('anything', 2, measure), '');
-	for (let width = 3; width < 30; width++) assert.ok(measure(fit('x'.repeat(10000), width, measure)) <= width);
+	for (let width = 1; width < 30; width++) assert.ok(measure(fit('x'.repeat(10000), width, measure)) <= width);
 	const chunks = ['/data/01HX/chunks/000001', '/data/01HY/chunks/000001', '/data/chunks_head/000001'];
 	assert.deepEqual(chunks.map(path => shortest(path, chunks)), ['01HX/chunks/000001', '01HY/chunks/000001', 'chunks_head/000001']);
 	assert.equal(shortest('/a', ['/a', '/b/a']), '/a');

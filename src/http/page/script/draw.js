@@ -43,7 +43,7 @@ function drawStats(list) {
 		const { n } = best, pod = n.up.up;
 		grower.href = hrefOf(n);
 		grower.title = namesOf(n).map(visible).join(' › ');
-		if (grower.node !== n) grower.replaceChildren(...cutName(n.text), make('small', {}, ...cutName(pod.full)));
+		if (grower.node !== n) grower.replaceChildren(make('bdi', {}, n.text), ' ', make('small', {}, make('bdi', {}, pod.full)));
 		grower.node = n;
 		put(growth, slope(field, best.slope));
 		if (!growth.isConnected) grows_fastest.replaceChildren(growth, ' ', grower);
@@ -140,7 +140,7 @@ function fieldsOf(n, list) {
 // follow each other from left to right.
 function cutName(text) {
 	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
-	return [make('bdi', { className: 'head' }, text.slice(0, head)), make('bdi', { className: 'tail' }, text.slice(head))];
+	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)), make('bdi', { className: 'tail' }, text.slice(head)));
 }
 
 // Why nothing is to be seen, as precisely as the exposition tells.
@@ -164,11 +164,12 @@ function why() {
 function drawStates() {
 	const reason = why(), isEmpty = !told || !root.kids.some(live);
 	$.empty.hidden = !reason;
-	canvas.hidden = $.legend.hidden = reason;
+	canvas.hidden = reason;
 	$.map.hidden = !reason && !place.kids.length;
 	$.list.hidden = !place?.kids.length;
 	$.here.hidden = $.all.hidden = $.trend.hidden = !place || isEmpty;
-	$.controls.hidden = $.find.hidden = $.stats.hidden = isEmpty;
+	$.controls.hidden = $.stats.hidden = isEmpty;
+	$.find.hidden = isEmpty || $.list.hidden;
 	$.by.hidden = isEmpty || !canPivot();
 	if (reason) {
 		const box = make('div', {}, make('h2', {}, reason[0]), ...reason.slice(1).map(text => make('p', {}, text)));

@@ -19,7 +19,8 @@ function drawMap() {
 	groups = [];
 	tiles = [];
 	drawing++;
-	if (canvas.hidden || $.map.hidden) return $.legend.replaceChildren();
+	$.legend.hidden = canvas.hidden || $.map.hidden;
+	if ($.legend.hidden) return;
 	canvas.width = width * ratio;
 	canvas.height = height * ratio;
 	ctx.scale(ratio, ratio);
@@ -54,25 +55,28 @@ function paint(q) {
 	ctx.globalAlpha = 1;
 	for (const { n, depth, names } of groups) {
 		if (!names) continue;
-		const value = n.w > 130 ? show(field, n.v) : '', y = n.y + (depth ? 9 : 10.5);
+		const parts = [names[0] === n.text ? labelOf(n) : names[0], ...names.slice(1)], value = show(field, n.v), y = n.y + (depth ? 9 : 10.5);
 		text('11px', 'muted');
-		const taken = value && measure(value) + 12, free = n.w - 12 - taken;
-		ctx.fillText(value, n.x + n.w - taken + 4, y);
-		text(depth ? '11px' : '600 12px', 'ink');
-		// The last names go first; the first one, cut in the middle, stays.
-		const parts = [...names];
-		while (parts.length > 1 && measure(parts.join(' › ')) > free) parts.pop();
-		ctx.fillText(fit(parts.join(' › '), free, measure), n.x + 6, y);
+		const taken = measure(value) + 14, font = depth ? '11px' : '600 12px';
+		text(font, 'ink');
+		// There is room for the value where there is for the first name; of the names the last go first.
+		const free = n.w - 12, isRoomy = measure(parts[0]) + taken <= free, left = isRoomy ? free - taken : free;
+		while (parts.length > 1 && measure(parts.join(' › ')) > left) parts.pop();
+		ctx.fillText(fitName(parts.join(' › '), left, measure), n.x + 6, y);
+		text('11px', 'muted');
+		if (isRoomy) ctx.fillText(value, n.x + n.w - taken + 6, y);
 	}
 	text('11px', 'ink');
 	for (const n of tiles) {
 		if (n.w < 34 || n.h < 15 || n.isDim) continue;
 		const name = n.full.length * 6 < n.w - 10 ? n.full : labelOf(n);
-		ctx.fillText(fit(name, n.w - 9, measure) || fit(n.text, n.w - 9, measure), n.x + 5, n.y + min(11, n.h / 2));
+		ctx.fillText(fitName(name, n.w - 9, measure) || fitName(n.text, n.w - 9, measure), n.x + 5, n.y + min(11, n.h / 2));
 		const value = show(field, n.v);
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
 }
+// The kernel's brackets are the first to go.
+const fitName = (name, width, measure) => measure(name) <= width ? name : fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
 // A tile's name: of a file its base name, with as much of its folder as tells it from its neighbours.
 function labelOf(n) {
 	if (n.level !== 'path' || !n.dir) return n.text;

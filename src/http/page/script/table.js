@@ -24,7 +24,7 @@ function makeRow(n) {
 	const row = { tr: make('tr'), link: make('a', { title: n.full }), bar: make('span', { className: 'bar' }), share: make('span'), note: make('span', { className: 'muted note' }),
 		isNew: make('span', { className: 'new' }, 'new'), delta: make('span'), line: blank.cloneNode(true) };
 	if (n.kind !== 'all') row.link.append(swatchOf(n.kind));
-	row.link.append(make('bdi', { className: 'muted dir' }, n.dir), ...cutName(n.text), row.note);
+	row.link.append(make('bdi', { className: 'muted dir' }, n.dir), cutName(n.text), row.note);
 	const cell = (key, ...inner) => {
 		const td = row[key + 'Cell'] = make('td', {}, ...inner);
 		td.dataset.key = key;

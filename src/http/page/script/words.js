@@ -46,11 +46,11 @@ function visible(text) {
 	}).replace(/^ +| +$/g, spaces => '␠'.repeat(spaces.length));
 }
 
-// Text that is at most so wide, cut in the middle: names of replicas differ at their end.
+// Text that is at most so wide, cut in the middle: names of replicas differ at their end. Nothing, if too little would be left.
 function fit(text, width, measure) {
 	if (text.length < 300 && measure(text) <= width) return text;
 	const chars = [...text.slice(0, 150), ...text.slice(max(150, text.length - 150))];
-	for (let keep = chars.length - 1; keep > 2;) {
+	for (let keep = chars.length - 1; keep > 4;) {
 		const tail = ceil(keep / 2), cut = chars.slice(0, keep - tail).join('') + '…' + chars.slice(-tail).join(''), long = measure(cut);
 		if (long <= width) return cut;
 		keep = min(keep - 1, floor(keep * width / long));
