@@ -98,7 +98,7 @@ def test_names_that_broke_it_before(exporter, tmp_path, page):
     exposition = one.exposition()
     assert sorted(page.column("pss")) == sorted(value for _, value in exposition.children("pss", **place))
     assert len(page.names()) == len(BREAKERS)
-    assert any("a⟨U+2028⟩b" in name for name in page.names()) and "/tmp/␠⟨U+00A0⟩⟨U+200B⟩⟨U+3164⟩␠" in page.names()
+    assert any("a⟨U+2028⟩b" in name for name in page.names()) and "/tmp/ ⟨U+00A0⟩⟨U+200B⟩⟨U+3164⟩␠" in page.names()
     for labels, value in exposition.children("pss", **place):
         page.go(fragment(labels))
         until("the place", lambda: page.value("#total") == value and page.hash() == fragment(labels))
@@ -109,9 +109,9 @@ def test_names_that_broke_it_before(exporter, tmp_path, page):
 
 def test_an_exception_ends_no_polling(node, page):
     page.open(node)
-    page.tab.evaluate("rank = () => { throw new Error('made up') }")
+    page.tab.evaluate("() => { rank = () => { throw new Error('made up'); }; }")
     until("the note", lambda: "made up" in page.text("#note") and page.text("#state").startswith("Old: "))
-    page.tab.evaluate("rank = list => { order = list; list.forEach((n, k) => { n.rank = k; }); }")
+    page.tab.evaluate("() => { rank = list => { order = list; list.forEach((n, k) => { n.rank = k; }); }; }")
     until("its end", lambda: page.text("#state") == "Live" and page.tab.is_hidden("#note"))
 
 
