@@ -127,7 +127,7 @@ def test_change_survives_a_reload(exporter, page, live):
     since, before, points = page.text("#since"), page.changes()[0], page.tab.evaluate("since().points.length")
     page.tab.reload()
     page.drawn()
-    assert page.text("#since") == since and page.changes()[0] >= before and page.tab.evaluate("since().points.length") > points
+    assert page.text("#since") == since and page.changes()[0] >= before and page.tab.evaluate("since().points.length") >= points > 1
     assert page.tab.locator("#rows .new:visible").count() == 0
 
 
@@ -358,8 +358,9 @@ def test_processes_that_come_and_go_leave_nothing_behind(node, page):
     assert float(page.tab.locator("#delta").get_attribute("data-value")) == page.value("#total") - started
 
 
-def test_an_hour_of_refreshes_in_fast_motion(node, page):
-    """3,600 scrapes of 40 pods, of which one changes its name each time: neither the document nor the heap grows."""
+def test_an_hour_of_refreshes_in_fast_motion(node, browse):
+    """3,600 scrapes of 12 pods, of which one changes its name each time: neither the document nor the heap grows."""
+    page = browse(width=500, height=700)
     page.open(node)
     page.tab.evaluate("""() => {
         clearTimeout(timer);
@@ -369,7 +370,7 @@ def test_an_hour_of_refreshes_in_fast_motion(node, page):
             t++;
             const lines = [];
             for (const field of ['pss_bytes', 'rss_bytes', 'mappings']) {
-                for (let pod = 0; pod < 40; pod++) {
+                for (let pod = 0; pod < 12; pod++) {
                     const name = pod ? `pod-${pod}` : `pod-${t}`;
                     for (const path of ['[heap]', '[anon]', '/usr/lib/libc.so.6']) {
                         lines.push(`process_smaps_${field}{namespace="n-${pod % 4}",pod="${name}",container="app",comm="java",path="${path}"} ${4096 * (1000 + pod * 31 + t % 50 * pod)}`);
@@ -395,7 +396,7 @@ def test_an_hour_of_refreshes_in_fast_motion(node, page):
     run(600)
     started = time.monotonic()
     run(1200)
-    print(f"a refresh of 360 samples takes {(time.monotonic() - started) / 1.2:.1f} ms")
+    print(f"a refresh of 108 samples takes {(time.monotonic() - started) / 1.2:.1f} ms")
     page.go("#/?q=heap")
     later, (elements_later, nodes) = run(600)
     print(f"heap {heap / 1e6:.1f} MB after 1,200 refreshes, {later / 1e6:.1f} MB after 3,600")

@@ -92,7 +92,7 @@ function pack(names, budget = 250000) {
 function unpack(text, t) {
 	const saved = JSON.parse(text), levels = new Set(saved.nodes.map(n => n ? n[1] : 'node')), where = [];
 	saved.nodes.forEach((n, k) => {
-		const kid = n ? where[n[0]]?.by.get(n[2]) : root;
+		const kid = n ? where[n[0]]?.by?.get(n[2]) : root;
 		where[k] = kid && (!n || kid.level === n[1]) ? kid : null;
 	});
 	const fill = (c, values) => {

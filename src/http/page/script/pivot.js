@@ -104,5 +104,5 @@ function search(place, q) {
 }
 // Where a row leads: a path with several sharers to its own place by path.
 function targetOf(n) {
-	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by.get(n.name) : n);
+	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

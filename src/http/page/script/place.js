@@ -31,10 +31,16 @@ function select(changes) {
 }
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '', q: '' });
-const outerHref = () => place ? hrefOf(outsideOf(place)) : hashOf({ at: state.at.slice(0, -1), q: '' });
-function findPlace() {
+// Out of a place that is gone leads to the innermost around it that is not.
+function outerHref() {
+	if (place) return hrefOf(outsideOf(place));
+	let at = state.at;
+	do at = at.slice(0, -1); while (at.length && !findPlace(at));
+	return hashOf({ at, q: '' });
+}
+function findPlace(names = state.at) {
 	let n = state.by && canPivot() ? getPivot() : root;
-	for (const name of state.at) n = n?.by.get(name);
+	for (const name of names) n = n?.by?.get(name);
 	return n && live(n) ? n : null;
 }
 

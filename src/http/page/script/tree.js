@@ -13,12 +13,13 @@ const fields = new Map(); // by short name, in the exposition's order
 const series = new Map(); // label text as exposed -> node
 let nodes = [], order = []; // parents before their children; the series as the last exposition ordered them
 let room = 1024, tick = 0;
+const NONE = []; // a leaf's children: most nodes are leaves
 const root = number(makeNode(null, 'node', ''));
 const live = n => n.seen >= tick; // what a read in progress has met is one ahead
 
 // A node that has no number has `members`, nodes that do: see pivot.js.
 function makeNode(up, level, name) {
-	const n = { i: -1, up, level, name, kids: [], by: new Map(), kind: 'all', dir: '', rank: -1, seen: 0, v: NaN };
+	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0, v: NaN };
 	n.text = up ? (level === 'pid' ? 'pid ' : '') + visible(name) || `(no ${level === 'comm' ? 'command' : level})` : 'Node';
 	if (level === 'pod') n.dir = visible(up.name) + '/';
 	if (level === 'kind') n.kind = Object.hasOwn(KINDS, name) ? name : 'special';
@@ -45,8 +46,9 @@ function column(from = []) {
 	return c;
 }
 function child(up, level, name, isNumbered) {
-	let n = up.by.get(name);
+	let n = up.by?.get(name);
 	if (!n) {
+		if (!up.by) [up.by, up.kids] = [new Map(), []];
 		up.by.set(name, n = makeNode(up, level, name));
 		up.kids.push(n);
 		if (isNumbered) number(n);
@@ -91,14 +93,14 @@ function addSeries(key, labels) {
 // comparison of the label text proves it: from equal text the parser would read equal labels. `pause` lets the browser draw and
 // answer in between.
 async function read(text, pause) {
-	const own = new Map(), walk = [];
-	let prefix = '', field, next = 0, until = performance.now() + 10, broken = 0;
+	const own = new Map();
+	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
 	for (const f of fields.values()) f.next.fill(NaN);
 	const add = (n, value) => {
 		next = n.rank + 1;
 		n.seen = tick + 1;
 		field.next[n.i] = value;
-		if (field.name === 'mappings') walk.push(n);
+		walk.push(n);
 	};
 	for (let pos = 0, end, line = 1; pos < text.length; pos = end + 1, line++) {
 		end = text.indexOf('\n', pos);
@@ -126,6 +128,10 @@ async function read(text, pause) {
 				continue;
 			}
 			if (field?.metric !== sample.name) {
+				if (walk.length > longest.length) longest = walk;
+				// The first family of all gives the order for those after it.
+				if (!order.length) rank(longest);
+				walk = [];
 				field = fieldOf(sample.name);
 				prefix = sample.name + '{';
 			}
@@ -137,7 +143,7 @@ async function read(text, pause) {
 			else own.set(sample.name, [sample]);
 		}
 	}
-	rank(walk);
+	rank(walk.length > longest.length ? walk : longest);
 	return { own, broken };
 }
 function parseNumber(text) {
@@ -181,6 +187,7 @@ function forget() {
 	for (const p of new Set(spans().flatMap(s => [s.base, ...s.points]))) p.columns.forEach((c, name) => p.columns.set(name, pick(c)));
 	nodes.forEach((n, k) => {
 		n.i = k;
+		if (!n.by) return;
 		n.kids = n.kids.filter(live);
 		n.by = new Map(n.kids.map(kid => [kid.name, kid]));
 	});
