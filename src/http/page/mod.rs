@@ -95,11 +95,16 @@ mod tests {
 
     #[test]
     fn the_page_names_its_files_relative_to_itself() {
-        for link in ["<link rel=\"stylesheet\" href=\"page.css\">", "<script src=\"page.js\" defer></script>"] {
+        for link in ["<link rel=\"stylesheet\" href=\"page.css\">", "<script src=\"page.js\" defer></script>"]
+        {
             assert!(PAGE.text().contains(link), "{link}");
         }
-        assert!(!PAGE.text().contains("<style") && !PAGE.text().contains("style="), "the policy forbids both");
-        for (path, is_there) in [("/", true), ("/page.css", true), ("/page.js", true), ("/page.html", false)] {
+        assert!(
+            !PAGE.text().contains("<style") && !PAGE.text().contains("style="),
+            "the policy forbids both"
+        );
+        for (path, is_there) in [("/", true), ("/page.css", true), ("/page.js", true), ("/page.html", false)]
+        {
             assert_eq!(file(path.as_bytes(), true).is_some(), is_there, "{path}");
         }
         assert!(file(b"/", false).is_none() && file(b"/page.js", false).is_some());
