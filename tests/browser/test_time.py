@@ -184,7 +184,9 @@ def test_what_is_old_is_said_to_be(node, page):
     assert "its last scrape was at" in page.text("#note") and page.text("#state").startswith("Old: ")
     assert "scraped 10 min ago" in page.text("#footer")
     altered(page, own("smaps_exporter_oldest_data_seconds", 300))
-    until("a newer one", lambda: page.text("#state") == "Live" and "some values are over a minute older" in page.text("#note"), 30)
+    until("a newer one", lambda: page.text("#state") == "Live" and "over a minute older than the rest" in page.text("#note"), 30)
+    altered(page, own("smaps_exporter_stuck_processes", 3))
+    until("what is left out", lambda: "Left out: 3 processes" in page.text("#note"), 30)
     altered(page, lambda text: text)
     until("all well", lambda: page.tab.is_hidden("#note"), 30)
 

@@ -89,8 +89,9 @@ function drawNote() {
 			: isOld() && !paused ? `The exporter answers, but its last scrape was at ${at}: this picture is old.`
 				: why() ? '' : own('containerd_up') === 0 ? 'containerd does not answer: only known containers are read.'
 					: told.rising ? `The kernel denies the reading of some processes (${count(denied())} times so far).`
-						: isBehind() ? 'The CPU budget does not suffice to read everything in time: some values are over a minute older than the rest.'
-							: told.broken ? `${count(told.broken)} lines of the answer are no samples and are left out.` : '';
+						: own('stuck_processes') > 0 ? `Left out: ${count(own('stuck_processes'))} processes whose memory cannot be read, for their memory-map lock is held.`
+							: isBehind() ? 'Some values are over a minute older than the rest: their processes take long to read, or the CPU budget does not suffice.'
+								: told.broken ? `${count(told.broken)} lines of the answer are no samples and are left out.` : '';
 	$.note.hidden = !note;
 	put($.note, note);
 }
