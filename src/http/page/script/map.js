@@ -70,7 +70,7 @@ function paint(q) {
 	for (const n of tiles) {
 		if (n.w < 34 || n.h < 15 || n.isDim) continue;
 		const name = n.full.length * 6 < n.w - 10 ? n.full : labelOf(n);
-		ctx.fillText(fitName(name, n.w - 9, measure) || fitName(n.text, n.w - 9, measure), n.x + 5, n.y + min(11, n.h / 2));
+		ctx.fillText(fitName(name, n.w - 9, measure) || fitName(labelOf(n), n.w - 9, measure), n.x + 5, n.y + min(11, n.h / 2));
 		const value = show(field, n.v);
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
