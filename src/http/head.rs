@@ -25,7 +25,7 @@ pub struct Head<'a> {
     pub has_body: bool,
     /// Whether the client wants the connection to stay open.
     pub keep_alive: bool,
-    /// Whether the answer may be gzipped.
+    /// Whether the response may be gzipped.
     pub accepts_gzip: bool,
     /// Whether the client is a browser: it likes `text/html` at least as much as anything else.
     pub prefers_html: bool,

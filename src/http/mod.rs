@@ -1,6 +1,9 @@
 //! The HTTP server, and the hand-over of expositions to it.
 
+mod connection;
+mod connections;
 mod head;
+mod limits;
 mod page;
 pub mod publish;
 mod response;

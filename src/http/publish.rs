@@ -4,7 +4,7 @@
 //! renders into a buffer that nobody else holds and swaps it in, so a steady exporter owns two buffers, the published one
 //! and the spare one, and allocates nothing.
 //!
-//! A client that stops reading keeps its exposition from being the next spare. Such readers may hold [`HELD_BYTES`] (or
+//! A client that stops reading keeps its exposition from being the next spare. Such readers may hold [`MAX_OUTDATED_BYTES`] (or
 //! one exposition, when that is larger) of outdated text; beyond that the oldest ones' connections are shut down.
 
 use std::io::Write;
@@ -16,7 +16,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 /// What outdated expositions may hold because of clients that are still reading them.
-const HELD_BYTES: usize = 12 << 20;
+const MAX_OUTDATED_BYTES: usize = 12 << 20;
 
 /// The level with the best ratio for its time: 10 MB become 16 times smaller in 30 ms; level 6 takes 38 ms for the same.
 const GZIP_LEVEL: Compression = Compression::new(5);
@@ -79,8 +79,8 @@ impl Exposition {
         }
     }
 
-    /// Gives the text's memory back to the kernel. Freeing it would not do: glibc takes the next ones as large from its heap
-    /// then, where they stay. A mapping that is shrunk to a page before it is freed teaches it nothing.
+    /// Gives the text's memory back to the kernel. Freeing it is not enough: glibc would raise its threshold for mappings, take
+    /// the next buffers of that size from its heap and keep them. Freeing a mapping of one page does not raise it.
     fn give_back(&mut self) {
         self.text.clear();
         self.text.shrink_to(1);
@@ -158,7 +158,7 @@ impl Publisher {
         self.outdated.extend(before.exposition);
         // The newest of them is always within the bound, so a client that reads while the next is published is not cut.
         let newest = self.outdated.last().map_or(0, |newest| newest.n_bytes());
-        self.cut_slow_readers(HELD_BYTES.max(newest));
+        self.cut_slow_readers(MAX_OUTDATED_BYTES.max(newest));
     }
 
     /// An outdated exposition that nobody reads any more, or a new one. What else nobody reads is freed.
@@ -175,12 +175,12 @@ impl Publisher {
     /// Cuts the readers of the oldest expositions until those that are left hold at most `max_bytes`.
     fn cut_slow_readers(&self, max_bytes: usize) {
         let read = self.outdated.iter().filter(|outdated| Arc::strong_count(outdated) > 1);
-        let mut held_bytes: usize = read.clone().map(|outdated| outdated.n_bytes()).sum();
+        let mut outdated_bytes: usize = read.clone().map(|outdated| outdated.n_bytes()).sum();
         for outdated in read {
-            if held_bytes <= max_bytes {
+            if outdated_bytes <= max_bytes {
                 break;
             }
-            held_bytes -= outdated.n_bytes();
+            outdated_bytes -= outdated.n_bytes();
             outdated.cut_readers();
         }
     }
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn the_oldest_readers_make_room_for_the_newest() {
         let (mut publisher, published) = publisher();
-        let text = vec![b'x'; HELD_BYTES / 2 + 1];
+        let text = vec![b'x'; MAX_OUTDATED_BYTES / 2 + 1];
         let mut readers = Vec::new();
         let mut clients = Vec::new();
         for _ in 0..3 {

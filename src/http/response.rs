@@ -1,18 +1,18 @@
-//! What is answered to which request: routes, content negotiation, and the head that `tiny_http` prints.
+//! Which request gets which response: routes, content negotiation, and the head that `tiny_http` prints.
 
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tiny_http::{HTTPVersion, Header, Response, StatusCode};
+use tiny_http::{HTTPVersion, Header, StatusCode};
 
 use super::head::Head;
 use super::page;
 use crate::http::publish::{Exposition, Published};
 
 /// A printed head and the body that goes with it.
-pub struct Answer {
+pub struct Response {
     /// Status line and headers, up to the empty line.
     pub head: Vec<u8>,
     /// What follows them.
@@ -53,7 +53,7 @@ const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; ch
 const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
 /// Answers a whole request. `/healthz` finds scrapes older than `max_age` unhealthy.
-pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> Answer {
+pub fn respond(request: &Head<'_>, published: &Published, max_age: Duration) -> Response {
     let keep_alive = request.keep_alive && !request.has_body;
     let (status, headers, body): (u16, &[(&str, &str)], Body) = match (request.method, request.path) {
         (method, _) if method != b"GET" && method != b"HEAD" => {
@@ -96,14 +96,14 @@ pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> A
     };
     let head = print_head(status, headers, body.bytes().len(), keep_alive);
     let body = if request.method == b"HEAD" { "".into() } else { body };
-    Answer { head, body, keep_alive }
+    Response { head, body, keep_alive }
 }
 
-/// The answer to what is no request that could be answered. The connection closes after it.
-pub fn refusal(status: u16, text: &'static str) -> Answer {
+/// The response to what cannot be answered otherwise. The connection closes after it.
+pub fn error_response(status: u16, text: &'static str) -> Response {
     let body = Body::from(text);
     let head = print_head(status, &[PLAIN], body.bytes().len(), false);
-    Answer { head, body, keep_alive: false }
+    Response { head, body, keep_alive: false }
 }
 
 fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive: bool) -> Vec<u8> {
@@ -114,7 +114,7 @@ fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive
         });
     let mut head = Vec::with_capacity(512);
     // Above its threshold tiny_http would answer in chunks, without a Content-Length.
-    Response::new(StatusCode(status), headers.collect(), io::empty(), Some(body_len), None)
+    tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(body_len), None)
         .with_chunked_threshold(usize::MAX)
         .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
         .expect("a Vec takes every write");
@@ -139,13 +139,13 @@ mod tests {
     fn ask(published: &Published, lines: &str) -> (String, Vec<u8>) {
         let request = lines.replace('\n', "\r\n") + "\r\n\r\n";
         let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{lines:?}") };
-        let answer = answer(&head, published, MINUTE);
-        let printed = String::from_utf8(answer.head).unwrap();
+        let response = respond(&head, published, MINUTE);
+        let printed = String::from_utf8(response.head).unwrap();
         assert!(printed.starts_with("HTTP/1.1 ") && printed.ends_with("\r\n\r\n"), "{printed:?}");
         assert_eq!(printed.matches("\r\n\r\n").count(), 1, "{printed:?}");
-        let connection = if answer.keep_alive { "keep-alive" } else { "close" };
+        let connection = if response.keep_alive { "keep-alive" } else { "close" };
         assert!(printed.contains(&format!("\r\nConnection: {connection}\r\n")), "{printed:?}");
-        let body = answer.body.bytes().to_vec();
+        let body = response.body.bytes().to_vec();
         if head.method != b"HEAD" {
             assert!(printed.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{printed:?}");
         }
@@ -187,9 +187,9 @@ mod tests {
     fn health_ends_with_age() {
         let (_publisher, published) = publish::publisher();
         let Parsed::Complete(head, _) = parse_head(b"GET /healthz HTTP/1.1\n\n") else { panic!() };
-        let answer = answer(&head, &published, Duration::ZERO);
-        assert!(answer.head.starts_with(b"HTTP/1.1 503 "));
-        assert_eq!(answer.body.bytes(), b"the last complete scrape is 0 s old\n");
+        let response = respond(&head, &published, Duration::ZERO);
+        assert!(response.head.starts_with(b"HTTP/1.1 503 "));
+        assert_eq!(response.body.bytes(), b"the last complete scrape is 0 s old\n");
     }
 
     #[test]
@@ -247,6 +247,6 @@ mod tests {
             let (head, _) = ask(&published, lines);
             assert!(head.contains(&format!("\r\nConnection: {connection}\r\n")), "{lines}: {head}");
         }
-        assert!(refusal(400, "no\n").head.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
+        assert!(error_response(400, "no\n").head.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
     }
 }
