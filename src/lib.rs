@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod errors;
 pub mod exposition;
 pub mod http;
 pub mod node;
@@ -107,7 +108,7 @@ fn serve(options: &Options) -> Result<(), String> {
         .spawn(move || scrape_for_ever(scraper, publisher, interval))
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     server
-        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
+        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), options.allowed_hosts.clone())
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     info!("listening on {addr}");
     let name = runtime.block_on(poll_fn(|context| {

@@ -1,118 +1,237 @@
-//! The open connections: how many there may be, and which one makes room for another.
+//! The open connections: how many there may be, which one makes room for another, and whose turn it is.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, State};
 use super::limits::Limits;
-use super::publish::lock;
-use super::response::error_response;
 
-/// How long an evicted connection may take to end.
-const EVICTION_TIME: Duration = Duration::from_millis(100);
+/// How long what a client has cost is remembered.
+const CHARGE_PERIOD: Duration = Duration::from_secs(1);
 
-/// The open connections, one for each thread.
-#[derive(Default)]
+/// The open connections.
 pub struct Connections {
-    open: Mutex<Vec<Arc<Connection>>>,
-    /// Notified when one of them is removed.
-    removed: Condvar,
+    pub open: Vec<Connection>,
+    limits: Limits,
+    /// What each address has cost in this period. There are no more of them than a period's CPU time can accept.
+    charges: HashMap<IpAddr, Duration>,
+    charged_since: Instant,
 }
 
 impl Connections {
-    /// Takes a connection in, closing another for it if need be; none when it had to be refused.
-    pub fn admit(&self, stream: Arc<TcpStream>, limits: &Limits) -> Option<Arc<Connection>> {
-        let mut open = lock(&self.open);
-        if open.len() >= limits.n_connections && evict_one(&open, limits) {
-            let wait =
-                self.removed.wait_timeout_while(open, EVICTION_TIME, |o| o.len() >= limits.n_connections);
-            open = wait.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+    /// None yet.
+    pub fn new(limits: Limits) -> Self {
+        Connections { open: Vec::new(), limits, charges: HashMap::new(), charged_since: Instant::now() }
+    }
+
+    /// Takes a connection in, closing another one for it if need be. Says whether there was a place for it.
+    pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
+        let has_place = self.n_active() < self.limits.n_connections || self.evict(now);
+        if !has_place {
+            connection.refuse(now);
         }
-        if open.len() >= limits.n_connections {
-            drop(open);
-            refuse(&stream);
-            return None;
+        self.open.push(connection);
+        self.close_oldest();
+        has_place
+    }
+
+    /// Closes the connection that can best be done without: one between requests, else one in a head, else one whose
+    /// response makes no progress; of these the one that has waited the longest.
+    pub fn evict(&mut self, now: Instant) -> bool {
+        self.remove_ended();
+        let mut order: Vec<_> = (0..self.open.len()).filter(|&i| !self.open[i].is_closing()).collect();
+        order.sort_by_key(|&i| {
+            let connection = &self.open[i];
+            let rank = match connection.state {
+                State::Idle => 0,
+                State::ReadingHead => 1,
+                _ => 2,
+            };
+            (rank, connection.since)
+        });
+        let evicted = order.into_iter().find(|&i| self.open[i].can_be_evicted(now, &self.limits));
+        evicted.map(|i| self.open.swap_remove(i)).is_some()
+    }
+
+    /// Keeps the number of closing connections within its limit. Their responses are with the kernel already.
+    fn close_oldest(&mut self) {
+        let closing = || self.open.iter().enumerate().filter(|(_, connection)| connection.is_closing());
+        if closing().count() > self.limits.n_closing
+            && let Some((oldest, _)) = closing().min_by_key(|(_, connection)| connection.since)
+        {
+            self.open.swap_remove(oldest);
         }
-        let connection = Arc::new(Connection::new(stream));
-        open.push(connection.clone());
-        Some(connection)
     }
 
-    /// Closes the connection that can best be done without.
-    pub fn evict(&self, limits: &Limits) {
-        evict_one(&lock(&self.open), limits);
+    fn n_active(&self) -> usize {
+        self.open.iter().filter(|connection| !connection.is_closing()).count()
     }
 
-    /// Forgets a connection that has ended.
-    pub fn remove(&self, connection: &Arc<Connection>) {
-        lock(&self.open).retain(|open| !Arc::ptr_eq(open, connection));
-        self.removed.notify_all();
+    fn remove_ended(&mut self) {
+        self.open.retain(|connection| !matches!(connection.state, State::Ended));
     }
-}
 
-/// Shuts down the connection that can best be done without; its thread will see that and remove it.
-fn evict_one(open: &[Arc<Connection>], limits: &Limits) -> bool {
-    let now = Instant::now();
-    let states = open.iter().map(|connection| (*lock(&connection.state), connection));
-    let best = states
-        .filter(|((state, since), _)| match state {
-            State::Idle | State::ReadingHead => true,
-            State::Writing => now.duration_since(*since) >= limits.stalled,
-            State::Evicted => false,
-        })
-        .min_by_key(|(state, _)| *state);
-    if let Some((_, connection)) = best {
-        connection.enter(State::Evicted, now);
-        let _ = connection.stream.shutdown(Shutdown::Both);
+    /// Removes the connections that are over.
+    pub fn expire(&mut self, now: Instant) {
+        self.open.retain(|connection| !connection.is_over(now, &self.limits));
+        if now.duration_since(self.charged_since) >= CHARGE_PERIOD {
+            self.charges.clear();
+            self.charged_since = now;
+        }
     }
-    best.is_some()
-}
 
-/// Tells a client that there are too many connections, without waiting for anything.
-fn refuse(stream: &TcpStream) {
-    let response = error_response(503, "too many connections\n");
-    let mut bytes = response.head;
-    bytes.extend_from_slice(response.body.bytes());
-    let _ = stream.set_nonblocking(true);
-    // A request that is here already and was not read would reset the connection before the response is seen.
-    let _ = (&*stream).read(&mut [0; 4096]);
-    let _ = (&*stream).write(&bytes);
+    /// Remembers what a turn of this connection has cost.
+    pub fn charge(&mut self, i: usize, cost: Duration) {
+        *self.charges.entry(self.open[i].peer).or_default() += cost;
+    }
+
+    /// Sorts connections by whose turn it is: those of the clients that have cost the least lately, then the longest wait.
+    pub fn sort_by_turn(&self, ready: &mut [usize]) {
+        ready.sort_by_key(|&i| {
+            let connection = &self.open[i];
+            (self.charges.get(&connection.peer).copied().unwrap_or_default(), connection.since)
+        });
+    }
+
+    /// Whether a response is being written.
+    pub fn is_writing(&self) -> bool {
+        self.open.iter().any(|connection| matches!(connection.state, State::Writing { .. }))
+    }
+
+    /// When the next connection is over if nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.open.iter().map(|connection| connection.deadline(&self.limits)).min()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::limits::LIMITS;
+    use super::super::response::Site;
     use super::*;
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     const MINUTE: Duration = Duration::from_secs(60);
+    const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const LAST_REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\n\r\n";
+
+    /// A new connection and its client.
+    fn connect(now: Instant) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(MINUTE / 2)).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        (Connection::new(stream, peer.ip(), now).unwrap(), client)
+    }
+
+    /// A client sends `bytes`, and they arrive: loopback delivers before it returns.
+    fn connect_and_send(now: Instant, bytes: &[u8]) -> (Connection, TcpStream) {
+        let (connection, mut client) = connect(now);
+        client.write_all(bytes).unwrap();
+        (connection, client)
+    }
+
+    fn limited(n_connections: usize, n_closing: usize) -> Connections {
+        Connections::new(Limits { n_connections, n_closing, ..LIMITS })
+    }
+
+    fn rest(mut client: TcpStream) -> String {
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
 
     #[test]
     fn idle_connections_make_room_first() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (now, limits) = (Instant::now(), Limits { stalled: MINUTE, ..LIMITS });
-        let connection = |(state, age)| {
-            let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-            Arc::new(Connection { stream, state: Mutex::new((state, now - age)) })
-        };
-        let (new, old) = (Duration::ZERO, MINUTE / 2);
-        let open = [
-            (State::Writing, old),
-            (State::ReadingHead, new),
-            (State::ReadingHead, old),
-            (State::Idle, new),
-            (State::Writing, 2 * MINUTE),
-            (State::Idle, old),
-        ]
-        .map(connection);
-        for next in [5, 3, 2, 1, 4] {
-            assert!(evict_one(&open, &limits));
-            let evicted = |connection: &Connection| lock(&connection.state).0 == State::Evicted;
-            assert!(evicted(&open[next]), "{next} is not the next");
-            assert_eq!((&*open[next].stream).read(&mut [0]).unwrap(), 0, "it is closed");
+        let now = Instant::now();
+        let site = Site::of(b"x 1\n");
+        let (new, old) = (now, now - MINUTE / 2);
+        let mut connections = limited(4, 0);
+        let mut clients = Vec::new();
+        for (is_idle, since) in [(false, new), (true, new), (false, old), (true, old)] {
+            let (mut connection, mut client) = connect_and_send(since, if is_idle { REQUEST } else { b"GET" });
+            connection.turn(&site, since);
+            assert_eq!(is_idle, client.set_nonblocking(true).is_ok() && client.read(&mut [0; 999]).is_ok());
+            client.set_nonblocking(false).unwrap();
+            assert!(connections.admit(connection, now));
+            clients.push(client);
         }
-        assert!(!evict_one(&open, &limits), "who is being answered stays");
+        for next in [3, 1, 2, 0] {
+            assert!(connections.evict(now));
+            assert_eq!(clients[next].read(&mut [0]).unwrap(), 0, "{next} is not the next");
+        }
+        assert!(!connections.evict(now), "there is nobody left");
+    }
+
+    #[test]
+    fn a_connection_whose_request_has_arrived_stays() {
+        let now = Instant::now();
+        let site = Site::of(b"x 1\n");
+        let mut connections = limited(2, 9);
+        let (unread, unread_client) = connect_and_send(now - MINUTE / 2, LAST_REQUEST);
+        assert!(connections.admit(unread, now));
+        let (mut idle, mut idle_client) = connect_and_send(now - MINUTE / 2, REQUEST);
+        idle.turn(&site, now - MINUTE / 2);
+        assert!(idle_client.read(&mut [0; 999]).unwrap() > 0);
+        idle_client.write_all(LAST_REQUEST).unwrap();
+        assert!(connections.admit(idle, now));
+
+        let (third, third_client) = connect_and_send(now, LAST_REQUEST);
+        assert!(!connections.admit(third, now), "both others wait for us");
+        for connection in &mut connections.open {
+            connection.turn(&site, now);
+        }
+        assert!(rest(unread_client).ends_with("\r\n\r\nok\n"));
+        assert!(rest(idle_client).ends_with("\r\n\r\nok\n"));
+        assert!(rest(third_client).starts_with("HTTP/1.1 503 "));
+    }
+
+    #[test]
+    fn closing_connections_hold_no_place() {
+        let now = Instant::now();
+        let site = Site::of(b"x 1\n");
+        let mut connections = limited(1, 3);
+        let mut clients = Vec::new();
+        for i in 0..10 {
+            let (connection, client) = connect_and_send(now + i * MINUTE / 1000, LAST_REQUEST);
+            assert!(connections.admit(connection, now), "{i}");
+            connections.open.last_mut().unwrap().turn(&site, now);
+            // The client has its whole response and does not close.
+            clients.push(client);
+        }
+        assert!(connections.open.len() <= 1 + 3, "{}", connections.open.len());
+        for client in clients {
+            let mut text = [0; 4096];
+            let n = (&client).read(&mut text).unwrap();
+            assert!(text[..n].ends_with(b"\r\n\r\nok\n"));
+        }
+    }
+
+    #[test]
+    fn a_client_that_costs_less_comes_first() {
+        let now = Instant::now();
+        let mut connections = limited(3, 0);
+        let mut clients = Vec::new();
+        for (last, since) in [(1, now - MINUTE / 2), (2, now), (1, now - MINUTE / 4)] {
+            let (mut connection, client) = connect(since);
+            connection.peer = Ipv4Addr::new(192, 0, 2, last).into();
+            connections.admit(connection, now);
+            clients.push(client);
+        }
+        let turns = |connections: &Connections| {
+            let mut ready = [0, 1, 2];
+            connections.sort_by_turn(&mut ready);
+            ready
+        };
+        assert_eq!(turns(&connections), [0, 2, 1], "the longest wait");
+        connections.charge(0, Duration::from_millis(1));
+        assert_eq!(turns(&connections), [1, 0, 2], "the other address");
+        connections.charge(1, Duration::from_millis(2));
+        assert_eq!(turns(&connections), [0, 2, 1]);
+        connections.charge(0, Duration::from_millis(9));
+        connections.expire(now + CHARGE_PERIOD);
+        assert_eq!(turns(&connections), [0, 2, 1], "forgotten");
     }
 }

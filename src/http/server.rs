@@ -1,33 +1,44 @@
-//! The HTTP server: a thread a connection, none of which can be held up by another, and bounds on everything.
+//! The HTTP server: one thread that waits for all its connections at once, and bounds on everything.
 //!
 //! `tiny_http` prints the responses' heads. Its own server is not used, for version 0.12's can be stopped by one client: it
 //! allocates the Content-Length that a request declares; it waits for a declared body for ever; it waits for a client that
 //! does not read for ever; its accept loop ends at the first EMFILE; it panics when a client is gone before it is looked
 //! at; and it bounds neither the time nor the length of a head. None of this can be mended in front of it with less than
-//! the accept loop below.
+//! the loop below.
 //!
-//! A connection waits for its client in one of three ways, each with a deadline that socket timeouts enforce: between
-//! requests, in a head, in a response. When all places are taken, the connection that has waited the longest is closed for
-//! the new one; those between requests go first, and a response only once it has made no progress for a while.
+//! A connection that is ready has its turn: one read, one request, one write. Each state has a deadline. When all places
+//! are taken, a connection that nothing has arrived on is closed for the new one, and if there is none, the new one is
+//! told so. What all this costs is charged to the [`Throttle`]; without credit everybody waits in the kernel's queues.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::connection::Connection;
 use super::connections::Connections;
+use super::hosts::Hosts;
 use super::limits::{LIMITS, Limits};
 use super::publish::Published;
+use super::response::Site;
+use super::throttle::Throttle;
+use crate::errors::plain;
 
 /// How many connections the kernel holds until they are accepted; accepting takes 0.1 ms.
 const BACKLOG: i32 = 1024;
 
-/// A connection's thread needs 16 KiB in a release build, 72 KiB in a debug build, gzip included.
+/// The thread needs 16 KiB in a release build, 72 KiB in a debug build, gzip included.
 const STACK_BYTES: usize = 128 << 10;
+
+/// How many connections are accepted between two rounds of turns.
+const MAX_ACCEPTS: usize = 16;
+
+/// How often the connections that are written to are looked at.
+const CUT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// After a failed accept: file descriptors do not come back at once, and failing again costs a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,10 +62,7 @@ pub struct ListenError {
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The standard library writes "Address already in use (os error 98)".
-        let cause = self.cause.to_string();
-        let cause = cause.split(" (os error").next().unwrap_or_default().to_lowercase();
-        write!(f, "cannot listen on {:?}: {cause}", self.addr)
+        write!(f, "cannot listen on {:?}: {}", self.addr, plain(&self.cause))
     }
 }
 
@@ -87,55 +95,108 @@ impl Server {
         self.addr
     }
 
-    /// Serves until the process ends, on threads of its own. Scrapes older than `max_age` are unhealthy.
-    pub fn start(self, published: Published, max_age: Duration) -> io::Result<()> {
-        let connections = Arc::new(Connections::default());
-        let accept = move || self.accept(&connections, &published, max_age);
-        thread::Builder::new().name("http".to_owned()).stack_size(STACK_BYTES).spawn(accept)?;
+    /// Serves until the process ends, on a thread of its own. Scrapes older than `max_age` are unhealthy; requests from this
+    /// machine may also use the host names `allowed_hosts`.
+    pub fn start(self, published: Published, max_age: Duration, allowed_hosts: Vec<String>) -> io::Result<()> {
+        self.listener.set_nonblocking(true)?;
+        let site = Site { published, max_age, hosts: Hosts::new(allowed_hosts) };
+        thread::Builder::new().name("http".to_owned()).stack_size(STACK_BYTES).spawn(move || self.serve(&site))?;
         Ok(())
     }
 
-    fn accept(&self, connections: &Arc<Connections>, published: &Published, max_age: Duration) {
-        let mut is_failing = false;
+    fn serve(&self, site: &Site) {
+        let mut throttle = Throttle::new(&self.limits);
+        let mut connections = Connections::new(self.limits);
+        let mut acceptor = Acceptor { listener: &self.listener, failed_at: None };
         loop {
+            throttle.wait();
+            let (mut ready, can_accept) = wait(&connections, &acceptor);
+            let now = Instant::now();
+            connections.sort_by_turn(&mut ready);
+            // What this loop itself costs is nobody's.
+            throttle.charge();
+            for i in ready {
+                if !throttle.has_credit() {
+                    break;
+                }
+                connections.open[i].turn(site, now);
+                connections.charge(i, throttle.charge());
+            }
+            connections.expire(now);
+            // After the turns: who has ended makes room, and whose request has arrived is known.
+            if can_accept {
+                acceptor.accept(&mut connections, now);
+            }
+        }
+    }
+}
+
+/// Waits until a connection is ready, a new one comes, or a deadline passes. Says which are ready, and whether one comes.
+fn wait(connections: &Connections, acceptor: &Acceptor<'_>) -> (Vec<usize>, bool) {
+    let now = Instant::now();
+    let resume_at = acceptor.resume_at().filter(|&at| at > now);
+    let mut fds: Vec<_> =
+        connections.open.iter().map(|connection| PollFd::new(connection, connection.interest())).collect();
+    if resume_at.is_none() {
+        fds.push(PollFd::new(acceptor.listener, PollFlags::IN));
+    }
+    let has_request = |i: usize| connections.open[i].has_request();
+    let deadline = [connections.deadline(), resume_at].into_iter().flatten().min();
+    let timeout = match deadline {
+        _ if (0..connections.open.len()).any(has_request) => Some(Duration::ZERO),
+        // Whether an outdated exposition was cut is looked up: nobody wakes this thread for it.
+        Some(at) if connections.is_writing() => Some(at.saturating_duration_since(now).min(CUT_INTERVAL)),
+        Some(at) => Some(at.saturating_duration_since(now)),
+        None => None,
+    };
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    // It fails when a signal interrupts it; then nothing is ready.
+    let _ = poll(&mut fds, timeout.as_ref());
+    let is_ready = |i: usize| !fds[i].revents().is_empty();
+    let n_open = connections.open.len();
+    let ready = (0..n_open).filter(|&i| is_ready(i) || has_request(i)).collect();
+    (ready, fds.len() > n_open && is_ready(n_open))
+}
+
+/// The listening socket, and what its failures say.
+struct Acceptor<'a> {
+    listener: &'a TcpListener,
+    failed_at: Option<Instant>,
+}
+
+impl Acceptor<'_> {
+    /// Before this it is not tried again.
+    fn resume_at(&self) -> Option<Instant> {
+        self.failed_at.map(|at| at + ACCEPT_PAUSE)
+    }
+
+    /// Accepts what has come, up to as many as it may serve.
+    fn accept(&mut self, connections: &mut Connections, now: Instant) {
+        for _ in 0..MAX_ACCEPTS {
             let (stream, peer) = match self.listener.accept() {
                 Ok(accepted) => accepted,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 // The client was gone before it was accepted.
-                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
-                    continue;
-                }
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
                 Err(e) => {
-                    if !is_failing {
-                        warn!("cannot accept connections: {e}");
+                    if self.failed_at.is_none() {
+                        warn!("cannot accept connections: {}", plain(&e));
                     }
-                    is_failing = true;
-                    // Most likely there are too few file descriptors: one that just waits is given up for it.
-                    connections.evict(&self.limits);
-                    thread::sleep(ACCEPT_PAUSE);
-                    continue;
+                    self.failed_at = Some(now);
+                    // Most likely there are too few file descriptors: a connection that just waits is given up for it.
+                    connections.evict(now);
+                    return;
                 }
             };
-            if is_failing {
+            if self.failed_at.take().is_some() {
                 info!("accepting connections again");
-                is_failing = false;
             }
-            let Some(connection) = connections.admit(Arc::new(stream), &self.limits) else {
-                debug!("refused a connection from {peer}: {} are open", self.limits.n_connections);
-                continue;
-            };
-            let serve = {
-                let (connections, connection) = (connections.clone(), connection.clone());
-                let (published, limits) = (published.clone(), self.limits);
-                move || {
-                    // An error is a client that is gone or out of time: there is nobody to tell.
-                    let _ = connection.serve(&published, max_age, &limits);
-                    connections.remove(&connection);
-                }
-            };
-            let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK_BYTES);
-            if let Err(e) = thread.spawn(serve) {
-                debug!("refused a connection from {peer}: no thread: {e}");
-                connections.remove(&connection);
+            let Ok(connection) = Connection::new(stream, peer.ip(), now) else { continue };
+            if !connections.admit(connection, now) {
+                debug!("no place for a connection from {peer}");
             }
         }
     }
@@ -148,7 +209,6 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpStream;
-    use std::time::Instant;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -161,14 +221,17 @@ mod tests {
         let addr = server.local_addr();
         server.limits = Limits {
             n_connections: 2,
+            n_closing: 2,
             head: MINUTE,
             idle: MINUTE,
             response: MINUTE,
             stalled: MINUTE,
             linger: MINUTE,
+            cpu: 1.0,
+            cpu_burst: MINUTE,
         };
         shorten(&mut server.limits);
-        server.start(published, MINUTE).unwrap();
+        server.start(published, MINUTE, Vec::new()).unwrap();
         addr
     }
 
@@ -207,21 +270,21 @@ mod tests {
         let addr = serve(|limits| limits.head = SHORT);
         assert_eq!(rest(send(addr, "")), "");
         assert_eq!(rest(send(addr, "GET / HT")), "");
-        let second_head = rest(send(addr, "GET /readyz HTTP/1.1\r\n\r\nGET / HT"));
+        let second_head = rest(send(addr, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"));
         assert_eq!(second_head.matches("HTTP/1.1 ").count(), 1, "{second_head}");
     }
 
     #[test]
     fn an_idle_connection_is_closed() {
         let addr = serve(|limits| limits.idle = SHORT);
-        let answers = rest(send(addr, "GET /readyz HTTP/1.1\r\n\r\n"));
+        let answers = rest(send(addr, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert!(answers.contains("Connection: keep-alive") && answers.ends_with("\r\n\r\nok\n"), "{answers}");
     }
 
     #[test]
     fn an_answer_that_is_not_read_is_cut() {
         let addr = serve(|limits| limits.response = SHORT);
-        let clients = [(); 2].map(|()| send(addr, "GET /metrics HTTP/1.1\r\n\r\n"));
+        let clients = [(); 2].map(|()| send(addr, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         // Both places are taken, and nobody can be evicted: only the deadline frees them.
         wait_for_answer(addr);
         drop(clients);
@@ -230,7 +293,7 @@ mod tests {
     #[test]
     fn a_stalled_answer_makes_room() {
         let addr = serve(|limits| limits.stalled = SHORT);
-        let clients = [(); 2].map(|()| send(addr, "GET /metrics HTTP/1.1\r\n\r\n"));
+        let clients = [(); 2].map(|()| send(addr, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         wait_for_answer(addr);
         drop(clients);
     }
@@ -239,7 +302,7 @@ mod tests {
     fn idle_connections_make_room() {
         let addr = serve(|_| {});
         let idle = [(); 2].map(|()| {
-            let mut idle = send(addr, "HEAD /readyz HTTP/1.1\r\n\r\n");
+            let mut idle = send(addr, "HEAD /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert!(idle.read(&mut [0; 1024]).unwrap() > 0);
             idle
         });
@@ -255,11 +318,11 @@ mod tests {
     fn a_full_house_refuses_at_once() {
         let addr = serve(|_| {});
         let clients = [(); 2].map(|()| {
-            let mut client = send(addr, "GET /metrics HTTP/1.1\r\n\r\n");
+            let mut client = send(addr, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
             client.read_exact(&mut [0]).unwrap();
             client
         });
-        assert!(rest(send(addr, "GET /readyz HTTP/1.1\r\n\r\n")).starts_with("HTTP/1.1 503 "));
+        assert!(rest(send(addr, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")).starts_with("HTTP/1.1 503 "));
         drop(clients);
         wait_for_answer(addr);
     }
