@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
 
-use crate::cli::args::Options;
+use crate::cli::options::Options;
+use crate::errors::plain;
 use crate::exposition::self_metrics::{Own, Report};
 use crate::exposition::text as exposition;
 use crate::node::budget::Budget;
@@ -44,13 +45,14 @@ impl Scraper {
             None => {
                 let socket = &options.containerd_sock;
                 std::fs::metadata(socket)
-                    .map_err(|error| format!("no containerd socket at {socket:?}: {error}"))?;
+                    .map_err(|error| format!("no containerd socket at {socket:?}: {}", plain(&error)))?;
                 let containerd = Containerd::new(socket, &options.containerd_namespaces)
-                    .map_err(|error| format!("cannot make a containerd client: {error}"))?;
+                    .map_err(|error| format!("cannot make a containerd client: {}", plain(&error)))?;
                 (Source::Containerd(Box::new(containerd)), options.proc_path.clone())
             }
         };
-        let proc = Proc::open(&proc_path).map_err(|error| format!("cannot open {proc_path:?}: {error}"))?;
+        let proc = Proc::open(&proc_path)
+            .map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
         let mut discovery = Discovery::new(source);
         if options.fixture.is_some() {
             discovery.list_first(&options.filters, Instant::now())?;
@@ -116,7 +118,7 @@ impl Scraper {
     fn find_processes(&mut self, now: Instant) -> Result<(), String> {
         self.proc
             .pass(&mut self.pass)
-            .map_err(|error| format!("cannot list {:?}: {error}", self.proc.path()))?;
+            .map_err(|error| format!("cannot list {:?}: {}", self.proc.path(), plain(&error)))?;
         self.discovery.observe(&self.pass, now);
         let Self { proc, pass, discovery, filters, processes, .. } = self;
         processes.follow(&mut Node { proc, pass, discovery, filters });
@@ -133,8 +135,10 @@ impl Scraper {
         let wanted = || self.discovery.containers().iter().filter(|tracked| tracked.is_wanted);
         for tracked in wanted() {
             // Attribution needs the cgroup of each init process, also of one that no filter takes.
-            if let Ok(cgroup) = self.proc.cgroup(tracked.container.init_pid) {
-                writer.file(tracked.container.init_pid, "cgroup", cgroup)?;
+            if let Some(init_pid) = tracked.container.init_pid
+                && let Ok(cgroup) = self.proc.cgroup(init_pid)
+            {
+                writer.file(init_pid, "cgroup", cgroup)?;
             }
         }
         writer.containers(wanted().map(|tracked| &tracked.container))?;

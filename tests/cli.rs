@@ -34,11 +34,11 @@ fn startup_failures_exit_with_1() {
     for (args, error) in [
         (
             &["--fixture", "/does/not/exist"][..],
-            r#"cannot open "/does/not/exist/proc": No such file or directory (os error 2)"#,
+            r#"cannot open "/does/not/exist/proc": no such file or directory"#,
         ),
         (
             &["--containerd-sock", "/does/not/exist.sock"],
-            r#"no containerd socket at "/does/not/exist.sock": No such file or directory (os error 2)"#,
+            r#"no containerd socket at "/does/not/exist.sock": no such file or directory"#,
         ),
     ] {
         let args = [args, &["--addr", "127.0.0.1:0"]].concat();
@@ -129,8 +129,5 @@ fn a_recording_is_recorded_again() {
     }
     assert_eq!(once(first.path(), &[]), once(&to, &[]));
     let error = error_of(&["--fixture", paths[0], "--record", paths[1]], 1);
-    assert!(
-        error.starts_with("cannot record to ") && error.ends_with("File exists (os error 17)"),
-        "{error}"
-    );
+    assert!(error.starts_with("cannot record to ") && error.ends_with("file exists"), "{error}");
 }

@@ -54,7 +54,9 @@ fn one_connection_serves_many_requests() {
         publish(&mut publisher, text);
         client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         assert_eq!(receive(&mut client).1, text);
-        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n").unwrap();
+        client
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n")
+            .unwrap();
         let mut unzipped = Vec::new();
         flate2::read::GzDecoder::new(&receive(&mut client).1[..]).read_to_end(&mut unzipped).unwrap();
         assert_eq!(unzipped, text);

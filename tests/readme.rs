@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use smaps_container_exporter::cli::args::{Command, Options, parse};
+use smaps_container_exporter::cli::args::{Command, parse};
+use smaps_container_exporter::cli::options::Options;
 use yaml_rust2::{Yaml, YamlLoader};
 
 const README: &str = include_str!("../README.md");

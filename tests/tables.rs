@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use smaps_container_exporter::cli::args;
+use smaps_container_exporter::cli::help::help;
 use smaps_container_exporter::exposition::self_metrics::{Own, Report};
 use smaps_container_exporter::node::filter::Filter;
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
@@ -30,7 +30,7 @@ fn assert_block(name: &str, block: &str) {
 
 #[test]
 fn options() {
-    assert_block("options", &format!("```text\n{}```\n", args::help()));
+    assert_block("options", &format!("```text\n{}```\n", help()));
 }
 
 #[test]

@@ -1,17 +1,11 @@
-//! The command line: one table of options gives the parser, the defaults and `--help`.
+//! The command line: arguments become [`Options`], or one line that says what is wrong with them.
 
-use std::ffi::{OsStr, OsString};
-use std::fmt::{self, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::ffi::OsString;
+use std::fmt;
 
 use lexopt::Arg;
-use log::LevelFilter;
 
-use super::{build_info, duration};
-use crate::node::filter::{self, Filter};
-use crate::smaps::fields::{self, ALL_FIELDS, FIELDS, FieldMask};
+use super::options::{Options, SPECS};
 
 /// What the user asked for.
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
@@ -19,59 +13,10 @@ use crate::smaps::fields::{self, ALL_FIELDS, FIELDS, FieldMask};
 pub enum Command {
     /// Export, record, or print once.
     Run(Options),
-    /// Print [`help`].
+    /// Print [`help`](super::help::help).
     Help,
-    /// Print [`version`].
+    /// Print the version.
     Version,
-}
-
-/// Every option's value, given or default.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Options {
-    /// Where to listen: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`; the syntax is checked, the host is not looked up.
-    pub addr: String,
-    /// Where the node's proc is mounted.
-    pub proc_path: PathBuf,
-    /// Time between scrape starts, never zero.
-    pub scrape_interval: Duration,
-    /// What is logged.
-    pub log_level: LevelFilter,
-    /// Containerd's socket.
-    pub containerd_sock: PathBuf,
-    /// The containerd namespaces to list, at least one, each once.
-    pub containerd_namespaces: Vec<String>,
-    /// A process is taken when any of them matches; at least one.
-    pub filters: Vec<Filter>,
-    /// A recorded node to read in place of containerd and the live proc.
-    pub fixture: Option<PathBuf>,
-    /// Write a recording here and exit; never together with `once`.
-    pub record: Option<PathBuf>,
-    /// Print one exposition and exit.
-    pub once: bool,
-    /// The fields to export, at least one.
-    pub fields: FieldMask,
-    /// What one series stands for.
-    pub group_by: GroupBy,
-    /// A series a process, with a `pid` label.
-    pub pid: bool,
-    /// Leave out samples whose value is 0.
-    pub omit_zero: bool,
-    /// At most this many `process_smaps_*` samples; 0 is no limit.
-    pub max_samples: usize,
-    /// The fraction of one core that reading smaps may take, at most 1024; 0 is no limit.
-    pub cpu_budget: f64,
-}
-
-/// What one series stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GroupBy {
-    /// One mapped path of one command.
-    #[default]
-    Path,
-    /// One kind of mapping (file, anonymous, heap, ...) of one command.
-    Kind,
-    /// All mappings of one command.
-    Process,
 }
 
 /// A command line that makes no sense; one line that quotes the argument and says what is expected.
@@ -79,143 +24,6 @@ pub enum GroupBy {
 pub struct UsageError {
     text: String,
 }
-
-/// One option that takes a value, or a flag, whose `value` is empty.
-struct Spec {
-    name: &'static str,
-    value: &'static str,
-    /// Parsed like an argument when the option is not given; empty is no default.
-    default: &'static str,
-    help: &'static str,
-    expected: &'static str,
-    set: fn(&mut Options, &OsStr) -> Option<()>,
-}
-
-const fn flag(name: &'static str, help: &'static str, set: fn(&mut Options, &OsStr) -> Option<()>) -> Spec {
-    Spec { name, value: "", default: "", help, expected: "", set }
-}
-
-const SPECS: [Spec; 16] = [
-    Spec {
-        name: "addr",
-        value: "ADDR",
-        default: ":8080",
-        help: "listen on :PORT (every interface), HOST:PORT or [IPv6]:PORT",
-        expected: "\":PORT\", \"HOST:PORT\" or \"[IPv6]:PORT\"",
-        set: |options, value| addr(value).map(|addr| options.addr = addr),
-    },
-    Spec {
-        name: "proc-path",
-        value: "DIR",
-        default: "/proc",
-        help: "where the node's proc is mounted",
-        expected: "a directory",
-        set: |options, value| path(value).map(|path| options.proc_path = path),
-    },
-    Spec {
-        name: "scrape-interval",
-        value: "TIME",
-        default: "1s",
-        help: "time between scrape starts: 500ms, 1.5s, 1m30s",
-        expected: "a positive duration such as \"500ms\", \"1s\" or \"1m30s\"",
-        set: |options, value| {
-            duration::parse(value.to_str()?).map(|interval| options.scrape_interval = interval)
-        },
-    },
-    Spec {
-        name: "log-level",
-        value: "LEVEL",
-        default: "info",
-        help: "debug, info, warn, error or none",
-        expected: "\"debug\", \"info\", \"warn\", \"error\" or \"none\"",
-        set: |options, value| log_level(value).map(|level| options.log_level = level),
-    },
-    Spec {
-        name: "containerd-sock",
-        value: "PATH",
-        default: "/run/containerd/containerd.sock",
-        help: "containerd's socket",
-        expected: "the path of a socket",
-        set: |options, value| path(value).map(|path| options.containerd_sock = path),
-    },
-    Spec {
-        name: "containerd-namespace",
-        value: "NAME",
-        default: "k8s.io",
-        help: "containerd namespace to list: moby, default, ...; repeatable",
-        expected: "a containerd namespace such as \"k8s.io\", \"moby\" or \"default\"",
-        set: |options, value| containerd_namespace(options, value),
-    },
-    Spec {
-        name: "filter",
-        value: "PATTERN",
-        default: "default/*/*/*",
-        help: "NAMESPACE/POD/CONTAINER/COMMAND, * is any; repeatable",
-        expected: filter::EXPECTED,
-        set: |options, value| Filter::parse(value.to_str()?).ok().map(|filter| options.filters.push(filter)),
-    },
-    Spec {
-        name: "fixture",
-        value: "DIR",
-        default: "",
-        help: "read a recorded node instead of containerd and the live proc",
-        expected: "a directory",
-        set: |options, value| path(value).map(|path| options.fixture = Some(path)),
-    },
-    Spec {
-        name: "record",
-        value: "DIR",
-        default: "",
-        help: "record what the filter matches into the new directory DIR, exit",
-        expected: "a directory that does not exist",
-        set: |options, value| path(value).map(|path| options.record = Some(path)),
-    },
-    flag("once", "scrape once, print the exposition, exit", |options, _| {
-        options.once = true;
-        Some(())
-    }),
-    Spec {
-        name: "fields",
-        value: "LIST",
-        default: "all",
-        help: "the fields to export: rss,pss,private_dirty,...",
-        // The names follow, from the field table.
-        expected: "\"all\" or a comma-separated list, each name once, of ",
-        set: |options, value| field_mask(value.to_str()?).map(|mask| options.fields = mask),
-    },
-    Spec {
-        name: "group-by",
-        value: "WHAT",
-        default: "path",
-        help: "path, kind or process: what one series of a command stands for",
-        expected: "\"path\", \"kind\" or \"process\"",
-        set: |options, value| group_by(value).map(|group_by| options.group_by = group_by),
-    },
-    flag("pid", "one series a process: label pid", |options, _| {
-        options.pid = true;
-        Some(())
-    }),
-    flag("omit-zero", "leave out samples whose value is 0", |options, _| {
-        options.omit_zero = true;
-        Some(())
-    }),
-    Spec {
-        name: "max-samples",
-        value: "N",
-        default: "100000",
-        help: "over N samples the smallest paths fold into one; 0: no limit",
-        expected: "a whole number of samples, 0 for no limit",
-        set: |options, value| value.to_str()?.parse().ok().map(|n| options.max_samples = n),
-    },
-    Spec {
-        name: "cpu-budget",
-        value: "F",
-        default: "0.25",
-        help: "read smaps for at most this fraction of a core; 0: no limit",
-        expected: "a fraction of one core from 0 to 1024, 0 for no limit",
-        set: |options, value| cpu_budget(value).map(|fraction| options.cpu_budget = fraction),
-    },
-];
 
 /// Parses the arguments that follow the program's name.
 ///
@@ -303,75 +111,8 @@ fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     args
 }
 
-/// What `--help` prints.
-pub fn help() -> String {
-    let mut text = format!(
-        "{}.\n\nusage: {} [OPTION]...; -addr VALUE and -addr=VALUE are taken like --addr VALUE\n\n",
-        "Exports where the memory of containerized processes is, from /proc/<pid>/smaps, to Prometheus",
-        env!("CARGO_PKG_NAME"),
-    );
-    for spec in &SPECS {
-        let name = format!("--{} {}", spec.name, spec.value);
-        let default = if spec.default.is_empty() { String::new() } else { format!(" [{}]", spec.default) };
-        writeln!(text, "  {name:<28}{}{default}", spec.help).expect("writing to a string cannot fail");
-    }
-    text.push_str("  -h, --help                  print this; defaults stand in brackets\n");
-    text.push_str("  -V, --version               print version, revision and target\n");
-    text
-}
-
-/// What `--version` prints.
-pub fn version() -> String {
-    let (name, target) = (env!("CARGO_PKG_NAME"), build_info::target());
-    format!("{name} {} (revision {}, {target})\n", build_info::VERSION, build_info::REVISION)
-}
-
-impl Options {
-    fn unset() -> Options {
-        Options {
-            addr: String::new(),
-            proc_path: PathBuf::new(),
-            scrape_interval: Duration::ZERO,
-            log_level: LevelFilter::Off,
-            containerd_sock: PathBuf::new(),
-            containerd_namespaces: Vec::new(),
-            filters: Vec::new(),
-            fixture: None,
-            record: None,
-            once: false,
-            fields: 0,
-            group_by: GroupBy::Path,
-            pid: false,
-            omit_zero: false,
-            max_samples: 0,
-            cpu_budget: 0.0,
-        }
-    }
-}
-
-impl Spec {
-    fn set(&self, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
-        (self.set)(options, value).ok_or_else(|| {
-            UsageError::new(format!(
-                "invalid value {value:?} for --{}: expected {}",
-                self.name,
-                self.expected()
-            ))
-        })
-    }
-
-    fn expected(&self) -> String {
-        let names = if self.name == "fields" {
-            FIELDS.each_ref().map(|field| field.name).join(",")
-        } else {
-            String::new()
-        };
-        format!("{}{names}", self.expected)
-    }
-}
-
 impl UsageError {
-    fn new(text: String) -> UsageError {
+    pub(super) fn new(text: String) -> UsageError {
         UsageError { text }
     }
 
@@ -388,69 +129,16 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-fn addr(value: &OsStr) -> Option<String> {
-    let value = value.to_str()?;
-    let (host, port) = value.rsplit_once(':')?;
-    let host_is_a_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    let port_is_a_number = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    (port_is_a_number && host_is_a_name || value.parse::<SocketAddr>().is_ok()).then(|| value.into())
-}
-
-fn path(value: &OsStr) -> Option<PathBuf> {
-    (!value.is_empty()).then(|| value.into())
-}
-
-fn log_level(value: &OsStr) -> Option<LevelFilter> {
-    // Any case, as the Go original takes it.
-    Some(match value.to_str()?.to_ascii_lowercase().as_str() {
-        "debug" => LevelFilter::Debug,
-        "info" => LevelFilter::Info,
-        "warn" | "warning" => LevelFilter::Warn,
-        "error" => LevelFilter::Error,
-        "none" => LevelFilter::Off,
-        _ => return None,
-    })
-}
-
-/// The letters that containerd allows; the name becomes a gRPC header. A namespace given twice is listed once.
-fn containerd_namespace(options: &mut Options, value: &OsStr) -> Option<()> {
-    let name = value.to_str()?;
-    let is_valid =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if is_valid && !options.containerd_namespaces.iter().any(|known| known == name) {
-        options.containerd_namespaces.push(name.into());
-    }
-    is_valid.then_some(())
-}
-
-fn field_mask(list: &str) -> Option<FieldMask> {
-    if list == "all" {
-        return Some(ALL_FIELDS);
-    }
-    list.split(',').try_fold(0, |mask, name| {
-        let bit = 1 << fields::by_name(name)?;
-        (mask & bit == 0).then_some(mask | bit)
-    })
-}
-
-fn group_by(value: &OsStr) -> Option<GroupBy> {
-    Some(match value.to_str()? {
-        "path" => GroupBy::Path,
-        "kind" => GroupBy::Kind,
-        "process" => GroupBy::Process,
-        _ => return None,
-    })
-}
-
-fn cpu_budget(value: &OsStr) -> Option<f64> {
-    let fraction: f64 = value.to_str()?.parse().ok()?;
-    // NaN is in no range; abs() makes -0 plain.
-    (0.0..=1024.0).contains(&fraction).then_some(fraction.abs())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use log::LevelFilter;
+
     use super::*;
+    use crate::node::filter::Filter;
+    use crate::smaps::fields::ALL_FIELDS;
+    use crate::totals::grouping::GroupBy;
     use std::os::unix::ffi::OsStringExt;
 
     fn run(args: &[&str]) -> Options {
@@ -487,6 +175,8 @@ mod tests {
             omit_zero: false,
             max_samples: 100_000,
             cpu_budget: 0.25,
+            allowed_hosts: Vec::new(),
+            sandbox: true,
         };
         assert_eq!(run(&[]), expected);
     }
@@ -516,6 +206,11 @@ mod tests {
             ("group-by", "process", |options| options.group_by = GroupBy::Process),
             ("max-samples", "0", |options| options.max_samples = 0),
             ("cpu-budget", "1.5", |options| options.cpu_budget = 1.5),
+            ("allowed-host", "Node.example.org", |options| {
+                options.allowed_hosts = vec!["node.example.org".into()]
+            }),
+            ("sandbox", "off", |options| options.sandbox = false),
+            ("sandbox", "on", |_| {}),
         ];
         for (name, value, change) in cases {
             let mut expected = run(&[]);
@@ -573,61 +268,6 @@ mod tests {
         for arg in ["-V", "-version", "--version"] {
             assert_eq!(parse(["-once".into(), arg.into(), "--bogus".into()]), Ok(Command::Version), "{arg}");
         }
-        assert!(version().starts_with("smaps-container-exporter 0.1.0 (revision "), "{}", version());
-        assert!(version().ends_with(&format!(", {})\n", build_info::target())), "{}", version());
-    }
-
-    #[test]
-    fn help_fits_one_screen() {
-        let help = help();
-        assert!(help.lines().count() <= 24 && help.lines().all(|line| line.len() <= 100), "{help}");
-        for spec in &SPECS {
-            let line =
-                help.lines().find(|line| line.starts_with(&format!("  --{} ", spec.name))).expect(spec.name);
-            assert!(line.contains(spec.help), "{line}");
-            assert_eq!(line.ends_with(&format!(" [{}]", spec.default)), !spec.default.is_empty(), "{line}");
-        }
-    }
-
-    #[test]
-    fn addresses() {
-        let taken = [
-            ":8080",
-            ":0",
-            ":65535",
-            "localhost:80",
-            "127.0.0.1:80",
-            "[::1]:80",
-            "[::]:80",
-            "a-b.c_d.svc:80",
-        ];
-        for text in taken {
-            assert_eq!(addr(text.as_ref()).as_deref(), Some(text), "{text}");
-        }
-        let refused = [
-            "",
-            ":",
-            "8080",
-            "localhost",
-            ":65536",
-            ":-1",
-            ":+1",
-            ":http",
-            "::1:80",
-            "[::1]",
-            "[::1:80",
-            "::1]:80",
-            "[x]:80",
-            "a b:80",
-            "http://a:80",
-            "a/b:80",
-            ":80 ",
-            "[127.0.0.1]:80",
-            "a:b:80",
-        ];
-        for text in refused {
-            assert_eq!(addr(text.as_ref()), None, "{text}");
-        }
     }
 
     #[test]
@@ -670,6 +310,8 @@ mod tests {
                 "a fraction of one core from 0 to 1024, 0 for no limit",
                 vec!["", "-0.1", "1025", "nan", "inf", "50%"],
             ),
+            ("allowed-host", "a host name without a port", vec!["", "a:80", "a/b", "*"]),
+            ("sandbox", r#""on" or "off""#, vec!["", "On", "1"]),
         ];
         for (name, expected, values) in expected {
             for value in values {

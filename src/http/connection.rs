@@ -157,7 +157,9 @@ impl Connection {
     fn answer(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         let (response, n_used) = match parse_head(&self.received) {
             Parsed::Complete(head, n_used) => (respond(site, &head, self.peer), n_used),
-            Parsed::Malformed => (error_response(400, "this is not an HTTP/1 request\n"), self.received.len()),
+            Parsed::Malformed => {
+                (error_response(400, "this is not an HTTP/1 request\n"), self.received.len())
+            }
             Parsed::Incomplete if self.received.len() >= MAX_HEAD_BYTES => {
                 (error_response(431, "a request's head may be 8 KiB long\n"), self.received.len())
             }

@@ -32,7 +32,6 @@ impl Connections {
             connection.refuse(now);
         }
         self.open.push(connection);
-        self.close_oldest();
         has_place
     }
 
@@ -54,16 +53,6 @@ impl Connections {
         evicted.map(|i| self.open.swap_remove(i)).is_some()
     }
 
-    /// Keeps the number of closing connections within its limit. Their responses are with the kernel already.
-    fn close_oldest(&mut self) {
-        let closing = || self.open.iter().enumerate().filter(|(_, connection)| connection.is_closing());
-        if closing().count() > self.limits.n_closing
-            && let Some((oldest, _)) = closing().min_by_key(|(_, connection)| connection.since)
-        {
-            self.open.swap_remove(oldest);
-        }
-    }
-
     fn n_active(&self) -> usize {
         self.open.iter().filter(|connection| !connection.is_closing()).count()
     }
@@ -72,9 +61,15 @@ impl Connections {
         self.open.retain(|connection| !matches!(connection.state, State::Ended));
     }
 
-    /// Removes the connections that are over.
+    /// Removes the connections that are over, and the oldest of too many that are closing: the kernel has their responses.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| !connection.is_over(now, &self.limits));
+        let mut closing: Vec<_> = self.open.iter().filter(|c| c.is_closing()).map(|c| c.since).collect();
+        if let Some(n_more @ 1..) = closing.len().checked_sub(self.limits.n_closing) {
+            closing.sort();
+            let newest_to_go = closing[n_more - 1];
+            self.open.retain(|connection| !connection.is_closing() || connection.since > newest_to_go);
+        }
         if now.duration_since(self.charged_since) >= CHARGE_PERIOD {
             self.charges.clear();
             self.charged_since = now;
@@ -151,7 +146,8 @@ mod tests {
         let mut connections = limited(4, 0);
         let mut clients = Vec::new();
         for (is_idle, since) in [(false, new), (true, new), (false, old), (true, old)] {
-            let (mut connection, mut client) = connect_and_send(since, if is_idle { REQUEST } else { b"GET" });
+            let (mut connection, mut client) =
+                connect_and_send(since, if is_idle { REQUEST } else { b"GET" });
             connection.turn(&site, since);
             assert_eq!(is_idle, client.set_nonblocking(true).is_ok() && client.read(&mut [0; 999]).is_ok());
             client.set_nonblocking(false).unwrap();
@@ -197,11 +193,12 @@ mod tests {
         for i in 0..10 {
             let (connection, client) = connect_and_send(now + i * MINUTE / 1000, LAST_REQUEST);
             assert!(connections.admit(connection, now), "{i}");
-            connections.open.last_mut().unwrap().turn(&site, now);
+            connections.open.last_mut().unwrap().turn(&site, now + i * MINUTE / 1000);
+            connections.expire(now);
             // The client has its whole response and does not close.
             clients.push(client);
         }
-        assert!(connections.open.len() <= 1 + 3, "{}", connections.open.len());
+        assert!(connections.open.len() == 3, "{}", connections.open.len());
         for client in clients {
             let mut text = [0; 4096];
             let n = (&client).read(&mut text).unwrap();
@@ -214,7 +211,7 @@ mod tests {
         let now = Instant::now();
         let mut connections = limited(3, 0);
         let mut clients = Vec::new();
-        for (last, since) in [(1, now - MINUTE / 2), (2, now), (1, now - MINUTE / 4)] {
+        for (last, since) in [(1, now - MINUTE / 30), (2, now), (1, now - MINUTE / 60)] {
             let (mut connection, client) = connect(since);
             connection.peer = Ipv4Addr::new(192, 0, 2, last).into();
             connections.admit(connection, now);
@@ -231,7 +228,7 @@ mod tests {
         connections.charge(1, Duration::from_millis(2));
         assert_eq!(turns(&connections), [0, 2, 1]);
         connections.charge(0, Duration::from_millis(9));
-        connections.expire(now + CHARGE_PERIOD);
+        connections.expire(now + 2 * CHARGE_PERIOD);
         assert_eq!(turns(&connections), [0, 2, 1], "forgotten");
     }
 }

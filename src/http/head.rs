@@ -277,8 +277,16 @@ mod tests {
         };
         assert_eq!(get, expected);
         assert_eq!(complete("GET /metrics HTTP/1.1\nHost: node:8080\n\n"), expected, "lone line feeds");
-        assert_eq!(complete("\r\n\r\nGET /metrics HTTP/1.1\r\nhost:node:8080\r\n\r\n"), expected, "empty lines before");
-        assert_eq!(complete("GET /metrics HTTP/1.1\r\nX: \t\u{e9}\r\nHost: node:8080\r\nY:\r\n\r\n"), expected, "any value");
+        assert_eq!(
+            complete("\r\n\r\nGET /metrics HTTP/1.1\r\nhost:node:8080\r\n\r\n"),
+            expected,
+            "empty lines before"
+        );
+        assert_eq!(
+            complete("GET /metrics HTTP/1.1\r\nX: \t\u{e9}\r\nHost: node:8080\r\nY:\r\n\r\n"),
+            expected,
+            "any value"
+        );
     }
 
     #[test]

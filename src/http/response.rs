@@ -247,7 +247,10 @@ mod tests {
             let request = lines.replace('\n', "\r\n") + "\r\n\r\n";
             let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{lines:?}") };
             let response = respond(&site, &head, peer);
-            assert!(response.head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{lines} from {peer}");
+            assert!(
+                response.head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()),
+                "{lines} from {peer}"
+            );
         }
     }
 

@@ -97,10 +97,18 @@ impl Server {
 
     /// Serves until the process ends, on a thread of its own. Scrapes older than `max_age` are unhealthy; requests from this
     /// machine may also use the host names `allowed_hosts`.
-    pub fn start(self, published: Published, max_age: Duration, allowed_hosts: Vec<String>) -> io::Result<()> {
+    pub fn start(
+        self,
+        published: Published,
+        max_age: Duration,
+        allowed_hosts: Vec<String>,
+    ) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let site = Site { published, max_age, hosts: Hosts::new(allowed_hosts) };
-        thread::Builder::new().name("http".to_owned()).stack_size(STACK_BYTES).spawn(move || self.serve(&site))?;
+        thread::Builder::new()
+            .name("http".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || self.serve(&site))?;
         Ok(())
     }
 
@@ -149,10 +157,8 @@ fn wait(connections: &Connections, acceptor: &Acceptor<'_>) -> (Vec<usize>, bool
         Some(at) => Some(at.saturating_duration_since(now)),
         None => None,
     };
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: timeout.as_secs() as i64,
-        tv_nsec: timeout.subsec_nanos().into(),
-    });
+    let timeout = timeout
+        .map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
     // It fails when a signal interrupts it; then nothing is ready.
     let _ = poll(&mut fds, timeout.as_ref());
     let is_ready = |i: usize| !fds[i].revents().is_empty();
@@ -180,7 +186,9 @@ impl Acceptor<'_> {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 // The client was gone before it was accepted.
-                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
+                    continue;
+                }
                 Err(e) => {
                     if self.failed_at.is_none() {
                         warn!("cannot accept connections: {}", plain(&e));
@@ -322,7 +330,9 @@ mod tests {
             client.read_exact(&mut [0]).unwrap();
             client
         });
-        assert!(rest(send(addr, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")).starts_with("HTTP/1.1 503 "));
+        assert!(
+            rest(send(addr, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")).starts_with("HTTP/1.1 503 ")
+        );
         drop(clients);
         wait_for_answer(addr);
     }

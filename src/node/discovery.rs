@@ -248,7 +248,8 @@ impl Discovery {
         let mut is_unexplained = false;
         let mut has_moved = false;
         for tracked in &mut self.containers {
-            let init = pass.find(tracked.container.init_pid);
+            let Some(init_pid) = tracked.container.init_pid else { continue };
+            let init = pass.find(init_pid);
             let is_same = |started: u64| tracked.init_started.is_none_or(|known| known == started);
             let Some(init) = init.filter(|init| is_same(init.started)) else {
                 // Its cgroup stays its own until a listing says that it has ended.
@@ -344,7 +345,7 @@ mod tests {
         fn list(&mut self, ms: u64, containers: &[(&str, u32)], more_to_come: bool) {
             let containers = containers.iter().map(|&(id, init_pid)| Container {
                 id: id.into(),
-                init_pid,
+                init_pid: Some(init_pid),
                 namespace: "default".into(),
                 pod: "pod".into(),
                 name: id.into(),

@@ -162,7 +162,7 @@ impl std::fmt::Display for Failure {
             Self::Denied => f.write_str("permission denied"),
             Self::Exec => f.write_str("it executed another program meanwhile"),
             Self::Gone => f.write_str("it ended meanwhile"),
-            Self::Io(error) => error.fmt(f),
+            Self::Io(error) => f.write_str(&crate::errors::plain(error)),
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::{timeout, timeout_at};
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::errors::plain;
 use crate::sources::Container;
 
 /// How long a connection may take; on a node it takes a millisecond.
@@ -199,7 +200,7 @@ impl Lister {
                 };
                 let known = match known {
                     Known::Container(container) if !is_hung => {
-                        Known::Container(Container { init_pid: task.pid, ..container })
+                        Known::Container(Container { init_pid: Some(task.pid), ..container })
                     }
                     known => known,
                 };
@@ -241,7 +242,7 @@ impl Lister {
         let connect = tokio::net::UnixStream::connect(&self.socket);
         match timeout(CONNECT_DEADLINE, connect).await {
             Ok(Ok(stream)) => {
-                stream.into_std().map_err(|error| self.error("cannot connect to", &error.to_string()))
+                stream.into_std().map_err(|error| self.error("cannot connect to", &plain(&error)))
             }
             Ok(Err(error)) => Err(self.error("cannot connect to", &plain(&error))),
             Err(_) => Err(self.error("cannot connect to", &no_answer(CONNECT_DEADLINE))),
@@ -283,7 +284,7 @@ fn known(namespace: &str, id: &str, labels: &HashMap<String, String>) -> Known {
     );
     Known::Container(Container {
         id: id.into(),
-        init_pid: 0,
+        init_pid: None,
         namespace: pod_namespace.unwrap_or_else(|| namespace.into()),
         pod: pod.unwrap_or_default(),
         name: name.unwrap_or_else(|| id.into()),
@@ -309,13 +310,6 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-/// The system's text without its number: `connection refused`.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    text.to_lowercase()
 }
 
 #[cfg(test)]

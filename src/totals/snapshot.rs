@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use crate::cli::args::{GroupBy, Options};
 use crate::smaps::fields::{FIRST_LARGEST, FieldMask, N_FIELDS, NOT_IN_ROLLUP, RSS};
 use crate::smaps::scanner::{Mapping, Values};
+use crate::totals::grouping::GroupBy;
 use crate::totals::labels;
 use crate::totals::slab::Slots;
 
@@ -27,13 +27,6 @@ pub struct Shape {
     pub omit_zero: bool,
     /// Beyond so many samples paths are folded; 0 is no limit.
     pub max_samples: usize,
-}
-
-impl From<&Options> for Shape {
-    fn from(options: &Options) -> Self {
-        let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
-        Self { group_by, by_pid: pid, fields, omit_zero, max_samples }
-    }
 }
 
 impl Shape {

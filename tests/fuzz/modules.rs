@@ -3,6 +3,8 @@
 
 #[path = "../../src/cli/mod.rs"]
 pub mod cli;
+#[path = "../../src/errors.rs"]
+mod errors;
 #[path = "../../src/smaps/mod.rs"]
 pub mod smaps;
 #[path = "../../src/totals/mod.rs"]
@@ -14,6 +16,8 @@ mod cgroup;
 mod filter;
 #[path = "../../src/http/head.rs"]
 pub mod head;
+#[path = "../../src/sources/container.rs"]
+mod container;
 #[path = "../../src/sources/recording.rs"]
 mod recording;
 
@@ -24,5 +28,6 @@ pub mod procfs {
     pub use crate::cgroup;
 }
 pub mod sources {
+    pub use crate::container::Container;
     pub use crate::recording;
 }
