@@ -10,6 +10,8 @@ pub mod exposition;
 pub mod http;
 pub mod node;
 pub mod procfs;
+#[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
+mod sandbox;
 pub mod scrape;
 pub mod smaps;
 pub mod sources;
@@ -71,6 +73,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
 /// `--once`: one scrape to stdout, without the metrics of the exporter itself, so that the same node gives the same bytes.
 fn once(options: &Options) -> Result<(), String> {
     let mut scraper = Scraper::new(options)?;
+    sandbox::enter(options);
     scraper.list_first(ONLY_LISTING)?;
     scraper.scrape()?;
     let mut text = Vec::new();
@@ -81,6 +84,7 @@ fn once(options: &Options) -> Result<(), String> {
 /// `--record`: one recording to a new directory.
 fn record(options: &Options, directory: &Path) -> Result<(), String> {
     let mut scraper = Scraper::new(options)?;
+    sandbox::enter(options);
     scraper.list_first(ONLY_LISTING)?;
     let n_processes = scraper.record(directory)?;
     info!("recorded {n_processes} processes into {directory:?}");
@@ -103,6 +107,8 @@ fn serve(options: &Options) -> Result<(), String> {
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
     let scraper = Scraper::new(options)?;
+    // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
+    sandbox::enter(options);
     let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
     thread::Builder::new()
