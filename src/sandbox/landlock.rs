@@ -77,3 +77,61 @@ fn allow(
         Err(_) => Ok(ruleset),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    /// In a thread that the rules hold for; none where the kernel has no Landlock.
+    fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let restricted = move || {
+            let status = rules(&needs).unwrap().restrict_self().unwrap();
+            (status.ruleset != landlock::RulesetStatus::NotEnforced).then(test)
+        };
+        thread::spawn(restricted).join().unwrap()
+    }
+
+    #[test]
+    fn only_what_is_named_is_read() {
+        let base = std::env::temp_dir().join(format!("landlock-{}", std::process::id()));
+        let (inner, outer) = (base.join("inner"), base.join("outer"));
+        for directory in [&inner, &outer] {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("file"), "text").unwrap();
+        }
+        let socket = base.join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let needs = Needs {
+            reads: vec![inner.clone(), base.join("absent")],
+            socket: Some(socket.clone()),
+            writes: Some(outer.join("recording")),
+            serves: true,
+        };
+        let (inner_file, outer_file) = (inner.join("file"), outer.join("file"));
+        let made = outer.join("recording");
+        let tried = inside(needs, move || {
+            [
+                ("reads inside", fs::read(&inner_file).is_ok(), true),
+                ("lists inside", fs::read_dir(&inner).is_ok(), true),
+                ("writes inside", fs::write(&inner_file, "").is_ok(), false),
+                ("reads outside", fs::read(&outer_file).is_ok(), false),
+                ("lists outside", fs::read_dir(&base).is_ok(), false),
+                ("removes", fs::remove_file(&outer_file).is_ok(), false),
+                ("records", fs::create_dir(&made).and_then(|()| fs::write(made.join("x"), "")).is_ok(), true),
+                ("connects", UnixStream::connect(&socket).is_ok(), true),
+                ("leaves", std::net::TcpStream::connect("127.0.0.1:1").is_ok(), false),
+            ]
+        });
+        for (what, is_done, is_allowed) in tried.into_iter().flatten() {
+            assert_eq!(is_done, is_allowed, "{what}");
+        }
+        fs::remove_dir_all(outer.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn nothing_readable_is_no_reason_to_go_in() {
+        let needs = Needs { reads: Vec::new(), socket: None, writes: None, serves: true };
+        assert_eq!(enter(&needs, Path::new("/nonexistent")), Ok(false));
+    }
+}

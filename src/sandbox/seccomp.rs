@@ -71,6 +71,7 @@ const READING: &[i64] = &[
     libc::SYS_inotify_rm_watch,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
+    libc::SYS_pipe2,
     libc::SYS_ppoll,
     libc::SYS_pread64,
     libc::SYS_read,
@@ -135,7 +136,8 @@ fn programs(needs: &Needs) -> Result<[BpfProgram; 2], String> {
     // Its arguments lie in memory, where no filter sees them. A C library that is told that there is no clone3 uses clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let absent = compile(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-    Ok([allowed, absent])
+    // The list comes last: it allows no further filter.
+    Ok([absent, allowed])
 }
 
 fn compile(
@@ -171,6 +173,9 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     );
     // Reading the process's own limits, not setting any.
     list.insert(libc::SYS_prlimit64, vec![rule(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)]);
+
+    // A new runtime wakes itself through a pair.
+    list.insert(libc::SYS_socketpair, vec![equal(0, libc::AF_UNIX as u64)]);
 
     let mut open_mask = OPEN_MASK;
     if needs.writes.is_some() {
@@ -211,4 +216,127 @@ fn rule(argument: u8, len: SeccompCmpArgLen, operation: SeccompCmpOp, value: u64
     condition
         .and_then(|condition| SeccompRule::new(vec![condition]))
         .expect("a call has six arguments, a rule one condition")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File, OpenOptions};
+    use std::io::{self, ErrorKind};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::Command;
+    use std::thread;
+
+    /// Runs `test` in a thread that the filters hold for, and only that one.
+    fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> T {
+        let filtered = move || {
+            for program in programs(&needs).unwrap() {
+                seccompiler::apply_filter(&program).unwrap();
+            }
+            test()
+        };
+        thread::spawn(filtered).join().unwrap()
+    }
+
+    fn needs(socket: bool, writes: bool) -> Needs {
+        let path = |is_needed: bool| is_needed.then(|| "/tmp/x".into());
+        Needs { reads: Vec::new(), socket: path(socket), writes: path(writes), serves: true }
+    }
+
+    fn is_refused<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+    }
+
+    /// A directory of its own for each test.
+    fn directory(name: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("seccomp-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let path = directory("refused");
+        let file = path.join("file");
+        fs::write(&file, "text").unwrap();
+        let refused = inside(needs(true, false), move || {
+            let open = |options: &mut OpenOptions| is_refused(options.open(&file));
+            [
+                ("execve", is_refused(Command::new("/bin/true").spawn())),
+                ("write", open(OpenOptions::new().write(true))),
+                ("read and write", open(OpenOptions::new().read(true).write(true))),
+                ("append", open(OpenOptions::new().append(true))),
+                ("create", is_refused(File::create(file.with_extension("new")))),
+                ("memory of others", is_refused(OpenOptions::new().write(true).open("/proc/self/mem"))),
+                ("unlink", is_refused(fs::remove_file(&file))),
+                ("rename", is_refused(fs::rename(&file, "/tmp/moved"))),
+                ("mkdir", is_refused(fs::create_dir(file.with_extension("directory")))),
+                ("chmod", is_refused(fs::set_permissions(&file, fs::metadata("/").unwrap().permissions()))),
+                ("connect to a network", is_refused(TcpStream::connect("127.0.0.1:1"))),
+                ("listen", is_refused(TcpListener::bind("127.0.0.1:0"))),
+                (
+                    "kill",
+                    is_refused(
+                        rustix::process::test_kill_process(rustix::process::getpid()).map_err(Into::into),
+                    ),
+                ),
+            ]
+        });
+        for (call, is_refused) in refused {
+            assert!(is_refused, "{call}");
+        }
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "text");
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn what_goes_on_working() {
+        let path = directory("working");
+        let file = path.join("file");
+        let socket = path.join("socket");
+        fs::write(&file, "text").unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (text, n_names, is_connected, answer) = inside(needs(true, false), move || {
+            let text = fs::read_to_string(&file).unwrap();
+            let n_names = fs::read_dir(file.parent().unwrap()).unwrap().count();
+            let is_connected = UnixStream::connect(&socket).is_ok();
+            // A thread with a large stack and allocations of its own; and a runtime, as the one that talks to containerd.
+            let start = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(tokio::time::sleep(std::time::Duration::from_millis(1)));
+                vec![7_u8; 8 << 20].iter().filter(|&&byte| byte == 7).count()
+            };
+            let thread =
+                thread::Builder::new().name("again".into()).stack_size(16 << 20).spawn(start).unwrap();
+            (text, n_names, is_connected, thread.join().unwrap())
+        });
+        assert_eq!((text.as_str(), n_names, is_connected, answer), ("text", 2, true, 8 << 20));
+        drop(listener);
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn nobody_connects_who_needs_no_socket() {
+        let path = directory("no-socket").join("socket");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let to = path.clone();
+        assert!(is_refused(inside(needs(false, false), move || UnixStream::connect(to))));
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_recording_is_written_and_nothing_opened_for_both() {
+        let path = directory("record");
+        let file = path.join("1/smaps");
+        let written = inside(needs(true, true), move || {
+            fs::create_dir(file.parent().unwrap()).unwrap();
+            fs::write(&file, "text").unwrap();
+            let both = OpenOptions::new().read(true).write(true).open(&file);
+            both.map_err(|error| error.kind()).map(|_| ())
+        });
+        assert_eq!(written, Err(ErrorKind::PermissionDenied));
+        assert_eq!(fs::read_to_string(path.join("1/smaps")).unwrap(), "text");
+        fs::remove_dir_all(path).unwrap();
+    }
 }
