@@ -304,7 +304,7 @@ mod tests {
             // A thread with a large stack and allocations of its own; and a runtime, as the one that talks to containerd.
             let start = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(tokio::time::sleep(std::time::Duration::from_millis(1)));
+                runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
                 vec![7_u8; 8 << 20].iter().filter(|&&byte| byte == 7).count()
             };
             let thread =
