@@ -1,7 +1,7 @@
 //! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container, command and
 //! mapped path, as Prometheus text.
 //!
-//! Data flows one way, in the order of the modules below. The middle, from [`cgroup`] to [`exposition`], does no I/O and cannot fail.
+//! Data flows one way, in the order of the modules below. The middle, from [`smaps`] to [`exposition`], does no I/O and cannot fail.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -115,8 +115,9 @@ fn serve(options: &Options) -> Result<(), String> {
         .name("scrape".into())
         .spawn(move || scrape_for_ever(scraper, publisher, interval))
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+    let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), options.allowed_hosts.clone())
+        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on {addr}");
     let name = runtime.block_on(poll_fn(|context| {

@@ -35,10 +35,10 @@ fn needed(needs: &Needs) -> CapabilitySet {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw())
     };
     let mut needed = READING;
-    if needs.socket.as_deref().is_some_and(is_foreign) || needs.writes_in().is_some_and(is_foreign) {
+    if needs.sockets.iter().any(|path| is_foreign(path)) || needs.writes_in().is_some_and(is_foreign) {
         needed |= CapabilitySet::DAC_OVERRIDE;
     }
-    if needs.socket.is_none() {
+    if needs.sockets.is_empty() {
         needed |= CapabilitySet::DAC_READ_SEARCH;
     }
     needed
@@ -58,18 +58,23 @@ mod tests {
         std::thread::spawn(test).join().unwrap()
     }
 
-    fn needs(socket: Option<&str>) -> Needs {
-        Needs { reads: Vec::new(), socket: socket.map(Into::into), writes: None, serves: true }
+    fn needs(sockets: &[&str]) -> Needs {
+        Needs {
+            reads: Vec::new(),
+            sockets: sockets.iter().map(Into::into).collect(),
+            writes: None,
+            serves: true,
+        }
     }
 
     #[test]
     fn only_reading_is_left() {
         let (before, after) = in_thread(|| {
             let before = thread::capabilities(None).unwrap();
-            reduce(&needs(Some("/"))).unwrap();
+            reduce(&needs(&["/"])).unwrap();
             (before, thread::capabilities(None).unwrap())
         });
-        assert_eq!(after.permitted, before.permitted & needed(&needs(Some("/"))));
+        assert_eq!(after.permitted, before.permitted & needed(&needs(&["/"])));
         assert_eq!(after.effective, after.permitted);
         assert_eq!(after.inheritable, CapabilitySet::empty());
         assert!(!after.permitted.intersects(CapabilitySet::SYS_ADMIN | CapabilitySet::SETPCAP));
@@ -80,12 +85,12 @@ mod tests {
         let owner = rustix::process::geteuid().as_raw();
         let ours = format!("/proc/{}", std::process::id());
         assert_eq!(std::fs::metadata(&ours).unwrap().uid(), owner);
-        assert_eq!(needed(&needs(Some(&ours))), READING);
-        assert_eq!(needed(&needs(None)), READING | CapabilitySet::DAC_READ_SEARCH);
+        assert_eq!(needed(&needs(&[&ours])), READING);
+        assert_eq!(needed(&needs(&[])), READING | CapabilitySet::DAC_READ_SEARCH);
         if owner == 0 {
-            assert_eq!(needed(&needs(Some("/"))), READING);
+            assert_eq!(needed(&needs(&["/"])), READING);
         } else {
-            assert_eq!(needed(&needs(Some("/"))), READING | CapabilitySet::DAC_OVERRIDE);
+            assert_eq!(needed(&needs(&["/"])), READING | CapabilitySet::DAC_OVERRIDE);
         }
     }
 }

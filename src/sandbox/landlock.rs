@@ -56,7 +56,7 @@ fn rules(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
         ruleset = allow(ruleset, path, AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
     // A server that restarts makes a new socket in the same directory.
-    if let Some(directory) = needs.socket.as_deref().and_then(Path::parent) {
+    for directory in needs.sockets.iter().filter_map(|socket| socket.parent()) {
         ruleset = allow(ruleset, directory, AccessFs::ResolveUnix.into())?;
     }
     if let Some(directory) = needs.writes_in() {
@@ -104,7 +104,7 @@ mod tests {
         let _listener = UnixListener::bind(&socket).unwrap();
         let needs = Needs {
             reads: vec![inner.clone(), base.join("absent")],
-            socket: Some(socket.clone()),
+            sockets: vec![socket.clone()],
             writes: Some(outer.join("recording")),
             serves: true,
         };
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn nothing_readable_is_no_reason_to_go_in() {
-        let needs = Needs { reads: Vec::new(), socket: None, writes: None, serves: true };
+        let needs = Needs { reads: Vec::new(), sockets: Vec::new(), writes: None, serves: true };
         assert_eq!(enter(&needs, Path::new("/nonexistent")), Ok(false));
     }
 }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use log::{debug, warn};
 
 use crate::cli::options::Options;
+use crate::sources;
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
@@ -24,8 +25,8 @@ static IS_ON: AtomicBool = AtomicBool::new(false);
 struct Needs {
     /// It reads below these directories.
     reads: Vec<PathBuf>,
-    /// It connects to this socket, again whenever its server restarts.
-    socket: Option<PathBuf>,
+    /// It connects to one of these sockets, again whenever its server restarts.
+    sockets: Vec<PathBuf>,
     /// It makes a directory here, and files in it.
     writes: Option<PathBuf>,
     /// It accepts connections and answers until it is told to end.
@@ -36,9 +37,10 @@ impl Needs {
     fn of(options: &Options) -> Self {
         let mut reads = vec![PathBuf::from("/proc"), PathBuf::from("/sys/fs/cgroup")];
         reads.push(options.fixture.clone().unwrap_or_else(|| options.proc_path.clone()));
+        reads.extend(options.container_logs.clone());
         Needs {
             reads,
-            socket: options.fixture.is_none().then(|| options.containerd_sock.clone()),
+            sockets: sources::sockets(options),
             writes: options.record.clone(),
             serves: options.record.is_none() && !options.once,
         }

@@ -189,7 +189,7 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     #[cfg(target_arch = "x86_64")]
     list.insert(libc::SYS_open, vec![masked(1, open_mask as u64, 0)]);
 
-    if needs.socket.is_some() {
+    if !needs.sockets.is_empty() {
         list.insert(libc::SYS_socket, vec![equal(0, libc::AF_UNIX as u64)]);
         list.insert(libc::SYS_connect, Vec::new());
     }
@@ -241,7 +241,12 @@ mod tests {
 
     fn needs(socket: bool, writes: bool) -> Needs {
         let path = |is_needed: bool| is_needed.then(|| "/tmp/x".into());
-        Needs { reads: Vec::new(), socket: path(socket), writes: path(writes), serves: true }
+        Needs {
+            reads: Vec::new(),
+            sockets: path(socket).into_iter().collect(),
+            writes: path(writes),
+            serves: true,
+        }
     }
 
     fn is_refused<T>(result: io::Result<T>) -> bool {

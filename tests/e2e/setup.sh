@@ -41,6 +41,8 @@ EOF
 
 command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
+# programs/stuck.c, a file system of its own
+[ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
 unpack bookworm bookworm containerd runc prometheus busybox-static
 # what asks over HTTP, and strace, each with the libraries that a bare Debian lacks
 unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 libssl3 \
