@@ -118,6 +118,9 @@ const OPEN_MASK: i32 = libc::O_WRONLY
     | libc::O_APPEND
     | libc::O_TMPFILE & !libc::O_DIRECTORY;
 
+/// What the kernel told the program at its start: the clock's ticks, the size of a page.
+const PR_GET_AUXV: i32 = 0x41555856;
+
 /// `KCMP_VM`: do two processes share their memory?
 const KCMP_VM: u64 = 1;
 
@@ -169,7 +172,7 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     }
     list.insert(
         libc::SYS_prctl,
-        [libc::PR_SET_NAME, libc::PR_SET_VMA].map(|option| equal(0, option as u64)).into(),
+        [libc::PR_SET_NAME, libc::PR_SET_VMA, PR_GET_AUXV].map(|option| equal(0, option as u64)).into(),
     );
     // Reading the process's own limits, not setting any.
     list.insert(libc::SYS_prlimit64, vec![rule(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)]);

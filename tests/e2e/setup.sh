@@ -28,6 +28,7 @@ unpack() {
 Dir::Etc::sourcelist "$dir.apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::State::lists "$dir.apt/lists";
+Dir::State::status "/dev/null";
 Dir::Cache "$dir.apt";
 Acquire::Languages "none";
 APT::Sandbox::User "root";

@@ -11,7 +11,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,7 +173,7 @@ def http_cpu(target) -> float:
 
 
 @pytest.mark.parametrize("kind", ["small", "large"])
-def test_answering_takes_a_tenth_of_a_core(request, small_node, tmp_path, kind):
+def test_answering_takes_a_tenth_of_a_core(small_node, tmp_path, kind):
     recording = small_node if kind == "small" else record(tmp_path / "large", n_containers=40, n_mappings=65)
     with Target(recording, *ONCE) as target:
         begin, before = time.monotonic(), http_cpu(target)
