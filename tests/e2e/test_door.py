@@ -94,7 +94,7 @@ def haproxy(directory: Path, target):
         listen door
           bind 127.0.0.1:{port}
           server exporter {target.address}
-        """
+"""
     )
     with running(command("haproxy", "-db", "-q", "-f", directory / "haproxy.cfg"), ("127.0.0.1", port)):
         yield f"127.0.0.1:{port}"
@@ -222,12 +222,11 @@ def test_a_page_that_points_its_name_at_loopback_reads_nothing(small_node):
 
 def test_requests_from_elsewhere_may_name_any_host(small_node):
     """From an address of this machine that is not loopback, as Prometheus's requests come."""
-    with Target(small_node, *ONCE, "--addr", "0.0.0.0:0") as target:
-        port = target.peer[1]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: which address would be used?
-            target.peer = (probe.getsockname()[0], port)
-        assert not target.peer[0].startswith("127.")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: which address would be used?
+        address = probe.getsockname()[0]
+    assert not address.startswith("127.")
+    with Target(small_node, *ONCE, addr=f"{address}:0") as target:
         assert ask(target, "GET /metrics HTTP/1.1\nConnection: close\nHost: prometheus.example")[0] == 200
 
 
