@@ -17,9 +17,8 @@ use crate::node::reader::Reader;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::{ThisProcess, thread_cpu_time};
 use crate::procfs::{Buffers, Proc, permissions};
-use crate::sources::Source;
-use crate::sources::containerd::Containerd;
-use crate::sources::recording::{Recording, Writer};
+use crate::sources;
+use crate::sources::recording::Writer;
 use crate::totals::snapshot::{Shape, Snapshot};
 
 /// Everything that one scrape hands to the next.
@@ -44,16 +43,10 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let (source, proc_path): (Box<dyn Source>, _) = match &options.fixture {
-            Some(directory) => (Box::new(Recording::new(directory)), directory.join("proc")),
-            None => {
-                let socket = &options.containerd_sock;
-                std::fs::metadata(socket)
-                    .map_err(|error| format!("no containerd socket at {socket:?}: {}", plain(&error)))?;
-                let containerd = Containerd::new(socket, &options.containerd_namespaces)
-                    .map_err(|error| format!("cannot make a containerd client: {}", plain(&error)))?;
-                (Box::new(containerd), options.proc_path.clone())
-            }
+        let source = sources::open(options)?;
+        let proc_path = match &options.fixture {
+            Some(directory) => directory.join("proc"),
+            None => options.proc_path.clone(),
         };
         let proc = Proc::open(&proc_path)
             .map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;

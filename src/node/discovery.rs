@@ -127,7 +127,7 @@ impl Discovery {
         }
         match self.source.take() {
             None => Ok(()),
-            Some(Ok(Listing { containers, more_to_come })) => {
+            Some(Ok(Listing { containers, more_to_come, .. })) => {
                 if self.last_error.take().is_some() {
                     info!("containers are listed again");
                 }

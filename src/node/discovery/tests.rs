@@ -99,7 +99,7 @@ impl Node {
             pod: "pod".into(),
             name: id.into(),
         });
-        let listing = Listing { containers: containers.collect(), more_to_come: false };
+        let listing = Listing { containers: containers.collect(), ..Listing::default() };
         self.source.state().answer = Some(Ok(listing));
         self.discovery.refresh(self.at(ms));
     }
@@ -262,6 +262,6 @@ fn the_first_listing_says_why_there_is_none() {
     assert_eq!(node.discovery.list_first(node.at(0)), Err("played has not answered yet".into()));
     node.source.state().answer = Some(Err("no answer".into()));
     assert_eq!(node.discovery.list_first(node.at(0)), Err("no answer".into()));
-    node.source.state().answer = Some(Ok(Listing { containers: Vec::new(), more_to_come: false }));
+    node.source.state().answer = Some(Ok(Listing::default()));
     assert_eq!(node.discovery.list_first(node.at(0)), Ok(()));
 }
