@@ -36,6 +36,7 @@ use crate::http::Server;
 use crate::http::publish::{self, Publisher};
 use crate::scrape::Scraper;
 use crate::scrape::threads::{self, AfterScrape};
+use crate::sources::recording::Writer;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
@@ -64,7 +65,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Command::Version => return print(cli::help::version().as_bytes()).map_err(Failure::Start),
         Command::Run(options) => options,
     };
-    env_logger::Builder::new().filter_level(options.log_level).init();
+    env_logger::Builder::new().filter_level(options.log_level).format_target(false).init();
     let result = match &options.record {
         Some(directory) => record(&options, directory),
         None if options.once => once(&options),
@@ -85,8 +86,8 @@ fn once(options: &Options) -> Result<(), String> {
 
 /// `--record`: one recording to a new directory.
 fn record(options: &Options, directory: &Path) -> Result<(), String> {
-    let to = directory.to_owned();
-    let n_processes = scrape_once(options, move |scraper| scraper.record(&to))??;
+    let writer = Writer::create(directory)?;
+    let n_processes = scrape_once(options, move |scraper| scraper.record(&writer))??;
     info!("recorded {n_processes} processes into {directory:?}");
     Ok(())
 }
@@ -131,6 +132,10 @@ fn serve(options: &Options) -> Result<(), String> {
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
     let mut scraper = Scraper::new(options)?;
+    // Only now: what cannot start says why in one line, and nothing else.
+    let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
+    info!("{}{node}", cli::help::version().trim_end());
+    info!("{}", scraper.describe_source());
     let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
     thread::Builder::new()
@@ -145,7 +150,7 @@ fn serve(options: &Options) -> Result<(), String> {
     server
         .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
-    info!("listening on {addr}");
+    info!("listening on http://{addr}/");
     let name = runtime.block_on(poll_fn(|context| {
         if terminate.poll_recv(context).is_ready() {
             Poll::Ready("SIGTERM")

@@ -98,14 +98,16 @@ impl Default for Report {
 pub struct SelfMetrics {
     build_info: String,
     filters: Vec<String>,
+    node: Option<String>,
     started_at: SystemTime,
 }
 
 impl SelfMetrics {
-    /// For an exporter with this version, revision and target, with these filters, that started then.
+    /// For an exporter with this version, revision and target, with these filters, on this node, that started then.
     pub fn new(
         [version, revision, target]: [&str; 3],
         filters: impl Iterator<Item = String>,
+        node: Option<&str>,
         started_at: SystemTime,
     ) -> Self {
         let labels = |label: &str, value: &str| {
@@ -118,7 +120,8 @@ impl SelfMetrics {
             + &labels(",target=\"", target)
             + "}";
         let filters = filters.map(|filter| labels("{filter=\"", &filter) + "}").collect();
-        Self { build_info, filters, started_at }
+        let node = node.map(|node| labels("{node=\"", node) + "}");
+        Self { build_info, filters, node, started_at }
     }
 
     /// Appends the families to `text`.
@@ -131,6 +134,10 @@ impl SelfMetrics {
         let filters = self.filters.iter().map(|labels| (labels, 1));
         let help = "The filters by which processes are selected.";
         labelled(text, "smaps_exporter_filter_info", Gauge, help, filters);
+        if let Some(node) = &self.node {
+            let help = "The node's name, as --node gives it.";
+            labelled(text, "smaps_exporter_node_info", Gauge, help, [(node, 1)]);
+        }
         let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
         labelled(
             text,
@@ -165,7 +172,7 @@ impl SelfMetrics {
             (
                 "smaps_exporter_containerd_up",
                 Gauge,
-                "Whether containerd answered when it was asked last, and lives.",
+                "Whether containerd, or whatever lists the containers in its place, answered when it was asked last, and lives.",
                 report.containerd_up.map(|up| f64::from(u8::from(up))),
             ),
             (

@@ -11,3 +11,4 @@ mod queue;
 pub mod reader;
 mod reads;
 mod schedule;
+pub mod selection;

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::debug;
+
 use super::discovery::Discovery;
 use super::owners::Container;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::stat::Stat;
 use crate::procfs::{Buffers, Entry, Proc};
+use crate::sources;
 use crate::totals::labels;
 use crate::totals::reading::Reading;
 
@@ -36,6 +39,8 @@ pub struct Process {
     pub(super) is_unattributed: bool,
     /// A filter selects it.
     pub(super) is_selected: bool,
+    /// The log says why none does.
+    pub(super) is_explained: bool,
     /// As the kernel printed it, without the newline at its end; of a selected process only.
     pub(super) comm: Vec<u8>,
     /// When it was read last, or tried to; its values are as old.
@@ -80,6 +85,7 @@ impl Process {
             container: None,
             is_unattributed: true,
             is_selected: false,
+            is_explained: false,
             comm: Vec::new(),
             read_at: None,
             read_took: Duration::ZERO,
@@ -140,6 +146,7 @@ impl Process {
         let owner = discovery.owners().owner_of(&self.cgroup);
         if owner.map(|owner| &owner.labels) != self.container.as_ref().map(|before| &before.labels) {
             self.deselect();
+            self.is_explained = false;
         }
         self.container = owner.cloned();
     }
@@ -156,6 +163,22 @@ impl Process {
             self.is_selected = true;
             self.comm.clear();
             self.comm.extend_from_slice(comm);
+        }
+    }
+
+    /// Tells the log once why it is not selected.
+    pub(super) fn explain(&mut self, comm: &[u8]) {
+        self.is_explained = true;
+        let (pid, comm) = (self.entry.pid, String::from_utf8_lossy(comm));
+        match &self.container {
+            None => {
+                let cgroup = String::from_utf8_lossy(&self.cgroup);
+                debug!("process {pid}, {comm:?}, is not exported: {cgroup:?} is no container's cgroup");
+            }
+            Some(container) => {
+                let sources::Container { namespace, pod, name, .. } = &container.listed;
+                debug!("process {pid} is not exported: no filter selects {namespace}/{pod}/{name}/{comm}");
+            }
         }
     }
 

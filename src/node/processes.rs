@@ -10,6 +10,7 @@ use log::warn;
 
 use super::away::Away;
 use super::discovery::Discovery;
+use super::owners::Container;
 use super::process::Process;
 use super::queue::Queue;
 use super::reader::Job;
@@ -117,6 +118,21 @@ impl Processes {
                 process.select(comm, discovery, &mut self.scratch);
             }
         }
+        if log::log_enabled!(log::Level::Debug) && discovery.has_listed() {
+            let of_interest = |process: &&mut Process| {
+                !(process.is_selected || process.is_explained || process.is_kernel_thread)
+            };
+            for process in self.table.iter_mut().filter(of_interest) {
+                if let Ok(comm) = proc.comm(process.entry.pid, &mut self.buffers) {
+                    process.explain(comm);
+                }
+            }
+        }
+    }
+
+    /// The container of each process that has one, and whether a filter selects the process.
+    pub fn attributed(&self) -> impl Iterator<Item = (&Container, bool)> {
+        self.table.iter().filter_map(|process| Some((&**process.container.as_ref()?, process.is_selected)))
     }
 
     /// Finds out who a process is that is not read, and whose.

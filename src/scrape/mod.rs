@@ -2,11 +2,10 @@
 
 pub mod threads;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{info, warn};
+use log::{Level, debug, info, log, warn};
 
 use crate::cli::build_info;
 use crate::cli::options::Options;
@@ -54,6 +53,7 @@ pub struct Scraper {
     counts_before: ReadCounts,
     is_denied: bool,
     is_over_budget: bool,
+    has_told_selection: bool,
 }
 
 impl Scraper {
@@ -83,6 +83,7 @@ impl Scraper {
             self_metrics: SelfMetrics::new(
                 [build_info::VERSION, build_info::REVISION, &build_info::target()],
                 filters,
+                options.node.as_deref(),
                 SystemTime::now(),
             ),
             report: Report::default(),
@@ -93,6 +94,7 @@ impl Scraper {
             counts_before: ReadCounts::default(),
             is_denied: false,
             is_over_budget: false,
+            has_told_selection: false,
         })
     }
 
@@ -153,7 +155,7 @@ impl Scraper {
 
     /// What to read next, on the thread with this number; `None` when nothing more is read in this scrape.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
-        let Self { proc, discovery, processes, budget, snapshot, .. } = self;
+        let Self { proc, discovery, processes, .. } = self;
         if self.phase == Phase::Listed {
             if let Some(job) = processes.next_unknown(proc, thread) {
                 return Some(job);
@@ -163,11 +165,13 @@ impl Scraper {
             processes.identify(proc, discovery, has_new_claims);
             processes.queue(now);
             self.phase = Phase::Reading;
+            self.log_selection();
         }
         if self.is_first && self.began_at.is_some_and(|began| began.elapsed() > MAX_FIRST_SCRAPE) {
             return None; // there is something to show; the rest follows
         }
-        processes.next(proc, discovery, budget, snapshot.shape().is_rollup(), thread)
+        let with_rollup = self.snapshot.shape().is_rollup();
+        self.processes.next(&self.proc, &self.discovery, &self.budget, with_rollup, thread)
     }
 
     /// Takes what the read of a job has found, in this scrape or in a later one.
@@ -196,6 +200,10 @@ impl Scraper {
         self.log_denied();
         self.snapshot.sum(self.processes.readings());
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
+        debug!(
+            "a scrape of {} processes took {:?}, of {:?} CPU for reading since the start",
+            self.report.n_processes, self.report.scrape_duration, self.report.read_time
+        );
         self.phase = Phase::Idle;
     }
 
@@ -219,12 +227,11 @@ impl Scraper {
         }
     }
 
-    /// Records what the last scrape has read, and whatever tells which container owns it, into the new directory `to`.
+    /// Records what the last scrape has read, and whatever tells which container owns it.
     ///
     /// Fails with one line when something cannot be written; a process that has ended meanwhile is left out.
-    pub fn record(&mut self, to: &Path) -> Result<usize, String> {
-        let writer = Writer::create(to)?;
-        let n_processes = self.processes.record(&self.proc, &writer)?;
+    pub fn record(&mut self, writer: &Writer) -> Result<usize, String> {
+        let n_processes = self.processes.record(&self.proc, writer)?;
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
@@ -261,9 +268,23 @@ impl Scraper {
         self.self_metrics.render(text, &report);
     }
 
+    /// Where containers come from, for the log.
+    pub fn describe_source(&self) -> String {
+        self.discovery.describe_source()
+    }
+
     /// Waits until `deadline`; meanwhile the source of the containers may answer.
     pub fn wait_until(&mut self, deadline: Instant) {
         self.discovery.wait_until(deadline);
+    }
+
+    /// Says what the filters select, once there are containers to select from: for most who see nothing, the filter is why.
+    fn log_selection(&mut self) {
+        if self.discovery.has_listed() && !std::mem::replace(&mut self.has_told_selection, true) {
+            let selection = self.discovery.selection(&self.processes);
+            let level = if selection.n_selected == 0 { Level::Warn } else { Level::Info };
+            log!(level, "{selection}");
+        }
     }
 
     /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.
