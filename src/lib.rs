@@ -1,7 +1,7 @@
 //! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container, command and
 //! mapped path, as Prometheus text.
 //!
-//! Data flows one way, in the order of the modules below. The middle, from [`cgroup`] to [`exposition`], does no I/O and cannot fail.
+//! Data flows one way, in the order of the modules below. The middle, from [`smaps`] to [`exposition`], does no I/O and cannot fail.
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -3,17 +3,12 @@
 //! A general decoder makes a structure of 200 bytes of every task, also of one that took two bytes to send: 60 MiB of those became 6.8 GB.
 //! Here what is not wanted is passed over where it lies, and what is kept has a limit.
 
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
-use bytes::{Buf, BufMut};
+use crate::sources::protobuf::{Fields, Value, text};
 
 /// The most tasks taken of an answer, whatever their status. A node has some hundreds.
 pub const MAX_TASKS: usize = 100_000;
 /// Where a label's value is cut. containerd takes no label of more than 4,096 bytes, its key included.
 const MAX_LABEL: usize = 4096;
-/// The longest id taken. containerd takes none of more than 76 bytes.
-const MAX_ID: usize = 4096;
 
 /// `containerd.v1.types.Process`, as far as it is of use.
 #[derive(Debug, Default, PartialEq)]
@@ -58,11 +53,7 @@ pub fn tasks(message: &[u8], is_wanted: fn(i32, u32) -> bool) -> Result<Vec<Task
             }
         }
         if is_wanted(status, pid) {
-            if id.len() > MAX_ID {
-                return Err(format!("an id of {} bytes", id.len()));
-            }
-            let id = str::from_utf8(id).map_err(|_| "an id that is not UTF-8")?.into();
-            tasks.push(Task { id, pid, status });
+            tasks.push(Task { id: text("a task's id", id)?, pid, status });
         }
     }
     Ok(tasks)
@@ -126,123 +117,10 @@ pub fn get_container_request(id: &str) -> Vec<u8> {
     message
 }
 
-/// The fields of a protobuf message, in the order in which they come. Ends after the first that makes no sense.
-struct Fields<'a>(&'a [u8]);
-
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    /// Of a kind that no wanted field has.
-    Other,
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u64, Value<'a>), &'static str>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field().ok_or("no protobuf message");
-        if field.is_err() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Option<(u64, Value<'a>)> {
-        let key = self.number()?;
-        let value = match key & 7 {
-            0 => Value::Number(self.number()?),
-            1 => self.take(8).map(|_| Value::Other)?,
-            2 => {
-                let length = self.number()?;
-                Value::Bytes(self.take(length.try_into().ok()?)?)
-            }
-            5 => self.take(4).map(|_| Value::Other)?,
-            _ => return None, // groups: older than proto3
-        };
-        Some((key >> 3, value))
-    }
-
-    /// A varint: seven bits a byte, the lowest first, ten bytes at most.
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..70).step_by(7) {
-            let byte = self.take(1)?[0];
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
-    }
-}
-
-/// Sends bytes as they are, and decodes the answer by a function.
-#[derive(Debug)]
-pub struct ByHand<T>(pub fn(&[u8]) -> Result<T, String>);
-
-impl<T: Send + 'static> Codec for ByHand<T> {
-    type Encode = Vec<u8>;
-    type Decode = T;
-    type Encoder = AsIs;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> AsIs {
-        AsIs
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self(self.0)
-    }
-}
-
-impl<T> Decoder for ByHand<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        let answer = (self.0)(message.chunk()); // tonic holds a message in one piece
-        message.advance(message.remaining());
-        answer.map(Some).map_err(|why| Status::internal(format!("its answer is refused: {why}")))
-    }
-}
-
-/// The encoder of [`ByHand`].
-#[derive(Debug)]
-pub struct AsIs;
-
-impl Encoder for AsIs {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, message: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put_slice(&message);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
-        // the encoding of a string in field 1, under another number
-        let text = String::from_utf8(vec![b'x'; value.len()]).unwrap();
-        let mut field = get_container_request(&text);
-        field.truncate(field.len() - value.len());
-        field[0] = number << 3 | 2;
-        [field, value.to_vec()].concat()
-    }
+    use crate::sources::protobuf::tests::bytes;
 
     fn task(id: &[u8], pid: u8, status: u8) -> Vec<u8> {
         let extras =
@@ -273,8 +151,8 @@ mod tests {
         assert_eq!(running(&two_bytes(MAX_TASKS)), Ok(vec![]));
         for (message, why) in [
             (two_bytes(MAX_TASKS + 1), "over 100000 tasks"),
-            (task(&[b'x'; 5000], 6, 2), "an id of 5000 bytes"),
-            (task(b"\xff", 6, 2), "an id that is not UTF-8"),
+            (task(&[b'x'; 5000], 6, 2), "a task's id of 5000 bytes"),
+            (task(b"\xff", 6, 2), "a task's id that is not UTF-8"),
             (vec![1 << 3 | 2, 200, 1], "no protobuf message"),
             (vec![1 << 3 | 3], "no protobuf message"),
             (vec![0xff; 11], "no protobuf message"),

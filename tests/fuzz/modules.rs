@@ -11,18 +11,23 @@ pub mod smaps;
 pub mod totals;
 
 #[path = "../../src/procfs/cgroup.rs"]
-mod cgroup;
+pub mod cgroup;
 #[path = "../../src/node/filter.rs"]
-mod filter;
+pub mod filter;
+#[path = "../../src/node/owners.rs"]
+pub mod owners;
 #[path = "../../src/http/head.rs"]
 pub mod head;
 #[path = "../../src/sources/container.rs"]
-mod container;
+pub mod container;
 #[path = "../../src/sources/recording.rs"]
-mod recording;
+pub mod recording;
+#[path = "../../src/sources/source.rs"]
+pub mod source;
 
 pub mod node {
     pub use crate::filter;
+    pub use crate::owners;
 }
 pub mod procfs {
     pub use crate::cgroup;
@@ -30,4 +35,5 @@ pub mod procfs {
 pub mod sources {
     pub use crate::container::Container;
     pub use crate::recording;
+    pub use crate::source::{Listing, Source};
 }
