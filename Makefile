@@ -115,6 +115,16 @@ image-tar: static
 manifest:
 	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
 
+# The alert rules, out of the README, for Prometheus' rule_files.
+.PHONY: rules
+rules:
+	@sed -n '/^<!-- rules -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
+
+# The dashboard to import into Grafana; a running exporter serves it at /dashboard.json.
+.PHONY: dashboard
+dashboard:
+	@cat src/http/dashboard.json
+
 # What is linked into the static binary, as CycloneDX, for the release. Needs cargo-cyclonedx.
 SBOM ?= target/smaps-container-exporter-$(TARGET).cdx.json
 .PHONY: sbom

@@ -78,6 +78,11 @@ pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> A
         }
         (_, b"/readyz") if published.latest().is_some() => (200, &[PLAIN, UNCACHED], "ok\n".into()),
         (_, b"/readyz") => (503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n".into()),
+        (_, b"/dashboard.json") => (
+            200,
+            &[("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
+            include_str!("dashboard.json").into(),
+        ),
         (_, b"/") if request.prefers_html => (
             200,
             &[
@@ -92,7 +97,7 @@ pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> A
             Body::Bytes(page::PAGE.into()),
         ),
         (_, b"/") => (302, &[PLAIN, ("Location", "/metrics"), ("Vary", "Accept")], "see /metrics\n".into()),
-        _ => (404, &[PLAIN], "there are /metrics, /healthz, /readyz and /\n".into()),
+        _ => (404, &[PLAIN], "there are /metrics, /healthz, /readyz, /dashboard.json and /\n".into()),
     };
     let head = print_head(status, headers, body.bytes().len(), keep_alive);
     let body = if request.method == b"HEAD" { "".into() } else { body };
@@ -171,6 +176,7 @@ mod tests {
             ("GET /healthz HTTP/1.1", "200 OK", "200 OK"),
             ("GET / HTTP/1.1", "302 Found", "302 Found"),
             ("GET / HTTP/1.1\nAccept: text/html", "200 OK", "200 OK"),
+            ("GET /dashboard.json HTTP/1.1", "200 OK", "200 OK"),
             ("GET /metrics/ HTTP/1.1", "404 Not Found", "404 Not Found"),
             ("GET /metrics HTTP/1.1\nContent-Length: 1", "413 Payload Too Large", "413 Payload Too Large"),
             ("POST /metrics HTTP/1.1\nContent-Length: 1", "405 Method Not Allowed", "405 Method Not Allowed"),
