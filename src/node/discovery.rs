@@ -223,14 +223,14 @@ impl Discovery {
         let mut has_news = false;
         for tracked in &mut self.containers {
             let Some(init_pid) = tracked.container.listed.init_pid else { continue };
-            let is_same = |start_time| tracked.init_start_time.is_none_or(|known| known == start_time);
+            let is_same = |start_time| tracked.init_start_time.is_none_or(|known| Some(known) == start_time);
             let Some(init) = processes.find(init_pid).filter(|init| is_same(init.start_time())) else {
                 // Its cgroup stays its own until a listing says that it has ended.
                 is_unexplained |= !tracked.init_is_gone;
                 tracked.init_is_gone = true;
                 continue;
             };
-            tracked.init_start_time = Some(init.start_time());
+            tracked.init_start_time = init.start_time();
             tracked.init_is_gone = false;
             if tracked.first_cgroup.is_none() {
                 tracked.first_cgroup = Some(init.cgroup().into());

@@ -96,13 +96,22 @@ impl Source for Client {
                 return None;
             }
         };
+        let peer = lister.peer();
         self.state = State::Idle(lister);
-        let (listing, lifeline) = match listed {
-            Ok((listing, lifeline)) => (Ok(listing), Some(lifeline)),
-            Err(error) => (Err(error.to_string()), None),
+        let (listing, mut lifeline) = match listed {
+            Ok((listing, lifeline)) => (listing, lifeline),
+            Err(error) => {
+                self.lifeline = None;
+                return Some(Err(error.to_string()));
+            }
         };
-        self.lifeline = lifeline;
-        Some(listing)
+        // The one who answered may have ended since, or be another than the lifeline hangs on: the channel connects anew by itself.
+        if lifeline.has_ended() {
+            let is_known = self.is_lost();
+            return (!is_known).then(|| Err(format!("{peer} has ended while it was asked")));
+        }
+        self.lifeline = Some(lifeline);
+        Some(Ok(listing))
     }
 
     fn is_lost(&mut self) -> bool {
