@@ -108,6 +108,11 @@ pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
         }
         (_, b"/readyz") if published.latest().is_some() => (200, &[PLAIN, UNCACHED], "ok\n".into()),
         (_, b"/readyz") => (503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n".into()),
+        (_, b"/dashboard.json") => (
+            200,
+            &[("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
+            include_str!("dashboard.json").into(),
+        ),
         (_, path) => match page::file(path, request.prefers_html) {
             Some(file) => {
                 let (status, body) = page_response(request, file, &mut page_headers);
@@ -116,7 +121,7 @@ pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
             None if path == b"/" => {
                 (302, &[PLAIN, ("Location", "metrics"), ("Vary", "Accept")], "see /metrics\n".into())
             }
-            None => (404, &[PLAIN], "there are /metrics, /healthz, /readyz and /\n".into()),
+            None => (404, &[PLAIN], "there are /metrics, /healthz, /readyz, /dashboard.json and /\n".into()),
         },
     };
     // Without a body the head still says how long it would be.
@@ -237,6 +242,7 @@ mod tests {
             ("GET /healthz HTTP/1.1", "200 OK", "200 OK"),
             ("GET / HTTP/1.1", "302 Found", "302 Found"),
             ("GET / HTTP/1.1\nAccept: text/html", "200 OK", "200 OK"),
+            ("GET /dashboard.json HTTP/1.1", "200 OK", "200 OK"),
             ("GET /metrics/ HTTP/1.1", "404 Not Found", "404 Not Found"),
             ("GET /metrics HTTP/1.1\nContent-Length: 1", "413 Payload Too Large", "413 Payload Too Large"),
             ("POST /metrics HTTP/1.1\nContent-Length: 1", "405 Method Not Allowed", "405 Method Not Allowed"),
