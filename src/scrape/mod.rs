@@ -214,6 +214,7 @@ impl Scraper {
             scraped_at: SystemTime::now(),
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
+            n_cut_labels: self.discovery.n_cut_labels(),
             n_containers: self.discovery.containers().len() as u64,
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
@@ -265,7 +266,7 @@ impl Scraper {
             max_open_files,
             ..self.report
         };
-        self.self_metrics.render(text, &report);
+        self.self_metrics.render(text, &report, self.discovery.namespaces());
     }
 
     /// Where containers come from, for the log.
