@@ -2,12 +2,22 @@
 
 use std::io;
 
+use crate::sandbox;
+
+/// The same number everywhere.
+const EPERM: i32 = 1;
+
 /// The system's text in lower case and without its number: `no such file or directory`, where std writes
 /// `No such file or directory (os error 2)`. An error that is not the system's keeps its text.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match error.raw_os_error() {
-        Some(number) => text.trim_end_matches(&format!(" (os error {number})")).to_lowercase(),
+        Some(number) => {
+            let text = text.trim_end_matches(&format!(" (os error {number})")).to_lowercase();
+            // The sandbox's answer to a call that it does not foresee. Nobody but this line would know.
+            let hint = if number == EPERM { sandbox::hint() } else { "" };
+            text + hint
+        }
         None => text,
     }
 }

@@ -10,6 +10,8 @@ pub mod exposition;
 pub mod http;
 pub mod node;
 pub mod procfs;
+#[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
+mod sandbox;
 pub mod scrape;
 pub mod smaps;
 pub mod sources;
@@ -98,6 +100,7 @@ fn scrape_once<T: Send + 'static>(
     mut then: impl FnMut(&mut Scraper) -> T + Send + 'static,
 ) -> Result<T, String> {
     let mut scraper = Scraper::new(options)?;
+    sandbox::enter(options);
     scraper.list_first(ONLY_LISTING)?;
     let (sender, receiver) = mpsc::channel();
     let deadline = Instant::now() + ONLY_READS;
@@ -136,6 +139,8 @@ fn serve(options: &Options) -> Result<(), String> {
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
+    // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
+    sandbox::enter(options);
     let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
     thread::Builder::new()
@@ -147,8 +152,9 @@ fn serve(options: &Options) -> Result<(), String> {
             threads::run(scraper, publish_each(publisher, interval));
         })
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+    let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
+        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on http://{addr}/");
     let name = runtime.block_on(poll_fn(|context| {

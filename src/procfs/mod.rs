@@ -273,8 +273,9 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns when the child has another address space; its name follows
-                while std::fs::read(format!("/proc/{}/comm", child.pid())).unwrap() != b"sleep\n" {
+                // spawn() returns before the child has its new name and has mapped its libraries; asleep, it has both
+                let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
+                while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();
                 }
                 child

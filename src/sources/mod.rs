@@ -15,4 +15,5 @@ mod source;
 
 pub use container::Container;
 pub use open::open;
+pub(crate) use open::sockets;
 pub use source::{Listing, Source};

@@ -74,17 +74,18 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 
 // ---- Refreshing
 
-let timer, early = 0, busy = false;
+let timer, early = 0, changes = 0, busy = false;
 const started = performance.now();
 
 // How long to wait, in seconds. Until the first change is seen the waits grow with the time that passed, which never steps over
-// two scrapes; later a poll that came too early is repeated a little after.
+// two scrapes; later a poll that came too early is repeated a little after. Every eighth poll comes early on purpose: after an exporter
+// that stood still for a while, the page finds back to its rhythm.
 function pace(t) {
 	if (!told || t === told.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++) : max(.5, (performance.now() - started) / 2000);
 	// A longer interval counts only when a poll saw that there was no scrape in between.
 	if (!interval || t - told.t < interval || early) interval = max(.5, t - told.t);
 	early = 0;
-	return interval;
+	return ++changes % 8 ? interval : interval / 2;
 }
 // Asks, reads and draws once; returns how long to wait.
 async function refresh() {
