@@ -29,6 +29,13 @@ build: protoc
 e2e: protoc
 	tests/e2e/run
 
+# The static binary and its image on the kernels that users run, in virtual machines: make e2e-nodes NODES="bookworm sid".
+# Needs root on Debian; no KVM.
+NODES ?=
+.PHONY: e2e-nodes
+e2e-nodes: image-tar
+	EXPORTER=$(STATIC) IMAGE_TAR=$(IMAGE_TAR) nice tests/nodes/run $(NODES)
+
 # The memory map in a real Chromium. Needs root to install that on Debian.
 .PHONY: browser
 browser: build

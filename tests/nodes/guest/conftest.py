@@ -1,0 +1,27 @@
+"""The machine's node with its pods, which every test shares, and exporters of it."""
+
+import pytest
+
+import pods
+from exporter import EVERYTHING, Exporter
+from node import Node
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    items.sort(key=lambda item: item.path.name == "test_events.py")  # what ends containerd comes last
+
+
+@pytest.fixture(scope="session")
+def node():
+    """The node with its pods. They stay as they are; a test that changes one runs its own, or makes good for it."""
+    pods.prepare_memory()
+    with Node() as node:
+        pods.run(node)
+        yield node
+
+
+@pytest.fixture
+def exporter(node):
+    """An exporter of everything, on the machine itself."""
+    with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
+        yield exporter

@@ -1,0 +1,89 @@
+"""The machine's own containerd, as systemd runs it, with the cgroup driver that the machine's name promises."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import image
+from lab import PAUSE_IMAGE, WORK_IMAGE, Lab
+
+DRIVER = os.environ["NODES_DRIVER"]
+MEMORY_IMAGE = "lab.test/memory:1"
+PROGRAMS = Path("/lab/bin")
+
+
+def command(*words: str | Path) -> str:
+    """Run a command to its good end; what it printed."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+class Node(Lab):
+    """Goes with the machine: nothing of it is taken down."""
+
+    def __init__(self):
+        super().__init__("/var/lib/nodes")
+        self.socket = Path("/run/containerd/containerd.sock")
+        self.bin = Path("/usr/bin")
+
+    def __enter__(self):
+        self.directory.mkdir()
+        for program in Path("/node/containerd/usr/bin").glob("*"):
+            command("mount", "--bind", program, self.bin / program.name)
+        Path("/etc/containerd").mkdir(exist_ok=True)
+        Path("/etc/containerd/config.toml").write_text(self._config())
+        self.start()
+        image.busybox_layer(self.directory / "busybox.layer", Path("/usr/bin/busybox"))
+        image.pack(self.directory / "busybox.tar", self.directory / "busybox.layer", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
+        image.layer(self.directory / "memory.layer", {name: (PROGRAMS / name).read_bytes() for name in ("memory", "i386")})
+        image.pack(self.directory / "memory.tar", self.directory / "memory.layer", {MEMORY_IMAGE: []})
+        for archive in (self.directory / "busybox.tar", self.directory / "memory.tar", PROGRAMS / "image.tar"):
+            self.import_image(archive)
+        return self
+
+    def close(self):
+        pass
+
+    def start(self):
+        command("systemctl", "start", "containerd")
+        self._connect()
+
+    def stop(self):
+        command("systemctl", "stop", "containerd")
+
+    def restart(self):
+        command("systemctl", "restart", "containerd")
+        self._connect()
+
+    def kill(self):
+        """kill -9 containerd, which systemd starts again."""
+        command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "containerd")
+        self._connect()
+
+    def _alive(self) -> bool:
+        return subprocess.run(["systemctl", "is-failed", "--quiet", "containerd"]).returncode != 0
+
+    def _log_tail(self) -> str:
+        return command("journalctl", "-u", "containerd", "-n", "20", "-o", "cat", "--no-pager")
+
+    def _cgroup_parent(self, uid: str) -> str:
+        if DRIVER == "cgroupfs":
+            return super()._cgroup_parent(uid)
+        return f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice"
+
+    def _config(self) -> str:
+        version = command(self.bin / "containerd", "--version").split()[2].lstrip("v")
+        old = version.startswith("1.")
+        plugin = "io.containerd.grpc.v1.cri" if old else "io.containerd.cri.v1.runtime"
+        pause = f'sandbox_image = "{PAUSE_IMAGE}"' if old else ""
+        pinned = "" if old else f'[plugins."io.containerd.cri.v1.images".pinned_images]\n  sandbox = "{PAUSE_IMAGE}"'
+        return f"""version = {2 if old else 3}
+{pinned}
+[plugins."{plugin}"]
+  {pause}
+  [plugins."{plugin}".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."{plugin}".containerd.runtimes.runc.options]
+      SystemdCgroup = {"true" if DRIVER == "systemd" else "false"}
+"""
