@@ -1,7 +1,8 @@
 """What a machine is made of: Debian's packages, in $NODES_DIR. Each part is made once and named after what it is made of.
 
-    root-KEY.ext4               bookworm with systemd, containerd and Python: the same for all kernels
-    kernel-RELEASE-KEY/         vmlinuz, initrd, and node.ext4: the kernel's modules, and the release's containerd
+    root-amd64-KEY.ext4         bookworm with systemd, containerd and Python: the same for all kernels
+    root-arm64-KEY.ext4         the same without systemd, which is not configured where its programs do not run
+    kernel-RELEASE-FLAVOUR-KEY/ vmlinuz, initrd, and node.ext4: the kernel's modules, and a release's containerd
 
 To have newer kernels, remove the directory.
 """
@@ -10,6 +11,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -34,6 +36,22 @@ ExecStart=/bin/sh -c 'mkdir -p /lab && tar -xf /dev/vdc -C /lab && exec /lab/tes
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
+"""
+# Where no script of a package can run there is no systemd, and busybox does what else a system does.
+BARE_PACKAGES = ("containerd", "runc", "python3", "python3-pkg-resources", "busybox-static", "util-linux", "mount", "kmod", "tar")
+BARE_APPLETS = (
+    *("sh", "cat", "chmod", "cp", "cut", "dmesg", "grep", "id", "ls", "ln", "mkdir", "mkswap", "rm", "sed", "sleep", "stat", "swapon"),
+    *("sync", "tee", "tr", "true", "umount", "uname"),
+)
+BARE_INIT = """#!/bin/sh
+export PATH=/usr/sbin:/usr/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs run /run; mount -t tmpfs tmp /tmp; mkdir -p /dev/shm /dev/pts; mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
+mount --make-rshared /
+busybox ip link set lo up
+tar -xf /dev/vdc -C /lab
+mkdir -p /lab/tests/e2e/.debs && ln -s / /lab/tests/e2e/.debs/bookworm  # where the end-to-end tests look for containerd
+exec /lab/tests/nodes/guest/run
 """
 # What is needed to reach the disks comes as a module.
 MODULES = ("virtio_pci", "virtio_blk", "ext4")
@@ -101,11 +119,19 @@ Dir::Cache "{self.directory}";
     def names(self, prefix: str) -> list[str]:
         return run("apt-cache", "pkgnames", prefix, env=self._environment).split()
 
-    def unpack(self, into: Path, *packages: str):
+    def unpack(self, into: Path, *packages: str, with_dependencies: bool = False):
+        """Unpack packages into a directory, in which lib may be a link to usr/lib; without their scripts."""
+        into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
-            run("apt-get", "-qq", "download", *packages, env=self._environment, cwd=directory)
-            for deb in Path(directory).iterdir():
-                run("dpkg-deb", "-x", deb, into)
+            (Path(directory) / "partial").mkdir()
+            if with_dependencies:
+                options = ("-y", "--no-install-recommends", "--download-only", f"-oDir::Cache::archives={directory}")
+                run("apt-get", "-qq", "install", *options, *packages, env=self._environment)
+            else:
+                run("apt-get", "-qq", "download", *packages, env=self._environment, cwd=directory)
+            for deb in sorted(Path(directory).glob("*.deb")):
+                with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as archive:
+                    run("tar", "-xp", "--keep-directory-symlink", "-C", into, stdin=archive.stdout)
 
 
 def newest_kernel(apt: Apt, flavour: str) -> str:
@@ -139,9 +165,10 @@ def disk(directory: Path, out: Path, mib: int):
     run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", directory, out)
 
 
-def root() -> Path:
+def root(architecture: str) -> Path:
     """The root file system's image."""
-    return made(NODES_DIR / f"root-{key(REQUIREMENTS.read_text())}.ext4", _make_root)
+    make = {"amd64": _make_root, "arm64": _make_bare_root}[architecture]
+    return made(NODES_DIR / f"root-{architecture}-{key(REQUIREMENTS.read_text())}.ext4", make)
 
 
 def _make_root(out: Path):
@@ -152,44 +179,65 @@ def _make_root(out: Path):
             *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", '--aptopt=Acquire::Languages "none"', *paths),
             *("bookworm", system, f"deb [signed-by={KEYRING}] {mirror()} bookworm main"),
         )
-        install_python(system, "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
-        for name in ("node", "usr/lib/modules", "lab", "results"):
-            (system / name).mkdir(exist_ok=True)
-        (system / "etc/hostname").write_text("node\n")
-        (system / "etc/hosts").write_text("127.0.0.1 localhost node\n")
+        finish(system, "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
+        (system / "etc/resolv.conf").write_text("")  # the machines have no network, and do not wait for one
         (system / "etc/machine-id").write_text("")
         (system / "etc/fstab").write_text("/dev/vda / ext4 rw 0 0\n")
         units = system / "etc/systemd/system"
-        (units / "nodes.service").write_text(UNIT)
-        (units / "multi-user.target.wants").mkdir(exist_ok=True)
-        (units / "multi-user.target.wants/nodes.service").symlink_to("../nodes.service")
-        (system / "etc/resolv.conf").write_text("")  # the machines have no network, and do not wait for one
         # The tests start containerd themselves, and of timers and terminals there is no need.
         for wants in units.glob("*.wants/*"):
             if wants.name == "containerd.service" or wants.suffix == ".timer":
                 wants.unlink()
         (units / "getty.target").symlink_to("/dev/null")
+        (units / "nodes.service").write_text(UNIT)
+        (units / "multi-user.target.wants/nodes.service").symlink_to("../nodes.service")
         disk(system, out, 3072)
 
 
-def install_python(system: Path, *platforms: str):
-    """The Python packages of the end-to-end tests, in /opt/python: Debian's grpcio-tools cannot compile at run time."""
-    run(
+def _make_bare_root(out: Path):
+    with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
+        system = Path(directory) / "root"
+        for name in ("bin", "sbin", "lib"):
+            (system / "usr" / name).mkdir(parents=True)
+            (system / name).symlink_to(f"usr/{name}")
+        Apt("bookworm", "arm64").unpack(system, *BARE_PACKAGES, with_dependencies=True)
+        for applet in BARE_APPLETS:
+            if not os.path.lexists(system / "usr/bin" / applet):
+                (system / "usr/bin" / applet).symlink_to("busybox")
+        for name in ("proc", "sys", "dev", "run", "tmp", "var/lib", "etc"):
+            (system / name).mkdir(parents=True, exist_ok=True)
+        (system / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+        (system / "etc/group").write_text("root:x:0:\n")
+        finish(system, "manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64")
+        (system / "sbin/init").write_text(BARE_INIT)
+        (system / "sbin/init").chmod(0o755)
+        disk(system, out, 3072)
+
+
+def finish(system: Path, *platforms: str):
+    """What every root file system has: a name, the tests' Python packages, and where the initrd mounts things."""
+    for name in ("node", "usr/lib/modules", "lab", "results"):
+        (system / name).mkdir(parents=True, exist_ok=True)
+    (system / "etc/hostname").write_text("node\n")
+    (system / "etc/hosts").write_text("127.0.0.1 localhost node\n")
+    run(  # Debian's grpcio-tools cannot compile at run time
         *(NODES_DIR / "venv/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary=:all:"),
         *("--python-version=3.11", *(f"--platform={platform}" for platform in platforms)),
         *("--target", system / "opt/python", "-r", REQUIREMENTS),
     )
 
 
-def kernel(release: str, containerd: str) -> Path:
+def kernel(release: str, flavour: str, containerd: str) -> Path:
     """The directory with a release's kernel, and a release's containerd unless it is the root file system's own."""
-    return made(NODES_DIR / f"kernel-{release}-{key(containerd)}", lambda out: _make_kernel(out, release, containerd))
+    path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd)}"
+    return made(path, lambda out: _make_kernel(out, release, flavour, containerd))
 
 
-def _make_kernel(out: Path, release: str, containerd: str):
+def _make_kernel(out: Path, release: str, flavour: str, containerd: str):
     out.mkdir()
-    apt = Apt(release)
-    version = newest_kernel(apt, "cloud-amd64")
+    architecture = "arm64" if "arm64" in flavour else "amd64"
+    apt = Apt(release, architecture)
+    version = newest_kernel(apt, flavour)
     # One package, or since sid's 6.19 several.
     parts = [f"linux-{part}-{version}" for part in ("image", "binary", "modules", "base")]
     names = set(apt.names("linux-"))
@@ -197,7 +245,7 @@ def _make_kernel(out: Path, release: str, containerd: str):
         unpacked, node = Path(directory) / "unpacked", Path(directory) / "node"
         apt.unpack(unpacked, *(part for part in parts if part in names))
         [image] = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")][:1]
-        shutil.copy(image, out / "vmlinuz")
+        (out / "vmlinuz").write_bytes(unzipped(image.read_bytes()))
         [modules] = [*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*")]
         for name in NO_MODULES:
             shutil.rmtree(modules / "kernel" / name, ignore_errors=True)
@@ -206,19 +254,30 @@ def _make_kernel(out: Path, release: str, containerd: str):
         node.mkdir()
         (node / "modules").mkdir()
         shutil.move(modules, node / "modules" / modules.name)
-        initrd(node / "modules" / modules.name, out / "initrd")
+        initrd(node / "modules" / modules.name, out / "initrd", architecture)
         if containerd != "bookworm":
-            Apt(containerd).unpack(node / "containerd", "containerd")
+            Apt(containerd, architecture).unpack(node / "containerd", "containerd")
         disk(node, out / "node.ext4", 512)
 
 
-def initrd(modules: Path, out: Path):
+def unzipped(image: bytes) -> bytes:
+    """arm64's kernels may come in a wrapper that only EFI unpacks (drivers/firmware/efi/libstub/zboot-header.S)."""
+    if image[:2] != b"MZ" or image[4:8] != b"zimg":
+        return image
+    start, size = struct.unpack_from("<II", image, 8)
+    method = image[24:32].rstrip(b"\0").decode()
+    return subprocess.run([{"zstd22": "zstd"}.get(method, method), "-dc"], input=image[start : start + size], capture_output=True).stdout
+
+
+def initrd(modules: Path, out: Path, architecture: str):
     """An initial file system that finds the disks and goes on there."""
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
         root = Path(directory)
         for name in ("bin", "modules", "proc", "sys", "dev", "new"):
             (root / name).mkdir()
-        shutil.copy(shutil.which("busybox"), root / "bin/busybox")
+        Apt("bookworm", architecture).unpack(root / "busybox", "busybox-static")
+        (root / "busybox/bin/busybox").rename(root / "bin/busybox")
+        shutil.rmtree(root / "busybox")
         (root / "init").write_text(INIT)
         (root / "init").chmod(0o755)
         for i, module in enumerate(with_dependencies(modules)):

@@ -1,4 +1,4 @@
-"""The machines: which kernel, which containerd, which cgroups. README's "tested on" is the table of all of them."""
+"""The machines: which kernel, which containerd, which cgroups. The README's "tested on" is the table of all of them."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,24 @@ class Machine:
     containerd: str = "bookworm"  # and that whose containerd
     cgroup: int = 2
     arguments: str = ""  # more for the kernel's command line
+    architecture: str = "amd64"  # Debian's word
+    flavour: str = "cloud-amd64"  # of the kernel
 
     @property
     def driver(self) -> str:
-        return "systemd" if self.cgroup == 2 else "cgroupfs"
+        return "systemd" if self.cgroup == 2 and self.architecture == "amd64" else "cgroupfs"
 
     @property
     def command_line(self) -> str:
         """What the kernel, systemd and the guest's tests are told."""
-        hierarchy = f"systemd.unified_cgroup_hierarchy={self.cgroup - 1}"
+        terminal = "ttyS0" if self.architecture == "amd64" else "ttyAMA0"
+        hierarchy = "systemd.unified_cgroup_hierarchy=1"
         if self.cgroup == 1:
-            hierarchy += " systemd.legacy_systemd_cgroup_controller=1 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
+            hierarchy = "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1"
         return (
-            "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 apparmor=1 security=apparmor transparent_hugepage=always "
-            f"{hierarchy} nodes.cgroup={self.cgroup} nodes.driver={self.driver} nodes.containerd={self.containerd} {self.arguments}"
+            f"root=/dev/vda rw console={terminal} quiet apparmor=1 security=apparmor transparent_hugepage=always "
+            f"systemd.show_status=0 {hierarchy} {self.arguments} "
+            f"nodes.cgroup={self.cgroup} nodes.driver={self.driver} nodes.containerd={self.containerd}"
         )
 
 
@@ -34,4 +38,10 @@ MACHINES = [
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
+]
+
+# Only one architecture's binary is built at a time: these run when they are named.
+ARM64 = [
+    Machine("arm64", "trixie", architecture="arm64", flavour="cloud-arm64"),
+    Machine("arm64-16k", "trixie", architecture="arm64", flavour="arm64-16k"),
 ]

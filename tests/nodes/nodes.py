@@ -1,6 +1,8 @@
 """Boots the machines one after another, runs the tests of guest/ in each, and prints what came of it as a table.
 
-usage: nodes.py [NODE...]: all of machines.py by default; NODES_TESTS: more for pytest in the guest, such as "-k rights"
+usage: nodes.py [NODE...]     all of machines.py but arm64's by default
+
+NODES_TESTS: more for pytest in the guest, such as "-k rights". BLESS=1: fixtures/smaps gets what these kernels print.
 """
 
 import os
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import build
 from build import NODES_DIR
-from machines import MACHINES, Machine
+from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BINARY, IMAGE = Path(os.environ["EXPORTER"]).resolve(), Path(os.environ["IMAGE_TAR"]).resolve()
@@ -34,22 +36,25 @@ class Result:
     properties: dict[str, str] = field(default_factory=dict)
 
 
-def programs() -> Path:
+def programs(architecture: str) -> Path:
     """The workloads, static."""
     source = REPOSITORY / "tests/nodes/programs"
 
     def make(out: Path):
         out.mkdir()
-        build.run("gcc", "-O1", "-static", "-o", out / "memory", source / "memory.c")
+        compiler = "gcc" if architecture == "amd64" else "aarch64-linux-gnu-gcc"
+        build.run(compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
+        if architecture != "amd64":
+            return
         # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
 
     texts = [path.read_text() for path in sorted(source.iterdir())]
-    return build.made(NODES_DIR / f"programs-{build.key(*texts)}", make)
+    return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
 
 
-def pack(out: Path):
+def pack(out: Path, architecture: str):
     """What the guest unpacks into /lab: the part of the repository that it needs, the program, the workloads."""
     with tarfile.open(out, "w") as tar:
         for pattern in ("README.md", "tests/e2e/*.py", "tests/e2e/*.proto", "tests/nodes/guest/*"):
@@ -58,7 +63,7 @@ def pack(out: Path):
                     tar.add(path, path.relative_to(REPOSITORY))
         tar.add(BINARY, "bin/smaps-container-exporter")
         tar.add(IMAGE, "bin/image.tar")
-        tar.add(programs(), "bin")
+        tar.add(programs(architecture), "bin")
 
 
 def boot(machine: Machine) -> Result:
@@ -66,21 +71,23 @@ def boot(machine: Machine) -> Result:
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    kernel, serial, results = build.kernel(machine.kernel, machine.containerd), directory / "serial.log", directory / "results.tar"
-    pack(directory / "lab.tar")
+    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd), directory / "serial.log", directory / "results.tar"
+    pack(directory / "lab.tar", machine.architecture)
     with results.open("wb") as file:
         file.truncate(64 << 20)
     disks = []
     for path, options in (
-        (build.root(), "snapshot=on,cache=unsafe"),  # what the guest writes there is gone with it
+        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),  # what the guest writes there is gone with it
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),
         (results, "cache=unsafe"),
     ):
         disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
     tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")
+    qemu = ["qemu-system-x86_64"] if machine.architecture == "amd64" else ["qemu-system-aarch64", "-machine", "virt"]
+    processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"  # the architected way is a cipher: slow
     command = [
-        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G"),
+        *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
         *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
         *("-serial", f"file:{serial}", "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd")),
         *("-append", f"{machine.command_line} nodes.tests={tests}", *disks),
@@ -132,13 +139,22 @@ def report(directory: Path):
             return print(f"  more in {directory}")
 
 
+def bless(machine: Machine, result: Result):
+    """What the workload's smaps look like there becomes a fixture."""
+    smaps = NODES_DIR / "runs" / machine.name / "results/memory.smaps"
+    if machine.cgroup == 2 and smaps.exists():
+        version = re.match(r"\d+\.\d+", result.properties["kernel"])[0]
+        words = ["linux", version, "debian", *filter(None, machine.name.removeprefix(machine.kernel).split("-"))]
+        shutil.copy(smaps, REPOSITORY / f"fixtures/smaps/{'-'.join(words)}.smaps")
+
+
 def main(names: list[str]) -> int:
-    known = {machine.name: machine for machine in MACHINES}
+    known = {machine.name: machine for machine in (*MACHINES, *ARM64)}
     if unknown := [name for name in names if name not in known]:
         print(f'no machine "{unknown[0]}": expected some of {", ".join(known)}', file=sys.stderr)
         return 2
     rows, n_passed, n_failed = [], 0, 0
-    for machine in [known[name] for name in names or known]:
+    for machine in [known[name] for name in names or [machine.name for machine in MACHINES]]:
         began = time.monotonic()
         result = boot(machine)
         seconds = time.monotonic() - began
@@ -147,6 +163,8 @@ def main(names: list[str]) -> int:
             print("  failed: " + ", ".join(result.failed))
             report(NODES_DIR / "runs" / machine.name)
         sys.stdout.flush()
+        if os.environ.get("BLESS"):
+            bless(machine, result)
         n_passed, n_failed = n_passed + result.n_passed, n_failed + len(result.failed)
         rows.append([result.properties.get(column, "?") for column in COLUMNS])
     table = [f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]

@@ -3,8 +3,8 @@
 # What is missing is unpacked below $NODES_DIR and not installed: bookworm's qemu-system-x86 and the qemu-utils of its backports
 # exclude each other, and a test is no reason to remove something from a machine.
 tools() {
-    dir=$NODES_DIR/tools
-    if [ "$(cat "$dir/complete" 2>/dev/null)" != "$*" ]; then
+    dir=$NODES_DIR/tools-$(echo "$*" | sha256sum | cut -c1-12)
+    if [ ! -e "$dir/complete" ]; then
         echo "nodes: unpacking $*"
         rm -rf "$dir"
         mkdir -p "$dir/archives/partial"
@@ -14,7 +14,7 @@ tools() {
             [ ! -e "$deb" ] || dpkg-deb -x "$deb" "$dir"
         done
         rm -rf "$dir/archives"
-        echo "$*" >"$dir/complete"
+        touch "$dir/complete"
     fi
     PATH=$dir/usr/sbin:$dir/usr/bin:$dir/sbin:$dir/bin:$PATH
     libraries=$dir/usr/lib/$(uname -m)-linux-gnu:$dir/lib/$(uname -m)-linux-gnu

@@ -4,18 +4,18 @@ import pytest
 
 import pods
 from exporter import EVERYTHING, Exporter
-from node import Node
+from node import NODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    items.sort(key=lambda item: item.path.name == "test_events.py")  # what ends containerd comes last
+    items.sort(key=lambda item: item.path.name in ("test_events.py", "test_stop.py"))  # what ends containerd comes last
 
 
 @pytest.fixture(scope="session")
 def node():
     """The node with its pods. They stay as they are; a test that changes one runs its own, or makes good for it."""
     pods.prepare_memory()
-    with Node() as node:
+    with NODE() as node:
         pods.run(node)
         yield node
 

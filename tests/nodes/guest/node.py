@@ -1,4 +1,4 @@
-"""The machine's own containerd, as systemd runs it, with the cgroup driver that the machine's name promises."""
+"""The machine's containerd: as systemd runs it, with the cgroup driver that is asked for; where there is no systemd, the lab's."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ import image
 from lab import PAUSE_IMAGE, WORK_IMAGE, Lab
 
 DRIVER = os.environ["NODES_DRIVER"]
+SYSTEMD = Path("/proc/1/comm").read_text() == "systemd\n"
 MEMORY_IMAGE = "lab.test/memory:1"
 PROGRAMS = Path("/lab/bin")
 
@@ -20,7 +21,25 @@ def command(*words: str | Path) -> str:
 
 
 class Node(Lab):
-    """Goes with the machine: nothing of it is taken down."""
+    """The lab's containerd, and the workloads' image. It goes with the machine: nothing of it is taken down."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.import_programs()
+        return self
+
+    def import_programs(self):
+        layer, archive = self.directory / "memory.layer", self.directory / "memory.tar"
+        image.layer(layer, {name: path.read_bytes() for name in ("memory", "i386") if (path := PROGRAMS / name).exists()})
+        image.pack(archive, layer, {MEMORY_IMAGE: []})
+        self.import_image(archive)
+
+    def close(self):
+        pass
+
+
+class SystemdNode(Node):
+    """systemd's containerd, and the exporter's image too."""
 
     def __init__(self):
         super().__init__("/var/lib/nodes")
@@ -36,14 +55,10 @@ class Node(Lab):
         self.start()
         image.busybox_layer(self.directory / "busybox.layer", Path("/usr/bin/busybox"))
         image.pack(self.directory / "busybox.tar", self.directory / "busybox.layer", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
-        image.layer(self.directory / "memory.layer", {name: (PROGRAMS / name).read_bytes() for name in ("memory", "i386")})
-        image.pack(self.directory / "memory.tar", self.directory / "memory.layer", {MEMORY_IMAGE: []})
-        for archive in (self.directory / "busybox.tar", self.directory / "memory.tar", PROGRAMS / "image.tar"):
-            self.import_image(archive)
+        self.import_image(self.directory / "busybox.tar")
+        self.import_image(PROGRAMS / "image.tar")
+        self.import_programs()
         return self
-
-    def close(self):
-        pass
 
     def start(self):
         command("systemctl", "start", "containerd")
@@ -87,3 +102,6 @@ class Node(Lab):
     [plugins."{plugin}".containerd.runtimes.runc.options]
       SystemdCgroup = {"true" if DRIVER == "systemd" else "false"}
 """
+
+
+NODE = SystemdNode if SYSTEMD else Node

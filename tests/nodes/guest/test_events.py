@@ -15,8 +15,10 @@ import pods
 from exporter import EVERYTHING, Client, Exporter
 from in_pod import InPod
 from lab import Container, cri, until
-from node import command
+from node import SYSTEMD, command
 from pods import FOREVER
+
+pytestmark = pytest.mark.skipif(not SYSTEMD, reason="containerd is not systemd's here")
 
 
 @pytest.fixture(scope="module")
@@ -145,23 +147,3 @@ def test_a_container_that_died_is_replaced(node, exporters):
         assert dies in kernel.counts(node)
     finally:
         node.remove_pod(pod)
-
-
-def test_containerds_stop_is_not_delayed(node):
-    """It stops as soon with an exporter as without; the exporter knows by its second scrape."""
-
-    def stop_seconds() -> float:
-        began = time.monotonic()
-        node.stop()
-        return time.monotonic() - began
-
-    alone = stop_seconds()
-    node.start()
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
-        observed = stop_seconds()
-        try:
-            assert exporter.after(2).value("smaps_exporter_containerd_up") == 0
-        finally:
-            node.start()
-    # a connection that says nothing delays it by half a minute and more
-    assert observed - alone < 5, f"{observed:.1f} s with an exporter, {alone:.1f} s without"
