@@ -13,11 +13,24 @@ run: protoc
 test: protoc
 	$(CARGO) test --locked
 
-# Formatting, and clippy with warnings denied.
+# Formatting; clippy and the documentation, with warnings denied.
 .PHONY: lint
 lint: protoc
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+# Licenses, sources, duplicates and security advisories of what is linked in. Needs the network, and cargo-deny.
+.PHONY: deny
+deny:
+	@command -v cargo-deny > /dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked --config .ci/deny.toml check
+
+# The crate as it would be published: it builds on its own, and carries neither tests nor fixtures.
+.PHONY: package
+package: protoc
+	@if $(CARGO) package --locked --allow-dirty --list | grep -E '^(fixtures|tests)/'; then echo "these files must not be in the crate" >&2; exit 1; fi
+	$(CARGO) package --locked --allow-dirty
 
 # The release binary, dynamically linked; `make static` is the one to ship.
 .PHONY: build
@@ -123,6 +136,14 @@ image-tar: static
 manifest:
 	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
 
+# What is linked into the static binary, as CycloneDX, for the release. Needs cargo-cyclonedx.
+SBOM ?= target/smaps-container-exporter-$(TARGET).cdx.json
+.PHONY: sbom
+sbom:
+	@command -v cargo-cyclonedx > /dev/null || { echo "cargo-cyclonedx is missing: cargo install --locked cargo-cyclonedx" >&2; exit 1; }
+	mkdir -p $(dir $(SBOM))
+	$(CARGO) cyclonedx --quiet --format json --describe binaries --target $(TARGET) --no-build-deps --spec-version 1.5
+	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
 # --- Fuzzing ------------------------------------------------------------------------------------------------------------------
 

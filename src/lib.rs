@@ -1,10 +1,11 @@
 //! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container, command and
 //! mapped path, as Prometheus text.
 //!
-//! Data flows one way, in the order of the modules below. The middle, from [`cgroup`] to [`exposition`], does no I/O and cannot fail.
+//! Data flows one way, in the order of the modules below. The middle, from [`smaps`] to [`exposition`], does no I/O and cannot fail.
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod errors;
 pub mod exposition;
 pub mod http;
 pub mod node;
@@ -27,7 +28,9 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::args::{Command, Options, UsageError};
+use crate::cli::args::{Command, UsageError};
+use crate::cli::options::Options;
+use crate::errors::plain;
 use crate::http::Server;
 use crate::http::publish::{self, Publisher};
 use crate::scrape::Scraper;
@@ -52,8 +55,8 @@ pub enum Failure {
 /// Runs the program with the arguments that follow its name, until it is done or told to end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let options = match cli::args::parse(args).map_err(Failure::Usage)? {
-        Command::Help => return print(cli::args::help().as_bytes()).map_err(Failure::Start),
-        Command::Version => return print(cli::args::version().as_bytes()).map_err(Failure::Start),
+        Command::Help => return print(cli::help::help().as_bytes()).map_err(Failure::Start),
+        Command::Version => return print(cli::help::version().as_bytes()).map_err(Failure::Start),
         Command::Run(options) => options,
     };
     env_logger::Builder::new().filter_level(options.log_level).init();
@@ -95,7 +98,7 @@ fn serve(options: &Options) -> Result<(), String> {
         Ok((signals, runtime))
     });
     let ((mut terminate, mut interrupt), runtime) =
-        signals.map_err(|error| format!("cannot handle signals: {error}"))?;
+        signals.map_err(|error| format!("cannot handle signals: {}", plain(&error)))?;
 
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
@@ -105,10 +108,10 @@ fn serve(options: &Options) -> Result<(), String> {
     thread::Builder::new()
         .name("scrape".into())
         .spawn(move || scrape_for_ever(scraper, publisher, interval))
-        .map_err(|error| format!("cannot start a thread: {error}"))?;
+        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     server
         .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
-        .map_err(|error| format!("cannot start a thread: {error}"))?;
+        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on {addr}");
     let name = runtime.block_on(poll_fn(|context| {
         if terminate.poll_recv(context).is_ready() {
@@ -166,7 +169,7 @@ fn print(text: &[u8]) -> Result<(), String> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(format!("cannot write to standard output: {error}"))
+            Err(format!("cannot write to standard output: {}", plain(&error)))
         }
         _ => Ok(()),
     }

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
-use smaps_container_exporter::cli::args;
-use smaps_container_exporter::exposition::self_metrics::{Own, Report};
-use smaps_container_exporter::node::filter::Filter;
+use smaps_container_exporter::cli::help::help;
+use smaps_container_exporter::exposition::self_metrics::{Report, SelfMetrics};
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{fixture, once};
@@ -30,7 +30,7 @@ fn assert_block(name: &str, block: &str) {
 
 #[test]
 fn options() {
-    assert_block("options", &format!("```text\n{}```\n", args::help()));
+    assert_block("options", &format!("```text\n{}```\n", help()));
 }
 
 #[test]
@@ -54,16 +54,30 @@ fn fields() {
 
 #[test]
 fn own_metrics() {
-    let report = Report { containerd_up: Some(true), ..Report::default() };
+    let known = Some(1);
+    let report = Report {
+        containerd_up: Some(true),
+        virtual_bytes: known,
+        resident_bytes: known,
+        n_open_files: known,
+        max_open_files: known,
+        ..Report::default()
+    };
     let mut text = Vec::new();
-    Own::new(&[Filter::parse("*/*/*/*").unwrap()]).render(&mut text, &report, 0);
+    let filters = ["*/*/*/*".to_owned()].into_iter();
+    SelfMetrics::new(["", "", ""], filters, SystemTime::now()).render(&mut text, &report);
     let text = String::from_utf8(text).unwrap();
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
+    let mut conventional = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|line| line.split_once(' ')) else {
             continue;
         };
+        if name.starts_with("process_") {
+            conventional.push(format!("`{name}`"));
+            continue;
+        }
         let (_, kind) = lines.next().unwrap().rsplit_once(' ').unwrap();
         let sample = text.lines().find(|sample| sample.starts_with(name)).unwrap();
         let labels = sample.split_once('{').map_or(String::new(), |(_, labels)| {
@@ -76,6 +90,7 @@ fn own_metrics() {
         });
         writeln!(table, "| `{name}{labels}` | {kind} | {help} |").unwrap();
     }
+    writeln!(table, "| {} | | As every exporter has them. |", conventional.join(", ")).unwrap();
     assert_block("own", &table);
 }
 
@@ -87,11 +102,8 @@ fn counts() {
         "--omit-zero",
         "--fields rss,pss,private_dirty",
         "--max-samples 1000",
-        "--group-by kind",
         "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
-        "--group-by process",
         "--group-by process --fields rss,pss,private_dirty,private_clean,swap",
-        "--pid",
         "--pid --omit-zero",
     ] {
         let text = once(&fixture("node"), &args.split_terminator(' ').collect::<Vec<_>>());

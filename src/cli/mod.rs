@@ -1,5 +1,10 @@
 //! The command line: options become a configuration.
 
 pub mod args;
-pub mod build_info;
-pub mod duration;
+pub(crate) mod build_info;
+mod duration;
+pub mod help;
+pub mod options;
+mod suggestion;
+mod table;
+mod values;

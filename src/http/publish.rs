@@ -4,7 +4,7 @@
 //! renders into a buffer that nobody else holds and swaps it in, so a steady exporter owns two buffers, the published one
 //! and the spare one, and allocates nothing.
 //!
-//! A client that stops reading keeps its exposition from being the next spare. Such readers may hold [`HELD_BYTES`] (or
+//! A client that stops reading keeps its exposition from being the next spare. Such readers may hold `HELD_BYTES` (or
 //! one exposition, when that is larger) of outdated text; beyond that the oldest ones' connections are shut down.
 
 use std::io::Write;

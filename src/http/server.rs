@@ -21,6 +21,7 @@ use log::{debug, info, warn};
 
 use super::head::{Parsed, parse_head};
 use super::response::{Answer, Body, answer, refusal};
+use crate::errors::plain;
 use crate::http::publish::{Published, lock};
 
 /// A longer head is refused.
@@ -82,10 +83,7 @@ pub struct ListenError {
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The standard library writes "Address already in use (os error 98)".
-        let cause = self.cause.to_string();
-        let cause = cause.split(" (os error").next().unwrap_or_default().to_lowercase();
-        write!(f, "cannot listen on {:?}: {cause}", self.addr)
+        write!(f, "cannot listen on {:?}: {}", self.addr, plain(&self.cause))
     }
 }
 

@@ -1,17 +1,22 @@
 //! A recorded node: a directory that stands for containerd and proc.
 //!
 //! ```text
-//! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container
+//! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container; init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
 //! ```
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
-use crate::sources::Container;
+use crate::errors::plain;
+use crate::sources::{Container, Listing, Source};
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
+/// Stands for an init process that the container's source did not tell.
+const UNKNOWN: &str = "-";
 
 /// The containers of a recording.
 #[derive(Debug)]
@@ -31,23 +36,51 @@ impl Recording {
     /// The containers, by id; `None` if they are those of the last call.
     ///
     /// Fails with one line that names the file, and the line if one is not as it should be.
-    pub fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
+    fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
         // A pipe would be waited for, a device read without end.
-        let is_file = fs::metadata(&self.path).map_err(|error| fail(error.to_string()))?.is_file();
+        let is_file = fs::metadata(&self.path).map_err(|error| fail(plain(&error)))?.is_file();
         if !is_file {
             return Err(fail("it is not a file".into()));
         }
         fs::File::open(&self.path)
             .and_then(|mut file| file.read_to_end(&mut self.text))
-            .map_err(|error| fail(error.to_string()))?;
+            .map_err(|error| fail(plain(&error)))?;
         if self.text == self.parsed {
             return Ok(None);
         }
         let containers = parse(&self.text).map_err(fail)?;
         std::mem::swap(&mut self.parsed, &mut self.text);
         Ok(Some(containers))
+    }
+}
+
+/// Asking costs one small file, so each call of `take` asks.
+impl Source for Recording {
+    fn runtime(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn begin(&mut self) {}
+
+    fn is_listing(&self) -> bool {
+        false
+    }
+
+    fn take(&mut self) -> Option<Result<Listing, String>> {
+        let containers = self.containers().transpose()?;
+        Some(containers.map(|containers| Listing { containers, ..Listing::default() }))
+    }
+
+    fn is_lost(&mut self) -> bool {
+        false
+    }
+
+    fn wait_for_listing(&mut self, _: Instant) {}
+
+    fn wait_until(&mut self, deadline: Instant) {
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -70,11 +103,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
         else {
             return Err(format!("line {} is {line:?}: expected 5 columns, separated by tabs", i + 1));
         };
-        let init_pid = pid
-            .parse()
-            .ok()
-            .filter(|&pid| pid != 0)
-            .ok_or_else(|| format!("line {} has init_pid {pid:?}: expected a positive number", i + 1))?;
+        let init_pid = match pid {
+            UNKNOWN => None,
+            _ => Some(pid.parse().ok().filter(|&pid| pid != 0).ok_or_else(|| {
+                format!("line {} has init_pid {pid:?}: expected a positive number, or {UNKNOWN:?}", i + 1)
+            })?),
+        };
         containers.push(Container {
             id: id.into(),
             init_pid,
@@ -96,7 +130,7 @@ pub struct Writer {
 impl Writer {
     /// Makes the directory, which must not exist.
     pub fn create(directory: &Path) -> Result<Self, String> {
-        let fail = |error: io::Error| format!("cannot record to {directory:?}: {error}");
+        let fail = |error: io::Error| format!("cannot record to {directory:?}: {}", plain(&error));
         fs::create_dir(directory).map_err(fail)?;
         fs::create_dir(directory.join("proc")).map_err(fail)?;
         Ok(Self { directory: directory.to_owned() })
@@ -108,7 +142,7 @@ impl Writer {
         let path = process.join(name);
         fs::create_dir_all(&process)
             .and_then(|()| fs::write(&path, content))
-            .map_err(|error| format!("cannot write {path:?}: {error}"))
+            .map_err(|error| format!("cannot write {path:?}: {}", plain(&error)))
     }
 
     /// Writes the containers.
@@ -118,10 +152,11 @@ impl Writer {
         let mut text = format!("{HEADER}\n");
         for Container { id, init_pid, namespace, pod, name } in containers {
             let [id, namespace, pod, name] = [id, namespace, pod, name].map(|text| cell(text));
+            let init_pid = init_pid.map_or(UNKNOWN.to_owned(), |pid| pid.to_string());
             text.push_str(&format!("{id}\t{init_pid}\t{namespace}\t{pod}\t{name}\n"));
         }
         let path = self.directory.join("containers.tsv");
-        fs::write(&path, text).map_err(|error| format!("cannot write {path:?}: {error}"))
+        fs::write(&path, text).map_err(|error| format!("cannot write {path:?}: {}", plain(&error)))
     }
 }
 
@@ -135,10 +170,13 @@ mod tests {
         let containers = parse(text.as_bytes()).unwrap();
         assert_eq!(
             containers.iter().map(|c| (c.id.as_str(), c.init_pid)).collect::<Vec<_>>(),
-            [("a", 42), ("b", 7)]
+            [("a", Some(42)), ("b", Some(7))]
         );
-        assert_eq!(containers[1].labels(), r#"{namespace="ns",pod="",container="c""#);
+        let Container { namespace, pod, name, .. } = &containers[1];
+        assert_eq!([namespace, pod, name], ["ns", "", "c"]);
         assert_eq!(parse(HEADER.as_bytes()), Ok(vec![]));
+        let unknown = parse(format!("{HEADER}\na\t-\tn\tp\tc\n").as_bytes()).unwrap();
+        assert_eq!(unknown[0].init_pid, None);
     }
 
     #[test]
@@ -156,11 +194,11 @@ mod tests {
             ),
             (
                 &format!("{HEADER}\na\t0\tn\tp\tc\n"),
-                r#"line 2 has init_pid "0": expected a positive number"#.to_owned(),
+                r#"line 2 has init_pid "0": expected a positive number, or "-""#.to_owned(),
             ),
             (
                 &format!("{HEADER}\na\t-1\tn\tp\tc\n"),
-                r#"line 2 has init_pid "-1": expected a positive number"#.to_owned(),
+                r#"line 2 has init_pid "-1": expected a positive number, or "-""#.to_owned(),
             ),
         ];
         for (text, error) in cases {

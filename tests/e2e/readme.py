@@ -21,8 +21,15 @@ def block_with(key: str) -> str:
     return found
 
 
-def queries() -> list[str]:
-    return [block.strip() for block in blocks("promql")]
+def queries() -> list[tuple[str, str]]:
+    """The queries, each one line below a comment that may name the grouping it is for."""
+    return re.findall(r"^# (.*)\n([^#].*)$", "".join(blocks("promql")), re.MULTILINE)
+
+
+def rules() -> list[dict]:
+    """The alerts."""
+    [group] = yaml.safe_load(block_with("groups"))["groups"]
+    return group["rules"]
 
 
 def daemon_set() -> dict:
@@ -40,12 +47,16 @@ def sidecar() -> dict:
 
 
 def exporter_container(
-    lab: Lab, address: str, capabilities: list[str] | None = None, sidecar_of: tuple[str, str] | None = None
+    lab: Lab,
+    address: str,
+    capabilities: list[str] | None = None,
+    sidecar_of: tuple[str, str] | None = None,
+    arguments: tuple[str, ...] = (),
 ) -> Container:
     """The DaemonSet's container, as the kubelet asks CRI for it; or the sidecar's, which has the same rights and mounts.
 
     The node's /run/containerd is the lab's directory, and the address is of the test's choosing, for the lab's pods share the
-    machine's network. `capabilities` replace those that the manifest adds.
+    machine's network. `capabilities` replace those that the manifest adds; `arguments` come after its own.
     """
     pod = daemon_set()
     [container] = pod["containers"]
@@ -59,7 +70,7 @@ def exporter_container(
     profile = cri.SecurityProfile.ProfileType
     return Container(
         name,
-        args=[*args, f"--addr={address}"],
+        args=[*args, f"--addr={address}", *arguments],
         image=container["image"],
         mounts=[
             cri.Mount(

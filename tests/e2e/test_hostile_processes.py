@@ -45,11 +45,11 @@ class Cgroup:
         self.path.mkdir()
         self.init = self.run("/bin/sleep", "1000000")
 
-    def run(self, *command, **options) -> subprocess.Popen:
+    def run(self, *command, stdin=subprocess.DEVNULL, **options) -> subprocess.Popen:
         def enter():
             (self.path / "cgroup.procs").write_text(str(os.getpid()))
 
-        return subprocess.Popen(command, preexec_fn=enter, stdin=subprocess.DEVNULL, **options)
+        return subprocess.Popen(command, preexec_fn=enter, stdin=stdin, **options)
 
     def run_ready(self, *command, **options) -> subprocess.Popen:
         process = self.run(*command, stdout=subprocess.PIPE, **options)
@@ -116,7 +116,8 @@ def any_node(tmp_path):
 def programs(tmp_path_factory):
     directory = tmp_path_factory.mktemp("programs")
     for source in PROGRAMS.glob("*.c"):
-        command = ["gcc", "-O1", "-Wall", "-Werror", "-static", "-pthread", "-o", directory / source.stem, source]
+        libraries = ["-lfuse3"] if source.stem == "stuck" else ["-static"]
+        command = ["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", directory / source.stem, source, *libraries]
         subprocess.run(command, check=True)
     return directory
 

@@ -3,26 +3,37 @@
 
 #[path = "../../src/cli/mod.rs"]
 pub mod cli;
+#[path = "../../src/errors.rs"]
+mod errors;
 #[path = "../../src/smaps/mod.rs"]
 pub mod smaps;
 #[path = "../../src/totals/mod.rs"]
 pub mod totals;
 
 #[path = "../../src/procfs/cgroup.rs"]
-mod cgroup;
+pub mod cgroup;
 #[path = "../../src/node/filter.rs"]
-mod filter;
+pub mod filter;
+#[path = "../../src/node/owners.rs"]
+pub mod owners;
 #[path = "../../src/http/head.rs"]
 pub mod head;
+#[path = "../../src/sources/container.rs"]
+pub mod container;
 #[path = "../../src/sources/recording.rs"]
-mod recording;
+pub mod recording;
+#[path = "../../src/sources/source.rs"]
+pub mod source;
 
 pub mod node {
     pub use crate::filter;
+    pub use crate::owners;
 }
 pub mod procfs {
     pub use crate::cgroup;
 }
 pub mod sources {
+    pub use crate::container::Container;
     pub use crate::recording;
+    pub use crate::source::{Listing, Source};
 }

@@ -22,8 +22,8 @@ fuzz_target!(|bytes: &[u8]| {
             expected.sort_by(|a, b| a[0].cmp(&b[0]));
             assert_eq!(containers.len(), expected.len());
             for (container, [id, pid, namespace, pod, name]) in containers.iter().zip(&expected) {
-                assert_ne!(container.init_pid, 0);
-                assert_eq!(container.init_pid, pid.parse::<u32>().unwrap());
+                assert_ne!(container.init_pid, Some(0));
+                assert_eq!(container.init_pid, (pid != "-").then(|| pid.parse::<u32>().unwrap()));
                 let found = [&container.id, &container.namespace, &container.pod, &container.name];
                 assert_eq!(found, [id, namespace, pod, name]);
             }

@@ -1,0 +1,81 @@
+//! The options' values, as the rest of the program gets them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::node::filter::Filter;
+use crate::smaps::fields::FieldMask;
+use crate::totals::grouping::GroupBy;
+
+/// Every option's value, given or default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Where to listen: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`; the syntax is checked, the host is not looked up.
+    pub addr: String,
+    /// Where the node's proc is mounted.
+    pub proc_path: PathBuf,
+    /// Time between scrape starts, at least 10 ms.
+    pub scrape_interval: Duration,
+    /// What is logged.
+    pub log_level: LevelFilter,
+    /// The node's name, shown to people and by an info metric.
+    pub node: Option<String>,
+    /// containerd's socket. At most one of this, `cri_sock` and `container_logs` is given; without any the first socket that
+    /// exists of the runtimes known is taken.
+    pub containerd_sock: Option<PathBuf>,
+    /// The socket of a runtime that speaks CRI.
+    pub cri_sock: Option<PathBuf>,
+    /// The directory of the kubelet's links, which name containers.
+    pub container_logs: Option<PathBuf>,
+    /// The containerd namespaces to list, at least one, each once.
+    pub containerd_namespaces: Vec<String>,
+    /// A process is taken when any of them matches; at least one.
+    pub filters: Vec<Filter>,
+    /// A recorded node to read in place of containerd and the live proc.
+    pub fixture: Option<PathBuf>,
+    /// Write a recording here and exit; never together with `once`.
+    pub record: Option<PathBuf>,
+    /// Print one exposition and exit.
+    pub once: bool,
+    /// The fields to export, at least one.
+    pub fields: FieldMask,
+    /// What one series stands for.
+    pub group_by: GroupBy,
+    /// A series a process, with a `pid` label.
+    pub pid: bool,
+    /// Leave out samples whose value is 0.
+    pub omit_zero: bool,
+    /// At most this many `process_smaps_*` samples; 0 is no limit.
+    pub max_samples: usize,
+    /// The fraction of one core that reading smaps may take, at most 1024; 0 is no limit.
+    pub cpu_budget: f64,
+}
+
+impl Options {
+    /// What [`OPTIONS`](super::table::OPTIONS) fills in.
+    pub(super) fn unset() -> Options {
+        Options {
+            addr: String::new(),
+            proc_path: PathBuf::new(),
+            scrape_interval: Duration::ZERO,
+            log_level: LevelFilter::Off,
+            node: None,
+            containerd_sock: None,
+            cri_sock: None,
+            container_logs: None,
+            containerd_namespaces: Vec::new(),
+            filters: Vec::new(),
+            fixture: None,
+            record: None,
+            once: false,
+            fields: 0,
+            group_by: GroupBy::Path,
+            pid: false,
+            omit_zero: false,
+            max_samples: 0,
+            cpu_budget: 0.0,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The values of options: from the text that was given to what the program works with; `None` refuses.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::duration;
+use crate::smaps::fields::{self, ALL_FIELDS, FieldMask};
+use crate::totals::grouping::GroupBy;
+
+pub(super) fn addr(value: &OsStr) -> Option<String> {
+    let value = value.to_str()?;
+    let (host, port) = value.rsplit_once(':')?;
+    let host_is_a_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let port_is_a_number = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    (port_is_a_number && host_is_a_name || value.parse::<SocketAddr>().is_ok()).then(|| value.into())
+}
+
+pub(super) fn path(value: &OsStr) -> Option<PathBuf> {
+    (!value.is_empty()).then(|| value.into())
+}
+
+/// A path, or the address of a socket as the kubelet's options have it: `unix:///run/crio/crio.sock`.
+pub(super) fn socket(value: &OsStr) -> Option<PathBuf> {
+    let path = match value.as_bytes().strip_prefix(b"unix://") {
+        Some(path) => OsStr::from_bytes(path),
+        None => value,
+    };
+    // tcp:// and npipe:// are no paths
+    let is_address = path.to_str().is_some_and(|path| path.contains("://"));
+    (!path.is_empty() && !is_address).then(|| path.into())
+}
+
+/// Below this a scrape would begin before the last one has ended on any node.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn duration(value: &OsStr) -> Option<Duration> {
+    duration::parse(value.to_str()?)
+}
+
+pub(super) fn scrape_interval(value: &OsStr) -> Option<Duration> {
+    duration(value).filter(|interval| (SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(interval))
+}
+
+pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
+    // Any case, as the Go original takes it.
+    Some(match value.to_str()?.to_ascii_lowercase().as_str() {
+        "debug" => LevelFilter::Debug,
+        "info" => LevelFilter::Info,
+        "warn" | "warning" => LevelFilter::Warn,
+        "error" => LevelFilter::Error,
+        "none" => LevelFilter::Off,
+        _ => return None,
+    })
+}
+
+/// The letters that containerd allows; the name becomes a gRPC header.
+pub(super) fn containerd_namespace(value: &OsStr) -> Option<String> {
+    let name = value.to_str()?;
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (!name.is_empty() && name.bytes().all(is_valid)).then(|| name.into())
+}
+
+/// The limit is Kubernetes' for a node's name; a name may have any letters, for not every node is Kubernetes'.
+pub(super) fn node(value: &OsStr) -> Option<String> {
+    let name = value.to_str()?;
+    ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
+}
+
+pub(super) fn field_mask(value: &OsStr) -> Option<FieldMask> {
+    let list = value.to_str()?;
+    if list == "all" {
+        return Some(ALL_FIELDS);
+    }
+    list.split(',').try_fold(0, |mask, name| {
+        let bit = 1 << fields::by_name(name)?;
+        (mask & bit == 0).then_some(mask | bit)
+    })
+}
+
+pub(super) fn group_by(value: &OsStr) -> Option<GroupBy> {
+    Some(match value.to_str()? {
+        "path" => GroupBy::Path,
+        "kind" => GroupBy::Kind,
+        "process" => GroupBy::Process,
+        _ => return None,
+    })
+}
+
+pub(super) fn max_samples(value: &OsStr) -> Option<usize> {
+    value.to_str()?.parse().ok()
+}
+
+pub(super) fn cpu_budget(value: &OsStr) -> Option<f64> {
+    let fraction: f64 = value.to_str()?.parse().ok()?;
+    // NaN is in no range; abs() makes -0 plain.
+    (0.0..=1024.0).contains(&fraction).then_some(fraction.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let taken = [
+            ":8080",
+            ":0",
+            ":65535",
+            "localhost:80",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "[::]:80",
+            "a-b.c_d.svc:80",
+        ];
+        for text in taken {
+            assert_eq!(addr(text.as_ref()).as_deref(), Some(text), "{text}");
+        }
+        let refused = [
+            "",
+            ":",
+            "8080",
+            "localhost",
+            ":65536",
+            ":-1",
+            ":+1",
+            ":http",
+            "::1:80",
+            "[::1]",
+            "[::1:80",
+            "::1]:80",
+            "[x]:80",
+            "a b:80",
+            "http://a:80",
+            "a/b:80",
+            ":80 ",
+            "[127.0.0.1]:80",
+            "a:b:80",
+        ];
+        for text in refused {
+            assert_eq!(addr(text.as_ref()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sockets() {
+        let cases = [
+            ("/run/crio/crio.sock", Some("/run/crio/crio.sock")),
+            ("unix:///run/crio/crio.sock", Some("/run/crio/crio.sock")),
+            ("unix://run/crio.sock", Some("run/crio.sock")),
+            ("a:b", Some("a:b")),
+            ("", None),
+            ("unix://", None),
+            ("unix://unix:///run/x", None),
+            ("tcp://localhost:2376", None),
+            ("npipe:////./pipe/containerd", None),
+        ];
+        for (text, path) in cases {
+            assert_eq!(socket(text.as_ref()), path.map(PathBuf::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn nodes() {
+        let longest = "x".repeat(253);
+        for name in ["a", "ip-10-0-0-1.ec2.internal", "caf\u{e9} 1", &longest] {
+            assert_eq!(node(name.as_ref()).as_deref(), Some(name));
+        }
+        for name in ["", "a\nb", "\u{1b}[2J", &format!("{longest}x")] {
+            assert_eq!(node(name.as_ref()), None, "{name:?}");
+        }
+    }
+}
