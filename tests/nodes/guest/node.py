@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import image
@@ -18,6 +19,14 @@ def command(*words: str | Path) -> str:
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
+
+
+def settled(get, want, seconds: float = 60):
+    """Wait until both functions give the same; what differs at last is the error's text."""
+    deadline = time.monotonic() + seconds
+    while get() != want() and time.monotonic() < deadline:
+        time.sleep(0.25)
+    assert get() == want()
 
 
 class Node(Lab):

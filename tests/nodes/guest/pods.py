@@ -5,7 +5,7 @@ from pathlib import Path
 
 import kernel
 from lab import CONTAINER, NODE, POD, Container, cri, until
-from node import MEMORY_IMAGE, Node, command
+from node import MEMORY_IMAGE, Node, command, settled
 
 FOREVER = "1000000"
 TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
@@ -55,7 +55,7 @@ def run(node: Node):
     libraries = [cri.Mount(container_path=path, host_path=path, readonly=True) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
     node.run_pod("python", "python-0", [Container("python", ["/usr/bin/python3", "-c", PYTHON], mounts=libraries)])
     node.exec(app, ["tail", "-f", "/dev/null"])
-    until(lambda: kernel.counts(node) == PROCESSES, 120, "all the pods' processes run")
+    settled(lambda: kernel.counts(node), lambda: PROCESSES, 120)
     until(lambda: node.log_of(memory, "memory").count(" ready\n") == 2, 120, "the workload has its memory")
     n_equal = (7 << 20) // os.sysconf("SC_PAGE_SIZE")  # most of the 8 MiB of the workload's two processes
     merged = KERNEL_MEMORY / "ksm/pages_sharing"

@@ -15,7 +15,7 @@ import pods
 from exporter import EVERYTHING, Client, Exporter
 from in_pod import InPod
 from lab import Container, cri, until
-from node import SYSTEMD, command
+from node import SYSTEMD, command, settled
 from pods import FOREVER
 
 pytestmark = pytest.mark.skipif(not SYSTEMD, reason="containerd is not systemd's here")
@@ -105,7 +105,7 @@ EVENTS = [restarted, killed, stopped_for_a_while, systemd_reloaded, systemd_exec
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
 def test_what_lives_on_stays_and_what_is_new_is_found(node, exporters, event):
     for exporter in exporters:
-        until(lambda: shown(exporter) == kernel.counts(node), 60, "every process is shown before")
+        settled(lambda: shown(exporter), lambda: kernel.counts(node))
     before = kernel.processes(node)
     watches = [Watch(exporter) for exporter in exporters]
     for watch in watches:
@@ -115,7 +115,7 @@ def test_what_lives_on_stays_and_what_is_new_is_found(node, exporters, event):
     until(lambda: kernel.counts(node).get(("new", "new-0", "new", "sleep")), 30, "the new pod runs")
     try:
         for exporter in exporters:
-            until(lambda: shown(exporter) == kernel.counts(node), 60, "every process is shown after")
+            settled(lambda: shown(exporter), lambda: kernel.counts(node))
             until(lambda: up(exporter), 60, "containerd is up")
     finally:
         for watch in watches:
@@ -136,14 +136,14 @@ def test_a_container_that_died_is_replaced(node, exporters):
     dies = ("new", "new-0", "dies", "sleep")
     try:
         for exporter in exporters:
-            until(lambda: shown(exporter) == kernel.counts(node), 60, "both are shown")
+            settled(lambda: shown(exporter), lambda: kernel.counts(node))
         [pid] = kernel.processes(node)[dies]
         os.kill(pid, signal.SIGKILL)
         for exporter in exporters:
             until(lambda: dies not in shown(exporter), 60, "the dead one is not")
         node.start_container(pod, Container("dies", ["sleep", FOREVER]), attempt=1)
         for exporter in exporters:
-            until(lambda: shown(exporter) == kernel.counts(node), 60, "the new one is shown")
+            settled(lambda: shown(exporter), lambda: kernel.counts(node))
         assert dies in kernel.counts(node)
     finally:
         node.remove_pod(pod)

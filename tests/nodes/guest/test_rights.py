@@ -9,7 +9,7 @@ import kernel
 from in_pod import OWN, InPod
 from kernel import COMMAND
 from lab import read_proc, until
-from node import SYSTEMD
+from node import SYSTEMD, settled
 
 pytestmark = pytest.mark.skipif(not SYSTEMD, reason="containers have no AppArmor here, and the exporter no image")
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
@@ -27,7 +27,7 @@ def denied(exporter: InPod) -> float:
 
 def test_the_manifests_rights_are_enough(node):
     with InPod(node) as exporter:
-        until(lambda: seen(exporter) == kernel.counts(node), 30, "every process is shown")
+        settled(lambda: seen(exporter), lambda: kernel.counts(node))
         status = exporter.status()
         assert int(status["CapEff"], 16) == 1 << 19, "CAP_SYS_PTRACE and nothing else"
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -42,7 +42,7 @@ def sees_some(node, exporter: InPod, visible, cause: str):
     for command, members in kernel.processes(node).items():
         if n := sum(map(visible, members)):
             expected[command] = n
-    until(lambda: seen(exporter) == expected, 30, "what it may read is shown")
+    settled(lambda: seen(exporter), lambda: expected)
     n_all = sum(kernel.counts(node).values())
     n_refused = n_all - sum(expected.values())
     assert n_refused > 0
@@ -67,7 +67,7 @@ def test_perfmon_is_enough_from_linux_6_15_on(node):
     with InPod(node, capabilities=["PERFMON"]) as exporter:
         assert int(exporter.status()["CapEff"], 16) == 1 << 38, "CAP_PERFMON and nothing else"
         if KERNEL >= (6, 15):
-            until(lambda: seen(exporter) == kernel.counts(node), 30, "every process is shown")
+            settled(lambda: seen(exporter), lambda: kernel.counts(node))
             assert denied(exporter) == 0
         else:
             sees_some(node, exporter, is_own(node), "PERFMON")
