@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.register_assert_rewrite("node")  # what is waited for in vain is shown
+
 import pods
 from exporter import EVERYTHING, Exporter
 from node import NODE
