@@ -147,3 +147,36 @@ fn a_recording_is_recorded_again() {
     let error = error_of(&["--fixture", paths[0], "--record", paths[1]], 1);
     assert!(error.starts_with("cannot record to ") && error.ends_with("file exists"), "{error}");
 }
+
+/// What the filters select is told once, on standard error; nothing of it is a warning unless nothing is selected.
+#[test]
+fn the_first_scrape_says_what_the_filters_select() {
+    let node = "fixtures/node";
+    for (filter, expected) in [
+        (
+            "shop/*/*/*",
+            "[INFO ] filter shop/*/*/* selects 12 of 17 processes in 3 of 6 containers; namespaces here: batch, default, shop\n",
+        ),
+        (
+            "nowhere/*/*/*",
+            "[WARN ] filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces here: batch, default, shop\n",
+        ),
+    ] {
+        let mut command = exporter(&["--once", "--fixture", node, "--filter", filter]);
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    }
+    // why a process is not exported
+    let mut command =
+        exporter(&["--once", "--fixture", node, "--filter", "shop/*/nginx/*", "--log-level", "debug"]);
+    let output = command.output().unwrap();
+    let story = String::from_utf8_lossy(&output.stderr);
+    for line in [
+        "[DEBUG] 6 containers are listed\n",
+        "[DEBUG] a new container that no filter selects: ",
+        " is not exported: no filter selects shop/",
+        "[DEBUG] a scrape of ",
+    ] {
+        assert!(story.contains(line), "{line:?} is missing in\n{}", told(&command, &output));
+    }
+}

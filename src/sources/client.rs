@@ -19,6 +19,7 @@ use crate::sources::{Listing, Source, containerd, cri};
 pub struct Client {
     /// How the log calls the runtime.
     peer: &'static str,
+    description: String,
     runtime: Runtime,
     state: State,
     /// An idle connection, which ends when the runtime does: it tells of a death that no call would notice for a minute.
@@ -42,13 +43,18 @@ impl Client {
     /// Fails when the system has no runtime to give (descriptors, mostly).
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        Ok(Self { peer: lister.peer(), runtime, state: State::Idle(lister), lifeline: None })
+        let (peer, description) = (lister.peer(), lister.describe());
+        Ok(Self { peer, description, runtime, state: State::Idle(lister), lifeline: None })
     }
 }
 
 impl Source for Client {
     fn runtime(&self) -> Option<&'static str> {
         Some(self.peer)
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
     }
 
     fn begin(&mut self) {
@@ -90,13 +96,22 @@ impl Source for Client {
                 return None;
             }
         };
+        let peer = lister.peer();
         self.state = State::Idle(lister);
-        let (listing, lifeline) = match listed {
-            Ok((listing, lifeline)) => (Ok(listing), Some(lifeline)),
-            Err(error) => (Err(error.to_string()), None),
+        let (listing, mut lifeline) = match listed {
+            Ok((listing, lifeline)) => (listing, lifeline),
+            Err(error) => {
+                self.lifeline = None;
+                return Some(Err(error.to_string()));
+            }
         };
-        self.lifeline = lifeline;
-        Some(listing)
+        // The one who answered may have ended since, or be another than the lifeline hangs on: the channel connects anew by itself.
+        if lifeline.has_ended() {
+            let is_known = self.is_lost();
+            return (!is_known).then(|| Err(format!("{peer} has ended while it was asked")));
+        }
+        self.lifeline = Some(lifeline);
+        Some(Ok(listing))
     }
 
     fn is_lost(&mut self) -> bool {
@@ -120,6 +135,13 @@ impl Lister {
         match self {
             Self::Containerd(_) => containerd::PEER,
             Self::Cri(_) => cri::PEER,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Containerd(lister) => lister.describe(),
+            Self::Cri(lister) => lister.describe(),
         }
     }
 

@@ -61,6 +61,11 @@ impl Connection {
         Self { peer, socket: socket.to_owned(), channel: None }
     }
 
+    /// Where it leads.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Connects, unless that has been done.
     pub async fn open(&mut self) -> Result<(), Error> {
         if self.channel.is_none() {

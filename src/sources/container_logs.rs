@@ -50,6 +50,10 @@ impl Source for ContainerLogs {
         Some("the kubelet")
     }
 
+    fn describe(&self) -> String {
+        format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
+    }
+
     /// Lists at once: a directory of a local disk.
     fn begin(&mut self) {
         self.listed = Some(self.list());

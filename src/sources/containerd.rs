@@ -54,6 +54,12 @@ impl Lister {
         Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new() }
     }
 
+    /// For the log.
+    pub fn describe(&self) -> String {
+        let (socket, namespaces) = (self.connection.socket(), self.namespaces.join(", "));
+        format!("containers are listed by containerd's API at {socket:?}, in its namespaces {namespaces}")
+    }
+
     /// Lists the tasks, and asks for the labels of those that are new.
     pub async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
         let lifeline = self.connection.lifeline().await?;

@@ -37,6 +37,11 @@ impl Lister {
         Self { connection: Connection::new(PEER, socket) }
     }
 
+    /// For the log.
+    pub fn describe(&self) -> String {
+        format!("containers are listed by CRI at {:?}", self.connection.socket())
+    }
+
     /// Lists the containers that run, and the sandboxes, which know their pods.
     pub async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
         let lifeline = self.connection.lifeline().await?;

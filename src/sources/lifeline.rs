@@ -8,9 +8,13 @@ use std::os::unix::net::UnixStream;
 
 /// The client's preface, then a SETTINGS frame without settings (RFC 9113, section 3.4).
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The type of a server's first frame (RFC 9113, section 3.4).
+const SETTINGS: u8 = 4;
 /// The type of the frame by which a server says that it is leaving (RFC 9113, section 6.8).
 const GOAWAY: u8 = 7;
 const FRAME_HEADER: usize = 9;
+/// The longest payload that a server may send to a client that has not asked for longer ones (RFC 9113, section 4.2).
+const MAX_PAYLOAD: usize = 16 << 10;
 /// What one look reads at most: containerd says some fifty bytes, then nothing.
 const MOST_READ: usize = 64 << 10;
 
@@ -19,6 +23,7 @@ const MOST_READ: usize = 64 << 10;
 pub struct Lifeline {
     stream: UnixStream,
     frames: Frames,
+    has_ended: bool,
 }
 
 impl Lifeline {
@@ -27,16 +32,21 @@ impl Lifeline {
     /// Fails when the other end is gone, or takes nothing.
     pub fn new(mut stream: UnixStream) -> io::Result<Self> {
         stream.write_all(GREETING)?; // 33 bytes into an empty socket buffer
-        Ok(Self { stream, frames: Frames::default() })
+        Ok(Self { stream, frames: Frames::default(), has_ended: false })
     }
 
-    /// Whether the other end is gone or has said that it goes. Never waits; throws away whatever else was said.
+    /// Whether the other end is gone, has said that it goes, or is no HTTP/2 server. Never waits; throws away whatever else was said.
     pub fn has_ended(&mut self) -> bool {
+        self.has_ended = self.has_ended || self.ends();
+        self.has_ended
+    }
+
+    fn ends(&mut self) -> bool {
         let mut buffer = [0; 4096];
         for _ in 0..MOST_READ / buffer.len() {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return true,
-                Ok(n) if self.frames.say_goodbye(&buffer[..n]) => return true,
+                Ok(n) if self.frames.end_in(&buffer[..n]) => return true,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -54,11 +64,12 @@ struct Frames {
     n_header: usize,
     /// Bytes left of the payload.
     payload: usize,
+    has_begun: bool,
 }
 
 impl Frames {
-    /// Passes over more bytes of the stream; whether a GOAWAY begins among them.
-    fn say_goodbye(&mut self, mut bytes: &[u8]) -> bool {
+    /// Passes over more bytes of the stream; whether a GOAWAY begins among them, or what no server may send.
+    fn end_in(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let skipped = self.payload.min(bytes.len());
             self.payload -= skipped;
@@ -70,11 +81,12 @@ impl Frames {
             bytes = &bytes[n..];
             if self.n_header == FRAME_HEADER {
                 let [a, b, c, kind, ..] = self.header;
-                if kind == GOAWAY {
-                    return true;
-                }
                 self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.n_header = 0;
+                let is_first = !std::mem::replace(&mut self.has_begun, true);
+                if kind == GOAWAY || (is_first && kind != SETTINGS) || self.payload > MAX_PAYLOAD {
+                    return true;
+                }
             }
         }
         false
@@ -98,14 +110,18 @@ mod tests {
         for (frames, leaves) in [
             (vec![settings.clone(), empty.clone(), ping.clone()], false),
             (vec![settings.clone(), frame(GOAWAY, &[0; 8])], true),
-            (vec![empty, ping, settings, frame(GOAWAY, b"")], true),
+            (vec![empty.clone(), ping.clone(), settings.clone(), frame(GOAWAY, b"")], true),
+            (vec![settings.clone(), frame(0, &[0; MAX_PAYLOAD])], false),
+            (vec![settings.clone(), frame(0, &[0; MAX_PAYLOAD + 1])], true),
+            (vec![ping.clone(), settings.clone()], true),
+            (vec![b"HTTP/1.1 400 Bad Request".to_vec()], true),
             (vec![], false),
         ] {
             let bytes = frames.concat();
             for size in [1, 2, 5, 9, 4096] {
                 let mut passed = Frames::default();
                 assert_eq!(
-                    bytes.chunks(size).any(|some| passed.say_goodbye(some)),
+                    bytes.chunks(size).any(|some| passed.end_in(some)),
                     leaves,
                     "{frames:?} by {size}"
                 );
@@ -125,6 +141,7 @@ mod tests {
             assert!(!lifeline.has_ended());
             other.write_all(&says).unwrap();
             assert_eq!(lifeline.has_ended(), ends);
+            assert_eq!(lifeline.has_ended(), ends, "it does not come back");
             drop(other);
             assert!(lifeline.has_ended());
         }

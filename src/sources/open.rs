@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use log::info;
-
 use super::client::{Client, Lister};
 use super::container_logs::ContainerLogs;
 use super::recording::Recording;
@@ -24,7 +22,7 @@ const SOCKETS: [(&str, Api); 3] = [
     ("/run/cri-dockerd.sock", Api::Cri),
 ];
 
-/// Opens the source that the options name, and logs which it is. Asks nothing yet.
+/// Opens the source that the options name. Asks nothing yet.
 ///
 /// Fails with one line when there is no such socket or directory.
 pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
@@ -34,7 +32,6 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     if let Some(directory) = &options.container_logs {
         std::fs::read_dir(directory)
             .map_err(|error| format!("cannot list {directory:?}: {}", plain(&error)))?;
-        info!("containers are listed by the names of the kubelet's links in {directory:?}");
         return Ok(Box::new(ContainerLogs::new(directory)));
     }
     let (socket, api) = match (&options.containerd_sock, &options.cri_sock) {
@@ -45,13 +42,9 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     std::fs::metadata(socket).map_err(|error| format!("no socket at {socket:?}: {}", plain(&error)))?;
     let lister = match api {
         Api::Containerd => {
-            info!("containers are listed by containerd's API at {socket:?}");
             Lister::Containerd(containerd::Lister::new(socket, &options.containerd_namespaces))
         }
-        Api::Cri => {
-            info!("containers are listed by CRI at {socket:?}");
-            Lister::Cri(cri::Lister::new(socket))
-        }
+        Api::Cri => Lister::Cri(cri::Lister::new(socket)),
     };
     let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
     Ok(Box::new(client))

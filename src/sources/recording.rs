@@ -58,6 +58,10 @@ impl Recording {
 
 /// Asking costs one small file, so each call of `take` asks.
 impl Source for Recording {
+    fn describe(&self) -> String {
+        format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))
+    }
+
     fn runtime(&self) -> Option<&'static str> {
         None
     }

@@ -21,6 +21,9 @@ pub trait Source: fmt::Debug + Send {
     /// Who answers, for the log; `None` for a recording, which is always there.
     fn runtime(&self) -> Option<&'static str>;
 
+    /// Where containers come from, for the log.
+    fn describe(&self) -> String;
+
     /// Begins a listing, unless one is under way.
     fn begin(&mut self);
 

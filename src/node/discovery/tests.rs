@@ -26,6 +26,10 @@ impl Source for Played {
         Some("played")
     }
 
+    fn describe(&self) -> String {
+        "containers are played".into()
+    }
+
     fn begin(&mut self) {
         let mut state = self.state();
         state.n_begun += 1;
