@@ -42,8 +42,11 @@ def programs(architecture: str) -> Path:
 
     def make(out: Path):
         out.mkdir()
-        compiler = "gcc" if architecture == "amd64" else "aarch64-linux-gnu-gcc"
-        build.run(compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
+        compiler = ["gcc"]
+        if architecture != "amd64":  # unpacked and not installed, it does not find its assembler and linker by itself
+            binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
+            compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
+        build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
         if architecture != "amd64":
             return
         # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.

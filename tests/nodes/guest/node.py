@@ -25,7 +25,7 @@ def settled(get, want, seconds: float = 60):
     """Wait until both functions give the same; what differs at last is the error's text."""
     deadline = time.monotonic() + seconds
     while get() != want() and time.monotonic() < deadline:
-        time.sleep(0.25)
+        time.sleep(0.5)
     assert get() == want()
 
 
