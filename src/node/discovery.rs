@@ -11,6 +11,7 @@ use log::{debug, info, warn};
 
 use super::filter::Filter;
 use super::owners::{Container, Owners};
+use super::process::Process;
 use super::processes::Processes;
 use super::schedule::Schedule;
 use super::selection::Selection;
@@ -250,7 +251,7 @@ impl Discovery {
     /// listing. Says whether cgroups may have other owners than before.
     pub fn observe(&mut self, processes: &Processes, now: Instant) -> bool {
         let mut is_unexplained = false;
-        let mut has_news = false;
+        let mut has_news = self.owners.look_around(processes.iter().map(Process::cgroup));
         for tracked in &mut self.containers {
             let Some(init_pid) = tracked.container.listed.init_pid else { continue };
             let is_same = |start_time| tracked.init_start_time.is_none_or(|known| Some(known) == start_time);
