@@ -1,72 +1,82 @@
-//! One scrape: a pass over proc, the reading of the processes, the sum, the text.
+//! One scrape: list, identify, choose, read, verify, sum, render.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
 
+use crate::cli::build_info;
 use crate::cli::options::Options;
 use crate::errors::plain;
-use crate::exposition::self_metrics::{Own, Report};
-use crate::exposition::text as exposition;
+use crate::exposition;
+use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
 use crate::node::budget::Budget;
-use crate::node::discovery::{Discovery, Source};
-use crate::node::filter::Filter;
-use crate::node::processes::{Node, Outcome, Processes};
-use crate::procfs::{Pass, Proc};
+use crate::node::discovery::Discovery;
+use crate::node::processes::{Processes, ReadCounts};
+use crate::node::reader::Reader;
+use crate::procfs::files::Entries;
+use crate::procfs::this_process::{ThisProcess, thread_cpu_time};
+use crate::procfs::{Buffers, Proc, permissions};
+use crate::sources::Source;
 use crate::sources::containerd::Containerd;
-use crate::sources::recording::{self, Recording};
+use crate::sources::recording::{Recording, Writer};
 use crate::totals::snapshot::{Shape, Snapshot};
 
 /// Everything that one scrape hands to the next.
 #[derive(Debug)]
 pub struct Scraper {
-    discovery: Discovery,
     proc: Proc,
-    pass: Pass,
-    filters: Vec<Filter>,
+    discovery: Discovery,
     processes: Processes,
-    snapshot: Snapshot,
+    reader: Reader,
     budget: Budget,
-    own: Own,
+    snapshot: Snapshot,
+    self_metrics: SelfMetrics,
     report: Report,
+    entries: Entries,
     began_at: Option<Instant>,
     is_denied: bool,
     is_over_budget: bool,
 }
 
 impl Scraper {
-    /// Opens proc and whatever tells of containers, as the options say. Asks nothing yet.
+    /// Opens proc and the source of containers that the options name. Asks nothing yet.
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let (source, proc_path) = match &options.fixture {
-            Some(directory) => (Source::Recording(Recording::new(directory)), directory.join("proc")),
+        let (source, proc_path): (Box<dyn Source>, _) = match &options.fixture {
+            Some(directory) => (Box::new(Recording::new(directory)), directory.join("proc")),
             None => {
                 let socket = &options.containerd_sock;
                 std::fs::metadata(socket)
                     .map_err(|error| format!("no containerd socket at {socket:?}: {}", plain(&error)))?;
                 let containerd = Containerd::new(socket, &options.containerd_namespaces)
                     .map_err(|error| format!("cannot make a containerd client: {}", plain(&error)))?;
-                (Source::Containerd(Box::new(containerd)), options.proc_path.clone())
+                (Box::new(containerd), options.proc_path.clone())
             }
         };
         let proc = Proc::open(&proc_path)
             .map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
-        let mut discovery = Discovery::new(source);
+        let mut discovery = Discovery::new(source, &options.filters);
         if options.fixture.is_some() {
-            discovery.list_first(&options.filters, Instant::now())?;
+            discovery.list_first(Instant::now())?;
         }
+        let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
+        let filters = options.filters.iter().map(ToString::to_string);
         Ok(Self {
-            discovery,
             proc,
-            pass: Pass::default(),
-            filters: options.filters.clone(),
+            discovery,
             processes: Processes::default(),
-            snapshot: Snapshot::new(Shape::from(options)),
+            reader: Reader::new(group_by),
             budget: Budget::new(options.cpu_budget),
-            own: Own::new(&options.filters),
+            snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
+            self_metrics: SelfMetrics::new(
+                [build_info::VERSION, build_info::REVISION, &build_info::target()],
+                filters,
+                SystemTime::now(),
+            ),
             report: Report::default(),
+            entries: Entries::default(),
             began_at: None,
             is_denied: false,
             is_over_budget: false,
@@ -77,7 +87,7 @@ impl Scraper {
     ///
     /// Fails with one line when there is none; each scrape asks again.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
-        self.discovery.list_first(&self.filters, Instant::now() + patience)
+        self.discovery.list_first(Instant::now() + patience)
     }
 
     /// Scrapes once.
@@ -85,79 +95,112 @@ impl Scraper {
     /// Fails with one line when proc cannot be listed; then the last snapshot stands.
     pub fn scrape(&mut self) -> Result<(), String> {
         let now = Instant::now();
-        self.discovery.refresh(&self.filters, now);
-        self.find_processes(now)?;
-        let is_first = self.began_at.is_none();
-        if let Some(before) = self.began_at.replace(now) {
-            self.budget.begin_cycle(now - before);
-        }
-        let Self { proc, pass, discovery, filters, processes, snapshot, budget, .. } = self;
-        let outcome = processes.read(&mut Node { proc, pass, discovery, filters }, snapshot, budget);
-        if is_first {
-            self.budget.end_first_cycle();
-        }
+        self.discovery.refresh(now);
+        self.list_and_identify(now)?;
+        self.read(now);
         self.snapshot.sum(self.processes.readings());
-        self.log_denied(&outcome);
-        self.report = Report {
-            scrape_duration: now.elapsed(),
+        self.report = self.report(now);
+        Ok(())
+    }
+
+    /// Lists the processes, and finds out whose they are and which are selected.
+    fn list_and_identify(&mut self, now: Instant) -> Result<(), String> {
+        let Self { proc, discovery, processes, .. } = self;
+        let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
+        processes.list(proc).map_err(cannot_list)?;
+        let has_new_claims = discovery.observe(processes, now);
+        processes.identify(proc, discovery, has_new_claims);
+        Ok(())
+    }
+
+    /// Reads the selected processes, those with the oldest values first, while the budget lasts.
+    fn read(&mut self, now: Instant) {
+        let Self { proc, discovery, processes, reader, budget, snapshot, report, .. } = self;
+        let before = *processes.counts();
+        let is_first = self.began_at.is_none();
+        if let Some(last) = self.began_at.replace(now) {
+            budget.begin_scrape(now - last);
+        }
+        let with_rollup = snapshot.shape().is_rollup();
+        let mut cpu = thread_cpu_time();
+        processes.queue();
+        while let Some(job) = processes.next(proc, discovery, budget, with_rollup) {
+            let result = reader.read(proc, job);
+            processes.take(job, result, reader, proc, discovery, snapshot);
+            let spent = thread_cpu_time().saturating_sub(cpu);
+            budget.spend(spent);
+            report.read_time += spent;
+            cpu += spent;
+        }
+        reader.shrink();
+        if is_first {
+            budget.end_first_scrape();
+        }
+        self.log_denied(&before);
+    }
+
+    fn report(&mut self, began_at: Instant) -> Report {
+        let ReadCounts { denied, exec, gone, io, .. } = *self.processes.counts();
+        Report {
+            scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
-            containerd_up: self.discovery.containerd_up(now),
+            containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
             n_containers: self.discovery.containers().len() as u64,
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
             n_folded: self.snapshot.n_folded(),
             oldest_data: self.processes.oldest(Instant::now()),
-            read_time: self.processes.read_time,
-            read_errors: self.processes.errors,
-        };
-        Ok(())
+            read_time: self.report.read_time,
+            read_errors: ReadErrors { denied, exec, gone, io },
+            ..Report::default()
+        }
     }
 
-    /// Passes over proc, and brings containers and processes up to date with what it shows.
-    fn find_processes(&mut self, now: Instant) -> Result<(), String> {
-        self.proc
-            .pass(&mut self.pass)
-            .map_err(|error| format!("cannot list {:?}: {}", self.proc.path(), plain(&error)))?;
-        self.discovery.observe(&self.pass, now);
-        let Self { proc, pass, discovery, filters, processes, .. } = self;
-        processes.follow(&mut Node { proc, pass, discovery, filters });
-        Ok(())
-    }
-
-    /// Records what the filters take, and whatever tells which container owns it, into the new directory `to`.
+    /// Records what the filters select, and whatever tells which container owns it, into the new directory `to`.
     ///
     /// Fails with one line when something cannot be listed or written; a process that ends meanwhile is left out.
     pub fn record(&mut self, to: &Path) -> Result<usize, String> {
-        let writer = recording::Writer::create(to)?;
-        self.find_processes(Instant::now())?;
-        let n_processes = self.processes.record(&mut self.proc, &writer)?;
-        let wanted = || self.discovery.containers().iter().filter(|tracked| tracked.is_wanted);
-        for tracked in wanted() {
-            // Attribution needs the cgroup of each init process, also of one that no filter takes.
-            if let Some(init_pid) = tracked.container.init_pid
-                && let Ok(cgroup) = self.proc.cgroup(init_pid)
-            {
-                writer.file(init_pid, "cgroup", cgroup)?;
+        let writer = Writer::create(to)?;
+        self.list_and_identify(Instant::now())?;
+        let n_processes = self.processes.record(&self.proc, &writer)?;
+        let selected = || self.discovery.containers().filter(|container| container.is_selected);
+        let mut buffers = Buffers::default();
+        for init_pid in selected().filter_map(|container| container.listed.init_pid) {
+            // Attribution may need the cgroup of an init process that no filter selects.
+            let init = self.proc.process(init_pid, &mut buffers);
+            if let Ok(cgroup) = init.and_then(|init| init.raw_cgroup(&mut buffers)) {
+                writer.file(init_pid, "cgroup", &cgroup)?;
             }
         }
-        writer.containers(wanted().map(|tracked| &tracked.container))?;
+        writer.containers(selected().map(|container| &container.listed))?;
         Ok(n_processes)
     }
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
-        exposition::render(text, &self.snapshot)
+        exposition::text::render(text, &self.snapshot)
     }
 
     /// Appends the whole exposition of the last scrape to `text`.
     pub fn render(&mut self, text: &mut Vec<u8>) {
         let n_samples = self.render_processes(text);
         self.log_over_budget(n_samples);
-        self.own.render(text, &self.report, n_samples);
+        let ThisProcess { cpu_time, virtual_bytes, resident_bytes, n_open_files, max_open_files } =
+            ThisProcess::now(&mut self.entries);
+        let report = Report {
+            n_samples,
+            cpu_time,
+            virtual_bytes,
+            resident_bytes,
+            n_open_files,
+            max_open_files,
+            ..self.report
+        };
+        self.self_metrics.render(text, &report);
     }
 
-    /// Waits until `deadline`; meanwhile containerd may answer.
+    /// Waits until `deadline`; meanwhile the source of the containers may answer.
     pub fn wait_until(&mut self, deadline: Instant) {
         self.discovery.wait_until(deadline);
     }
@@ -171,14 +214,15 @@ impl Scraper {
         }
     }
 
-    /// Says once what is missing when every read is refused, and once when one succeeds. A cycle without either says nothing.
-    fn log_denied(&mut self, outcome: &Outcome) {
-        if outcome.n_read > 0 {
+    /// Says once what is missing when every read is refused, and once when one succeeds. A scrape without either says nothing.
+    fn log_denied(&mut self, before: &ReadCounts) {
+        let counts = self.processes.counts();
+        if counts.ok > before.ok {
             if std::mem::take(&mut self.is_denied) {
                 info!("processes can be read again");
             }
-        } else if outcome.n_denied > 0 && !std::mem::replace(&mut self.is_denied, true) {
-            warn!("every process refuses to be read: {}", crate::procfs::permissions::missing());
+        } else if counts.denied > before.denied && !std::mem::replace(&mut self.is_denied, true) {
+            warn!("every process refuses to be read: {}", permissions::missing());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A plain reader of smaps to hold the scanner against; the fuzz targets use it too.
 
-use smaps_container_exporter::smaps::fields::FIELDS;
-use smaps_container_exporter::smaps::scanner::{Scanner, Values};
+use smaps_container_exporter::smaps::fields::{FIELDS, Values};
+use smaps_container_exporter::smaps::scanner::Scanner;
 
 /// Path and values of each mapping.
 pub type Mappings = Vec<(Vec<u8>, Values)>;

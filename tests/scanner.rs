@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use smaps_container_exporter::procfs;
+use smaps_container_exporter::procfs::memory;
 use smaps_container_exporter::smaps::fields::{FIELDS, N_FIELDS};
 use smaps_container_exporter::smaps::scanner::Scanner;
 
@@ -59,7 +59,7 @@ fn every_read_size_and_buffer_size() {
                 };
                 let mut buffer = vec![0; buffer_size];
                 let n =
-                    procfs::scan(Pieces(&text, read_size), &mut buffer, usize::MAX, &mut scanner, &mut add)
+                    memory::scan(Pieces(&text, read_size), &mut buffer, usize::MAX, &mut scanner, &mut add)
                         .unwrap();
                 assert_eq!(n, expected.len());
                 assert_eq!(

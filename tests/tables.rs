@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use smaps_container_exporter::cli::help::help;
-use smaps_container_exporter::exposition::self_metrics::{Own, Report};
-use smaps_container_exporter::node::filter::Filter;
+use smaps_container_exporter::exposition::self_metrics::{Report, SelfMetrics};
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{fixture, once};
@@ -54,9 +54,18 @@ fn fields() {
 
 #[test]
 fn own_metrics() {
-    let report = Report { containerd_up: Some(true), ..Report::default() };
+    let known = Some(1);
+    let report = Report {
+        containerd_up: Some(true),
+        virtual_bytes: known,
+        resident_bytes: known,
+        n_open_files: known,
+        max_open_files: known,
+        ..Report::default()
+    };
     let mut text = Vec::new();
-    Own::new(&[Filter::parse("*/*/*/*").unwrap()]).render(&mut text, &report, 0);
+    let filters = ["*/*/*/*".to_owned()].into_iter();
+    SelfMetrics::new(["", "", ""], filters, SystemTime::now()).render(&mut text, &report);
     let text = String::from_utf8(text).unwrap();
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
     let mut conventional = Vec::new();

@@ -15,24 +15,42 @@ pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
     let shape = snapshot.shape();
     let mut n_samples = 0;
     for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| shape.fields & 1 << i != 0) {
-        let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", "gauge", field.help);
+        let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", Kind::Gauge, field.help);
         for series in snapshot.series().filter(|series| shape.has_sample(&series.totals, i)) {
             family.sample(&series.labels, "", series.totals.values.bytes[i]);
         }
         n_samples += family.n_samples;
     }
     let help = "Mappings that stand behind the series.";
-    let mut mappings = Family::new(text, "process_smaps_", "mappings", "", "gauge", help);
+    let mut mappings = Family::new(text, "process_smaps_", "mappings", "", Kind::Gauge, help);
     for series in snapshot.series() {
         mappings.sample(&series.labels, "", series.totals.n_mappings);
     }
     n_samples += mappings.n_samples;
     let help = "Processes of the command that were summed.";
-    let mut processes = Family::new(text, "process_smaps_", "processes", "", "gauge", help);
+    let mut processes = Family::new(text, "process_smaps_", "processes", "", Kind::Gauge, help);
     for (labels, n_processes) in snapshot.processes() {
         processes.sample(labels, "}", n_processes);
     }
     n_samples + processes.n_samples
+}
+
+/// What a family's values are (Prometheus, "Metric types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It goes up and down.
+    Gauge,
+    /// It only goes up, from the start of the exporter on.
+    Counter,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Counter => "counter",
+        }
+    }
 }
 
 /// A family that is being written. One without samples leaves no trace.
@@ -41,7 +59,7 @@ pub struct Family<'a> {
     text: &'a mut Vec<u8>,
     /// Prefix, name and suffix.
     name: [&'static str; 3],
-    kind: &'static str,
+    kind: Kind,
     help: &'static str,
     /// Where `text` holds the whole name, once the head is written: one copy from there costs less than three pieces.
     written_name: Range<usize>,
@@ -54,7 +72,7 @@ impl<'a> Family<'a> {
         prefix: &'static str,
         name: &'static str,
         suffix: &'static str,
-        kind: &'static str,
+        kind: Kind,
         help: &'static str,
     ) -> Self {
         Self { text, name: [prefix, name, suffix], kind, help, written_name: 0..0, n_samples: 0 }
@@ -70,7 +88,7 @@ impl<'a> Family<'a> {
         let start = self.text.len();
         let _ = write!(self.text, "{prefix}{name}{suffix}");
         self.written_name = start..self.text.len();
-        let _ = writeln!(self.text, " {kind}");
+        let _ = writeln!(self.text, " {}", kind.name());
     }
 
     /// Writes a sample of a whole number; the label text is given in two pieces, braces included.
@@ -88,22 +106,18 @@ impl<'a> Family<'a> {
     }
 }
 
-/// Appends a family of one sample without labels.
-pub fn single(
-    text: &mut Vec<u8>,
-    name: &'static str,
-    kind: &'static str,
-    help: &'static str,
-    value: impl Display,
-) {
-    labelled(text, name, kind, help, [("", value)]);
+/// Appends a family of one sample without labels; without a value nothing.
+pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static str, value: Option<f64>) {
+    if let Some(value) = value {
+        labelled(text, name, kind, help, [("", value)]);
+    }
 }
 
 /// Appends a family: each sample's label text, with its braces or empty, and value.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,
-    kind: &'static str,
+    kind: Kind,
     help: &'static str,
     samples: impl IntoIterator<Item = (impl Display, V)>,
 ) {
@@ -131,18 +145,20 @@ fn push_value(text: &mut Vec<u8>, mut value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smaps::fields::{ALL_FIELDS, N_FIELDS};
-    use crate::smaps::scanner::{Mapping, Values};
-    use crate::totals::snapshot::{Reading, Shape};
+    use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values};
+    use crate::smaps::scanner::Mapping;
+    use crate::totals::reading::Reading;
+    use crate::totals::snapshot::Shape;
+    use crate::totals::tally::Tally;
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
         let mut snapshot = Snapshot::new(shape);
-        snapshot.begin("{pod=\"p\"", b"c", 1);
+        let mut tally = Tally::new(shape.group_by);
         for (path, values) in mappings {
-            snapshot.add(Mapping { path, values, count: 1 });
+            tally.add(&Mapping { path, values, count: 1 });
         }
         let mut reading = Reading::default();
-        snapshot.finish(&mut reading);
+        snapshot.record("{pod=\"p\"", b"c", 1, &tally, &mut reading);
         snapshot.sum([&reading].into_iter());
         let mut text = Vec::new();
         let n_samples = render(&mut text, &snapshot);
@@ -192,8 +208,9 @@ process_smaps_processes{pod="p",comm="c"} 1
     #[test]
     fn families_of_few_samples() {
         let mut text = Vec::new();
-        single(&mut text, "a_total", "counter", "Help.", 1.5);
-        labelled(&mut text, "b", "gauge", "More.", [("{x=\"1\"}", 1), ("{x=\"2\"}", 2)]);
+        single(&mut text, "a_total", Kind::Counter, "Help.", Some(1.5));
+        single(&mut text, "c", Kind::Gauge, "Absent.", None);
+        labelled(&mut text, "b", Kind::Gauge, "More.", [("{x=\"1\"}", 1), ("{x=\"2\"}", 2)]);
         let expected = "# HELP a_total Help.\n# TYPE a_total counter\na_total 1.5\n\
                         # HELP b More.\n# TYPE b gauge\nb{x=\"1\"} 1\nb{x=\"2\"} 2\n";
         assert_eq!(String::from_utf8(text).unwrap(), expected);

@@ -15,16 +15,16 @@ impl Budget {
         Self { fraction, credit_seconds: f64::INFINITY }
     }
 
-    /// A cycle begins, `elapsed` after the one before it.
+    /// A scrape begins, `elapsed` after the one before it.
     ///
     /// What was overspent is paid off first; what was not used is lost, so that a quiet hour buys no long burst.
-    pub fn begin_cycle(&mut self, elapsed: Duration) {
+    pub fn begin_scrape(&mut self, elapsed: Duration) {
         let allowance = self.fraction * elapsed.as_secs_f64();
         self.credit_seconds =
             if self.fraction == 0.0 { f64::INFINITY } else { self.credit_seconds.min(0.0) + allowance };
     }
 
-    /// Whether another process may be read in this cycle.
+    /// Whether another process may be read in this scrape.
     pub fn allows(&self) -> bool {
         self.credit_seconds > 0.0
     }
@@ -34,8 +34,8 @@ impl Budget {
         self.credit_seconds -= cpu.as_secs_f64();
     }
 
-    /// Ends the first cycle, which was not limited: what it cost is not paid off.
-    pub fn end_first_cycle(&mut self) {
+    /// Ends the first scrape, which was not limited: what it cost is not paid off.
+    pub fn end_first_scrape(&mut self) {
         self.credit_seconds = 0.0;
     }
 }
@@ -44,14 +44,14 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs cycles of one second over processes that cost this many milliseconds each; says how often each was read.
-    fn run(fraction: f64, n_cycles: usize, costs: &[u64]) -> Vec<usize> {
+    /// Runs scrapes of one second over processes that cost this many milliseconds each; says how often each was read.
+    fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
         let mut read_at = vec![0; costs.len()];
         let mut clock = 0;
-        for _ in 0..n_cycles {
-            budget.begin_cycle(Duration::from_secs(1));
+        for _ in 0..n_scrapes {
+            budget.begin_scrape(Duration::from_secs(1));
             let mut oldest_first: Vec<usize> = (0..costs.len()).collect();
             oldest_first.sort_by_key(|&i| read_at[i]);
             for i in oldest_first {
@@ -87,19 +87,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_cycle_is_free_and_unlimited() {
+    fn the_first_scrape_is_free_and_unlimited() {
         let mut budget = Budget::new(0.1);
         assert!(budget.allows());
         budget.spend(Duration::from_secs(60));
         assert!(budget.allows());
-        budget.end_first_cycle();
+        budget.end_first_scrape();
         assert!(!budget.allows());
-        budget.begin_cycle(Duration::from_secs(1));
+        budget.begin_scrape(Duration::from_secs(1));
         assert!(budget.allows());
         budget.spend(Duration::from_millis(250));
-        budget.begin_cycle(Duration::from_secs(1));
+        budget.begin_scrape(Duration::from_secs(1));
         assert!(!budget.allows(), "50 ms of it are still owed");
-        budget.begin_cycle(Duration::from_secs(1));
+        budget.begin_scrape(Duration::from_secs(1));
         assert!(budget.allows());
     }
 }

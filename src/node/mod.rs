@@ -3,4 +3,8 @@
 pub mod budget;
 pub mod discovery;
 pub mod filter;
+pub mod owners;
 pub mod processes;
+mod queue;
+pub mod reader;
+mod schedule;

@@ -1,8 +1,5 @@
-//! Which container owns a process: by cgroup path, never by PID namespace.
-//!
-//! Pure functions over the text of `/proc/<pid>/cgroup` (man 7 cgroups): lines `hierarchy:controllers:path`.
-
-use std::collections::HashMap;
+//! Where a process is in the cgroup hierarchies, from the text of `/proc/<pid>/cgroup` (man 7 cgroups): lines
+//! `hierarchy:controllers:path`, version 1, version 2 or both.
 
 /// The cgroup path of a process, from the text of its `cgroup` file: the `0::` line's unless that is `/`, else the
 /// memory controller's, else `name=systemd`'s. `/` when none of them says more; `None` when none is there.
@@ -36,42 +33,6 @@ pub fn may_hide(text: &[u8]) -> bool {
         && text.split(|&b| b == b'\n').any(|line| !line.is_empty() && !line.starts_with(b"0::"))
 }
 
-/// The cgroup paths of the containers' init processes, each with its container.
-#[derive(Debug, Default)]
-pub struct Owners(HashMap<Box<[u8]>, u32>);
-
-impl Owners {
-    /// Forgets every path.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Gives `path` to `container`; the first to claim a path keeps it.
-    pub fn claim(&mut self, path: &[u8], container: u32) {
-        self.0.entry(path.into()).or_insert(container);
-    }
-
-    /// The container that owns a process at `path`: the one at that path, or at its longest ancestor.
-    ///
-    /// Ancestors go by whole components. `..` is nobody's child: seen from inside a cgroup namespace, `/../x` does not lie below `/`.
-    pub fn owner_of(&self, path: &[u8]) -> Option<u32> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let mut path = path;
-        loop {
-            if let Some(&container) = self.0.get(path) {
-                return Some(container);
-            }
-            let slash = path.iter().rposition(|&b| b == b'/')?;
-            if path.len() <= 1 || &path[slash + 1..] == b".." {
-                return None;
-            }
-            path = if slash == 0 { b"/" } else { &path[..slash] };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,52 +60,6 @@ mod tests {
         ];
         for (text, path) in cases {
             assert_eq!(path_of(text.as_bytes()), path.map(str::as_bytes), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn the_owner_of_a_path() {
-        let mut owners = Owners::default();
-        for (container, path) in
-            ["/k/p1/c1", "/k/p1/c1/nested/c2", "/k/p1/c1x", "/../p/c3", "/.."].iter().enumerate()
-        {
-            owners.claim(path.as_bytes(), container as u32);
-        }
-        owners.claim(b"/k/p1/c1", 9);
-        let cases = [
-            ("/k/p1/c1", Some(0)),
-            ("/k/p1/c1/", Some(0)),
-            ("/k/p1/c1/sub/sub", Some(0)),
-            ("/k/p1/c1/nested/c2", Some(1)),
-            ("/k/p1/c1/nested/c2/x", Some(1)),
-            ("/k/p1/c1/nested/c", Some(0)),
-            ("/k/p1/c1x", Some(2)),
-            ("/k/p1/c10", None),
-            ("/k/p1", None),
-            ("/", None),
-            ("/../p/c3/x", Some(3)),
-            ("/../p/c4", Some(4)),
-            ("/../../p/c3", None),
-            ("", None),
-        ];
-        for (path, container) in cases {
-            assert_eq!(owners.owner_of(path.as_bytes()), container, "{path:?}");
-        }
-    }
-
-    #[test]
-    fn a_container_at_the_root_owns_named_children_only() {
-        let mut owners = Owners::default();
-        owners.claim(b"/", 7);
-        for (path, container) in [
-            ("/", Some(7)),
-            ("/a", Some(7)),
-            ("/a/b", Some(7)),
-            ("/..", None),
-            ("/../a", None),
-            ("/../../a/b", None),
-        ] {
-            assert_eq!(owners.owner_of(path.as_bytes()), container, "{path:?}");
         }
     }
 }

@@ -43,6 +43,15 @@ pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGES
 /// `FIELDS[RSS]` is the resident set, by which paths are folded.
 pub const RSS: usize = 1;
 
+/// What the fields of one mapping, or of several together, say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    /// The fields that the kernel printed.
+    pub present: FieldMask,
+    /// In bytes, saturated at `u64::MAX`; 0 where the field is not present.
+    pub bytes: [u64; N_FIELDS],
+}
+
 /// The position of the field with this short name.
 pub fn by_name(name: &str) -> Option<usize> {
     FIELDS.iter().position(|field| field.name == name)
@@ -89,6 +98,18 @@ pub static FIELDS: [Field; N_FIELDS] = [
     largest("KernelPageSize", "kernel_page_size", "Largest page size that the kernel uses for the mappings."),
     largest("MMUPageSize", "mmu_page_size", "Largest page size that the MMU uses for the mappings."),
 ];
+
+/// Values of these fields, by short name, in bytes.
+#[cfg(test)]
+pub(crate) fn values(fields: &[(&str, u64)]) -> Values {
+    let mut values = Values::default();
+    for (name, bytes) in fields {
+        let field = by_name(name).unwrap();
+        values.present |= 1 << field;
+        values.bytes[field] = *bytes;
+    }
+    values
+}
 
 #[cfg(test)]
 mod tests {

@@ -20,16 +20,7 @@
 //! for byte (two of three values are 0), so they say the same again; of the others 16 bytes of key are compared and 8 bytes of digits
 //! decoded at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
 
-use crate::smaps::fields::{FIELDS, FieldMask, N_FIELDS};
-
-/// What the fields of one mapping, or of several together, say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Values {
-    /// The fields that the kernel printed.
-    pub present: FieldMask,
-    /// In bytes, saturated at `u64::MAX`; 0 where the field is not present.
-    pub bytes: [u64; N_FIELDS],
-}
+use super::fields::{FIELDS, N_FIELDS, Values};
 
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! A container as the scrape sees it, wherever it comes from.
 
-use crate::totals::labels;
-
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -15,11 +13,4 @@ pub struct Container {
     pub pod: String,
     /// The label `container`.
     pub name: String,
-}
-
-impl Container {
-    /// The beginning of the label text of everything in it (see [`labels::container`]).
-    pub fn labels(&self) -> String {
-        labels::container(&self.namespace, &self.pod, &self.name)
-    }
 }

@@ -19,8 +19,8 @@ use tokio::time::{timeout, timeout_at};
 use tonic::Code;
 use tonic::transport::Channel;
 
+use super::{Container, Listing, Source};
 use crate::errors::plain;
-use crate::sources::Container;
 
 /// How long a connection may take; on a node it takes a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -49,17 +49,8 @@ enum State {
     Moving,
 }
 
-type Listed = (Lister, Result<Listing, Error>);
-
-/// What a listing gives.
-#[derive(Debug)]
-pub struct Listing {
-    /// The running and paused containers, by id; sandboxes left out.
-    pub containers: Vec<Container>,
-    /// Some task is created and not started yet: list again soon.
-    pub more_to_come: bool,
-    lifeline: Option<UnixStream>,
-}
+/// A listing gives a lifeline to whoever answered it, too.
+type Listed = (Lister, Result<(Listing, UnixStream), Error>);
 
 /// Why a listing failed: one line.
 #[derive(Debug)]
@@ -87,9 +78,14 @@ impl Containerd {
         };
         Ok(Self { runtime, state: State::Idle(lister), lifeline: None })
     }
+}
 
-    /// Begins a listing, unless one is under way.
-    pub fn begin(&mut self) {
+impl Source for Containerd {
+    fn runtime(&self) -> Option<&'static str> {
+        Some("containerd")
+    }
+
+    fn begin(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Moving) {
             State::Idle(mut lister) => State::Listing(self.runtime.spawn(async move {
                 let listing = lister.list().await;
@@ -102,19 +98,16 @@ impl Containerd {
         };
     }
 
-    /// Whether a listing is under way.
-    pub fn is_listing(&self) -> bool {
+    fn is_listing(&self) -> bool {
         matches!(self.state, State::Listing(_))
     }
 
-    /// Lets a listing go on until `deadline`, and returns then.
-    pub fn wait_until(&mut self, deadline: Instant) {
+    fn wait_until(&mut self, deadline: Instant) {
         // made inside the runtime: a timer asks for its reactor when it is made
         self.runtime.block_on(async { tokio::time::sleep_until(deadline.into()).await });
     }
 
-    /// Lets the listing go on until it ends, or until `deadline`.
-    pub fn wait_for_listing(&mut self, deadline: Instant) {
+    fn wait_for_listing(&mut self, deadline: Instant) {
         if let State::Listing(listing) = &mut self.state
             && let Ok(listed) = self.runtime.block_on(async { timeout_at(deadline.into(), listing).await })
         {
@@ -122,9 +115,8 @@ impl Containerd {
         }
     }
 
-    /// What the listing gave, if one has ended since.
-    pub fn take(&mut self) -> Option<Result<Listing, Error>> {
-        let (lister, mut listing) = match std::mem::replace(&mut self.state, State::Moving) {
+    fn take(&mut self) -> Option<Result<Listing, String>> {
+        let (lister, listed) = match std::mem::replace(&mut self.state, State::Moving) {
             State::Listing(handle) if handle.is_finished() => self.runtime.block_on(handle).expect(NO_PANIC),
             State::Listed(listed) => listed,
             other => {
@@ -133,12 +125,15 @@ impl Containerd {
             }
         };
         self.state = State::Idle(lister);
-        self.lifeline = listing.as_mut().ok().and_then(|listing| listing.lifeline.take());
+        let (listing, lifeline) = match listed {
+            Ok((listing, lifeline)) => (Ok(listing), Some(lifeline)),
+            Err(error) => (Err(error.to_string()), None),
+        };
+        self.lifeline = lifeline;
         Some(listing)
     }
 
-    /// Whether containerd has ended since the last listing that it answered. Asks nothing of it.
-    pub fn is_lost(&mut self) -> bool {
+    fn is_lost(&mut self) -> bool {
         let Some(lifeline) = &mut self.lifeline else { return false };
         // It greets with a few bytes, then says nothing.
         match lifeline.read(&mut [0; 256]) {
@@ -168,10 +163,10 @@ enum Known {
 }
 
 impl Lister {
-    async fn list(&mut self) -> Result<Listing, Error> {
+    async fn list(&mut self) -> Result<(Listing, UnixStream), Error> {
         let lifeline = self.connect_lifeline().await?;
         let channel = self.connect().await?;
-        let mut listing = Listing { containers: Vec::new(), more_to_come: false, lifeline: Some(lifeline) };
+        let mut listing = Listing { containers: Vec::new(), more_to_come: false };
         let mut listed = HashMap::new();
         for namespace in self.namespaces.clone() {
             let request = within(&namespace, ListTasksRequest::default());
@@ -212,7 +207,7 @@ impl Lister {
         }
         self.known = listed;
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(listing)
+        Ok((listing, lifeline))
     }
 
     /// Asks for the labels of a container; `None` if there is no such container any more.
@@ -322,18 +317,20 @@ mod tests {
             let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
             match known("moby", "abc", &labels) {
                 Known::Sandbox => "sandbox".into(),
-                Known::Container(container) => container.labels(),
+                Known::Container(Container { namespace, pod, name, .. }) => {
+                    format!("{namespace}/{pod}/{name}")
+                }
             }
         };
-        assert_eq!(named(&[]), r#"{namespace="moby",pod="",container="abc""#);
-        assert_eq!(named(&[("nerdctl/name", "web")]), r#"{namespace="moby",pod="",container="web""#);
+        assert_eq!(named(&[]), "moby//abc");
+        assert_eq!(named(&[("nerdctl/name", "web")]), "moby//web");
         let pod = [
             ("io.cri-containerd.kind", "container"),
             ("io.kubernetes.pod.namespace", "shop"),
             ("io.kubernetes.pod.name", "web-1"),
             ("io.kubernetes.container.name", "app"),
         ];
-        assert_eq!(named(&pod), r#"{namespace="shop",pod="web-1",container="app""#);
+        assert_eq!(named(&pod), "shop/web-1/app");
         assert_eq!(named(&[("io.cri-containerd.kind", "sandbox")]), "sandbox");
     }
 

@@ -3,5 +3,7 @@
 mod container;
 pub mod containerd;
 pub mod recording;
+mod source;
 
 pub use container::Container;
+pub use source::{Listing, Source};

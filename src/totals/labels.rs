@@ -40,21 +40,6 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
-/// The kind of mapping that a path stands for, the value of the label `kind`.
-pub fn kind(path: &str) -> &'static str {
-    let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| path.starts_with(beginning));
-    match path {
-        "[anon]" => "anon",
-        "[heap]" => "heap",
-        "/dev/zero (deleted)" => "shm",
-        _ if begins(&["[anon:"]) => "anon",
-        _ if begins(&["[stack"]) => "stack",
-        _ if begins(&["/dev/shm/", "/memfd:", "/SYSV", "[anon_shmem:"]) => "shm",
-        _ if begins(&["/"]) => "file",
-        _ => "special",
-    }
-}
-
 /// `bytes` as text, through `scratch` when they are not UTF-8.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -82,32 +67,6 @@ mod tests {
         text.clear();
         command(&mut text, "{", "x", Some(42));
         assert_eq!(text, r#"{,comm="x",pid="42""#);
-    }
-
-    #[test]
-    fn kinds() {
-        for (path, expected) in [
-            ("[anon]", "anon"),
-            ("[anon:glibc: malloc]", "anon"),
-            ("[anonymous]", "special"),
-            ("[heap]", "heap"),
-            ("[stack]", "stack"),
-            ("[stack:42]", "stack"),
-            ("/dev/shm/x", "shm"),
-            ("/dev/shm", "file"),
-            ("/memfd:x (deleted)", "shm"),
-            ("/SYSV00000000 (deleted)", "shm"),
-            ("/dev/zero (deleted)", "shm"),
-            ("/dev/zero", "file"),
-            ("[anon_shmem:x]", "shm"),
-            ("/usr/bin/x", "file"),
-            ("[vdso]", "special"),
-            ("anon_inode:[perf_event]", "special"),
-            ("socket:[1]", "special"),
-            ("", "special"),
-        ] {
-            assert_eq!(kind(path), expected, "{path:?}");
-        }
     }
 
     #[test]

@@ -1,6 +1,12 @@
-//! Pure: mappings are summed into series.
+//! Pure: the mappings of processes become sums, a series each.
+//!
+//! A [`tally`] sums one process while it is read; [`reading`] keeps what it gave, packed; a [`snapshot`] is the sum over the readings of
+//! the processes that live, of which the smallest paths are [folded](fold) to keep within a number of samples.
 
+mod fold;
 pub mod grouping;
 pub mod labels;
+pub mod reading;
 mod slab;
 pub mod snapshot;
+pub mod tally;

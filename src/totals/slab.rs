@@ -2,18 +2,18 @@
 
 /// A growable table whose numbers are stable and reused.
 #[derive(Debug)]
-pub struct Slots<T> {
+pub struct Slab<T> {
     slots: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
-impl<T> Default for Slots<T> {
+impl<T> Default for Slab<T> {
     fn default() -> Self {
         Self { slots: Vec::new(), free: Vec::new() }
     }
 }
 
-impl<T> Slots<T> {
+impl<T> Slab<T> {
     /// How many values there are.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -38,7 +38,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The value with this number, which must be one that [`Slots::insert`] gave and [`Slots::retain`] has not dropped.
+    /// The value with this number, which must be one that [`Slab::insert`] gave and [`Slab::retain`] has not dropped.
     pub fn get(&self, id: u32) -> &T {
         self.slots[id as usize].as_ref().expect("a number outlives its value only by a bug")
     }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn numbers_are_stable_and_reused() {
-        let mut slots = Slots::default();
+        let mut slots = Slab::default();
         let ids: Vec<u32> = ["a", "b", "c", "d"].map(|value| slots.insert(value)).into();
         slots.retain(|value| !["b", "d"].contains(value));
         assert_eq!(slots.len(), 2);

@@ -14,15 +14,20 @@ pub mod totals;
 mod cgroup;
 #[path = "../../src/node/filter.rs"]
 mod filter;
+#[path = "../../src/node/owners.rs"]
+mod owners;
 #[path = "../../src/http/head.rs"]
 pub mod head;
 #[path = "../../src/sources/container.rs"]
 mod container;
 #[path = "../../src/sources/recording.rs"]
 mod recording;
+#[path = "../../src/sources/source.rs"]
+mod source;
 
 pub mod node {
     pub use crate::filter;
+    pub use crate::owners;
 }
 pub mod procfs {
     pub use crate::cgroup;
@@ -30,4 +35,5 @@ pub mod procfs {
 pub mod sources {
     pub use crate::container::Container;
     pub use crate::recording;
+    pub use crate::source::{Listing, Source};
 }

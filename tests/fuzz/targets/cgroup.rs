@@ -1,28 +1,43 @@
 //! Which cgroup a process is in, and whose it is: against the rules as they are told.
 #![no_main]
 
+use std::sync::Arc;
+
 use libfuzzer_sys::fuzz_target;
-use smaps_container_exporter::procfs::cgroup::{Owners, path_of};
+use smaps_container_exporter::node::owners::{Container, Owners};
+use smaps_container_exporter::procfs::cgroup::path_of;
+use smaps_container_exporter::sources;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Up to a NUL the text of a cgroup file; then, a line each, the paths of the containers.
+    // Up to a NUL the text of a cgroup file; then a line for each container: its id, a space, the first cgroup of its init process.
     let mut parts = bytes.splitn(2, |&b| b == 0);
     let text = parts.next().unwrap_or_default();
     let path = path_of(text);
     assert_eq!(path, naive_path(text));
 
-    let claims: Vec<&[u8]> = parts
+    let claims: Vec<(String, Vec<u8>)> = parts
         .next()
         .unwrap_or_default()
         .split(|&b| b == b'\n')
-        .filter(|claim| !claim.is_empty())
+        .filter_map(|line| {
+            let space = line.iter().position(|&b| b == b' ')?;
+            Some((String::from_utf8(line[..space].to_vec()).ok()?, line[space + 1..].to_vec()))
+        })
         .collect();
     let mut owners = Owners::default();
-    for (container, claim) in claims.iter().enumerate() {
-        owners.claim(claim, container as u32);
+    for (i, (id, first_cgroup)) in claims.iter().enumerate() {
+        let listed = sources::Container {
+            id: id.clone(),
+            init_pid: None,
+            namespace: String::new(),
+            pod: String::new(),
+            name: i.to_string(),
+        };
+        owners.claim(&Arc::new(Container::new(listed, true)), Some(first_cgroup));
     }
-    for path in claims.iter().copied().chain(path) {
-        assert_eq!(owners.owner_of(path), naive_owner(&claims, path), "{}", path.escape_ascii());
+    for path in claims.iter().map(|(_, path)| path.as_slice()).chain(path) {
+        let owner = owners.owner_of(path).map(|owner| owner.listed.name.parse().unwrap());
+        assert_eq!(owner, naive_owner(&claims, path), "{}", path.escape_ascii());
     }
 });
 
@@ -43,18 +58,36 @@ fn naive_path(text: &[u8]) -> Option<&[u8]> {
         .or_else(|| first(&is_unified))
 }
 
-/// The container at the path or at its longest ancestor; what lies above (`..`) is nobody's child.
-fn naive_owner(claims: &[&[u8]], path: &[u8]) -> Option<u32> {
-    let is_ancestor = |claim: &[u8]| match path.strip_prefix(claim) {
-        Some([]) => true,
-        Some(below) if claim == b"/" => is_below(below),
-        Some([b'/', below @ ..]) => is_below(below),
-        _ => false,
-    };
-    let longest = claims.iter().filter(|claim| is_ancestor(claim)).max_by_key(|claim| claim.len())?;
-    claims.iter().position(|claim| claim == longest).map(|container| container as u32)
+/// From the innermost component outwards: the container whose first cgroup ends there and is not named by its id, or the one whose
+/// id stands there. What lies above (`..`) is nobody's child.
+fn naive_owner(claims: &[(String, Vec<u8>)], path: &[u8]) -> Option<usize> {
+    let components: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
+    for n in (2..=components.len()).rev() {
+        let (above, last) = (components[..n].join(&b'/'), components[n - 1]);
+        let is_named = |id: &str, path: &[u8]| {
+            let names: Vec<String> = ["", "cri-containerd-", "crio-", "docker-", "nerdctl-", "libpod-"]
+                .iter()
+                .map(|runtime| if runtime.is_empty() { id.to_owned() } else { format!("{runtime}{id}.scope") })
+                .collect();
+            // A bare id that reads like a scope's name is taken for the scope's.
+            let stands_for = |c: &[u8]| names[1..].iter().any(|name| name.as_bytes() == c) || c == names[0].as_bytes() && !is_scope(c);
+            !id.is_empty() && path.split(|&b| b == b'/').any(stands_for)
+        };
+        let by_path = claims.iter().position(|(id, first)| {
+            let is_root = first.split(|&b| b == b'/').all(|c| c.is_empty() || c == b"..");
+            *first == above && !is_root && !is_named(id, first)
+        });
+        if let Some(owner) = by_path.or_else(|| claims.iter().position(|(id, _)| is_named(id, last))) {
+            return Some(owner);
+        }
+        if last == b".." {
+            return None;
+        }
+    }
+    None
 }
 
-fn is_below(path: &[u8]) -> bool {
-    path.split(|&b| b == b'/').all(|component| component != b"..")
+fn is_scope(component: &[u8]) -> bool {
+    let runtimes: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
+    component.strip_suffix(b".scope").is_some_and(|scope| runtimes.iter().any(|runtime| scope.starts_with(runtime)))
 }

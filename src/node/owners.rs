@@ -1,0 +1,193 @@
+//! Which container owns a cgroup: by path, never by PID namespace.
+//!
+//! A container owns from the component that names it, its id, down, wherever its init process is now: init may have moved into a
+//! child cgroup, as systemd and Docker do inside a container. Where no component names it, it owns from the first cgroup that its init
+//! process was seen in. The root is nobody's: whoever claimed it would own every process of the node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::sources;
+use crate::totals::labels;
+
+/// A container that processes are attributed to.
+#[derive(Debug)]
+pub struct Container {
+    /// What its source says of it.
+    pub listed: sources::Container,
+    /// Its label text, see [`labels::container`].
+    pub labels: String,
+    /// Whether a filter can select a process of it.
+    pub is_selected: bool,
+}
+
+impl Container {
+    /// A container that its source has listed.
+    pub fn new(listed: sources::Container, is_selected: bool) -> Self {
+        let labels = labels::container(&listed.namespace, &listed.pod, &listed.name);
+        Self { listed, labels, is_selected }
+    }
+}
+
+/// The cgroups of the containers, by the id in their path and by the whole path.
+#[derive(Debug, Default)]
+pub struct Owners {
+    by_id: HashMap<Box<[u8]>, Arc<Container>>,
+    by_path: HashMap<Box<[u8]>, Arc<Container>>,
+}
+
+impl Owners {
+    /// Forgets every claim.
+    pub fn clear(&mut self) {
+        self.by_id.clear();
+        self.by_path.clear();
+    }
+
+    /// Gives the container what bears its id, and what lies at or below `first_cgroup`, the first that its init process was seen in, if
+    /// no component of that is its id. Of two that claim one cgroup the first keeps it.
+    pub fn claim(&mut self, container: &Arc<Container>, first_cgroup: Option<&[u8]>) {
+        let id = container.listed.id.as_bytes();
+        if !id.is_empty() {
+            self.by_id.entry(id.into()).or_insert_with(|| container.clone());
+        }
+        let Some(path) = first_cgroup else { return };
+        let mut components = path.split(|&b| b == b'/');
+        let is_root = components.clone().all(|component| [&b""[..], b".."].contains(&component));
+        let is_named = !id.is_empty() && components.any(|component| id_of(component) == id);
+        if !is_root && !is_named {
+            self.by_path.entry(path.into()).or_insert_with(|| container.clone());
+        }
+    }
+
+    /// The container that owns the cgroup at `path`: the innermost one that claims a component of it.
+    ///
+    /// Claims go by whole components. `..` is nobody's child: seen from inside a cgroup namespace, `/../x` does not lie below `/`.
+    pub fn owner_of(&self, path: &[u8]) -> Option<&Arc<Container>> {
+        let mut path = path;
+        loop {
+            let slash = path.iter().rposition(|&b| b == b'/')?;
+            let component = &path[slash + 1..];
+            if let Some(owner) = self.by_path.get(path).or_else(|| self.by_id.get(id_of(component))) {
+                return Some(owner);
+            }
+            if component == b".." {
+                return None;
+            }
+            path = &path[..slash];
+        }
+    }
+}
+
+/// The container id that a component of a cgroup path holds, if it holds one: systemd's driver puts it into a scope's name, cgroupfs's takes it as it is.
+///
+/// Never a part of anything else: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the container's monitor.
+fn id_of(component: &[u8]) -> &[u8] {
+    const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
+    let scope = component.strip_suffix(b".scope");
+    scope
+        .and_then(|scope| RUNTIMES.iter().find_map(|runtime| scope.strip_prefix(*runtime)))
+        .unwrap_or(component)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &str) -> Arc<Container> {
+        let listed = sources::Container {
+            id: id.into(),
+            init_pid: None,
+            namespace: String::new(),
+            pod: String::new(),
+            name: id.into(),
+        };
+        Arc::new(Container::new(listed, true))
+    }
+
+    fn owner<'a>(owners: &'a Owners, path: &str) -> Option<&'a str> {
+        owners.owner_of(path.as_bytes()).map(|owner| owner.listed.id.as_str())
+    }
+
+    #[test]
+    fn a_container_owns_from_its_id_down_wherever_its_init_process_is() {
+        // Both drivers, version 1 and 2, one node inside another (kind), seen from inside a cgroup namespace.
+        for (id, first, own, others) in [
+            (
+                "abc",
+                Some("/kubepods/burstable/pod1/abc"),
+                &[
+                    "/kubepods/burstable/pod1/abc",
+                    "/kubepods/burstable/pod1/abc/",
+                    "/kubepods/pod1/abc/app/x",
+                ][..],
+                &["/kubepods/burstable/pod1", "/kubepods/burstable/pod1/abcd", "/kubepods/xabc", "/"][..],
+            ),
+            (
+                "abc",
+                Some("/kubepods.slice/pod1.slice/cri-containerd-abc.scope/init"),
+                &[
+                    "/kubepods.slice/pod1.slice/cri-containerd-abc.scope",
+                    "/kubepods.slice/pod1.slice/cri-containerd-abc.scope/app",
+                    "/kubepods.slice/pod1.slice/cri-containerd-abc.scope/init/x",
+                ],
+                &[
+                    "/kubepods.slice/pod1.slice/crio-conmon-abc.scope",
+                    "/kubepods.slice/cri-containerd-xabc.scope",
+                ],
+            ),
+            (
+                "abc",
+                None,
+                &["/system.slice/docker-abc.scope", "/a/crio-abc.scope", "/x/abc"],
+                &["/x/abc.scope"],
+            ),
+            (
+                "inner",
+                Some("/docker/outer/kubelet/pod1/inner"),
+                &["/docker/outer/kubelet/pod1/inner/y"],
+                &["/docker/outer", "/docker/outer/kubelet"],
+            ),
+            (
+                "abc",
+                Some("/../../pod1/cri-containerd-abc.scope/init"),
+                &["/../../pod1/cri-containerd-abc.scope", "/../cri-containerd-abc.scope/app"],
+                &["/../../pod1", "/.."],
+            ),
+            // No component names it: from where its init process was seen first.
+            ("abc", Some("/machine/x"), &["/machine/x", "/machine/x/y"], &["/machine", "/machine/xy"]),
+            // The root is nobody's.
+            ("abc", Some("/"), &["/abc/x"], &["/", "/x", "/init.scope", "/.."]),
+            ("abc", Some("/../.."), &["/../../abc"], &["/../..", "/..", "/../../x"]),
+            ("", Some("/x"), &["/x"], &["/", "//", ""]),
+        ] {
+            let mut owners = Owners::default();
+            owners.claim(&container(id), first.map(str::as_bytes));
+            for path in own {
+                assert_eq!(owner(&owners, path), Some(id), "{path:?} with init in {first:?}");
+            }
+            for path in others {
+                assert_eq!(owner(&owners, path), None, "{path:?} with init in {first:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_innermost_claim_wins_and_the_first_of_two_equal_ones() {
+        let mut owners = Owners::default();
+        owners.claim(&container("outer"), Some(b"/docker/outer"));
+        owners.claim(&container("inner"), Some(b"/docker/outer/kubelet/inner"));
+        owners.claim(&container("below"), Some(b"/docker/outer/x"));
+        owners.claim(&container("late"), Some(b"/docker/outer/x"));
+        for (path, expected) in [
+            ("/docker/outer", Some("outer")),
+            ("/docker/outer/kubelet", Some("outer")),
+            ("/docker/outer/kubelet/inner/init", Some("inner")),
+            ("/docker/outer/x/y", Some("below")),
+            ("/docker", None),
+        ] {
+            assert_eq!(owner(&owners, path), expected, "{path:?}");
+        }
+        owners.clear();
+        assert_eq!(owner(&owners, "/docker/outer"), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! Small files and directory listings, read through descriptors into buffers that are reused.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+/// The longest file of one record that is read. The kernel prints far less; a recording may hold anything.
+const MAX_RECORD: usize = 64 << 10;
+
+/// The whole content of a file of one record (`comm`, `cgroup`, `stat`) below `directory`, read into `text`, which grows as needed.
+///
+/// Fails with the system's error, and with `EFBIG` beyond 64 KiB.
+pub(super) fn read_file<'a>(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    text: &'a mut Vec<u8>,
+) -> Result<&'a [u8], Errno> {
+    let file = open_file(directory, name)?;
+    let mut filled = 0;
+    loop {
+        if filled == text.len() {
+            if filled >= MAX_RECORD {
+                return Err(Errno::FBIG);
+            }
+            text.resize((2 * filled).max(4096), 0);
+        }
+        filled += rustix::io::read(&file, &mut text[filled..])?;
+        // The kernel prints such a file in one go (fs/seq_file.c, `single_open`): what leaves room is the end.
+        if filled < text.len() {
+            return Ok(&text[..filled]);
+        }
+    }
+}
+
+/// Opens a file to read. In a recording that somebody sent there may be a pipe in its place, which nobody writes to, or a device:
+/// neither waits here, and neither is read.
+pub(super) fn open_file(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = openat(directory, name, flags, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(file),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Opens a directory whose entries are to be listed.
+pub(super) fn open_listable(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a directory to reach what is in it.
+#[cfg(target_os = "linux")]
+pub(super) fn open_directory(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) use open_listable as open_directory;
+
+/// A buffer for directory listings: std's own allocates for each name.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub struct Entries(Vec<std::mem::MaybeUninit<u8>>);
+
+#[cfg(target_os = "linux")]
+impl Default for Entries {
+    fn default() -> Self {
+        Self(vec![std::mem::MaybeUninit::uninit(); 32 * 1024])
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Entries {
+    /// Calls `each` with the name and the inode number of each entry of `directory`, from the first on.
+    pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
+        rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
+        let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
+        while let Some(entry) = listing.next() {
+            let entry = entry?;
+            each(entry.file_name().to_bytes(), entry.ino());
+        }
+        Ok(())
+    }
+}
+
+/// Elsewhere only recordings are read, so a listing may allocate.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug, Default)]
+pub struct Entries;
+
+#[cfg(not(target_os = "linux"))]
+impl Entries {
+    /// Calls `each` with the name and the inode number of each entry of `directory`.
+    pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(directory)? {
+            let entry = entry?;
+            each(entry.file_name().to_bytes(), entry.ino());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_record_is_read_whole_or_refused() {
+        let directory = std::env::temp_dir().join(format!("smaps-files-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let handle = File::open(&directory).unwrap();
+        let mut text = Vec::new();
+        for len in [0, 1, 4095, 4096, 4097, 40_000, MAX_RECORD - 1] {
+            fs::write(directory.join("file"), vec![b'x'; len]).unwrap();
+            assert_eq!(read_file(handle.as_fd(), "file", &mut text), Ok(&vec![b'x'; len][..]));
+        }
+        fs::write(directory.join("file"), vec![b'x'; MAX_RECORD]).unwrap();
+        assert_eq!(read_file(handle.as_fd(), "file", &mut text), Err(Errno::FBIG));
+        assert_eq!(read_file(handle.as_fd(), "nothing", &mut text), Err(Errno::NOENT));
+        assert_eq!(read_file(handle.as_fd(), ".", &mut text), Err(Errno::INVAL), "a directory is no file");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

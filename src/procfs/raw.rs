@@ -1,0 +1,53 @@
+//! The files of a process as the kernel printed them, for a recording.
+
+use std::fs::File;
+use std::io::Read;
+
+use super::errors::ReadError;
+use super::files::open_file;
+use super::{Buffers, ProcessDir, cgroup};
+
+impl ProcessDir {
+    /// The files `comm`, `cgroup` and `smaps`, by name.
+    ///
+    /// Where the first thread has exited, cgroup and smaps are those of another thread: a recording has no threads.
+    pub fn raw(&self, buffers: &mut Buffers) -> Result<[(&'static str, Vec<u8>); 3], ReadError> {
+        let comm = self.raw_file("comm")?;
+        let cgroup = self.raw_cgroup(buffers)?;
+        let mut smaps = match self.raw_file("smaps") {
+            Err(ReadError::Gone) => Vec::new(), // recent kernels say so of a process without memory
+            smaps => smaps?,
+        };
+        if smaps.is_empty() {
+            let of_threads = |tid| self.raw_file(&format!("task/{tid}/smaps")).ok();
+            smaps = self.first_of_threads(buffers, of_threads, |smaps| !smaps.is_empty()).unwrap_or_default();
+        }
+        Ok([("comm", comm), ("cgroup", cgroup), ("smaps", smaps)])
+    }
+
+    /// The file `cgroup`; where the first thread has exited and so says nothing, that of another thread.
+    pub fn raw_cgroup(&self, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
+        let cgroup = self.raw_file("cgroup")?;
+        if !cgroup::may_hide(&cgroup) {
+            return Ok(cgroup);
+        }
+        let of_threads = |tid| self.raw_file(&format!("task/{tid}/cgroup")).ok();
+        Ok(self.first_of_threads(buffers, of_threads, |text| !cgroup::may_hide(text)).unwrap_or(cgroup))
+    }
+
+    fn first_of_threads(
+        &self,
+        buffers: &mut Buffers,
+        file: impl Fn(u32) -> Option<Vec<u8>>,
+        is_good: impl Fn(&[u8]) -> bool,
+    ) -> Option<Vec<u8>> {
+        let (_, tids) = self.threads(buffers).ok()?;
+        tids.into_iter().filter_map(file).find(|text| is_good(text))
+    }
+
+    fn raw_file(&self, name: &str) -> Result<Vec<u8>, ReadError> {
+        let mut text = Vec::new();
+        File::from(open_file(self.as_fd(), name)?).read_to_end(&mut text)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,85 @@
+//! What the kernel tells of this process: the figures behind the conventional `process_*` metrics.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::files::Entries;
+
+/// Figures of this process; what the system does not tell is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ThisProcess {
+    /// CPU time, user and system.
+    pub cpu_time: Duration,
+    /// Virtual size.
+    pub virtual_bytes: Option<u64>,
+    /// Resident size.
+    pub resident_bytes: Option<u64>,
+    /// Open file descriptors.
+    pub n_open_files: Option<u64>,
+    /// As many it may have.
+    pub max_open_files: Option<u64>,
+}
+
+impl ThisProcess {
+    /// As it is now.
+    pub fn now(entries: &mut Entries) -> Self {
+        let cpu_time = clock_gettime(ClockId::ProcessCPUTime);
+        let memory = memory();
+        Self {
+            cpu_time: Duration::new(cpu_time.tv_sec as u64, cpu_time.tv_nsec as u32),
+            virtual_bytes: memory.map(|(virtual_bytes, _)| virtual_bytes),
+            resident_bytes: memory.map(|(_, resident_bytes)| resident_bytes),
+            n_open_files: n_open_files(entries),
+            max_open_files: getrlimit(Resource::Nofile).current,
+        }
+    }
+}
+
+/// The CPU time of this thread, user and system.
+pub fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The virtual and the resident size, in bytes (proc.rst, table 1-3).
+fn memory() -> Option<(u64, u64)> {
+    let mut text = [0; 128]; // seven numbers
+    let n = File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
+    let mut pages =
+        std::str::from_utf8(&text[..n]).ok()?.split(' ').map_while(|number| number.parse::<u64>().ok());
+    let page_bytes = rustix::param::page_size() as u64;
+    Some((pages.next()? * page_bytes, pages.next()? * page_bytes))
+}
+
+fn n_open_files(entries: &mut Entries) -> Option<u64> {
+    let directory = File::open("/proc/self/fd").ok()?;
+    let mut n_open = 0;
+    entries.list(directory.as_fd(), |name, _| n_open += u64::from(name[0].is_ascii_digit())).ok()?;
+    Some(n_open - 1) // the directory itself
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_this_process() {
+        let mut entries = Entries::default();
+        let before = ThisProcess::now(&mut entries);
+        let file = File::open("/proc/self/statm").unwrap();
+        let block = vec![1_u8; 32 << 20];
+        let after = ThisProcess::now(&mut entries);
+        assert!(after.cpu_time >= before.cpu_time && thread_cpu_time() <= after.cpu_time * 2);
+        assert!(
+            after.resident_bytes.unwrap() > before.resident_bytes.unwrap() + (24 << 20),
+            "{before:?} {after:?}"
+        );
+        assert!(after.virtual_bytes >= after.resident_bytes && after.n_open_files < after.max_open_files);
+        drop((file, block));
+    }
+}

@@ -1,0 +1,39 @@
+//! What every source of containers can do.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::sources::Container;
+
+/// What a listing gives.
+#[derive(Debug)]
+pub struct Listing {
+    /// The containers that run, by id; sandboxes left out.
+    pub containers: Vec<Container>,
+    /// Some container is created and not started yet: list again soon.
+    pub more_to_come: bool,
+}
+
+/// Somebody who lists containers and is never waited for unless the caller says so.
+pub trait Source: fmt::Debug + Send {
+    /// The container runtime that answers, for the log; `None` for a recording, which is always there.
+    fn runtime(&self) -> Option<&'static str>;
+
+    /// Begins a listing, unless one is under way.
+    fn begin(&mut self);
+
+    /// Whether a listing is under way.
+    fn is_listing(&self) -> bool;
+
+    /// What the listing gave, if one has ended since this was called last. An error is one line.
+    fn take(&mut self) -> Option<Result<Listing, String>>;
+
+    /// Whether the runtime has ended since the last listing that it answered. Asks nothing of it.
+    fn is_lost(&mut self) -> bool;
+
+    /// Lets the listing go on until it ends, or until `deadline`.
+    fn wait_for_listing(&mut self, deadline: Instant);
+
+    /// Lets a listing go on until `deadline`, and returns then.
+    fn wait_until(&mut self, deadline: Instant);
+}
