@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 # Serves the recorded node fixtures/node on http://localhost:8080/metrics; needs neither root nor containerd.
 .PHONY: run
 run: protoc
-	$(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
+	SMAPS_EXPORTER_REVISION=$(REVISION) $(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
 
 # Every test that needs neither root nor a network.
 .PHONY: test
@@ -42,9 +42,17 @@ build: protoc
 e2e: protoc
 	tests/e2e/run
 
+# The memory map's script, the parts of it that need no browser: node's own test runner, no packages.
+.PHONY: page-test
+page-test:
+	@command -v node > /dev/null || \
+	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs > /dev/null; } || \
+	{ echo "node is missing: sudo apt-get install nodejs, or brew install node" >&2; exit 1; }
+	node --test tests/page/*.test.mjs
+
 # The memory map in a real Chromium. Needs root to install that on Debian.
 .PHONY: browser
-browser: build
+browser: build page-test
 	tests/browser/run
 
 # What it costs, as ratios to what is measured in the same run; as root, containerd's part too.
@@ -135,7 +143,7 @@ fuzz:
 
 # Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices. Needs cargo-mutants
 # and hours; for a part of it: make mutants MUTANTS='--file src/smaps/scanner.rs'. Without optimization: nearly all of the time is building.
-MUTANTS ?= $(foreach files,src/smaps/*.rs src/totals/*.rs src/exposition/*.rs src/procfs/cgroup.rs src/node/*.rs,--file '$(files)')
+MUTANTS ?= $(foreach files,src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/procfs/cgroup.rs src/node/**/*.rs,--file '$(files)')
 .PHONY: mutants
 mutants: protoc
 	@command -v cargo-mutants > /dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }

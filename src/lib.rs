@@ -21,6 +21,7 @@ use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process;
+use std::sync::mpsc;
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,11 +35,16 @@ use crate::errors::plain;
 use crate::http::Server;
 use crate::http::publish::{self, Publisher};
 use crate::scrape::Scraper;
+use crate::scrape::threads::{self, AfterScrape};
+use crate::sources::recording::Writer;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
 /// How long `--once` and `--record` wait, which have no second chance.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
+/// How long they wait for reads that take long, and how soon they look again.
+const ONLY_READS: Duration = Duration::from_secs(30);
+const ONLY_PAUSE: Duration = Duration::from_millis(100);
 /// `/healthz` is well while the last scrape is younger than the longer of these.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
@@ -59,7 +65,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Command::Version => return print(cli::help::version().as_bytes()).map_err(Failure::Start),
         Command::Run(options) => options,
     };
-    env_logger::Builder::new().filter_level(options.log_level).init();
+    env_logger::Builder::new().filter_level(options.log_level).format_target(false).init();
     let result = match &options.record {
         Some(directory) => record(&options, directory),
         None if options.once => once(&options),
@@ -70,21 +76,44 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
 
 /// `--once`: one scrape to stdout, without the metrics of the exporter itself, so that the same node gives the same bytes.
 fn once(options: &Options) -> Result<(), String> {
-    let mut scraper = Scraper::new(options)?;
-    scraper.list_first(ONLY_LISTING)?;
-    scraper.scrape()?;
-    let mut text = Vec::new();
-    scraper.render_processes(&mut text);
+    let text = scrape_once(options, |scraper| {
+        let mut text = Vec::new();
+        scraper.render_processes(&mut text);
+        text
+    })?;
     print(&text)
 }
 
 /// `--record`: one recording to a new directory.
 fn record(options: &Options, directory: &Path) -> Result<(), String> {
-    let mut scraper = Scraper::new(options)?;
-    scraper.list_first(ONLY_LISTING)?;
-    let n_processes = scraper.record(directory)?;
+    let writer = Writer::create(directory)?;
+    let n_processes = scrape_once(options, move |scraper| scraper.record(&writer))??;
     info!("recorded {n_processes} processes into {directory:?}");
     Ok(())
+}
+
+/// One scrape, on threads of its own: a process whose read does not return is left out. Gives what `then` makes of it.
+fn scrape_once<T: Send + 'static>(
+    options: &Options,
+    mut then: impl FnMut(&mut Scraper) -> T + Send + 'static,
+) -> Result<T, String> {
+    let mut scraper = Scraper::new(options)?;
+    scraper.list_first(ONLY_LISTING)?;
+    let (sender, receiver) = mpsc::channel();
+    let deadline = Instant::now() + ONLY_READS;
+    let after: AfterScrape = Box::new(move |scraper, result| {
+        let now = Instant::now();
+        if result.is_ok() && !scraper.is_complete() && now < deadline {
+            return Some(now + ONLY_PAUSE);
+        }
+        let _ = sender.send(result.map(|()| then(scraper))); // who waits for it has not gone
+        None
+    });
+    thread::Builder::new()
+        .name("scrape".into())
+        .spawn(move || threads::run(scraper, after))
+        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+    receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
 }
 
 /// Scrapes and serves until SIGTERM or SIGINT.
@@ -102,17 +131,26 @@ fn serve(options: &Options) -> Result<(), String> {
 
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
-    let scraper = Scraper::new(options)?;
+    let mut scraper = Scraper::new(options)?;
+    // Only now: what cannot start says why in one line, and nothing else.
+    let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
+    info!("{}{node}", cli::help::version().trim_end());
+    info!("{}", scraper.describe_source());
     let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
     thread::Builder::new()
         .name("scrape".into())
-        .spawn(move || scrape_for_ever(scraper, publisher, interval))
+        .spawn(move || {
+            if let Err(error) = scraper.list_first(FIRST_LISTING) {
+                warn!("{error}");
+            }
+            threads::run(scraper, publish_each(publisher, interval));
+        })
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     server
         .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
-    info!("listening on {addr}");
+    info!("listening on http://{addr}/");
     let name = runtime.block_on(poll_fn(|context| {
         if terminate.poll_recv(context).is_ready() {
             Poll::Ready("SIGTERM")
@@ -124,15 +162,12 @@ fn serve(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// The scrape thread: one scrape an interval, counted from start to start.
-fn scrape_for_ever(mut scraper: Scraper, mut publisher: Publisher, interval: Duration) {
-    if let Err(error) = scraper.list_first(FIRST_LISTING) {
-        warn!("{error}");
-    }
+/// Publishes each scrape; one begins an interval after the other, counted from start to start.
+fn publish_each(mut publisher: Publisher, interval: Duration) -> AfterScrape {
     let mut next = Instant::now();
     let mut last_error = None;
-    loop {
-        match scraper.scrape() {
+    Box::new(move |scraper, result| {
+        match result {
             Ok(()) => {
                 if last_error.take().is_some() {
                     info!("scrapes succeed again");
@@ -151,8 +186,8 @@ fn scrape_for_ever(mut scraper: Scraper, mut publisher: Publisher, interval: Dur
         let late = Instant::now().saturating_duration_since(next);
         let n_ticks = late.as_nanos() / interval.as_nanos() + 1;
         next += interval * u32::try_from(n_ticks).unwrap_or(u32::MAX);
-        scraper.wait_until(next);
-    }
+        Some(next)
+    })
 }
 
 /// Ends the process: without one of its threads it would be half dead, and nobody would restart it.

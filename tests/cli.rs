@@ -18,11 +18,17 @@ fn error_of(args: &[&str], code: i32) -> String {
 #[test]
 fn usage_errors_exit_with_2() {
     for (args, error) in [
-        (&["--adr", ":1"][..], r#"unknown option "--adr": expected one of those that --help lists"#),
+        (&["--adr", ":1"][..], r#"unknown option "--adr": did you mean --addr?"#),
+        (&["--bogus"], r#"unknown option "--bogus": expected one of those that --help lists"#),
+        (&["-pid", "--pid"], "unexpected second --pid: expected one"),
+        (
+            &["--fixture", "fixtures/node", "--proc-path=/proc"],
+            "--fixture and --proc-path cannot be combined: expected one of them",
+        ),
         (&["now"], r#"unexpected argument "now": expected an option, see --help"#),
         (
             &["-scrape-interval", "0s"],
-            r#"invalid value "0s" for --scrape-interval: expected a positive duration such as "500ms", "1s" or "1m30s""#,
+            r#"invalid value "0s" for --scrape-interval: expected a duration from "10ms" to "24h", such as "500ms", "1s" or "1m30s""#,
         ),
     ] {
         assert_eq!(error_of(args, 2), error);
@@ -38,7 +44,15 @@ fn startup_failures_exit_with_1() {
         ),
         (
             &["--containerd-sock", "/does/not/exist.sock"],
-            r#"no containerd socket at "/does/not/exist.sock": no such file or directory"#,
+            r#"no socket at "/does/not/exist.sock": no such file or directory"#,
+        ),
+        (
+            &["--cri-sock", "unix:///does/not/exist.sock"],
+            r#"no socket at "/does/not/exist.sock": no such file or directory"#,
+        ),
+        (
+            &["--container-logs", "/does/not/exist"],
+            r#"cannot list "/does/not/exist": no such file or directory"#,
         ),
     ] {
         let args = [args, &["--addr", "127.0.0.1:0"]].concat();
@@ -67,7 +81,7 @@ fn an_address_in_use_exits_with_1() {
 #[test]
 fn help_and_version() {
     let help = String::from_utf8(stdout_of(&["--help"])).unwrap();
-    assert!(help.lines().count() <= 30 && help.lines().all(|line| line.chars().count() <= 110), "{help}");
+    assert!(help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 110), "{help}");
     assert!(help.contains("--filter PATTERN") && help.contains("[default/*/*/*]"), "{help}");
     assert_eq!(stdout_of(&["-h"]), help.as_bytes());
     let version = String::from_utf8(stdout_of(&["-V"])).unwrap();
@@ -130,4 +144,37 @@ fn a_recording_is_recorded_again() {
     assert_eq!(once(first.path(), &[]), once(&to, &[]));
     let error = error_of(&["--fixture", paths[0], "--record", paths[1]], 1);
     assert!(error.starts_with("cannot record to ") && error.ends_with("file exists"), "{error}");
+}
+
+/// What the filters select is told once, on standard error; nothing of it is a warning unless nothing is selected.
+#[test]
+fn the_first_scrape_says_what_the_filters_select() {
+    let node = "fixtures/node";
+    for (filter, expected) in [
+        (
+            "shop/*/*/*",
+            "[INFO ] filter shop/*/*/* selects 12 of 17 processes in 3 of 6 containers; namespaces here: batch, default, shop\n",
+        ),
+        (
+            "nowhere/*/*/*",
+            "[WARN ] filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces here: batch, default, shop\n",
+        ),
+    ] {
+        let mut command = exporter(&["--once", "--fixture", node, "--filter", filter]);
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    }
+    // why a process is not exported
+    let mut command =
+        exporter(&["--once", "--fixture", node, "--filter", "shop/*/nginx/*", "--log-level", "debug"]);
+    let output = command.output().unwrap();
+    let story = String::from_utf8_lossy(&output.stderr);
+    for line in [
+        "[DEBUG] 6 containers are listed\n",
+        "[DEBUG] a new container that no filter selects: ",
+        " is not exported: no filter selects shop/",
+        "[DEBUG] a scrape of ",
+    ] {
+        assert!(story.contains(line), "{line:?} is missing in\n{}", told(&command, &output));
+    }
 }

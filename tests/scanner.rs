@@ -58,9 +58,14 @@ fn every_read_size_and_buffer_size() {
                     mappings.push((mapping.path.to_vec(), *mapping.values));
                 };
                 let mut buffer = vec![0; buffer_size];
-                let n =
-                    memory::scan(Pieces(&text, read_size), &mut buffer, usize::MAX, &mut scanner, &mut add)
-                        .unwrap();
+                let n = memory::scan(
+                    Pieces(&text, read_size),
+                    &mut buffer,
+                    memory::Limits::NONE,
+                    &mut scanner,
+                    &mut add,
+                )
+                .unwrap();
                 assert_eq!(n, expected.len());
                 assert_eq!(
                     mappings, expected,

@@ -65,7 +65,7 @@ fn own_metrics() {
     };
     let mut text = Vec::new();
     let filters = ["*/*/*/*".to_owned()].into_iter();
-    SelfMetrics::new(["", "", ""], filters, SystemTime::now()).render(&mut text, &report);
+    SelfMetrics::new(["", "", ""], filters, Some("worker-1"), SystemTime::now()).render(&mut text, &report);
     let text = String::from_utf8(text).unwrap();
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
     let mut conventional = Vec::new();

@@ -5,7 +5,9 @@ use std::fmt;
 
 use lexopt::Arg;
 
-use super::options::{Options, SPECS};
+use super::options::Options;
+use super::suggestion;
+use super::table::{EXCLUSIVE, OPTIONS};
 
 /// What the user asked for.
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
@@ -27,10 +29,10 @@ pub struct UsageError {
 
 /// Parses the arguments that follow the program's name.
 ///
-/// Of a repeated option the last value counts, except where all of them do.
+/// An option that is given twice is refused, except where every value counts.
 pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, UsageError> {
     let mut options = Options::unset();
-    let mut given = [false; SPECS.len()];
+    let mut given = [false; OPTIONS.len()];
     let mut parser = lexopt::Parser::from_args(double_dashes(args));
     loop {
         let arg = match parser.next() {
@@ -46,9 +48,9 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
         let i = match arg {
             Arg::Long("help") => return Ok(Command::Help),
             Arg::Long("version") => return Ok(Command::Version),
-            Arg::Long(name) => match SPECS.iter().position(|spec| spec.name == name) {
+            Arg::Long(name) => match OPTIONS.iter().position(|spec| spec.name == name) {
                 Some(i) => i,
-                None => return Err(UsageError::unknown(format!("--{name}"))),
+                None => return Err(UsageError::unknown("--", name)),
             },
             Arg::Short(letter) => {
                 // What double_dashes() left alone: not a cluster of short options but an unknown long one.
@@ -56,7 +58,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
                     ('V', true) => Ok(Command::Version),
-                    _ => Err(UsageError::unknown(format!("-{letter}{}", rest.display()))),
+                    _ => Err(UsageError::unknown("-", &format!("{letter}{}", rest.display()))),
                 };
             }
             Arg::Value(value) => {
@@ -65,7 +67,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 )));
             }
         };
-        let spec = &SPECS[i];
+        let spec = &OPTIONS[i];
         let value = match spec.value {
             "" => OsString::new(),
             _ => parser.value().map_err(|_| {
@@ -73,15 +75,29 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
             })?,
         };
         spec.set(&mut options, &value)?;
-        given[i] = true;
+        if std::mem::replace(&mut given[i], true) && !spec.is_repeatable {
+            let value = if spec.value.is_empty() { String::new() } else { format!(" {value:?}") };
+            return Err(UsageError::new(format!("unexpected second --{}{value}: expected one", spec.name)));
+        }
     }
-    for (spec, _) in SPECS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
+    refuse_exclusive(&given)?;
+    for (spec, _) in OPTIONS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
         spec.set(&mut options, spec.default.as_ref())?;
     }
-    if options.once && options.record.is_some() {
-        return Err(UsageError::new("--once and --record cannot be combined: expected one of them".into()));
-    }
     Ok(Command::Run(options))
+}
+
+/// Fails when one of the options given would make another meaningless.
+fn refuse_exclusive(given: &[bool]) -> Result<(), UsageError> {
+    let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
+    for (name, others) in EXCLUSIVE.iter().filter(|(name, _)| is_given(name)) {
+        if let Some(other) = others.iter().find(|other| is_given(other)) {
+            return Err(UsageError::new(format!(
+                "--{name} and --{other} cannot be combined: expected one of them"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The single-dash spelling of Go's flag package: `-addr` means `--addr`. An option's value stays what it is.
@@ -95,7 +111,7 @@ fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         }
         let n_dashes = bytes.iter().take_while(|byte| **byte == b'-').count();
         let name = bytes[n_dashes..].split(|byte| *byte == b'=').next().unwrap_or_default();
-        let spec = SPECS.iter().find(|spec| spec.name.as_bytes() == name);
+        let spec = OPTIONS.iter().find(|spec| spec.name.as_bytes() == name);
         let is_known = spec.is_some() || [&b"help"[..], b"version"].contains(&name);
         let is_whole = bytes.len() == n_dashes + name.len();
         let takes_the_next = n_dashes > 0 && is_whole && spec.is_some_and(|spec| !spec.value.is_empty());
@@ -116,8 +132,14 @@ impl UsageError {
         UsageError { text }
     }
 
-    fn unknown(option: String) -> UsageError {
-        UsageError::new(format!("unknown option {option:?}: expected one of those that --help lists"))
+    fn unknown(dashes: &str, option: &str) -> UsageError {
+        let name = option.split('=').next().unwrap_or_default();
+        let names = OPTIONS.iter().map(|spec| spec.name).chain(["help", "version"]);
+        let option = format!("{dashes}{option}");
+        UsageError::new(match suggestion::nearest(name, names) {
+            Some(name) => format!("unknown option {option:?}: did you mean --{name}?"),
+            None => format!("unknown option {option:?}: expected one of those that --help lists"),
+        })
     }
 }
 
@@ -163,7 +185,10 @@ mod tests {
             proc_path: "/proc".into(),
             scrape_interval: Duration::from_secs(1),
             log_level: LevelFilter::Info,
-            containerd_sock: "/run/containerd/containerd.sock".into(),
+            node: None,
+            containerd_sock: None,
+            cri_sock: None,
+            container_logs: None,
             containerd_namespaces: vec!["k8s.io".into()],
             filters: filters(&["default/*/*/*"]),
             fixture: None,
@@ -192,7 +217,15 @@ mod tests {
             ("log-level", "debug", |options| options.log_level = LevelFilter::Debug),
             ("log-level", "Error", |options| options.log_level = LevelFilter::Error),
             ("log-level", "none", |options| options.log_level = LevelFilter::Off),
-            ("containerd-sock", "/a b", |options| options.containerd_sock = "/a b".into()),
+            ("node", "node-1", |options| options.node = Some("node-1".into())),
+            ("containerd-sock", "/a b", |options| options.containerd_sock = Some("/a b".into())),
+            ("containerd-sock", "unix:///a", |options| options.containerd_sock = Some("/a".into())),
+            ("cri-sock", "unix:///run/crio/crio.sock", |options| {
+                options.cri_sock = Some("/run/crio/crio.sock".into())
+            }),
+            ("container-logs", "/var/log/containers", |options| {
+                options.container_logs = Some("/var/log/containers".into())
+            }),
             ("containerd-namespace", "moby", |options| options.containerd_namespaces = vec!["moby".into()]),
             ("filter", "a=b/c/d/e", |options| options.filters = filters(&["a=b/c/d/e"])),
             ("filter", "-addr/b/c/d", |options| options.filters = filters(&["-addr/b/c/d"])),
@@ -227,8 +260,6 @@ mod tests {
 
     #[test]
     fn repeated() {
-        let options = run(&["--addr", ":1", "-addr=:2", "--fields=rss", "--fields=all"]);
-        assert_eq!((options.addr.as_str(), options.fields), (":2", ALL_FIELDS));
         let options = run(&["--filter=a/b/c/d", "-filter", "e/f/g/h"]);
         assert_eq!(options.filters, filters(&["a/b/c/d", "e/f/g/h"]));
         let options = run(&[
@@ -237,6 +268,49 @@ mod tests {
             "-containerd-namespace=moby",
         ]);
         assert_eq!(options.containerd_namespaces, ["moby", "k8s.io"]);
+        for (args, error) in [
+            (&["--addr", ":1", "-addr=:2"][..], r#"unexpected second --addr ":2": expected one"#),
+            (
+                &["--fields=rss", "--pid", "--fields", "rss"],
+                r#"unexpected second --fields "rss": expected one"#,
+            ),
+            (&["--once", "-once"], "unexpected second --once: expected one"),
+        ] {
+            assert_eq!(refused(args), error);
+        }
+    }
+
+    #[test]
+    fn exclusive() {
+        let values = [
+            ("once", None),
+            ("record", Some("DIR")),
+            ("fixture", Some("DIR")),
+            ("proc-path", Some("/proc")),
+            ("containerd-sock", Some("/x")),
+            ("containerd-namespace", Some("k8s.io")),
+            ("cri-sock", Some("/x")),
+            ("container-logs", Some("/x")),
+        ];
+        let arg = |name: &str| match values.iter().find(|(known, _)| *known == name) {
+            Some((_, Some(value))) => format!("--{name}={value}"),
+            _ => format!("--{name}"),
+        };
+        for (name, others) in EXCLUSIVE {
+            for other in others {
+                let expected = format!("--{name} and --{other} cannot be combined: expected one of them");
+                assert_eq!(refused(&[&arg(name), &arg(other)]), expected);
+                assert_eq!(refused(&[&arg(other), "--pid", &arg(name)]), expected);
+            }
+        }
+        for together in [
+            ["once", "fixture"],
+            ["record", "fixture"],
+            ["containerd-sock", "containerd-namespace"],
+            ["proc-path", "cri-sock"],
+        ] {
+            run(&[&arg(together[0]), &arg(together[1])]);
+        }
     }
 
     #[test]
@@ -264,74 +338,26 @@ mod tests {
     }
 
     #[test]
-    fn refuses_values() {
-        let names = "size,rss,pss,pss_dirty,shared_clean,shared_dirty,private_clean,private_dirty,referenced,anonymous,ksm,\
-                     lazyfree,anon_hugepages,shmem_pmdmapped,file_pmdmapped,shared_hugetlb,private_hugetlb,swap,swap_pss,\
-                     locked,kernel_page_size,mmu_page_size";
-        let fields = format!(r#""all" or a comma-separated list, each name once, of {names}"#);
-        let expected = [
-            ("addr", r#"":PORT", "HOST:PORT" or "[IPv6]:PORT""#, vec!["", "8080", "::1:80"]),
-            ("proc-path", "a directory", vec![""]),
-            (
-                "scrape-interval",
-                r#"a positive duration such as "500ms", "1s" or "1m30s""#,
-                vec!["", "abc", "0s", "-1s", "1", "9999999h"],
-            ),
-            ("log-level", r#""debug", "info", "warn", "error" or "none""#, vec!["", "trace", "off"]),
-            ("containerd-sock", "the path of a socket", vec![""]),
-            (
-                "containerd-namespace",
-                r#"a containerd namespace such as "k8s.io", "moby" or "default""#,
-                vec!["", "a b", "a/b", "\n", "\u{e9}"],
-            ),
-            (
-                "filter",
-                r#""<namespace>/<pod>/<container>/<command>", where "*" stands for any run of characters"#,
-                vec!["", "*", "a/b/c"],
-            ),
-            ("fixture", "a directory", vec![""]),
-            ("record", "a directory that does not exist", vec![""]),
-            ("fields", &fields, vec!["", "rss,", "Rss", "rss,rss", "rss, pss", "all,rss", "mappings"]),
-            ("group-by", r#""path", "kind" or "process""#, vec!["", "pod"]),
-            (
-                "max-samples",
-                "a whole number of samples, 0 for no limit",
-                vec!["", "-1", "1.5", "1e5", "99999999999999999999"],
-            ),
-            (
-                "cpu-budget",
-                "a fraction of one core from 0 to 1024, 0 for no limit",
-                vec!["", "-0.1", "1025", "nan", "inf", "50%"],
-            ),
-        ];
-        for (name, expected, values) in expected {
-            for value in values {
-                let message = format!("invalid value {value:?} for --{name}: expected {expected}");
-                assert_eq!(refused(&[&format!("-{name}={value}")]), message);
-                assert_eq!(refused(&[&format!("--{name}"), value]), message);
-                assert_eq!(message.lines().count(), 1);
-            }
-            assert_eq!(
-                refused(&[&format!("-{name}")]),
-                format!("missing value for --{name}: expected {expected}")
-            );
-        }
-        let text = [b"--filter=*/*/*/".to_vec(), vec![0xff]].concat();
-        assert_eq!(
-            parse([OsString::from_vec(text)]).expect_err("not UTF-8").to_string(),
-            r#"invalid value "*/*/*/\xFF" for --filter: expected "<namespace>/<pod>/<container>/<command>", where "*" stands for any run of characters"#
-        );
-    }
-
-    #[test]
     fn refuses_the_rest() {
-        let unknown =
-            |option: &str| format!("unknown option {option:?}: expected one of those that --help lists");
-        for option in ["--bogus", "-bogus", "-b", "-hV", "-Verbose", "--h", "--Addr", "-addrs"] {
-            assert_eq!(refused(&["--once", option]), unknown(option));
+        for (option, hint) in [
+            ("--bogus", "expected one of those that --help lists"),
+            ("-bogus", "expected one of those that --help lists"),
+            ("-bogus=1", "expected one of those that --help lists"),
+            ("-b", "expected one of those that --help lists"),
+            ("-hV", "expected one of those that --help lists"),
+            ("--h", "expected one of those that --help lists"),
+            ("--Addr", "did you mean --addr?"),
+            ("-addrs", "did you mean --addr?"),
+            ("-filer=a/b/c/d", "did you mean --filter?"),
+            ("--interval", "did you mean --scrape-interval?"),
+            ("--verison", "did you mean --version?"),
+        ] {
+            assert_eq!(refused(&["--once", option]), format!("unknown option {option:?}: {hint}"));
         }
-        assert_eq!(refused(&["--bogus=1"]), unknown("--bogus"));
-        assert_eq!(refused(&["-bogus=1"]), unknown("-bogus=1"));
+        assert_eq!(
+            refused(&["--bogus=1"]),
+            r#"unknown option "--bogus": expected one of those that --help lists"#
+        );
         for args in [&["extra"][..], &["--", "extra"], &["--once", "extra"]] {
             assert_eq!(refused(args), r#"unexpected argument "extra": expected an option, see --help"#);
         }
@@ -341,9 +367,5 @@ mod tests {
             r#"unexpected argument "-addr": expected an option, see --help"#
         );
         assert_eq!(refused(&["--once=yes"]), r#"unexpected value "yes" for --once: expected none"#);
-        assert_eq!(
-            refused(&["--once", "--record=x"]),
-            "--once and --record cannot be combined: expected one of them"
-        );
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Zero is refused, and so is more than Go's own limit, 2^63 - 1 ns or 292 years.
-pub fn parse(text: &str) -> Option<Duration> {
+/// Zero is refused. More than Go's own limit, 2^63 - 1 ns or 292 years, is the longest duration there is.
+pub(super) fn parse(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 8] = [
         ("ns", 1),
         ("us", 1_000),
@@ -14,6 +14,7 @@ pub fn parse(text: &str) -> Option<Duration> {
         ("m", 60_000_000_000),
         ("h", 3_600_000_000_000),
     ];
+    const LIMIT: u64 = i64::MAX as u64;
     let mut rest = text;
     let mut sum = 0_u64;
     while !rest.is_empty() {
@@ -22,24 +23,29 @@ pub fn parse(text: &str) -> Option<Duration> {
         let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, after) = after.split_at(unit);
         let (_, nanoseconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
-        sum = sum.checked_add(decimal(number, nanoseconds)?)?;
+        sum = sum.saturating_add(decimal(number, nanoseconds)?);
         rest = after;
     }
-    (1..=i64::MAX as u64).contains(&sum).then(|| Duration::from_nanos(sum))
+    match sum {
+        0 => None,
+        1..=LIMIT => Some(Duration::from_nanos(sum)),
+        _ => Some(Duration::MAX),
+    }
 }
 
-/// `number`, such as `1`, `1.5`, `1.` or `.5`, times `unit`, rounded down.
+/// `number`, such as `1`, `1.5`, `1.` or `.5`, times `unit`, rounded down; as much as fits.
 fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
         return None;
     }
-    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+    // Too large a number for 64 bits is too many of any unit.
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().unwrap_or(u64::MAX) };
     // Twenty digits are far below a nanosecond of any unit, and 10^20 units fit in 128 bits.
     let digits = &fraction[..fraction.len().min(20)];
     let part = digits.bytes().fold(0_u128, |part, digit| part * 10 + u128::from(digit - b'0'));
     let part = part * u128::from(unit) / 10_u128.pow(digits.len() as u32);
-    whole.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
+    Some(whole.saturating_mul(unit).saturating_add(u64::try_from(part).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -88,13 +94,20 @@ mod tests {
             "1,5s",
             "1s30",
             "abc",
+            "999999999999999999999",
+            "999999999999999999999d",
+        ];
+        for text in refused {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        for text in [
             "9223372036854775808ns",
             "18446744073709551616ns",
             "2562048h",
             "999999999999999999999h",
-        ];
-        for text in refused {
-            assert_eq!(parse(text), None, "{text}");
+            "5000000000s5000000000s",
+        ] {
+            assert_eq!(parse(text), Some(Duration::MAX), "{text}");
         }
     }
 }

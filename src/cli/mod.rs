@@ -5,4 +5,6 @@ pub(crate) mod build_info;
 mod duration;
 pub mod help;
 pub mod options;
+mod suggestion;
+mod table;
 mod values;

@@ -2,11 +2,13 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::options::Options;
+use super::duration;
 use crate::smaps::fields::{self, ALL_FIELDS, FieldMask};
 use crate::totals::grouping::GroupBy;
 
@@ -22,6 +24,29 @@ pub(super) fn path(value: &OsStr) -> Option<PathBuf> {
     (!value.is_empty()).then(|| value.into())
 }
 
+/// A path, or the address of a socket as the kubelet's options have it: `unix:///run/crio/crio.sock`.
+pub(super) fn socket(value: &OsStr) -> Option<PathBuf> {
+    let path = match value.as_bytes().strip_prefix(b"unix://") {
+        Some(path) => OsStr::from_bytes(path),
+        None => value,
+    };
+    // tcp:// and npipe:// are no paths
+    let is_address = path.to_str().is_some_and(|path| path.contains("://"));
+    (!path.is_empty() && !is_address).then(|| path.into())
+}
+
+/// Below this a scrape would begin before the last one has ended on any node.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn duration(value: &OsStr) -> Option<Duration> {
+    duration::parse(value.to_str()?)
+}
+
+pub(super) fn scrape_interval(value: &OsStr) -> Option<Duration> {
+    duration(value).filter(|interval| (SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(interval))
+}
+
 pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
     // Any case, as the Go original takes it.
     Some(match value.to_str()?.to_ascii_lowercase().as_str() {
@@ -34,18 +59,21 @@ pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
     })
 }
 
-/// The letters that containerd allows; the name becomes a gRPC header. A namespace given twice is listed once.
-pub(super) fn containerd_namespace(options: &mut Options, value: &OsStr) -> Option<()> {
+/// The letters that containerd allows; the name becomes a gRPC header.
+pub(super) fn containerd_namespace(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
-    let is_valid =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if is_valid && !options.containerd_namespaces.iter().any(|known| known == name) {
-        options.containerd_namespaces.push(name.into());
-    }
-    is_valid.then_some(())
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (!name.is_empty() && name.bytes().all(is_valid)).then(|| name.into())
 }
 
-pub(super) fn field_mask(list: &str) -> Option<FieldMask> {
+/// The limit is Kubernetes' for a node's name; a name may have any letters, for not every node is Kubernetes'.
+pub(super) fn node(value: &OsStr) -> Option<String> {
+    let name = value.to_str()?;
+    ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
+}
+
+pub(super) fn field_mask(value: &OsStr) -> Option<FieldMask> {
+    let list = value.to_str()?;
     if list == "all" {
         return Some(ALL_FIELDS);
     }
@@ -62,6 +90,10 @@ pub(super) fn group_by(value: &OsStr) -> Option<GroupBy> {
         "process" => GroupBy::Process,
         _ => return None,
     })
+}
+
+pub(super) fn max_samples(value: &OsStr) -> Option<usize> {
+    value.to_str()?.parse().ok()
 }
 
 pub(super) fn cpu_budget(value: &OsStr) -> Option<f64> {
@@ -112,6 +144,35 @@ mod tests {
         ];
         for text in refused {
             assert_eq!(addr(text.as_ref()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sockets() {
+        let cases = [
+            ("/run/crio/crio.sock", Some("/run/crio/crio.sock")),
+            ("unix:///run/crio/crio.sock", Some("/run/crio/crio.sock")),
+            ("unix://run/crio.sock", Some("run/crio.sock")),
+            ("a:b", Some("a:b")),
+            ("", None),
+            ("unix://", None),
+            ("unix://unix:///run/x", None),
+            ("tcp://localhost:2376", None),
+            ("npipe:////./pipe/containerd", None),
+        ];
+        for (text, path) in cases {
+            assert_eq!(socket(text.as_ref()), path.map(PathBuf::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn nodes() {
+        let longest = "x".repeat(253);
+        for name in ["a", "ip-10-0-0-1.ec2.internal", "caf\u{e9} 1", &longest] {
+            assert_eq!(node(name.as_ref()).as_deref(), Some(name));
+        }
+        for name in ["", "a\nb", "\u{1b}[2J", &format!("{longest}x")] {
+            assert_eq!(node(name.as_ref()), None, "{name:?}");
         }
     }
 }

@@ -34,6 +34,10 @@ pub struct Report {
     pub read_time: Duration,
     /// Reads that came to nothing.
     pub read_errors: ReadErrors,
+    /// Processes whose read does not return.
+    pub n_stuck: u64,
+    /// The longest read of those that gave the values exported.
+    pub longest_read: Duration,
     /// The exporter's own CPU time.
     pub cpu_time: Duration,
     /// Its virtual size in bytes.
@@ -55,6 +59,10 @@ pub struct ReadErrors {
     pub exec: u64,
     /// The process ended meanwhile.
     pub gone: u64,
+    /// Its mappings took too long to print; their sum was read instead.
+    pub slow: u64,
+    /// The read did not return.
+    pub stuck: u64,
     /// Anything else.
     pub io: u64,
 }
@@ -74,6 +82,8 @@ impl Default for Report {
             oldest_data: Duration::ZERO,
             read_time: Duration::ZERO,
             read_errors: ReadErrors::default(),
+            n_stuck: 0,
+            longest_read: Duration::ZERO,
             cpu_time: Duration::ZERO,
             virtual_bytes: None,
             resident_bytes: None,
@@ -88,14 +98,16 @@ impl Default for Report {
 pub struct SelfMetrics {
     build_info: String,
     filters: Vec<String>,
+    node: Option<String>,
     started_at: SystemTime,
 }
 
 impl SelfMetrics {
-    /// For an exporter with this version, revision and target, with these filters, that started then.
+    /// For an exporter with this version, revision and target, with these filters, on this node, that started then.
     pub fn new(
         [version, revision, target]: [&str; 3],
         filters: impl Iterator<Item = String>,
+        node: Option<&str>,
         started_at: SystemTime,
     ) -> Self {
         let labels = |label: &str, value: &str| {
@@ -108,7 +120,8 @@ impl SelfMetrics {
             + &labels(",target=\"", target)
             + "}";
         let filters = filters.map(|filter| labels("{filter=\"", &filter) + "}").collect();
-        Self { build_info, filters, started_at }
+        let node = node.map(|node| labels("{node=\"", node) + "}");
+        Self { build_info, filters, node, started_at }
     }
 
     /// Appends the families to `text`.
@@ -121,16 +134,22 @@ impl SelfMetrics {
         let filters = self.filters.iter().map(|labels| (labels, 1));
         let help = "The filters by which processes are selected.";
         labelled(text, "smaps_exporter_filter_info", Gauge, help, filters);
-        let ReadErrors { denied, exec, gone, io } = report.read_errors;
+        if let Some(node) = &self.node {
+            let help = "The node's name, as --node gives it.";
+            labelled(text, "smaps_exporter_node_info", Gauge, help, [(node, 1)]);
+        }
+        let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
         labelled(
             text,
             "smaps_exporter_read_errors_total",
             Counter,
-            "Reads of a process that came to nothing.",
+            "Reads of a process that did not give its mappings.",
             [
                 ("{reason=\"denied\"}", denied),
                 ("{reason=\"exec\"}", exec),
                 ("{reason=\"gone\"}", gone),
+                ("{reason=\"slow\"}", slow),
+                ("{reason=\"stuck\"}", stuck),
                 ("{reason=\"io\"}", io),
             ],
         );
@@ -153,7 +172,7 @@ impl SelfMetrics {
             (
                 "smaps_exporter_containerd_up",
                 Gauge,
-                "Whether containerd answered when it was asked last, and lives.",
+                "Whether containerd, or whatever lists the containers in its place, answered when it was asked last, and lives.",
                 report.containerd_up.map(|up| f64::from(u8::from(up))),
             ),
             (
@@ -187,6 +206,18 @@ impl SelfMetrics {
                 Gauge,
                 "Age of the oldest values in this exposition.",
                 seconds(report.oldest_data),
+            ),
+            (
+                "smaps_exporter_stuck_processes",
+                Gauge,
+                "Processes whose memory cannot be read because their memory-map lock is held: they are left out.",
+                count(report.n_stuck),
+            ),
+            (
+                "smaps_exporter_longest_read_seconds",
+                Gauge,
+                "How long the longest read took of those that gave the values in this exposition.",
+                seconds(report.longest_read),
             ),
             (
                 "smaps_exporter_read_seconds_total",

@@ -29,6 +29,8 @@ pub struct Head<'a> {
     pub accepts_gzip: bool,
     /// Whether the client is a browser: it likes `text/html` at least as much as anything else.
     pub prefers_html: bool,
+    /// The entity tags that the client has: of several such lines the last.
+    pub if_none_match: &'a [u8],
 }
 
 /// Reads a request's head. The server has no virtual hosts, so it asks for no `Host`.
@@ -115,7 +117,7 @@ fn path_of(target: &[u8]) -> &[u8] {
 
 /// What the header lines said so far. A list may be spread over several lines, so qualities are collected.
 #[derive(Default)]
-struct Fields {
+struct Fields<'a> {
     has_body: bool,
     close: bool,
     keep_alive: bool,
@@ -126,11 +128,12 @@ struct Fields {
     /// Of `text/html`, and the best of any other media type.
     html: u16,
     other_type: u16,
+    if_none_match: &'a [u8],
 }
 
-impl Fields {
+impl<'a> Fields<'a> {
     /// Takes in one `name: value` line; none when it is not one.
-    fn add(&mut self, line: &[u8]) -> Option<()> {
+    fn add(&mut self, line: &'a [u8]) -> Option<()> {
         let colon = line.iter().position(|&b| b == b':')?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         // This refuses folded lines and a space before the colon too: both have been used to smuggle requests.
@@ -165,11 +168,13 @@ impl Fields {
                 let best = if is_html { &mut self.html } else { &mut self.other_type };
                 *best = quality.max(*best);
             }
+        } else if name.eq_ignore_ascii_case(b"if-none-match") {
+            self.if_none_match = value;
         }
         Some(())
     }
 
-    fn into_head(self, line: RequestLine<'_>) -> Head<'_> {
+    fn into_head(self, line: RequestLine<'a>) -> Head<'a> {
         let gzip = self.gzip.or(self.any_encoding).unwrap_or(0);
         Head {
             method: line.method,
@@ -178,7 +183,19 @@ impl Fields {
             keep_alive: !self.close && (line.minor_version > 0 || self.keep_alive),
             accepts_gzip: gzip > 0 && gzip >= self.identity.unwrap_or(0),
             prefers_html: self.html > 0 && self.html >= self.other_type,
+            if_none_match: self.if_none_match,
         }
+    }
+}
+
+impl Head<'_> {
+    /// Whether the client has what this weak entity tag names (RFC 9110, section 13.1.2). No tag of ours holds a comma.
+    pub fn has(&self, tag: &str) -> bool {
+        let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+        self.if_none_match
+            .split(|&b| b == b',')
+            .map(<[u8]>::trim_ascii)
+            .any(|theirs| theirs == b"*" || opaque(theirs) == opaque(tag.as_bytes()))
     }
 }
 
@@ -246,6 +263,7 @@ mod tests {
             keep_alive: true,
             accepts_gzip: false,
             prefers_html: false,
+            if_none_match: b"",
         };
         assert_eq!(get, expected);
         assert_eq!(complete("GET /metrics HTTP/1.1\n\n"), expected, "lone line feeds");

@@ -55,6 +55,7 @@ const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 /// Answers a whole request. `/healthz` finds scrapes older than `max_age` unhealthy.
 pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> Answer {
     let keep_alive = request.keep_alive && !request.has_body;
+    let mut page_headers = Vec::new();
     let (status, headers, body): (u16, &[(&str, &str)], Body) = match (request.method, request.path) {
         (method, _) if method != b"GET" && method != b"HEAD" => {
             (405, &[PLAIN, ("Allow", "GET, HEAD")], "only GET and HEAD are answered\n".into())
@@ -78,25 +79,44 @@ pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> A
         }
         (_, b"/readyz") if published.latest().is_some() => (200, &[PLAIN, UNCACHED], "ok\n".into()),
         (_, b"/readyz") => (503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n".into()),
-        (_, b"/") if request.prefers_html => (
-            200,
-            &[
-                ("Content-Type", "text/html; charset=utf-8"),
-                ("Content-Security-Policy", page::POLICY.as_str()),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Referrer-Policy", "no-referrer"),
-                // A new version of the exporter brings a new page on the same address.
-                ("Cache-Control", "no-cache"),
-                ("Vary", "Accept"),
-            ],
-            Body::Bytes(page::PAGE.into()),
-        ),
-        (_, b"/") => (302, &[PLAIN, ("Location", "/metrics"), ("Vary", "Accept")], "see /metrics\n".into()),
-        _ => (404, &[PLAIN], "there are /metrics, /healthz, /readyz and /\n".into()),
+        (_, path) => match page::file(path, request.prefers_html) {
+            Some(file) => {
+                let (status, body) = page_answer(request, file, &mut page_headers);
+                (status, &page_headers, body)
+            }
+            None if path == b"/" => {
+                (302, &[PLAIN, ("Location", "/metrics"), ("Vary", "Accept")], "see /metrics\n".into())
+            }
+            None => (404, &[PLAIN], "there are /metrics, /healthz, /readyz and /\n".into()),
+        },
     };
+    // Without a body the head still says how long it would be.
     let head = print_head(status, headers, body.bytes().len(), keep_alive);
-    let body = if request.method == b"HEAD" { "".into() } else { body };
+    let body = if request.method == b"HEAD" || status == 304 { "".into() } else { body };
     Answer { head, body, keep_alive }
+}
+
+/// Answers with a file of the page, or with 304 where the client has it already.
+fn page_answer(
+    request: &Head<'_>,
+    file: &'static page::File,
+    headers: &mut Vec<(&'static str, &'static str)>,
+) -> (u16, Body) {
+    headers.extend([
+        ("Content-Type", file.content_type),
+        ("Content-Security-Policy", page::POLICY),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        // A new version of the exporter brings a new page on the same addresses.
+        ("Cache-Control", "no-cache"),
+        ("ETag", file.tag()),
+        ("Vary", "Accept, Accept-Encoding"),
+    ]);
+    if request.accepts_gzip {
+        headers.push(("Content-Encoding", "gzip"));
+    }
+    let bytes = if request.accepts_gzip { file.gzip() } else { file.text().as_bytes() };
+    (if request.has(file.tag()) { 304 } else { 200 }, Body::Bytes(bytes.into()))
 }
 
 /// The answer to what is no request that could be answered. The connection closes after it.
@@ -146,7 +166,7 @@ mod tests {
         let connection = if answer.keep_alive { "keep-alive" } else { "close" };
         assert!(printed.contains(&format!("\r\nConnection: {connection}\r\n")), "{printed:?}");
         let body = answer.body.bytes().to_vec();
-        if head.method != b"HEAD" {
+        if head.method != b"HEAD" && !printed.starts_with("HTTP/1.1 304 ") {
             assert!(printed.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{printed:?}");
         }
         (printed, body)
@@ -227,11 +247,51 @@ mod tests {
     fn a_browser_gets_the_page() {
         let published = scraped(b"x 1\n");
         let (head, body) = ask(&published, "GET / HTTP/1.1\nAccept: text/html,*/*;q=0.8");
-        assert_eq!(body, page::PAGE);
+        assert!(head.contains("\r\nContent-Type: text/html; charset=utf-8\r\n"), "{head}");
         assert!(head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{head}");
-        assert!(head.contains("\r\nX-Content-Type-Options: nosniff\r\n"), "{head}");
+        assert!(body.starts_with(b"<!doctype html>"));
         let (head, _) = ask(&published, "GET / HTTP/1.1\nAccept: */*");
         assert!(head.contains("\r\nLocation: /metrics\r\n"), "{head}");
+    }
+
+    #[test]
+    fn the_page_s_files_are_tagged_and_gzipped() {
+        let published = scraped(b"x 1\n");
+        for (path, content_type) in [
+            ("/", "text/html; charset=utf-8"),
+            ("/page.css", "text/css; charset=utf-8"),
+            ("/page.js", "text/javascript; charset=utf-8"),
+        ] {
+            let get = format!("GET {path} HTTP/1.1\nAccept: text/html");
+            let (head, body) = ask(&published, &get);
+            let (_, tag) = head.split_once("\r\nETag: ").unwrap();
+            let (tag, _) = tag.split_once("\r\n").unwrap();
+            for header in [
+                &format!("Content-Type: {content_type}"),
+                "X-Content-Type-Options: nosniff",
+                "Cache-Control: no-cache",
+            ] {
+                assert!(head.contains(&format!("\r\n{header}\r\n")), "{path}: {head}");
+            }
+
+            let (head, zipped) = ask(&published, &format!("{get}\nAccept-Encoding: gzip"));
+            assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
+            assert!(zipped.len() < body.len() / 2);
+
+            for (theirs, status) in [
+                (tag, 304),
+                (tag.trim_start_matches("W/"), 304),
+                (&*format!("\"x\", {tag}"), 304),
+                ("*", 304),
+                ("\"x\"", 200),
+                ("", 200),
+            ] {
+                let (head, body) = ask(&published, &format!("{get}\nIf-None-Match: {theirs}"));
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {theirs}: {head}");
+                assert!(head.contains(&format!("\r\nETag: {tag}\r\n")), "{head}");
+                assert_eq!(body.is_empty(), status == 304);
+            }
+        }
     }
 
     #[test]

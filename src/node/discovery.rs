@@ -3,16 +3,17 @@
 //! Proc shows nearly all that changes: a new container is a process in a cgroup that nobody knows, one that ends is an init
 //! process that is gone. So the source, whom a listing costs 0.6 ms CPU a task, is asked only then, and once a minute to be sure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use super::filter::Filter;
 use super::owners::{Container, Owners};
 use super::processes::Processes;
 use super::schedule::Schedule;
+use super::selection::Selection;
 use crate::sources::{self, Listing, Source};
 
 /// A listing that takes longer than this is late; on a node with 1,000 containers it takes under a second.
@@ -32,6 +33,7 @@ pub struct Discovery {
     schedule: Schedule,
     /// Whether the last listing succeeded and the runtime that answered lives.
     is_up: bool,
+    has_listed: bool,
     n_errors: u64,
     last_error: Option<String>,
 }
@@ -60,6 +62,7 @@ impl Discovery {
             n_scrapes: 0,
             schedule: Schedule::default(),
             is_up: false,
+            has_listed: false,
             n_errors: 0,
             last_error: None,
         }
@@ -74,6 +77,34 @@ impl Discovery {
     pub fn selects(&self, container: &Container, comm: &str) -> bool {
         let sources::Container { namespace, pod, name, .. } = &container.listed;
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
+    }
+
+    /// What the filters select of these processes.
+    pub fn selection(&self, processes: &Processes) -> Selection<'_> {
+        let mut selection = Selection { filters: &self.filters, ..Selection::default() };
+        let (mut selected, mut known) = (HashSet::new(), HashSet::new());
+        for (container, is_selected) in processes.attributed() {
+            selection.n_processes += 1;
+            selection.n_selected += usize::from(is_selected);
+            known.insert(container.listed.id.as_str());
+            if is_selected {
+                selected.insert(container.listed.id.as_str());
+            }
+        }
+        (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
+        selection.namespaces =
+            self.containers().map(|container| container.listed.namespace.as_str()).collect();
+        selection
+    }
+
+    /// Where containers come from, for the log.
+    pub fn describe_source(&self) -> String {
+        self.source.describe()
+    }
+
+    /// Whether the containers have been listed, ever.
+    pub fn has_listed(&self) -> bool {
+        self.has_listed
     }
 
     /// Which container owns which cgroup.
@@ -127,11 +158,13 @@ impl Discovery {
         }
         match self.source.take() {
             None => Ok(()),
-            Some(Ok(Listing { containers, more_to_come })) => {
+            Some(Ok(Listing { containers, more_to_come, .. })) => {
                 if self.last_error.take().is_some() {
                     info!("containers are listed again");
                 }
                 self.is_up = true;
+                self.has_listed = true;
+                debug!("{} containers are listed", containers.len());
                 self.schedule.succeed(more_to_come, now);
                 self.adopt(containers);
                 Ok(())
@@ -148,19 +181,30 @@ impl Discovery {
 
     /// Replaces the containers, keeping what is known of those that stay.
     fn adopt(&mut self, listed: Vec<sources::Container>) {
+        let told = |news: &str, Container { listed, .. }: &Container| {
+            let sources::Container { id, namespace, pod, name, .. } = listed;
+            debug!("{news}: {namespace}/{pod}/{name}, {id}");
+        };
         // Both are in the order of ids.
         let mut before = std::mem::take(&mut self.containers).into_iter().peekable();
         self.containers.extend(listed.into_iter().map(|listed| {
-            while before.next_if(|known| known.container.listed.id < listed.id).is_some() {}
+            while let Some(gone) = before.next_if(|known| known.container.listed.id < listed.id) {
+                told("a container is gone", &gone.container);
+            }
             before.next_if(|known| known.container.listed == listed).unwrap_or_else(|| {
                 let is_selected = self
                     .filters
                     .iter()
                     .any(|filter| filter.matches_container(&listed.namespace, &listed.pod, &listed.name));
                 let container = Arc::new(Container::new(listed, is_selected));
+                told(
+                    if is_selected { "a new container" } else { "a new container that no filter selects" },
+                    &container,
+                );
                 Tracked { container, init_start_time: None, init_is_gone: false, first_cgroup: None }
             })
         }));
+        before.for_each(|gone| told("a container is gone", &gone.container));
         self.claim_cgroups();
     }
 
@@ -179,14 +223,14 @@ impl Discovery {
         let mut has_news = false;
         for tracked in &mut self.containers {
             let Some(init_pid) = tracked.container.listed.init_pid else { continue };
-            let is_same = |start_time| tracked.init_start_time.is_none_or(|known| known == start_time);
+            let is_same = |start_time| tracked.init_start_time.is_none_or(|known| Some(known) == start_time);
             let Some(init) = processes.find(init_pid).filter(|init| is_same(init.start_time())) else {
                 // Its cgroup stays its own until a listing says that it has ended.
                 is_unexplained |= !tracked.init_is_gone;
                 tracked.init_is_gone = true;
                 continue;
             };
-            tracked.init_start_time = Some(init.start_time());
+            tracked.init_start_time = init.start_time();
             tracked.init_is_gone = false;
             if tracked.first_cgroup.is_none() {
                 tracked.first_cgroup = Some(init.cgroup().into());

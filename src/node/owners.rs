@@ -78,15 +78,14 @@ impl Owners {
     }
 }
 
-/// The container id that a component of a cgroup path holds, if it holds one: systemd's driver puts it into a scope's name, cgroupfs's takes it as it is.
+/// The container id that a component of a cgroup path holds, if it holds one: `<id>`, `cri-containerd-<id>.scope`, or as CRI-O's cgroupfs
+/// driver has it, `crio-<id>`.
 ///
 /// Never a part of anything else: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the container's monitor.
 fn id_of(component: &[u8]) -> &[u8] {
     const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
-    let scope = component.strip_suffix(b".scope");
-    scope
-        .and_then(|scope| RUNTIMES.iter().find_map(|runtime| scope.strip_prefix(*runtime)))
-        .unwrap_or(component)
+    let name = component.strip_suffix(b".scope").unwrap_or(component);
+    RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
 #[cfg(test)]
@@ -138,8 +137,8 @@ mod tests {
             (
                 "abc",
                 None,
-                &["/system.slice/docker-abc.scope", "/a/crio-abc.scope", "/x/abc"],
-                &["/x/abc.scope"],
+                &["/system.slice/docker-abc.scope", "/a/crio-abc.scope", "/a/crio-abc/x", "/x/abc"],
+                &["/x/abc.scope", "/a/crio-conmon-abc", "/a/crio-abc-1", "/a/xcrio-abc"],
             ),
             (
                 "inner",

@@ -1,20 +1,35 @@
 //! One read of one process: its memory, then its name and cgroup, which are those of that memory.
 //!
-//! Needs nothing of what the scrape knows but which process to read, and gives facts. Files of a process that can make it wait are
-//! opened here and nowhere else.
+//! Needs nothing of what the scrape knows but which process to read, and gives facts. The files of a process that can make their reader
+//! wait for ever are opened here and nowhere else, so that the scrape can go on without a read that does not return:
+//!
+//! | file | may wait | for |
+//! | --- | --- | --- |
+//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before that, `exec_update_lock` of a process that executes |
+//! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
+//! | `comm`, `cgroup`, `status`, the listings of proc and `task` | no | they take no lock that is held while memory is waited for |
+
+use std::time::{Duration, Instant};
 
 use crate::procfs::errors::ReadError;
 use crate::procfs::memory::MemoryReader;
+use crate::procfs::stat::Stat;
+use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc, ProcessDir};
 use crate::smaps::scanner::Mapping;
 use crate::totals::grouping::GroupBy;
 use crate::totals::tally::Tally;
+
+/// A read that takes longer is given up: by then the kernel has printed hundreds of megabytes, mostly of names.
+const MAX_READ: Duration = Duration::from_secs(10);
 
 /// A process to read, and in which detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Its number.
     pub pid: u32,
+    /// The inode number of its directory, as it was listed.
+    pub inode: u64,
     /// What to read.
     pub detail: Detail,
 }
@@ -22,12 +37,19 @@ pub struct Job {
 /// How much is read of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
+    /// When it began, and what it is: `stat`, nothing else.
+    Stat,
     /// Each mapping, from smaps.
     Mappings,
     /// Their sum, from smaps_rollup where the kernel has it, else from smaps.
     Rollup {
         /// How many mappings there are, if they need not be counted.
         known_count: Option<u64>,
+    },
+    /// The kernel's sum in place of mappings that take too long to print: it stands for so many of them at least.
+    Other {
+        /// As many were printed before it was given up.
+        n_printed: u64,
     },
 }
 
@@ -36,6 +58,9 @@ pub enum Detail {
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
+    cpu_clock: Duration,
+    /// What it is, if that was asked; a recording does not tell.
+    pub stat: Option<Stat>,
     /// What it maps; empty for a zombie or a kernel thread.
     pub tally: Tally,
     /// How many mappings that are.
@@ -48,61 +73,103 @@ pub struct Reader {
     pub cgroup: Vec<u8>,
     /// How often it executed another program while it was read.
     pub n_execs: u64,
+    /// It took too long to print: the tally holds the kernel's sum.
+    pub was_slow: bool,
+    /// When the read began.
+    pub began_at: Instant,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The CPU time that went into it, and into what its thread did since the read before.
+    pub cpu_time: Duration,
 }
 
 impl Reader {
-    /// A reader that sums by `group_by`.
+    /// A reader that sums by `group_by`, for the thread that calls this.
     pub fn new(group_by: GroupBy) -> Self {
         Self {
             memory: MemoryReader::default(),
             buffers: Buffers::default(),
+            cpu_clock: thread_cpu_time(),
+            stat: None,
             tally: Tally::new(group_by),
             n_mappings: 0,
             inode: 0,
             comm: Vec::new(),
             cgroup: Vec::new(),
             n_execs: 0,
+            was_slow: false,
+            began_at: Instant::now(),
+            elapsed: Duration::ZERO,
+            cpu_time: Duration::ZERO,
         }
     }
 
     /// Reads a process.
     ///
-    /// Fails when it gave no values; then only `n_execs` counts.
+    /// Fails when it gave no values; then `n_execs` counts all the same, and what the read has cost.
     pub fn read(&mut self, proc: &Proc, job: Job) -> Result<(), ReadError> {
+        self.began_at = Instant::now();
+        self.memory.deadline = Some(self.began_at + MAX_READ);
         self.n_execs = 0;
+        self.was_slow = false;
+        let result = self.read_process(proc, job);
+        self.elapsed = self.began_at.elapsed();
+        let cpu_clock = thread_cpu_time();
+        self.cpu_time = cpu_clock.saturating_sub(self.cpu_clock);
+        self.cpu_clock = cpu_clock;
+        result
+    }
+
+    fn read_process(&mut self, proc: &Proc, job: Job) -> Result<(), ReadError> {
         let process = proc.process(job.pid, &mut self.buffers)?;
-        match self.read_once(&process, job.detail) {
+        self.inode = process.inode()?;
+        self.tally.clear();
+        if job.detail == Detail::Stat {
+            self.stat = process.stat(&mut self.buffers).ok();
+            return Ok(());
+        }
+        match self.read_memory(&process, job.detail) {
             // What it executes now is read at once.
             Err(ReadError::Exec) => {
                 self.n_execs += 1;
-                self.read_once(&process, job.detail)
+                self.read_memory(&process, job.detail)
+            }
+            Err(ReadError::Slow) => {
+                self.was_slow = true;
+                self.read_memory(&process, Detail::Other { n_printed: self.n_mappings })
             }
             result => result,
         }
     }
 
-    fn read_once(&mut self, process: &ProcessDir, detail: Detail) -> Result<(), ReadError> {
+    fn read_memory(&mut self, process: &ProcessDir, detail: Detail) -> Result<(), ReadError> {
         let Self { memory, buffers, tally, n_mappings, .. } = self;
         tally.clear();
-        *n_mappings = 0;
         let has_sum = match detail {
             Detail::Rollup { known_count } => {
                 let count = known_count.map_or_else(|| memory.count(process), Ok)?;
                 *n_mappings = count;
                 memory.rollup(process, &mut |sum| tally.add(&Mapping { count, ..sum }))?
             }
-            Detail::Mappings => false,
+            Detail::Other { n_printed } => {
+                *n_mappings = n_printed;
+                memory.rollup(process, &mut |sum| tally.add_other(&Mapping { count: n_printed, ..sum }))?;
+                true
+            }
+            Detail::Mappings | Detail::Stat => false,
         };
         if !has_sum {
-            let n = memory.mappings(process, buffers, &mut |mapping| tally.add(&mapping))?;
-            *n_mappings = n as u64;
+            *n_mappings = 0;
+            memory.mappings(process, buffers, &mut |mapping| {
+                *n_mappings += 1;
+                tally.add(&mapping);
+            })?;
         }
         self.identify(process)
     }
 
     /// Finds name and cgroup.
     fn identify(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
-        self.inode = process.inode()?;
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroup(&mut self.buffers, &mut self.cgroup) {
@@ -113,6 +180,11 @@ impl Reader {
             }
             result => result,
         }
+    }
+
+    /// What the thread has done up to now is not counted as reading.
+    pub fn restart_clock(&mut self) {
+        self.cpu_clock = thread_cpu_time();
     }
 
     /// Gives back the memory that no read since the last call has needed.

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -26,11 +27,13 @@ const LAST_MAPPING: usize = 768;
 pub struct MemoryReader {
     scanner: Scanner,
     chunk: Vec<u8>,
+    /// When a read is given up; none is never.
+    pub deadline: Option<Instant>,
 }
 
 impl Default for MemoryReader {
     fn default() -> Self {
-        Self { scanner: Scanner::default(), chunk: vec![0; CHUNK] }
+        Self { scanner: Scanner::default(), chunk: vec![0; CHUNK], deadline: None }
     }
 }
 
@@ -44,8 +47,9 @@ impl MemoryReader {
         buffers: &mut Buffers,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
-        match self.file(process.as_fd(), "smaps", process.max_mappings, each)? {
-            0 => self.mappings_of_a_thread(process, buffers, each),
+        let limits = Limits { n_mappings: process.max_mappings, deadline: self.deadline };
+        match self.file(process.as_fd(), "smaps", limits, each)? {
+            0 => self.mappings_of_a_thread(process, buffers, limits, each),
             n_mappings => Ok(n_mappings),
         }
     }
@@ -58,14 +62,12 @@ impl MemoryReader {
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<bool, ReadError> {
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
-        match scan(&rollup, &mut self.chunk, process.max_mappings, &mut self.scanner, each) {
+        match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
             // The kernel holds the address space while it sums, so the sum is whole.
             Ok(n_given) => Ok(n_given > 0),
             // What exec has left says "no such process", too.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
-                Err(exec_or_gone(process.as_fd(), "maps"))
-            }
-            Err(error) => Err(error.into()),
+            Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
+            Err(error) => Err(error),
         }
     }
 
@@ -88,11 +90,11 @@ impl MemoryReader {
         &mut self,
         directory: BorrowedFd<'_>,
         name: &str,
-        max_mappings: usize,
+        limits: Limits,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
         let Some(smaps) = open_address_space(directory, name)? else { return Ok(0) };
-        let n_mappings = scan(&smaps, &mut self.chunk, max_mappings, &mut self.scanner, each)?;
+        let n_mappings = scan(&smaps, &mut self.chunk, limits, &mut self.scanner, each)?;
         if n_mappings > 0 {
             ensure_alive(directory, name, &smaps)?;
         }
@@ -104,6 +106,7 @@ impl MemoryReader {
         &mut self,
         process: &ProcessDir,
         buffers: &mut Buffers,
+        limits: Limits,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
         let (tasks, tids) = match process.threads(buffers) {
@@ -111,7 +114,7 @@ impl MemoryReader {
             threads => threads?,
         };
         for tid in tids {
-            match self.file(tasks.as_fd(), &format!("{tid}/smaps"), process.max_mappings, each) {
+            match self.file(tasks.as_fd(), &format!("{tid}/smaps"), limits, each) {
                 Ok(0) => {}
                 other => return other,
             }
@@ -120,18 +123,32 @@ impl MemoryReader {
     }
 }
 
+/// Where a read ends that has not come to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// More mappings than this are an error.
+    pub n_mappings: usize,
+    /// The time at which it is given up.
+    pub deadline: Option<Instant>,
+}
+
+impl Limits {
+    /// No limits.
+    pub const NONE: Self = Self { n_mappings: usize::MAX, deadline: None };
+}
+
 /// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping and says how many there were. The buffer grows
 /// only for a mapping that is larger than all of it.
 ///
-/// Fails when there are more than `max_mappings`: the kernel goes on from the address where it was, so a process that maps
-/// ahead of the reader and unmaps behind it would be read for hours.
+/// Fails with [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
+/// the address where it was, so a process that maps ahead of the reader and unmaps behind it would be read for hours.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
-    max_mappings: usize,
+    limits: Limits,
     scanner: &mut Scanner,
     each: &mut impl FnMut(Mapping<'_>),
-) -> io::Result<usize> {
+) -> Result<usize, ReadError> {
     let mut n_mappings = 0;
     // Invariant: `chunk[..filled]` is read and not yet scanned.
     let mut filled = 0;
@@ -156,8 +173,11 @@ pub fn scan(
         }
         chunk.copy_within(scanned..filled, 0);
         filled -= scanned;
-        if n_mappings > max_mappings {
-            return Err(endless());
+        if n_mappings > limits.n_mappings {
+            return Err(endless().into());
+        }
+        if !at_end && limits.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            return Err(ReadError::Slow);
         }
     }
     if chunk.len() > CHUNK {
@@ -206,13 +226,19 @@ mod tests {
         let mapping = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 \nRss:                   8 kB\n";
         let scan_at_most = |max| {
             let text = mapping.repeat(2000);
-            scan(text.as_bytes(), &mut vec![0; 4096], max, &mut Scanner::default(), &mut |_| {})
+            let limits = Limits { n_mappings: max, ..Limits::NONE };
+            scan(text.as_bytes(), &mut vec![0; 4096], limits, &mut Scanner::default(), &mut |_| {})
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
         // and it is noticed before the end
-        let endless = Forever(mapping.as_bytes(), 0);
-        assert!(scan(endless, &mut vec![0; 4096], 10_000, &mut Scanner::default(), &mut |_| {}).is_err());
+        let endless = |limits| {
+            let text = Forever(mapping.as_bytes(), 0);
+            scan(text, &mut vec![0; 4096], limits, &mut Scanner::default(), &mut |_| {})
+        };
+        assert!(matches!(endless(Limits { n_mappings: 10_000, ..Limits::NONE }), Err(ReadError::Io(_))));
+        let now = Limits { deadline: Some(Instant::now()), ..Limits::NONE };
+        assert!(matches!(endless(now), Err(ReadError::Slow)));
     }
 
     /// A text again and again.

@@ -132,7 +132,7 @@ impl ProcessDir {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Its `stat` file; a recording has none.
+    /// Its `stat` file; a recording has none. May wait for a lock that a process which executes beside a stuck one holds.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
@@ -153,8 +153,7 @@ impl ProcessDir {
         let text = read_file(self.dir.as_fd(), "cgroup", &mut buffers.text)?;
         let may_hide = cgroup::may_hide(text);
         replace(path, cgroup::path_of(text).ok_or(Errno::INVAL)?);
-        // A recording has no stat, and what it says is true.
-        if !may_hide || !self.stat(buffers).is_ok_and(|stat| stat.leader_has_exited) {
+        if !may_hide || !self.leader_has_exited(buffers) {
             return Ok(());
         }
         let (tasks, tids) = self.threads(buffers)?;
@@ -169,6 +168,22 @@ impl ProcessDir {
         Err(ReadError::Gone)
     }
 
+    /// Whether the first thread has exited, and the process lives on in others, or is a zombie. A recording has no `status`, and what it
+    /// says is true.
+    fn leader_has_exited(&self, buffers: &mut Buffers) -> bool {
+        read_file(self.dir.as_fd(), "status", &mut buffers.text)
+            .is_ok_and(|text| state_of(text) == Some(b'Z'))
+    }
+
+    /// Whether one of its threads waits for something that no signal ends, as those do that wait for a memory-map lock.
+    pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
+        let Ok((tasks, tids)) = self.threads(buffers) else { return false };
+        tids.into_iter().any(|tid| {
+            let text = read_file(tasks.as_fd(), &format!("{tid}/status"), &mut buffers.text);
+            text.is_ok_and(|text| state_of(text) == Some(b'D'))
+        })
+    }
+
     /// The directory of its threads, and their numbers.
     fn threads(&self, buffers: &mut Buffers) -> Result<(OwnedFd, Vec<u32>), ReadError> {
         let tasks = open_listable(self.dir.as_fd(), "task")?;
@@ -180,6 +195,12 @@ impl ProcessDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// The state of a task, by the text of its `status` file: `Z` for a zombie, `D` for one that waits uninterruptibly.
+fn state_of(status: &[u8]) -> Option<u8> {
+    let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"State:\t"))?;
+    line.first().copied()
 }
 
 fn without_newline(text: &[u8]) -> &[u8] {
@@ -208,6 +229,19 @@ fn number(text: &[u8]) -> Option<usize> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    #[test]
+    fn states() {
+        for (status, state) in [
+            ("Name:\tx\nUmask:\t0022\nState:\tZ (zombie)\nTgid:\t1\n", Some(b'Z')),
+            ("Name:\tState:\nState:\tD (disk sleep)\n", Some(b'D')),
+            ("Name:\tx\n", None),
+            ("State:\t", None),
+            ("", None),
+        ] {
+            assert_eq!(state_of(status.as_bytes()), state, "{status:?}");
+        }
+    }
 
     #[test]
     fn names_of_processes() {
@@ -239,8 +273,9 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns when the child has another address space; its name follows
-                while std::fs::read(format!("/proc/{}/comm", child.pid())).unwrap() != b"sleep\n" {
+                // spawn() returns before the child has its new name and has mapped its libraries; asleep, it has both
+                let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
+                while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();
                 }
                 child

@@ -5,8 +5,6 @@
 pub struct Stat {
     /// In clock ticks since boot.
     pub start_time: u64,
-    /// The first thread has exited, or is about to.
-    pub leader_has_exited: bool,
     /// It runs in the kernel only.
     pub is_kernel_thread: bool,
 }
@@ -15,7 +13,6 @@ impl Stat {
     /// Parses the text of a `stat` file; `None` if it is none.
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
-        const PF_EXITING: u64 = 0x4;
         const PF_KTHREAD: u64 = 0x20_0000;
         // The name in parentheses may hold anything, parentheses too; behind it come numbers, from the third field on.
         let name_end = text.iter().rposition(|&b| b == b')')?;
@@ -23,11 +20,7 @@ impl Stat {
             std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().skip(9 - 3);
         let flags: u64 = fields.next()?.parse().ok()?;
         let start_time = fields.nth(22 - 10)?.parse().ok()?;
-        Some(Self {
-            start_time,
-            leader_has_exited: flags & PF_EXITING != 0,
-            is_kernel_thread: flags & PF_KTHREAD != 0,
-        })
+        Some(Self { start_time, is_kernel_thread: flags & PF_KTHREAD != 0 })
     }
 }
 
@@ -44,9 +37,8 @@ mod tests {
             Stat::parse(text.as_bytes()).unwrap()
         };
         for name in ["sleep", "", "a b", ") Z 0 (", "x) S 1 2 3", "\n"] {
-            let plain = Stat { start_time: 7788, leader_has_exited: false, is_kernel_thread: false };
+            let plain = Stat { start_time: 7788, is_kernel_thread: false };
             assert_eq!(stat(name, 0x40_0000), plain, "{name:?}");
-            assert_eq!(stat(name, 0x40_0004), Stat { leader_has_exited: true, ..plain }, "{name:?}");
             assert_eq!(stat(name, 0x20_8040), Stat { is_kernel_thread: true, ..plain }, "{name:?}");
         }
         for text in ["", "42 (x) S 1", "42 x S 1 42 42 0 -1 0", ")", "1 (x) S 1 42 42 0 -1 y"] {

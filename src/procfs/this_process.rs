@@ -46,6 +46,18 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// The number of this thread.
+pub fn this_thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// The CPU time that a thread of this process has got; none if it has ended.
+pub fn cpu_time_of_thread(thread: u32) -> Option<Duration> {
+    // sched/sched-stats.rst: time on the CPU in ns, time waiting for it, number of slices
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
+}
+
 /// The virtual and the resident size, in bytes (proc.rst, table 1-3).
 fn memory() -> Option<(u64, u64)> {
     let mut text = [0; 128]; // seven numbers
@@ -81,5 +93,18 @@ mod tests {
         );
         assert!(after.virtual_bytes >= after.resident_bytes && after.n_open_files < after.max_open_files);
         drop((file, block));
+    }
+
+    #[test]
+    fn a_thread_is_told_by_its_number() {
+        let before = cpu_time_of_thread(this_thread()).unwrap();
+        let mut sum = 0_u64;
+        while thread_cpu_time() < before + Duration::from_millis(20) {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(cpu_time_of_thread(this_thread()).unwrap() > before);
+        let other = std::thread::spawn(this_thread).join().unwrap();
+        assert_ne!(other, this_thread());
+        assert_eq!(cpu_time_of_thread(u32::MAX), None);
     }
 }

@@ -36,7 +36,7 @@ impl Recording {
     /// The containers, by id; `None` if they are those of the last call.
     ///
     /// Fails with one line that names the file, and the line if one is not as it should be.
-    pub fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
+    fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
         // A pipe would be waited for, a device read without end.
@@ -58,6 +58,10 @@ impl Recording {
 
 /// Asking costs one small file, so each call of `take` asks.
 impl Source for Recording {
+    fn describe(&self) -> String {
+        format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))
+    }
+
     fn runtime(&self) -> Option<&'static str> {
         None
     }
@@ -70,7 +74,7 @@ impl Source for Recording {
 
     fn take(&mut self) -> Option<Result<Listing, String>> {
         let containers = self.containers().transpose()?;
-        Some(containers.map(|containers| Listing { containers, more_to_come: false }))
+        Some(containers.map(|containers| Listing { containers, ..Listing::default() }))
     }
 
     fn is_lost(&mut self) -> bool {

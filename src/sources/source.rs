@@ -6,18 +6,23 @@ use std::time::Instant;
 use crate::sources::Container;
 
 /// What a listing gives.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Listing {
-    /// The containers that run, by id; sandboxes left out.
+    /// The containers that run, by id; sandboxes left out. The kubelet's links may also name some that are gone.
     pub containers: Vec<Container>,
     /// Some container is created and not started yet: list again soon.
     pub more_to_come: bool,
+    /// Labels of these containers that were cut, for they were longer than containerd itself takes.
+    pub n_cut_labels: u64,
 }
 
 /// Somebody who lists containers and is never waited for unless the caller says so.
 pub trait Source: fmt::Debug + Send {
-    /// The container runtime that answers, for the log; `None` for a recording, which is always there.
+    /// Who answers, for the log; `None` for a recording, which is always there.
     fn runtime(&self) -> Option<&'static str>;
+
+    /// Where containers come from, for the log.
+    fn describe(&self) -> String;
 
     /// Begins a listing, unless one is under way.
     fn begin(&mut self);

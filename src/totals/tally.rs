@@ -105,6 +105,12 @@ impl Tally {
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
+    /// Adds what is not told apart.
+    pub fn add_other(&mut self, mapping: &Mapping<'_>) {
+        self.last = self.find_or_insert(OTHER.as_bytes());
+        self.sums[self.last].totals.add_values(mapping.values, mapping.count);
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()

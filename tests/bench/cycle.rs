@@ -4,11 +4,13 @@ use std::path::Path;
 
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::http::publish::{self, Published, Publisher};
+use smaps_container_exporter::node::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
 
 /// A scrape thread without the thread.
 pub struct Cycle {
     scraper: Scraper,
+    reader: Reader,
     publisher: Publisher,
     pub published: Published,
 }
@@ -21,12 +23,13 @@ impl Cycle {
         let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} make no sense") };
         let scraper = Scraper::new(&options).expect("the recording is there");
         let (publisher, published) = publish::publisher();
-        Self { scraper, publisher, published }
+        let reader = scraper.reader();
+        Self { scraper, reader, publisher, published }
     }
 
     /// Discover, read, scan, sum, render, swap.
     pub fn run(&mut self) {
-        self.scraper.scrape().expect("proc can be listed");
+        self.scraper.scrape(&mut self.reader).expect("proc can be listed");
         self.scraper.render(self.publisher.buffer());
         self.publisher.publish();
     }

@@ -21,6 +21,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 EXPORTER = Path(os.environ.get("EXPORTER", TARGET / "release/smaps-container-exporter"))
 RECORDED_NODE = Path(os.environ.get("RECORDED_NODE", REPOSITORY / "fixtures/node"))
 SCREENSHOTS = REPOSITORY / "target/browser"
+AXE = REPOSITORY / "target/browser/node_modules/axe-core/axe.min.js"
 # The network of a test machine may be closed: nothing of the browser's own may look for it.
 CHROMIUM = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -92,11 +93,23 @@ def exporter(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory):
+def serve(tmp_path_factory):
+    """Starts exporters that several tests share: serve(directory, *arguments)."""
+    running = []
+
+    def start(directory, *arguments):
+        running.append(Exporter(directory, tmp_path_factory.mktemp("shared") / "log", *arguments))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def node(serve):
     """The recorded node, everything on it, served once for all tests."""
-    running = Exporter(RECORDED_NODE, tmp_path_factory.mktemp("node") / "log", "--filter", "*/*/*/*")
-    yield running
-    running.stop()
+    return serve(RECORDED_NODE, "--filter", "*/*/*/*")
 
 
 @pytest.fixture(scope="session")
@@ -144,21 +157,23 @@ class Page:
 
     def column(self, name):
         """The numbers of a column from the top; None for a dash."""
-        at = ["value", "pss", "rss", "uss", "swap", "mappings", "processes"].index(name) + 3
-        cells = self.tab.eval_on_selector_all(f"#rows td:nth-child({at})", "cells => cells.map(c => c.dataset.value)")
+        cells = self.tab.eval_on_selector_all(f"#rows td[data-key={name}]", "cells => cells.map(c => c.dataset.value)")
         return [None if cell == "NaN" else float(cell) for cell in cells]
 
     def names(self):
-        return self.tab.eval_on_selector_all("#rows th", "cells => cells.map(c => c.textContent)")
+        return self.tab.eval_on_selector_all("#rows th", "cells => cells.map(c => [...c.querySelectorAll('bdi')].map(b => b.textContent).join(''))")
 
     def changes(self):
-        return [float(v) for v in self.tab.eval_on_selector_all("#rows td:nth-last-child(2) :last-child", "cells => cells.map(c => c.dataset.value)")]
+        return [float(v) for v in self.tab.eval_on_selector_all("#rows td[data-key=change] :last-child", "cells => cells.map(c => c.dataset.value)")]
 
     def select(self, field):
         self.tab.select_option("#field", field)
 
     def sort(self, column):
         self.tab.click(f"#sort-{column}")
+
+    def go(self, fragment):
+        self.tab.evaluate("hash => { location.hash = hash }", fragment)
 
     def hash(self):
         return self.tab.evaluate("location.hash")

@@ -37,6 +37,19 @@ class Exposition:
         values = [value for labels, value in self.families[self.metrics()[field]] if place.items() <= labels.items()]
         return max(values) if field.endswith("page_size") else sum(values)
 
+    def has(self, field, **place):
+        """Whether a field has samples with these labels."""
+        names = ("private_clean", "private_dirty") if field == "uss" else (field,)
+        return any(place.items() <= labels.items() for name in names for labels, _ in self.families[self.metrics()[name]])
+
+    def by_pod(self, field, path):
+        """The sums of a field over a path: {(namespace, pod): sum}."""
+        sums = defaultdict(float)
+        for labels, value in self.families[self.metrics()[field]]:
+            if labels["path"] == path:
+                sums[labels["namespace"], labels["pod"]] += value
+        return dict(sums)
+
     def children(self, field, **place):
         """What lies at a place: the next label's values with their sums, as [(labels, sum)], the largest first."""
         level = len(place)

@@ -1,11 +1,12 @@
 """Names that workloads choose are text, wherever they show; and PromQL that says them again."""
 
 import subprocess
+from urllib.parse import quote
 
 import pytest
 
-from conftest import until
-from exposition import PLACE, fragment
+from conftest import RECORDED_NODE, until
+from exposition import fragment
 from recording import Container, Mapping, Process, write
 
 MARKUP = "<img src=x onerror=document.title='injected'>"
@@ -75,6 +76,62 @@ def test_hostile_names_are_text(hostile, page):
     assert page.tab.locator("img, b:not(#total):not(#tip b), main script").count() == 0
 
 
+BREAKERS = [
+    "/memfd:a\u2028b (deleted)".encode(),
+    "/memfd:a\u2029b (deleted)".encode(),
+    b"/tmp/a,b=",
+    b"/tmp/a,b=,c=",
+    b"/tmp/a,b=,path=",
+    b'/tmp/",path="/x',
+    b"/",
+    "/tmp/ \u00a0\u200b\u3164 ".encode(),
+]
+
+
+def test_names_that_broke_it_before(exporter, tmp_path, page):
+    """What a workload calls its files neither hides them nor ends the refreshing."""
+    home = tmp_path / "node"
+    write(home, [Container("n", "p", "c", [Process(b"d", [Mapping(path, 100 + k) for k, path in enumerate(BREAKERS)]), Process(b"e", [Mapping(b"", 1)])])])
+    one = exporter(home, "--filter", "*/*/*/*")
+    place = {"namespace": "n", "pod": "p", "container": "c", "comm": "d"}
+    page.open(one, fragment(place))
+    exposition = one.exposition()
+    assert sorted(page.column("pss")) == sorted(value for _, value in exposition.children("pss", **place))
+    assert len(page.names()) == len(BREAKERS)
+    assert any("a⟨U+2028⟩b" in name for name in page.names()) and "/tmp/ ⟨U+00A0⟩⟨U+200B⟩⟨U+3164⟩␠" in page.names()
+    for labels, value in exposition.children("pss", **place):
+        page.go(fragment(labels))
+        until("the place", lambda: page.value("#total") == value and page.hash() == fragment(labels))
+    shown = page.tab.evaluate("told.t")
+    until("two more scrapes", lambda: page.tab.evaluate("told.t") > shown + 2)
+    assert page.text("#state") == "Live" and page.tab.is_hidden("#note")
+
+
+def test_an_exception_ends_no_polling(node, page):
+    page.open(node)
+    page.tab.evaluate("() => { rank = () => { throw new Error('made up'); }; }")
+    until("the note", lambda: "made up" in page.text("#note") and page.text("#state").startswith("Old: "))
+    page.tab.evaluate("() => { rank = list => { order = list; list.forEach((n, k) => { n.rank = k; }); }; }")
+    until("its end", lambda: page.text("#state") == "Live" and page.tab.is_hidden("#note"))
+
+
+def test_a_hostile_link_is_read_in_no_time(node, page):
+    page.open(node)
+    for hash in ("#" + "/" * 20_000, "#" + "/x" * 10_000, "#/" + "x" * 20_000, "#/?q=" + "x" * 20_000, "#/" + "%41" * 7_000):
+        took = page.tab.evaluate("hash => { const start = performance.now(); location.hash = hash; fromHash(); draw(); return performance.now() - start; }", hash)
+        assert took < 1000, hash[:10]
+        assert page.tab.locator("#crumbs a").count() < 12
+    page.go("#/")
+    until("the node", lambda: page.state() == "" and page.names())
+
+
+def test_lines_that_are_no_samples_are_counted(node, page):
+    page.tab.route("**/metrics", lambda route: route.fulfill(response=(answer := route.fetch()), body=answer.text() + 'process_smaps_pss_bytes{path="x} 1\nprocess_smaps_new_thing{a=1} 1\nunknown{x="\n'))
+    page.open(node)
+    assert "2 lines of the answer are no samples" in page.text("#note")
+    assert page.value("#total") == node.exposition().total("pss")
+
+
 def test_what_cannot_be_seen_is_shown(hostile, page):
     exposition = hostile.exposition()
     page.open(hostile, fragment(exposition.children("pss", **exposition.children("pss")[0][0])[0][0]))
@@ -98,8 +155,11 @@ def promtool(directory, exposition, questions):
     def scalar(text):
         return "'" + text.replace("'", "''") + "'"
 
+    asked = {name for name in exposition.metrics().values() if name.startswith("process_smaps_private_") or any(name in query for query, _ in questions)}
     lines = ["tests:", "  - interval: 1m", "    input_series:"]
     for name in exposition.metrics().values():
+        if name not in asked:
+            continue
         for labels, value in exposition.families[name]:
             lines += [f"      - series: {scalar(series(name, labels))}", f"        values: '{value:.0f}'"]
     lines.append("    promql_expr_test:")
@@ -119,34 +179,47 @@ def copied(page):
     return page.tab.evaluate("navigator.clipboard.readText()")
 
 
-@pytest.mark.parametrize("recorded", ["node", "hostile"])
+@pytest.fixture
+def without_zeros(exporter):
+    return exporter(RECORDED_NODE, "--filter", "*/*/*/*", "--omit-zero")
+
+
+@pytest.mark.parametrize("recorded", ["node", "hostile", "without_zeros"])
 def test_promql_answers_what_the_page_shows(request, tmp_path, page, recorded):
     one = request.getfixturevalue(recorded)
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.open(one)
-    exposition, questions, place = one.exposition(), [], {}
-    for field in ("pss", "mmu_page_size"):
-        page.select(field)
+    exposition, questions = one.exposition(), []
+    for field in ("pss", "uss"):
         place = {}
         while True:
-            page.tab.evaluate("hash => { location.hash = hash }", fragment(place) + f"?field={field}")
-            until("the place", lambda: page.value("#total") == exposition.total(field, **place))
+            page.go(fragment(place) + f"?field={field}")
+            until("the place", lambda: (page.value("#total") or 0) == exposition.total(field, **place) and page.hash() == fragment(place) + f"?field={field}")
             query = copied(page)
-            rows = [labels for labels, _ in exposition.children(field, **place)]
             if "path" in place:
                 break
-            what = [key for key in PLACE if key in rows[0]][2 if place and len(place) > 1 else 0 :][-1 if place else 0 :]
-            questions.append((query, [("", {key: labels[key] for key in what}, exposition.total(field, **labels)) for labels in rows]))
-            place = rows[-1]
+            rows = [labels for labels, _ in exposition.children("mappings", **place)]
+            what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
+            # Where every sample is 0 and left out there is no answer; a sum of USS answers where either half is there.
+            answers = [({key: labels[key] for key in what}, labels) for labels in rows if exposition.has(field, **labels)]
+            questions.append((query, [("", shown, exposition.total(field, **labels)) for shown, labels in answers]))
+            place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[-1][0]
         # A path is one series, told by all its labels.
-        metric = exposition.metrics()[field]
+        metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # The filter goes into the query, and USS into a sum.
-    page.tab.evaluate("hash => { location.hash = hash }", fragment({k: v for k, v in place.items() if k != "path"}) + "?field=uss&q=a")
-    until("the rows", lambda: page.hash().endswith("q=a") and page.names() and all("a" in name.lower() for name in page.names()))
-    rows = [labels for labels, _ in exposition.children("pss", **{k: v for k, v in place.items() if k != "path"})]
-    rows = [labels for labels in rows if "a" in labels["path"].lower()]
+    # What a search finds goes into the query, and its rows are the answer.
+    command = {k: v for k, v in place.items() if k != "path"}
+    word = "TMP" if recorded == "hostile" else "LIB"
+    page.go(fragment(command) + f"?field=uss&q={word}")
+    until("the rows", lambda: page.tab.input_value("#q") == word and page.names() and all(word.lower() in name.lower() for name in page.names()))
+    rows = [labels for labels, _ in exposition.children("mappings", **command) if word.lower() in labels["path"].lower() and exposition.has("uss", **labels)]
     questions.append((copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows]))
+    # By path: whose it is.
+    if recorded != "hostile":
+        page.go("#/" + quote(place["path"], safe="") + "?by=path")
+        sharers = exposition.by_pod("pss", place["path"])
+        until("the sharers", lambda: sorted(page.column("pss")) == sorted(sharers.values()))
+        questions.append((copied(page), [("", {"namespace": namespace, "pod": pod}, value) for (namespace, pod), value in sharers.items()]))
     promtool(tmp_path, exposition, questions)
 
 

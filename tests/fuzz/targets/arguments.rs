@@ -12,13 +12,16 @@ fuzz_target!(|bytes: &[u8]| {
     let args = bytes.split(|&b| b == 0).map(|arg| OsString::from_vec(arg.to_vec()));
     match parse(args) {
         Ok(Command::Run(options)) => {
-            assert!(!options.scrape_interval.is_zero());
-            assert!(options.scrape_interval.checked_mul(10).is_some(), "health is judged by ten intervals");
+            let interval = options.scrape_interval.as_secs_f64();
+            assert!((0.01..=86_400.0).contains(&interval), "{interval}");
             assert!(options.addr.contains(':'));
             assert!(!options.filters.is_empty());
             assert!(options.fields != 0 && options.fields & !ALL_FIELDS == 0);
             assert!((0.0..=1024.0).contains(&options.cpu_budget) && options.cpu_budget.is_sign_positive());
             assert!(!(options.once && options.record.is_some()));
+            let sources = [&options.fixture, &options.containerd_sock, &options.cri_sock, &options.container_logs];
+            assert!(sources.iter().filter(|source| source.is_some()).count() <= 1);
+            assert!(options.node.is_none_or(|name| !name.is_empty() && !name.contains(char::is_control)));
             assert!(!options.containerd_namespaces.is_empty());
             for name in &options.containerd_namespaces {
                 assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()), "it becomes a header: {name:?}");

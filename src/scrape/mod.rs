@@ -1,9 +1,11 @@
 //! One scrape: list, identify, choose, read, verify, sum, render.
 
-use std::path::Path;
+pub mod threads;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{info, warn};
+use log::{Level, debug, info, log, warn};
 
 use crate::cli::build_info;
 use crate::cli::options::Options;
@@ -13,30 +15,45 @@ use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
 use crate::node::processes::{Processes, ReadCounts};
-use crate::node::reader::Reader;
+use crate::node::reader::{Job, Reader};
+use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
-use crate::procfs::this_process::{ThisProcess, thread_cpu_time};
+use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc, permissions};
-use crate::sources::Source;
-use crate::sources::containerd::Containerd;
-use crate::sources::recording::{Recording, Writer};
+use crate::sources;
+use crate::sources::recording::Writer;
 use crate::totals::snapshot::{Shape, Snapshot};
+
+/// The first scrape is not held to the CPU budget; but after so long what there is is shown.
+const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
+
+/// How far a scrape has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    /// The processes are listed; those that are new are asked what they are.
+    Listed,
+    Reading,
+}
 
 /// Everything that one scrape hands to the next.
 #[derive(Debug)]
 pub struct Scraper {
-    proc: Proc,
+    proc: Arc<Proc>,
     discovery: Discovery,
     processes: Processes,
-    reader: Reader,
     budget: Budget,
     snapshot: Snapshot,
     self_metrics: SelfMetrics,
     report: Report,
     entries: Entries,
+    phase: Phase,
+    is_first: bool,
     began_at: Option<Instant>,
+    counts_before: ReadCounts,
     is_denied: bool,
     is_over_budget: bool,
+    has_told_selection: bool,
 }
 
 impl Scraper {
@@ -44,16 +61,10 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let (source, proc_path): (Box<dyn Source>, _) = match &options.fixture {
-            Some(directory) => (Box::new(Recording::new(directory)), directory.join("proc")),
-            None => {
-                let socket = &options.containerd_sock;
-                std::fs::metadata(socket)
-                    .map_err(|error| format!("no containerd socket at {socket:?}: {}", plain(&error)))?;
-                let containerd = Containerd::new(socket, &options.containerd_namespaces)
-                    .map_err(|error| format!("cannot make a containerd client: {}", plain(&error)))?;
-                (Box::new(containerd), options.proc_path.clone())
-            }
+        let source = sources::open(options)?;
+        let proc_path = match &options.fixture {
+            Some(directory) => directory.join("proc"),
+            None => options.proc_path.clone(),
         };
         let proc = Proc::open(&proc_path)
             .map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
@@ -64,22 +75,26 @@ impl Scraper {
         let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
         let filters = options.filters.iter().map(ToString::to_string);
         Ok(Self {
-            proc,
+            proc: Arc::new(proc),
             discovery,
-            processes: Processes::default(),
-            reader: Reader::new(group_by),
+            processes: Processes::new(options.scrape_interval),
             budget: Budget::new(options.cpu_budget),
             snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
             self_metrics: SelfMetrics::new(
                 [build_info::VERSION, build_info::REVISION, &build_info::target()],
                 filters,
+                options.node.as_deref(),
                 SystemTime::now(),
             ),
             report: Report::default(),
             entries: Entries::default(),
+            phase: Phase::Idle,
+            is_first: true,
             began_at: None,
+            counts_before: ReadCounts::default(),
             is_denied: false,
             is_over_budget: false,
+            has_told_selection: false,
         })
     }
 
@@ -90,57 +105,110 @@ impl Scraper {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Scrapes once.
+    /// A reader for the thread that calls this.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.snapshot.shape().group_by)
+    }
+
+    /// Where it reads.
+    pub fn proc(&self) -> Arc<Proc> {
+        self.proc.clone()
+    }
+
+    /// Scrapes once, with every read on this thread.
     ///
     /// Fails with one line when proc cannot be listed; then the last snapshot stands.
-    pub fn scrape(&mut self) -> Result<(), String> {
-        let now = Instant::now();
-        self.discovery.refresh(now);
-        self.list_and_identify(now)?;
-        self.read(now);
-        self.snapshot.sum(self.processes.readings());
-        self.report = self.report(now);
+    pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
+        self.begin()?;
+        reader.restart_clock();
+        let proc = self.proc();
+        while let Some(job) = self.next(0) {
+            let result = reader.read(&proc, job);
+            self.take(job, result, reader);
+        }
+        reader.shrink();
+        self.finish();
         Ok(())
     }
 
-    /// Lists the processes, and finds out whose they are and which are selected.
-    fn list_and_identify(&mut self, now: Instant) -> Result<(), String> {
-        let Self { proc, discovery, processes, .. } = self;
+    /// Begins a scrape: lists the processes.
+    ///
+    /// Fails with one line when proc cannot be listed.
+    pub fn begin(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        let Self { proc, discovery, processes, budget, .. } = self;
+        discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
-        let has_new_claims = discovery.observe(processes, now);
-        processes.identify(proc, discovery, has_new_claims);
-        Ok(())
-    }
-
-    /// Reads the selected processes, those with the oldest values first, while the budget lasts.
-    fn read(&mut self, now: Instant) {
-        let Self { proc, discovery, processes, reader, budget, snapshot, report, .. } = self;
-        let before = *processes.counts();
-        let is_first = self.began_at.is_none();
         if let Some(last) = self.began_at.replace(now) {
             budget.begin_scrape(now - last);
         }
-        let with_rollup = snapshot.shape().is_rollup();
-        let mut cpu = thread_cpu_time();
-        processes.queue();
-        while let Some(job) = processes.next(proc, discovery, budget, with_rollup) {
-            let result = reader.read(proc, job);
-            processes.take(job, result, reader, proc, discovery, snapshot);
-            let spent = thread_cpu_time().saturating_sub(cpu);
-            budget.spend(spent);
-            report.read_time += spent;
-            cpu += spent;
+        self.counts_before = *processes.counts();
+        self.phase = Phase::Listed;
+        Ok(())
+    }
+
+    /// Whether a scrape has begun and is not finished.
+    pub fn is_under_way(&self) -> bool {
+        self.phase != Phase::Idle
+    }
+
+    /// What to read next, on the thread with this number; `None` when nothing more is read in this scrape.
+    pub fn next(&mut self, thread: u32) -> Option<Job> {
+        let Self { proc, discovery, processes, .. } = self;
+        if self.phase == Phase::Listed {
+            if let Some(job) = processes.next_unknown(proc, thread) {
+                return Some(job);
+            }
+            let now = Instant::now();
+            let has_new_claims = discovery.observe(processes, now);
+            processes.identify(proc, discovery, has_new_claims);
+            processes.queue(now);
+            self.phase = Phase::Reading;
+            self.log_selection();
         }
-        reader.shrink();
-        if is_first {
-            budget.end_first_scrape();
+        if self.is_first && self.began_at.is_some_and(|began| began.elapsed() > MAX_FIRST_SCRAPE) {
+            return None; // there is something to show; the rest follows
         }
-        self.log_denied(&before);
+        let with_rollup = self.snapshot.shape().is_rollup();
+        self.processes.next(&self.proc, &self.discovery, &self.budget, with_rollup, thread)
+    }
+
+    /// Takes what the read of a job has found, in this scrape or in a later one.
+    pub fn take(&mut self, job: Job, result: Result<(), ReadError>, reader: &Reader) {
+        let Self { proc, discovery, processes, snapshot, .. } = self;
+        processes.take(job, result, reader, proc, discovery, snapshot);
+        self.budget.spend(reader.cpu_time);
+        self.report.read_time += reader.cpu_time;
+    }
+
+    /// Goes on without the read that is under way, if one is.
+    pub fn leave_behind(&mut self) {
+        self.processes.leave_behind();
+    }
+
+    /// Whether every selected process was read, but for those that are stuck, rest or have no budget.
+    pub fn is_complete(&self) -> bool {
+        self.processes.iter().all(|process| !process.is_awaited())
+    }
+
+    /// Ends the scrape: sums what the processes gave.
+    pub fn finish(&mut self) {
+        if std::mem::take(&mut self.is_first) {
+            self.budget.end_first_scrape();
+        }
+        self.log_denied();
+        self.snapshot.sum(self.processes.readings());
+        self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
+        debug!(
+            "a scrape of {} processes took {:?}, of {:?} CPU for reading since the start",
+            self.report.n_processes, self.report.scrape_duration, self.report.read_time
+        );
+        self.phase = Phase::Idle;
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
-        let ReadCounts { denied, exec, gone, io, .. } = *self.processes.counts();
+        let ReadCounts { denied, exec, gone, slow, stuck, io, .. } = *self.processes.counts();
         Report {
             scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
@@ -152,18 +220,18 @@ impl Scraper {
             n_folded: self.snapshot.n_folded(),
             oldest_data: self.processes.oldest(Instant::now()),
             read_time: self.report.read_time,
-            read_errors: ReadErrors { denied, exec, gone, io },
+            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            n_stuck: self.processes.n_stuck() as u64,
+            longest_read: self.processes.longest_read(),
             ..Report::default()
         }
     }
 
-    /// Records what the filters select, and whatever tells which container owns it, into the new directory `to`.
+    /// Records what the last scrape has read, and whatever tells which container owns it.
     ///
-    /// Fails with one line when something cannot be listed or written; a process that ends meanwhile is left out.
-    pub fn record(&mut self, to: &Path) -> Result<usize, String> {
-        let writer = Writer::create(to)?;
-        self.list_and_identify(Instant::now())?;
-        let n_processes = self.processes.record(&self.proc, &writer)?;
+    /// Fails with one line when something cannot be written; a process that has ended meanwhile is left out.
+    pub fn record(&mut self, writer: &Writer) -> Result<usize, String> {
+        let n_processes = self.processes.record(&self.proc, writer)?;
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
@@ -200,9 +268,23 @@ impl Scraper {
         self.self_metrics.render(text, &report);
     }
 
+    /// Where containers come from, for the log.
+    pub fn describe_source(&self) -> String {
+        self.discovery.describe_source()
+    }
+
     /// Waits until `deadline`; meanwhile the source of the containers may answer.
     pub fn wait_until(&mut self, deadline: Instant) {
         self.discovery.wait_until(deadline);
+    }
+
+    /// Says what the filters select, once there are containers to select from: for most who see nothing, the filter is why.
+    fn log_selection(&mut self) {
+        if self.discovery.has_listed() && !std::mem::replace(&mut self.has_told_selection, true) {
+            let selection = self.discovery.selection(&self.processes);
+            let level = if selection.n_selected == 0 { Level::Warn } else { Level::Info };
+            log!(level, "{selection}");
+        }
     }
 
     /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.
@@ -215,8 +297,8 @@ impl Scraper {
     }
 
     /// Says once what is missing when every read is refused, and once when one succeeds. A scrape without either says nothing.
-    fn log_denied(&mut self, before: &ReadCounts) {
-        let counts = self.processes.counts();
+    fn log_denied(&mut self) {
+        let (before, counts) = (&self.counts_before, self.processes.counts());
         if counts.ok > before.ok {
             if std::mem::take(&mut self.is_denied) {
                 info!("processes can be read again");

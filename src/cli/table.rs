@@ -1,0 +1,333 @@
+//! The table of options, which gives the parser, the defaults and `--help`.
+
+use std::ffi::OsStr;
+
+use super::args::UsageError;
+use super::options::Options;
+use super::values;
+use crate::node::filter::{self, Filter};
+use crate::smaps::fields::FIELDS;
+
+/// One option that takes a value, or a flag, whose `value` is empty.
+pub(super) struct Spec {
+    pub name: &'static str,
+    /// What `--help` calls the value.
+    pub value: &'static str,
+    /// Parsed like an argument when the option is not given; empty is no default.
+    pub default: &'static str,
+    pub help: &'static str,
+    expected: &'static str,
+    pub is_repeatable: bool,
+    is_too_large: fn(&OsStr) -> bool,
+    set: fn(&mut Options, &OsStr) -> Option<()>,
+}
+
+const UNSET: Spec = Spec {
+    name: "",
+    value: "",
+    default: "",
+    help: "",
+    expected: "",
+    is_repeatable: false,
+    is_too_large: |_| false,
+    set: |_, _| None,
+};
+
+fn put<T>(value: Option<T>, to: &mut T) -> Option<()> {
+    *to = value?;
+    Some(())
+}
+
+pub(super) const OPTIONS: &[Spec] = &[
+    Spec {
+        name: "addr",
+        value: "ADDR",
+        default: ":8080",
+        help: "listen on :PORT (every interface), HOST:PORT or [IPv6]:PORT",
+        expected: "\":PORT\", \"HOST:PORT\" or \"[IPv6]:PORT\"",
+        set: |options, value| put(values::addr(value), &mut options.addr),
+        ..UNSET
+    },
+    Spec {
+        name: "proc-path",
+        value: "DIR",
+        default: "/proc",
+        help: "where the node's proc is mounted",
+        expected: "a directory",
+        set: |options, value| put(values::path(value), &mut options.proc_path),
+        ..UNSET
+    },
+    Spec {
+        name: "scrape-interval",
+        value: "TIME",
+        default: "1s",
+        help: "time between scrape starts: 500ms, 1.5s, 1m30s",
+        expected: "a duration from \"10ms\" to \"24h\", such as \"500ms\", \"1s\" or \"1m30s\"",
+        is_too_large: |value| {
+            values::duration(value).is_some_and(|duration| duration > values::LONGEST_INTERVAL)
+        },
+        set: |options, value| put(values::scrape_interval(value), &mut options.scrape_interval),
+        ..UNSET
+    },
+    Spec {
+        name: "log-level",
+        value: "LEVEL",
+        default: "info",
+        help: "debug, info, warn, error or none",
+        expected: "\"debug\", \"info\", \"warn\", \"error\" or \"none\"",
+        set: |options, value| put(values::log_level(value), &mut options.log_level),
+        ..UNSET
+    },
+    Spec {
+        name: "node",
+        value: "NAME",
+        help: "the node's name, for the log, the page and smaps_exporter_node_info",
+        expected: "a name of at most 253 bytes, without control characters",
+        set: |options, value| put(values::node(value).map(Some), &mut options.node),
+        ..UNSET
+    },
+    Spec {
+        name: "containerd-sock",
+        value: "PATH",
+        help: "list containers by containerd's API",
+        expected: "the path of a socket",
+        set: |options, value| put(values::socket(value).map(Some), &mut options.containerd_sock),
+        ..UNSET
+    },
+    Spec {
+        name: "containerd-namespace",
+        value: "NAME",
+        default: "k8s.io",
+        help: "containerd namespace to list: moby, default, ...; repeatable",
+        expected: "a containerd namespace such as \"k8s.io\", \"moby\" or \"default\"",
+        is_repeatable: true,
+        set: |options, value| {
+            let name = values::containerd_namespace(value)?;
+            let names = &mut options.containerd_namespaces;
+            // one given twice is listed once
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            Some(())
+        },
+        ..UNSET
+    },
+    Spec {
+        name: "cri-sock",
+        value: "PATH",
+        help: "list containers by CRI: CRI-O, cri-dockerd or containerd",
+        expected: "the path of a socket",
+        set: |options, value| put(values::socket(value).map(Some), &mut options.cri_sock),
+        ..UNSET
+    },
+    Spec {
+        name: "container-logs",
+        value: "DIR",
+        help: "list containers by the kubelet's links in DIR: /var/log/containers",
+        expected: "a directory",
+        set: |options, value| put(values::path(value).map(Some), &mut options.container_logs),
+        ..UNSET
+    },
+    Spec {
+        name: "filter",
+        value: "PATTERN",
+        default: "default/*/*/*",
+        help: "NAMESPACE/POD/CONTAINER/COMMAND, * is any; repeatable",
+        expected: filter::EXPECTED,
+        is_repeatable: true,
+        set: |options, value| Filter::parse(value.to_str()?).ok().map(|filter| options.filters.push(filter)),
+        ..UNSET
+    },
+    Spec {
+        name: "fixture",
+        value: "DIR",
+        help: "read a recorded node instead of a runtime and the live proc",
+        expected: "a directory",
+        set: |options, value| put(values::path(value).map(Some), &mut options.fixture),
+        ..UNSET
+    },
+    Spec {
+        name: "record",
+        value: "DIR",
+        help: "record what the filter matches into the new directory DIR, exit",
+        expected: "a directory that does not exist",
+        set: |options, value| put(values::path(value).map(Some), &mut options.record),
+        ..UNSET
+    },
+    Spec {
+        name: "once",
+        help: "scrape once, print the exposition, exit",
+        set: |options, _| put(Some(true), &mut options.once),
+        ..UNSET
+    },
+    Spec {
+        name: "fields",
+        value: "LIST",
+        default: "all",
+        help: "the fields to export: rss,pss,private_dirty,...",
+        // The names follow, from the field table.
+        expected: "\"all\" or a comma-separated list, each name once, of ",
+        set: |options, value| put(values::field_mask(value), &mut options.fields),
+        ..UNSET
+    },
+    Spec {
+        name: "group-by",
+        value: "WHAT",
+        default: "path",
+        help: "path, kind or process: what one series of a command stands for",
+        expected: "\"path\", \"kind\" or \"process\"",
+        set: |options, value| put(values::group_by(value), &mut options.group_by),
+        ..UNSET
+    },
+    Spec {
+        name: "pid",
+        help: "one series a process: label pid",
+        set: |options, _| put(Some(true), &mut options.pid),
+        ..UNSET
+    },
+    Spec {
+        name: "omit-zero",
+        help: "leave out samples whose value is 0",
+        set: |options, _| put(Some(true), &mut options.omit_zero),
+        ..UNSET
+    },
+    Spec {
+        name: "max-samples",
+        value: "N",
+        default: "100000",
+        help: "over N samples the smallest paths fold into one; 0: no limit",
+        expected: "a whole number of samples, 0 for no limit",
+        set: |options, value| put(values::max_samples(value), &mut options.max_samples),
+        ..UNSET
+    },
+    Spec {
+        name: "cpu-budget",
+        value: "F",
+        default: "0.25",
+        help: "read smaps for at most this fraction of a core; 0: no limit",
+        expected: "a fraction of one core from 0 to 1024, 0 for no limit",
+        set: |options, value| put(values::cpu_budget(value), &mut options.cpu_budget),
+        ..UNSET
+    },
+];
+
+/// Options that would make others meaningless: what is given together with them is refused, for it would be ignored.
+pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
+    ("once", &["record"]),
+    ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
+    ("cri-sock", &["containerd-sock", "containerd-namespace", "container-logs"]),
+    ("container-logs", &["containerd-sock", "containerd-namespace"]),
+];
+
+impl Spec {
+    /// Fails when the value is not what is expected.
+    pub(super) fn set(&self, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
+        (self.set)(options, value).ok_or_else(|| {
+            let (name, expected) = (self.name, self.expected());
+            UsageError::new(match (self.is_too_large)(value) {
+                true => format!("value {value:?} for --{name} is too large: expected {expected}"),
+                false => format!("invalid value {value:?} for --{name}: expected {expected}"),
+            })
+        })
+    }
+
+    /// What values it takes.
+    pub(super) fn expected(&self) -> String {
+        let names = match self.name {
+            "fields" => FIELDS.each_ref().map(|field| field.name).join(","),
+            _ => String::new(),
+        };
+        format!("{}{names}", self.expected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::super::args::parse;
+    use super::*;
+
+    fn refused(args: &[&str]) -> String {
+        parse(args.iter().map(OsString::from)).expect_err(&args.join(" ")).to_string()
+    }
+
+    #[test]
+    fn exclusive_options_exist() {
+        let is_known = |name: &&str| OPTIONS.iter().any(|spec| spec.name == *name);
+        for (name, others) in EXCLUSIVE {
+            assert!(is_known(&name) && others.iter().all(is_known), "{name} {others:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_values() {
+        let names = "size,rss,pss,pss_dirty,shared_clean,shared_dirty,private_clean,private_dirty,referenced,anonymous,ksm,\
+                     lazyfree,anon_hugepages,shmem_pmdmapped,file_pmdmapped,shared_hugetlb,private_hugetlb,swap,swap_pss,\
+                     locked,kernel_page_size,mmu_page_size";
+        let fields = format!(r#""all" or a comma-separated list, each name once, of {names}"#);
+        let expected = [
+            ("addr", r#"":PORT", "HOST:PORT" or "[IPv6]:PORT""#, vec!["", "8080", "::1:80"]),
+            ("proc-path", "a directory", vec![""]),
+            (
+                "scrape-interval",
+                r#"a duration from "10ms" to "24h", such as "500ms", "1s" or "1m30s""#,
+                vec!["", "abc", "0s", "-1s", "1", "1ns", "9.99ms"],
+            ),
+            ("log-level", r#""debug", "info", "warn", "error" or "none""#, vec!["", "trace", "off"]),
+            ("node", "a name of at most 253 bytes, without control characters", vec!["", "a\nb"]),
+            ("containerd-sock", "the path of a socket", vec!["", "unix://", "tcp://localhost:1"]),
+            ("cri-sock", "the path of a socket", vec!["", "unix://", "npipe:////./pipe/x"]),
+            ("container-logs", "a directory", vec![""]),
+            (
+                "containerd-namespace",
+                r#"a containerd namespace such as "k8s.io", "moby" or "default""#,
+                vec!["", "a b", "a/b", "\n", "\u{e9}"],
+            ),
+            (
+                "filter",
+                r#""<namespace>/<pod>/<container>/<command>", where "*" stands for any run of characters"#,
+                vec!["", "*", "a/b/c"],
+            ),
+            ("fixture", "a directory", vec![""]),
+            ("record", "a directory that does not exist", vec![""]),
+            ("fields", &fields, vec!["", "rss,", "Rss", "rss,rss", "rss, pss", "all,rss", "mappings"]),
+            ("group-by", r#""path", "kind" or "process""#, vec!["", "pod"]),
+            (
+                "max-samples",
+                "a whole number of samples, 0 for no limit",
+                vec!["", "-1", "1.5", "1e5", "99999999999999999999"],
+            ),
+            (
+                "cpu-budget",
+                "a fraction of one core from 0 to 1024, 0 for no limit",
+                vec!["", "-0.1", "1025", "nan", "inf", "50%"],
+            ),
+        ];
+        for (name, expected, values) in &expected {
+            for value in values {
+                let message = format!("invalid value {value:?} for --{name}: expected {expected}");
+                assert_eq!(refused(&[&format!("-{name}={value}")]), message);
+                assert_eq!(refused(&[&format!("--{name}"), value]), message);
+                assert_eq!(message.lines().count(), 1);
+            }
+            assert_eq!(
+                refused(&[&format!("-{name}")]),
+                format!("missing value for --{name}: expected {expected}")
+            );
+        }
+        for value in ["24h1ns", "8760h", "9999999h"] {
+            let expected = expected[2].1;
+            assert_eq!(
+                refused(&["--scrape-interval", value]),
+                format!("value {value:?} for --scrape-interval is too large: expected {expected}")
+            );
+        }
+        let text = [b"--filter=*/*/*/".to_vec(), vec![0xff]].concat();
+        assert_eq!(
+            parse([OsString::from_vec(text)]).expect_err("not UTF-8").to_string(),
+            r#"invalid value "*/*/*/\xFF" for --filter: expected "<namespace>/<pod>/<container>/<command>", where "*" stands for any run of characters"#
+        );
+    }
+}

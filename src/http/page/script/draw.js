@@ -1,0 +1,180 @@
+// What surrounds the treemap: the node's totals, the selected place and its chart, and why there is nothing to see.
+
+let told, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false, interval = 0;
+const sampleOf = (name, labels = {}) => told?.own.get(OWN + name)?.find(s => Object.entries(labels).every(([k, v]) => s.labels.get(k) === v));
+const own = (name, labels) => sampleOf(name, labels)?.value;
+const denied = () => own('read_errors_total', { reason: 'denied' });
+const infos = (name, label) => (told?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label)).filter(text => text !== undefined);
+// What a treemap can show: page sizes are no amounts, and a process's mappings share its `processes`.
+const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && isThere(f));
+
+function draw() {
+	if (!told) return drawStates();
+	const list = offered(), q = visible(state.q).toLowerCase();
+	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list[0] || fieldOf(FAMILY + 'pss_bytes');
+	place = findPlace();
+	kids = place ? insideOf(place) : [];
+	rows = !place ? [] : q ? search(place === pivot ? root : place, q) : kids;
+	drawStats(list);
+	drawStates();
+	drawHere();
+	drawMap();
+	drawTable();
+	hover();
+	const node = infos('node', 'node').map(visible)[0];
+	document.title = (place?.up ? place.full + ' · ' : '') + 'Memory map · ' + (node || location.host);
+	put($.host, [node, location.host].filter(Boolean).join(' · '));
+}
+
+const TOTALS = ['pss', 'rss', 'uss', 'swap', 'containers', 'processes'];
+for (const key of [...TOTALS, 'grows_fastest']) {
+	$.stats.append(make('div', {}, make('dt', {}, title(key)), $[key] = make('dd', { id: 'node-' + key }, '–')));
+}
+const grower = make('a', {}), growth = make('span', {});
+const FIRST = ['pss', 'uss', 'rss', 'swap'];
+const GROUPS = { 'Most used': FIRST, 'Private and shared': /^(private|shared|pss|size)/, 'By what pages are': /^(anonymous|lazyfree|ksm|locked|referenced|swap)/, 'Huge pages': /huge|pmd/, 'Everything else': /./ };
+function drawStats(list) {
+	for (const key of TOTALS) {
+		const f = fields.get(key), v = own(key) ?? f?.now[0] ?? NaN;
+		putValue($[key], f?.bytes ? size(v) : count(v), v);
+	}
+	const best = fastest(field), { grows_fastest } = $;
+	if (best) {
+		const { n } = best, pod = n.up.up;
+		grower.href = hrefOf(n);
+		grower.title = namesOf(n).map(visible).join(' › ');
+		if (grower.node !== n) grower.replaceChildren(make('bdi', {}, n.text), ' ', make('small', {}, make('bdi', {}, pod.full)));
+		grower.node = n;
+		put(growth, slope(field, best.slope));
+		if (!growth.isConnected) grows_fastest.replaceChildren(growth, ' ', grower);
+	} else if (growth.isConnected || grows_fastest.textContent === '–') grows_fastest.replaceChildren(make('small', {}, 'nothing that matters'));
+	const up = own('containerd_up'), filters = infos('filter', 'filter').map(visible);
+	put($.containerd, up === undefined ? '' : up ? 'containerd answers' : 'containerd does not answer');
+	$.containerd.classList.toggle('bad', up === 0);
+	put($.filters, filters.length ? 'filter ' + filters.join(', ') : '');
+	$.filters.title = filters.join('\n');
+	const names = String(list.map(f => f.name));
+	if ($.field.names !== names) {
+		$.field.names = names;
+		const left = new Set([...FIRST.map(name => fields.get(name)).filter(f => list.includes(f)), ...list]), groups = [];
+		for (const [label, which] of Object.entries(GROUPS)) {
+			const some = [...left].filter(f => which.test ? which.test(f.name) : which.includes(f.name));
+			some.forEach(f => left.delete(f));
+			if (some.length) groups.push(make('optgroup', { label }, ...some.map(f => make('option', { value: f.name, title: f.help }, title(f.name)))));
+		}
+		$.field.replaceChildren(...groups);
+	}
+	$.field.value = field.name;
+}
+// The exporter's clock is in the Date of its answer, to the second; ours is finer, and used when they agree.
+const ageNow = () => max(.1, Date.now() / 1000 - told.skew - told.t);
+// Older than it should be: by the rhythm seen so far, or, when none was seen yet, than any usual one.
+const isOld = () => ageNow() > (interval ? max(20, 4 * interval) : 120);
+const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
+function drawAge() {
+	if (!told) return;
+	const age = ageNow(), oldest = own('oldest_data_seconds');
+	put($.footer, ['smaps-container-exporter ' + (infos('build', 'version')[0] || ''), `scraped ${span(age)} ago in ${span(own('scrape_duration_seconds'))}`,
+		oldest > 5 && 'oldest value ' + span(age + oldest), count(own('samples')) + ' samples',
+		own('folded_paths') > 0 && count(own('folded_paths')) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
+	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() ? 'Old: ' + clock(told.t) : 'Live';
+	put($.state, word);
+	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
+	drawNote();
+}
+function drawNote() {
+	const at = told && clock(told.t);
+	const note = !told ? '' : failure ? `The exporter does not answer (${failure}). This is the last picture, of ${at}.`
+		: trouble ? `${trouble} This is the last picture, of ${at}.`
+			: isOld() && !paused ? `The exporter answers, but its last scrape was at ${at}: this picture is old.`
+				: why() ? '' : own('containerd_up') === 0 ? 'containerd does not answer: only known containers are read.'
+					: told.rising ? `The kernel denies the reading of some processes (${count(denied())} times so far).`
+						: own('stuck_processes') > 0 ? `Left out: ${count(own('stuck_processes'))} processes whose memory cannot be read, for their memory-map lock is held.`
+							: isBehind() ? 'Some values are over a minute older than the rest: their processes take long to read, or the CPU budget does not suffice.'
+								: told.broken ? `${count(told.broken)} lines of the answer are no samples and are left out.` : '';
+	$.note.hidden = !note;
+	put($.note, note);
+}
+
+// Counted in full for each process that has it mapped: PSS, private pages and what the kernel divides by sharers are not.
+const IN_FULL = /^(rss|size|shared_|referenced|anonymous|ksm|lazyfree|anon_huge|shmem_pmd|file_pmd|swap$)/;
+function drawHere() {
+	const key = hashOf({ field: '', sort: '', q: '' });
+	if ($.crumbs.key !== key) {
+		$.crumbs.key = key;
+		$.crumbs.replaceChildren(...['Node', ...state.at.map(name => visible(name) || '(none)')].map((name, k) => make('a', {}, make('bdi', {}, name))));
+		$.crumbs.lastChild.ariaCurrent = 'page';
+	}
+	[...$.crumbs.children].forEach((a, k) => { a.href = hashOf({ at: state.at.slice(0, k), q: '' }); });
+	$['by-pod'].ariaPressed = !state.by;
+	$['by-path'].ariaPressed = !!state.by;
+	if (!place) return;
+	const v = at(field, place), isLeaf = !place.kids.length, delta = change(field, place), dots = dotsOf(field, place), range = rangeOf(dots), { middle, half } = range;
+	putValue($.total, show(field, v) + ' ' + title(field.name), v);
+	put($.share, place.up ? percent(v / field.now[0]) + ' of the node' : '');
+	drawChange($.delta, place, delta, marked ? ' since ' + clock(marked.base.t) : ' since opening');
+	put($.slope, slope(field, slopeOf(dots)));
+	$.slope.className = $.delta.className;
+	put($.help, field.help + (IN_FULL.test(field.name) ? ' Counts in full for each process that maps it; PSS is the one that adds up.' : ''));
+	// Nothing is inside a leaf: its place shows the chart in the treemap's stead.
+	$.chart.classList.toggle('big', isLeaf);
+	const d = lineOf(dots, 600, isLeaf ? 240 : 64, middle, half), last = since().points.at(-1).t;
+	$.line.setAttribute('viewBox', `0 0 600 ${isLeaf ? 240 : 64}`);
+	$.line.firstElementChild.setAttribute('d', d);
+	put($.high, d ? show(field, middle + half) : '');
+	put($.low, d ? show(field, max(0, middle - half)) : '');
+	put($.from, clock(since().points[0].t));
+	put($.to, clock(last));
+	$.line.ariaLabel = `${title(field.name)} of ${place.full} from ${clock(since().points[0].t)} to ${clock(last)}: ${show(field, range.low)} to ${show(field, range.high)}, ${slope(field, slopeOf(dots)) || 'too short for a slope'}`;
+	if ($.all.isLeaf !== isLeaf) $.all.open = $.all.isLeaf = isLeaf;
+	if ($.all.open) $.all.replaceChildren($.all.firstElementChild, fieldsOf(place, [...fields.values()].filter(isThere)));
+}
+function drawChange(el, n, v, more = '') {
+	putValue(el, (v ? (v > 0 ? '+' : '') + show(field, v) : v === 0 ? '±0' : '–') + more, v);
+	el.className = !v || !matters(field, n, v) ? 'zero' : v > 0 ? 'up' : 'down';
+}
+function fieldsOf(n, list) {
+	return make('dl', {}, ...list.map(f => make('div', { className: f === field ? 'on' : '', title: f.help },
+		make('dt', {}, title(f.name)), make('dd', { className: at(f, n) ? '' : 'zero' }, show(f, at(f, n))))));
+}
+// A name in two parts, of which the first is cut when there is no room: replicas differ at their end. Only where characters
+// follow each other from left to right.
+function cutName(text) {
+	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
+	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)), make('bdi', { className: 'tail' }, text.slice(head)));
+}
+
+// Why nothing is to be seen, as precisely as the exposition tells.
+function why() {
+	if (!told) return failure ? ['The exporter does not answer', failure + '; trying again'] : trouble ? ['The page has met an error', trouble] : ['Reading the metrics'];
+	const codes = list => list.map(text => make('code', {}, visible(text)));
+	if (root.kids.some(live)) {
+		return !place ? ['Nothing here now', 'The last scrape does not have this place.', make('a', { href: outerHref() }, 'Go out')]
+			: kids.length && !(at(field, place) > 0) ? ['No ' + title(field.name) + ' here', 'All rows are 0.'] : null;
+	}
+	if (own('containerd_up') === 0) {
+		return ['containerd does not answer', 'The exporter knows of no container. Does containerd run, and is its socket where --containerd-sock says?'];
+	}
+	if (told.rising) {
+		return ['The kernel denies the reads', `${count(denied())} reads were denied. The exporter must run as root with CAP_SYS_PTRACE.`];
+	}
+	const namespaces = [...told.own.values()].flat().map(s => s.labels.get('namespace')).filter(Boolean);
+	return ['No container matches the filter', `The exporter knows ${count(own('containers'))} containers. No process of theirs matches`, ...codes(infos('filter', 'filter')),
+		...namespaces.length ? ['There are the namespaces', ...codes([...new Set(namespaces)].sort())] : []];
+}
+function drawStates() {
+	const reason = why(), isEmpty = !told || !root.kids.some(live);
+	$.empty.hidden = !reason;
+	canvas.hidden = reason;
+	$.map.hidden = !reason && !place.kids.length;
+	$.list.hidden = !place?.kids.length;
+	$.here.hidden = $.all.hidden = $.trend.hidden = !place || isEmpty;
+	$.controls.hidden = $.stats.hidden = isEmpty;
+	$.find.hidden = isEmpty || $.list.hidden;
+	$.by.hidden = isEmpty || !canPivot();
+	if (reason) {
+		const box = make('div', {}, make('h2', {}, reason[0]), ...reason.slice(1).map(text => make('p', {}, text)));
+		if (box.textContent !== $.empty.textContent) $.empty.replaceChildren(box);
+	}
+	drawNote();
+}

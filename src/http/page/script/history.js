@@ -1,0 +1,111 @@
+// Change over time. A span begins when the page was opened, or when its reader asked to count from then on. It has the first
+// values of everything, and points of which no more are kept than a line can show.
+
+let opened, marked;
+const spans = () => [opened, marked].filter(Boolean), since = () => marked || opened;
+function pointOf(type, t) {
+	return { t, columns: new Map([...fields.values()].filter(isThere).map(f => [f.name, new type(f.now.subarray(0, nodes.length))])) };
+}
+const begin = t => ({ base: pointOf(Float64Array, t), points: [pointOf(Float32Array, t)], gap: 0 });
+function remember(t) {
+	opened ||= begin(t);
+	const point = pointOf(Float32Array, t);
+	// 120 points, fewer for a very large node: some 50 MB.
+	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
+	for (const s of spans()) {
+		const p = s.points;
+		// The last point moves along until it is a whole gap from the one before; when the line is full, every other point goes.
+		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
+		p.push(point);
+		if (p.length < most) continue;
+		s.gap = 2 * (t - p[0].t) / p.length;
+		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
+	}
+}
+const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name));
+const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
+// What was not there when the span began counts from 0.
+function change(f, n) {
+	const now = at(f, n), then = valueAt(since().base, f, n);
+	return now !== now && then !== then ? NaN : (now || 0) - (then || 0);
+}
+// A change that is below 1 % or 1 MiB is noise.
+const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) || v) / 100);
+
+// The points of a place: [time, value].
+const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
+// The slope of the line of least squares through points, a second; none for fewer than three.
+function slopeOf(dots) {
+	const n = dots.length;
+	if (n < 3) return NaN;
+	let t = 0, v = 0, up = 0, down = 0;
+	for (const [x, y] of dots) t += x / n, v += y / n;
+	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
+	return down > 0 ? up / down : NaN;
+}
+// The command that grows fastest, if one's growth matters.
+function fastest(f) {
+	const grown = [];
+	for (const n of nodes) {
+		if (n.level !== 'comm' || !live(n)) continue;
+		const v = change(f, n);
+		if (v > 0 && matters(f, n, v)) grown.push([v, n]);
+	}
+	let best = null;
+	for (const [, n] of grown.sort(([a], [b]) => b - a).slice(0, 20)) {
+		const slope = slopeOf(dotsOf(f, n));
+		if (slope > (best?.slope || 0)) best = { n, slope };
+	}
+	return best;
+}
+// The line through points as an SVG path, in a box with a margin of 1: `middle` is at its half height, `half` reaches its edge.
+function lineOf(dots, width, height, middle, half) {
+	const [first] = since().points, length = since().points.at(-1).t - first.t;
+	if (!(length > 0) || dots.length < 2) return '';
+	const x = t => (1 + (t - first.t) / length * (width - 2)).toFixed(1), y = v => ((height / 2) - (v - middle) / half * (height / 2 - 2)).toFixed(1);
+	return 'M' + dots.map(([t, v]) => `${x(t)} ${y(v)}`).join('L');
+}
+// Lowest and highest of some points; a range is never so small that noise would look like a leak.
+function rangeOf(dots) {
+	let low = Infinity, high = -Infinity;
+	for (const [, v] of dots) low = min(low, v), high = max(high, v);
+	return { low, high, middle: (low + high) / 2, half: max((high - low) / 2, high / 100, 1) };
+}
+
+// ---- A reload keeps the spans: as much of them as a few MB of JSON hold
+
+function pack(names, budget = 250000) {
+	names = [...new Set(names)].filter(name => fields.has(name) && isThere(fields.get(name)));
+	let list = nodes.filter(live);
+	for (const level of [...LEVELS].reverse()) if (list.length * (names.length + 2) > budget) list = list.filter(n => n.level !== level);
+	const index = new Map(list.map((n, k) => [n, k])), [main] = names;
+	const most = max(2, floor(budget / (list.length + 1))), pick = c => c && list.map(n => c[n.i] ?? NaN).map(v => v !== v ? null : round(v));
+	return JSON.stringify({
+		nodes: list.map(n => n === root ? 0 : [index.get(n.up), n.level, n.name]),
+		spans: [opened, marked].map(s => s && {
+			t: s.base.t, gap: s.gap, base: names.map(name => [name, pick(s.base.columns.get(name))]),
+			points: s.points.filter((_, k, all) => (all.length - 1 - k) % ceil(all.length / most) === 0).map(p => [p.t, [[main, pick(p.columns.get(main))]]]),
+		}),
+	});
+}
+// Takes up what pack() left, once there is an exposition to lay it over; what is not kept counts from now.
+function unpack(text, t) {
+	const saved = JSON.parse(text), levels = new Set(saved.nodes.map(n => n ? n[1] : 'node')), where = [];
+	saved.nodes.forEach((n, k) => {
+		const kid = n ? where[n[0]]?.by?.get(n[2]) : root;
+		where[k] = kid && (!n || kid.level === n[1]) ? kid : null;
+	});
+	const fill = (c, values) => {
+		where.forEach((n, k) => { if (n) c[n.i] = values[k] ?? NaN; });
+		return c;
+	};
+	const columns = (type, list, make) => new Map(list.filter(([name, values]) => values && fields.has(name)).map(([name, values]) => [name, fill(make(type, name), values)]));
+	const nothing = type => new type(nodes.length).fill(NaN);
+	const now = (type, name) => new type(nodes.length).map((_, k) => levels.has(nodes[k].level) ? NaN : fields.get(name).now[k]);
+	[opened, marked] = saved.spans.map(s => {
+		if (!s || !(s.t < t)) return undefined;
+		const base = pointOf(Float64Array, s.t);
+		for (const [name, c] of columns(Float64Array, s.base, now)) base.columns.set(name, c);
+		return { base, gap: s.gap, points: s.points.map(([t, list]) => ({ t, columns: columns(Float32Array, list, nothing) })) };
+	});
+}

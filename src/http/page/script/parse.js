@@ -1,0 +1,80 @@
+// Prometheus' text format, version 0.0.4, one line at a time and each in one pass. A line that breaks the format is no sample, and
+// takes nothing else with it. Label values may hold any character; in them \\, \" and \n are escapes.
+
+const isNameStart = c => c >= 97 && c <= 122 || c >= 65 && c <= 90 || c === 95;
+const isName = c => isNameStart(c) || c >= 48 && c <= 57;
+const isBlank = c => c === 32 || c === 9;
+
+function unescape(text) {
+	if (!text.includes('\\')) return text;
+	let out = '';
+	for (let k = 0; k < text.length; k++) {
+		const next = text[k] === '\\' ? text[++k] ?? '' : '';
+		out += !next ? text[k] ?? '\\' : next === 'n' ? '\n' : next === '\\' || next === '"' ? next : '\\' + next;
+	}
+	return out;
+}
+
+// Reads `a="b",c="d"}` from a position; `end` is behind the brace. Null where the format is broken.
+function parseLabels(line, at) {
+	const labels = new Map(), blanks = () => { while (isBlank(line.charCodeAt(at))) at++; };
+	for (;;) {
+		blanks();
+		if (line[at] === '}') return { labels, end: at + 1 };
+		const from = at;
+		if (!isNameStart(line.charCodeAt(at))) return null;
+		while (isName(line.charCodeAt(at))) at++;
+		const name = line.slice(from, at);
+		blanks();
+		if (line[at++] !== '=') return null;
+		blanks();
+		if (line[at++] !== '"') return null;
+		const begin = at;
+		for (let c; (c = line.charCodeAt(at)) !== 34; at++) {
+			if (c === 92) at++;
+			if (at >= line.length) return null;
+		}
+		if (labels.has(name)) return null;
+		labels.set(name, unescape(line.slice(begin, at++)));
+		blanks();
+		if (line[at] === ',') at++;
+		else if (line[at] !== '}') return null;
+	}
+}
+
+// A value, perhaps with a timestamp after it. Null if it is neither.
+function parseValue(text) {
+	const [value, time, ...more] = text.trim().split(/[ \t]+/);
+	if (!value || more.length || time !== undefined && !/^-?\d+$/.test(time)) return null;
+	const special = /^([+-]?)(inf|infinity|nan)$/i.exec(value);
+	if (special) return special[2].toLowerCase() === 'nan' ? NaN : special[1] === '-' ? -Infinity : Infinity;
+	const number = Number(value);
+	return number !== number || /^0[box]/i.test(value) ? null : number;
+}
+
+// `name{labels} value`: { name, labels, value }, with the text between the braces and the closing one as `key`. Null if it is no sample.
+function parseSample(line) {
+	let at = 0;
+	while (isBlank(line.charCodeAt(at))) at++;
+	const start = at;
+	if (!isNameStart(line.charCodeAt(at)) && line[at] !== ':') return null;
+	while (isName(line.charCodeAt(at)) || line[at] === ':') at++;
+	const name = line.slice(start, at);
+	while (isBlank(line.charCodeAt(at))) at++;
+	let labels = new Map(), key = '';
+	if (line[at] === '{') {
+		const parsed = parseLabels(line, at + 1);
+		if (!parsed) return null;
+		labels = parsed.labels;
+		key = line.slice(at + 1, parsed.end);
+		at = parsed.end;
+	} else if (!isBlank(line.charCodeAt(at - 1))) return null;
+	const value = parseValue(line.slice(at));
+	return value === null ? null : { name, labels, key, value };
+}
+
+// `# HELP name text`: { name, text }. Null for every other comment.
+function parseHelp(line) {
+	const words = /^#[ \t]+HELP[ \t]+([a-zA-Z_:][\w:]*)[ \t]?/.exec(line);
+	return words && { name: words[1], text: unescape(line.slice(words[0].length)) };
+}

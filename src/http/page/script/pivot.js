@@ -1,0 +1,108 @@
+// The same series the other way round, and what a search finds among them. Nodes here have no values of their own: their members'
+// add up to theirs.
+
+let pivot = null; // its root: path (or kind) > namespace > pod > command; made when it is first asked for
+
+const isByPath = n => n.level === 'path' || n.level === 'kind';
+const canPivot = () => order.some(isByPath);
+function gather(n, member) {
+	(n.members ||= []).push(member);
+	n.seen = max(n.seen, member.seen);
+}
+function addToPivot(leaf) {
+	if (!isByPath(leaf)) return;
+	const names = {};
+	for (let n = leaf; n !== root; n = n.up) names[n.level] = n.name;
+	let n = pivot;
+	for (const level of [leaf.level, 'namespace', 'pod', 'comm']) {
+		n = child(n, level, names[level] ?? '');
+		n.kind = leaf.kind;
+		gather(n, leaf);
+	}
+	leaf.twin = n;
+}
+function getPivot() {
+	if (!pivot) {
+		pivot = { ...makeNode(null, 'node', ''), i: 0 };
+		for (const n of series.values()) addToPivot(n);
+		seePivot();
+	}
+	return pivot;
+}
+function seePivot() {
+	pivot.seen = tick;
+	for (const leaf of series.values()) {
+		if (!live(leaf)) continue;
+		for (let n = leaf.twin; n && n.seen !== tick; n = n.up) n.seen = tick;
+	}
+}
+
+const rootOf = n => n.up ? rootOf(n.up) : n;
+const isIn = (tree, n) => rootOf(n) === tree;
+const kidsOf = n => n.kids.filter(live);
+// What the rows of a place are: of the whole node the pods, for nobody looks for a namespace.
+const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
+// A pod's only container is gone into at once.
+function entered(n) {
+	const kids = n.level === 'pod' ? kidsOf(n) : [];
+	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
+}
+// The place outside of one; where the way in went through at once, the way out does too.
+function outsideOf(n) {
+	const up = n.up || n;
+	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
+}
+
+// ---- Search
+
+const found = { q: '', place: null, rows: new Map() }; // a row lives on from scrape to scrape
+
+const lower = n => n.lower ??= n.text.toLowerCase();
+const lowerFull = n => n.lowerFull ??= n.full.toLowerCase();
+const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/')) && lowerFull(n).includes(q);
+
+// Marks below a place what a search finds (`hit`) and what leads there (`near`), with the drawing's number.
+function mark(n, q, drawing) {
+	let any = false;
+	for (const k of n.kids) {
+		if (!live(k)) continue;
+		const hit = matches(k, q), below = mark(k, q, drawing);
+		if (hit) k.hit = drawing;
+		if (hit || below) k.near = drawing, any = true;
+	}
+	return any;
+}
+function chain(n, top) {
+	const names = [];
+	for (let up = n.up; up && up !== top && up.up; up = up.up) if (up.level !== 'namespace') names.unshift(up.full);
+	return names.join(' › ');
+}
+// One row for each place whose name has the text in it, and a summed one for a path that several places have.
+function search(place, q) {
+	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
+	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
+	const row = (key, n, set) => {
+		const r = old.get(key) || { ...makeNode(n.up, n.level, n.name), kind: n.kind };
+		rows.set(key, Object.assign(r, set));
+	};
+	while (walk.length) {
+		const n = walk.pop();
+		if (!live(n)) continue;
+		for (const k of n.kids) walk.push(k);
+		if (!matches(n, q)) continue;
+		if (!isByPath(n) || n.members) row(n, n, { members: n.members || [n], target: n, note: isByPath(n) ? '' : chain(n, place) || n.level });
+		else if (paths.has(n.name)) paths.get(n.name).push(n);
+		else paths.set(n.name, [n]);
+	}
+	for (const [name, members] of paths) {
+		const [n] = members, isOne = members.length === 1;
+		const pods = new Set(members.map(m => { while (m.level !== 'pod' && m.up) m = m.up; return m; }));
+		const note = isOne ? chain(n, place) : pods.size > 1 ? `in ${count(pods.size)} pods` : `in ${count(members.length)} places`;
+		row(n.level + name, n, { members, target: isOne ? n : null, note });
+	}
+	return [...rows.values()];
+}
+// Where a row leads: a path with several sharers to its own place by path.
+function targetOf(n) {
+	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
+}

@@ -1,0 +1,68 @@
+// What is selected lives in the fragment: #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text
+
+const $ = {};
+for (const el of document.querySelectorAll('[id]')) $[el.id] = el;
+function make(tag, set, ...inner) {
+	const el = Object.assign(document.createElement(tag), set);
+	el.append(...inner);
+	return el;
+}
+// Writes only what changed: a refresh must not drop a selection or wake a screen reader.
+function put(el, text) { if (el.textContent !== text) el.textContent = text; }
+function putValue(el, text, value) { put(el, text); el.dataset.value = value; }
+
+let state;
+function fromHash() {
+	const [path, query] = location.hash.slice(1).split('?'), get = new URLSearchParams(query);
+	let names = [];
+	// No place is deeper than eight names; what a link says beyond that is not read.
+	try { names = path.split('/', 9).slice(1).map(decodeURIComponent); } catch { /* not a place: the node */ }
+	if (names.length === 1 && !names[0]) names = [];
+	state = { at: names, by: get.get('by') === 'path' ? 'path' : '', field: get.get('field') || '', sort: get.get('sort') || '', q: (get.get('q') || '').slice(0, 500) };
+}
+function hashOf(changes) {
+	const { at, ...rest } = { ...state, ...changes }, query = new URLSearchParams(Object.entries(rest).filter(([, value]) => value)).toString();
+	return '#/' + at.map(encodeURIComponent).join('/') + (query && '?' + query);
+}
+function select(changes) {
+	history.replaceState(null, '', hashOf(changes));
+	fromHash();
+	draw();
+}
+const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
+const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '', q: '' });
+// Out of a place that is gone leads to the innermost around it that is not.
+function outerHref() {
+	if (place) return hrefOf(outsideOf(place));
+	let at = state.at;
+	do at = at.slice(0, -1); while (at.length && !findPlace(at));
+	return hashOf({ at, q: '' });
+}
+function findPlace(names = state.at) {
+	let n = state.by && canPivot() ? getPivot() : root;
+	for (const name of names) n = n?.by?.get(name);
+	return n && live(n) ? n : null;
+}
+
+// ---- PromQL of what is on the screen
+
+// U+FFFD itself is broken UTF-8 to PromQL's lexer; its escape is not.
+const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd') + '"';
+function promql() {
+	const match = [], by = [];
+	let level = rows[0]?.level;
+	for (let n = place; n.up; n = n.up) {
+		match.unshift(`${n.level}=${quote(n.name)}`);
+		if (!level) by.unshift(n.level);
+	}
+	if (state.q && level) {
+		level = rows.find(isByPath)?.level || level;
+		match.push(`${level}=~` + quote('(?i).*' + state.q.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&') + '.*'));
+	}
+	if (level) by.push(...level === 'pod' && place.level !== 'namespace' ? ['namespace', 'pod'] : [level]);
+	// USS is two families, of which one may lack a series (--omit-zero): their sum by `+` would lack it too.
+	const isSum = field.name === 'uss';
+	if (isSum) match.unshift(`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`);
+	const what = (isSum ? '' : field.metric) + (match.length ? `{${match}}` : '');
+	return level || isSum || place.members ? `sum by (${by.join(', ')}) (${what})` : what;
+}

@@ -1,0 +1,150 @@
+// The controls, and refreshing once a scrape.
+
+$.copy.onclick = async () => {
+	if (!place) return;
+	const query = promql();
+	try {
+		await navigator.clipboard.writeText(query);
+	} catch { // the clipboard wants TLS or localhost
+		prompt('The query', query);
+	}
+	put($.said, 'Copied ' + query);
+	put($.copy, 'Copied');
+	setTimeout(put, 1500, $.copy, 'Copy as PromQL');
+};
+$.field.onchange = () => select({ field: $.field.value });
+$.q.oninput = () => { limit = 200; select({ q: $.q.value }); };
+$.q.onkeydown = e => {
+	if (e.key === 'Enter' && state.q && rows.length) location.hash = hrefOf(entered(targetOf(first)));
+};
+$['by-pod'].onclick = () => { location.hash = hashOf({ by: '', at: [] }); };
+$['by-path'].onclick = () => { location.hash = hashOf({ by: 'path', at: place && isByPath(place) ? [place.name] : [] }); };
+$.mark.onclick = () => { marked = begin(told.t); draw(); };
+$.unmark.onclick = () => { marked = undefined; draw(); $.mark.focus(); };
+$.more.onclick = () => { limit += 500; draw(); };
+$.all.ontoggle = () => draw();
+$.pause.onclick = () => {
+	paused = !paused;
+	$.pause.ariaPressed = paused;
+	put($.pause, paused ? 'Resume' : 'Pause');
+	drawAge();
+	poll();
+};
+document.onkeydown = e => {
+	if (e.key === 'Escape') {
+		if (!tip.hidden) hover(null);
+		if (state.q) select({ q: $.q.value = '' });
+		else if (state.at.length) location.hash = outerHref();
+	} else if (e.key === '/' && !/INPUT|SELECT/.test(e.target.tagName)) {
+		e.preventDefault();
+		$.q.focus();
+	}
+};
+onhashchange = () => {
+	const isInside = $.rows.contains(document.activeElement);
+	fromHash();
+	limit = 200;
+	$.q.value = state.q;
+	draw();
+	if (isInside) ($.rows.querySelector('a') || $.crumbs.lastChild).focus();
+	if (told && place) put($.said, `${place.full.slice(0, 200)}: ${$.total.textContent}, ${rows.length} rows`);
+};
+new ResizeObserver(() => draw()).observe($.map);
+matchMedia('(prefers-color-scheme: dark)').onchange = () => draw();
+
+// ---- What a reload keeps
+
+const KEPT = 'memory-map ' + location.pathname;
+function keep() {
+	if (!told || !opened) return;
+	try {
+		sessionStorage.setItem(KEPT, pack([field.name, ...NUMBERS]));
+	} catch { /* no storage, or none left: the next visit begins anew */ }
+}
+function recall(t) {
+	try {
+		const text = sessionStorage.getItem(KEPT);
+		if (text) unpack(text, t);
+	} catch { // whatever it is, it is not ours
+		opened = marked = undefined;
+	}
+}
+onpagehide = keep;
+document.onvisibilitychange = () => document.hidden ? keep() : poll();
+
+// ---- Refreshing
+
+let timer, early = 0, busy = false;
+const started = performance.now();
+
+// How long to wait, in seconds. Until the first change is seen the waits grow with the time that passed, which never steps over
+// two scrapes; later a poll that came too early is repeated a little after.
+function pace(t) {
+	if (!told || t === told.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++) : max(.5, (performance.now() - started) / 2000);
+	// A longer interval counts only when a poll saw that there was no scrape in between.
+	if (!interval || t - told.t < interval || early) interval = max(.5, t - told.t);
+	early = 0;
+	return interval;
+}
+// Asks, reads and draws once; returns how long to wait.
+async function refresh() {
+	let text = '', answer, start;
+	const before = failure;
+	failure = '';
+	try {
+		answer = await fetch('metrics', { cache: 'no-store', signal: AbortSignal.timeout(30000) });
+		start = performance.now();
+		if (answer.ok) text = await answer.text();
+		else failure = 'HTTP ' + answer.status;
+	} catch (error) {
+		failure = error.name === 'TimeoutError' ? 'no answer in 30 s' : 'no connection';
+	}
+	if (failure) {
+		if (failure !== before) drawStates();
+		return min(10, max(1, interval));
+	}
+	const stamp = text.lastIndexOf('\n' + OWN + 'last_scrape_timestamp_seconds '), line = stamp < 0 ? null : parseSample(text.slice(stamp + 1, text.indexOf('\n', stamp + 1)));
+	const t = line?.value > 0 ? line.value : Date.now() / 1000, wait = pace(t);
+	if (t === told?.t && !trouble) {
+		if (before) drawStates();
+		return wait;
+	}
+	const { own, broken } = await read(text, told && (() => new Promise(done => setTimeout(done))));
+	const reads = own.get(OWN + 'read_errors_total')?.find(s => s.labels.get('reason') === 'denied')?.value || 0;
+	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !told;
+	commit();
+	told = { own, broken, t, denied: reads, rising: reads > (told?.denied || 0), skew: abs(skew) > 3 ? skew : 0 };
+	if (isFirst) recall(t);
+	remember(t);
+	trouble = '';
+	draw();
+	drawAge();
+	performance.clearMeasures();
+	performance.measure('response to drawn', { start });
+	return wait;
+}
+// Whatever goes wrong, here or in drawing: the page says so and asks again.
+async function poll() {
+	clearTimeout(timer);
+	if (busy || paused) return;
+	busy = true;
+	const asked = performance.now();
+	let wait = 2;
+	try {
+		wait = await refresh();
+	} catch (error) {
+		trouble = `This page has met an error of its own (${error.message}).`;
+		console.warn(error);
+	} finally {
+		busy = false;
+		if (!paused) timer = setTimeout(poll, max(50, min(15, wait) * 1000 - (performance.now() - asked)));
+	}
+	drawAge();
+	if (!told) drawStates();
+}
+setInterval(drawAge, 500);
+put($.host, location.host);
+fromHash();
+$.q.value = state.q;
+drawStates();
+poll();

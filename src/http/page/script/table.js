@@ -1,0 +1,103 @@
+// The table, the treemap's accessible twin. A row lives on while its place is there, so that focus and selection stay.
+
+const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {}, blank = $.line.cloneNode(true);
+blank.removeAttribute('id');
+blank.removeAttribute('role');
+blank.ariaHidden = 'true';
+blank.setAttribute('viewBox', '0 0 88 22');
+const sorting = () => state.sort || '-share';
+const sortOf = key => key.replace('-', '');
+for (const key of ['name', 'share', 'value', 'change', 'trend', ...NUMBERS]) {
+	// Sorted by names upwards first, by numbers downwards.
+	const onclick = () => select({ sort: isSorted(key) === (key === 'name' ? 1 : -1) ? (key === 'name' ? '-' : '') + key : (key === 'name' ? '' : '-') + key });
+	$.head.append(heads[key] = make('th', { scope: 'col' }, key === 'trend' ? make('span', {}) : make('button', { id: 'sort-' + key, onclick }, title(key))));
+	heads[key].dataset.key = key;
+}
+// -1 or 1 where the rows are sorted by this column; 0 elsewhere. The field that is looked at has but one column, its value.
+function isSorted(key) {
+	const by = sortOf(sorting());
+	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;
+}
+function fieldAt(key) { return key === 'share' || key === 'value' ? field : fields.get(key); }
+
+function makeRow(n) {
+	const row = { tr: make('tr'), link: make('a', { title: n.full }), bar: make('span', { className: 'bar' }), share: make('span'), note: make('span', { className: 'muted note' }),
+		isNew: make('span', { className: 'new' }, 'new'), delta: make('span'), line: blank.cloneNode(true) };
+	if (n.kind !== 'all') row.link.append(swatchOf(n.kind));
+	row.link.append(make('bdi', { className: 'muted dir' }, n.dir), cutName(n.text), row.note);
+	const cell = (key, ...inner) => {
+		const td = row[key + 'Cell'] = make('td', {}, ...inner);
+		td.dataset.key = key;
+		return td;
+	};
+	row.tr.append(make('th', { scope: 'row' }, row.link), cell('share', row.bar, row.share), cell('value'), cell('change', row.isNew, row.delta),
+		cell('trend', row.line), ...NUMBERS.map(key => cell(key)));
+	// The whole row leads inside, unless somebody selects text in it.
+	row.tr.onclick = e => { if (!e.target.closest('a') && !String(getSelection())) row.link.click(); };
+	return row;
+}
+const collator = new Intl.Collator('en', { numeric: true });
+const compareNames = (a, b) => collator.compare(a.dir, b.dir) || collator.compare(a.text, b.text) || collator.compare(a.note || '', b.note || '') || a.i - b.i;
+function sorted() {
+	const key = sortOf(sorting()), sign = sorting()[0] === '-' ? -1 : 1;
+	if (key === 'name') return [...rows].sort((a, b) => sign * compareNames(a, b));
+	const f = fieldAt(key), by = key === 'change' ? n => change(field, n) : n => f ? at(f, n) : NaN;
+	const list = rows.map(n => ({ n, v: by(n) }));
+	return list.sort((a, b) => (a.v !== a.v) - (b.v !== b.v) || sign * (a.v - b.v) || compareNames(a.n, b.n)).map(({ n }) => n);
+}
+let first;
+function drawTable() {
+	if ($.list.hidden) return;
+	const list = sorted(), shown = list.slice(0, limit), wanted = new Set(shown), focus = document.activeElement;
+	first = list[0];
+	for (const key in heads) {
+		const way = isSorted(key);
+		heads[key].ariaSort = way ? way < 0 ? 'descending' : 'ascending' : null;
+		heads[key].hidden = key === field.name;
+	}
+	put(heads.value.firstChild, title(field.name));
+	for (const [n, row] of lines) {
+		if (wanted.has(n)) continue;
+		row.tr.remove();
+		lines.delete(n);
+	}
+	// One scale for all lines: as many bytes are as high in each, so that what grows stands out.
+	const dots = new Map(shown.map(n => [n, dotsOf(field, n)]));
+	let half = field.bytes ? 524288 : 1;
+	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
+	put(heads.trend.firstChild, 'Trend ±' + show(field, half));
+	heads.trend.title = `All lines have one scale: their full height is ${show(field, 2 * half)}`;
+	let spot = $.rows.firstChild;
+	for (const n of shown) {
+		if (!lines.has(n)) lines.set(n, makeRow(n));
+		const row = lines.get(n);
+		if (row.tr === spot) spot = spot.nextSibling;
+		else $.rows.insertBefore(row.tr, spot);
+		fillRow(row, n, dots.get(n), half);
+	}
+	if (focus !== document.activeElement && $.rows.contains(focus)) focus.focus({ preventScroll: true });
+	put($.caption, state.q ? `What “${visible(state.q)}” finds in ${place.full}; each name leads there` : `What is in ${place.full}, sorted by ${sortOf(sorting())}; each name leads inside`);
+	$.none.hidden = rows.length;
+	put($.none, `Nothing below ${place.full} has “${visible(state.q)}” in its name.`);
+	$.more.hidden = list.length <= limit;
+	put($.more, `Show more: ${count(list.length - limit)} further rows`);
+	put($.since, `Change since ${marked ? '' : 'opening at '}${clock(since().base.t)}`);
+	$.unmark.hidden = !marked;
+}
+function fillRow(row, n, dots, half) {
+	const share = at(field, n) / at(field, place), d = dots.length ? lineOf(dots, 88, 22, rangeOf(dots).middle, half) : '';
+	row.link.href = hrefOf(entered(targetOf(n)));
+	put(row.note, n.note ? ' ' + n.note : '');
+	put(row.share, percent(share));
+	row.bar.style.transform = `scaleX(${min(1, share || 0)})`;
+	for (const key of ['value', ...NUMBERS]) {
+		const f = fieldAt(key), v = f ? at(f, n) : NaN, cell = row[key + 'Cell'];
+		cell.hidden = key === field.name;
+		if (cell.v === v && cell.f === f) continue;
+		Object.assign(cell, { v, f, title: count(v), className: v ? '' : 'zero' });
+		putValue(cell, f ? show(f, v) : '–', v);
+	}
+	row.isNew.hidden = !isNew(fields.get('mappings') || field, n);
+	drawChange(row.delta, n, change(field, n));
+	if (row.line.d !== d) row.line.firstElementChild.setAttribute('d', row.line.d = d);
+}

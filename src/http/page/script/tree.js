@@ -1,0 +1,199 @@
+// The model. A node of the tree has a number, under which each field keeps its value in a column.
+
+const KINDS = { anon: 'Anonymous', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
+// The rule of --group-by kind.
+function kindOf(path) {
+	return /^\[anon[\]:]/.test(path) ? 'anon' : path === '[heap]' ? 'heap' : /^\[stack/.test(path) ? 'stack'
+		: /^(\/dev\/shm\/|\/memfd:|\/SYSV|\[anon_shmem:)/.test(path) || path === '/dev/zero (deleted)' ? 'shm'
+			: path[0] === '/' ? 'file' : path === '[other]' ? 'other' : 'special';
+}
+const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind'];
+
+const fields = new Map(); // by short name, in the exposition's order
+const series = new Map(); // label text as exposed -> node
+let nodes = [], order = []; // parents before their children; the series as the last exposition ordered them
+let room = 1024, tick = 0;
+const NONE = []; // a leaf's children: most nodes are leaves
+const root = number(makeNode(null, 'node', ''));
+const live = n => n.seen >= tick; // what a read in progress has met is one ahead
+
+// A node that has no number has `members`, nodes that do: see pivot.js.
+function makeNode(up, level, name) {
+	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0, v: NaN };
+	n.text = up ? (level === 'pid' ? 'pid ' : '') + visible(name) || `(no ${level === 'comm' ? 'command' : level})` : 'Node';
+	if (level === 'pod') n.dir = visible(up.name) + '/';
+	if (level === 'kind') n.kind = Object.hasOwn(KINDS, name) ? name : 'special';
+	if (level === 'path') {
+		n.kind = kindOf(name);
+		const base = name[0] === '/' ? n.text.lastIndexOf('/') + 1 : 0;
+		if (base < n.text.length) [n.dir, n.text] = [n.text.slice(0, base), n.text.slice(base)];
+	}
+	n.full = n.dir + n.text;
+	return n;
+}
+function number(n) {
+	n.i = nodes.length;
+	nodes.push(n);
+	if (n.i >= room) {
+		room *= 2;
+		for (const f of fields.values()) [f.now, f.next] = [column(f.now), column(f.next)];
+	}
+	return n;
+}
+function column(from = []) {
+	const c = new Float64Array(room).fill(NaN);
+	c.set(from);
+	return c;
+}
+function child(up, level, name, isNumbered) {
+	let n = up.by?.get(name);
+	if (!n) {
+		if (!up.by) [up.by, up.kids] = [new Map(), []];
+		up.by.set(name, n = makeNode(up, level, name));
+		up.kids.push(n);
+		if (isNumbered) number(n);
+	}
+	return n;
+}
+// A node's value: its own, or its members' sum.
+function at(f, n, values = f.now) {
+	if (n.i >= 0) return values?.[n.i] ?? NaN;
+	let sum = NaN;
+	for (const m of n.members) {
+		const v = values?.[m.i] ?? NaN;
+		if (v === v) sum = sum !== sum ? v : f.largest ? max(sum, v) : sum + v;
+	}
+	return sum;
+}
+
+// ---- Reading
+
+const FAMILY = 'process_smaps_', OWN = 'smaps_exporter_';
+function fieldOf(metric) {
+	const name = metric.slice(FAMILY.length).replace(/_bytes$/, ''), bytes = metric.endsWith('_bytes'), largest = name.endsWith('page_size');
+	if (!fields.has(name)) fields.set(name, { name, metric, bytes, largest, help: '', now: column(), next: column() });
+	return fields.get(name);
+}
+function addSeries(key, labels) {
+	let n = root;
+	for (const level of LEVELS) {
+		const name = labels.get(level);
+		// A label that is empty is one that is absent, to Prometheus; an empty pod is the exporter's word for none.
+		if (name !== undefined) n = child(n, level, name, true);
+	}
+	if (n === root) return null;
+	n.key = key;
+	series.set(key, n);
+	if (pivot) addToPivot(n);
+	return n;
+}
+
+// Reads an exposition into the `next` columns and returns the exporter's own samples, by name, and how many lines were none. Every
+// family lists its series in the same order, so the node of a line is nearly always the one after the last line's, and one
+// comparison of the label text proves it: from equal text the parser would read equal labels. `pause` lets the browser draw and
+// answer in between.
+async function read(text, pause) {
+	const own = new Map();
+	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
+	for (const f of fields.values()) f.next.fill(NaN);
+	const add = (n, value) => {
+		next = n.rank + 1;
+		n.seen = tick + 1;
+		field.next[n.i] = value;
+		walk.push(n);
+	};
+	for (let pos = 0, end, line = 1; pos < text.length; pos = end + 1, line++) {
+		end = text.indexOf('\n', pos);
+		if (end < 0) end = text.length;
+		if (pause && line % 1024 === 0 && performance.now() > until) {
+			await pause();
+			until = performance.now() + 10;
+		}
+		const guess = order[next];
+		if (guess && prefix && text.startsWith(prefix, pos) && text.startsWith(guess.key, pos + prefix.length)) {
+			const value = parseNumber(text.slice(pos + prefix.length + guess.key.length, end));
+			if (value !== null) add(guess, value);
+			else broken++;
+			continue;
+		}
+		if (text[pos] === '#') {
+			const help = text.startsWith('# HELP ' + FAMILY, pos) && parseHelp(text.slice(pos, end));
+			if (help) fieldOf(help.name).help = help.text;
+		} else if (text.startsWith(FAMILY, pos)) {
+			// A copy: a slice would keep the whole exposition alive.
+			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
+			const n = sample?.key && (series.get(sample.key) || addSeries(sample.key, sample.labels));
+			if (!n) {
+				broken++;
+				continue;
+			}
+			if (field?.metric !== sample.name) {
+				if (walk.length > longest.length) longest = walk;
+				// The first family of all gives the order for those after it.
+				if (!order.length) rank(longest);
+				walk = [];
+				field = fieldOf(sample.name);
+				prefix = sample.name + '{';
+			}
+			add(n, sample.value);
+		} else if (text.startsWith(OWN, pos)) {
+			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
+			if (!sample) broken++;
+			else if (own.has(sample.name)) own.get(sample.name).push(sample);
+			else own.set(sample.name, [sample]);
+		}
+	}
+	rank(walk.length > longest.length ? walk : longest);
+	return { own, broken };
+}
+function parseNumber(text) {
+	const number = text[0] === ' ' ? +text : NaN;
+	return number === number ? number : parseValue(text);
+}
+function rank(list) {
+	order = list;
+	list.forEach((n, k) => { n.rank = k; });
+}
+
+// Sums children into parents and makes the exposition that was read the current one.
+function commit() {
+	tick++;
+	root.seen = tick;
+	for (const f of fields.values()) {
+		const v = f.next;
+		for (let k = nodes.length - 1; k > 0; k--) {
+			const x = v[k], p = nodes[k].up.i;
+			if (x === x) v[p] = v[p] !== v[p] ? x : f.largest ? max(v[p], x) : v[p] + x;
+		}
+	}
+	const clean = fields.get('private_clean'), dirty = fields.get('private_dirty');
+	if (clean && dirty) {
+		const uss = fieldOf(FAMILY + 'uss_bytes');
+		uss.help = 'Private clean and private dirty, summed by this page: what would be free if this were gone.';
+		// One of the two may be left out where it is 0 (--omit-zero).
+		for (let k = 0; k < nodes.length; k++) uss.next[k] = clean.next[k] + dirty.next[k] || (dirty.next[k] !== dirty.next[k] ? clean.next[k] : dirty.next[k]);
+	}
+	let alive = 0;
+	for (const f of fields.values()) [f.now, f.next] = [f.next, f.now];
+	for (let k = nodes.length - 1; k > 0; k--) if (live(nodes[k])) nodes[k].up.seen = tick, alive++;
+	if (nodes.length > 2 * alive + 2000) forget();
+	if (pivot) seePivot();
+}
+// Drops what is gone, once that is more than what is there.
+function forget() {
+	nodes = nodes.filter(live);
+	const pick = c => new c.constructor(c.length).map((_, k) => c[nodes[k]?.i] ?? NaN);
+	for (const f of fields.values()) f.now = pick(f.now);
+	for (const p of new Set(spans().flatMap(s => [s.base, ...s.points]))) p.columns.forEach((c, name) => p.columns.set(name, pick(c)));
+	nodes.forEach((n, k) => {
+		n.i = k;
+		if (!n.by) return;
+		n.kids = n.kids.filter(live);
+		n.by = new Map(n.kids.map(kid => [kid.name, kid]));
+	});
+	for (const [key, n] of series) if (!live(n)) series.delete(key);
+	order = order.filter(live);
+	rank(order);
+	pivot = null;
+}
+const isThere = f => f.now[0] === f.now[0];

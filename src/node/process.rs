@@ -1,0 +1,249 @@
+//! One process of the node: who it is, whose it is, and what it gave when it was read last.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+use super::discovery::Discovery;
+use super::owners::Container;
+use super::reader::{Detail, Job, Reader};
+use crate::procfs::errors::ReadError;
+use crate::procfs::stat::Stat;
+use crate::procfs::{Buffers, Entry, Proc};
+use crate::sources;
+use crate::totals::labels;
+use crate::totals::reading::Reading;
+
+/// Of a read that takes long, so many times its length passes before the next: a process's memory map is held 1% of the time at most.
+const REST: u32 = 100;
+
+/// A count of mappings serves for so many sums: the kernel's sum does not say how many they are, and counting them costs half as much again.
+const MAX_COUNT_USES: u32 = 9;
+
+/// A process of the node.
+#[derive(Debug)]
+pub struct Process {
+    pub(super) entry: Entry,
+    /// In the kernel's clock ticks since boot; in a recording, the inode number of its directory. None until it was asked.
+    pub(super) start_time: Option<u64>,
+    /// Who had its pid, but another inode number: the kernel gives an old process a new one when it was short of memory. The same
+    /// start time will tell.
+    pub(super) formerly: Option<Box<Process>>,
+    /// It has no memory of its own and stays where it is.
+    pub(super) is_kernel_thread: bool,
+    pub(super) cgroup: Vec<u8>,
+    /// Whose it is, as far as the claims are known that were looked at last.
+    pub(super) container: Option<Arc<Container>>,
+    /// Its container may be another than `container` says.
+    pub(super) is_unattributed: bool,
+    /// A filter selects it.
+    pub(super) is_selected: bool,
+    /// The log says why none does.
+    pub(super) is_explained: bool,
+    /// As the kernel printed it, without the newline at its end; of a selected process only.
+    pub(super) comm: Vec<u8>,
+    /// When it was read last, or tried to; its values are as old.
+    pub(super) read_at: Option<Instant>,
+    /// How long that took.
+    pub(super) read_took: Duration,
+    /// It is read no sooner than this.
+    pub(super) rests_until: Option<Instant>,
+    /// Its mappings took too long to print: until then its sum is read instead; it stands for at least so many mappings.
+    pub(super) is_summed_until: Option<(Instant, u64)>,
+    /// The scrape goes on without the read that is under way.
+    pub(super) is_away: bool,
+    /// That read does not return, or one would not.
+    pub(super) is_stuck: bool,
+    /// It looked stuck and was not tried, since then.
+    pub(super) skipped_since: Option<Instant>,
+    pub(super) count: MappingCount,
+    pub(super) reading: Reading,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MappingCount {
+    n_mappings: u64,
+    n_uses_left: u32,
+}
+
+impl Process {
+    /// A process that a listing shows for the first time; `None` if it has ended since, or says no cgroup.
+    pub(super) fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers) -> Option<Self> {
+        let mut cgroup = Vec::new();
+        proc.cgroup(entry.pid, buffers, &mut cgroup).ok()?;
+        Some(Self::new(entry, cgroup))
+    }
+
+    pub(super) fn new(entry: Entry, cgroup: Vec<u8>) -> Self {
+        Self {
+            entry,
+            start_time: None,
+            formerly: None,
+            is_kernel_thread: false,
+            cgroup,
+            container: None,
+            is_unattributed: true,
+            is_selected: false,
+            is_explained: false,
+            comm: Vec::new(),
+            read_at: None,
+            read_took: Duration::ZERO,
+            rests_until: None,
+            is_summed_until: None,
+            is_away: false,
+            is_stuck: false,
+            skipped_since: None,
+            count: MappingCount::default(),
+            reading: Reading::default(),
+        }
+    }
+
+    /// See the field; none for a process that could not be asked yet.
+    pub fn start_time(&self) -> Option<u64> {
+        self.start_time
+    }
+
+    /// Its cgroup path.
+    pub fn cgroup(&self) -> &[u8] {
+        &self.cgroup
+    }
+
+    /// Takes what its `stat` says; without one, in a recording, a process is its directory.
+    pub(super) fn learn(&mut self, stat: Option<Stat>) {
+        let start_time = stat.map_or(self.entry.inode, |stat| stat.start_time);
+        self.start_time = Some(start_time);
+        self.is_kernel_thread = stat.is_some_and(|stat| stat.is_kernel_thread);
+        if let Some(formerly) = self.formerly.take().filter(|before| before.start_time == self.start_time) {
+            let entry = self.entry;
+            *self = Self { entry, ..*formerly };
+        }
+    }
+
+    /// Looks where it is. Fails when it has ended.
+    pub(super) fn locate(
+        &mut self,
+        proc: &Proc,
+        buffers: &mut Buffers,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        proc.cgroup(self.entry.pid, buffers, scratch)?;
+        self.move_to(scratch);
+        Ok(())
+    }
+
+    pub(super) fn move_to(&mut self, cgroup: &[u8]) {
+        if self.cgroup != cgroup {
+            self.cgroup.clear();
+            self.cgroup.extend_from_slice(cgroup);
+            self.is_unattributed = true;
+        }
+    }
+
+    /// Decides whose it is. One that has another container has no values there yet.
+    pub(super) fn attribute(&mut self, discovery: &Discovery) {
+        self.is_unattributed = false;
+        let owner = discovery.owners().owner_of(&self.cgroup);
+        if owner.map(|owner| &owner.labels) != self.container.as_ref().map(|before| &before.labels) {
+            self.deselect();
+            self.is_explained = false;
+        }
+        self.container = owner.cloned();
+    }
+
+    /// Decides whether a filter selects it under this name. One that has another name has no values under it yet.
+    pub(super) fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
+        if self.is_selected && self.comm == comm {
+            return;
+        }
+        self.deselect();
+        if let Some(container) = &self.container
+            && discovery.selects(container, labels::lossy(comm, scratch))
+        {
+            self.is_selected = true;
+            self.comm.clear();
+            self.comm.extend_from_slice(comm);
+        }
+    }
+
+    /// Tells the log once why it is not selected.
+    pub(super) fn explain(&mut self, comm: &[u8]) {
+        self.is_explained = true;
+        let (pid, comm) = (self.entry.pid, String::from_utf8_lossy(comm));
+        match &self.container {
+            None => {
+                let cgroup = String::from_utf8_lossy(&self.cgroup);
+                debug!("process {pid}, {comm:?}, is not exported: {cgroup:?} is no container's cgroup");
+            }
+            Some(container) => {
+                let sources::Container { namespace, pod, name, .. } = &container.listed;
+                debug!("process {pid} is not exported: no filter selects {namespace}/{pod}/{name}/{comm}");
+            }
+        }
+    }
+
+    pub(super) fn deselect(&mut self) {
+        self.is_selected = false;
+        self.read_at = None;
+        self.forget_values();
+    }
+
+    pub(super) fn forget_values(&mut self) {
+        self.count = MappingCount::default();
+        self.reading.clear();
+    }
+
+    pub(super) fn can_be_selected(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.is_selected)
+    }
+
+    /// What to read of it now.
+    pub(super) fn job(&mut self, with_rollup: bool, now: Instant) -> Job {
+        let detail = match self.is_summed_until {
+            Some((until, n_printed)) if now < until => Detail::Other { n_printed },
+            _ if with_rollup => {
+                let MappingCount { n_mappings, n_uses_left } = self.count;
+                self.count.n_uses_left = n_uses_left.saturating_sub(1);
+                Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
+            }
+            _ => Detail::Mappings,
+        };
+        Job { pid: self.entry.pid, inode: self.entry.inode, detail }
+    }
+
+    /// Remembers what its read has cost it, and when the next may come: one that took over a hundredth of `interval` makes it rest.
+    pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
+        let ended_at = reader.began_at + reader.elapsed;
+        self.read_at = Some(reader.began_at);
+        self.read_took = reader.elapsed;
+        let is_long = REST * reader.cpu_time > interval;
+        self.rests_until = is_long.then(|| ended_at + REST * reader.elapsed);
+        if reader.was_slow {
+            self.rests_until = None;
+            self.is_summed_until = Some((ended_at + REST * reader.elapsed, reader.n_mappings));
+        }
+        if job.detail == (Detail::Rollup { known_count: None }) {
+            self.count = MappingCount { n_mappings: reader.n_mappings, n_uses_left: MAX_COUNT_USES };
+        }
+    }
+
+    /// Whether its read is under way beside the scrape, and gets somewhere.
+    pub fn is_awaited(&self) -> bool {
+        self.is_away && !self.is_stuck
+    }
+
+    /// Its name and its container, for the log.
+    pub(super) fn name(&self) -> String {
+        let comm = self.comm.escape_ascii();
+        match &self.container {
+            Some(container) => {
+                let listed = &container.listed;
+                format!(
+                    "process {} (\"{comm}\" in {}/{}/{})",
+                    self.entry.pid, listed.namespace, listed.pod, listed.name
+                )
+            }
+            None => format!("process {}", self.entry.pid),
+        }
+    }
+}

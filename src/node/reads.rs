@@ -1,0 +1,187 @@
+//! Which process is read next, and what its read gave. The scrape takes a job, reads it with nothing locked, and brings back what was
+//! found; a read that takes long is left behind and brings it back later.
+
+use std::time::Instant;
+
+use log::{debug, info, warn};
+
+use super::away::MAX_AWAY;
+use super::budget::Budget;
+use super::discovery::Discovery;
+use super::processes::Processes;
+use super::reader::{Detail, Job, Reader};
+use crate::procfs::Proc;
+use crate::procfs::errors::ReadError;
+use crate::procfs::this_process::cpu_time_of_thread;
+use crate::totals::snapshot::Snapshot;
+
+impl Processes {
+    /// The next process of which nothing is known but its number, to be asked what it is on `thread`.
+    pub fn next_unknown(&mut self, proc: &Proc, thread: u32) -> Option<Job> {
+        while let Some(process) = self.table.get(self.n_known) {
+            let i = self.n_known;
+            self.n_known += 1;
+            if process.start_time.is_none() && !process.is_away && self.is_worth_trying(i, proc) {
+                let entry = self.table[i].entry;
+                let job = Job { pid: entry.pid, inode: entry.inode, detail: Detail::Stat };
+                self.under_way = Some((job, thread, Instant::now()));
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    /// Queues the selected processes, but for those that rest after a long read.
+    pub fn queue(&mut self, now: Instant) {
+        let Self { table, queue, .. } = self;
+        let is_due = |rests_until: Option<Instant>| rests_until.is_none_or(|until| until <= now);
+        queue.fill(
+            (0..)
+                .zip(table.iter())
+                .filter(|(_, process)| process.is_selected && !process.is_away && is_due(process.rests_until))
+                .map(|(i, process)| (i, process.read_at)),
+        );
+        self.under_way = None;
+    }
+
+    /// The next process to read on `thread`, while the budget lasts; `None` when no more is read. Whoever is left out is probed: its
+    /// values stay if it still is who it was.
+    pub fn next(
+        &mut self,
+        proc: &Proc,
+        discovery: &Discovery,
+        budget: &Budget,
+        with_rollup: bool,
+        thread: u32,
+    ) -> Option<Job> {
+        while let Some(i) = self.queue.pop() {
+            if !budget.allows() || !self.is_worth_trying(i, proc) {
+                self.probe(i, proc, discovery);
+                continue;
+            }
+            let now = Instant::now();
+            let job = self.table[i].job(with_rollup, now);
+            self.under_way = Some((job, thread, now));
+            return Some(job);
+        }
+        None
+    }
+
+    /// With many reads left behind: whether the process does not look as if its read would not return either. One that looks so for long
+    /// is stuck.
+    fn is_worth_trying(&mut self, i: usize, proc: &Proc) -> bool {
+        if self.away.len() >= MAX_AWAY {
+            let dir = proc.process(self.table[i].entry.pid, &mut self.buffers);
+            if dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers)) {
+                let since = *self.table[i].skipped_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= super::away::STUCK_AFTER {
+                    self.mark_stuck(i);
+                }
+                return false;
+            }
+        }
+        let process = &mut self.table[i];
+        if process.skipped_since.take().is_some() && std::mem::take(&mut process.is_stuck) {
+            info!("{} is tried again", process.name());
+        }
+        true
+    }
+
+    /// The scrape goes on without the read that is under way.
+    pub fn leave_behind(&mut self) {
+        let Some((job, thread, began_at)) = self.under_way.take() else { return };
+        self.away.leave(job, thread, began_at, cpu_time_of_thread(thread).unwrap_or_default());
+        if let Some(i) = self.position(job.pid) {
+            self.table[i].is_away = self.table[i].entry.inode == job.inode;
+        }
+    }
+
+    /// Looks which of the reads that were left behind do not return.
+    pub(super) fn review_away(&mut self) {
+        let mut stuck = Vec::new();
+        self.away.review(Instant::now(), cpu_time_of_thread, |job| stuck.push(*job));
+        for job in stuck {
+            let i = self.position(job.pid).filter(|&i| self.table[i].entry.inode == job.inode);
+            i.into_iter().for_each(|i| self.mark_stuck(i));
+        }
+    }
+
+    fn mark_stuck(&mut self, i: usize) {
+        let process = &mut self.table[i];
+        process.forget_values();
+        if !std::mem::replace(&mut process.is_stuck, true) {
+            self.counts.stuck += 1;
+            warn!("{} does not let itself be read: it is left out until it does", process.name());
+        }
+    }
+
+    /// Takes what the read of a job has found.
+    pub fn take(
+        &mut self,
+        job: Job,
+        result: Result<(), ReadError>,
+        reader: &Reader,
+        proc: &Proc,
+        discovery: &Discovery,
+        snapshot: &mut Snapshot,
+    ) {
+        match self.under_way {
+            Some((under_way, ..)) if under_way == job => self.under_way = None,
+            _ if self.away.end(&job) => {}
+            _ => return,
+        }
+        self.counts.exec += reader.n_execs;
+        let Some(i) = self.position(job.pid).filter(|&i| self.table[i].entry.inode == job.inode) else {
+            return;
+        };
+        let process = &mut self.table[i];
+        process.is_away = false;
+        if std::mem::take(&mut process.is_stuck) {
+            info!("{} lets itself be read again", process.name());
+            return; // what it gave may be from before it was stuck
+        }
+        if let Err(error) = result {
+            debug!("cannot read process {} in {:?}: {error}", job.pid, proc.path());
+            match error {
+                ReadError::Exec => self.counts.exec += 1,
+                ReadError::Denied => self.counts.denied += 1,
+                ReadError::Gone => self.counts.gone += 1,
+                ReadError::Slow => self.counts.slow += 1,
+                ReadError::Io(_) => self.counts.io += 1,
+            }
+            process.forget_values();
+            process.read_at = Some(reader.began_at);
+            if job.detail != Detail::Stat {
+                self.probe(i, proc, discovery);
+            }
+            return;
+        }
+        if reader.inode != process.entry.inode {
+            // Another process with its pid, or the same one under a new inode number: the next listing tells.
+            return process.forget_values();
+        }
+        if job.detail == Detail::Stat {
+            return process.learn(reader.stat);
+        }
+        if !reader.cgroup.is_empty() {
+            process.move_to(&reader.cgroup);
+        }
+        if process.is_unattributed {
+            process.attribute(discovery);
+        }
+        process.select(&reader.comm, discovery, &mut self.scratch);
+        let Some(container) = process.container.clone().filter(|_| process.is_selected) else { return };
+        if reader.was_slow {
+            self.counts.slow += 1;
+            if process.is_summed_until.is_none() {
+                warn!("{} takes too long to read: its mappings are summed as [other]", process.name());
+            }
+        }
+        process.note_read(&job, reader, self.interval);
+        if reader.tally.is_empty() {
+            return process.reading.clear(); // a zombie
+        }
+        snapshot.record(&container.labels, &process.comm, job.pid, &reader.tally, &mut process.reading);
+        self.counts.ok += 1;
+    }
+}

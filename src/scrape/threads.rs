@@ -1,0 +1,170 @@
+//! The threads that scrape. One has the turn and does everything; another stands by. A read that takes long loses its thread the turn:
+//! the one that stood by goes on with the same scrape, from the next process, and what was left behind brings its reading later.
+//!
+//! So a process whose memory-map lock is held for good costs a thread and its own values, and nobody else anything. While a process
+//! is read, nothing is locked; what else a scrape touches does not wait (see [`crate::node::reader`]).
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::error;
+
+use super::Scraper;
+use crate::errors::plain;
+use crate::procfs::Proc;
+use crate::procfs::this_process::this_thread;
+
+/// A read that takes longer loses its thread the turn.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often whoever stands by looks, while a scrape is under way.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// More threads are never left behind: the next one waits with its read. Beyond [`MAX_AWAY`](crate::node::away::MAX_AWAY) only what does not
+/// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
+const MAX_LEFT_BEHIND: usize = 10;
+
+/// What is done with the result of a scrape: says when the next one begins, or that there is none.
+pub type AfterScrape = Box<dyn FnMut(&mut Scraper, Result<(), String>) -> Option<Instant> + Send>;
+
+/// What the threads share.
+struct Shared {
+    state: Mutex<State>,
+    watch: Mutex<Watch>,
+    changed: Condvar,
+    proc: Arc<Proc>,
+}
+
+struct State {
+    scraper: Scraper,
+    after: AfterScrape,
+    next_at: Instant,
+}
+
+/// What whoever stands by looks at.
+#[derive(Default)]
+struct Watch {
+    /// The number of the thread that has the turn.
+    turn: usize,
+    is_scraping: bool,
+    reading_since: Option<Instant>,
+    n_left_behind: usize,
+}
+
+/// Scrapes on this thread, from now on, and on others while this one is inside a read. Returns when there is no next scrape, or when
+/// others have gone on without this thread.
+pub fn run(scraper: Scraper, after: AfterScrape) {
+    let proc = scraper.proc();
+    let state = State { scraper, after, next_at: Instant::now() };
+    let shared = Shared { state: Mutex::new(state), watch: Mutex::default(), changed: Condvar::new(), proc };
+    Arc::new(shared).run(0);
+}
+
+impl Shared {
+    fn run(self: Arc<Self>, number: usize) {
+        if number > 0 {
+            self.stand_by(number);
+        }
+        let stand_by = {
+            let shared = self.clone();
+            move || shared.run(number + 1)
+        };
+        if let Err(error) = thread::Builder::new().name("scrape".into()).spawn(stand_by) {
+            let error = plain(&error);
+            error!("cannot start a thread: {error}; a read that does not return would stop the scrapes");
+        }
+        self.scrape(number);
+    }
+
+    /// Scrapes until there is no next scrape, or until the turn is lost.
+    fn scrape(&self, number: usize) {
+        let thread = this_thread();
+        let mut state = lock(&self.state);
+        let mut reader = state.scraper.reader();
+        state.scraper.leave_behind();
+        loop {
+            if !state.scraper.is_under_way() {
+                let next_at = state.next_at;
+                state.scraper.wait_until(next_at);
+                if let Err(error) = state.scraper.begin() {
+                    match state.after(Err(error)) {
+                        Some(next_at) => state.next_at = next_at,
+                        None => return,
+                    }
+                    continue;
+                }
+            }
+            self.begin_watch();
+            reader.restart_clock();
+            while let Some(job) = state.scraper.next(thread) {
+                drop(state);
+                lock(&self.watch).reading_since = Some(Instant::now());
+                let result = reader.read(&self.proc, job);
+                let has_turn = self.end_read(number);
+                state = lock(&self.state);
+                state.scraper.take(job, result, &reader);
+                if !has_turn {
+                    return;
+                }
+            }
+            reader.shrink();
+            lock(&self.watch).is_scraping = false;
+            state.scraper.finish();
+            match state.after(Ok(())) {
+                Some(next_at) => state.next_at = next_at,
+                None => return,
+            }
+        }
+    }
+
+    /// Waits until a read has taken the thread before this one too long, and takes the turn.
+    fn stand_by(&self, number: usize) {
+        let mut watch = lock(&self.watch);
+        loop {
+            let is_late = watch.reading_since.is_some_and(|since| since.elapsed() >= PATIENCE);
+            if watch.turn + 1 == number && is_late && watch.n_left_behind < MAX_LEFT_BEHIND {
+                watch.turn = number;
+                watch.reading_since = None;
+                watch.n_left_behind += 1;
+                return;
+            }
+            watch = match watch.is_scraping {
+                true => wait(self.changed.wait_timeout(watch, WATCH_INTERVAL)).0,
+                false => wait(self.changed.wait(watch)),
+            };
+        }
+    }
+
+    fn begin_watch(&self) {
+        lock(&self.watch).is_scraping = true;
+        self.changed.notify_one();
+    }
+
+    /// A read has returned; says whether its thread still has the turn.
+    fn end_read(&self, number: usize) -> bool {
+        let mut watch = lock(&self.watch);
+        let has_turn = watch.turn == number;
+        if has_turn {
+            watch.reading_since = None;
+        } else {
+            watch.n_left_behind -= 1;
+        }
+        has_turn
+    }
+}
+
+impl State {
+    fn after(&mut self, result: Result<(), String>) -> Option<Instant> {
+        (self.after)(&mut self.scraper, result)
+    }
+}
+
+/// A panic ends the process (or the test), so nothing that is seen here was left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait<T>(result: Result<T, PoisonError<T>>) -> T {
+    result.unwrap_or_else(PoisonError::into_inner)
+}

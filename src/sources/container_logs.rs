@@ -1,0 +1,152 @@
+//! Containers by the names of the links that the kubelet keeps for logs, without any socket.
+//!
+//! For each container there is `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. A link may be older or younger than its
+//! container; what is not running owns no process. Links are never followed: their names tell all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::errors::plain;
+use crate::sources::{Container, Listing, Source};
+
+/// The most names read. A node has some hundreds.
+const MAX_COUNT: usize = 100_000;
+/// Every runtime makes ids of so many hexadecimal digits. With shorter ones a name could claim a cgroup such as `system`.
+const ID_LEN: usize = 64;
+
+/// The directory, perhaps with a listing that nobody has taken yet.
+#[derive(Debug)]
+pub struct ContainerLogs {
+    directory: PathBuf,
+    listed: Option<Result<Listing, String>>,
+}
+
+impl ContainerLogs {
+    /// The links in `directory`.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), listed: None }
+    }
+
+    fn list(&self) -> Result<Listing, String> {
+        let fail = |cause: String| format!("cannot list {:?}: {cause}", self.directory);
+        let mut listing = Listing::default();
+        let links = fs::read_dir(&self.directory).map_err(|error| fail(plain(&error)))?;
+        for (i, link) in links.enumerate() {
+            if i == MAX_COUNT {
+                return Err(fail(format!("over {MAX_COUNT} names")));
+            }
+            let link = link.map_err(|error| fail(plain(&error)))?;
+            listing.containers.extend(link.file_name().to_str().and_then(container));
+        }
+        listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
+        listing.containers.dedup_by(|a, b| a.id == b.id);
+        Ok(listing)
+    }
+}
+
+impl Source for ContainerLogs {
+    fn runtime(&self) -> Option<&'static str> {
+        Some("the kubelet")
+    }
+
+    fn describe(&self) -> String {
+        format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
+    }
+
+    /// Lists at once: a directory of a local disk.
+    fn begin(&mut self) {
+        self.listed = Some(self.list());
+    }
+
+    fn is_listing(&self) -> bool {
+        false
+    }
+
+    fn take(&mut self) -> Option<Result<Listing, String>> {
+        self.listed.take()
+    }
+
+    fn is_lost(&mut self) -> bool {
+        false
+    }
+
+    fn wait_for_listing(&mut self, _: Instant) {}
+
+    fn wait_until(&mut self, deadline: Instant) {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// The container whose log has this name; `None` if no log has.
+fn container(file_name: &str) -> Option<Container> {
+    let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if id.len() != ID_LEN || !id.bytes().all(is_digit) {
+        return None;
+    }
+    // Kubernetes allows no underscore in any of the three.
+    let mut names = names.split('_').filter(|name| !name.is_empty());
+    let (Some(pod), Some(namespace), Some(name), None) =
+        (names.next(), names.next(), names.next(), names.next())
+    else {
+        return None;
+    };
+    Some(Container {
+        id: id.into(),
+        init_pid: None,
+        namespace: namespace.into(),
+        pod: pod.into(),
+        name: name.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn names() {
+        for (names, expected) in [
+            ("web-0_shop_app", ["shop", "web-0", "app"]),
+            ("a.b-c_kube-system_side-car-1", ["kube-system", "a.b-c", "side-car-1"]),
+        ] {
+            let Container { id, init_pid, namespace, pod, name } =
+                container(&format!("{names}-{ID}.log")).expect(names);
+            assert_eq!((id.as_str(), init_pid), (ID, None));
+            assert_eq!([namespace, pod, name], expected);
+        }
+        for name in [
+            String::new(),
+            ".log".into(),
+            "README".into(),
+            "web-0_shop_app.log".into(),
+            format!("web-0_shop_app-{ID}"),
+            format!("web-0_shop_app-{ID}.log.1"),
+            format!("web-0_shop_app-{ID}.LOG"),
+            format!("web-0_shop_app-{}.log", &ID[1..]),
+            format!("web-0_shop_app-0{ID}.log"),
+            format!("web-0_shop_app-{}.log", ID.to_uppercase()),
+            format!("web-0_shop_app_{ID}.log"),
+            format!("web-0_shop-{ID}.log"),
+            format!("web-0_shop__app-{ID}.log").replace("shop", ""),
+            format!("a_web-0_shop_app-{ID}.log"),
+            format!("-{ID}.log"),
+            format!("{ID}.log"),
+            "x_y_z-kubepods.log".into(),
+        ] {
+            assert_eq!(container(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_one_line() {
+        let mut logs = ContainerLogs::new(Path::new("/does/not/exist"));
+        assert!(logs.take().is_none());
+        logs.begin();
+        let error = logs.take().expect("it was listed").unwrap_err();
+        assert_eq!(error, r#"cannot list "/does/not/exist": no such file or directory"#);
+    }
+}

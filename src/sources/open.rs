@@ -1,0 +1,105 @@
+//! Which source the options name, and which is taken when they name none.
+
+use std::path::Path;
+
+use super::client::{Client, Lister};
+use super::container_logs::ContainerLogs;
+use super::recording::Recording;
+use super::{Source, containerd, cri};
+use crate::cli::options::Options;
+use crate::errors::plain;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Api {
+    Containerd,
+    Cri,
+}
+
+/// The sockets that are tried, in this order, when the command line names no source.
+const SOCKETS: [(&str, Api); 3] = [
+    ("/run/containerd/containerd.sock", Api::Containerd),
+    ("/run/crio/crio.sock", Api::Cri),
+    ("/run/cri-dockerd.sock", Api::Cri),
+];
+
+/// Opens the source that the options name. Asks nothing yet.
+///
+/// Fails with one line when there is no such socket or directory.
+pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
+    if let Some(directory) = &options.fixture {
+        return Ok(Box::new(Recording::new(directory)));
+    }
+    if let Some(directory) = &options.container_logs {
+        std::fs::read_dir(directory)
+            .map_err(|error| format!("cannot list {directory:?}: {}", plain(&error)))?;
+        return Ok(Box::new(ContainerLogs::new(directory)));
+    }
+    let (socket, api) = match (&options.containerd_sock, &options.cri_sock) {
+        (Some(socket), _) => (socket.as_path(), Api::Containerd),
+        (None, Some(socket)) => (socket.as_path(), Api::Cri),
+        (None, None) => first_socket(&options.containerd_namespaces, Path::exists)?,
+    };
+    std::fs::metadata(socket).map_err(|error| format!("no socket at {socket:?}: {}", plain(&error)))?;
+    let lister = match api {
+        Api::Containerd => {
+            Lister::Containerd(containerd::Lister::new(socket, &options.containerd_namespaces))
+        }
+        Api::Cri => Lister::Cri(cri::Lister::new(socket)),
+    };
+    let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
+    Ok(Box::new(client))
+}
+
+/// Which socket is used when the command line names none: the first that exists, and speaks of the containerd namespaces asked for.
+///
+/// Fails with one line when there is none.
+fn first_socket(
+    namespaces: &[String],
+    exists: impl Fn(&Path) -> bool,
+) -> Result<(&'static Path, Api), String> {
+    let is_cri_enough = namespaces == ["k8s.io"];
+    let mut sockets = SOCKETS.into_iter().filter(|(_, api)| *api == Api::Containerd || is_cri_enough);
+    let found = sockets.clone().find(|(path, _)| exists(Path::new(path)));
+    found.map(|(path, api)| (Path::new(path), api)).ok_or_else(|| {
+        let paths: Vec<_> = sockets.by_ref().map(|(path, _)| format!("{path:?}")).collect();
+        format!(
+            "no container runtime's socket at {}: expected --containerd-sock, --cri-sock, --container-logs or --fixture",
+            paths.join(", ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_socket_that_exists() {
+        let [containerd, crio, dockerd] = SOCKETS.map(|(path, _)| path);
+        let kubernetes = &["k8s.io".to_owned()][..];
+        let docker = &["moby".to_owned(), "k8s.io".to_owned()][..];
+        let none = r#"no container runtime's socket at "/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock": expected --containerd-sock, --cri-sock, --container-logs or --fixture"#;
+        let no_containerd = r#"no container runtime's socket at "/run/containerd/containerd.sock": expected --containerd-sock, --cri-sock, --container-logs or --fixture"#;
+        type Found = Result<(&'static str, Api), &'static str>;
+        let cases: [(&[&str], &[String], Found); 6] = [
+            (&[containerd, crio, dockerd], kubernetes, Ok((containerd, Api::Containerd))),
+            (&[dockerd, crio], kubernetes, Ok((crio, Api::Cri))),
+            (&[dockerd], kubernetes, Ok((dockerd, Api::Cri))),
+            (&[dockerd, containerd], docker, Ok((containerd, Api::Containerd))),
+            (&[], kubernetes, Err(none)),
+            (&[dockerd, crio], docker, Err(no_containerd)),
+        ];
+        for (existing, namespaces, expected) in cases {
+            let exists = |path: &Path| existing.iter().any(|socket| path == Path::new(socket));
+            let expected = expected.map(|(path, api)| (Path::new(path), api)).map_err(str::to_owned);
+            assert_eq!(first_socket(namespaces, exists), expected, "{existing:?} {namespaces:?}");
+        }
+    }
+
+    #[test]
+    fn help_names_the_sockets_in_their_order() {
+        let help = crate::cli::help::help();
+        let at: Vec<_> = SOCKETS.iter().map(|(path, _)| help.rfind(path).expect(path)).collect();
+        assert!(at.is_sorted(), "{help}");
+    }
+}

@@ -1,0 +1,199 @@
+"""A busy node is read by search, by path, by what grows, with the pointer and with the keyboard; at every width, for everyone."""
+
+from urllib.parse import quote
+
+import pytest
+
+from conftest import AXE, until
+from exposition import fragment
+from recording import LIBRARIES, busy_node, write
+
+CRYPTO = LIBRARIES[1].decode()
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory, serve):
+    return serve(write(tmp_path_factory.mktemp("busy"), busy_node()), "--filter", "*/*/*/*")
+
+
+def test_typing_finds_every_place_below(busy, page):
+    page.open(busy)
+    exposition = busy.exposition()
+    everything, shared = page.names(), exposition.by_pod("pss", CRYPTO)
+    corner = "() => [...canvas.getContext('2d').getImageData(60, 80, 1, 1).data].join()"
+    before = page.tab.evaluate(corner)
+    page.tab.keyboard.press("/")
+    page.tab.keyboard.type("LibCrypto")
+    # One summed row for the path, and the rest of the map dimmed.
+    assert page.names() == [CRYPTO] and page.column("pss") == [sum(shared.values())]
+    assert f"in {len(shared)} pods" in page.text("#rows th")
+    assert page.tab.evaluate(corner) != before
+    page.tab.keyboard.press("Escape")
+    assert page.names() == everything and page.tab.input_value("#q") == "" and page.tab.evaluate(corner) == before
+    page.tab.fill("#q", "libcrypto")
+    page.tab.keyboard.press("Enter")
+    until("its place", lambda: page.hash() == "#/" + quote(CRYPTO, safe="") + "?by=path")
+    assert dict(zip(page.names(), page.column("pss"))) == {f"{namespace}/{pod}": value for (namespace, pod), value in shared.items()}
+    page.go("#/")
+    page.tab.fill("#q", "orders-db-1")
+    assert "data/orders-db-1" in page.names() and page.tab.locator("#rows a").first.get_attribute("href").startswith("#/data/orders-db-1")
+    page.tab.fill("#q", "no such name")
+    assert page.names() == [] and "no such name" in page.text("#none")
+
+
+def test_a_search_is_of_what_is_below(busy, page):
+    exposition = busy.exposition()
+    place = {"namespace": "data", "pod": "kafka-1", "container": "kafka", "comm": "java"}
+    page.open(busy, fragment(place) + "?q=.index")
+    rows = [(labels["path"], value) for labels, value in exposition.children("pss", **place) if ".index" in labels["path"]]
+    assert sorted(zip(page.names(), page.column("pss"))) == sorted(rows) and len(rows) == 6
+    page.tab.focus("#q")
+    page.tab.keyboard.press("Enter")
+    until("a step in", lambda: page.hash() == fragment({**place, "path": page.crumbs()[-1]}))
+
+
+def test_by_path_is_the_other_way_round(busy, page):
+    page.open(busy)
+    exposition = busy.exposition()
+    paths = {labels["path"] for labels, _ in exposition.families["process_smaps_pss_bytes"]}
+    page.tab.click("#by-path")
+    until("the pivot", lambda: page.hash() == "#/?by=path")
+    assert dict(zip(page.names(), page.column("pss"))) == {path: exposition.total("pss", path=path) for path in paths}
+    assert page.tab.get_attribute("#by-path", "aria-pressed") == "true"
+    page.screenshot("by-path")
+    page.tab.click("#rows tr:has-text('/dev/zero (deleted)')")
+    until("the sharers", lambda: sorted(page.names()) == [f"data/orders-db-{k}" for k in range(3)])
+    assert page.value("#total") == exposition.total("pss", path="/dev/zero (deleted)")
+    page.tab.click("#rows tr")
+    until("the commands", lambda: sorted(page.names()) == ["background writ", "checkpointer", "postgres", "postmaster", "walwriter"])
+    page.select("shared_clean")
+    assert "PSS is the one that adds up" in page.text("#help")
+    # A path's own place leads to all that share it.
+    page.go(fragment({"namespace": "data", "pod": "orders-db-0", "container": "postgres", "comm": "postgres", "path": CRYPTO}))
+    until("the path", lambda: page.crumbs()[-1] == CRYPTO)
+    page.tab.click("#by-path")
+    until("its sharers", lambda: page.hash().startswith("#/" + quote(CRYPTO, safe="") + "?by=path"))
+
+
+def test_namespaces_are_outer_boxes_and_a_click_enters_a_pod(busy, page):
+    page.open(busy)
+    boxes = page.tab.evaluate("groups.map(g => [g.n.level, g.n.name, g.n.x, g.n.y, g.n.w, g.n.h])")
+    outer = [box for box in boxes if box[0] == "namespace"]
+    assert {name for _, name, *_ in outer} >= {"shop", "data", "monitoring", "kube-system"}
+    box = page.tab.locator("#canvas").bounding_box()
+    _, name, x, y, *_ = next(box for box in outer if box[1] == "shop")
+    page.tab.mouse.click(box["x"] + x + 20, box["y"] + y + 6)
+    until("the namespace", lambda: page.crumbs() == ["Node", "shop"])
+    assert all(row.startswith("shop/") for row in page.names())
+    page.go("#/")
+    until("the node", lambda: page.crumbs() == ["Node"])
+    _, name, x, y, w, h = next(box for box in boxes if box[0] == "pod" and box[1] == "kafka-0")
+    page.tab.mouse.click(box["x"] + x + w / 2, box["y"] + y + h / 2)
+    # Its only container is gone into at once, and out of.
+    until("the pod", lambda: page.crumbs() == ["Node", "data", "kafka-0", "kafka"])
+    page.tab.keyboard.press("Escape")
+    until("the namespace", lambda: page.crumbs() == ["Node", "data"])
+
+
+@pytest.mark.parametrize("width", [1600, 1100, 380])
+def test_names_of_replicas_never_read_the_same(busy, browse, width):
+    page = browse(width=width, height=900)
+    page.open(busy)
+    # What the table shows of each name that is cut: its end, whole.
+    ends = page.tab.eval_on_selector_all("#rows .tail", "all => all.map(e => [e.closest('tr').textContent, e.textContent, e.getBoundingClientRect().width >= e.scrollWidth - 1, e.parentNode.getBoundingClientRect().right >= e.getBoundingClientRect().right - 1])")
+    cut = [(end, is_whole and is_inside) for _, end, is_whole, is_inside in ends if end]
+    assert len(cut) > 30 and all(is_seen for _, is_seen in cut)
+    names = [name for name in page.names() if "/checkout-" in name]
+    assert len(names) == 8 and len({name[-9:] for name in names}) == 8
+    # What lies left of the end belongs to it: a namespace never runs into it.
+    overlaps = page.tab.eval_on_selector_all("#rows tr", """all => all.filter(tr => {
+        const [dir, cut] = [tr.querySelector('.dir'), tr.querySelector('.cut')].map(e => e.getBoundingClientRect());
+        return dir.width && dir.right > cut.left + 1 && dir.bottom > cut.top + 1 && cut.width;
+    }).length""")
+    assert overlaps == 0
+    # In the map: what is written there.
+    labels = page.tab.evaluate("""() => {
+        const said = [], put = ctx.fillText;
+        ctx.fillText = (text, ...rest) => { said.push(text); put.call(ctx, text, ...rest); };
+        drawMap();
+        delete ctx.fillText;
+        return said;
+    }""")
+    pods = [label for label in labels if label.startswith(("checkout", "check")) and "…" in label]
+    assert len(pods) == len(set(pods))
+
+
+def test_files_of_one_name_are_told_apart(busy, page):
+    page.open(busy, "#/monitoring/prometheus-main-0/prometheus/prometheus")
+    labels = page.tab.evaluate("tiles.filter(n => n.text === '000001').map(labelOf)")
+    assert sorted(labels) == ["01JCX3M8Q0/chunks/000001", "01JCXATZY4/chunks/000001", "01JCXHPQ68/chunks/000001"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1600, 1100, 380])
+def test_it_fits_and_axe_finds_nothing_serious(busy, browse, width, scheme):
+    page = browse(width=width, height=900, scheme=scheme)
+    page.open(busy)
+    page.screenshot(f"busy-{width}-{scheme}")
+    if width == 380:
+        assert page.tab.locator("#map").bounding_box()["y"] <= 200
+    change = page.tab.locator("#sort-change").bounding_box()
+    assert change["x"] >= 0 and change["x"] + change["width"] <= width
+    # By the devtools' protocol, which the page's policy does not bind.
+    page.tab.evaluate(AXE.read_text() + "; 0")
+    for address in ("#/", "#/?q=libcrypto", "#/?by=path", "#/data/kafka-0/kafka/java", "#/data/kafka-0/kafka/java/%5Banon%5D", "#/not/there"):
+        page.go(address)
+        until("the place", lambda: page.hash() == address and page.tab.evaluate("$.crumbs.key") is not None)
+        assert page.tab.evaluate("document.documentElement.scrollWidth") == width, address
+        found = page.tab.evaluate("axe.run().then(r => r.violations.filter(v => /serious|critical/.test(v.impact)).map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 150))]))")
+        assert found == [], address
+
+
+def test_the_tip_says_what_is_there_and_covers_nothing(busy, page):
+    page.open(busy)
+    exposition = busy.exposition()
+    canvas = page.tab.locator("#canvas").bounding_box()
+    for name in ("kafka-0", "redis-node-0", "alertmanager-main-0", "fluent-bit-zz6tp", "orders-db-1"):
+        x, y, w, h = page.tab.evaluate("name => { const n = tiles.filter(n => { for (let up = n; up; up = up.up) if (up.name === name) return true; }).sort((a, b) => b.v - a.v)[0]; return [n.x, n.y, n.w, n.h]; }", name)
+        page.tab.mouse.move(canvas["x"] + x + w / 2, canvas["y"] + y + h / 2)
+        tip = page.tab.locator("#tip").bounding_box()
+        left, top = canvas["x"] + x, canvas["y"] + y
+        assert tip["x"] >= left + w or tip["x"] + tip["width"] <= left or tip["y"] >= top + h or tip["y"] + tip["height"] <= top, name
+        assert tip["x"] >= 0 and tip["x"] + tip["width"] <= 1600
+        values = page.tab.eval_on_selector_all("#tip dd", "all => all.map(e => e.textContent)")
+        assert values and "0" not in values and "–" not in values and len(values) < len(exposition.metrics())
+    sizes = page.tab.evaluate("(() => { const n = hitIn(place, pointer.x, pointer.y, drawing).n; return [...document.querySelectorAll('#tip dt')].map(e => [...fields.values()].find(f => title(f.name) === e.textContent)).filter(f => f.bytes).map(f => at(f, n)); })()")
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) > 3
+
+
+def test_the_legend_explains_itself(busy, page):
+    page.open(busy)
+    page.tab.hover("#legend li:has-text('Shared memory') button")
+    assert "/dev/zero (deleted)" in page.text("#tip") and "PostgreSQL" in page.text("#tip")
+    page.tab.mouse.move(5, 5)
+    assert page.tab.is_hidden("#tip")
+    page.tab.focus("#legend button")
+    assert page.text("#tip").startswith("Anonymous")
+
+
+def test_the_whole_row_can_be_clicked(busy, page):
+    page.open(busy)
+    first = page.names()[0]
+    page.tab.click("#rows tr:first-child td[data-key=mappings]")
+    until("a step in", lambda: "/".join(page.crumbs()[1:3]) == first)
+
+
+def test_everything_by_keyboard(busy, page):
+    page.open(busy)
+    reached = []
+    for _ in range(40):
+        page.tab.keyboard.press("Tab")
+        reached.append(page.tab.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.closest('[id]')?.id"))
+    wanted = ["pause", "q", "by-pod", "by-path", "field", "copy", "kind", "mark", "scroll", "sort-name", "sort-change", "rows"]
+    assert [name for name in wanted if name not in reached] == []
+    page.tab.focus("#by-path")
+    page.tab.keyboard.press("Enter")
+    until("by path", lambda: page.hash() == "#/?by=path")
+    page.tab.focus("#mark")
+    page.tab.keyboard.press("Space")
+    assert page.tab.is_visible("#unmark")

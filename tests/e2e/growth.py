@@ -1,0 +1,40 @@
+"""How old values are, seen from outside: processes that grow without a pause, whose values stand still only where they are not read."""
+
+import time
+
+from exposition import Exposition
+
+
+class Growth:
+    """The growing processes of a node, by pid (run the exporter with --pid). Needs to look at every scrape."""
+
+    def __init__(self, node, programs, n: int, n_pages: int = 16):
+        self.processes = [node.cgroup.run_ready(programs / "slow", "pages", str(n_pages)) for _ in range(n)]
+        self._changes: dict[str, tuple[float, float]] = {str(process.pid): (0.0, 0.0) for process in self.processes}
+        self.oldest = 0.0
+        self.n_changes = 0
+        self.n_looks = 0
+
+    def begin(self, exposition: Exposition):
+        """Count from here: all of them are there."""
+        now = time.monotonic()
+        values = rss(exposition)
+        missing = self._changes.keys() - values.keys()
+        assert not missing, f"{len(missing)} of {len(self._changes)} processes are missing"
+        self._changes = {pid: (values[pid], now) for pid in self._changes}
+        self.oldest, self.n_changes, self.n_looks = 0.0, 0, 0
+
+    def look(self, exposition: Exposition):
+        now = time.monotonic()
+        values = rss(exposition)
+        self.n_looks += 1
+        for pid, (before, since) in self._changes.items():
+            assert pid in values, f"process {pid} is healthy and missing"
+            if values[pid] != before:
+                self._changes[pid] = (values[pid], now)
+                self.n_changes += 1
+            self.oldest = max(self.oldest, now - since)
+
+
+def rss(exposition: Exposition) -> dict[str, float]:
+    return {pid: value for (pid,), value in exposition.by("process_smaps_rss_bytes", "pid").items()}

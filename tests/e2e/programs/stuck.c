@@ -1,0 +1,229 @@
+// stuck DIR SECONDS [exec]: a process whose memory-map lock is held for good, as any workload with /dev/fuse can make one.
+//
+// Mounts a file system of its own on DIR, in a mount namespace of its own, and says "<pid> <N>" on standard output once process
+// <pid>, whose name is "victim", is stuck; N is the number of the FUSE connection. Whoever reads smaps or cmdline of that process waits
+// from then on, ps and pgrep too. With "exec" another process, "execs", shares its memory as after vfork and executes another program:
+// it waits for the lock too, within its exec, and then nobody can read its stat either, or open its smaps; it says
+// "<pid> <N> <pid of execs>". So it never lasts: the connection is aborted when standard input has a byte or ends, on SIGTERM, when
+// the parent ends, and after SECONDS. The process lives on then, healthy, until standard input ends or the parent does.
+//
+// Three processes. The guardian mounts, watches and aborts. The server, a child, answers two reads with EIO and the third not at all.
+// The victim, another child, maps the file. The kernel kills both with the guardian, and a server that is dead aborts its connection.
+#define _GNU_SOURCE
+#define FUSE_USE_VERSION 34
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096
+#define FILE_NODE 2
+
+static int asked[2]; // the server says that the third read is there
+static int told[2];  // the victim tells the thread that waits, then the process that executes
+
+static void die(const char *what) {
+    perror(what);
+    _exit(1);
+}
+
+static pid_t fork_bound(void) {
+    pid_t guardian = getpid(), pid = fork();
+    if (pid < 0) die("fork");
+    if (pid == 0) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL)) die("prctl");
+        if (getppid() != guardian) _exit(1);
+    }
+    return pid;
+}
+
+// The server: a directory with one file of one page.
+
+static struct stat attributes(fuse_ino_t node) {
+    struct stat st = {.st_ino = node, .st_nlink = 1, .st_mode = S_IFDIR | 0755};
+    if (node == FILE_NODE) st.st_mode = S_IFREG | 0644, st.st_size = PAGE;
+    return st;
+}
+
+static void on_getattr(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
+    struct stat st = attributes(node);
+    fuse_reply_attr(request, &st, 1000);
+}
+
+static void on_lookup(fuse_req_t request, fuse_ino_t parent, const char *name) {
+    struct fuse_entry_param entry = {.ino = FILE_NODE, .attr = attributes(FILE_NODE), .attr_timeout = 1000, .entry_timeout = 1000};
+    fuse_reply_entry(request, &entry);
+}
+
+static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) { fuse_reply_open(request, file); }
+
+// A fault drops the lock while it waits for the page, once: the first read is its readahead, the second its own, and then it begins
+// anew with the lock for reading held (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). There the third read waits.
+static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset, struct fuse_file_info *file) {
+    static int n_reads;
+    if (++n_reads < 3)
+        fuse_reply_err(request, EIO);
+    else if (write(asked[1], "3", 1) != 1)
+        die("write");
+}
+
+static const struct fuse_lowlevel_ops operations = {.lookup = on_lookup, .getattr = on_getattr, .open = on_open, .read = on_read};
+
+static void serve(int device) {
+    char *arguments[] = {"stuck", NULL}, mounted[32];
+    struct fuse_args args = FUSE_ARGS_INIT(1, arguments);
+    struct fuse_session *session = fuse_session_new(&args, &operations, sizeof operations, NULL);
+    snprintf(mounted, sizeof mounted, "/dev/fd/%d", device); // libfuse takes this for a device that is mounted already
+    if (!session || fuse_session_mount(session, mounted)) die("fuse_session_mount");
+    fuse_session_loop(session);
+    for (;;) pause(); // aborted: the guardian sees a child that ends as the end of all
+}
+
+// The victim. Its threads exist before the lock is held: a thread's stack would have to be mapped.
+
+static char *page;
+static volatile pid_t protector;
+
+// status is one of the files that never wait.
+static int is_waiting(pid_t process, pid_t thread) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/status", process, thread);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(file, text, sizeof text - 1);
+    close(file);
+    text[n < 0 ? 0 : n] = 0;
+    return strstr(text, "State:\tD") != NULL;
+}
+
+static void hold_still(int signal) {
+    for (;;) pause();
+}
+
+static void *touch(void *unused) { // holds the lock for reading; ends in SIGBUS when the connection is aborted
+    return (void *)(long)*(volatile char *)page;
+}
+
+static void *protect(void *unused) { // waits for the lock for writing, and every later reader of it waits behind
+    char third;
+    pid_t thread = gettid();
+    if (read(asked[0], &third, 1) != 1 || write(told[1], &thread, sizeof thread) != sizeof thread) die("protect");
+    protector = thread;
+    if (mprotect(page, PAGE, PROT_READ | PROT_WRITE)) die("mprotect");
+    return NULL;
+}
+
+static int execute(void *unused) { // takes exec_update_lock for writing, then waits for the memory-map lock (fs/exec.c, exec_mmap)
+    static char *const arguments[] = {"/bin/sleep", "1000000", NULL}, *const environment[] = {NULL};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_NAME, "execs");
+    execve(arguments[0], arguments, environment);
+    _exit(1);
+}
+
+static void be_stuck(const char *directory, int with_exec) {
+    static char stack[65536];
+    char path[4096];
+    snprintf(path, sizeof path, "%s/file", directory);
+    int file = open(path, O_RDONLY);
+    if (file < 0) die(path);
+    page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, file, 0);
+    if (page == MAP_FAILED) die("mmap");
+    prctl(PR_SET_NAME, "victim");
+    signal(SIGBUS, hold_still);
+    pthread_t threads[2];
+    if (pthread_create(&threads[0], NULL, protect, NULL) || pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
+    if (with_exec) {
+        while (!protector || !is_waiting(getpid(), protector)) usleep(1000);
+        pid_t pid = clone(execute, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
+        if (pid < 0 || write(told[1], &pid, sizeof pid) != sizeof pid) die("clone");
+    }
+    for (;;) pause();
+}
+
+// The guardian.
+
+// The number of the connection: the minor number of the mounted device, asked without a call that the server would have to answer.
+static unsigned connection_of(const char *directory) {
+    char line[8192], mounted[4096];
+    unsigned major, minor, found = 0;
+    FILE *mounts = fopen("/proc/self/mountinfo", "r");
+    while (mounts && fgets(line, sizeof line, mounts))
+        if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &major, &minor, mounted) == 3 && !strcmp(mounted, directory)) found = minor;
+    if (!found) die(directory);
+    fclose(mounts);
+    return found;
+}
+
+int main(int argc, char **argv) {
+    char options[64], *directory = argv[1];
+    if (argc < 3) return 2;
+    int with_exec = argc > 3;
+    struct timespec until, now, moment = {.tv_nsec = 1000000};
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += atoi(argv[2]);
+
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    int signalled = signalfd(-1, &signals, SFD_CLOEXEC);
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM)) die("prctl");
+
+    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) die("unshare");
+    int device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (device < 0) die("/dev/fuse");
+    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", device);
+    if (mount("stuck", directory, "fuse", MS_NOSUID | MS_NODEV, options)) die("mount fuse");
+    if (mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, NULL)) die("mount fusectl");
+    unsigned connection = connection_of(directory);
+    char path[64];
+    snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", connection);
+    int abort_file = open(path, O_WRONLY | O_CLOEXEC); // open from here on: the abort itself needs nothing more
+    if (abort_file < 0) die(path);
+    if (pipe2(asked, O_CLOEXEC) || pipe2(told, O_CLOEXEC | O_NONBLOCK)) die("pipe");
+
+    pid_t server = fork_bound();
+    if (server == 0) serve(device);
+    close(device);
+    pid_t victim = fork_bound();
+    if (victim == 0) be_stuck(directory, with_exec);
+
+    pid_t waits[2] = {0}; // a thread of the victim, and the process that executes
+    int n_waits = 0, is_said = 0, is_aborted = 0;
+    struct pollfd waited[] = {{.fd = 0, .events = POLLIN}, {.fd = signalled, .events = POLLIN}};
+    for (;;) {
+        if (n_waits < 1 + with_exec && read(told[0], &waits[n_waits], sizeof *waits) > 0) n_waits++;
+        if (!is_said && n_waits == 1 + with_exec && is_waiting(victim, waits[0]) && (!with_exec || is_waiting(waits[1], waits[1]))) {
+            dprintf(1, with_exec ? "%d %u %d\n" : "%d %u\n", victim, connection, waits[1]);
+            is_said = 1;
+        }
+        poll(waited, 2, !is_said ? 1 : is_aborted ? -1 : 100);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        char byte;
+        int ends = waited[1].revents || (waited[0].revents && read(0, &byte, 1) <= 0);
+        if (!is_aborted && (ends || waited[0].revents || now.tv_sec >= until.tv_sec)) {
+            if (write(abort_file, "1", 1) != 1) kill(server, SIGKILL);
+            is_aborted = 1;
+            for (int i = 0; i < 1000 && n_waits && is_waiting(victim, waits[0]); i++) nanosleep(&moment, NULL);
+            dprintf(1, "freed\n");
+        }
+        if (ends) _exit(0); // and the kernel ends the others
+    }
+}
