@@ -247,3 +247,92 @@ impl Process {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::totals::grouping::GroupBy;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn process() -> Process {
+        Process::new(Entry { pid: 7, inode: 70 }, b"/a".to_vec())
+    }
+
+    /// A read that took so many milliseconds, and as much CPU time.
+    fn read(began_at: Instant, ms: u64, was_slow: bool) -> Reader {
+        let mut reader = Reader::new(GroupBy::Path);
+        (reader.began_at, reader.elapsed, reader.was_slow) = (began_at, Duration::from_millis(ms), was_slow);
+        (reader.cpu_time, reader.n_mappings) = (reader.elapsed, 500);
+        reader
+    }
+
+    #[test]
+    fn a_count_of_mappings_serves_for_nine_sums() {
+        let (mut process, now) = (process(), Instant::now());
+        for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
+            let job = process.job(true, now);
+            assert_eq!(job, Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count } });
+            process.note_read(&job, &read(now, 1, false), INTERVAL);
+        }
+        assert_eq!(process.job(false, now).detail, Detail::Mappings);
+        process.forget_values();
+        assert_eq!(process.job(true, now).detail, Detail::Rollup { known_count: None });
+    }
+
+    #[test]
+    fn a_long_read_is_followed_by_a_hundred_times_its_length() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, now);
+        process.note_read(&job, &read(now, 100, false), INTERVAL);
+        assert_eq!((process.read_at, process.rests_until), (Some(now), None));
+        process.note_read(&job, &read(now, 101, false), INTERVAL);
+        assert_eq!(process.rests_until, Some(now + Duration::from_millis(101 + 10_100)));
+        assert_eq!(process.read_took, Duration::from_millis(101));
+        process.note_read(&job, &read(now, 1, false), INTERVAL);
+        assert_eq!(process.rests_until, None);
+    }
+
+    #[test]
+    fn mappings_that_take_too_long_are_summed_for_a_while() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, now);
+        process.note_read(&job, &read(now, 1000, true), INTERVAL);
+        assert_eq!(process.rests_until, None, "the sum is cheap");
+        let until = now + Duration::from_millis(1000 + 100_000);
+        let just_before = until - Duration::from_nanos(1);
+        assert_eq!(process.job(false, just_before).detail, Detail::Other { n_printed: 500 });
+        assert_eq!(process.job(true, just_before).detail, Detail::Other { n_printed: 500 });
+        assert_eq!(process.job(false, until).detail, Detail::Mappings);
+    }
+
+    #[test]
+    fn a_process_with_a_new_inode_number_is_known_by_its_start_time() {
+        let stat = |start_time| Some(Stat { start_time, is_kernel_thread: false });
+        for (start_time, is_same) in [(5, true), (6, false)] {
+            let mut before = process();
+            before.learn(stat(5));
+            before.comm = b"known".to_vec();
+            let mut now = Process::new(Entry { pid: 7, inode: 71 }, b"/a".to_vec());
+            now.formerly = Some(Box::new(before));
+            assert_eq!(now.start_time(), None);
+            now.learn(stat(start_time));
+            assert_eq!(now.start_time(), Some(start_time));
+            assert_eq!((now.entry.inode, now.comm == b"known"), (71, is_same));
+            assert!(now.formerly.is_none());
+        }
+        let mut recorded = process();
+        recorded.learn(None);
+        assert_eq!(recorded.start_time(), Some(70), "in a recording it is its directory");
+    }
+
+    #[test]
+    fn a_process_is_awaited_while_its_read_gets_somewhere() {
+        for (is_away, is_stuck, expected) in
+            [(false, false, false), (true, false, true), (true, true, false), (false, true, false)]
+        {
+            let process = Process { is_away, is_stuck, ..process() };
+            assert_eq!(process.is_awaited(), expected);
+        }
+    }
+}
