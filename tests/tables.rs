@@ -104,11 +104,8 @@ fn counts() {
     for args in [
         "",
         "--omit-zero",
-        "--fields rss,pss,private_dirty",
-        "--max-samples 1000",
         "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
         "--group-by process --fields rss,pss,private_dirty,private_clean,swap",
-        "--pid --omit-zero",
     ] {
         let text = once(&fixture("node"), &args.split_terminator(' ').collect::<Vec<_>>());
         let n_samples = text.lines().filter(|line| !line.starts_with('#')).count();

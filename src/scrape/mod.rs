@@ -1,5 +1,6 @@
 //! One scrape: list, identify, choose, read, verify, sum, render.
 
+pub(crate) mod open;
 pub mod threads;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc, permissions};
-use crate::sources;
+
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::{Shape, Snapshot};
 
@@ -61,7 +62,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let source = sources::open(options)?;
+        let source = open::open(options)?;
         let proc_path = match &options.fixture {
             Some(directory) => directory.join("proc"),
             None => options.proc_path.clone(),
