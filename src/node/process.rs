@@ -69,10 +69,15 @@ pub(super) struct MappingCount {
 
 impl Process {
     /// A process that a listing shows for the first time; `None` if it has ended since, or says no cgroup.
-    pub(super) fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers) -> Option<Self> {
-        let mut cgroup = Vec::new();
-        proc.cgroup(entry.pid, buffers, &mut cgroup).ok()?;
-        Some(Self::new(entry, cgroup))
+    pub(super) fn find(
+        entry: Entry,
+        proc: &Proc,
+        buffers: &mut Buffers,
+        scratch: &mut Vec<u8>,
+    ) -> Option<Self> {
+        // Zombies are found again by each listing: for them nothing is kept.
+        proc.cgroup(entry.pid, buffers, scratch).ok()?;
+        Some(Self::new(entry, scratch.clone()))
     }
 
     pub(super) fn new(entry: Entry, cgroup: Vec<u8>) -> Self {

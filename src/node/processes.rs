@@ -91,7 +91,7 @@ impl Processes {
                     let is_settled = process.is_selected || process.is_kernel_thread;
                     (is_settled || process.locate(proc, buffers, path).is_ok()).then_some(process)
                 }
-                formerly => Process::find(entry, proc, buffers)
+                formerly => Process::find(entry, proc, buffers, path)
                     .map(|process| Process { formerly: formerly.map(Box::new), ..process }),
             };
             table.extend(process);

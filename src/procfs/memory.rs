@@ -3,6 +3,7 @@
 //! The kernel ends an address space while it is read (exec, exit) by a clean end of file, so a read that was cut short looks complete.
 //! Reading the file's first byte again tells: there is none once the address space is gone.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -109,12 +110,14 @@ impl MemoryReader {
         limits: Limits,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
-        let (tasks, tids) = match process.threads(buffers) {
+        let tasks = match process.threads(buffers) {
             Err(ReadError::Gone) => return Ok(0), // a recording has none
             threads => threads?,
         };
-        for tid in tids {
-            match self.file(tasks.as_fd(), &format!("{tid}/smaps"), limits, each) {
+        for i in 0..buffers.tids.len() {
+            buffers.name.clear();
+            let _ = write!(buffers.name, "{}/smaps", buffers.tids[i]); // writing to a String cannot fail
+            match self.file(tasks.as_fd(), &buffers.name, limits, each) {
                 Ok(0) => {}
                 other => return other,
             }
