@@ -100,8 +100,6 @@ fn counts() {
     for args in [
         "",
         "--omit-zero",
-        "--fields rss,pss,private_dirty",
-        "--max-samples 1000",
         "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
         "--group-by process --fields rss,pss,private_dirty,private_clean,swap",
         "--pid --omit-zero",
