@@ -42,6 +42,27 @@ build: protoc
 e2e: protoc
 	tests/e2e/run
 
+# The static binary and its image on the kernels that users run, in virtual machines: make e2e-nodes NODES="bookworm sid".
+# Needs root on Debian; no KVM.
+NODES ?=
+.PHONY: e2e-nodes
+e2e-nodes: image-tar
+	EXPORTER=$(STATIC) IMAGE_TAR=$(IMAGE_TAR) tests/nodes/run $(NODES)
+
+# The static aarch64 binary: the tests of recordings by qemu-user, and machines with 4 KiB and 16 KiB pages. Needs root on Debian.
+.PHONY: test-arm64 e2e-arm64
+test-arm64:
+	$(MAKE) static TARGET=aarch64-unknown-linux-musl
+	tests/nodes/arm64 $(or $(CARGO_TARGET_DIR),target)/aarch64-unknown-linux-musl/release/smaps-container-exporter
+e2e-arm64:
+	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
+
+# What a node of 250 containers and 1,500 processes takes, recorded and live, ten minutes each; LOAD="live 60" chooses. Needs root.
+LOAD ?=
+.PHONY: load
+load: build
+	tests/nodes/load $(LOAD)
+
 # The memory map's script, the parts of it that need no browser: node's own test runner, no packages.
 .PHONY: page-test
 page-test:

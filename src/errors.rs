@@ -1,8 +1,15 @@
 //! The text of the system's errors, for messages of one line.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::sandbox;
+/// Whether this process has a filter that answers unforeseen system calls with `EPERM`.
+static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
+
+/// From now on a missing permission may be the sandbox's doing, and errors say so.
+pub(crate) fn blame_sandbox() {
+    IS_SANDBOXED.store(true, Ordering::Relaxed);
+}
 
 /// The same number everywhere.
 const EPERM: i32 = 1;
@@ -15,8 +22,10 @@ pub(crate) fn plain(error: &io::Error) -> String {
         Some(number) => {
             let text = text.trim_end_matches(&format!(" (os error {number})")).to_lowercase();
             // The sandbox's answer to a call that it does not foresee. Nobody but this line would know.
-            let hint = if number == EPERM { sandbox::hint() } else { "" };
-            text + hint
+            if number == EPERM && IS_SANDBOXED.load(Ordering::Relaxed) {
+                return text + " (or not foreseen by the sandbox: see --sandbox)";
+            }
+            text
         }
         None => text,
     }

@@ -47,9 +47,10 @@ impl Drop for Directory {
     }
 }
 
-/// The program with these arguments.
+/// The program with these arguments: the one just built, or `EXPORTER`, such as another architecture's.
 pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_smaps-container-exporter"));
+    let built = env!("CARGO_BIN_EXE_smaps-container-exporter");
+    let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));
     command.args(args).env_remove("RUST_BACKTRACE");
     command
 }

@@ -2,7 +2,8 @@
 //!
 //! A container owns from the component that names it, its id, down, wherever its init process is now: init may have moved into a
 //! child cgroup, as systemd and Docker do inside a container. Where no component names it, it owns from the first cgroup that its init
-//! process was seen in. The root is nobody's: whoever claimed it would own every process of the node.
+//! process was seen in. The root is nobody's: whoever claimed it would own every process of the node. But seen from inside a cgroup
+//! namespace, which version 2 gives every container, `/` is where the exporter itself is, and the root is all `..`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,9 +35,16 @@ impl Container {
 pub struct Owners {
     by_id: HashMap<Box<[u8]>, Arc<Container>>,
     by_path: HashMap<Box<[u8]>, Arc<Container>>,
+    is_inside: bool,
 }
 
 impl Owners {
+    /// Learns from the processes' paths whether they are seen from inside a cgroup namespace; says whether that is news.
+    pub fn look_around<'a>(&mut self, mut paths: impl Iterator<Item = &'a [u8]>) -> bool {
+        let is_inside = paths.any(|path| path == b"/.." || path.starts_with(b"/../"));
+        std::mem::replace(&mut self.is_inside, is_inside) != is_inside
+    }
+
     /// Forgets every claim.
     pub fn clear(&mut self) {
         self.by_id.clear();
@@ -53,6 +61,7 @@ impl Owners {
         let Some(path) = first_cgroup else { return };
         let mut components = path.split(|&b| b == b'/');
         let is_root = components.clone().all(|component| [&b""[..], b".."].contains(&component));
+        let is_root = is_root && !(self.is_inside && path == b"/");
         let is_named = !id.is_empty() && components.any(|component| id_of(component) == id);
         if !is_root && !is_named {
             self.by_path.entry(path.into()).or_insert_with(|| container.clone());
@@ -65,7 +74,9 @@ impl Owners {
     pub fn owner_of(&self, path: &[u8]) -> Option<&Arc<Container>> {
         let mut path = path;
         loop {
-            let slash = path.iter().rposition(|&b| b == b'/')?;
+            let Some(slash) = path.iter().rposition(|&b| b == b'/') else {
+                return self.by_path.get(&b"/"[..]);
+            };
             let component = &path[slash + 1..];
             if let Some(owner) = self.by_path.get(path).or_else(|| self.by_id.get(id_of(component))) {
                 return Some(owner);
@@ -167,6 +178,28 @@ mod tests {
             for path in others {
                 assert_eq!(owner(&owners, path), None, "{path:?} with init in {first:?}");
             }
+        }
+    }
+
+    /// As an exporter in a container sees it on version 2: itself in `/`, what is beside and above it behind `..`.
+    #[test]
+    fn inside_a_cgroup_namespace_the_exporters_own_container_is_in_the_root() {
+        let mut owners = Owners::default();
+        let beside = "/../../pod2/cri-containerd-def.scope";
+        assert!(owners.look_around([&b"/"[..], beside.as_bytes(), b"/../../.."].into_iter()));
+        assert!(!owners.look_around([&b"/.."[..]].into_iter()), "no news");
+        owners.claim(&container("abc"), Some(b"/"));
+        owners.claim(&container("def"), Some(beside.as_bytes()));
+        owners.claim(&container("escaped"), Some(b"/../../.."));
+        for (path, expected) in [
+            ("/", Some("abc")),
+            ("/below/x", Some("abc")),
+            (beside, Some("def")),
+            ("/..", None),
+            ("/../x", None),
+            ("/../../../system.slice", None),
+        ] {
+            assert_eq!(owner(&owners, path), expected, "{path:?}");
         }
     }
 

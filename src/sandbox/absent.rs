@@ -4,8 +4,3 @@ use crate::cli::options::Options;
 
 /// Gives up nothing.
 pub fn enter(_: &Options) {}
-
-/// What to say of an operation that is not permitted.
-pub(crate) fn hint() -> &'static str {
-    ""
-}

@@ -12,14 +12,12 @@ mod landlock;
 mod seccomp;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{debug, warn};
 
 use crate::cli::options::Options;
-use crate::sources;
-
-static IS_ON: AtomicBool = AtomicBool::new(false);
+use crate::errors;
+use crate::scrape::open;
 
 /// What the program still does inside.
 struct Needs {
@@ -40,7 +38,7 @@ impl Needs {
         reads.extend(options.container_logs.clone());
         Needs {
             reads,
-            sockets: sources::sockets(options),
+            sockets: open::sockets(options),
             writes: options.record.clone(),
             serves: options.record.is_none() && !options.once,
         }
@@ -73,12 +71,7 @@ pub fn enter(options: &Options) {
         }
     }
     match seccomp::enter(&needs) {
-        Ok(()) => IS_ON.store(true, Ordering::Relaxed),
+        Ok(()) => errors::blame_sandbox(),
         Err(error) => warn!("cannot restrict system calls: {error}"),
     }
-}
-
-/// What to say of an operation that is not permitted.
-pub(crate) fn hint() -> &'static str {
-    if IS_ON.load(Ordering::Relaxed) { " (or not foreseen by the sandbox: see --sandbox)" } else { "" }
 }

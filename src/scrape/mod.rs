@@ -1,5 +1,6 @@
 //! One scrape: list, identify, choose, read, verify, sum, render.
 
+pub(crate) mod open;
 pub mod threads;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc, permissions};
-use crate::sources;
+
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::{Shape, Snapshot};
 
@@ -61,7 +62,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let source = sources::open(options)?;
+        let source = open::open(options)?;
         let proc_path = match &options.fixture {
             Some(directory) => directory.join("proc"),
             None => options.proc_path.clone(),
@@ -214,6 +215,7 @@ impl Scraper {
             scraped_at: SystemTime::now(),
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
+            n_cut_labels: self.discovery.n_cut_labels(),
             n_containers: self.discovery.containers().len() as u64,
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
@@ -265,7 +267,7 @@ impl Scraper {
             max_open_files,
             ..self.report
         };
-        self.self_metrics.render(text, &report);
+        self.self_metrics.render(text, &report, self.discovery.namespaces());
     }
 
     /// Where containers come from, for the log.

@@ -76,7 +76,7 @@ class Exporter(Client):
 
     def _listening(self):
         assert self.process.poll() is None, f"the exporter exited {self.process.returncode}:\n{self.log()}"
-        return (found := re.search(r"listening on (\S+:[1-9]\d*)", self.log())) and found[1]
+        return (found := re.search(r"listening on http://(\S+:[1-9]\d*)/", self.log())) and found[1]
 
     def log(self) -> str:
         self._log.seek(0)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -47,7 +48,7 @@ def pack(out: Path, layer: Path, entrypoints: dict[str, list[str]]):
         for tag, entrypoint in entrypoints.items():
             config = json.dumps(
                 {
-                    "architecture": "amd64",
+                    "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
                     "os": "linux",
                     "config": {"Entrypoint": entrypoint, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"},
                     "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},

@@ -53,6 +53,7 @@ class Pod:
     name: str
     containers: list[Container]
     id: str
+    config: cri.PodSandboxConfig
 
     def __getitem__(self, name: str) -> Container:
         return next(container for container in self.containers if container.name == name)
@@ -109,6 +110,10 @@ class Lab:
                 start_new_session=True,  # an interrupt at the terminal is for the tests: they take it down in order
             )
         self._pid_file.write_text(str(self._containerd.pid))
+        self._connect()
+
+    def _connect(self):
+        """Open the channel to containerd's CRI and wait until it answers."""
         # containerd refuses an :authority that is a path
         self._channel = grpc.insecure_channel(f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")])
         self.cri = cri_services.RuntimeServiceStub(self._channel)
@@ -171,7 +176,7 @@ class Lab:
     def run_pod(self, namespace: str, name: str, containers: list[Container], pid: int = CONTAINER) -> Pod:
         """Run a pod as the kubelet would. Its processes carry LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID."""
         uid = str(uuid.uuid4())
-        cgroup = f"/kubepods/burstable/pod{uid}"
+        cgroup = self._cgroup_parent(uid)
         with self._cgroups.open("a") as made:
             made.write(cgroup + "\n")
         labels = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
@@ -185,29 +190,39 @@ class Lab:
             ),
         )
         sandbox = self.cri.RunPodSandbox(cri.RunPodSandboxRequest(config=config)).pod_sandbox_id
+        pod = Pod(namespace, name, containers, sandbox, config)
         for container in containers:
-            environment = {"LAB_CONTAINER": f"{namespace}/{name}/{container.name}", "LAB_UID": str(self.uid), **container.env}
-            security = cri.LinuxContainerSecurityContext(namespace_options=namespaces)
-            security.MergeFrom(container.security)
-            resources = cri.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes)
-            request = cri.CreateContainerRequest(
-                pod_sandbox_id=sandbox,
-                sandbox_config=config,
-                config=cri.ContainerConfig(
-                    metadata=cri.ContainerMetadata(name=container.name),
-                    image=cri.ImageSpec(image=container.image),
-                    command=container.command,
-                    args=container.args,
-                    envs=[cri.KeyValue(key=key, value=value) for key, value in environment.items()],
-                    mounts=container.mounts,
-                    labels={"io.kubernetes.container.name": container.name, **labels},
-                    log_path=f"{container.name}.log",
-                    linux=cri.LinuxContainerConfig(resources=resources, security_context=security),
-                ),
-            )
-            container.id = self.cri.CreateContainer(request).container_id
-            self.cri.StartContainer(cri.StartContainerRequest(container_id=container.id))
-        return Pod(namespace, name, containers, sandbox)
+            self.start_container(pod, container)
+        return pod
+
+    def _cgroup_parent(self, uid: str) -> str:
+        """The cgroup that a pod's containers are made in, as the kubelet with the cgroupfs driver names it."""
+        return f"/kubepods/burstable/pod{uid}"
+
+    def start_container(self, pod: Pod, container: Container, attempt: int = 0):
+        """Make and start a pod's container; what the kubelet starts again has another attempt's number."""
+        place = f"{pod.namespace}/{pod.name}/{container.name}"
+        environment = {"LAB_CONTAINER": place, "LAB_UID": str(self.uid), **container.env}
+        security = cri.LinuxContainerSecurityContext(namespace_options=pod.config.linux.security_context.namespace_options)
+        security.MergeFrom(container.security)
+        resources = cri.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes)
+        request = cri.CreateContainerRequest(
+            pod_sandbox_id=pod.id,
+            sandbox_config=pod.config,
+            config=cri.ContainerConfig(
+                metadata=cri.ContainerMetadata(name=container.name, attempt=attempt),
+                image=cri.ImageSpec(image=container.image),
+                command=container.command,
+                args=container.args,
+                envs=[cri.KeyValue(key=key, value=value) for key, value in environment.items()],
+                mounts=container.mounts,
+                labels={"io.kubernetes.container.name": container.name, **pod.config.labels},
+                log_path=f"{container.name}.log",
+                linux=cri.LinuxContainerConfig(resources=resources, security_context=security),
+            ),
+        )
+        container.id = self.cri.CreateContainer(request).container_id
+        self.cri.StartContainer(cri.StartContainerRequest(container_id=container.id))
 
     def remove_pod(self, pod: Pod | str):
         """Stop and remove a pod and its containers."""

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::client::{Client, Lister};
-use super::container_logs::ContainerLogs;
-use super::recording::Recording;
-use super::{Source, containerd, cri};
 use crate::cli::options::Options;
 use crate::errors::plain;
+use crate::sources::client::{Client, Lister};
+use crate::sources::container_logs::ContainerLogs;
+use crate::sources::recording::Recording;
+use crate::sources::{Source, containerd, cri};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Api {

@@ -1,0 +1,116 @@
+"""The machine's containerd: as systemd runs it, with the cgroup driver that is asked for; where there is no systemd, the lab's."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import image
+from lab import PAUSE_IMAGE, WORK_IMAGE, Lab
+
+DRIVER = os.environ["NODES_DRIVER"]
+SYSTEMD = Path("/proc/1/comm").read_text() == "systemd\n"
+MEMORY_IMAGE = "lab.test/memory:1"
+PROGRAMS = Path("/lab/bin")
+
+
+def command(*words: str | Path) -> str:
+    """Run a command to its good end; what it printed."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def settled(get, want, seconds: float = 60):
+    """Wait until both functions give the same; what differs at last is the error's text."""
+    deadline = time.monotonic() + seconds
+    while get() != want() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert get() == want()
+
+
+class Node(Lab):
+    """The lab's containerd, and the workloads' image. It goes with the machine: nothing of it is taken down."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.import_programs()
+        return self
+
+    def import_programs(self):
+        layer, archive = self.directory / "memory.layer", self.directory / "memory.tar"
+        image.layer(layer, {name: path.read_bytes() for name in ("memory", "i386") if (path := PROGRAMS / name).exists()})
+        image.pack(archive, layer, {MEMORY_IMAGE: []})
+        self.import_image(archive)
+
+    def close(self):
+        pass
+
+
+class SystemdNode(Node):
+    """systemd's containerd, and the exporter's image too."""
+
+    def __init__(self):
+        super().__init__("/var/lib/nodes")
+        self.socket = Path("/run/containerd/containerd.sock")
+        self.bin = Path("/usr/bin")
+
+    def __enter__(self):
+        self.directory.mkdir()
+        for program in Path("/node/containerd/usr/bin").glob("*"):
+            command("mount", "--bind", program, self.bin / program.name)
+        Path("/etc/containerd").mkdir(exist_ok=True)
+        Path("/etc/containerd/config.toml").write_text(self._config())
+        self.start()
+        image.busybox_layer(self.directory / "busybox.layer", Path("/usr/bin/busybox"))
+        image.pack(self.directory / "busybox.tar", self.directory / "busybox.layer", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
+        self.import_image(self.directory / "busybox.tar")
+        self.import_image(PROGRAMS / "image.tar")
+        self.import_programs()
+        return self
+
+    def start(self):
+        command("systemctl", "start", "containerd")
+        self._connect()
+
+    def stop(self):
+        command("systemctl", "stop", "containerd")
+
+    def restart(self):
+        command("systemctl", "restart", "containerd")
+        self._connect()
+
+    def kill(self):
+        """kill -9 containerd, which systemd starts again."""
+        command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "containerd")
+        self._connect()
+
+    def _alive(self) -> bool:
+        return subprocess.run(["systemctl", "is-failed", "--quiet", "containerd"]).returncode != 0
+
+    def _log_tail(self) -> str:
+        return command("journalctl", "-u", "containerd", "-n", "20", "-o", "cat", "--no-pager")
+
+    def _cgroup_parent(self, uid: str) -> str:
+        if DRIVER == "cgroupfs":
+            return super()._cgroup_parent(uid)
+        return f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice"
+
+    def _config(self) -> str:
+        version = command(self.bin / "containerd", "--version").split()[2].lstrip("v")
+        old = version.startswith("1.")
+        plugin = "io.containerd.grpc.v1.cri" if old else "io.containerd.cri.v1.runtime"
+        pause = f'sandbox_image = "{PAUSE_IMAGE}"' if old else ""
+        pinned = "" if old else f'[plugins."io.containerd.cri.v1.images".pinned_images]\n  sandbox = "{PAUSE_IMAGE}"'
+        return f"""version = {2 if old else 3}
+{pinned}
+[plugins."{plugin}"]
+  {pause}
+  [plugins."{plugin}".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."{plugin}".containerd.runtimes.runc.options]
+      SystemdCgroup = {"true" if DRIVER == "systemd" else "false"}
+"""
+
+
+NODE = SystemdNode if SYSTEMD else Node

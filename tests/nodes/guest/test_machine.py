@@ -1,0 +1,34 @@
+"""The machine is the one that it is meant to be: else the table tells of something else."""
+
+import os
+from pathlib import Path
+
+import kernel
+from lab import read_proc
+from node import DRIVER, SYSTEMD, command
+from pods import PROCESSES
+
+CGROUP = int(os.environ["NODES_CGROUP"])
+
+
+def test_it_is_what_it_is_called(node, record_property):
+    assert command("stat", "-fc", "%T", "/sys/fs/cgroup") == {1: "tmpfs", 2: "cgroup2fs"}[CGROUP]
+    processes = kernel.processes(node)
+    for (namespace, pod, *_), members in processes.items():
+        cgroup = read_proc(members[0], "cgroup").decode()
+        assert ("/cri-containerd-" in cgroup) == (DRIVER == "systemd"), cgroup
+        confined = SYSTEMD and pod != "agent-0"
+        assert read_proc(members[0], "attr/current").startswith(b"cri-containerd.apparmor.d") == confined, (namespace, pod)
+    assert SYSTEMD == (os.uname().machine == "x86_64")
+    assert kernel.counts(node) == PROCESSES
+    record_property("kernel", os.uname().release)
+    record_property("cgroup", f"version {CGROUP}")
+    record_property("driver", DRIVER)
+    record_property("containerd", node.version.lstrip("v").split("~")[0])
+
+
+def test_vsyscall_is_there_where_it_was_asked_for(node):
+    [pid, _] = kernel.processes(node)["memory", "memory-0", "memory", "memory"]
+    asked = "vsyscall=xonly" in Path("/proc/cmdline").read_text()
+    if asked:
+        assert b"[vsyscall]\n" in read_proc(pid, "maps")

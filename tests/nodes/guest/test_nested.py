@@ -1,0 +1,62 @@
+"""A container owns from the cgroup that names it down, wherever its processes, its init among them, have been moved to."""
+
+import os
+
+import pytest
+
+import kernel
+from exporter import EVERYTHING, once
+from exposition import Exposition
+from kernel import COMMAND
+from lab import Container, until
+from pods import FOREVER
+
+PLACE = ("nested", "nested-0", "nested")
+INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
+# Another container's scope, of a runtime that this node's containerd knows nothing of, such as kind's.
+INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
+
+# where the processes go, below the container's cgroup; / is the root
+LAYOUTS = {
+    "a process below": {SLEEP: "below.scope"},
+    "init moved aside": {INIT: "init", SLEEP: "app"},
+    "init moved aside and all others with it": {INIT: "init", SLEEP: "app", TAIL: "app/deeper"},
+    "a node in a container": {INIT: "init.scope", SLEEP: INNER, TAIL: "kubelet.slice"},
+    "init in the root": {INIT: "/"},
+}
+
+
+@pytest.fixture(scope="module")
+def pod(node):
+    """A container of three processes: their pids by command."""
+    pod = node.run_pod(*PLACE[:2], [Container(PLACE[2], ["sh", "-c", f"sleep {FOREVER} & tail -f /dev/null & wait"])])
+    wanted = {INIT, SLEEP, TAIL}
+    try:
+        until(lambda: wanted <= kernel.counts(node).keys(), 30, "its processes run")
+        yield {command: pids[0] for command, pids in kernel.processes(node).items() if command in wanted}
+    finally:
+        node.remove_pod(pod)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_moved_processes_stay_their_containers(node, pod, layout):
+    own = node.cgroups_of(pod[TAIL])
+    try:
+        for command, below in layout.items():
+            for cgroup in own:
+                root = next(parent for parent in cgroup.parents if os.path.ismount(parent))
+                move(pod[command], root if below == "/" else cgroup / below)
+        expected = kernel.counts(node)
+        if layout.get(INIT) == "/":
+            del expected[INIT]  # it is in nobody's cgroup
+        seen = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING)).by("process_smaps_processes", *COMMAND)
+        assert seen == expected
+    finally:
+        for cgroup in own:
+            for pid in pod.values():
+                move(pid, cgroup)
+
+
+def move(pid: int, cgroup):
+    cgroup.mkdir(parents=True, exist_ok=True)
+    (cgroup / "cgroup.procs").write_text(str(pid))

@@ -1,0 +1,181 @@
+"""Boots the machines one after another, runs the tests of guest/ in each, and prints what came of it as a table.
+
+usage: nodes.py [NODE...]     all of machines.py but arm64's by default
+
+NODES_TESTS: more for pytest in the guest, such as "-k rights". BLESS=1: fixtures/smaps gets what these kernels print.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import xml.etree.ElementTree as xml
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import build
+from build import NODES_DIR
+from machines import ARM64, MACHINES, Machine
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BINARY, IMAGE = Path(os.environ["EXPORTER"]).resolve(), Path(os.environ["IMAGE_TAR"]).resolve()
+MINUTES = 15  # the longest that a machine may take; alone on two cores it is three
+COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
+
+
+@dataclass
+class Result:
+    """What the guest's tests say; a machine that ends without a word of them has failed."""
+
+    failed: list[str] = field(default_factory=list)
+    n_passed: int = 0
+    n_skipped: int = 0
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+def programs(architecture: str) -> Path:
+    """The workloads, static."""
+    source = REPOSITORY / "tests/nodes/programs"
+
+    def make(out: Path):
+        out.mkdir()
+        compiler = ["gcc"]
+        if architecture != "amd64":  # unpacked and not installed, it does not find its assembler and linker by itself
+            binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
+            compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
+        build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
+        if architecture != "amd64":
+            return
+        # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
+        flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
+        build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
+
+    texts = [path.read_text() for path in sorted(source.iterdir())]
+    return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
+
+
+def pack(out: Path, architecture: str):
+    """What the guest unpacks into /lab: the part of the repository that it needs, the program, the workloads."""
+    with tarfile.open(out, "w") as tar:
+        for pattern in ("README.md", "tests/e2e/*.py", "tests/e2e/*.proto", "tests/nodes/guest/*"):
+            for path in sorted(REPOSITORY.glob(pattern)):
+                if path.is_file():
+                    tar.add(path, path.relative_to(REPOSITORY))
+        tar.add(BINARY, "bin/smaps-container-exporter")
+        tar.add(IMAGE, "bin/image.tar")
+        tar.add(programs(architecture), "bin")
+
+
+def boot(machine: Machine) -> Result:
+    """Boot it, wait until it switches itself off, and read its results."""
+    directory = NODES_DIR / "runs" / machine.name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd), directory / "serial.log", directory / "results.tar"
+    pack(directory / "lab.tar", machine.architecture)
+    with results.open("wb") as file:
+        file.truncate(64 << 20)
+    disks = []
+    for path, options in (
+        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),  # what the guest writes there is gone with it
+        (kernel / "node.ext4", "readonly=on"),
+        (directory / "lab.tar", "readonly=on"),
+        (results, "cache=unsafe"),
+    ):
+        disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
+    tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")
+    qemu = ["qemu-system-x86_64"] if machine.architecture == "amd64" else ["qemu-system-aarch64", "-machine", "virt"]
+    processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"  # the architected way is a cipher: slow
+    command = [
+        *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
+        *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
+        *("-serial", f"file:{serial}", "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd")),
+        *("-append", f"{machine.command_line} nodes.tests={tests}", *disks),
+    ]
+    qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(NODES_DIR)})
+    try:
+        qemu.wait(60 * MINUTES)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        qemu.kill()
+        qemu.wait()
+    try:
+        with tarfile.open(results) as tar:
+            tar.extractall(directory / "results", filter="data")
+    except tarfile.TarError:
+        pass
+    results.unlink()
+    return read(directory / "results/results.xml")
+
+
+def read(path: Path) -> Result:
+    result = Result()
+    if not path.exists():
+        result.failed.append("the machine, which left no results")
+        return result
+    for case in xml.parse(path).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.failed.append(case.get("name"))
+        elif case.find("skipped") is not None:
+            result.n_skipped += 1
+        else:
+            result.n_passed += 1
+        for element in case.iter("property"):
+            result.properties[element.get("name")] = element.get("value")
+    events = [case for case in xml.parse(path).getroot().iter("testcase") if "test_events" in case.get("classname")]
+    survived = [case for case in events if case.get("name") not in result.failed]
+    result.properties["events survived"] = f"{len(survived)} of {len(events)}"
+    return result
+
+
+def report(directory: Path):
+    """A failed machine's last words."""
+    for name, pattern in (("results/log", r"(E  |_____).*"), ("serial.log", ".*")):
+        path = directory / name
+        if path.exists():
+            lines = [line for line in path.read_text(errors="replace").splitlines() if re.match(pattern, line)]
+            print("".join(f"    {line[:300]}\n" for line in lines[-60:]), end="")
+            return print(f"  more in {directory}")
+
+
+def bless(machine: Machine, result: Result):
+    """What the workload's smaps look like there becomes a fixture."""
+    smaps = NODES_DIR / "runs" / machine.name / "results/memory.smaps"
+    if machine.cgroup == 2 and smaps.exists():
+        version = re.match(r"\d+\.\d+", result.properties["kernel"])[0]
+        words = ["linux", version, "debian", *filter(None, machine.name.removeprefix(machine.kernel).split("-"))]
+        shutil.copy(smaps, REPOSITORY / f"fixtures/smaps/{'-'.join(words)}.smaps")
+
+
+def main(names: list[str]) -> int:
+    known = {machine.name: machine for machine in (*MACHINES, *ARM64)}
+    if unknown := [name for name in names if name not in known]:
+        print(f'no machine "{unknown[0]}": expected some of {", ".join(known)}', file=sys.stderr)
+        return 2
+    rows, n_passed, n_failed = [], 0, 0
+    for machine in [known[name] for name in names or [machine.name for machine in MACHINES]]:
+        began = time.monotonic()
+        result = boot(machine)
+        seconds = time.monotonic() - began
+        print(f"nodes: {machine.name}: {result.n_passed} passed, {len(result.failed)} failed, {result.n_skipped} skipped in {seconds:.0f} s")
+        if result.failed:
+            print("  failed: " + ", ".join(result.failed))
+            report(NODES_DIR / "runs" / machine.name)
+        sys.stdout.flush()
+        if os.environ.get("BLESS"):
+            bless(machine, result)
+        n_passed, n_failed = n_passed + result.n_passed, n_failed + len(result.failed)
+        rows.append([result.properties.get(column, "?") for column in COLUMNS])
+    table = [f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    print("\n" + "".join(table))
+    (NODES_DIR / "table.md").write_text("".join(table))
+    print(f"nodes: {n_passed} passed, {n_failed} failed")
+    return 1 if n_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

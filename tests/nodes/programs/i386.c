@@ -1,0 +1,13 @@
+// A 32-bit process without a C library: one page of data, then it waits for ever.
+static char page[4096] = {1};
+
+static void pause_by_interrupt(void) {
+    int number = 29; // pause in the i386 table
+    __asm__ volatile("int $0x80" : "+a"(number) : : "memory");
+}
+
+void _start(void) {
+    page[0] = 2;
+    for (;;)
+        pause_by_interrupt();
+}

@@ -1,0 +1,36 @@
+// mappings N FILE...: a process of N mappings, a page of each touched: of every file four, as the loader makes them, and anonymous ones.
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+    long page = sysconf(_SC_PAGESIZE), n = argc > 1 ? atol(argv[1]) : 0;
+    int protections[] = {PROT_READ, PROT_READ | PROT_EXEC, PROT_READ, PROT_READ | PROT_WRITE};
+    volatile char sum = 0;
+    for (int i = 2; i < argc && n >= 4; i++) {
+        int fd = open(argv[i], O_RDONLY);
+        for (int part = 0; fd != -1 && part < 4; part++) {
+            char *start = mmap(NULL, page, protections[part], MAP_PRIVATE, fd, 0);
+            if (start != MAP_FAILED) {
+                sum += *start;
+                n--;
+            }
+        }
+        close(fd);
+    }
+    // Every other page is read-only, so that neighbours stay apart.
+    char *start = mmap(NULL, n * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (n > 0 && start == MAP_FAILED)
+        return perror("mmap"), 1;
+    for (long i = 0; i < n; i++) {
+        start[i * page] = 1;
+        if (i % 2)
+            mprotect(start + i * page, page, PROT_READ);
+    }
+    puts("ready");
+    fflush(stdout);
+    for (;;)
+        pause();
+}
