@@ -3,8 +3,8 @@
 //! `openat` is allowed for reading only, so nothing can be written, neither `/proc/<pid>/mem` nor a file of a container below
 //! `/proc/<pid>/root`. Memory cannot be made executable. `clone` makes threads only.
 //!
-//! A list is checked from its smallest number up, 4 ns a number; the kernel (5.11 and later) remembers which calls are allowed
-//! whatever their arguments.
+//! A list is checked from its smallest number up. The kernel (5.11 and later) remembers which calls are allowed whatever their
+//! arguments; of the others a scrape makes `openat` the most, so that comes first.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +20,6 @@ const RUNTIME: &[i64] = &[
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
-    // The second filter answers it.
-    libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
@@ -126,21 +124,26 @@ const KCMP_VM: u64 = 1;
 
 /// Forbids this process's threads, also those that run already, whatever is not on its list.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
-    for program in programs(needs)? {
-        seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string())?;
-    }
-    Ok(())
+    seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
 }
 
-/// Two filters: of two answers the stricter one counts.
-fn programs(needs: &Needs) -> Result<[BpfProgram; 2], String> {
-    let not_permitted = SeccompAction::Errno(libc::EPERM as u32);
-    let allowed = compile(list(needs), not_permitted, SeccompAction::Allow)?;
+/// The filter: three lists, one after the other.
+fn program(needs: &Needs) -> Result<BpfProgram, String> {
+    let not_permitted = || SeccompAction::Errno(libc::EPERM as u32);
+    let mut others = list(needs);
+    let openat = others.remove_entry(&libc::SYS_openat).into_iter().collect();
+    let openat = compile(openat, not_permitted(), SeccompAction::Allow)?;
     // Its arguments lie in memory, where no filter sees them. A C library that is told that there is no clone3 uses clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let absent = compile(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-    // The list comes last: it allows no further filter.
-    Ok([absent, allowed])
+    let clone3 = compile(clone3, not_permitted(), SeccompAction::Errno(libc::ENOSYS as u32))?;
+    let others = compile(others, not_permitted(), SeccompAction::Allow)?;
+    let mut program = Vec::new();
+    for part in [openat, clone3, others] {
+        // The last instruction of a list refuses what is not on it: such calls go on to the next list instead.
+        program.pop();
+        program.extend(part);
+    }
+    Ok(program)
 }
 
 fn compile(
@@ -234,9 +237,7 @@ mod tests {
     /// Runs `test` in a thread that the filters hold for, and only that one.
     fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> T {
         let filtered = move || {
-            for program in programs(&needs).unwrap() {
-                seccompiler::apply_filter(&program).unwrap();
-            }
+            seccompiler::apply_filter(&program(&needs).unwrap()).unwrap();
             test()
         };
         thread::spawn(filtered).join().unwrap()

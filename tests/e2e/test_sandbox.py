@@ -205,4 +205,4 @@ def test_nothing_that_it_does_is_refused(live, tmp_path):
     for name in ("serve", "once", "record"):
         lines = (tmp_path / f"{name}.trace").read_text().splitlines()
         assert [line for line in lines if "EPERM" in line] == []
-        assert any("ENOSYS" in line or "ENOENT" in line for line in lines), "strace shows what fails"
+        assert any("exited with 0" in line for line in lines), "it was traced to its end"
