@@ -76,8 +76,10 @@ static void shared(void) {
     touch(map("droppable memory", 0, MB, MAPPING_DROPPABLE | MAP_ANONYMOUS, -1), MB / 2, 1);
 }
 
-static void private(void) {
-    touch(map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1), 4 * MB, 0);
+// Returns huge pages that are shared after a fork until somebody writes to them.
+static char *private(void) {
+    char *hugetlb = map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1);
+    touch(hugetlb, 4 * MB, 0);
 
     char *locked = named("locked", 0, MB);
     touch(locked, MB, 1);
@@ -113,6 +115,7 @@ static void private(void) {
 
     // a Size of nine digits
     check("300 GiB", (long)mmap(NULL, 300UL << 30, PROT_NONE, PRIVATE | MAP_NORESERVE, -1, 0));
+    return hugetlb;
 }
 
 static void files(void) {
@@ -126,10 +129,11 @@ static void files(void) {
 int main(void) {
     setvbuf(stdout, NULL, _IOLBF, 0); // a child prints nothing of its parent's again
     shared();
-    private();
+    char *hugetlb = private();
     files();
     if (fork() == 0)
         prctl(PR_SET_PDEATHSIG, 9);
+    touch(hugetlb, 2 * MB, 1);
     // Lazily freed memory, of each its own: shared after a fork it would be kept.
     char *freed = named("freed", 0x340000000000, 2 * MB);
     madvise(freed, 2 * MB, MADV_NOHUGEPAGE);
