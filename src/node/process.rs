@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, info};
 
 use super::discovery::Discovery;
 use super::owners::Container;
@@ -57,6 +57,10 @@ pub struct Process {
     pub(super) is_stuck: bool,
     /// It looked stuck and was not tried, since then.
     pub(super) skipped_since: Option<Instant>,
+    /// It looks stuck, and is tried all the same.
+    pub(super) is_on_trial: bool,
+    /// It looks stuck, but its reads return.
+    pub(super) is_cleared: bool,
     pub(super) count: MappingCount,
     pub(super) reading: Reading,
 }
@@ -99,6 +103,8 @@ impl Process {
             is_away: false,
             is_stuck: false,
             skipped_since: None,
+            is_on_trial: false,
+            is_cleared: false,
             count: MappingCount::default(),
             reading: Reading::default(),
         }
@@ -229,6 +235,13 @@ impl Process {
         }
         if job.detail == (Detail::Rollup { known_count: None }) {
             self.count = MappingCount { n_mappings: reader.n_mappings, n_uses_left: MAX_COUNT_USES };
+        }
+    }
+
+    /// It no longer looks stuck, or was found not to be.
+    pub(super) fn end_skipping(&mut self) {
+        if self.skipped_since.take().is_some() && std::mem::take(&mut self.is_stuck) {
+            info!("{} is tried again", self.name());
         }
     }
 

@@ -59,7 +59,7 @@ pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
     cpu_clock: Duration,
-    /// What it is, if that was asked; a recording does not tell.
+    /// What it is, if that was asked, or in doubt; a recording does not tell.
     pub stat: Option<Stat>,
     /// What it maps; empty for a zombie or a kernel thread.
     pub tally: Tally,
@@ -124,8 +124,10 @@ impl Reader {
         let process = proc.process(job.pid, &mut self.buffers)?;
         self.inode = process.inode()?;
         self.tally.clear();
+        // Under another inode number than was listed its start time tells who it is.
+        let is_to_be_asked = job.detail == Detail::Stat || self.inode != job.inode;
+        self.stat = is_to_be_asked.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
-            self.stat = process.stat(&mut self.buffers).ok();
             return Ok(());
         }
         match self.read_memory(&process, job.detail) {

@@ -84,7 +84,7 @@ class Exporter(Client):
 
     def news(self) -> list[str]:
         """The log's lines, but for those that every start writes: version, source of containers, address, what the filters select."""
-        usual = ("smaps-container-exporter ", "containers are listed by ", "listening on ", "filter ")
+        usual = ("smaps-container-exporter ", "containers are listed by ", "containers are those of ", "listening on ", "filter ")
         return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
 
     def close(self):
