@@ -51,6 +51,9 @@ pub struct Process {
     pub(super) rests_until: Option<Instant>,
     /// Its mappings took too long to print: until then its sum is read instead; it stands for at least so many mappings.
     pub(super) is_summed_until: Option<(Instant, u64)>,
+    /// How often in a row its read was refused, and how many scrapes it is left alone for now: each refusal may be an audit record.
+    pub(super) n_refusals: u32,
+    pub(super) n_scrapes_off: u32,
     /// The scrape goes on without the read that is under way.
     pub(super) is_away: bool,
     /// That read does not return, or one would not.
@@ -100,6 +103,8 @@ impl Process {
             read_took: Duration::ZERO,
             rests_until: None,
             is_summed_until: None,
+            n_refusals: 0,
+            n_scrapes_off: 0,
             is_away: false,
             is_stuck: false,
             skipped_since: None,
@@ -245,6 +250,19 @@ impl Process {
         }
     }
 
+    /// Its read was refused: it is tried again after 1, 2, 4 ... 64 scrapes.
+    pub(super) fn note_refusal(&mut self) {
+        self.n_scrapes_off = (1 << self.n_refusals.min(6)) - 1;
+        self.n_refusals += 1;
+    }
+
+    /// Whether it is left alone in this scrape, for its read was refused.
+    pub(super) fn is_left_alone(&mut self) -> bool {
+        let is_off = self.n_scrapes_off > 0;
+        self.n_scrapes_off = self.n_scrapes_off.saturating_sub(1);
+        is_off
+    }
+
     /// Whether its read is under way beside the scrape, and gets somewhere.
     pub fn is_awaited(&self) -> bool {
         self.is_away && !self.is_stuck
@@ -283,6 +301,19 @@ mod tests {
         (reader.began_at, reader.elapsed, reader.was_slow) = (began_at, Duration::from_millis(ms), was_slow);
         (reader.cpu_time, reader.n_mappings) = (reader.elapsed, 500);
         reader
+    }
+
+    #[test]
+    fn a_refused_process_is_tried_after_ever_more_scrapes() {
+        let mut process = Process::new(Entry { pid: 1, inode: 1 }, Vec::new());
+        let mut tried = Vec::new();
+        for scrape in 1..=200 {
+            if !process.is_left_alone() {
+                process.note_refusal();
+                tried.push(scrape);
+            }
+        }
+        assert_eq!(tried, [1, 2, 4, 8, 16, 32, 64, 128, 192]);
     }
 
     #[test]

@@ -201,6 +201,12 @@ impl Processes {
         self.table.iter().filter(|process| process.is_stuck).count()
     }
 
+    /// How many selected processes refuse to be read, and how many selected ones there are.
+    pub fn refusals(&self) -> (usize, usize) {
+        let selected = || self.table.iter().filter(|process| process.is_selected);
+        (selected().filter(|process| process.n_refusals > 0).count(), selected().count())
+    }
+
     /// How long the longest read took, of those that gave the values there are.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.table.iter().filter(|process| !process.reading.is_empty());

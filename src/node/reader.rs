@@ -145,8 +145,12 @@ impl Reader {
     }
 
     fn read_memory(&mut self, process: &ProcessDir, detail: Detail) -> Result<(), ReadError> {
-        let Self { memory, buffers, tally, n_mappings, .. } = self;
+        let Self { memory, buffers, tally, n_mappings, comm, .. } = self;
         tally.clear();
+        if !matches!(detail, Detail::Mappings) {
+            comm.clear();
+            comm.extend_from_slice(process.comm(buffers)?);
+        }
         let has_sum = match detail {
             Detail::Rollup { known_count } => {
                 let count = known_count.map_or_else(|| memory.count(process), Ok)?;
@@ -167,7 +171,13 @@ impl Reader {
                 tally.add(&mapping);
             })?;
         }
-        self.identify(process)
+        // Between the end of the memory and the name it may have executed another program. The file of the mappings tells; a sum's does
+        // not, so there the name is asked before it, too.
+        if has_sum && process.comm(buffers)? != comm {
+            return Err(ReadError::Exec);
+        }
+        self.identify(process)?;
+        if has_sum { Ok(()) } else { self.memory.ensure_alive(process) }
     }
 
     /// Finds name and cgroup.

@@ -8,6 +8,7 @@ use log::{debug, info, warn};
 use super::away::MAX_AWAY;
 use super::budget::Budget;
 use super::discovery::Discovery;
+use super::process::Process;
 use super::processes::Processes;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::Proc;
@@ -38,13 +39,15 @@ impl Processes {
     /// Queues the selected processes, but for those that rest after a long read.
     pub fn queue(&mut self, now: Instant) {
         let Self { table, queue, .. } = self;
-        let is_due = |rests_until: Option<Instant>| rests_until.is_none_or(|until| until <= now);
-        queue.fill(
-            (0..)
-                .zip(table.iter())
-                .filter(|(_, process)| process.is_selected && !process.is_away && is_due(process.rests_until))
-                .map(|(i, process)| (i, process.read_at)),
-        );
+        let is_due = |process: &mut Process| {
+            let rests = process.rests_until.is_some_and(|until| now < until);
+            process.is_selected && !process.is_away && !rests && !process.is_left_alone()
+        };
+        let due = (0..).zip(table.iter_mut()).filter_map(|(i, process)| {
+            let read_at = process.read_at;
+            is_due(process).then_some((i, read_at))
+        });
+        queue.fill(due);
         self.under_way = None;
         self.suspects.clear();
     }
@@ -194,7 +197,10 @@ impl Processes {
             debug!("cannot read process {} in {:?}: {error}", job.pid, proc.path());
             match error {
                 ReadError::Exec => self.counts.exec += 1,
-                ReadError::Denied => self.counts.denied += 1,
+                ReadError::Denied => {
+                    self.counts.denied += 1;
+                    process.note_refusal();
+                }
                 ReadError::Gone => self.counts.gone += 1,
                 ReadError::Slow => self.counts.slow += 1,
                 ReadError::Io(_) => self.counts.io += 1,
@@ -232,6 +238,7 @@ impl Processes {
                 warn!("{} takes too long to read: its mappings are summed as [other]", process.name());
             }
         }
+        process.n_refusals = 0;
         process.note_read(&job, reader, self.interval);
         if reader.tally.is_empty() {
             return process.reading.clear(); // a zombie

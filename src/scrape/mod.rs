@@ -51,8 +51,7 @@ pub struct Scraper {
     phase: Phase,
     is_first: bool,
     began_at: Option<Instant>,
-    counts_before: ReadCounts,
-    is_denied: bool,
+    is_refused: bool,
     is_over_budget: bool,
     has_told_selection: bool,
 }
@@ -92,8 +91,7 @@ impl Scraper {
             phase: Phase::Idle,
             is_first: true,
             began_at: None,
-            counts_before: ReadCounts::default(),
-            is_denied: false,
+            is_refused: false,
             is_over_budget: false,
             has_told_selection: false,
         })
@@ -144,7 +142,6 @@ impl Scraper {
         if let Some(last) = self.began_at.replace(now) {
             budget.begin_scrape(now - last);
         }
-        self.counts_before = *processes.counts();
         self.phase = Phase::Listed;
         Ok(())
     }
@@ -198,7 +195,7 @@ impl Scraper {
         if std::mem::take(&mut self.is_first) {
             self.budget.end_first_scrape();
         }
-        self.log_denied();
+        self.log_refusals();
         self.snapshot.sum(self.processes.readings());
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
         debug!(
@@ -298,15 +295,13 @@ impl Scraper {
         }
     }
 
-    /// Says once what is missing when every read is refused, and once when one succeeds. A scrape without either says nothing.
-    fn log_denied(&mut self) {
-        let (before, counts) = (&self.counts_before, self.processes.counts());
-        if counts.ok > before.ok {
-            if std::mem::take(&mut self.is_denied) {
-                info!("processes can be read again");
-            }
-        } else if counts.denied > before.denied && !std::mem::replace(&mut self.is_denied, true) {
-            warn!("every process refuses to be read: {}", permissions::missing());
+    /// Says once what is missing when processes refuse to be read, and once when none does any more.
+    fn log_refusals(&mut self) {
+        let (n_refused, n_selected) = self.processes.refusals();
+        if n_refused == 0 && std::mem::take(&mut self.is_refused) {
+            info!("all processes can be read");
+        } else if n_refused > 0 && !std::mem::replace(&mut self.is_refused, true) {
+            warn!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing());
         }
     }
 }
