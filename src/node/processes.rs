@@ -20,10 +20,14 @@ use crate::totals::reading::Reading;
 
 /// The table, by pid.
 #[derive(Debug)]
+#[expect(
+    clippy::vec_box,
+    reason = "a process is 400 bytes, and two tables would each have room for twice as many as there are"
+)]
 pub struct Processes {
-    pub(super) table: Vec<Process>,
+    pub(super) table: Vec<Box<Process>>,
     /// The table of the scrape before, while the next one is made.
-    before: Vec<Process>,
+    before: Vec<Box<Process>>,
     entries: Vec<Entry>,
     pub(super) queue: Queue,
     /// The read that the scrape waits for, its thread, and when it began.
@@ -95,7 +99,7 @@ impl Processes {
                     (is_settled || process.locate(proc, buffers, path).is_ok()).then_some(process)
                 }
                 formerly => Process::find(entry, proc, buffers, path)
-                    .map(|process| Process { formerly: formerly.map(Box::new), ..process }),
+                    .map(|process| Box::new(Process { formerly, ..process })),
             };
             table.extend(process);
         }
@@ -122,7 +126,7 @@ impl Processes {
             }
         }
         if log::log_enabled!(log::Level::Debug) && discovery.has_listed() {
-            let of_interest = |process: &&mut Process| {
+            let of_interest = |process: &&mut Box<Process>| {
                 !(process.is_selected || process.is_explained || process.is_kernel_thread)
             };
             for process in self.table.iter_mut().filter(of_interest) {
@@ -174,7 +178,7 @@ impl Processes {
 
     /// Every process, by pid.
     pub fn iter(&self) -> impl Iterator<Item = &Process> {
-        self.table.iter()
+        self.table.iter().map(|process| &**process)
     }
 
     /// The process with this pid.
@@ -227,7 +231,7 @@ impl Processes {
             start_time: Some(start_time),
             ..Process::new(Entry { pid, inode: start_time }, path.into())
         };
-        let table = processes.iter().map(process).collect();
+        let table = processes.iter().map(process).map(Box::new).collect();
         Self { table, ..Self::new(Duration::from_secs(1)) }
     }
 }
