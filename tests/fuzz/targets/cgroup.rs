@@ -65,12 +65,10 @@ fn naive_owner(claims: &[(String, Vec<u8>)], path: &[u8]) -> Option<usize> {
     for n in (2..=components.len()).rev() {
         let (above, last) = (components[..n].join(&b'/'), components[n - 1]);
         let is_named = |id: &str, path: &[u8]| {
-            let names: Vec<String> = ["", "cri-containerd-", "crio-", "docker-", "nerdctl-", "libpod-"]
-                .iter()
-                .map(|runtime| if runtime.is_empty() { id.to_owned() } else { format!("{runtime}{id}.scope") })
-                .collect();
-            // A bare id that reads like a scope's name is taken for the scope's.
-            let stands_for = |c: &[u8]| names[1..].iter().any(|name| name.as_bytes() == c) || c == names[0].as_bytes() && !is_scope(c);
+            let stands_for = |component: &[u8]| match without_runtime(component) {
+                Some(rest) => rest == id.as_bytes(),
+                None => component == id.as_bytes(),
+            };
             !id.is_empty() && path.split(|&b| b == b'/').any(stands_for)
         };
         let by_path = claims.iter().position(|(id, first)| {
@@ -87,7 +85,9 @@ fn naive_owner(claims: &[(String, Vec<u8>)], path: &[u8]) -> Option<usize> {
     None
 }
 
-fn is_scope(component: &[u8]) -> bool {
-    let runtimes: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
-    component.strip_suffix(b".scope").is_some_and(|scope| runtimes.iter().any(|runtime| scope.starts_with(runtime)))
+/// What follows a runtime's name, in the name of a scope or of a directory.
+fn without_runtime(component: &[u8]) -> Option<&[u8]> {
+    let name = component.strip_suffix(b".scope").unwrap_or(component);
+    let runtimes: [&[u8]; 5] = [b"libpod-", b"nerdctl-", b"docker-", b"crio-", b"cri-containerd-"];
+    runtimes.iter().find_map(|runtime| name.strip_prefix(*runtime))
 }

@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use smaps_container_exporter::smaps::fields::Values;
 use smaps_container_exporter::smaps::scanner::Scanner;
 
 #[path = "../../naive.rs"]
