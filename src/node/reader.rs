@@ -113,6 +113,7 @@ impl Reader {
         self.n_execs = 0;
         self.was_slow = false;
         let result = self.read_process(proc, job);
+        self.memory.close();
         self.elapsed = self.began_at.elapsed();
         let cpu_clock = thread_cpu_time();
         self.cpu_time = cpu_clock.saturating_sub(self.cpu_clock);

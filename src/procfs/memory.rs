@@ -92,8 +92,13 @@ impl MemoryReader {
 
     /// Makes sure that the address space whose mappings were read last is not gone: then the end that was read may not have been its
     /// end, and what the process is called since may be the name of another.
-    pub fn ensure_alive(&self, process: &ProcessDir) -> Result<(), ReadError> {
-        self.last.as_ref().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", smaps))
+    pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
+        self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
+    }
+
+    /// Closes what is open of the process that was read last: it would keep that process's directory in memory.
+    pub fn close(&mut self) {
+        self.last = None;
     }
 
     /// Reads one smaps file to its end.

@@ -276,8 +276,13 @@ def test_the_inode_numbers_of_proc_change(any_node, programs):
         assert comms(exporter.after())["busy"] == 20
         pid = any_node.cgroup.init.pid
         before = os.stat(f"/proc/{pid}").st_ino
-        Path("/proc/sys/vm/drop_caches").write_text("2")
-        assert os.stat(f"/proc/{pid}").st_ino != before
+
+        def has_another():
+            # not while somebody has the directory open, as the exporter does for a moment at each scrape
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+            return os.stat(f"/proc/{pid}").st_ino != before
+
+        until(has_another, 20, "the process has another inode number")
         assert comms(exporter.after())["busy"] == 20
 
 
@@ -366,7 +371,8 @@ def test_without_permission(any_node, programs, tmp_path):
     with unprivileged(any_node, tmp_path, *UNPRIVILEGED, "--bounding-set=-all", log="log") as exporter:
         exposition = exporter.after(10)
         assert comms(exposition) == {} and not [name for name in exposition if name.startswith("process_smaps_")]
-        assert errors(exposition)["denied"] >= 20 and exposition.value("smaps_exporter_processes") == 0
+        # two processes, at the scrapes 1, 2, 4, 8
+        assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings
         assert exporter.get("/healthz")[0] == 200
