@@ -95,10 +95,7 @@ record-fixture: protoc
 # containerd-client's build calls protoc: found, or installed where that takes no question, or one line that says how.
 .PHONY: protoc
 protoc:
-	@command -v protoc > /dev/null || \
-	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq protobuf-compiler > /dev/null; } || \
-	{ command -v brew > /dev/null && brew install --quiet protobuf; } || \
-	{ echo "protoc is missing: sudo apt-get install protobuf-compiler, or brew install protobuf" >&2; exit 1; }
+	@command -v protoc > /dev/null || .ci/protoc.sh
 
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------------------------
 
@@ -144,6 +141,23 @@ image-tar: static
 manifest:
 	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
 
+# The same without any socket: containers by the kubelet's links, PERFMON in place of SYS_PTRACE (Linux 6.15).
+.PHONY: manifest-without-socket
+manifest-without-socket:
+	@$(MAKE) -s manifest | sed -e 's|args: \[|&--container-logs=/var/log/containers, |' -e 's|SYS_PTRACE|PERFMON|' \
+		-e 's|{name: containerd, mountPath: .*}|{name: containers, mountPath: /var/log/containers, readOnly: true}|' \
+		-e 's|{name: containerd, hostPath: .*}}|{name: containers, hostPath: {path: /var/log/containers, type: Directory}}|'
+
+# The alert rules, out of the README, for Prometheus' rule_files.
+.PHONY: rules
+rules:
+	@sed -n '/^<!-- rules -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
+
+# The dashboard to import into Grafana; a running exporter serves it at /dashboard.json.
+.PHONY: dashboard
+dashboard:
+	@cat src/http/dashboard.json
+
 # What is linked into the static binary, as CycloneDX, for the release. Needs cargo-cyclonedx.
 SBOM ?= target/smaps-container-exporter-$(TARGET).cdx.json
 .PHONY: sbom
@@ -161,3 +175,12 @@ FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
+
+# Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices. Needs cargo-mutants
+# and hours; for a part of it: make mutants MUTANTS='--file src/smaps/scanner.rs'. Without optimization: nearly all of the time is building.
+MUTANTS ?= $(foreach files,src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/procfs/cgroup.rs src/node/**/*.rs,--file '$(files)')
+.PHONY: mutants
+mutants: protoc
+	@command -v cargo-mutants > /dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
+	mkdir -p target
+	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) mutants --cargo-arg=--locked --output target $(MUTANTS)

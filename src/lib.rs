@@ -1,7 +1,33 @@
 //! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container, command and
 //! mapped path, as Prometheus text.
 //!
-//! Data flows one way, in the order of the modules below. The middle, from [`smaps`] to [`exposition`], does no I/O and cannot fail.
+//! Data flows one way, through rooms that are folders:
+//!
+//! ```text
+//! cli (options) -> scrape -> sources (which containers run)
+//!                         -> node (whose each process is, whose turn it is) -> procfs (the kernel's files)
+//!                         -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
+//! ```
+//!
+//! | room | owns | knows nothing of |
+//! | --- | --- | --- |
+//! | [`cli`] | the options, their table, help | what is done with them |
+//! | [`scrape`] | one scrape from beginning to end; the threads that take turns at it; which source the options name | HTTP |
+//! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
+//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget | options, text |
+//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
+//! | [`smaps`] | pure: the table of fields, the scanner | everything else |
+//! | [`totals`] | pure: what one process maps, the sums, what folds, label text | everything but `smaps` |
+//! | [`exposition`] | pure: the text of a snapshot, the exporter's own metrics | everything but `smaps` and `totals` |
+//! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
+//! | `sandbox` | what the process gives up before its first scrape | everything but the options |
+//!
+//! What must never break:
+//! - Nothing is exported that is not true: a read that was cut short counts for nothing, a process that is gone is gone, a field that the
+//!   kernel does not print is absent, and folding changes no sum.
+//! - A process is its pid and start time, held by a descriptor of its directory while it is read; never by its name or its number.
+//! - No process, no container runtime and no client can hold up the others: whatever may wait can be left behind.
+//! - A scrape allocates nothing while nothing changes, and everything that strangers choose has a bound.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -10,6 +36,8 @@ pub mod exposition;
 pub mod http;
 pub mod node;
 pub mod procfs;
+#[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
+mod sandbox;
 pub mod scrape;
 pub mod smaps;
 pub mod sources;
@@ -98,6 +126,7 @@ fn scrape_once<T: Send + 'static>(
     mut then: impl FnMut(&mut Scraper) -> T + Send + 'static,
 ) -> Result<T, String> {
     let mut scraper = Scraper::new(options)?;
+    sandbox::enter(options);
     scraper.list_first(ONLY_LISTING)?;
     let (sender, receiver) = mpsc::channel();
     let deadline = Instant::now() + ONLY_READS;
@@ -136,6 +165,8 @@ fn serve(options: &Options) -> Result<(), String> {
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
+    // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
+    sandbox::enter(options);
     let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
     thread::Builder::new()
@@ -147,8 +178,9 @@ fn serve(options: &Options) -> Result<(), String> {
             threads::run(scraper, publish_each(publisher, interval));
         })
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+    let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval))
+        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on http://{addr}/");
     let name = runtime.block_on(poll_fn(|context| {

@@ -4,18 +4,18 @@
 
 #[path = "bench/counting.rs"]
 mod counting;
-#[path = "bench/cycle.rs"]
-mod cycle;
 #[path = "bench/generated.rs"]
 mod generated;
+#[path = "bench/scrapes.rs"]
+mod scrapes;
 
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use counting::{Counting, Tally};
-use cycle::Cycle;
 use generated::{Recording, Size};
+use scrapes::Scrapes;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -38,10 +38,10 @@ fn a_steady_cycle_allocates_nothing() {
         with(&["--max-samples", "500"]),
         with(&["--omit-zero", "--fields", "rss,pss"]),
     ] {
-        let mut cycle = Cycle::new(&recording.directory, &options);
-        assert_steady(&mut cycle, &format!("a recording with {options:?}"));
-        assert_eq!(cycle.value("smaps_exporter_processes"), 20.0);
-        assert!(cycle.size().1 > 0.0, "{options:?} exports nothing");
+        let mut scrape = Scrapes::new(&recording.directory, &options);
+        assert_steady(&mut scrape, &format!("a recording with {options:?}"));
+        assert_eq!(scrape.value("smaps_exporter_processes"), 20.0);
+        assert!(scrape.size().1 > 0.0, "{options:?} exports nothing");
     }
 
     let sleepers: Vec<Sleeper> = (0..4).map(|_| Sleeper::start().unwrap()).collect();
@@ -50,29 +50,29 @@ fn a_steady_cycle_allocates_nothing() {
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
     // Whoever else has the same cgroup comes and goes; its processes are not of our name.
     let options = ["--filter", "live/pod/container/cat", "--cpu-budget", "0"];
-    let mut cycle = Cycle::new(&live.directory, &options);
-    assert_steady_between_events(&mut cycle);
-    assert!(cycle.value("smaps_exporter_processes") >= sleepers.len() as f64);
-    assert!(cycle.value("smaps_exporter_mappings") >= 10.0 * sleepers.len() as f64);
+    let mut scrape = Scrapes::new(&live.directory, &options);
+    assert_steady_between_events(&mut scrape);
+    assert!(scrape.value("smaps_exporter_processes") >= sleepers.len() as f64);
+    assert!(scrape.value("smaps_exporter_mappings") >= 10.0 * sleepers.len() as f64);
 }
 
-/// Asserts that cycles, after the first ones, allocate nothing.
-fn assert_steady(cycle: &mut Cycle, what: &str) {
-    (0..N_WARM_UP).for_each(|_| cycle.run());
-    let tallies: Vec<Tally> = (0..N_STEADY).map(|_| counting::during(|| cycle.run())).collect();
+/// Asserts that scrapes, after the first ones, allocate nothing.
+fn assert_steady(scrape: &mut Scrapes, what: &str) {
+    (0..N_WARM_UP).for_each(|_| scrape.run());
+    let tallies: Vec<Tally> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
     assert_eq!(tallies, [Tally::default(); N_STEADY], "{what}");
 }
 
 /// The same on a machine where other processes begin and end meanwhile, and a new cgroup is remembered: what allocates nothing between
-/// such events is many a cycle, however busy the machine is.
-fn assert_steady_between_events(cycle: &mut Cycle) {
-    (0..N_WARM_UP).for_each(|_| cycle.run());
+/// such events is many a scrape, however busy the machine is.
+fn assert_steady_between_events(scrape: &mut Scrapes) {
+    (0..N_WARM_UP).for_each(|_| scrape.run());
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut n_steady = 0;
     while n_steady < N_STEADY {
-        let tally = counting::during(|| cycle.run());
+        let tally = counting::during(|| scrape.run());
         n_steady += usize::from(tally == Tally::default());
-        assert!(Instant::now() < deadline, "{n_steady} cycles without an allocation, lately {tally:?}");
+        assert!(Instant::now() < deadline, "{n_steady} scrapes without an allocation, lately {tally:?}");
     }
 }
 

@@ -14,7 +14,7 @@ fn serve() -> (Publisher, SocketAddr) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
-    server.start(published, DEADLINE).unwrap();
+    server.start(published, DEADLINE, Vec::new()).unwrap();
     (publisher, addr)
 }
 
@@ -48,13 +48,15 @@ fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
 #[test]
 fn one_connection_serves_many_requests() {
     let (mut publisher, addr) = serve();
-    let mut client = send(addr, b"GET /metrics HTTP/1.1\r\n\r\n");
+    let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 503 "));
     for text in [b"x 1\n", b"x 2\n"] {
         publish(&mut publisher, text);
-        client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         assert_eq!(receive(&mut client).1, text);
-        client.write_all(b"GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n").unwrap();
+        client
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n")
+            .unwrap();
         let mut unzipped = Vec::new();
         flate2::read::GzDecoder::new(&receive(&mut client).1[..]).read_to_end(&mut unzipped).unwrap();
         assert_eq!(unzipped, text);
@@ -65,7 +67,7 @@ fn one_connection_serves_many_requests() {
 fn requests_sent_together_are_answered_in_order() {
     let (mut publisher, addr) = serve();
     publish(&mut publisher, b"x 1\n");
-    let requests = b"GET /metrics HTTP/1.1\r\n\r\nGET /nowhere HTTP/1.1\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
     // However they are cut into packets.
     for i in 0..requests.len() {
         let mut client = send(addr, &requests[..i]);
@@ -87,9 +89,9 @@ fn what_is_no_request_is_told_so() {
         (&b"\x16\x03\x01\x02\x00"[..], 400),
         (b"GET /\r\n", 400),
         (&endless, 431),
-        (b"GET / HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n", 413),
-        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\n12345", 413),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n12345", 413),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 405),
     ] {
         let mut client = send(addr, bytes);
         let (head, _) = receive(&mut client);
@@ -104,17 +106,17 @@ fn those_who_stop_reading_hold_up_nobody() {
     let (mut publisher, addr) = serve();
     let text = b"x 1\n".repeat(4 << 20);
     publish(&mut publisher, &text);
-    let mut stopped = [(); 40].map(|()| send(addr, b"GET /metrics HTTP/1.1\r\n\r\n"));
+    let mut stopped = [(); 40].map(|()| send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     for client in &mut stopped {
         client.read_exact(&mut [0]).unwrap();
     }
     for _ in 0..3 {
         publish(&mut publisher, &text);
-        let mut client = send(addr, b"GET /metrics HTTP/1.1\r\n\r\n");
+        let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
     // One outdated exposition may be held, a second one may not: new readers that stop are the end of the old ones.
-    let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\n\r\n");
+    let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);
     for mut client in stopped {
@@ -124,7 +126,7 @@ fn those_who_stop_reading_hold_up_nobody() {
             Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
         }
     }
-    assert!(receive(&mut send(addr, b"GET /metrics HTTP/1.1\r\n\r\n")).1 == text);
+    assert!(receive(&mut send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")).1 == text);
 }
 
 #[test]
@@ -132,6 +134,6 @@ fn the_sixty_fifth_client_is_answered() {
     let (mut publisher, addr) = serve();
     publish(&mut publisher, b"x 1\n");
     let half = [(); 100].map(|()| send(addr, b"GET /metrics HT"));
-    assert_eq!(receive(&mut send(addr, b"GET /metrics HTTP/1.1\r\n\r\n")).1, b"x 1\n");
+    assert_eq!(receive(&mut send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")).1, b"x 1\n");
     drop(half);
 }

@@ -65,7 +65,11 @@ fn own_metrics() {
     };
     let mut text = Vec::new();
     let filters = ["*/*/*/*".to_owned()].into_iter();
-    SelfMetrics::new(["", "", ""], filters, Some("worker-1"), SystemTime::now()).render(&mut text, &report);
+    SelfMetrics::new(["", "", ""], filters, Some("worker-1"), SystemTime::now()).render(
+        &mut text,
+        &report,
+        &[(r#"{namespace="shop"}"#.to_owned(), 1)],
+    );
     let text = String::from_utf8(text).unwrap();
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
     let mut conventional = Vec::new();
@@ -100,11 +104,8 @@ fn counts() {
     for args in [
         "",
         "--omit-zero",
-        "--fields rss,pss,private_dirty",
-        "--max-samples 1000",
         "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
         "--group-by process --fields rss,pss,private_dirty,private_clean,swap",
-        "--pid --omit-zero",
     ] {
         let text = once(&fixture("node"), &args.split_terminator(' ').collect::<Vec<_>>());
         let n_samples = text.lines().filter(|line| !line.starts_with('#')).count();

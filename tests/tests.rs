@@ -7,6 +7,7 @@ mod http;
 mod naive;
 mod processes;
 mod readme;
+mod rooms;
 mod scanner;
 mod support;
 mod tables;

@@ -200,6 +200,8 @@ mod tests {
             omit_zero: false,
             max_samples: 100_000,
             cpu_budget: 0.25,
+            allowed_hosts: Vec::new(),
+            sandbox: true,
         };
         assert_eq!(run(&[]), expected);
     }
@@ -237,6 +239,11 @@ mod tests {
             ("group-by", "process", |options| options.group_by = GroupBy::Process),
             ("max-samples", "0", |options| options.max_samples = 0),
             ("cpu-budget", "1.5", |options| options.cpu_budget = 1.5),
+            ("allowed-host", "Node.example.org", |options| {
+                options.allowed_hosts = vec!["node.example.org".into()]
+            }),
+            ("sandbox", "off", |options| options.sandbox = false),
+            ("sandbox", "on", |_| {}),
         ];
         for (name, value, change) in cases {
             let mut expected = run(&[]);

@@ -51,6 +51,10 @@ pub struct Options {
     pub max_samples: usize,
     /// The fraction of one core that reading smaps may take, at most 1024; 0 is no limit.
     pub cpu_budget: f64,
+    /// The host names, besides its own, that requests from this machine may use; lowercase.
+    pub allowed_hosts: Vec<String>,
+    /// Give up what is not needed once everything is open: capabilities, system calls.
+    pub sandbox: bool,
 }
 
 impl Options {
@@ -76,6 +80,8 @@ impl Options {
             omit_zero: false,
             max_samples: 0,
             cpu_budget: 0.0,
+            allowed_hosts: Vec::new(),
+            sandbox: false,
         }
     }
 }

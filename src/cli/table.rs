@@ -209,6 +209,24 @@ pub(super) const OPTIONS: &[Spec] = &[
         set: |options, value| put(values::cpu_budget(value), &mut options.cpu_budget),
         ..UNSET
     },
+    Spec {
+        name: "allowed-host",
+        value: "NAME",
+        help: "a host name that a proxy on this machine may use; repeatable",
+        expected: "a host name without a port",
+        is_repeatable: true,
+        set: |options, value| values::host_name(value).map(|name| options.allowed_hosts.push(name)),
+        ..UNSET
+    },
+    Spec {
+        name: "sandbox",
+        value: "on|off",
+        default: "on",
+        help: "give up the rights and system calls that are not needed",
+        expected: "\"on\" or \"off\"",
+        set: |options, value| put(values::switch(value), &mut options.sandbox),
+        ..UNSET
+    },
 ];
 
 /// Options that would make others meaningless: what is given together with them is refused, for it would be ignored.
@@ -304,6 +322,8 @@ mod tests {
                 "a fraction of one core from 0 to 1024, 0 for no limit",
                 vec!["", "-0.1", "1025", "nan", "inf", "50%"],
             ),
+            ("allowed-host", "a host name without a port", vec!["", "a:80", "a/b", "*"]),
+            ("sandbox", r#""on" or "off""#, vec!["", "On", "1"]),
         ];
         for (name, expected, values) in &expected {
             for value in values {

@@ -66,6 +66,21 @@ pub(super) fn containerd_namespace(value: &OsStr) -> Option<String> {
     (!name.is_empty() && name.bytes().all(is_valid)).then(|| name.into())
 }
 
+pub(super) fn host_name(value: &OsStr) -> Option<String> {
+    let name = value.to_str()?;
+    let is_valid =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    is_valid.then(|| name.to_ascii_lowercase())
+}
+
+pub(super) fn switch(value: &OsStr) -> Option<bool> {
+    Some(match value.to_str()? {
+        "on" => true,
+        "off" => false,
+        _ => return None,
+    })
+}
+
 /// The limit is Kubernetes' for a node's name; a name may have any letters, for not every node is Kubernetes'.
 pub(super) fn node(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;

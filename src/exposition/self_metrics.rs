@@ -18,6 +18,8 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// Listings that failed.
     pub containerd_errors: u64,
+    /// Labels of containers that were cut for their length.
+    pub n_cut_labels: u64,
     /// Containers known.
     pub n_containers: u64,
     /// Processes whose values are exported.
@@ -74,6 +76,7 @@ impl Default for Report {
             scraped_at: UNIX_EPOCH,
             containerd_up: None,
             containerd_errors: 0,
+            n_cut_labels: 0,
             n_containers: 0,
             n_processes: 0,
             n_mappings: 0,
@@ -125,7 +128,9 @@ impl SelfMetrics {
     }
 
     /// Appends the families to `text`.
-    pub fn render(&self, text: &mut Vec<u8>, report: &Report) {
+    ///
+    /// `namespaces` are the label texts of those that have containers, and how many each has.
+    pub fn render(&self, text: &mut Vec<u8>, report: &Report, namespaces: &[(String, u64)]) {
         use Kind::{Counter, Gauge};
         let since_epoch =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -138,6 +143,9 @@ impl SelfMetrics {
             let help = "The node's name, as --node gives it.";
             labelled(text, "smaps_exporter_node_info", Gauge, help, [(node, 1)]);
         }
+        let help = "Containers in each namespace, whether a filter selects them or not; of the first hundred namespaces.";
+        let namespaces = namespaces.iter().map(|(labels, n_containers)| (labels, n_containers));
+        labelled(text, "smaps_exporter_namespace_containers", Gauge, help, namespaces);
         let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
         labelled(
             text,
@@ -186,6 +194,12 @@ impl SelfMetrics {
                 Gauge,
                 "Containers known, whether a filter selects them or not.",
                 count(report.n_containers),
+            ),
+            (
+                "smaps_exporter_cut_labels",
+                Gauge,
+                "Labels of containers that were cut because they are longer than 4 KiB.",
+                count(report.n_cut_labels),
             ),
             ("smaps_exporter_processes", Gauge, "Processes that were summed.", count(report.n_processes)),
             ("smaps_exporter_mappings", Gauge, "Mappings that were summed.", count(report.n_mappings)),

@@ -21,11 +21,13 @@ pub struct Head<'a> {
     pub method: &'a [u8],
     /// The path of the target, neither decoded nor with its query.
     pub path: &'a [u8],
+    /// The host that the client wants.
+    pub host: Host<'a>,
     /// Whether a body follows, of whatever kind and length.
     pub has_body: bool,
     /// Whether the client wants the connection to stay open.
     pub keep_alive: bool,
-    /// Whether the answer may be gzipped.
+    /// Whether the response may be gzipped.
     pub accepts_gzip: bool,
     /// Whether the client is a browser: it likes `text/html` at least as much as anything else.
     pub prefers_html: bool,
@@ -33,7 +35,18 @@ pub struct Head<'a> {
     pub if_none_match: &'a [u8],
 }
 
-/// Reads a request's head. The server has no virtual hosts, so it asks for no `Host`.
+/// Whom a request is for (RFC 9112, section 3.2): the target's authority, else the `Host` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host<'a> {
+    /// No `Host`, as HTTP/1.0 allows.
+    Absent,
+    /// `node:8080`, as it was sent; may be empty.
+    Named(&'a [u8]),
+    /// More than one `Host`, or none in HTTP/1.1.
+    Invalid,
+}
+
+/// Reads a request's head.
 pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     let mut rest = bytes;
     let mut request_line = None;
@@ -80,6 +93,8 @@ fn is_token(b: u8) -> bool {
 #[derive(Clone, Copy)]
 struct RequestLine<'a> {
     method: &'a [u8],
+    /// Of `http://host/path`.
+    authority: Option<&'a [u8]>,
     path: &'a [u8],
     /// The 1 of HTTP/1.1.
     minor_version: u8,
@@ -97,27 +112,30 @@ fn parse_request_line(line: &[u8]) -> Option<RequestLine<'_>> {
         && method.iter().copied().all(is_token)
         && !target.is_empty()
         && !target.contains(&b'\t');
-    is_valid.then(|| RequestLine { method, path: path_of(target), minor_version })
+    let (authority, path) = split_target(target);
+    is_valid.then_some(RequestLine { method, authority, path, minor_version })
 }
 
-/// The path of `/path?query` and of `http://host/path?query`, which proxies send.
-fn path_of(target: &[u8]) -> &[u8] {
-    let path = match target.get(..7) {
+/// The path of `/path?query`; the authority and the path of `http://host/path?query`, which proxies send.
+fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {
-            let authority = &target[7..];
-            let slash = authority.iter().position(|&b| b == b'/' || b == b'?').unwrap_or(authority.len());
-            &authority[slash..]
+            let rest = &target[7..];
+            let end = rest.iter().position(|&b| b == b'/' || b == b'?').unwrap_or(rest.len());
+            (Some(&rest[..end]), &rest[end..])
         }
-        _ => target,
+        _ => (None, target),
     };
     let path = path.split(|&b| b == b'?').next().unwrap_or_default();
     // `http://host` names the root.
-    if path.is_empty() { b"/" } else { path }
+    (authority, if path.is_empty() { b"/" } else { path })
 }
 
 /// What the header lines said so far. A list may be spread over several lines, so qualities are collected.
 #[derive(Default)]
 struct Fields<'a> {
+    n_hosts: usize,
+    host: &'a [u8],
     has_body: bool,
     close: bool,
     keep_alive: bool,
@@ -145,6 +163,9 @@ impl<'a> Fields<'a> {
                 return None;
             }
             self.has_body |= value.iter().any(|&b| b != b'0');
+        } else if name.eq_ignore_ascii_case(b"host") {
+            self.n_hosts += 1;
+            self.host = value;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.has_body = true;
         } else if name.eq_ignore_ascii_case(b"connection") {
@@ -175,10 +196,16 @@ impl<'a> Fields<'a> {
     }
 
     fn into_head(self, line: RequestLine<'a>) -> Head<'a> {
+        let host = match (self.n_hosts, line.minor_version) {
+            (0, 0) => line.authority.map_or(Host::Absent, Host::Named),
+            (1, _) => Host::Named(line.authority.unwrap_or(self.host)),
+            _ => Host::Invalid,
+        };
         let gzip = self.gzip.or(self.any_encoding).unwrap_or(0);
         Head {
             method: line.method,
             path: line.path,
+            host,
             has_body: self.has_body,
             keep_alive: !self.close && (line.minor_version > 0 || self.keep_alive),
             accepts_gzip: gzip > 0 && gzip >= self.identity.unwrap_or(0),
@@ -259,6 +286,7 @@ mod tests {
         let expected = Head {
             method: b"GET",
             path: b"/metrics",
+            host: Host::Named(b"node:8080"),
             has_body: false,
             keep_alive: true,
             accepts_gzip: false,
@@ -266,9 +294,17 @@ mod tests {
             if_none_match: b"",
         };
         assert_eq!(get, expected);
-        assert_eq!(complete("GET /metrics HTTP/1.1\n\n"), expected, "lone line feeds");
-        assert_eq!(complete("\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n"), expected, "empty lines before");
-        assert_eq!(complete("GET /metrics HTTP/1.1\r\nX: \t\u{e9}\r\nY:\r\n\r\n"), expected, "any value");
+        assert_eq!(complete("GET /metrics HTTP/1.1\nHost: node:8080\n\n"), expected, "lone line feeds");
+        assert_eq!(
+            complete("\r\n\r\nGET /metrics HTTP/1.1\r\nhost:node:8080\r\n\r\n"),
+            expected,
+            "empty lines before"
+        );
+        assert_eq!(
+            complete("GET /metrics HTTP/1.1\r\nX: \t\u{e9}\r\nHost: node:8080\r\nY:\r\n\r\n"),
+            expected,
+            "any value"
+        );
     }
 
     #[test]
@@ -328,6 +364,24 @@ mod tests {
         ] {
             let head = format!("GET {target} HTTP/1.1\r\n\r\n");
             assert_eq!(complete(&head).path, path.as_bytes(), "{target}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        for (head, host) in [
+            ("GET / HTTP/1.0", Host::Absent),
+            ("GET / HTTP/1.0\r\nHost: a", Host::Named(b"a")),
+            ("GET / HTTP/1.1\r\nHost:", Host::Named(b"")),
+            ("GET / HTTP/1.1\r\nHOST:\t[::1]:80 ", Host::Named(b"[::1]:80")),
+            ("GET / HTTP/1.1", Host::Invalid),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a", Host::Invalid),
+            ("GET / HTTP/1.0\r\nHost: a\r\nX: y\r\nHost: b", Host::Invalid),
+            ("GET http://b:1/ HTTP/1.1\r\nHost: a", Host::Named(b"b:1")),
+            ("GET http://b?x HTTP/1.0", Host::Named(b"b")),
+            ("GET http://b HTTP/1.1", Host::Invalid),
+        ] {
+            assert_eq!(complete(&format!("{head}\r\n\r\n")).host, host, "{head}");
         }
     }
 

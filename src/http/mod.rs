@@ -1,10 +1,15 @@
 //! The HTTP server, and the hand-over of expositions to it.
 
+mod connection;
+mod connections;
 mod head;
+mod hosts;
+mod limits;
 mod page;
 pub mod publish;
 mod response;
 mod server;
+mod throttle;
 
 pub use head::{Head, Parsed, parse_head};
 pub use server::{ListenError, Server};

@@ -4,11 +4,12 @@
 //! renders into a buffer that nobody else holds and swaps it in, so a steady exporter owns two buffers, the published one
 //! and the spare one, and allocates nothing.
 //!
-//! A client that stops reading keeps its exposition from being the next spare. Such readers may hold `HELD_BYTES` (or
-//! one exposition, when that is larger) of outdated text; beyond that the oldest ones' connections are shut down.
+//! A client that stops reading keeps its exposition from being the next spare. Such readers may hold [`MAX_OUTDATED_BYTES`] (or
+//! one exposition, when that is larger) of outdated text; beyond that the oldest are cut, and the server closes the
+//! connections that they are written to.
 
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 /// What outdated expositions may hold because of clients that are still reading them.
-const HELD_BYTES: usize = 12 << 20;
+const MAX_OUTDATED_BYTES: usize = 12 << 20;
 
 /// The level with the best ratio for its time: 10 MB become 16 times smaller in 30 ms; level 6 takes 38 ms for the same.
 const GZIP_LEVEL: Compression = Compression::new(5);
@@ -30,14 +31,7 @@ pub struct Exposition {
     text: Vec<u8>,
     /// Made when the first client asks for it, by that client's thread.
     gzip: OnceLock<Vec<u8>>,
-    readers: Mutex<Readers>,
-}
-
-/// The connections that an exposition is being written to.
-#[derive(Default)]
-struct Readers {
-    streams: Vec<Arc<TcpStream>>,
-    cut: bool,
+    is_cut: AtomicBool,
 }
 
 impl Exposition {
@@ -55,32 +49,13 @@ impl Exposition {
         })
     }
 
-    /// Runs `write`, which writes this exposition to `stream`. Another thread may shut the stream down meanwhile.
-    pub fn read_by<T>(&self, stream: &Arc<TcpStream>, write: impl FnOnce() -> T) -> T {
-        {
-            let mut readers = lock(&self.readers);
-            if readers.cut {
-                // It was outdated between being looked up and being read. A reader that fails is one who tries again.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-            readers.streams.push(stream.clone());
-        }
-        let result = write();
-        lock(&self.readers).streams.retain(|reader| !Arc::ptr_eq(reader, stream));
-        result
+    /// Whether it is outdated and its readers hold too much memory: their connections are to be closed.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
     }
 
-    /// Ends everybody who is reading this.
-    fn cut_readers(&self) {
-        let mut readers = lock(&self.readers);
-        readers.cut = true;
-        for stream in &readers.streams {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Gives the text's memory back to the kernel. Freeing it would not do: glibc takes the next ones as large from its heap
-    /// then, where they stay. A mapping that is shrunk to a page before it is freed teaches it nothing.
+    /// Gives the text's memory back to the kernel. Freeing it is not enough: glibc would raise its threshold for mappings, take
+    /// the next buffers of that size from its heap and keep them. Freeing a mapping of one page does not raise it.
     fn give_back(&mut self) {
         self.text.clear();
         self.text.shrink_to(1);
@@ -140,7 +115,7 @@ impl Publisher {
         };
         let exposition = Arc::get_mut(self.spare.insert(spare)).expect("only this thread holds the spare");
         exposition.gzip.take();
-        exposition.readers = Mutex::default();
+        *exposition.is_cut.get_mut() = false;
         exposition.text.clear();
         if exposition.text.capacity() > SLACK * self.usual_len.max(1 << 16) {
             exposition.text.shrink_to(self.usual_len);
@@ -158,7 +133,7 @@ impl Publisher {
         self.outdated.extend(before.exposition);
         // The newest of them is always within the bound, so a client that reads while the next is published is not cut.
         let newest = self.outdated.last().map_or(0, |newest| newest.n_bytes());
-        self.cut_slow_readers(HELD_BYTES.max(newest));
+        self.cut_slow_readers(MAX_OUTDATED_BYTES.max(newest));
     }
 
     /// An outdated exposition that nobody reads any more, or a new one. What else nobody reads is freed.
@@ -175,13 +150,13 @@ impl Publisher {
     /// Cuts the readers of the oldest expositions until those that are left hold at most `max_bytes`.
     fn cut_slow_readers(&self, max_bytes: usize) {
         let read = self.outdated.iter().filter(|outdated| Arc::strong_count(outdated) > 1);
-        let mut held_bytes: usize = read.clone().map(|outdated| outdated.n_bytes()).sum();
+        let mut outdated_bytes: usize = read.clone().map(|outdated| outdated.n_bytes()).sum();
         for outdated in read {
-            if held_bytes <= max_bytes {
+            if outdated_bytes <= max_bytes {
                 break;
             }
-            held_bytes -= outdated.n_bytes();
-            outdated.cut_readers();
+            outdated_bytes -= outdated.n_bytes();
+            outdated.is_cut.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -195,7 +170,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::net::TcpListener;
 
     fn publish(publisher: &mut Publisher, text: &[u8]) {
         publisher.buffer().extend_from_slice(text);
@@ -292,47 +266,36 @@ mod tests {
         assert_eq!(publisher.outdated.len(), 0);
     }
 
-    /// A connection to write to, and its other end.
-    fn connection() -> (Arc<TcpStream>, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Left alone, the kernel may take 10 MiB for both ends, and nobody has to wait for the client.
-        rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
-        let server = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Arc::new(server), listener.accept().unwrap().0)
-    }
-
     #[test]
     fn the_oldest_readers_make_room_for_the_newest() {
         let (mut publisher, published) = publisher();
-        let text = vec![b'x'; HELD_BYTES / 2 + 1];
-        let mut readers = Vec::new();
-        let mut clients = Vec::new();
+        let text = vec![b'x'; MAX_OUTDATED_BYTES / 2 + 1];
+        let mut held = Vec::new();
         for _ in 0..3 {
             publish(&mut publisher, &text);
-            let exposition = published.latest().unwrap();
-            let (server, client) = connection();
-            clients.push(client);
-            // The client never reads, so the write can only end by the connection being shut down.
-            readers.push(std::thread::spawn(move || {
-                exposition.read_by(&server, || (&*server).write_all(exposition.text()).is_err())
-            }));
+            held.push(published.latest().unwrap());
         }
-        // Two outdated ones are more than may be held: the first goes, the second stays.
-        assert!(readers.remove(0).join().unwrap());
-        assert!(!readers[0].is_finished());
+        let cut = |held: &[Arc<Exposition>]| held.iter().map(|held| held.is_cut()).collect::<Vec<_>>();
+        assert_eq!(cut(&held), [true, false, false], "two outdated ones are more than may be held");
         publish(&mut publisher, b"now the second is one too many\n");
-        assert!(readers.remove(0).join().unwrap());
-        assert!(!readers[0].is_finished());
-        drop(clients);
-        readers.remove(0).join().unwrap();
+        assert_eq!(cut(&held), [true, true, false]);
     }
 
     #[test]
-    fn a_reader_that_comes_after_the_cut_is_cut() {
-        let exposition = Exposition { text: b"one\n".to_vec(), ..Exposition::default() };
-        exposition.cut_readers();
-        let (server, _client) = connection();
-        assert!(exposition.read_by(&server, || (&*server).write_all(exposition.text()).is_err()));
-        assert!(lock(&exposition.readers).streams.is_empty());
+    fn a_reused_buffer_is_not_cut() {
+        let (mut publisher, published) = publisher();
+        let text = vec![b'x'; MAX_OUTDATED_BYTES + 1];
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            publish(&mut publisher, &text);
+            held.push(published.latest().unwrap());
+        }
+        assert!(held[0].is_cut());
+        let address = held[0].text().as_ptr();
+        held.clear();
+        publish(&mut publisher, &text);
+        let reused = published.latest().unwrap();
+        assert_eq!(reused.text().as_ptr(), address);
+        assert!(!reused.is_cut());
     }
 }

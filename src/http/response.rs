@@ -1,18 +1,20 @@
-//! What is answered to which request: routes, content negotiation, and the head that `tiny_http` prints.
+//! Which request gets which response: routes, content negotiation, and the head that `tiny_http` prints.
 
 use std::borrow::Cow;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tiny_http::{HTTPVersion, Header, Response, StatusCode};
+use tiny_http::{HTTPVersion, Header, StatusCode};
 
-use super::head::Head;
+use super::head::{Head, Host};
+use super::hosts::{Hosts, misdirected};
 use super::page;
 use crate::http::publish::{Exposition, Published};
 
 /// A printed head and the body that goes with it.
-pub struct Answer {
+pub struct Response {
     /// Status line and headers, up to the empty line.
     pub head: Vec<u8>,
     /// What follows them.
@@ -40,6 +42,14 @@ impl Body {
             Body::Gzip(exposition) => exposition.gzip(),
         }
     }
+
+    /// Whether it is an exposition that must not be held any longer.
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Body::Bytes(_) => false,
+            Body::Plain(exposition) | Body::Gzip(exposition) => exposition.is_cut(),
+        }
+    }
 }
 
 impl From<&'static str> for Body {
@@ -52,11 +62,30 @@ const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
-/// Answers a whole request. `/healthz` finds scrapes older than `max_age` unhealthy.
-pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> Answer {
+/// What is served, and to whom.
+pub struct Site {
+    /// The expositions.
+    pub published: Published,
+    /// `/healthz` finds scrapes older than this unhealthy.
+    pub max_age: Duration,
+    /// The hosts that requests may name.
+    pub hosts: Hosts,
+}
+
+/// Answers a whole request.
+pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
+    let (published, max_age) = (&site.published, site.max_age);
+    let host = match request.host {
+        Host::Invalid => return error_response(400, "a request must name its Host, once\n"),
+        Host::Absent => None,
+        Host::Named(host) => Some(host),
+    };
     let keep_alive = request.keep_alive && !request.has_body;
     let mut page_headers = Vec::new();
     let (status, headers, body): (u16, &[(&str, &str)], Body) = match (request.method, request.path) {
+        _ if !site.hosts.allow(peer, host) => {
+            (421, &[PLAIN], Body::Bytes(misdirected(host).into_bytes().into()))
+        }
         (method, _) if method != b"GET" && method != b"HEAD" => {
             (405, &[PLAIN, ("Allow", "GET, HEAD")], "only GET and HEAD are answered\n".into())
         }
@@ -79,25 +108,30 @@ pub fn answer(request: &Head<'_>, published: &Published, max_age: Duration) -> A
         }
         (_, b"/readyz") if published.latest().is_some() => (200, &[PLAIN, UNCACHED], "ok\n".into()),
         (_, b"/readyz") => (503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n".into()),
+        (_, b"/dashboard.json") => (
+            200,
+            &[("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
+            include_str!("dashboard.json").into(),
+        ),
         (_, path) => match page::file(path, request.prefers_html) {
             Some(file) => {
-                let (status, body) = page_answer(request, file, &mut page_headers);
+                let (status, body) = page_response(request, file, &mut page_headers);
                 (status, &page_headers, body)
             }
             None if path == b"/" => {
-                (302, &[PLAIN, ("Location", "/metrics"), ("Vary", "Accept")], "see /metrics\n".into())
+                (302, &[PLAIN, ("Location", "metrics"), ("Vary", "Accept")], "see /metrics\n".into())
             }
-            None => (404, &[PLAIN], "there are /metrics, /healthz, /readyz and /\n".into()),
+            None => (404, &[PLAIN], "there are /metrics, /healthz, /readyz, /dashboard.json and /\n".into()),
         },
     };
     // Without a body the head still says how long it would be.
     let head = print_head(status, headers, body.bytes().len(), keep_alive);
     let body = if request.method == b"HEAD" || status == 304 { "".into() } else { body };
-    Answer { head, body, keep_alive }
+    Response { head, body, keep_alive }
 }
 
-/// Answers with a file of the page, or with 304 where the client has it already.
-fn page_answer(
+/// Responses with a file of the page, or with 304 where the client has it already.
+fn page_response(
     request: &Head<'_>,
     file: &'static page::File,
     headers: &mut Vec<(&'static str, &'static str)>,
@@ -105,7 +139,6 @@ fn page_answer(
     headers.extend([
         ("Content-Type", file.content_type),
         ("Content-Security-Policy", page::POLICY),
-        ("X-Content-Type-Options", "nosniff"),
         ("Referrer-Policy", "no-referrer"),
         // A new version of the exporter brings a new page on the same addresses.
         ("Cache-Control", "no-cache"),
@@ -119,22 +152,27 @@ fn page_answer(
     (if request.has(file.tag()) { 304 } else { 200 }, Body::Bytes(bytes.into()))
 }
 
-/// The answer to what is no request that could be answered. The connection closes after it.
-pub fn refusal(status: u16, text: &'static str) -> Answer {
+/// The response to what cannot be answered otherwise. The connection closes after it.
+pub fn error_response(status: u16, text: &'static str) -> Response {
     let body = Body::from(text);
     let head = print_head(status, &[PLAIN], body.bytes().len(), false);
-    Answer { head, body, keep_alive: false }
+    Response { head, body, keep_alive: false }
 }
 
 fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive: bool) -> Vec<u8> {
-    let server = ("Server", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+    let common = [
+        ("Server", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"))),
+        // Pages of other sites can neither embed what is served here nor have it taken for a script.
+        ("X-Content-Type-Options", "nosniff"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+    ];
     let headers =
-        headers.iter().copied().chain([server]).map(|(name, value)| {
+        headers.iter().copied().chain(common).map(|(name, value)| {
             Header::from_bytes(name, value).expect("the program's own headers are ASCII")
         });
     let mut head = Vec::with_capacity(512);
     // Above its threshold tiny_http would answer in chunks, without a Content-Length.
-    Response::new(StatusCode(status), headers.collect(), io::empty(), Some(body_len), None)
+    tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(body_len), None)
         .with_chunked_threshold(usize::MAX)
         .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
         .expect("a Vec takes every write");
@@ -152,37 +190,50 @@ mod tests {
     use super::super::head::{Parsed, parse_head};
     use super::*;
     use crate::http::publish;
+    use std::net::Ipv4Addr;
 
     const MINUTE: Duration = Duration::from_secs(60);
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    impl Site {
+        /// One that has published this text.
+        pub fn of(text: &[u8]) -> Site {
+            let (mut publisher, published) = publish::publisher();
+            publisher.buffer().extend_from_slice(text);
+            publisher.publish();
+            Site { published, max_age: MINUTE, hosts: Hosts::new(Vec::new()) }
+        }
+
+        fn empty() -> Site {
+            Site { published: publish::publisher().1, ..Site::of(b"") }
+        }
+    }
 
     /// Answers the request that these lines make.
-    fn ask(published: &Published, lines: &str) -> (String, Vec<u8>) {
+    fn ask(site: &Site, lines: &str) -> (String, Vec<u8>) {
+        let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
+        let lines = if has_host { lines.to_owned() } else { format!("{lines}\nHost: localhost:8080") };
         let request = lines.replace('\n', "\r\n") + "\r\n\r\n";
         let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{lines:?}") };
-        let answer = answer(&head, published, MINUTE);
-        let printed = String::from_utf8(answer.head).unwrap();
+        let response = respond(site, &head, HERE);
+        let printed = String::from_utf8(response.head).unwrap();
         assert!(printed.starts_with("HTTP/1.1 ") && printed.ends_with("\r\n\r\n"), "{printed:?}");
         assert_eq!(printed.matches("\r\n\r\n").count(), 1, "{printed:?}");
-        let connection = if answer.keep_alive { "keep-alive" } else { "close" };
+        for header in ["X-Content-Type-Options: nosniff", "Cross-Origin-Resource-Policy: same-origin"] {
+            assert_eq!(printed.matches(&format!("\r\n{header}\r\n")).count(), 1, "{printed:?}");
+        }
+        let connection = if response.keep_alive { "keep-alive" } else { "close" };
         assert!(printed.contains(&format!("\r\nConnection: {connection}\r\n")), "{printed:?}");
-        let body = answer.body.bytes().to_vec();
+        let body = response.body.bytes().to_vec();
         if head.method != b"HEAD" && !printed.starts_with("HTTP/1.1 304 ") {
             assert!(printed.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{printed:?}");
         }
         (printed, body)
     }
 
-    fn scraped(text: &[u8]) -> Published {
-        let (mut publisher, published) = publish::publisher();
-        publisher.buffer().extend_from_slice(text);
-        publisher.publish();
-        published
-    }
-
     #[test]
     fn statuses() {
-        let (_publisher, young) = publish::publisher();
-        let scraped = scraped(b"x 1\n");
+        let (young, scraped) = (Site::empty(), Site::of(b"x 1\n"));
         for (lines, before, after) in [
             ("GET /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
             ("HEAD /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
@@ -191,32 +242,58 @@ mod tests {
             ("GET /healthz HTTP/1.1", "200 OK", "200 OK"),
             ("GET / HTTP/1.1", "302 Found", "302 Found"),
             ("GET / HTTP/1.1\nAccept: text/html", "200 OK", "200 OK"),
+            ("GET /dashboard.json HTTP/1.1", "200 OK", "200 OK"),
             ("GET /metrics/ HTTP/1.1", "404 Not Found", "404 Not Found"),
             ("GET /metrics HTTP/1.1\nContent-Length: 1", "413 Payload Too Large", "413 Payload Too Large"),
             ("POST /metrics HTTP/1.1\nContent-Length: 1", "405 Method Not Allowed", "405 Method Not Allowed"),
             ("get /metrics HTTP/1.1", "405 Method Not Allowed", "405 Method Not Allowed"),
         ] {
-            for (published, status) in [(&young, before), (&scraped, after)] {
-                let (head, _) = ask(published, lines);
+            for (site, status) in [(&young, before), (&scraped, after)] {
+                let (head, _) = ask(site, lines);
                 assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{lines}: {head}");
             }
         }
     }
 
     #[test]
+    fn hosts() {
+        let site = Site::of(b"x 1\n");
+        let elsewhere: IpAddr = "192.0.2.7".parse().unwrap();
+        for (lines, peer, status) in [
+            ("GET /metrics HTTP/1.1\nHost: evil.example", HERE, 421),
+            ("POST / HTTP/1.1\nHost: evil.example", HERE, 421),
+            ("GET http://evil.example/metrics HTTP/1.1\nHost: localhost", HERE, 421),
+            ("GET /metrics HTTP/1.1\nHost: localhost", HERE, 200),
+            ("GET /metrics HTTP/1.0", HERE, 200),
+            ("GET /metrics HTTP/1.1\nHost: evil.example", elsewhere, 200),
+            ("GET /metrics HTTP/1.1", HERE, 400),
+            ("GET /metrics HTTP/1.1", elsewhere, 400),
+            ("GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost", HERE, 400),
+        ] {
+            let request = lines.replace('\n', "\r\n") + "\r\n\r\n";
+            let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{lines:?}") };
+            let response = respond(&site, &head, peer);
+            assert!(
+                response.head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()),
+                "{lines} from {peer}"
+            );
+        }
+    }
+
+    #[test]
     fn health_ends_with_age() {
-        let (_publisher, published) = publish::publisher();
-        let Parsed::Complete(head, _) = parse_head(b"GET /healthz HTTP/1.1\n\n") else { panic!() };
-        let answer = answer(&head, &published, Duration::ZERO);
-        assert!(answer.head.starts_with(b"HTTP/1.1 503 "));
-        assert_eq!(answer.body.bytes(), b"the last complete scrape is 0 s old\n");
+        let site = Site { max_age: Duration::ZERO, ..Site::of(b"x 1\n") };
+        let Parsed::Complete(head, _) = parse_head(b"GET /healthz HTTP/1.0\n\n") else { panic!() };
+        let response = respond(&site, &head, HERE);
+        assert!(response.head.starts_with(b"HTTP/1.1 503 "));
+        assert_eq!(response.body.bytes(), b"the last complete scrape is 0 s old\n");
     }
 
     #[test]
     fn an_exposition_as_it_is_and_gzipped() {
-        let published = scraped(&b"x 1\n".repeat(100_000));
-        let text = published.latest().unwrap();
-        let (head, body) = ask(&published, "GET /metrics HTTP/1.1");
+        let site = Site::of(&b"x 1\n".repeat(100_000));
+        let text = site.published.latest().unwrap();
+        let (head, body) = ask(&site, "GET /metrics HTTP/1.1");
         assert_eq!(body, text.text());
         assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
         assert!(
@@ -224,7 +301,7 @@ mod tests {
             "{head}"
         );
 
-        let (head, body) = ask(&published, "GET /metrics HTTP/1.1\nAccept-Encoding: gzip");
+        let (head, body) = ask(&site, "GET /metrics HTTP/1.1\nAccept-Encoding: gzip");
         assert_eq!(body, text.gzip());
         assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
         assert!(head.contains("\r\nVary: Accept-Encoding\r\n"), "{head}");
@@ -232,38 +309,38 @@ mod tests {
 
     #[test]
     fn a_head_is_the_get_without_its_body() {
-        let published = scraped(b"x 1\n");
+        let site = Site::of(b"x 1\n");
         for lines in ["GET /metrics HTTP/1.1", "GET / HTTP/1.1", "GET /nowhere HTTP/1.1"] {
             let undated = |head: String| {
                 head.lines().filter(|line| !line.starts_with("Date:")).map(str::to_owned).collect::<Vec<_>>()
             };
-            let (get, _) = ask(&published, lines);
-            let (head, body) = ask(&published, &lines.replace("GET", "HEAD"));
+            let (get, _) = ask(&site, lines);
+            let (head, body) = ask(&site, &lines.replace("GET", "HEAD"));
             assert_eq!((undated(head), body), (undated(get), Vec::new()));
         }
     }
 
     #[test]
     fn a_browser_gets_the_page() {
-        let published = scraped(b"x 1\n");
-        let (head, body) = ask(&published, "GET / HTTP/1.1\nAccept: text/html,*/*;q=0.8");
+        let site = Site::of(b"x 1\n");
+        let (head, body) = ask(&site, "GET / HTTP/1.1\nAccept: text/html,*/*;q=0.8");
         assert!(head.contains("\r\nContent-Type: text/html; charset=utf-8\r\n"), "{head}");
         assert!(head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{head}");
         assert!(body.starts_with(b"<!doctype html>"));
-        let (head, _) = ask(&published, "GET / HTTP/1.1\nAccept: */*");
-        assert!(head.contains("\r\nLocation: /metrics\r\n"), "{head}");
+        let (head, _) = ask(&site, "GET / HTTP/1.1\nAccept: */*");
+        assert!(head.contains("\r\nLocation: metrics\r\n"), "{head}");
     }
 
     #[test]
     fn the_page_s_files_are_tagged_and_gzipped() {
-        let published = scraped(b"x 1\n");
+        let site = Site::of(b"x 1\n");
         for (path, content_type) in [
             ("/", "text/html; charset=utf-8"),
             ("/page.css", "text/css; charset=utf-8"),
             ("/page.js", "text/javascript; charset=utf-8"),
         ] {
             let get = format!("GET {path} HTTP/1.1\nAccept: text/html");
-            let (head, body) = ask(&published, &get);
+            let (head, body) = ask(&site, &get);
             let (_, tag) = head.split_once("\r\nETag: ").unwrap();
             let (tag, _) = tag.split_once("\r\n").unwrap();
             for header in [
@@ -274,7 +351,7 @@ mod tests {
                 assert!(head.contains(&format!("\r\n{header}\r\n")), "{path}: {head}");
             }
 
-            let (head, zipped) = ask(&published, &format!("{get}\nAccept-Encoding: gzip"));
+            let (head, zipped) = ask(&site, &format!("{get}\nAccept-Encoding: gzip"));
             assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
             assert!(zipped.len() < body.len() / 2);
 
@@ -286,7 +363,7 @@ mod tests {
                 ("\"x\"", 200),
                 ("", 200),
             ] {
-                let (head, body) = ask(&published, &format!("{get}\nIf-None-Match: {theirs}"));
+                let (head, body) = ask(&site, &format!("{get}\nIf-None-Match: {theirs}"));
                 assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {theirs}: {head}");
                 assert!(head.contains(&format!("\r\nETag: {tag}\r\n")), "{head}");
                 assert_eq!(body.is_empty(), status == 304);
@@ -296,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_was_not_read_closes_the_connection() {
-        let published = scraped(b"x 1\n");
+        let site = Site::of(b"x 1\n");
         for (lines, connection) in [
             ("GET /nowhere HTTP/1.1", "keep-alive"),
             ("DELETE / HTTP/1.1", "keep-alive"),
@@ -304,9 +381,9 @@ mod tests {
             ("GET / HTTP/1.1\nTransfer-Encoding: chunked", "close"),
             ("GET / HTTP/1.0", "close"),
         ] {
-            let (head, _) = ask(&published, lines);
+            let (head, _) = ask(&site, lines);
             assert!(head.contains(&format!("\r\nConnection: {connection}\r\n")), "{lines}: {head}");
         }
-        assert!(refusal(400, "no\n").head.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
+        assert!(error_response(400, "no\n").head.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
     }
 }

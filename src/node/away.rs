@@ -88,13 +88,17 @@ mod tests {
         away.leave(job(2), 1, start, Duration::from_millis(5000));
         assert_eq!(stuck(&mut away, start, 1000, [101, 5900]), []);
         assert_eq!(stuck(&mut away, start, 1999, [110, 6000]), []);
-        assert_eq!(stuck(&mut away, start, 2000, [110, 6000]), [1]);
-        assert_eq!(stuck(&mut away, start, 3000, [110, 6500]), [], "said once");
+        assert_eq!(
+            stuck(&mut away, start, 2000, [300, 6000]),
+            [1],
+            "a tenth of the time is not more than a tenth"
+        );
+        assert_eq!(stuck(&mut away, start, 3000, [300, 6500]), [], "said once");
         // The slow one waits from here on.
-        assert_eq!(stuck(&mut away, start, 4999, [110, 6600]), []);
-        assert_eq!(stuck(&mut away, start, 5000, [110, 6600]), [2]);
+        assert_eq!(stuck(&mut away, start, 4999, [300, 6600]), []);
+        assert_eq!(stuck(&mut away, start, 5000, [300, 6600]), [2]);
         assert_eq!(away.len(), 2);
-        assert!(away.end(&job(1)) && !away.end(&job(1)));
+        assert!(away.end(&job(1)) && !away.end(&job(1)) && !away.end(&job(3)));
         assert_eq!(away.len(), 1);
     }
 

@@ -102,4 +102,17 @@ mod tests {
         budget.begin_scrape(Duration::from_secs(1));
         assert!(budget.allows());
     }
+
+    #[test]
+    fn the_allowance_is_a_share_of_the_time_that_has_passed() {
+        for (seconds, spent_ms, is_allowed) in
+            [(1, 99, true), (1, 101, false), (4, 399, true), (4, 401, false)]
+        {
+            let mut budget = Budget::new(0.1);
+            budget.end_first_scrape();
+            budget.begin_scrape(Duration::from_secs(seconds));
+            budget.spend(Duration::from_millis(spent_ms));
+            assert_eq!(budget.allows(), is_allowed, "{spent_ms} ms after {seconds} s");
+        }
+    }
 }

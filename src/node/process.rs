@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, info};
 
 use super::discovery::Discovery;
 use super::owners::Container;
@@ -51,12 +51,19 @@ pub struct Process {
     pub(super) rests_until: Option<Instant>,
     /// Its mappings took too long to print: until then its sum is read instead; it stands for at least so many mappings.
     pub(super) is_summed_until: Option<(Instant, u64)>,
+    /// How often in a row its read was refused, and how many scrapes it is left alone for now: each refusal may be an audit record.
+    pub(super) n_refusals: u32,
+    pub(super) n_scrapes_off: u32,
     /// The scrape goes on without the read that is under way.
     pub(super) is_away: bool,
     /// That read does not return, or one would not.
     pub(super) is_stuck: bool,
     /// It looked stuck and was not tried, since then.
     pub(super) skipped_since: Option<Instant>,
+    /// It looks stuck, and is tried all the same.
+    pub(super) is_on_trial: bool,
+    /// It looks stuck, but its reads return.
+    pub(super) is_cleared: bool,
     pub(super) count: MappingCount,
     pub(super) reading: Reading,
 }
@@ -69,10 +76,15 @@ pub(super) struct MappingCount {
 
 impl Process {
     /// A process that a listing shows for the first time; `None` if it has ended since, or says no cgroup.
-    pub(super) fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers) -> Option<Self> {
-        let mut cgroup = Vec::new();
-        proc.cgroup(entry.pid, buffers, &mut cgroup).ok()?;
-        Some(Self::new(entry, cgroup))
+    pub(super) fn find(
+        entry: Entry,
+        proc: &Proc,
+        buffers: &mut Buffers,
+        scratch: &mut Vec<u8>,
+    ) -> Option<Self> {
+        // Zombies are found again by each listing: for them nothing is kept.
+        proc.cgroup(entry.pid, buffers, scratch).ok()?;
+        Some(Self::new(entry, scratch.clone()))
     }
 
     pub(super) fn new(entry: Entry, cgroup: Vec<u8>) -> Self {
@@ -91,9 +103,13 @@ impl Process {
             read_took: Duration::ZERO,
             rests_until: None,
             is_summed_until: None,
+            n_refusals: 0,
+            n_scrapes_off: 0,
             is_away: false,
             is_stuck: false,
             skipped_since: None,
+            is_on_trial: false,
+            is_cleared: false,
             count: MappingCount::default(),
             reading: Reading::default(),
         }
@@ -227,6 +243,26 @@ impl Process {
         }
     }
 
+    /// It no longer looks stuck, or was found not to be.
+    pub(super) fn end_skipping(&mut self) {
+        if self.skipped_since.take().is_some() && std::mem::take(&mut self.is_stuck) {
+            info!("{} is tried again", self.name());
+        }
+    }
+
+    /// Its read was refused: it is tried again after 1, 2, 4 ... 64 scrapes.
+    pub(super) fn note_refusal(&mut self) {
+        self.n_scrapes_off = (1 << self.n_refusals.min(6)) - 1;
+        self.n_refusals += 1;
+    }
+
+    /// Whether it is left alone in this scrape, for its read was refused.
+    pub(super) fn is_left_alone(&mut self) -> bool {
+        let is_off = self.n_scrapes_off > 0;
+        self.n_scrapes_off = self.n_scrapes_off.saturating_sub(1);
+        is_off
+    }
+
     /// Whether its read is under way beside the scrape, and gets somewhere.
     pub fn is_awaited(&self) -> bool {
         self.is_away && !self.is_stuck
@@ -244,6 +280,108 @@ impl Process {
                 )
             }
             None => format!("process {}", self.entry.pid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::totals::grouping::GroupBy;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn process() -> Process {
+        Process::new(Entry { pid: 7, inode: 70 }, b"/a".to_vec())
+    }
+
+    /// A read that took so many milliseconds, and as much CPU time.
+    fn read(began_at: Instant, ms: u64, was_slow: bool) -> Reader {
+        let mut reader = Reader::new(GroupBy::Path);
+        (reader.began_at, reader.elapsed, reader.was_slow) = (began_at, Duration::from_millis(ms), was_slow);
+        (reader.cpu_time, reader.n_mappings) = (reader.elapsed, 500);
+        reader
+    }
+
+    #[test]
+    fn a_refused_process_is_tried_after_ever_more_scrapes() {
+        let mut process = Process::new(Entry { pid: 1, inode: 1 }, Vec::new());
+        let mut tried = Vec::new();
+        for scrape in 1..=200 {
+            if !process.is_left_alone() {
+                process.note_refusal();
+                tried.push(scrape);
+            }
+        }
+        assert_eq!(tried, [1, 2, 4, 8, 16, 32, 64, 128, 192]);
+    }
+
+    #[test]
+    fn a_count_of_mappings_serves_for_nine_sums() {
+        let (mut process, now) = (process(), Instant::now());
+        for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
+            let job = process.job(true, now);
+            assert_eq!(job, Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count } });
+            process.note_read(&job, &read(now, 1, false), INTERVAL);
+        }
+        assert_eq!(process.job(false, now).detail, Detail::Mappings);
+        process.forget_values();
+        assert_eq!(process.job(true, now).detail, Detail::Rollup { known_count: None });
+    }
+
+    #[test]
+    fn a_long_read_is_followed_by_a_hundred_times_its_length() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, now);
+        process.note_read(&job, &read(now, 100, false), INTERVAL);
+        assert_eq!((process.read_at, process.rests_until), (Some(now), None));
+        process.note_read(&job, &read(now, 101, false), INTERVAL);
+        assert_eq!(process.rests_until, Some(now + Duration::from_millis(101 + 10_100)));
+        assert_eq!(process.read_took, Duration::from_millis(101));
+        process.note_read(&job, &read(now, 1, false), INTERVAL);
+        assert_eq!(process.rests_until, None);
+    }
+
+    #[test]
+    fn mappings_that_take_too_long_are_summed_for_a_while() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, now);
+        process.note_read(&job, &read(now, 1000, true), INTERVAL);
+        assert_eq!(process.rests_until, None, "the sum is cheap");
+        let until = now + Duration::from_millis(1000 + 100_000);
+        let just_before = until - Duration::from_nanos(1);
+        assert_eq!(process.job(false, just_before).detail, Detail::Other { n_printed: 500 });
+        assert_eq!(process.job(true, just_before).detail, Detail::Other { n_printed: 500 });
+        assert_eq!(process.job(false, until).detail, Detail::Mappings);
+    }
+
+    #[test]
+    fn a_process_with_a_new_inode_number_is_known_by_its_start_time() {
+        let stat = |start_time| Some(Stat { start_time, is_kernel_thread: false });
+        for (start_time, is_same) in [(5, true), (6, false)] {
+            let mut before = process();
+            before.learn(stat(5));
+            before.comm = b"known".to_vec();
+            let mut now = Process::new(Entry { pid: 7, inode: 71 }, b"/a".to_vec());
+            now.formerly = Some(Box::new(before));
+            assert_eq!(now.start_time(), None);
+            now.learn(stat(start_time));
+            assert_eq!(now.start_time(), Some(start_time));
+            assert_eq!((now.entry.inode, now.comm == b"known"), (71, is_same));
+            assert!(now.formerly.is_none());
+        }
+        let mut recorded = process();
+        recorded.learn(None);
+        assert_eq!(recorded.start_time(), Some(70), "in a recording it is its directory");
+    }
+
+    #[test]
+    fn a_process_is_awaited_while_its_read_gets_somewhere() {
+        for (is_away, is_stuck, expected) in
+            [(false, false, false), (true, false, true), (true, true, false), (false, true, false)]
+        {
+            let process = Process { is_away, is_stuck, ..process() };
+            assert_eq!(process.is_awaited(), expected);
         }
     }
 }

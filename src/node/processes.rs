@@ -20,15 +20,21 @@ use crate::totals::reading::Reading;
 
 /// The table, by pid.
 #[derive(Debug)]
+#[expect(
+    clippy::vec_box,
+    reason = "a process is 400 bytes, and two tables would each have room for twice as many as there are"
+)]
 pub struct Processes {
-    pub(super) table: Vec<Process>,
+    pub(super) table: Vec<Box<Process>>,
     /// The table of the scrape before, while the next one is made.
-    before: Vec<Process>,
+    before: Vec<Box<Process>>,
     entries: Vec<Entry>,
     pub(super) queue: Queue,
     /// The read that the scrape waits for, its thread, and when it began.
     pub(super) under_way: Option<(Job, u32, Instant)>,
     pub(super) away: Away,
+    /// Processes that look stuck, and when they were read last: they come after all others.
+    pub(super) suspects: Vec<(Option<Instant>, u32)>,
     /// Up to here the table was looked through for processes that are not known yet.
     pub(super) n_known: usize,
     pub(super) interval: Duration,
@@ -67,6 +73,7 @@ impl Processes {
             queue: Queue::default(),
             under_way: None,
             away: Away::default(),
+            suspects: Vec::new(),
             n_known: 0,
             interval,
             buffers: Buffers::default(),
@@ -91,8 +98,8 @@ impl Processes {
                     let is_settled = process.is_selected || process.is_kernel_thread;
                     (is_settled || process.locate(proc, buffers, path).is_ok()).then_some(process)
                 }
-                formerly => Process::find(entry, proc, buffers)
-                    .map(|process| Process { formerly: formerly.map(Box::new), ..process }),
+                formerly => Process::find(entry, proc, buffers, path)
+                    .map(|process| Box::new(Process { formerly, ..process })),
             };
             table.extend(process);
         }
@@ -119,7 +126,7 @@ impl Processes {
             }
         }
         if log::log_enabled!(log::Level::Debug) && discovery.has_listed() {
-            let of_interest = |process: &&mut Process| {
+            let of_interest = |process: &&mut Box<Process>| {
                 !(process.is_selected || process.is_explained || process.is_kernel_thread)
             };
             for process in self.table.iter_mut().filter(of_interest) {
@@ -171,7 +178,7 @@ impl Processes {
 
     /// Every process, by pid.
     pub fn iter(&self) -> impl Iterator<Item = &Process> {
-        self.table.iter()
+        self.table.iter().map(|process| &**process)
     }
 
     /// The process with this pid.
@@ -198,6 +205,12 @@ impl Processes {
         self.table.iter().filter(|process| process.is_stuck).count()
     }
 
+    /// How many selected processes refuse to be read, and how many selected ones there are.
+    pub fn refusals(&self) -> (usize, usize) {
+        let selected = || self.table.iter().filter(|process| process.is_selected);
+        (selected().filter(|process| process.n_refusals > 0).count(), selected().count())
+    }
+
     /// How long the longest read took, of those that gave the values there are.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.table.iter().filter(|process| !process.reading.is_empty());
@@ -218,7 +231,7 @@ impl Processes {
             start_time: Some(start_time),
             ..Process::new(Entry { pid, inode: start_time }, path.into())
         };
-        let table = processes.iter().map(process).collect();
+        let table = processes.iter().map(process).map(Box::new).collect();
         Self { table, ..Self::new(Duration::from_secs(1)) }
     }
 }

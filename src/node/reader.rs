@@ -59,7 +59,7 @@ pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
     cpu_clock: Duration,
-    /// What it is, if that was asked; a recording does not tell.
+    /// What it is, if that was asked, or in doubt; a recording does not tell.
     pub stat: Option<Stat>,
     /// What it maps; empty for a zombie or a kernel thread.
     pub tally: Tally,
@@ -124,8 +124,10 @@ impl Reader {
         let process = proc.process(job.pid, &mut self.buffers)?;
         self.inode = process.inode()?;
         self.tally.clear();
+        // Under another inode number than was listed its start time tells who it is.
+        let is_to_be_asked = job.detail == Detail::Stat || self.inode != job.inode;
+        self.stat = is_to_be_asked.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
-            self.stat = process.stat(&mut self.buffers).ok();
             return Ok(());
         }
         match self.read_memory(&process, job.detail) {
@@ -143,8 +145,12 @@ impl Reader {
     }
 
     fn read_memory(&mut self, process: &ProcessDir, detail: Detail) -> Result<(), ReadError> {
-        let Self { memory, buffers, tally, n_mappings, .. } = self;
+        let Self { memory, buffers, tally, n_mappings, comm, .. } = self;
         tally.clear();
+        if !matches!(detail, Detail::Mappings) {
+            comm.clear();
+            comm.extend_from_slice(process.comm(buffers)?);
+        }
         let has_sum = match detail {
             Detail::Rollup { known_count } => {
                 let count = known_count.map_or_else(|| memory.count(process), Ok)?;
@@ -165,7 +171,13 @@ impl Reader {
                 tally.add(&mapping);
             })?;
         }
-        self.identify(process)
+        // Between the end of the memory and the name it may have executed another program. The file of the mappings tells; a sum's does
+        // not, so there the name is asked before it, too.
+        if has_sum && process.comm(buffers)? != comm {
+            return Err(ReadError::Exec);
+        }
+        self.identify(process)?;
+        if has_sum { Ok(()) } else { self.memory.ensure_alive(process) }
     }
 
     /// Finds name and cgroup.

@@ -8,6 +8,7 @@ use log::{debug, info, warn};
 use super::away::MAX_AWAY;
 use super::budget::Budget;
 use super::discovery::Discovery;
+use super::process::Process;
 use super::processes::Processes;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::Proc;
@@ -21,7 +22,11 @@ impl Processes {
         while let Some(process) = self.table.get(self.n_known) {
             let i = self.n_known;
             self.n_known += 1;
-            if process.start_time.is_none() && !process.is_away && self.is_worth_trying(i, proc) {
+            if process.start_time.is_none() && !process.is_away {
+                if self.looks_stuck(i, proc) {
+                    self.skip(i);
+                    continue;
+                }
                 let entry = self.table[i].entry;
                 let job = Job { pid: entry.pid, inode: entry.inode, detail: Detail::Stat };
                 self.under_way = Some((job, thread, Instant::now()));
@@ -34,14 +39,17 @@ impl Processes {
     /// Queues the selected processes, but for those that rest after a long read.
     pub fn queue(&mut self, now: Instant) {
         let Self { table, queue, .. } = self;
-        let is_due = |rests_until: Option<Instant>| rests_until.is_none_or(|until| until <= now);
-        queue.fill(
-            (0..)
-                .zip(table.iter())
-                .filter(|(_, process)| process.is_selected && !process.is_away && is_due(process.rests_until))
-                .map(|(i, process)| (i, process.read_at)),
-        );
+        let is_due = |process: &mut Process| {
+            let rests = process.rests_until.is_some_and(|until| now < until);
+            process.is_selected && !process.is_away && !rests && !process.is_left_alone()
+        };
+        let due = (0..).zip(table.iter_mut()).filter_map(|(i, process)| {
+            let read_at = process.read_at;
+            is_due(process).then_some((i, read_at))
+        });
+        queue.fill(due);
         self.under_way = None;
+        self.suspects.clear();
     }
 
     /// The next process to read on `thread`, while the budget lasts; `None` when no more is read. Whoever is left out is probed: its
@@ -54,9 +62,16 @@ impl Processes {
         with_rollup: bool,
         thread: u32,
     ) -> Option<Job> {
-        while let Some(i) = self.queue.pop() {
-            if !budget.allows() || !self.is_worth_trying(i, proc) {
+        loop {
+            let Some(i) = self.queue.pop() else {
+                return self.next_suspect(proc, discovery, with_rollup, thread);
+            };
+            if !budget.allows() {
                 self.probe(i, proc, discovery);
+                continue;
+            }
+            if self.looks_stuck(i, proc) {
+                self.suspects.push((self.table[i].read_at, i as u32));
                 continue;
             }
             let now = Instant::now();
@@ -64,27 +79,58 @@ impl Processes {
             self.under_way = Some((job, thread, now));
             return Some(job);
         }
+    }
+
+    /// Of the processes that look stuck, the one that was read last, on trial: it may wait for something else, as the parent of a slow
+    /// vfork does. When a trial is left behind there is no other, and the rest is skipped.
+    fn next_suspect(
+        &mut self,
+        proc: &Proc,
+        discovery: &Discovery,
+        with_rollup: bool,
+        thread: u32,
+    ) -> Option<Job> {
+        self.suspects.sort_unstable();
+        while let Some((_, i)) = self.suspects.pop() {
+            let i = i as usize;
+            if self.away.len() > MAX_AWAY {
+                self.skip(i);
+                self.probe(i, proc, discovery);
+                continue;
+            }
+            let now = Instant::now();
+            let job = self.table[i].job(with_rollup, now);
+            self.table[i].is_on_trial = true;
+            self.under_way = Some((job, thread, now));
+            return Some(job);
+        }
         None
     }
 
-    /// With many reads left behind: whether the process does not look as if its read would not return either. One that looks so for long
-    /// is stuck.
-    fn is_worth_trying(&mut self, i: usize, proc: &Proc) -> bool {
-        if self.away.len() >= MAX_AWAY {
-            let dir = proc.process(self.table[i].entry.pid, &mut self.buffers);
-            if dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers)) {
-                let since = *self.table[i].skipped_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= super::away::STUCK_AFTER {
-                    self.mark_stuck(i);
-                }
-                return false;
-            }
-        }
+    /// With many reads left behind: whether the process looks as if its read would not return either. One that was found to return all the
+    /// same is believed while there is a thread in reserve.
+    fn looks_stuck(&mut self, i: usize, proc: &Proc) -> bool {
+        let n_away = self.away.len();
         let process = &mut self.table[i];
-        if process.skipped_since.take().is_some() && std::mem::take(&mut process.is_stuck) {
-            info!("{} is tried again", process.name());
+        if n_away < MAX_AWAY || n_away == MAX_AWAY + 1 && process.is_cleared {
+            process.end_skipping();
+            return false;
         }
-        true
+        let dir = proc.process(process.entry.pid, &mut self.buffers);
+        let is_waiting = dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers));
+        if !is_waiting {
+            process.is_cleared = false;
+            process.end_skipping();
+        }
+        is_waiting && !(n_away == MAX_AWAY && process.is_cleared)
+    }
+
+    /// Leaves out a process that looks stuck; one that looks so for long is.
+    fn skip(&mut self, i: usize) {
+        let since = *self.table[i].skipped_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= super::away::STUCK_AFTER {
+            self.mark_stuck(i);
+        }
     }
 
     /// The scrape goes on without the read that is under way.
@@ -135,16 +181,26 @@ impl Processes {
             return;
         };
         let process = &mut self.table[i];
-        process.is_away = false;
+        let was_away = std::mem::take(&mut process.is_away);
+        if std::mem::take(&mut process.is_on_trial) && !was_away {
+            process.is_cleared = true;
+            process.end_skipping();
+        }
         if std::mem::take(&mut process.is_stuck) {
             info!("{} lets itself be read again", process.name());
-            return; // what it gave may be from before it was stuck
+            // What it gave may be from before it was stuck, unless it was being printed most of the time.
+            if reader.cpu_time * 10 < reader.elapsed {
+                return;
+            }
         }
         if let Err(error) = result {
             debug!("cannot read process {} in {:?}: {error}", job.pid, proc.path());
             match error {
                 ReadError::Exec => self.counts.exec += 1,
-                ReadError::Denied => self.counts.denied += 1,
+                ReadError::Denied => {
+                    self.counts.denied += 1;
+                    process.note_refusal();
+                }
                 ReadError::Gone => self.counts.gone += 1,
                 ReadError::Slow => self.counts.slow += 1,
                 ReadError::Io(_) => self.counts.io += 1,
@@ -157,8 +213,13 @@ impl Processes {
             return;
         }
         if reader.inode != process.entry.inode {
-            // Another process with its pid, or the same one under a new inode number: the next listing tells.
-            return process.forget_values();
+            // Another process with its pid, or the same one under a new inode number.
+            let is_same = reader.stat.is_some_and(|stat| Some(stat.start_time) == process.start_time);
+            process.entry.inode = reader.inode;
+            if job.detail != Detail::Stat && !is_same {
+                process.start_time = None;
+                return process.deselect();
+            }
         }
         if job.detail == Detail::Stat {
             return process.learn(reader.stat);
@@ -177,6 +238,7 @@ impl Processes {
                 warn!("{} takes too long to read: its mappings are summed as [other]", process.name());
             }
         }
+        process.n_refusals = 0;
         process.note_read(&job, reader, self.interval);
         if reader.tally.is_empty() {
             return process.reading.clear(); // a zombie

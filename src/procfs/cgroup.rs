@@ -54,12 +54,31 @@ mod tests {
             ("4:memory:/\n0::/\n", Some("/")),
             // From inside a cgroup namespace.
             ("0::/../pod2/c2\n", Some("/../pod2/c2")),
+            // Of two that count the same the first.
+            ("4:memory:/a\n5:memory:/b\n", Some("/a")),
             ("5:cpu:/cpu\n", None),
             ("", None),
             ("garbage\n0:\n::\n0::no-slash\n", None),
         ];
         for (text, path) in cases {
             assert_eq!(path_of(text.as_bytes()), path.map(str::as_bytes), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn version_1_says_of_a_process_that_has_ended_that_it_is_in_the_root() {
+        for (text, expected) in [
+            ("4:memory:/\n1:name=systemd:/\n0::/\n", true),
+            ("4:memory:/\n", true),
+            ("0::/\n1:name=systemd:/", true),
+            ("0::/\n", false),
+            ("0::/", false),
+            ("4:memory:/a\n0::/\n", false),
+            ("0::/a\n4:memory:/\n", false),
+            ("5:cpu:/\n", false),
+            ("", false),
+        ] {
+            assert_eq!(may_hide(text.as_bytes()), expected, "{text:?}");
         }
     }
 }

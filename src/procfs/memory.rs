@@ -3,6 +3,7 @@
 //! The kernel ends an address space while it is read (exec, exit) by a clean end of file, so a read that was cut short looks complete.
 //! Reading the file's first byte again tells: there is none once the address space is gone.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,24 +30,27 @@ pub struct MemoryReader {
     chunk: Vec<u8>,
     /// When a read is given up; none is never.
     pub deadline: Option<Instant>,
+    /// The file that was read last and shows each mapping.
+    last: Option<File>,
 }
 
 impl Default for MemoryReader {
     fn default() -> Self {
-        Self { scanner: Scanner::default(), chunk: vec![0; CHUNK], deadline: None }
+        Self { scanner: Scanner::default(), chunk: vec![0; CHUNK], deadline: None, last: None }
     }
 }
 
 impl MemoryReader {
     /// Calls `each` with every mapping of the process; says how many there were: 0 for a zombie or a kernel thread.
     ///
-    /// The mappings count only when this returns `Ok`: then they are of one address space, read to its end.
+    /// The mappings count only once [`MemoryReader::ensure_alive`] has returned `Ok`: then they are of one address space, read to its end.
     pub fn mappings(
         &mut self,
         process: &ProcessDir,
         buffers: &mut Buffers,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
+        self.last = None;
         let limits = Limits { n_mappings: process.max_mappings, deadline: self.deadline };
         match self.file(process.as_fd(), "smaps", limits, each)? {
             0 => self.mappings_of_a_thread(process, buffers, limits, each),
@@ -61,6 +65,7 @@ impl MemoryReader {
         process: &ProcessDir,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<bool, ReadError> {
+        self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
             // The kernel holds the address space while it sums, so the sum is whole.
@@ -85,7 +90,13 @@ impl MemoryReader {
         Err(endless().into())
     }
 
-    /// Reads one smaps file to its end, and makes sure that it was the end of the address space.
+    /// Makes sure that the address space whose mappings were read last is not gone: then the end that was read may not have been its
+    /// end, and what the process is called since may be the name of another.
+    pub fn ensure_alive(&self, process: &ProcessDir) -> Result<(), ReadError> {
+        self.last.as_ref().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", smaps))
+    }
+
+    /// Reads one smaps file to its end.
     fn file(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -95,9 +106,7 @@ impl MemoryReader {
     ) -> Result<usize, ReadError> {
         let Some(smaps) = open_address_space(directory, name)? else { return Ok(0) };
         let n_mappings = scan(&smaps, &mut self.chunk, limits, &mut self.scanner, each)?;
-        if n_mappings > 0 {
-            ensure_alive(directory, name, &smaps)?;
-        }
+        self.last = (n_mappings > 0).then_some(smaps);
         Ok(n_mappings)
     }
 
@@ -109,12 +118,14 @@ impl MemoryReader {
         limits: Limits,
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
-        let (tasks, tids) = match process.threads(buffers) {
+        let tasks = match process.threads(buffers) {
             Err(ReadError::Gone) => return Ok(0), // a recording has none
             threads => threads?,
         };
-        for tid in tids {
-            match self.file(tasks.as_fd(), &format!("{tid}/smaps"), limits, each) {
+        for i in 0..buffers.tids.len() {
+            buffers.name.clear();
+            let _ = write!(buffers.name, "{}/smaps", buffers.tids[i]); // writing to a String cannot fail
+            match self.file(tasks.as_fd(), &buffers.name, limits, each) {
                 Ok(0) => {}
                 other => return other,
             }
@@ -265,7 +276,8 @@ mod tests {
             let mut buffers = Buffers::default();
             let process = proc().process(pid, &mut buffers)?;
             let mut has_stack = false;
-            let n = MemoryReader::default()
+            let mut reader = MemoryReader::default();
+            let n = reader
                 .mappings(&process, &mut buffers, &mut |mapping| has_stack |= mapping.path == b"[stack]")?;
             Ok((n, has_stack))
         }

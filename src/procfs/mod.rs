@@ -55,6 +55,8 @@ pub struct Buffers {
     name: String,
     text: Vec<u8>,
     entries: Entries,
+    /// The threads that were listed last.
+    tids: Vec<u32>,
 }
 
 impl Proc {
@@ -156,10 +158,11 @@ impl ProcessDir {
         if !may_hide || !self.leader_has_exited(buffers) {
             return Ok(());
         }
-        let (tasks, tids) = self.threads(buffers)?;
-        for tid in tids {
-            let name = format!("{tid}/cgroup");
-            let text = read_file(tasks.as_fd(), &name, &mut buffers.text).unwrap_or_default();
+        let tasks = self.threads(buffers)?;
+        for i in 0..buffers.tids.len() {
+            buffers.name.clear();
+            let _ = write!(buffers.name, "{}/cgroup", buffers.tids[i]); // writing to a String cannot fail
+            let text = read_file(tasks.as_fd(), &buffers.name, &mut buffers.text).unwrap_or_default();
             if let Some(elsewhere) = cgroup::path_of(text).filter(|path| path != b"/") {
                 replace(path, elsewhere);
                 return Ok(());
@@ -177,19 +180,21 @@ impl ProcessDir {
 
     /// Whether one of its threads waits for something that no signal ends, as those do that wait for a memory-map lock.
     pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
-        let Ok((tasks, tids)) = self.threads(buffers) else { return false };
-        tids.into_iter().any(|tid| {
+        let Ok(tasks) = self.threads(buffers) else { return false };
+        std::mem::take(&mut buffers.tids).into_iter().any(|tid| {
             let text = read_file(tasks.as_fd(), &format!("{tid}/status"), &mut buffers.text);
             text.is_ok_and(|text| state_of(text) == Some(b'D'))
         })
     }
 
-    /// The directory of its threads, and their numbers.
-    fn threads(&self, buffers: &mut Buffers) -> Result<(OwnedFd, Vec<u32>), ReadError> {
+    /// The directory of its threads; their numbers are then in `buffers.tids`.
+    fn threads(&self, buffers: &mut Buffers) -> Result<OwnedFd, ReadError> {
         let tasks = open_listable(self.dir.as_fd(), "task")?;
-        let mut tids = Vec::new();
-        buffers.entries.list(tasks.as_fd(), |name, _| tids.extend(pid_of(name)))?;
-        Ok((tasks, tids))
+        let Buffers { entries, tids, .. } = buffers;
+        tids.clear();
+        entries.list(tasks.as_fd(), |name, _| tids.extend(pid_of(name)))?;
+        tids.shrink_to(1024);
+        Ok(tasks)
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -273,8 +278,9 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns when the child has another address space; its name follows
-                while std::fs::read(format!("/proc/{}/comm", child.pid())).unwrap() != b"sleep\n" {
+                // spawn() returns before the child has its new name and has mapped its libraries; asleep, it has both
+                let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
+                while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();
                 }
                 child

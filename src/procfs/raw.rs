@@ -41,8 +41,8 @@ impl ProcessDir {
         file: impl Fn(u32) -> Option<Vec<u8>>,
         is_good: impl Fn(&[u8]) -> bool,
     ) -> Option<Vec<u8>> {
-        let (_, tids) = self.threads(buffers).ok()?;
-        tids.into_iter().filter_map(file).find(|text| is_good(text))
+        self.threads(buffers).ok()?;
+        std::mem::take(&mut buffers.tids).into_iter().filter_map(file).find(|text| is_good(text))
     }
 
     fn raw_file(&self, name: &str) -> Result<Vec<u8>, ReadError> {

@@ -1,5 +1,6 @@
 //! One scrape: list, identify, choose, read, verify, sum, render.
 
+pub(crate) mod open;
 pub mod threads;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc, permissions};
-use crate::sources;
+
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::{Shape, Snapshot};
 
@@ -50,8 +51,7 @@ pub struct Scraper {
     phase: Phase,
     is_first: bool,
     began_at: Option<Instant>,
-    counts_before: ReadCounts,
-    is_denied: bool,
+    is_refused: bool,
     is_over_budget: bool,
     has_told_selection: bool,
 }
@@ -61,7 +61,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
     pub fn new(options: &Options) -> Result<Self, String> {
-        let source = sources::open(options)?;
+        let source = open::open(options)?;
         let proc_path = match &options.fixture {
             Some(directory) => directory.join("proc"),
             None => options.proc_path.clone(),
@@ -91,8 +91,7 @@ impl Scraper {
             phase: Phase::Idle,
             is_first: true,
             began_at: None,
-            counts_before: ReadCounts::default(),
-            is_denied: false,
+            is_refused: false,
             is_over_budget: false,
             has_told_selection: false,
         })
@@ -143,7 +142,6 @@ impl Scraper {
         if let Some(last) = self.began_at.replace(now) {
             budget.begin_scrape(now - last);
         }
-        self.counts_before = *processes.counts();
         self.phase = Phase::Listed;
         Ok(())
     }
@@ -197,7 +195,7 @@ impl Scraper {
         if std::mem::take(&mut self.is_first) {
             self.budget.end_first_scrape();
         }
-        self.log_denied();
+        self.log_refusals();
         self.snapshot.sum(self.processes.readings());
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
         debug!(
@@ -214,6 +212,7 @@ impl Scraper {
             scraped_at: SystemTime::now(),
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
+            n_cut_labels: self.discovery.n_cut_labels(),
             n_containers: self.discovery.containers().len() as u64,
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
@@ -265,7 +264,7 @@ impl Scraper {
             max_open_files,
             ..self.report
         };
-        self.self_metrics.render(text, &report);
+        self.self_metrics.render(text, &report, self.discovery.namespaces());
     }
 
     /// Where containers come from, for the log.
@@ -296,15 +295,13 @@ impl Scraper {
         }
     }
 
-    /// Says once what is missing when every read is refused, and once when one succeeds. A scrape without either says nothing.
-    fn log_denied(&mut self) {
-        let (before, counts) = (&self.counts_before, self.processes.counts());
-        if counts.ok > before.ok {
-            if std::mem::take(&mut self.is_denied) {
-                info!("processes can be read again");
-            }
-        } else if counts.denied > before.denied && !std::mem::replace(&mut self.is_denied, true) {
-            warn!("every process refuses to be read: {}", permissions::missing());
+    /// Says once what is missing when processes refuse to be read, and once when none does any more.
+    fn log_refusals(&mut self) {
+        let (n_refused, n_selected) = self.processes.refusals();
+        if n_refused == 0 && std::mem::take(&mut self.is_refused) {
+            info!("all processes can be read");
+        } else if n_refused > 0 && !std::mem::replace(&mut self.is_refused, true) {
+            warn!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing());
         }
     }
 }

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// How often whoever stands by looks, while a scrape is under way.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// More threads are never left behind: the next one waits with its read. Beyond [`MAX_AWAY`](crate::node::away::MAX_AWAY) only what does not
+/// More threads are never left behind: the next one waits with its read. With eight left behind only what does not
 /// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
 const MAX_LEFT_BEHIND: usize = 10;
 

@@ -44,6 +44,8 @@ pub struct Connection {
 
 /// One call of a method.
 pub struct Call<T> {
+    /// "Not found" is an answer: there is none.
+    pub may_be_missing: bool,
     /// What is listed, for the error.
     pub what: &'static str,
     pub deadline: Duration,
@@ -111,7 +113,7 @@ impl Connection {
         };
         match timeout(call.deadline, answer).await {
             Ok(Ok(answer)) => Ok(Some(answer.into_inner())),
-            Ok(Err(status)) if status.code() == Code::NotFound => Ok(None),
+            Ok(Err(status)) if call.may_be_missing && status.code() == Code::NotFound => Ok(None),
             Ok(Err(status)) => Err(self.error(&what, status.message())),
             Err(_) => Err(self.error(&what, &no_answer(call.deadline))),
         }

@@ -115,6 +115,7 @@ impl Lister {
     /// The tasks of a namespace that are created, alive, or lost to a shim that hangs.
     async fn tasks(&self, namespace: &str) -> Result<Vec<answers::Task>, Error> {
         let call = Call {
+            may_be_missing: false,
             what: "tasks",
             deadline: LIST_DEADLINE,
             method: "/containerd.services.tasks.v1.Tasks/List",
@@ -128,6 +129,7 @@ impl Lister {
     /// Asks for the labels of a container; `None` if there is no such container any more.
     async fn get(&self, namespace: &str, id: &str) -> Result<Option<Known>, Error> {
         let call = Call {
+            may_be_missing: true,
             what: "a container",
             deadline: GET_DEADLINE,
             method: "/containerd.services.containers.v1.Containers/Get",

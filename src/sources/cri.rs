@@ -68,7 +68,9 @@ impl Lister {
         decode: fn(&[u8]) -> Result<T, String>,
     ) -> Result<T, Error> {
         // An empty request has no filter.
-        let call = Call { what, deadline: DEADLINE, method, namespace: None, request: Vec::new(), decode };
+        let (namespace, request) = (None, Vec::new());
+        let call =
+            Call { what, may_be_missing: false, deadline: DEADLINE, method, namespace, request, decode };
         Ok(self.connection.call(call).await?.unwrap_or_default())
     }
 }

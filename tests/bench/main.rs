@@ -3,9 +3,9 @@
 //! `cargo bench --bench bench -- scanner budget` runs these parts only.
 
 mod counting;
-mod cycle;
 mod generated;
 mod resident;
+mod scrapes;
 mod table;
 mod workload;
 
@@ -21,8 +21,8 @@ use procfs::process::MemoryMaps;
 use smaps_container_exporter::smaps::scanner::Scanner;
 
 use crate::counting::Counting;
-use crate::cycle::Cycle;
 use crate::generated::{Numbers, Recording, Size};
+use crate::scrapes::Scrapes;
 use crate::table::Target::{self, AtLeast, AtMost};
 use crate::table::{heading, rate, ratio, rounds, single, time};
 use crate::workload::Workload;
@@ -35,7 +35,7 @@ type Part = fn() -> io::Result<()>;
 
 const PARTS: [(&str, Part); 8] = [
     ("scanner", scanner),
-    ("cycle", cycle),
+    ("scrape", scrape),
     ("size", size),
     ("memory", memory),
     ("budget", budget),
@@ -47,7 +47,7 @@ const PARTS: [(&str, Part); 8] = [
 /// The recordings differ in their numbers of containers only.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
-/// Everything is read in each cycle, and everything exported.
+/// Everything is read in each scrape, and everything exported.
 const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-samples", "0"];
 
 fn main() -> io::Result<()> {
@@ -143,8 +143,8 @@ fn scan(scanner: &mut Scanner, text: &[u8]) {
     }
 }
 
-/// One whole cycle over live processes against the read floor, and what it allocates.
-fn cycle() -> io::Result<()> {
+/// One whole scrape over live processes against the read floor, and what it allocates.
+fn scrape() -> io::Result<()> {
     const N_PROCESSES: usize = 50;
     let few: fn(usize) -> io::Result<Workload> = Workload::few_series;
     for (name, start, bound) in
@@ -152,26 +152,26 @@ fn cycle() -> io::Result<()> {
     {
         let workload = start(N_PROCESSES)?;
         heading(&format!(
-            "whole cycle: {N_PROCESSES} live processes of {} mappings, {name}",
+            "whole scrape: {N_PROCESSES} live processes of {} mappings, {name}",
             workload::N_MAPPINGS
         ));
-        let mut cycle =
-            Cycle::new(workload.fixture(), &["--filter", &workload.filter(), "--cpu-budget", "0"]);
+        let mut scrape =
+            Scrapes::new(workload.fixture(), &["--filter", &workload.filter(), "--cpu-budget", "0"]);
         let paths: Vec<String> = workload.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];
         let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
-        let [whole, floor] = rounds(101, [&mut || cycle.run(), &mut floor]);
-        let tally = counting::during(|| cycle.run());
-        assert_eq!(cycle.value("smaps_exporter_processes"), N_PROCESSES as f64);
-        let (n_bytes, n_samples) = cycle.size();
-        time("cycle, CPU", &whole, 1e3, "ms", Target::None);
+        let [whole, floor] = rounds(101, [&mut || scrape.run(), &mut floor]);
+        let tally = counting::during(|| scrape.run());
+        assert_eq!(scrape.value("smaps_exporter_processes"), N_PROCESSES as f64);
+        let (n_bytes, n_samples) = scrape.size();
+        time("scrape, CPU", &whole, 1e3, "ms", Target::None);
         time("read floor: open, read, close; CPU", &floor, 1e3, "ms", Target::None);
-        ratio("cycle over read floor", &whole, &floor, AtMost(bound));
-        single("mappings", cycle.value("smaps_exporter_mappings"), "", Target::None);
+        ratio("scrape over read floor", &whole, &floor, AtMost(bound));
+        single("mappings", scrape.value("smaps_exporter_mappings"), "", Target::None);
         single("samples", n_samples, "", Target::None);
         single("exposition", n_bytes / 1e6, "MB", Target::None);
-        single("heap allocations a steady cycle", tally.n_allocations as f64, "", AtMost(0.0));
-        single("allocated bytes a steady cycle", tally.n_bytes as f64, "", AtMost(0.0));
+        single("heap allocations a steady scrape", tally.n_allocations as f64, "", AtMost(0.0));
+        single("allocated bytes a steady scrape", tally.n_bytes as f64, "", AtMost(0.0));
     }
     Ok(())
 }
@@ -190,11 +190,11 @@ fn size() -> io::Result<()> {
     for n_containers in SIZES {
         let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
-        let mut cycle = Cycle::new(&recording.directory, &ALL);
-        let n_cycles = 1000 / n_containers;
-        let [whole] = rounds(7, [&mut || (0..n_cycles).for_each(|_| cycle.run())]);
-        let n_mappings = (n_cycles * n_containers * 1000) as f64;
-        let (n_bytes, n_samples) = cycle.size();
+        let mut scrape = Scrapes::new(&recording.directory, &ALL);
+        let n_scrapes = 1000 / n_containers;
+        let [whole] = rounds(7, [&mut || (0..n_scrapes).for_each(|_| scrape.run())]);
+        let n_mappings = (n_scrapes * n_containers * 1000) as f64;
+        let (n_bytes, n_samples) = scrape.size();
         let a_mapping: Vec<f64> = whole.iter().map(|seconds| seconds / n_mappings).collect();
         time(&format!("{n_containers} containers: CPU a mapping"), &a_mapping, 1e9, "ns", Target::None);
         single("samples", n_samples, "", Target::None);
@@ -213,31 +213,31 @@ fn size() -> io::Result<()> {
     Ok(())
 }
 
-/// What stays resident, against the size of the exposition and over a thousand cycles.
+/// What stays resident, against the size of the exposition and over a thousand scrapes.
 fn memory() -> io::Result<()> {
-    const N_CYCLES: [usize; 3] = [10, 100, 1000];
-    heading("resident memory of a process that runs cycles");
-    let row = |name: &str, fixture: &Path, options: &[&str], n_cycles: [usize; 3]| -> io::Result<()> {
-        let mut cycle = Cycle::new(fixture, options);
-        cycle.run();
-        let (n_bytes, n_samples) = cycle.size();
-        let [first, second, last] = resident::bytes_after(fixture, options, n_cycles)?;
+    const N_SCRAPES: [usize; 3] = [10, 100, 1000];
+    heading("resident memory of a process that runs scrapes");
+    let row = |name: &str, fixture: &Path, options: &[&str], n_scrapes: [usize; 3]| -> io::Result<()> {
+        let mut scrape = Scrapes::new(fixture, options);
+        scrape.run();
+        let (n_bytes, n_samples) = scrape.size();
+        let [first, second, last] = resident::bytes_after(fixture, options, n_scrapes)?;
         single(&format!("{name}: exposition"), n_bytes / 1e6, "MB", Target::None);
         single(
-            &format!("resident, {} cycles", n_cycles[2]),
+            &format!("resident, {} scrapes", n_scrapes[2]),
             last / 1e6,
             "MB",
             AtMost(round((4 << 20) as f64 / 1e6 + 2.2 * n_bytes / 1e6)),
         );
         single("bytes a sample", last / n_samples, "B", Target::None);
         single(
-            &format!("{} cycles against {}", n_cycles[1], n_cycles[0]),
+            &format!("{} scrapes against {}", n_scrapes[1], n_scrapes[0]),
             second / first,
             "times",
             AtMost(1.02),
         );
         single(
-            &format!("{} cycles against {}", n_cycles[2], n_cycles[0]),
+            &format!("{} scrapes against {}", n_scrapes[2], n_scrapes[0]),
             last / first,
             "times",
             AtMost(1.02),
@@ -247,7 +247,7 @@ fn memory() -> io::Result<()> {
     for n_containers in [10, 50] {
         let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
-        row(&format!("recording, {n_containers} containers"), &recording.directory, &ALL, N_CYCLES)?;
+        row(&format!("recording, {n_containers} containers"), &recording.directory, &ALL, N_SCRAPES)?;
     }
     let workload = Workload::many_series(50)?;
     let options = ["--filter", &workload.filter(), "--cpu-budget", "0"];
@@ -262,31 +262,31 @@ fn round(value: f64) -> f64 {
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;
-    const N_CYCLES: u32 = 150;
+    const N_SCRAPES: u32 = 150;
     heading("--cpu-budget 0.05 over live processes that would need 0.3 of a core");
     let workload = Workload::few_series(50)?;
     let filter = workload.filter();
-    let mut unlimited = Cycle::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", "0"]);
+    let mut unlimited = Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", "0"]);
     (0..5).for_each(|_| unlimited.run());
     let before = unlimited.value("smaps_exporter_read_seconds_total");
     unlimited.run();
     let all = unlimited.value("smaps_exporter_read_seconds_total") - before;
     drop(unlimited);
     let interval = Duration::from_secs_f64(all / NEEDED);
-    let mut cycle =
-        Cycle::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", &FRACTION.to_string()]);
-    cycle.run(); // the first reads everything
-    let read_before = cycle.value("smaps_exporter_read_seconds_total");
+    let mut scrape =
+        Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", &FRACTION.to_string()]);
+    scrape.run(); // the first reads everything
+    let read_before = scrape.value("smaps_exporter_read_seconds_total");
     let began = Instant::now();
     let mut oldest: f64 = 0.0;
-    for i in 1..=N_CYCLES {
+    for i in 1..=N_SCRAPES {
         thread::sleep((began + i * interval).saturating_duration_since(Instant::now()));
-        cycle.run();
-        oldest = oldest.max(cycle.value("smaps_exporter_oldest_data_seconds"));
-        assert_eq!(cycle.value("smaps_exporter_processes"), 50.0);
+        scrape.run();
+        oldest = oldest.max(scrape.value("smaps_exporter_oldest_data_seconds"));
+        assert_eq!(scrape.value("smaps_exporter_processes"), 50.0);
     }
     let elapsed = began.elapsed().as_secs_f64();
-    let share = (cycle.value("smaps_exporter_read_seconds_total") - read_before) / elapsed;
+    let share = (scrape.value("smaps_exporter_read_seconds_total") - read_before) / elapsed;
     single("reading everything once", all * 1e3, "ms", Target::None);
     single("interval", interval.as_secs_f64() * 1e3, "ms", Target::None);
     single("share of a core that reading took", share, "", AtMost(FRACTION * 1.2));
@@ -302,11 +302,12 @@ fn rollup() -> io::Result<()> {
     let workload = Workload::small(50)?;
     let filter = workload.filter();
     let options = ["--filter", &filter, "--cpu-budget", "0", "--fields", "rss,pss,private_dirty,swap"];
-    let mut by_path = Cycle::new(workload.fixture(), &options);
-    let mut by_process = Cycle::new(workload.fixture(), &[&options[..], &["--group-by", "process"]].concat());
+    let mut by_path = Scrapes::new(workload.fixture(), &options);
+    let mut by_process =
+        Scrapes::new(workload.fixture(), &[&options[..], &["--group-by", "process"]].concat());
     let [process, path] = rounds(21, [&mut || by_process.run(), &mut || by_path.run()]);
-    time("by path, CPU a cycle", &path, 1e3, "ms", Target::None);
-    time("by process, CPU a cycle", &process, 1e3, "ms", Target::None);
+    time("by path, CPU a scrape", &path, 1e3, "ms", Target::None);
+    time("by process, CPU a scrape", &process, 1e3, "ms", Target::None);
     ratio("by process over by path", &process, &path, AtMost(0.4));
     Ok(())
 }
@@ -316,13 +317,13 @@ fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: 1000, ..SIZE })?;
     let folded = [&ALL[..5], &["100000"]].concat();
-    let mut all_cycle = Cycle::new(&recording.directory, &ALL);
-    let mut folded_cycle = Cycle::new(&recording.directory, &folded);
-    let [with, without] = rounds(5, [&mut || folded_cycle.run(), &mut || all_cycle.run()]);
-    single("samples without", all_cycle.size().1, "", Target::None);
-    single("samples with", folded_cycle.size().1, "", AtMost(100_000.0));
-    drop((all_cycle, folded_cycle));
-    time("CPU a cycle without", &without, 1e3, "ms", Target::None);
+    let mut all_scrape = Scrapes::new(&recording.directory, &ALL);
+    let mut folded_scrape = Scrapes::new(&recording.directory, &folded);
+    let [with, without] = rounds(5, [&mut || folded_scrape.run(), &mut || all_scrape.run()]);
+    single("samples without", all_scrape.size().1, "", Target::None);
+    single("samples with", folded_scrape.size().1, "", AtMost(100_000.0));
+    drop((all_scrape, folded_scrape));
+    time("CPU a scrape without", &without, 1e3, "ms", Target::None);
     ratio("CPU with over without", &with, &without, AtMost(1.3));
     let [without] = resident::bytes_after(&recording.directory, &ALL, [5])?;
     let [with] = resident::bytes_after(&recording.directory, &folded, [5])?;
@@ -335,15 +336,15 @@ fn fold() -> io::Result<()> {
 fn gzip() -> io::Result<()> {
     heading("gzip of an exposition");
     let recording = Recording::generate(Size { n_containers: 60, n_distinct: 60, ..SIZE })?;
-    let mut cycle = Cycle::new(&recording.directory, &ALL);
-    let published = cycle.published.clone();
+    let mut scrape = Scrapes::new(&recording.directory, &ALL);
+    let published = scrape.published.clone();
     let [_, gzip] = rounds(
         9,
-        [&mut || cycle.run(), &mut || {
-            black_box(published.latest().expect("a cycle has run").gzip());
+        [&mut || scrape.run(), &mut || {
+            black_box(published.latest().expect("a scrape has run").gzip());
         }],
     );
-    let exposition = published.latest().expect("a cycle has run");
+    let exposition = published.latest().expect("a scrape has run");
     single("exposition", exposition.text().len() as f64 / 1e6, "MB", Target::None);
     time("CPU", &gzip, 1e3, "ms", AtMost(60.0));
     let smaller = exposition.text().len() as f64 / exposition.gzip().len() as f64;

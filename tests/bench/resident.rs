@@ -5,33 +5,35 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::cycle::Cycle;
+use crate::scrapes::Scrapes;
 
-/// The first argument of a bench that runs cycles in a process of their own, to tell its resident memory.
-pub const ROLE: &str = "cycles";
+/// The first argument of a bench that runs scrapes in a process of their own, to tell its resident memory.
+pub const ROLE: &str = "scrapes";
 
-/// Resident bytes of a process that does nothing but cycles, after each of these numbers of them.
+/// Resident bytes of a process that does nothing but scrapes, after each of these numbers of them.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],
-    n_cycles: [usize; N],
+    n_scrapes: [usize; N],
 ) -> io::Result<[f64; N]> {
     let mut process = Command::new(std::env::current_exe()?);
-    process.arg(ROLE).arg(n_cycles.map(|n| n.to_string()).join(",")).arg(fixture).args(options);
+    process.arg(ROLE).arg(n_scrapes.map(|n| n.to_string()).join(",")).arg(fixture).args(options);
     let output = process.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut resident = text.lines().map(|line| line.parse().expect("it prints numbers"));
-    Ok(n_cycles.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
+    Ok(n_scrapes.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
 }
 
-/// The role of such a process: the numbers of cycles, the recording, the options.
+/// The role of such a process: the numbers of scrapes, the recording, the options.
 pub fn play(args: &[&str]) -> io::Result<()> {
-    let [n_cycles, fixture, options @ ..] = args else { panic!("{args:?}: expected cycles and a recording") };
-    let mut cycle = Cycle::new(Path::new(fixture), options);
+    let [n_scrapes, fixture, options @ ..] = args else {
+        panic!("{args:?}: expected scrapes and a recording")
+    };
+    let mut scrape = Scrapes::new(Path::new(fixture), options);
     let mut n_done = 0;
-    for n in n_cycles.split(',') {
-        let n: usize = n.parse().expect("a number of cycles");
-        (n_done..n).for_each(|_| cycle.run());
+    for n in n_scrapes.split(',') {
+        let n: usize = n.parse().expect("a number of scrapes");
+        (n_done..n).for_each(|_| scrape.run());
         n_done = n;
         let statm = fs::read_to_string("/proc/self/statm")?;
         let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("proc(5)");

@@ -24,7 +24,7 @@ const N_FILES: usize = 40;
 /// Live processes, and a recording whose `proc` is the machine's own. They end when this is dropped.
 pub struct Workload {
     children: Vec<Child>,
-    /// Their input, one for all: each cycle lists the open files of this process, as the exporter does, which has few.
+    /// Their input, one for all: each scrape lists the open files of this process, as the exporter does, which has few.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,

@@ -141,10 +141,14 @@ def test_it_fits_and_axe_finds_nothing_serious(busy, browse, width, scheme):
     assert change["x"] >= 0 and change["x"] + change["width"] <= width
     # By the devtools' protocol, which the page's policy does not bind.
     page.tab.evaluate(AXE.read_text() + "; 0")
-    for address in ("#/", "#/?q=libcrypto", "#/?by=path", "#/data/kafka-0/kafka/java", "#/data/kafka-0/kafka/java/%5Banon%5D", "#/not/there"):
+    # The states are the same at every width; axe judges each once a scheme.
+    addresses = ("#/", "#/?q=libcrypto", "#/?by=path", "#/data/kafka-0/kafka/java", "#/data/kafka-0/kafka/java/%5Banon%5D", "#/not/there")
+    for address in addresses:
         page.go(address)
         until("the place", lambda: page.hash() == address and page.tab.evaluate("$.crumbs.key") is not None)
         assert page.tab.evaluate("document.documentElement.scrollWidth") == width, address
+        if width != 1600 and address not in addresses[:2]:
+            continue
         found = page.tab.evaluate("axe.run().then(r => r.violations.filter(v => /serious|critical/.test(v.impact)).map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 150))]))")
         assert found == [], address
 

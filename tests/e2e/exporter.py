@@ -56,10 +56,10 @@ class Client:
 class Exporter(Client):
     """A running exporter on a port of its own, asked over HTTP. `prefix` is a command that runs it, such as unshare."""
 
-    def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = ()):
+    def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = (), addr: str = "127.0.0.1:0"):
         self._log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [*prefix, BINARY, "--addr", "127.0.0.1:0", *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+            [*prefix, BINARY, "--addr", addr, *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
         try:
             self.address = until(self._listening, 20, "the exporter listens")
@@ -76,7 +76,7 @@ class Exporter(Client):
 
     def _listening(self):
         assert self.process.poll() is None, f"the exporter exited {self.process.returncode}:\n{self.log()}"
-        return (found := re.search(r"127\.0\.0\.1:[1-9]\d*", self.log())) and found[0]
+        return (found := re.search(r"listening on http://(\S+:[1-9]\d*)/", self.log())) and found[1]
 
     def log(self) -> str:
         self._log.seek(0)
@@ -84,7 +84,7 @@ class Exporter(Client):
 
     def news(self) -> list[str]:
         """The log's lines, but for those that every start writes: version, source of containers, address, what the filters select."""
-        usual = ("smaps-container-exporter ", "containers are listed by ", "listening on ", "filter ")
+        usual = ("smaps-container-exporter ", "containers are listed by ", "containers are those of ", "listening on ", "filter ")
         return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
 
     def close(self):

@@ -12,16 +12,17 @@ from lab import BOOKWORM
 
 
 class Prometheus:
-    """Debian's Prometheus with one target, on a free port."""
+    """Debian's Prometheus on a free port, with one target, or with several by (node, address)."""
 
-    def __init__(self, directory, target: str):
+    def __init__(self, directory, targets: str | list[tuple[str, str]]):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = "127.0.0.1:%d" % free.getsockname()[1]
+        groups = [{"targets": [targets]}] if isinstance(targets, str) else [{"targets": [address], "labels": {"node": node}} for node, address in targets]
         config = directory / "prometheus.yml"
         config.write_text(f"""
 global: {{scrape_interval: 1s}}
-scrape_configs: [{{job_name: smaps, honor_labels: true, static_configs: [{{targets: ["{target}"]}}]}}]
+scrape_configs: [{{job_name: smaps, honor_labels: true, static_configs: {json.dumps(groups)}}}]
 """)
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -47,11 +48,21 @@ scrape_configs: [{{job_name: smaps, honor_labels: true, static_configs: [{{targe
         self._log.close()
 
     def query(self, expression: str) -> list[dict]:
-        """The answer's vector, empty while Prometheus starts."""
+        """The answer's vector, empty while Prometheus starts. An expression that cannot be answered fails the test."""
+        return self._get("query", {"query": expression}, lambda data: data["result"])
+
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """The values of a label among the series."""
+        return self._get(f"label/{label}/values", {"match[]": selector}, lambda data: data)
+
+    def _get(self, what: str, question: dict[str, str], pick):
         assert self._process.poll() is None, "Prometheus has ended"
-        question = urllib.parse.urlencode({"query": expression})
+        address = f"http://{self.address}/api/v1/{what}?{urllib.parse.urlencode(question)}"
         try:
-            with urllib.request.urlopen(f"http://{self.address}/api/v1/query?{question}", timeout=10) as response:
-                return json.load(response)["data"]["result"]
+            with urllib.request.urlopen(address, timeout=10) as response:
+                return pick(json.load(response)["data"])
+        except urllib.error.HTTPError as error:
+            assert error.code == 503, f"{question}: {error.read().decode()}"
+            return []
         except (urllib.error.URLError, ConnectionError):
             return []

@@ -65,6 +65,7 @@ def exporter_container(
         name = sidecar()["name"]
         namespace, pod_name = sidecar_of
         args = [arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]]
+    args = [arg.replace("$(NODE)", "lab") for arg in args]
     context = container["securityContext"]
     host_paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
     profile = cri.SecurityProfile.ProfileType

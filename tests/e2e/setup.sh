@@ -1,7 +1,7 @@
 #!/bin/sh
 # setup.sh [SUITE...]: what the end-to-end tests need beside Rust, on a bare Debian 12. The second time it does nothing.
 #
-# containerd, runc, prometheus and busybox are unpacked into .debs/SUITE and not installed, so that no service of theirs ever
+# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE and not installed, so that no service of theirs ever
 # starts, a containerd that the machine already has stays as it is, and another release (sid: containerd 2.x) can stand beside.
 set -eu
 cd "$(dirname "$0")"
@@ -12,11 +12,11 @@ install() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
 
-# unpack SUITE PACKAGE...: from the mirror that the machine's own sources name, with lists of their own
+# unpack NAME SUITE PACKAGE...: into .debs/NAME, from the mirror that the machine's own sources name, with lists of their own
 unpack() {
-    suite=$1
-    shift
-    dir=$PWD/.debs/$suite
+    dir=$PWD/.debs/$1
+    suite=$2
+    shift 2
     [ ! -e "$dir/.complete" ] || return 0
     echo "setup: unpacking $* of Debian $suite"
     rm -rf "$dir" "$dir.apt"
@@ -28,6 +28,7 @@ unpack() {
 Dir::Etc::sourcelist "$dir.apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::State::lists "$dir.apt/lists";
+Dir::State::status "/dev/null";
 Dir::Cache "$dir.apt";
 Acquire::Languages "none";
 APT::Sandbox::User "root";
@@ -43,8 +44,11 @@ command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
 # programs/stuck.c, a file system of its own
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-unpack bookworm containerd runc prometheus busybox-static
-for suite; do unpack "$suite" containerd; done
+unpack bookworm bookworm containerd runc prometheus busybox-static
+# what asks over HTTP, and strace, each with the libraries that a bare Debian lacks
+unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 libssl3 \
+    haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
+for suite; do unpack "$suite" "$suite" containerd; done
 
 if ! cmp -s requirements.txt .venv/installed.txt; then
     echo "setup: making tests/e2e/.venv"

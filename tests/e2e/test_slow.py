@@ -53,7 +53,7 @@ def test_a_large_process_is_read_a_hundredth_of_the_time(any_node, programs):  #
         assert longest >= 0.5 * each
         assert oldest > 50 * each, "the age of its values is told"
         # the others are read at every scrape
-        assert small.n_changes > 0.8 * 20 * small.n_looks and small.oldest < 1
+        assert small.n_changes > 0.8 * 20 * small.n_looks and small.oldest < 3
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 
 #[path = "../../src/cli/mod.rs"]
 pub mod cli;
+#[path = "../../src/sandbox/absent.rs"]
+mod sandbox;
 #[path = "../../src/errors.rs"]
 mod errors;
 #[path = "../../src/smaps/mod.rs"]

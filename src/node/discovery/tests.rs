@@ -230,6 +230,36 @@ fn filters_select_containers() {
 }
 
 #[test]
+fn filters_select_processes_by_name() {
+    let mut node = Node::quiet();
+    let filters = ["default/pod/a/java", "other/*/*/*"];
+    node.discovery.filters = filters.map(|filter| Filter::parse(filter).unwrap()).into();
+    node.answer(11_000, &[("a", 101), ("b", 201)]);
+    let discovery = &node.discovery;
+    let selects = |id: &str, comm| {
+        let container = discovery.containers().find(|container| container.listed.id == id).unwrap();
+        discovery.selects(container, comm)
+    };
+    assert!(selects("a", "java"));
+    assert!(!selects("a", "sh"));
+    assert!(!selects("b", "java"));
+    // What no filter can select is not asked about its processes.
+    let listed = discovery.containers().next().unwrap().listed.clone();
+    assert!(!discovery.selects(&Container::new(listed, false), "java"));
+}
+
+#[test]
+fn what_is_known_of_a_container_outlives_others() {
+    let mut node = Node::quiet();
+    node.see(11_000, &[HOST, (200, 12, "/init.scope")]);
+    node.answer(11_000, &[("b", 200)]);
+    assert_eq!((node.owner("/kubepods/a"), node.owner("/kubepods/x/init")), (None, Some("b")));
+    node.see(14_000, &[HOST, (200, 12, "/init.scope")]);
+    node.answer(14_000, &[("a", 100), ("b", 200), ("c", 300)]);
+    assert_eq!(node.owner("/kubepods/x/init"), Some("b"));
+}
+
+#[test]
 fn what_is_said_of_the_runtime() {
     let mut node = Node::new();
     assert_eq!(node.discovery.is_runtime_up(node.at(0)), Some(false));
@@ -239,6 +269,8 @@ fn what_is_said_of_the_runtime() {
     node.see(600, &[HOST]);
     node.answer(700, &[("a", 100)]);
     assert_eq!(node.discovery.is_runtime_up(node.at(700)), Some(true));
+    node.discovery.refresh(node.at(800));
+    assert_eq!(node.discovery.is_runtime_up(node.at(800)), Some(true), "nothing to say is no end");
     // A listing that takes long is late.
     node.see(60_700, &[HOST]);
     assert_eq!(node.discovery.is_runtime_up(node.at(65_700)), Some(true));
@@ -253,6 +285,8 @@ fn what_is_said_of_the_runtime() {
     node.n_begun();
     node.see(67_000, &[HOST]);
     assert_eq!(node.n_begun(), 1);
+    node.fail(67_050);
+    assert_eq!(node.discovery.n_errors(), 2);
     node.answer(67_100, &[]);
     assert_eq!(
         (node.discovery.is_runtime_up(node.at(67_100)), node.discovery.containers().len()),

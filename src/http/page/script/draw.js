@@ -77,14 +77,21 @@ function drawAge() {
 	put($.footer, ['smaps-container-exporter ' + (infos('build', 'version')[0] || ''), `scraped ${span(age)} ago in ${span(own('scrape_duration_seconds'))}`,
 		oldest > 5 && 'oldest value ' + span(age + oldest), count(own('samples')) + ' samples',
 		own('folded_paths') > 0 && count(own('folded_paths')) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
-	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() ? 'Old: ' + clock(told.t) : 'Live';
+	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() || silence() ? 'Old: ' + clock(told.t) : 'Live';
 	put($.state, word);
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
 	drawNote();
 }
+// For how many seconds an answer has been waited for, once that is worth saying.
+let askedAt = 0;
+function silence() {
+	const seconds = askedAt ? (performance.now() - askedAt) / 1000 : 0;
+	return seconds > 3 ? seconds : 0;
+}
 function drawNote() {
 	const at = told && clock(told.t);
 	const note = !told ? '' : failure ? `The exporter does not answer (${failure}). This is the last picture, of ${at}.`
+		: silence() ? `The exporter has not answered for ${span(silence())}. This is the last picture, of ${at}.`
 		: trouble ? `${trouble} This is the last picture, of ${at}.`
 			: isOld() && !paused ? `The exporter answers, but its last scrape was at ${at}: this picture is old.`
 				: why() ? '' : own('containerd_up') === 0 ? 'containerd does not answer: only known containers are read.'

@@ -74,17 +74,21 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 
 // ---- Refreshing
 
-let timer, early = 0, busy = false;
+let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
 // How long to wait, in seconds. Until the first change is seen the waits grow with the time that passed, which never steps over
-// two scrapes; later a poll that came too early is repeated a little after.
+// two scrapes; later a poll that came too early is repeated a little after. Every eighth poll comes early on purpose: after an exporter
+// that stood still for a while, the page finds back to its rhythm.
 function pace(t) {
 	if (!told || t === told.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++) : max(.5, (performance.now() - started) / 2000);
-	// A longer interval counts only when a poll saw that there was no scrape in between.
-	if (!interval || t - told.t < interval || early) interval = max(.5, t - told.t);
+	// A longer interval counts only when a poll saw that there was no scrape in between; a much longer one, which may have been a
+	// standstill, only the second time.
+	const gap = t - told.t, isLong = interval && gap > 3 * interval;
+	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
+	wasLong = isLong;
 	early = 0;
-	return interval;
+	return ++changes % 8 ? interval : interval / 2;
 }
 // Asks, reads and draws once; returns how long to wait.
 async function refresh() {
@@ -128,7 +132,7 @@ async function poll() {
 	clearTimeout(timer);
 	if (busy || paused) return;
 	busy = true;
-	const asked = performance.now();
+	const asked = askedAt = performance.now();
 	let wait = 2;
 	try {
 		wait = await refresh();
@@ -137,6 +141,7 @@ async function poll() {
 		console.warn(error);
 	} finally {
 		busy = false;
+		askedAt = 0;
 		if (!paused) timer = setTimeout(poll, max(50, min(15, wait) * 1000 - (performance.now() - asked)));
 	}
 	drawAge();

@@ -1,13 +1,13 @@
 //! Which source the options name, and which is taken when they name none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::client::{Client, Lister};
-use super::container_logs::ContainerLogs;
-use super::recording::Recording;
-use super::{Source, containerd, cri};
 use crate::cli::options::Options;
 use crate::errors::plain;
+use crate::sources::client::{Client, Lister};
+use crate::sources::container_logs::ContainerLogs;
+use crate::sources::recording::Recording;
+use crate::sources::{Source, containerd, cri};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Api {
@@ -67,6 +67,17 @@ fn first_socket(
             paths.join(", ")
         )
     })
+}
+
+/// The sockets that [`open`] may choose from; none when no runtime is asked.
+pub fn sockets(options: &Options) -> Vec<PathBuf> {
+    if options.fixture.is_some() || options.container_logs.is_some() {
+        return Vec::new();
+    }
+    match options.containerd_sock.as_ref().or(options.cri_sock.as_ref()) {
+        Some(socket) => vec![socket.clone()],
+        None => SOCKETS.map(|(path, _)| path.into()).into(),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whole scrape cycles in this process, as the exporter's scrape thread does them.
+//! Whole scrapes in this process, as the exporter's scrape thread does them.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use smaps_container_exporter::node::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
 
 /// A scrape thread without the thread.
-pub struct Cycle {
+pub struct Scrapes {
     scraper: Scraper,
     reader: Reader,
     publisher: Publisher,
     pub published: Published,
 }
 
-impl Cycle {
+impl Scrapes {
     /// Over a recording, with further options.
     pub fn new(fixture: &Path, options: &[&str]) -> Self {
         let fixture = fixture.to_str().expect("a temporary path is text");
@@ -36,7 +36,7 @@ impl Cycle {
 
     /// The exposition's size and how many samples of mappings it has.
     pub fn size(&self) -> (f64, f64) {
-        let exposition = self.published.latest().expect("a cycle has run");
+        let exposition = self.published.latest().expect("a scrape has run");
         let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
         let n_samples = text.lines().filter(|line| line.starts_with("process_smaps_")).count();
         (text.len() as f64, n_samples as f64)
@@ -44,7 +44,7 @@ impl Cycle {
 
     /// The value of a family without labels.
     pub fn value(&self, family: &str) -> f64 {
-        let exposition = self.published.latest().expect("a cycle has run");
+        let exposition = self.published.latest().expect("a scrape has run");
         let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
         let sample = text.lines().find_map(|line| line.strip_prefix(family)?.strip_prefix(' '));
         sample.and_then(|value| value.parse().ok()).expect("the family is there")

@@ -1,0 +1,26 @@
+#!/bin/sh
+# protoc.sh: installs protoc, which containerd-client's build calls, where that takes no question; else says in one line how.
+set -eu
+
+# Manager, package, and the options with which it asks nothing; brew refuses root, the others need it.
+while read -r manager package options; do
+    command -v "$manager" > /dev/null || continue
+    hint="$manager ${options%% *} $package"
+    if [ "$manager" = brew ] || [ "$(id -u)" = 0 ]; then
+        [ "$manager" != apt-get ] || apt-get update -qq
+        # shellcheck disable=SC2086 # several options
+        "$manager" $options "$package" > /dev/null && exit 0
+    fi
+    [ "$manager" = brew ] || hint="sudo $hint"
+    echo "protoc is missing: $hint" >&2
+    exit 1
+done <<'END'
+apt-get protobuf-compiler install -y -qq
+dnf protobuf-compiler install -y -q
+apk protoc add --quiet
+pacman protobuf -S --noconfirm --quiet
+zypper protobuf-devel install -y --quiet
+brew protobuf install --quiet
+END
+echo "protoc is missing: install the protobuf compiler, or put protoc on the PATH" >&2
+exit 1

@@ -1,0 +1,121 @@
+//! Which `Host` a request from this machine may name.
+//!
+//! A web page can point its own name at 127.0.0.1 and then read, from its visitor's browser, what listens there: the exporter,
+//! through the visitor's `kubectl port-forward`, which ends at the pod's own loopback. The browser still sends the page's
+//! name as `Host`, and that gives it away (DNS rebinding). Nobody can point a name of ours, or an address, at himself.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The names that requests from loopback may use.
+#[derive(Clone, Debug)]
+pub struct Hosts {
+    /// The machine's own.
+    node_name: String,
+    allowed: Vec<String>,
+}
+
+impl Hosts {
+    /// `localhost`, the machine's own name, and those that are `allowed`.
+    pub fn new(allowed: Vec<String>) -> Self {
+        let node_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Hosts { node_name, allowed }
+    }
+
+    /// Whether a request of `peer` may name this host; none is what only programs send.
+    pub fn allow(&self, peer: IpAddr, host: Option<&[u8]>) -> bool {
+        let Some(host) = host.filter(|host| !host.is_empty()) else { return true };
+        !peer.is_loopback() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
+    }
+
+    fn is_ours(&self, name: &str) -> bool {
+        let is_name = |ours: &str| name.eq_ignore_ascii_case(ours);
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        name.parse::<Ipv4Addr>().is_ok()
+            || address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+            || is_name("localhost")
+            || is_name(&self.node_name)
+            || self.allowed.iter().any(|allowed| is_name(allowed))
+    }
+}
+
+/// `node` of `node:8080` and of `node.`; `[::1]` of `[::1]:8080`.
+fn name_of(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// What tells the client which option is missing.
+pub fn misdirected(host: Option<&[u8]>) -> String {
+    let host = host.unwrap_or_default();
+    let name = name_of(str::from_utf8(host).unwrap_or_default());
+    format!(
+        "requests from this machine may not use the host name \"{}\": --allowed-host {} allows it\n",
+        host.escape_ascii(),
+        name.escape_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn hosts() {
+        let hosts = Hosts { node_name: "node-1".to_owned(), allowed: vec!["Metrics.example.org".to_owned()] };
+        for (host, is_allowed) in [
+            ("127.0.0.1", true),
+            ("127.0.0.1:8080", true),
+            ("10.0.0.7:80", true),
+            ("[::1]", true),
+            ("[fd00::7]:8080", true),
+            ("localhost", true),
+            ("LocalHost:31337", true),
+            ("localhost.:80", true),
+            ("node-1:8080", true),
+            ("metrics.example.org:8080", true),
+            ("", true),
+            ("evil.example", false),
+            ("evil.example:8080", false),
+            ("localhost.evil.example", false),
+            ("evil.localhost", false),
+            ("127.0.0.1.evil.example", false),
+            ("127.1", false),
+            ("2130706433", false),
+            ("node-1.evil.example", false),
+            ("example.org", false),
+            ("x@localhost", false),
+            ("[::1", false),
+            ("::1", false),
+            ("localhost:80:80", false),
+            ("localhost:x", false),
+            (":8080", false),
+        ] {
+            assert_eq!(hosts.allow(HERE, Some(host.as_bytes())), is_allowed, "{host}");
+            assert!(hosts.allow("10.0.0.7".parse().unwrap(), Some(host.as_bytes())), "{host} from elsewhere");
+        }
+        assert!(hosts.allow(HERE, None));
+        assert!(!hosts.allow(HERE, Some(b"\xff")));
+        assert!(!hosts.allow("::1".parse().unwrap(), Some(b"evil.example")));
+    }
+
+    #[test]
+    fn the_machine_knows_its_name() {
+        let name = rustix::system::uname().nodename().to_owned();
+        assert!(Hosts::new(Vec::new()).allow(HERE, Some(name.to_bytes())));
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let text = misdirected(Some(b"evil.example:8080"));
+        assert_eq!(
+            text,
+            "requests from this machine may not use the host name \"evil.example:8080\": --allowed-host evil.example allows it\n"
+        );
+        assert!(misdirected(Some(b"a\"\xff\x1b")).contains("\"a\\\"\\xff\\x1b\""));
+    }
+}

@@ -1,0 +1,243 @@
+"""What stands between the exporter and those who ask: whose Host is answered, no response lost, bounded work.
+
+The clients are ab, wrk, nginx and haproxy from Debian's packages, on loopback; the node is a small recording.
+"""
+
+import collections
+import contextlib
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lab import HERE, until
+from test_hostile_http import Target, record
+
+CLIENTS = HERE / ".debs/clients"
+LIBRARIES = ":".join(map(str, CLIENTS.glob("usr/lib/*-linux-gnu")))
+N_REQUESTS = 100_000
+# one scrape in the test, so that every body is the same
+ONCE = ("--scrape-interval", "1h")
+
+
+def command(name: str, *arguments) -> list[str]:
+    (program,) = [path for path in (CLIENTS / "usr/bin" / name, CLIENTS / "usr/sbin" / name) if path.exists()]
+    return ["env", f"LD_LIBRARY_PATH={LIBRARIES}", str(program), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def small_node(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("small"), n_containers=2, n_mappings=5)
+
+
+@pytest.fixture
+def target(small_node):
+    with Target(small_node, *ONCE) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], peer: tuple[str, int]):
+    """A server that listens at `peer` while the test runs."""
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+    try:
+
+        def listens():
+            assert process.poll() is None, f"{arguments} exited {process.returncode}"
+            with contextlib.suppress(OSError):
+                return socket.create_connection(peer, timeout=1).close() or True
+
+        until(listens, 20, f"{arguments[2]} listens")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, target, settings=""):
+    port = free_port()
+    (directory / "nginx.conf").write_text(
+        f"""daemon off; pid {directory}/nginx.pid; error_log stderr; worker_processes 1;
+        events {{ worker_connections 1024; }}
+        http {{ access_log off; client_body_temp_path {directory}/b; proxy_temp_path {directory}/p; fastcgi_temp_path {directory}/f;
+          uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+          server {{ listen 127.0.0.1:{port}; location /smaps/ {{ proxy_pass http://{target.address}/; {settings} }} }} }}"""
+    )
+    with running(command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)):
+        yield f"127.0.0.1:{port}/smaps"
+
+
+@contextlib.contextmanager
+def haproxy(directory: Path, target):
+    port = free_port()
+    (directory / "haproxy.cfg").write_text(
+        f"""global
+          maxconn 1000
+        defaults
+          mode http
+          timeout connect 10s
+          timeout client 60s
+          timeout server 60s
+        listen door
+          bind 127.0.0.1:{port}
+          server exporter {target.address}
+"""
+    )
+    with running(command("haproxy", "-db", "-q", "-f", directory / "haproxy.cfg"), ("127.0.0.1", port)):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def busy_machine():
+    """Twice as many threads as there are cores that never rest."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def ab(address: str, *options: str) -> dict[str, str]:
+    """What ab says of its requests, by name: among others how many failed."""
+    url = f"http://{address}/metrics"
+    done = subprocess.run(command("ab", "-q", "-c", 60, "-n", N_REQUESTS, "-s", 120, *options, url), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("through", ["nothing", "kept connections", "nginx", "haproxy"])
+def test_no_response_is_lost_below_the_limit(target, tmp_path, through):
+    with contextlib.ExitStack() as stack:
+        address = target.address
+        if through in ("nginx", "haproxy"):
+            address = stack.enter_context({"nginx": nginx, "haproxy": haproxy}[through](tmp_path, target))
+        length = len(target.scrape()[1])
+        stack.enter_context(busy_machine())
+        said = ab(address, *["-k"] if through == "kept connections" else [])
+    assert said["Complete requests"] == str(N_REQUESTS)
+    assert said["Failed requests"] == "0", "refused, empty or torn"
+    assert "Non-2xx responses" not in said
+    assert said["HTML transferred"] == f"{N_REQUESTS * length} bytes"
+
+
+def test_wrk_sees_no_error(target):
+    with busy_machine():
+        done = subprocess.run(command("wrk", "-t2", "-c60", "-d10s", f"http://{target.address}/metrics"), capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0
+    assert "Socket errors" not in done.stdout and "Non-2xx" not in done.stdout
+    assert int(re.search(r"(\d+) requests in", done.stdout)[1]) > 100
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+def test_more_clients_than_places_get_an_orderly_answer(target, tmp_path, proxy):
+    with proxy(tmp_path, target) as address, ThreadPoolExecutor(100) as pool:
+        peer, _, prefix = address.partition("/")
+        body = target.scrape()[1]
+
+        def ask(_):
+            connection = http.client.HTTPConnection(peer, timeout=60)
+            connection.request("GET", f"/{prefix}/metrics" if prefix else "/metrics")
+            response = connection.getresponse()
+            answer = response.status, response.read()
+            connection.close()
+            return answer
+
+        answers = collections.Counter(pool.map(ask, range(5000)))
+    print({(status, len(body)): n for (status, body), n in answers.items()})
+    assert answers[200, body] > 0
+    assert set(answers) <= {(200, body), (503, b"too many connections\n")}
+
+
+def http_cpu(target) -> float:
+    """The CPU seconds of the thread that answers."""
+    (thread,) = [task for task in (target.proc / "task").iterdir() if (task / "comm").read_text() == "http\n"]
+    fields = (thread / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_answering_takes_a_tenth_of_a_core(small_node, tmp_path, kind):
+    recording = small_node if kind == "small" else record(tmp_path / "large", n_containers=40, n_mappings=65)
+    with Target(recording, *ONCE) as target:
+        begin, before = time.monotonic(), http_cpu(target)
+        arguments = ["-t2", "-c32", "-d20s", "--timeout", "60s", f"http://{target.address}/metrics"]
+        clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
+        waited = []
+        while clients.poll() is None:
+            # another address asks once a second, and comes first
+            connection = http.client.HTTPConnection(*target.peer, timeout=10, source_address=("127.0.0.2", 0))
+            asked = time.monotonic()
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read() == b"ok\n"
+            waited.append(time.monotonic() - asked)
+            connection.close()
+            time.sleep(1)
+        cores = (http_cpu(target) - before) / (time.monotonic() - begin)
+        print(f"{cores:.3f} of a core; another client waited at most {max(waited):.3f} s\n{clients.stdout.read()}")
+    assert cores < 0.13
+
+
+def ask(target, head: str) -> tuple[int, str]:
+    with target.connect(head.replace("\n", "\r\n").encode() + b"\r\n\r\n") as client:
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        return response.status, response.read().decode()
+
+
+def test_a_page_that_points_its_name_at_loopback_reads_nothing(small_node):
+    with Target(small_node, *ONCE, "--allowed-host", "metrics.example") as target:
+        for host, expected in [
+            ("localhost", 200),
+            (target.address, 200),
+            (f"{socket.gethostname()}:8080", 200),
+            ("Metrics.Example:9090", 200),
+            ("evil.example", 421),
+            ("evil.example:8080", 421),
+        ]:
+            status, body = ask(target, f"GET /metrics HTTP/1.1\nConnection: close\nHost: {host}")
+            assert status == expected, host
+            if status == 421:
+                assert body.endswith(": --allowed-host evil.example allows it\n") and body.count("\n") == 1
+        assert ask(target, "GET /metrics HTTP/1.1")[0] == 400
+        assert ask(target, "GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost")[0] == 400
+        assert ask(target, "GET /metrics HTTP/1.0")[0] == 200
+
+
+def test_requests_from_elsewhere_may_name_any_host(small_node):
+    """From an address of this machine that is not loopback, as Prometheus's requests come."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing: which address would be used?
+        address = probe.getsockname()[0]
+    assert not address.startswith("127.")
+    with Target(small_node, *ONCE, addr=f"{address}:0") as target:
+        assert ask(target, "GET /metrics HTTP/1.1\nConnection: close\nHost: prometheus.example")[0] == 200
+
+
+def test_a_proxy_with_a_prefix(small_node, tmp_path):
+    with Target(small_node, *ONCE) as target, nginx(tmp_path, target) as address:
+        peer, _, prefix = address.partition("/")
+        connection = http.client.HTTPConnection(peer, timeout=10)
+        connection.request("GET", f"/{prefix}/")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (302, b"see /metrics\n")
+        # relative to where the client is, which the proxy leaves alone
+        assert response.headers["Location"] == "metrics"
+        for name, value in [("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")]:
+            assert response.headers[name] == value

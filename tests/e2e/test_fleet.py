@@ -1,0 +1,109 @@
+"""The dashboard, the queries and the alerts on a real Prometheus that has scraped several exporters with series in common."""
+
+import json
+import re
+import subprocess
+
+import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+import readme
+from exporter import EVERYTHING, REPOSITORY, Exporter, once
+from exposition import Exposition
+from lab import until
+from prometheus import Prometheus
+
+DASHBOARD = (REPOSITORY / "src/http/dashboard.json").read_text()
+
+
+@pytest.fixture(scope="module", params=["path", "kind"])
+def fleet(request, node, tmp_path_factory):
+    """The same pods on the nodes a and b; on c an exporter that is being replaced, so that two of them export the same."""
+    live = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", request.param)
+    recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
+    with Exporter(*live) as a, Exporter(*live) as b, Exporter(*recorded) as old, Exporter(*recorded) as new:
+        targets = [("a", a.address), ("b", b.address), ("c", old.address), ("c", new.address)]
+        with Prometheus(tmp_path_factory.mktemp("fleet"), targets) as prometheus:
+            until(lambda: len(prometheus.query("process_cpu_seconds_total")) == 4, 60, "Prometheus has scraped all of them")
+            yield prometheus, request.param, a
+
+
+def panels() -> list[tuple[str, str]]:
+    return [(panel["title"], target["expr"]) for panel in json.loads(DASHBOARD)["panels"] for target in panel.get("targets", [])]
+
+
+def test_every_panel_has_an_answer(fleet):
+    prometheus, _, _ = fleet
+    for title, expression in panels():
+        asked = expression.replace("$__rate_interval", "1m")
+        for values in [".*", None]:  # everything is selected; then one of each
+            selected = {"cluster": ".*", "node": "c", "namespace": "shop", "pod": "postgres-0"}
+            if "containerd_up" in expression:
+                selected["node"] = "a"  # a recording has no containerd
+            if ".so" in expression:
+                selected["pod"] = ".*"
+            query = re.sub(r"\$(\w+)", lambda variable: values or selected[variable[1]], asked)
+            answer = until(lambda: prometheus.query(query), 60, f"{title} has an answer to {query}")
+            assert all(series["value"][1] not in ("NaN", "+Inf", "-Inf") for series in answer), f"{title}: {answer}"
+
+
+def test_every_variable_has_values(fleet):
+    prometheus, _, _ = fleet
+    variables = [variable for variable in json.loads(DASHBOARD)["templating"]["list"] if variable["type"] == "query"]
+    assert [variable["name"] for variable in variables] == ["cluster", "node", "namespace", "pod"]
+    for variable in variables:
+        selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
+        found = prometheus.label_values(label, re.sub(r"\$\w+", variable["allValue"], selector))
+        # who has one cluster gives it no name: the value for all of them takes that, too
+        assert found or label == "cluster", variable
+        if label == "node":
+            assert found == ["a", "b", "c"]
+
+
+def test_a_composition_by_kind_is_the_same_however_it_is_grouped(fleet):
+    prometheus, _, _ = fleet
+    [composition] = [expression for title, expression in panels() if title == "Composition by kind"]
+    query = re.sub(r"\$(\w+)", lambda variable: "c" if variable[1] == "node" else ".*", composition)
+    kinds = until(lambda: {series["metric"].get("kind"): float(series["value"][1]) for series in prometheus.query(query)}, 60, "an answer")
+    recorded = ("--once", "--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", "kind", "--fields", "pss")
+    expected = {kind: value for (kind,), value in Exposition(once(*recorded)).by("process_smaps_pss_bytes", "kind").items()}
+    assert kinds == {kind: 2 * value for kind, value in expected.items()}, "both exporters of c"
+
+
+def test_the_readmes_queries_and_alerts_stand_several_exporters(fleet):
+    prometheus, group_by, _ = fleet
+    other = {"path": "kind", "kind": "path"}[group_by]
+    queries = [query for comment, query in readme.queries() if f"--group-by {other}" not in comment]
+    for query in queries:
+        # what grows may be nothing, after a minute
+        answer = until(lambda: prometheus.query(query.replace("> 0", ">= 0")), 60, f"Prometheus answers {query}")
+        assert any("node" in series["metric"] for series in answer), f"{query} does not keep the node: {answer}"
+    for rule in readme.rules():
+        assert all("node" in series["metric"] for series in prometheus.query(rule["expr"])), rule
+        assert "$labels.node" in rule["annotations"]["summary"], rule
+
+
+def lost(before, after, place: str = "") -> list[str]:
+    """Where `after` lacks what `before` has; it may have defaults besides."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [found for i, (one, other) in enumerate(zip(before, after)) for found in lost(one, other, f"{place}[{i}]")]
+    return [] if before == after else [f"{place}: {before} became {after}"]
+
+
+def test_the_dashboard_is_grafanas(fleet):
+    """What the schema does not know is lost on the way through its types."""
+    _, _, exporter = fleet
+    register_default_plugins()
+    dashboard = json.loads(DASHBOARD)
+    assert lost(dashboard, json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(dashboard)))) == []
+    assert exporter.get("/dashboard.json") == (200, DASHBOARD)
+    for target, expected in [("dashboard", DASHBOARD), ("rules", readme.block_with("groups"))]:
+        assert subprocess.run(["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == expected
+    places = [panel["gridPos"] for panel in dashboard["panels"]]
+    cells = [(x, y) for place in places for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]
+    assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24, "panels overlap"
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(places)

@@ -1,0 +1,383 @@
+//! The rooms under src and the arrows between them: who may mention whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What reads, writes or talks to the system. `std::io` itself is judged by what is used of it.
+const IO: [&str; 7] =
+    ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
+/// What does not: writing into a buffer.
+const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
+
+/// A room, the rooms that it may not mention, and whether it is pure: no I/O.
+const ROOMS: [(&str, &[&str], bool); 6] = [
+    ("smaps", PURE, true),
+    ("totals", PURE, true),
+    ("exposition", PURE, true),
+    ("procfs", LINUX, false),
+    ("cgroupfs", LINUX, false),
+    ("node", &["cli", "http"], false),
+];
+const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
+const LINUX: &[&str] = &["node", "sources", "cli", "http", "totals", "exposition"];
+
+const MAX_LINES: usize = 500;
+
+#[test]
+fn arrows_go_one_way() {
+    let mut faults = Vec::new();
+    let mut n_pure = 0;
+    for (file, module) in sources() {
+        let Some((_, forbidden, is_pure)) = ROOMS.iter().find(|(room, ..)| *room == module[0]) else {
+            continue;
+        };
+        n_pure += usize::from(*is_pure);
+        for path in mentions(&module, &fs::read_to_string(&file).unwrap()) {
+            if is_fault(&path, forbidden, *is_pure) {
+                faults.push(format!("{} mentions {path}", file.display()));
+            }
+        }
+    }
+    assert!(n_pure >= 6, "only {n_pure} files are in pure rooms");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn no_two_rooms_need_each_other() {
+    let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, module) in sources() {
+        let needed = needs.entry(module[0].clone()).or_default();
+        for path in mentions(&module, &fs::read_to_string(&file).unwrap()) {
+            needed.extend(path.strip_prefix("crate::").map(|path| first(path).to_owned()));
+        }
+        needed.remove(&module[0]);
+    }
+    let rooms: BTreeSet<String> = needs.keys().cloned().collect();
+    // Rooms that need only rooms already taken away, until none is left or none can go.
+    let mut left = rooms.clone();
+    while let Some(free) = left.iter().find(|room| needs[*room].is_disjoint(&left)).cloned() {
+        left.remove(&free);
+    }
+    needs.retain(|room, _| left.contains(room));
+    needs.values_mut().for_each(|needed| needed.retain(|room| left.contains(room)));
+    assert!(left.is_empty(), "a circle is among these: {needs:?}");
+}
+
+#[test]
+fn files_are_short() {
+    let too_long: Vec<String> = files(Path::new("src"))
+        .into_iter()
+        .map(|file| (fs::read_to_string(&file).unwrap().lines().count(), file))
+        .filter(|(n_lines, _)| *n_lines > MAX_LINES)
+        .map(|(n_lines, file)| format!("{} has {n_lines} lines", file.display()))
+        .collect();
+    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
+}
+
+fn is_fault(path: &str, forbidden: &[&str], is_pure: bool) -> bool {
+    match path.strip_prefix("crate::") {
+        // A glob could bring in anything.
+        Some(inside) => first(inside) == "*" || forbidden.contains(&first(inside)),
+        None => is_pure && !NO_IO.contains(&path) && IO.iter().any(|io| is_below(path, io)),
+    }
+}
+
+fn is_below(path: &str, parent: &str) -> bool {
+    path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn first(path: &str) -> &str {
+    path.split("::").next().unwrap_or(path)
+}
+
+/// Every Rust file under src and its module path; the crate's root is `lib`.
+fn sources() -> Vec<(PathBuf, Vec<String>)> {
+    let src = Path::new("src"); // tests run in the package's root
+    let mut sources = Vec::new();
+    for file in files(src) {
+        if file.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let inside = file.strip_prefix(src).unwrap().with_extension("");
+        let mut module: Vec<String> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+        module.pop_if(|last| last == "mod");
+        sources.push((file, module));
+    }
+    sources
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files_found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_found.extend(files(&path));
+        } else {
+            files_found.push(path);
+        }
+    }
+    files_found.sort();
+    files_found
+}
+
+/// The absolute paths that a module's text names, in `use` declarations and in full, those of its tests too.
+fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
+    let tokens = tokens(text);
+    let mut found = BTreeSet::new();
+    let mut names = BTreeMap::new(); // what `use` brings in, wherever in the file
+    let mut relative = Vec::new();
+    let mut inside = vec![(0, module.to_vec())];
+    let mut depth = 0;
+    let mut at = 0;
+    while at < tokens.len() {
+        let token = tokens[at];
+        let before = at.checked_sub(1).map_or("", |before| tokens[before]);
+        let module = &inside.last().expect("the file's own module").1;
+        match token {
+            "{" => depth += 1,
+            "}" => {
+                depth -= 1;
+                inside.pop_if(|(outside, _)| *outside > depth);
+            }
+            "mod" if tokens.get(at + 2) == Some(&"{") => {
+                let mut module = module.clone();
+                module.push(tokens[at + 1].to_owned());
+                inside.push((depth + 1, module));
+                at += 1;
+            }
+            "use" => {
+                let mut leaves = Vec::new();
+                at += 1;
+                while tokens[at] != ";" {
+                    at = tree(&tokens, at, &[], &mut leaves);
+                }
+                for (path, name) in leaves {
+                    let path = absolute(module, &path);
+                    names.insert(name, path.strip_suffix("::self").unwrap_or(&path).to_owned());
+                    found.insert(path);
+                }
+            }
+            _ if is_name(token) && before != "." && !is_continued(&tokens, at) => {
+                let mut path = vec![token];
+                while tokens.get(at + 1) == Some(&"::")
+                    && tokens.get(at + 2).is_some_and(|next| is_name(next))
+                {
+                    path.push(tokens[at + 2]);
+                    at += 2;
+                }
+                if tokens.get(at + 1) == Some(&"!") && path.len() == 1 {
+                    path.push("!");
+                }
+                if path != ["self"] {
+                    relative.push((module.clone(), path));
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    for (module, path) in relative {
+        let path = match names.get(path[0]) {
+            Some(whole) => {
+                [whole.as_str()].into_iter().chain(path[1..].iter().copied()).collect::<Vec<_>>().join("::")
+            }
+            None => absolute(&module, &path),
+        };
+        let is_print =
+            ["print::!", "println::!", "eprint::!", "eprintln::!", "dbg::!"].contains(&path.as_str());
+        if is_print {
+            found.insert("std::io::stdout".into());
+        } else if path.starts_with("crate::") || path.starts_with("std::") {
+            found.insert(path);
+        }
+    }
+    found
+}
+
+/// Reads one tree of a `use` declaration from `at`; pushes its leaves and the name each is known by. Says where it ends.
+fn tree<'a>(
+    tokens: &[&'a str],
+    mut at: usize,
+    prefix: &[&'a str],
+    leaves: &mut Vec<(Vec<&'a str>, String)>,
+) -> usize {
+    let mut path = prefix.to_vec();
+    loop {
+        match tokens[at] {
+            "::" => at += 1,
+            "{" => {
+                at += 1;
+                while tokens[at] != "}" {
+                    at = if tokens[at] == "," { at + 1 } else { tree(tokens, at, &path, leaves) };
+                }
+                return at + 1;
+            }
+            name => {
+                path.push(name);
+                at += 1;
+                if tokens[at] != "::" {
+                    break;
+                }
+            }
+        }
+    }
+    let mut name =
+        path.iter().rev().find(|part| **part != "self").map_or(String::new(), |part| part.to_string());
+    if tokens[at] == "as" {
+        name = tokens[at + 1].to_owned();
+        at += 2;
+    }
+    leaves.push((path, name));
+    at
+}
+
+/// `crate::...`, `std::...` or the name of another crate, from what is written in `module`.
+fn absolute(module: &[String], path: &[&str]) -> String {
+    let mut base: Vec<&str> = Vec::new();
+    let mut rest = path;
+    if matches!(rest[0], "self" | "super") {
+        base = ["crate"].into_iter().chain(module.iter().map(String::as_str)).collect();
+        while let Some((step @ ("self" | "super"), after)) =
+            rest.split_first().map(|(step, after)| (*step, after))
+        {
+            if step == "super" {
+                base.pop();
+            }
+            rest = after;
+        }
+    } else if rest[0] == "smaps_container_exporter" {
+        base.push("crate");
+        rest = &rest[1..];
+    }
+    base.into_iter().chain(rest.iter().copied()).collect::<Vec<_>>().join("::")
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
+/// Whether the `::` before `at` continues a path: `a::b`, `<A>::b`, but not `-> ::a`.
+fn is_continued(tokens: &[&str], at: usize) -> bool {
+    let token = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at]);
+    token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")
+}
+
+/// Rust's tokens, as far as paths need them: comments, strings and characters are left out.
+fn tokens(text: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let n_bytes = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if let Some(n_bytes) = literal(rest) {
+            n_bytes
+        } else {
+            let n_bytes = match c {
+                _ if c.is_alphanumeric() || c == '_' => {
+                    rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
+                }
+                _ if rest.starts_with("::") => 2,
+                _ => c.len_utf8(),
+            };
+            if !c.is_whitespace() {
+                tokens.push(&rest[..n_bytes]);
+            }
+            n_bytes
+        };
+        rest = &rest[n_bytes..];
+    }
+    tokens
+}
+
+/// The length of the string or character that `text` begins with. A lifetime is none.
+fn literal(text: &str) -> Option<usize> {
+    let prefix = ["br", "cr", "b", "c", "r", ""]
+        .into_iter()
+        .find(|prefix| text.strip_prefix(prefix).is_some_and(|text| text.starts_with(['"', '\'', '#'])))?;
+    let body = &text[prefix.len()..];
+    let end = if prefix.ends_with('r') {
+        let n_hashes = body.find('"').filter(|n| body[..*n].bytes().all(|byte| byte == b'#'))?;
+        let end = format!("\"{}", "#".repeat(n_hashes));
+        n_hashes + 1 + body[n_hashes + 1..].find(&end)? + end.len()
+    } else {
+        let quote = body.chars().next().filter(|quote| *quote != '#')?;
+        let mut is_escaped = false;
+        let inside = |c: char| {
+            let is_end = c == quote && !is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            is_end
+        };
+        let end = 1 + body[1..].find(inside)?;
+        if quote == '\'' && !body.starts_with("'\\") && body[1..end].chars().count() != 1 {
+            return None;
+        }
+        end + 1
+    };
+    Some(prefix.len() + end)
+}
+
+/// A checker that sees nothing would find no fault either.
+#[test]
+fn what_counts_as_a_mention() {
+    let cases: [(&str, &[&str]); 14] = [
+        ("use crate::node::filter::Filter;", &["crate::node::filter::Filter"]),
+        (
+            "use crate::{node::{self, filter}, smaps};",
+            &["crate::node::self", "crate::node::filter", "crate::smaps"],
+        ),
+        ("pub(crate) use super::super::http as door;", &["crate::http"]),
+        (
+            "mod tests { use super::super::super::cli; } use super::labels;",
+            &["crate::cli", "crate::totals::labels"],
+        ),
+        ("fn f(x: &crate::http::Server) {}", &["crate::http::Server"]),
+        (
+            "use std::io::{self, Write as _}; fn f() { io::stdin(); }",
+            &["std::io::self", "std::io::Write", "std::io::stdin"],
+        ),
+        ("fn f() -> ::std::fs::File { todo() }", &["std::fs::File"]),
+        ("fn f() { x::<std::net::TcpStream>(); }", &["std::net::TcpStream"]),
+        ("use smaps_container_exporter::cli;", &["crate::cli"]),
+        ("use crate::*;", &["crate::*"]),
+        ("fn f() { println!(\"x\") }", &["std::io::stdout"]),
+        (
+            "/// [`crate::cli`]\n// crate::cli\n/* crate::cli */ fn f<'a>(c: &'a str) { \"crate::cli \\\" crate::cli\"; }",
+            &[],
+        ),
+        (
+            "const A: [char; 3] = ['\"', '\\'', 'x']; const B: &str = r#\"\" crate::cli\"#; use std::fs;",
+            &["std::fs"],
+        ),
+        ("fn f() { self.crate_.cli(); Self::cli(); fs::read(); }", &[]),
+    ];
+    let module = ["totals".to_owned(), "snapshot".to_owned()];
+    for (text, expected) in cases {
+        let expected: BTreeSet<String> = expected.iter().map(|path| (*path).to_owned()).collect();
+        assert_eq!(mentions(&module, text), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_counts_as_a_fault() {
+    for (path, is_bad) in [
+        ("crate::smaps::fields", false),
+        ("crate::cli", true),
+        ("crate::clinic", false),
+        ("crate::*", true),
+        ("std::fs::File", true),
+        ("std::io::Read", true),
+        ("std::io::stdout", true),
+        ("std::io::Write", false),
+        ("std::io::self", false),
+        ("std::iter::once", false),
+        ("std::fmt::Write", false),
+        ("std::os::fd::AsFd", true),
+    ] {
+        assert_eq!(is_fault(path, PURE, true), is_bad, "{path}");
+    }
+    assert!(!is_fault("std::fs::File", LINUX, false));
+    assert!(is_fault("crate::totals", LINUX, false));
+}
