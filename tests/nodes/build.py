@@ -38,7 +38,7 @@ StandardError=tty
 TTYPath=/dev/ttyS0
 """
 # Where no script of a package can run there is no systemd, and busybox does what else a system does.
-BARE_PACKAGES = ("containerd", "runc", "python3", "python3-pkg-resources", "busybox-static", "util-linux", "mount", "kmod", "tar")
+BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
     *("sh", "cat", "chmod", "cp", "cut", "dmesg", "grep", "id", "ls", "ln", "mkdir", "mkswap", "rm", "sed", "sleep", "stat", "swapon"),
     *("sync", "tee", "tr", "true", "umount", "uname"),
@@ -54,7 +54,7 @@ mkdir -p /lab/tests/e2e/.debs && ln -s / /lab/tests/e2e/.debs/bookworm  # where 
 exec /lab/tests/nodes/guest/run
 """
 # What is needed to reach the disks comes as a module.
-MODULES = ("virtio_pci", "virtio_blk", "ext4")
+MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 # No device of these kinds is in the machines: two thirds of the modules' bytes.
 NO_MODULES = ("drivers/net", "drivers/gpu", "drivers/infiniband", "drivers/media", "sound")
 INIT = """#!/bin/busybox sh
@@ -180,7 +180,6 @@ def _make_root(out: Path):
             *("bookworm", system, f"deb [signed-by={KEYRING}] {mirror()} bookworm main"),
         )
         finish(system, "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
-        (system / "etc/resolv.conf").write_text("")  # the machines have no network, and do not wait for one
         (system / "etc/machine-id").write_text("")
         (system / "etc/fstab").write_text("/dev/vda / ext4 rw 0 0\n")
         units = system / "etc/systemd/system"
@@ -220,6 +219,7 @@ def finish(system: Path, *platforms: str):
         (system / name).mkdir(parents=True, exist_ok=True)
     (system / "etc/hostname").write_text("node\n")
     (system / "etc/hosts").write_text("127.0.0.1 localhost node\n")
+    (system / "etc/resolv.conf").write_text("")  # the machines have no network, and do not wait for one
     run(  # Debian's grpcio-tools cannot compile at run time
         *(NODES_DIR / "venv/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary=:all:"),
         *("--python-version=3.11", *(f"--platform={platform}" for platform in platforms)),

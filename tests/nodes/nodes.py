@@ -117,7 +117,8 @@ def read(path: Path) -> Result:
     if not path.exists():
         result.failed.append("the machine, which left no results")
         return result
-    for case in xml.parse(path).getroot().iter("testcase"):
+    cases = list(xml.parse(path).getroot().iter("testcase"))
+    for case in cases:
         if case.find("failure") is not None or case.find("error") is not None:
             result.failed.append(case.get("name"))
         elif case.find("skipped") is not None:
@@ -126,9 +127,9 @@ def read(path: Path) -> Result:
             result.n_passed += 1
         for element in case.iter("property"):
             result.properties[element.get("name")] = element.get("value")
-    events = [case for case in xml.parse(path).getroot().iter("testcase") if "test_events" in case.get("classname")]
+    events = [case for case in cases if "test_events" in case.get("classname") and case.find("skipped") is None]
     survived = [case for case in events if case.get("name") not in result.failed]
-    result.properties["events survived"] = f"{len(survived)} of {len(events)}"
+    result.properties["events survived"] = f"{len(survived)} of {len(events)}" if events else "not tried"
     return result
 
 
@@ -169,6 +170,7 @@ def main(names: list[str]) -> int:
         if os.environ.get("BLESS"):
             bless(machine, result)
         n_passed, n_failed = n_passed + result.n_passed, n_failed + len(result.failed)
+        result.properties["kernel"] = " ".join(filter(None, (result.properties.get("kernel", machine.name), machine.arguments)))
         rows.append([result.properties.get(column, "?") for column in COLUMNS])
     table = [f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
     print("\n" + "".join(table))
