@@ -9,7 +9,7 @@ use super::reader::Job;
 /// A read is stuck that has got no CPU time for so long.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// With so many reads left behind no process is tried that looks stuck: each may cost another thread.
+/// With so many reads left behind a process that looks stuck is tried last, and one at a time: each may cost another thread.
 pub const MAX_AWAY: usize = 8;
 
 /// The reads that were left behind, each with its thread.

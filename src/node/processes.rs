@@ -44,11 +44,9 @@ pub struct Processes {
     pub(super) counts: ReadCounts,
 }
 
-/// Reads by what became of them, since the start.
+/// Reads that did not give the mappings of a process, by reason, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadCounts {
-    /// They gave values. Those of zombies do not count, which nobody is refused.
-    pub ok: u64,
     /// smaps may not be opened.
     pub denied: u64,
     /// The process executed another program meanwhile.

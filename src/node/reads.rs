@@ -244,6 +244,5 @@ impl Processes {
             return process.reading.clear(); // a zombie
         }
         snapshot.record(&container.labels, &process.comm, job.pid, &reader.tally, &mut process.reading);
-        self.counts.ok += 1;
     }
 }

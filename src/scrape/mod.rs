@@ -206,7 +206,7 @@ impl Scraper {
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
-        let ReadCounts { denied, exec, gone, slow, stuck, io, .. } = *self.processes.counts();
+        let ReadCounts { denied, exec, gone, slow, stuck, io } = *self.processes.counts();
         Report {
             scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
