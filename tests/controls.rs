@@ -182,7 +182,8 @@ fn a_rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    std::fs::copy("/bin/sleep", &program).unwrap();
+    // A copy could not be executed while a child that another test has just forked still holds it open for writing.
+    std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
     );
