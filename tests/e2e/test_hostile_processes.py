@@ -413,8 +413,8 @@ def test_a_process_of_65000_mappings(any_node, programs):
 
 def test_5000_processes(any_node, programs):
     with any_node.exporter() as exporter:
-        before = resident(exporter.process.pid)
-        for round in range(3):  # nothing grows with time
+        before, first_peak = resident(exporter.process.pid), 0
+        for _ in range(3):  # nothing grows with time
             any_node.cgroup.run_ready(programs / "hostile", "fork", "5000")
             until(lambda: exporter.metrics().value("smaps_exporter_processes") == 5002, 300, "all of them are read")
             scrapes = exporter.scrapes()
@@ -429,7 +429,9 @@ def test_5000_processes(any_node, programs):
             after = resident(exporter.process.pid)
             steps = [round_to - round_from for round_from, round_to in zip(times, times[1:])]
             print(f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, {after >> 10} KiB after; scrapes every {steps} s")
-            assert peak < before + 16 * MIB and after < before + 3 * MIB
+            # What is freed below something that stays in use is kept by glibc's heap: a round may not need more than that.
+            first_peak = first_peak or peak
+            assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
         assert exporter.get("/healthz")[0] == 200
 
 
@@ -440,7 +442,7 @@ def test_a_process_that_maps_ahead_of_its_reader(any_node, programs):
         for exposition in exporter.scrapes():
             assert comms(exposition)["sleep"] == 1
             assert exposition.value("smaps_exporter_mappings") < 75_000, "more than the kernel lets a process have"
-            if errors(exposition)["io"] > 2:
+            if errors(exposition)["io"] > 0:
                 break
         process.kill()
         process.wait()
