@@ -9,10 +9,13 @@
 //!                         -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
 //! ```
 //!
+//! Only the wish for a scrape goes the other way: http -> demand (who asks, who is expected) -> scrape.
+//!
 //! | room | owns | knows nothing of |
 //! | --- | --- | --- |
 //! | [`cli`] | the options, their table, help | what is done with them |
 //! | [`scrape`] | one scrape from beginning to end; the threads that take turns at it; which source the options name | HTTP |
+//! | [`demand`] | who asks and who is expected; so when the next scrape begins | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
 //! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget | options, text |
 //! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
@@ -31,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod demand;
 mod errors;
 pub mod exposition;
 pub mod http;
@@ -49,7 +53,7 @@ use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,11 +63,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::args::{Command, UsageError};
 use crate::cli::options::Options;
+use crate::demand::Demand;
 use crate::errors::plain;
 use crate::http::Server;
 use crate::http::publish::{self, Publisher};
 use crate::scrape::Scraper;
-use crate::scrape::threads::{self, AfterScrape};
+use crate::scrape::threads::{self, AfterScrape, Next};
 use crate::sources::recording::Writer;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
@@ -73,7 +78,7 @@ const ONLY_LISTING: Duration = Duration::from_secs(30);
 /// How long they wait for reads that take long, and how soon they look again.
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
-/// `/healthz` is well while the last scrape is younger than the longer of these.
+/// `/healthz` is well unless a scrape has been due for the longer of these.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 
@@ -131,16 +136,16 @@ fn scrape_once<T: Send + 'static>(
     let (sender, receiver) = mpsc::channel();
     let deadline = Instant::now() + ONLY_READS;
     let after: AfterScrape = Box::new(move |scraper, result| {
-        let now = Instant::now();
-        if result.is_ok() && !scraper.is_complete() && now < deadline {
-            return Some(now + ONLY_PAUSE);
+        if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
+            return Next::Soon;
         }
         let _ = sender.send(result.map(|()| then(scraper))); // who waits for it has not gone
-        None
+        Next::Never
     });
+    let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()));
     thread::Builder::new()
         .name("scrape".into())
-        .spawn(move || threads::run(scraper, after))
+        .spawn(move || threads::run(scraper, demand, after))
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
 }
@@ -169,18 +174,22 @@ fn serve(options: &Options) -> Result<(), String> {
     sandbox::enter(options);
     let (publisher, published) = publish::publisher();
     let interval = options.scrape_interval;
+    let demand = Arc::new(Demand::new(interval, Instant::now()));
+    let bell =
+        demand.listen().map_err(|error| format!("cannot make a pair of sockets: {}", plain(&error)))?;
+    let asked = demand.clone();
     thread::Builder::new()
         .name("scrape".into())
         .spawn(move || {
             if let Err(error) = scraper.list_first(FIRST_LISTING) {
                 warn!("{error}");
             }
-            threads::run(scraper, publish_each(publisher, interval));
+            threads::run(scraper, demand, publish_each(publisher));
         })
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
+        .start(published, asked, bell, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on http://{addr}/");
     let name = runtime.block_on(poll_fn(|context| {
@@ -194,9 +203,8 @@ fn serve(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Publishes each scrape; one begins an interval after the other, counted from start to start.
-fn publish_each(mut publisher: Publisher, interval: Duration) -> AfterScrape {
-    let mut next = Instant::now();
+/// Publishes each scrape.
+fn publish_each(mut publisher: Publisher) -> AfterScrape {
     let mut last_error = None;
     Box::new(move |scraper, result| {
         match result {
@@ -214,11 +222,7 @@ fn publish_each(mut publisher: Publisher, interval: Duration) -> AfterScrape {
                 last_error = Some(error);
             }
         }
-        // Ticks that a long scrape has missed are skipped, so it is never followed by a burst.
-        let late = Instant::now().saturating_duration_since(next);
-        let n_ticks = late.as_nanos() / interval.as_nanos() + 1;
-        next += interval * u32::try_from(n_ticks).unwrap_or(u32::MAX);
-        Some(next)
+        Next::WhenWanted
     })
 }
 

@@ -2,8 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use smaps_container_exporter::demand::Demand;
 use smaps_container_exporter::http::Server;
 use smaps_container_exporter::http::publish::{Publisher, publisher};
 
@@ -11,11 +14,22 @@ use smaps_container_exporter::http::publish::{Publisher, publisher};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
+    let (publisher, addr, _) = serve_on_demand(DEADLINE);
+    (publisher, addr)
+}
+
+/// What was published is young for `interval`; that anything was, is up to the caller.
+fn serve_on_demand(interval: Duration) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
-    server.start(published, DEADLINE, Vec::new()).unwrap();
-    (publisher, addr)
+    let now = Instant::now();
+    let demand = Arc::new(Demand::new(interval, now));
+    let bell = demand.listen().unwrap();
+    demand.begin(now);
+    demand.end(true, now);
+    server.start(published, demand.clone(), bell, DEADLINE, Vec::new()).unwrap();
+    (publisher, addr, demand)
 }
 
 fn publish(publisher: &mut Publisher, text: &[u8]) {
@@ -43,6 +57,48 @@ fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
     let mut body = vec![0; length.unwrap().parse().unwrap()];
     client.read_exact(&mut body).unwrap();
     (head, body)
+}
+
+/// Everybody who finds old data waits for one scrape, and gets what it gave.
+#[test]
+fn all_who_wait_get_the_next_scrape() {
+    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1));
+    publish(&mut publisher, b"old 1\n");
+    thread::sleep(Duration::from_millis(2));
+    let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut clients: Vec<_> = (0..60).map(|_| send(addr, get)).collect();
+    let mut other = send(addr, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(receive(&mut other).0.starts_with("HTTP/1.1 200 "), "who does not wait is not held up");
+    let gone = send(addr, get);
+    drop(gone);
+    while demand.next_start(Instant::now()).is_none() {
+        thread::yield_now();
+    }
+    for client in &mut clients {
+        client.set_nonblocking(true).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing comes yet");
+        client.set_nonblocking(false).unwrap();
+    }
+    demand.begin(Instant::now());
+    publish(&mut publisher, b"new 2\n");
+    demand.end(true, Instant::now());
+    for client in &mut clients {
+        assert_eq!(receive(client).1, b"new 2\n");
+    }
+}
+
+/// Prometheus says when it gives up: shortly before, it gets what there is.
+#[test]
+fn who_has_waited_long_enough_gets_what_there_is() {
+    let (mut publisher, addr, _) = serve_on_demand(Duration::from_millis(1));
+    publish(&mut publisher, b"old 1\n");
+    thread::sleep(Duration::from_millis(2));
+    let timeout = "X-Prometheus-Scrape-Timeout-Seconds: 0.1";
+    let mut client =
+        send(addr, format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{timeout}\r\n\r\n").as_bytes());
+    assert_eq!(receive(&mut client).1, b"old 1\n");
+    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
 }
 
 #[test]

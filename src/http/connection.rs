@@ -8,7 +8,7 @@ use rustix::event::PollFlags;
 
 use super::head::{Parsed, parse_head};
 use super::limits::Limits;
-use super::response::{Response, Site, error_response, respond};
+use super::response::{Response, Site, Wait, error_response, respond, wait};
 
 /// A longer head is refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -25,6 +25,8 @@ pub enum State {
     Idle,
     /// It waits for the rest of a head, or for a first byte.
     ReadingHead,
+    /// Its request waits for a scrape.
+    Waiting(Wait),
     /// It writes a response, of which so many bytes are written.
     Writing { response: Response, n_written: usize, progress: Instant },
     /// Its last response is written. It is read from for a moment, up to so many bytes: unread ones would make the kernel
@@ -85,12 +87,21 @@ impl Connection {
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
+            // An error comes unasked.
+            State::Waiting(_) => PollFlags::empty(),
             _ => PollFlags::IN,
         }
     }
 
-    /// Whether a request was received that waits for its turn.
-    pub fn has_request(&self) -> bool {
+    /// Whether a request was received that waits for its turn, and for nothing else.
+    pub fn has_turn(&self, site: &Site, now: Instant) -> bool {
+        match &self.state {
+            State::Waiting(wait) => wait.is_over(site, now),
+            _ => self.has_request(),
+        }
+    }
+
+    fn has_request(&self) -> bool {
         self.has_request && matches!(self.state, State::ReadingHead)
     }
 
@@ -100,6 +111,7 @@ impl Connection {
             + match self.state {
                 State::Idle => limits.idle,
                 State::ReadingHead => limits.head,
+                State::Waiting(wait) => return wait.deadline,
                 State::Writing { .. } => limits.response,
                 State::Closing { .. } => limits.linger,
                 State::Ended => Duration::ZERO,
@@ -108,8 +120,13 @@ impl Connection {
 
     /// Whether its time is up, or what it reads was cut.
     pub fn is_over(&self, now: Instant, limits: &Limits) -> bool {
-        let is_cut = matches!(&self.state, State::Writing { response, .. } if response.body.is_cut());
-        is_cut || matches!(self.state, State::Ended) || now >= self.deadline(limits)
+        match &self.state {
+            State::Ended => true,
+            // It gets what there is.
+            State::Waiting(_) => false,
+            State::Writing { response, .. } if response.body.is_cut() => true,
+            _ => now >= self.deadline(limits),
+        }
     }
 
     /// Does what its socket is ready for: at most one read, one request, one write.
@@ -128,6 +145,8 @@ impl Connection {
                 }
                 self.answer(site, now)
             }
+            State::Waiting(wait) if wait.is_over(site, now) => self.answer(site, now),
+            State::Waiting(_) => self.stream.take_error()?.map_or(Ok(()), Err),
             State::Writing { .. } => self.write(now),
             State::Closing { .. } => self.discard(),
             State::Ended => Ok(()),
@@ -156,7 +175,14 @@ impl Connection {
     /// Answers the first request that was received, if it is whole.
     fn answer(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         let (response, n_used) = match parse_head(&self.received) {
-            Parsed::Complete(head, n_used) => (respond(site, &head, self.peer), n_used),
+            Parsed::Complete(head, n_used) => {
+                let has_waited = matches!(self.state, State::Waiting(_));
+                if !has_waited && let Some(wait) = wait(site, &head, self.peer, now) {
+                    self.enter(State::Waiting(wait), now);
+                    return Ok(());
+                }
+                (respond(site, &head, self.peer), n_used)
+            }
             Parsed::Malformed => {
                 (error_response(400, "this is not an HTTP/1 request\n"), self.received.len())
             }
@@ -230,6 +256,7 @@ impl Connection {
                 }
                 !self.has_request()
             }
+            State::Waiting(_) => false,
             State::Writing { progress, .. } => now.duration_since(progress) >= limits.stalled,
             State::Closing { .. } | State::Ended => true,
         }

@@ -33,6 +33,8 @@ pub struct Head<'a> {
     pub prefers_html: bool,
     /// The entity tags that the client has: of several such lines the last.
     pub if_none_match: &'a [u8],
+    /// After how many seconds Prometheus gives up: as it says it, which need not be a number.
+    pub scrape_timeout: &'a [u8],
 }
 
 /// Whom a request is for (RFC 9112, section 3.2): the target's authority, else the `Host` header.
@@ -147,6 +149,7 @@ struct Fields<'a> {
     html: u16,
     other_type: u16,
     if_none_match: &'a [u8],
+    scrape_timeout: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
@@ -191,6 +194,8 @@ impl<'a> Fields<'a> {
             }
         } else if name.eq_ignore_ascii_case(b"if-none-match") {
             self.if_none_match = value;
+        } else if name.eq_ignore_ascii_case(b"x-prometheus-scrape-timeout-seconds") {
+            self.scrape_timeout = value;
         }
         Some(())
     }
@@ -211,6 +216,7 @@ impl<'a> Fields<'a> {
             accepts_gzip: gzip > 0 && gzip >= self.identity.unwrap_or(0),
             prefers_html: self.html > 0 && self.html >= self.other_type,
             if_none_match: self.if_none_match,
+            scrape_timeout: self.scrape_timeout,
         }
     }
 }
@@ -292,6 +298,7 @@ mod tests {
             accepts_gzip: false,
             prefers_html: false,
             if_none_match: b"",
+            scrape_timeout: b"",
         };
         assert_eq!(get, expected);
         assert_eq!(complete("GET /metrics HTTP/1.1\nHost: node:8080\n\n"), expected, "lone line feeds");

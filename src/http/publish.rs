@@ -11,7 +11,6 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -67,24 +66,13 @@ impl Exposition {
 }
 
 /// The reading half: what the HTTP threads share.
-#[derive(Clone)]
-pub struct Published(Arc<Mutex<Latest>>);
-
-struct Latest {
-    exposition: Option<Arc<Exposition>>,
-    /// When it was published; before the first, when the program started.
-    since: Instant,
-}
+#[derive(Clone, Default)]
+pub struct Published(Arc<Mutex<Option<Arc<Exposition>>>>);
 
 impl Published {
     /// The newest exposition; none before the first scrape is complete.
     pub fn latest(&self) -> Option<Arc<Exposition>> {
-        lock(&self.0).exposition.clone()
-    }
-
-    /// The time since the last scrape was published, or since the start when there was none yet.
-    pub fn age(&self) -> Duration {
-        lock(&self.0).since.elapsed()
+        lock(&self.0).clone()
     }
 }
 
@@ -101,8 +89,7 @@ pub struct Publisher {
 
 /// Two ends of one hand-over.
 pub fn publisher() -> (Publisher, Published) {
-    let latest = Latest { exposition: None, since: Instant::now() };
-    let published = Published(Arc::new(Mutex::new(latest)));
+    let published = Published::default();
     (Publisher { published: published.clone(), spare: None, outdated: Vec::new(), usual_len: 0 }, published)
 }
 
@@ -128,9 +115,8 @@ impl Publisher {
         let Some(exposition) = self.spare.take() else { return };
         let len = exposition.text.len();
         self.usual_len = len.max(self.usual_len - self.usual_len / 8);
-        let latest = Latest { exposition: Some(exposition), since: Instant::now() };
-        let before = std::mem::replace(&mut *lock(&self.published.0), latest);
-        self.outdated.extend(before.exposition);
+        let before = lock(&self.published.0).replace(exposition);
+        self.outdated.extend(before);
         // The newest of them is always within the bound, so a client that reads while the next is published is not cut.
         let newest = self.outdated.last().map_or(0, |newest| newest.n_bytes());
         self.cut_slow_readers(MAX_OUTDATED_BYTES.max(newest));
@@ -196,15 +182,6 @@ mod tests {
         publish(&mut publisher, b"one\n");
         publisher.publish();
         assert_eq!(published.latest().unwrap().text(), b"one\n");
-    }
-
-    #[test]
-    fn publishing_makes_it_young_again() {
-        let (mut publisher, published) = publisher();
-        lock(&published.0).since -= Duration::from_secs(60);
-        assert!(published.age() >= Duration::from_secs(60));
-        publish(&mut publisher, b"one\n");
-        assert!(published.age() < Duration::from_secs(60));
     }
 
     #[test]

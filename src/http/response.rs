@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tiny_http::{HTTPVersion, Header, StatusCode};
 
 use super::head::{Head, Host};
 use super::hosts::{Hosts, misdirected};
 use super::page;
+use crate::demand::{Asked, Demand};
 use crate::http::publish::{Exposition, Published};
 
 /// A printed head and the body that goes with it.
@@ -60,21 +61,70 @@ impl From<&'static str> for Body {
 
 const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+/// How long a client waits for an exposition that does not say how long it would.
+const USUAL_PATIENCE: Duration = Duration::from_secs(5);
+/// Nobody waits longer, for each who does holds a connection.
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
+/// What is left of a client's patience for the answer.
+const SPARE: Duration = Duration::from_millis(500);
+
 const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
 /// What is served, and to whom.
 pub struct Site {
     /// The expositions.
     pub published: Published,
-    /// `/healthz` finds scrapes older than this unhealthy.
+    /// Who asks for them.
+    pub demand: Arc<Demand>,
+    /// `/healthz` finds scrapes that take longer than this, or do not come for so long, unhealthy.
     pub max_age: Duration,
     /// The hosts that requests may name.
     pub hosts: Hosts,
 }
 
+/// What a request waits for that finds nothing young.
+#[derive(Clone, Copy)]
+pub struct Wait {
+    /// More scrapes than this have ended.
+    n_ended: u64,
+    /// Then it gets what there is.
+    pub deadline: Instant,
+}
+
+impl Wait {
+    /// Whether it is over.
+    pub fn is_over(&self, site: &Site, now: Instant) -> bool {
+        now >= self.deadline || site.demand.has_ended(self.n_ended)
+    }
+}
+
+/// What a request for an exposition has to wait for first, if it has to: one that is answered otherwise need not.
+pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Option<Wait> {
+    let host = match request.host {
+        Host::Invalid => return None,
+        Host::Absent => None,
+        Host::Named(host) => Some(host),
+    };
+    let is_get = request.method == b"GET" || request.method == b"HEAD";
+    if request.path != b"/metrics" || !is_get || request.has_body || !site.hosts.allow(peer, host) {
+        return None;
+    }
+    match site.demand.ask(peer, now) {
+        Asked::Young => None,
+        Asked::WaitFor(n_ended) => Some(Wait { n_ended, deadline: now + patience(request.scrape_timeout) }),
+    }
+}
+
+/// How long a client waits that gives up after so many seconds: a little less.
+fn patience(scrape_timeout: &[u8]) -> Duration {
+    let seconds = std::str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
+    let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    timeout.map_or(USUAL_PATIENCE, |timeout| timeout - (timeout / 5).min(SPARE)).min(MAX_PATIENCE)
+}
+
 /// Answers a whole request.
 pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
-    let (published, max_age) = (&site.published, site.max_age);
+    let published = &site.published;
     let host = match request.host {
         Host::Invalid => return error_response(400, "a request must name its Host, once\n"),
         Host::Absent => None,
@@ -101,11 +151,13 @@ pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
                 (200, &[EXPOSITION, UNCACHED, ("Vary", "Accept-Encoding")], Body::Plain(exposition))
             }
         },
-        (_, b"/healthz") if published.age() < max_age => (200, &[PLAIN, UNCACHED], "ok\n".into()),
-        (_, b"/healthz") => {
-            let text = format!("the last complete scrape is {} s old\n", published.age().as_secs());
-            (503, &[PLAIN, UNCACHED], Body::Bytes(text.into_bytes().into()))
-        }
+        (_, b"/healthz") => match site.demand.overdue(Instant::now()) {
+            overdue if overdue < site.max_age => (200, &[PLAIN, UNCACHED], "ok\n".into()),
+            overdue => {
+                let text = format!("a scrape has been due for {} s\n", overdue.as_secs());
+                (503, &[PLAIN, UNCACHED], Body::Bytes(text.into_bytes().into()))
+            }
+        },
         (_, b"/readyz") if published.latest().is_some() => (200, &[PLAIN, UNCACHED], "ok\n".into()),
         (_, b"/readyz") => (503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n".into()),
         (_, b"/dashboard.json") => (
@@ -201,11 +253,16 @@ mod tests {
             let (mut publisher, published) = publish::publisher();
             publisher.buffer().extend_from_slice(text);
             publisher.publish();
-            Site { published, max_age: MINUTE, hosts: Hosts::new(Vec::new()) }
+            let now = Instant::now();
+            let demand = Arc::new(Demand::new(MINUTE, now));
+            demand.begin(now);
+            demand.end(true, now);
+            Site { published, demand, max_age: MINUTE, hosts: Hosts::new(Vec::new()) }
         }
 
         fn empty() -> Site {
-            Site { published: publish::publisher().1, ..Site::of(b"") }
+            let demand = Arc::new(Demand::new(MINUTE, Instant::now()));
+            Site { published: publish::publisher().1, demand, ..Site::of(b"") }
         }
     }
 
@@ -286,7 +343,7 @@ mod tests {
         let Parsed::Complete(head, _) = parse_head(b"GET /healthz HTTP/1.0\n\n") else { panic!() };
         let response = respond(&site, &head, HERE);
         assert!(response.head.starts_with(b"HTTP/1.1 503 "));
-        assert_eq!(response.body.bytes(), b"the last complete scrape is 0 s old\n");
+        assert_eq!(response.body.bytes(), b"a scrape has been due for 0 s\n");
     }
 
     #[test]

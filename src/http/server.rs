@@ -11,8 +11,10 @@
 //! told so. What all this costs is charged to the [`Throttle`]; without credit everybody waits in the kernel's queues.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ use super::limits::{LIMITS, Limits};
 use super::publish::Published;
 use super::response::Site;
 use super::throttle::Throttle;
+use crate::demand::Demand;
 use crate::errors::plain;
 
 /// How many connections the kernel holds until they are accepted; accepting takes 0.1 ms.
@@ -95,30 +98,32 @@ impl Server {
         self.addr
     }
 
-    /// Serves until the process ends, on a thread of its own. Scrapes older than `max_age` are unhealthy; requests from this
-    /// machine may also use the host names `allowed_hosts`.
+    /// Serves until the process ends, on a thread of its own that `bell` wakes when a scrape has ended. A scrape that is due for `max_age`
+    /// is unhealthy; requests from this machine may also use the host names `allowed_hosts`.
     pub fn start(
         self,
         published: Published,
+        demand: Arc<Demand>,
+        bell: UnixStream,
         max_age: Duration,
         allowed_hosts: Vec<String>,
     ) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
-        let site = Site { published, max_age, hosts: Hosts::new(allowed_hosts) };
+        let site = Site { published, demand, max_age, hosts: Hosts::new(allowed_hosts) };
         thread::Builder::new()
             .name("http".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || self.serve(&site))?;
+            .spawn(move || self.serve(&site, &bell))?;
         Ok(())
     }
 
-    fn serve(&self, site: &Site) {
+    fn serve(&self, site: &Site, bell: &UnixStream) {
         let mut throttle = Throttle::new(&self.limits);
         let mut connections = Connections::new(self.limits);
         let mut acceptor = Acceptor { listener: &self.listener, failed_at: None };
         loop {
             throttle.wait();
-            let (mut ready, can_accept) = wait(&connections, &acceptor);
+            let (mut ready, can_accept) = wait(&connections, &acceptor, site, bell);
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             // What this loop itself costs is nobody's.
@@ -139,19 +144,26 @@ impl Server {
     }
 }
 
-/// Waits until a connection is ready, a new one comes, or a deadline passes. Says which are ready, and whether one comes.
-fn wait(connections: &Connections, acceptor: &Acceptor<'_>) -> (Vec<usize>, bool) {
+/// Waits until a connection is ready, a new one comes, a scrape ends, or a deadline passes. Says which are ready, and whether one comes.
+fn wait(
+    connections: &Connections,
+    acceptor: &Acceptor<'_>,
+    site: &Site,
+    mut bell: &UnixStream,
+) -> (Vec<usize>, bool) {
     let now = Instant::now();
     let resume_at = acceptor.resume_at().filter(|&at| at > now);
     let mut fds: Vec<_> =
         connections.open.iter().map(|connection| PollFd::new(connection, connection.interest())).collect();
+    fds.push(PollFd::new(bell, PollFlags::IN));
     if resume_at.is_none() {
         fds.push(PollFd::new(acceptor.listener, PollFlags::IN));
     }
-    let has_request = |i: usize| connections.open[i].has_request();
+    let has_turn =
+        |now| (0..connections.open.len()).filter(move |&i| connections.open[i].has_turn(site, now));
     let deadline = [connections.deadline(), resume_at].into_iter().flatten().min();
     let timeout = match deadline {
-        _ if (0..connections.open.len()).any(has_request) => Some(Duration::ZERO),
+        _ if has_turn(now).next().is_some() => Some(Duration::ZERO),
         // Whether an outdated exposition was cut is looked up: nobody wakes this thread for it.
         Some(at) if connections.is_writing() => Some(at.saturating_duration_since(now).min(CUT_INTERVAL)),
         Some(at) => Some(at.saturating_duration_since(now)),
@@ -163,8 +175,13 @@ fn wait(connections: &Connections, acceptor: &Acceptor<'_>) -> (Vec<usize>, bool
     let _ = poll(&mut fds, timeout.as_ref());
     let is_ready = |i: usize| !fds[i].revents().is_empty();
     let n_open = connections.open.len();
-    let ready = (0..n_open).filter(|&i| is_ready(i) || has_request(i)).collect();
-    (ready, fds.len() > n_open && is_ready(n_open))
+    let can_accept = fds.len() > n_open + 1 && is_ready(n_open + 1);
+    if is_ready(n_open) {
+        let _ = bell.read(&mut [0; 64]); // how often it has rung does not matter
+    }
+    let now = Instant::now();
+    let ready = (0..n_open).filter(|&i| is_ready(i) || connections.open[i].has_turn(site, now)).collect();
+    (ready, can_accept)
 }
 
 /// The listening socket, and what its failures say.
@@ -239,7 +256,12 @@ mod tests {
             cpu_burst: MINUTE,
         };
         shorten(&mut server.limits);
-        server.start(published, MINUTE, Vec::new()).unwrap();
+        let now = Instant::now();
+        let demand = Arc::new(Demand::new(MINUTE, now));
+        demand.begin(now);
+        demand.end(true, now);
+        let bell = demand.listen().unwrap();
+        server.start(published, demand, bell, MINUTE, Vec::new()).unwrap();
         addr
     }
 

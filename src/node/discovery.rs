@@ -15,11 +15,15 @@ use super::process::Process;
 use super::processes::Processes;
 use super::schedule::Schedule;
 use super::selection::Selection;
+use crate::demand::Wake;
 use crate::sources::{self, Listing, Source};
 use crate::totals::labels;
 
 /// A listing that takes longer than this is late; on a node with 1,000 containers it takes under a second.
 const LATE: Duration = Duration::from_secs(5);
+
+/// A scrape that finds something unexplained waits so long for the listing that it begins; with 50 pods that takes 30 ms.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// More namespaces are not listed for those who look for theirs: a cluster has dozens, and a name takes room.
 const MAX_NAMESPACES: usize = 100;
@@ -275,9 +279,15 @@ impl Discovery {
         if is_unexplained {
             self.schedule.see_unexplained(now);
         }
-        if !self.source.is_listing() && self.schedule.is_due(now) {
+        let is_due = !self.source.is_listing() && self.schedule.is_due(now);
+        if is_due {
             self.schedule.begin(now);
             self.source.begin();
+            // The next scrape may be minutes away. A source that hangs keeps its listing, so it is waited for once.
+            if is_unexplained && self.is_up {
+                self.source.wait_for_listing(now + PATIENCE);
+                self.refresh(now);
+            }
         }
         std::mem::take(&mut self.has_new_claims)
     }
@@ -310,9 +320,9 @@ impl Discovery {
         has_new
     }
 
-    /// Waits until `deadline`; meanwhile a listing goes on.
-    pub fn wait_until(&mut self, deadline: Instant) {
-        self.source.wait_until(deadline);
+    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile a listing goes on.
+    pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
+        self.source.wait_until(deadline, wake);
     }
 }
 

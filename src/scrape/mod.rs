@@ -10,6 +10,7 @@ use log::{Level, debug, info, log, warn};
 
 use crate::cli::build_info;
 use crate::cli::options::Options;
+use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
@@ -272,9 +273,9 @@ impl Scraper {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline`; meanwhile the source of the containers may answer.
-    pub fn wait_until(&mut self, deadline: Instant) {
-        self.discovery.wait_until(deadline);
+    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile the source of the containers may answer.
+    pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
+        self.discovery.wait_until(deadline, wake);
     }
 
     /// Says what the filters select, once there are containers to select from: for most who see nothing, the filter is why.

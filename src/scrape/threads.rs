@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use log::error;
 
 use super::Scraper;
+use crate::demand::Demand;
 use crate::errors::plain;
 use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
@@ -25,8 +26,22 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
 const MAX_LEFT_BEHIND: usize = 10;
 
-/// What is done with the result of a scrape: says when the next one begins, or that there is none.
-pub type AfterScrape = Box<dyn FnMut(&mut Scraper, Result<(), String>) -> Option<Instant> + Send>;
+/// While nobody wants a scrape, whoever waits for that looks around so often.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What is done with the result of a scrape: says when there may be another.
+pub type AfterScrape = Box<dyn FnMut(&mut Scraper, Result<(), String>) -> Next + Send>;
+
+/// When the next scrape begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// When somebody asks, or is expected to.
+    WhenWanted,
+    /// As soon as the interval is over.
+    Soon,
+    /// There is none.
+    Never,
+}
 
 /// What the threads share.
 struct Shared {
@@ -34,12 +49,12 @@ struct Shared {
     watch: Mutex<Watch>,
     changed: Condvar,
     proc: Arc<Proc>,
+    demand: Arc<Demand>,
 }
 
 struct State {
     scraper: Scraper,
     after: AfterScrape,
-    next_at: Instant,
 }
 
 /// What whoever stands by looks at.
@@ -52,12 +67,12 @@ struct Watch {
     n_left_behind: usize,
 }
 
-/// Scrapes on this thread, from now on, and on others while this one is inside a read. Returns when there is no next scrape, or when
-/// others have gone on without this thread.
-pub fn run(scraper: Scraper, after: AfterScrape) {
+/// Scrapes on this thread when that is wanted, and on others while this one is inside a read. Returns when there is no next scrape, or
+/// when others have gone on without this thread.
+pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterScrape) {
     let proc = scraper.proc();
-    let state = State { scraper, after, next_at: Instant::now() };
-    let shared = Shared { state: Mutex::new(state), watch: Mutex::default(), changed: Condvar::new(), proc };
+    let state = Mutex::new(State { scraper, after });
+    let shared = Shared { state, watch: Mutex::default(), changed: Condvar::new(), proc, demand };
     Arc::new(shared).run(0);
 }
 
@@ -85,12 +100,10 @@ impl Shared {
         state.scraper.leave_behind();
         loop {
             if !state.scraper.is_under_way() {
-                let next_at = state.next_at;
-                state.scraper.wait_until(next_at);
+                self.wait_for_demand(&mut state.scraper);
                 if let Err(error) = state.scraper.begin() {
-                    match state.after(Err(error)) {
-                        Some(next_at) => state.next_at = next_at,
-                        None => return,
+                    if !self.end(&mut state, Err(error)) {
+                        return;
                     }
                     continue;
                 }
@@ -111,11 +124,33 @@ impl Shared {
             reader.shrink();
             lock(&self.watch).is_scraping = false;
             state.scraper.finish();
-            match state.after(Ok(())) {
-                Some(next_at) => state.next_at = next_at,
-                None => return,
+            if !self.end(&mut state, Ok(())) {
+                return;
             }
         }
+    }
+
+    /// Waits until a scrape is wanted and may begin.
+    fn wait_for_demand(&self, scraper: &mut Scraper) {
+        loop {
+            let now = Instant::now();
+            match self.demand.next_start(now) {
+                Some(start) if start <= now => return self.demand.begin(now),
+                start => scraper.wait_until(start.unwrap_or(now + IDLE), self.demand.wake()),
+            }
+        }
+    }
+
+    /// A scrape has ended; says whether there may be another.
+    fn end(&self, state: &mut State, result: Result<(), String>) -> bool {
+        let is_success = result.is_ok();
+        let next = (state.after)(&mut state.scraper, result);
+        let now = Instant::now();
+        self.demand.end(is_success, now);
+        if next == Next::Soon {
+            self.demand.want(now);
+        }
+        next != Next::Never
     }
 
     /// Waits until a read has taken the thread before this one too long, and takes the turn.
@@ -151,12 +186,6 @@ impl Shared {
             watch.n_left_behind -= 1;
         }
         has_turn
-    }
-}
-
-impl State {
-    fn after(&mut self, result: Result<(), String>) -> Option<Instant> {
-        (self.after)(&mut self.scraper, result)
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
+use crate::demand::Wake;
 use crate::sources::connection::Error;
 use crate::sources::lifeline::Lifeline;
 use crate::sources::{Listing, Source, containerd, cri};
@@ -74,9 +75,9 @@ impl Source for Client {
         matches!(self.state, State::Listing(_))
     }
 
-    fn wait_until(&mut self, deadline: Instant) {
+    fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         // made inside the runtime: a timer asks for its reactor when it is made
-        self.runtime.block_on(async { tokio::time::sleep_until(deadline.into()).await });
+        let _ = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
     }
 
     fn wait_for_listing(&mut self, deadline: Instant) {

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
@@ -73,8 +74,8 @@ impl Source for ContainerLogs {
 
     fn wait_for_listing(&mut self, _: Instant) {}
 
-    fn wait_until(&mut self, deadline: Instant) {
-        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
+        wake.wait_until(deadline);
     }
 }
 

@@ -8,9 +8,9 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
 
+use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
@@ -83,8 +83,8 @@ impl Source for Recording {
 
     fn wait_for_listing(&mut self, _: Instant) {}
 
-    fn wait_until(&mut self, deadline: Instant) {
-        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
+        wake.wait_until(deadline);
     }
 }
 

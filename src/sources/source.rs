@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
+use crate::demand::Wake;
 use crate::sources::Container;
 
 /// What a listing gives.
@@ -39,6 +40,6 @@ pub trait Source: fmt::Debug + Send {
     /// Lets the listing go on until it ends, or until `deadline`.
     fn wait_for_listing(&mut self, deadline: Instant);
 
-    /// Lets a listing go on until `deadline`, and returns then.
-    fn wait_until(&mut self, deadline: Instant);
+    /// Lets a listing go on until `deadline`, or until `wake` says that something has changed, and returns then.
+    fn wait_until(&mut self, deadline: Instant, wake: &Wake);
 }

@@ -53,7 +53,7 @@ impl Source for Played {
 
     fn wait_for_listing(&mut self, _: Instant) {}
 
-    fn wait_until(&mut self, _: Instant) {}
+    fn wait_until(&mut self, _: Instant, _: &crate::demand::Wake) {}
 }
 
 /// A discovery, its source and its clock.
