@@ -32,6 +32,10 @@ pub struct Report {
     pub n_folded: u64,
     /// The age of the oldest values that are exported.
     pub oldest_data: Duration,
+    /// Scrapes made.
+    pub n_scrapes: u64,
+    /// Reads that gave each mapping, reads that gave the kernel's sum, and those that found nothing changed.
+    pub reads: [u64; 3],
     /// CPU time that went into reading processes.
     pub read_time: Duration,
     /// Reads that came to nothing.
@@ -83,6 +87,8 @@ impl Default for Report {
             n_samples: 0,
             n_folded: 0,
             oldest_data: Duration::ZERO,
+            n_scrapes: 0,
+            reads: [0; 3],
             read_time: Duration::ZERO,
             read_errors: ReadErrors::default(),
             n_stuck: 0,
@@ -146,6 +152,14 @@ impl SelfMetrics {
         let help = "Containers in each namespace, whether a filter selects them or not; of the first hundred namespaces.";
         let namespaces = namespaces.iter().map(|(labels, n_containers)| (labels, n_containers));
         labelled(text, "smaps_exporter_namespace_containers", Gauge, help, namespaces);
+        let [smaps, rollup, unchanged] = report.reads;
+        labelled(
+            text,
+            "smaps_exporter_reads_total",
+            Counter,
+            "Reads of a process that gave its mappings, or their sum, or showed that nothing has changed.",
+            [("{kind=\"smaps\"}", smaps), ("{kind=\"rollup\"}", rollup), ("{kind=\"unchanged\"}", unchanged)],
+        );
         let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
         labelled(
             text,
@@ -171,6 +185,7 @@ impl SelfMetrics {
                 "How long the last scrape took, rendering left out.",
                 seconds(report.scrape_duration),
             ),
+            ("smaps_exporter_scrapes_total", Counter, "Scrapes made.", count(report.n_scrapes)),
             (
                 "smaps_exporter_last_scrape_timestamp_seconds",
                 Gauge,

@@ -66,11 +66,12 @@ impl Away {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ladder::Look;
     use super::super::reader::Detail;
     use super::*;
 
     fn job(pid: u32) -> Job {
-        Job { pid, inode: 7, detail: Detail::Mappings }
+        Job { pid, inode: 7, detail: Detail::Mappings(Look::Away) }
     }
 
     /// Which reads have become stuck at this time in milliseconds, given the CPU time of both threads.

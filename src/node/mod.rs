@@ -4,6 +4,7 @@ mod away;
 pub mod budget;
 pub mod discovery;
 pub mod filter;
+pub mod ladder;
 pub mod owners;
 mod process;
 pub mod processes;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 
 use super::discovery::Discovery;
+use super::ladder::Ladder;
 use super::owners::Container;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::errors::ReadError;
@@ -65,6 +66,7 @@ pub struct Process {
     /// It looks stuck, but its reads return.
     pub(super) is_cleared: bool,
     pub(super) count: MappingCount,
+    pub(super) ladder: Ladder,
     pub(super) reading: Reading,
 }
 
@@ -111,6 +113,7 @@ impl Process {
             is_on_trial: false,
             is_cleared: false,
             count: MappingCount::default(),
+            ladder: Ladder::default(),
             reading: Reading::default(),
         }
     }
@@ -206,6 +209,7 @@ impl Process {
 
     pub(super) fn forget_values(&mut self) {
         self.count = MappingCount::default();
+        self.ladder.forget();
         self.reading.clear();
     }
 
@@ -222,7 +226,7 @@ impl Process {
                 self.count.n_uses_left = n_uses_left.saturating_sub(1);
                 Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
             }
-            _ => Detail::Mappings,
+            _ => Detail::Mappings(self.ladder.look(now)),
         };
         Job { pid: self.entry.pid, inode: self.entry.inode, detail }
     }
@@ -231,7 +235,14 @@ impl Process {
     pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
         let ended_at = reader.began_at + reader.elapsed;
         self.read_at = Some(reader.began_at);
-        self.read_took = reader.elapsed;
+        match job.detail {
+            Detail::Mappings(_) if reader.is_unchanged => self.ladder.confirm(reader.cpu_time),
+            Detail::Mappings(look) => self.ladder.read(look, reader.marks, reader.cpu_time, reader.began_at),
+            _ => self.ladder.forget(),
+        }
+        if !reader.is_unchanged {
+            self.read_took = reader.elapsed;
+        }
         let is_long = REST * reader.cpu_time > interval;
         self.rests_until = is_long.then(|| ended_at + REST * reader.elapsed);
         if reader.was_slow {
@@ -286,6 +297,7 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ladder::Look;
     use super::*;
     use crate::totals::grouping::GroupBy;
 
@@ -324,7 +336,7 @@ mod tests {
             assert_eq!(job, Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count } });
             process.note_read(&job, &read(now, 1, false), INTERVAL);
         }
-        assert_eq!(process.job(false, now).detail, Detail::Mappings);
+        assert_eq!(process.job(false, now).detail, Detail::Mappings(Look::At(None)));
         process.forget_values();
         assert_eq!(process.job(true, now).detail, Detail::Rollup { known_count: None });
     }
@@ -352,12 +364,12 @@ mod tests {
         let just_before = until - Duration::from_nanos(1);
         assert_eq!(process.job(false, just_before).detail, Detail::Other { n_printed: 500 });
         assert_eq!(process.job(true, just_before).detail, Detail::Other { n_printed: 500 });
-        assert_eq!(process.job(false, until).detail, Detail::Mappings);
+        assert_eq!(process.job(false, until).detail, Detail::Mappings(Look::At(None)));
     }
 
     #[test]
     fn a_process_with_a_new_inode_number_is_known_by_its_start_time() {
-        let stat = |start_time| Some(Stat { start_time, is_kernel_thread: false });
+        let stat = |start_time| Some(Stat { start_time, ..Stat::default() });
         for (start_time, is_same) in [(5, true), (6, false)] {
             let mut before = process();
             before.learn(stat(5));

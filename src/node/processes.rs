@@ -42,6 +42,18 @@ pub struct Processes {
     path: Vec<u8>,
     pub(super) scratch: String,
     pub(super) counts: ReadCounts,
+    pub(super) reads: Reads,
+}
+
+/// Reads that gave values, or showed that those there are still stand, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Each mapping was read.
+    pub smaps: u64,
+    /// The kernel's sums were read.
+    pub rollup: u64,
+    /// Nothing had changed.
+    pub unchanged: u64,
 }
 
 /// Reads that did not give the mappings of a process, by reason, since the start.
@@ -78,6 +90,7 @@ impl Processes {
             path: Vec::new(),
             scratch: String::new(),
             counts: ReadCounts::default(),
+            reads: Reads::default(),
         }
     }
 
@@ -196,6 +209,11 @@ impl Processes {
     /// What became of all reads.
     pub fn counts(&self) -> &ReadCounts {
         &self.counts
+    }
+
+    /// What the others gave.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// How many processes are stuck.

@@ -11,6 +11,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::ladder::{Look, Marks};
 use crate::procfs::errors::ReadError;
 use crate::procfs::memory::MemoryReader;
 use crate::procfs::stat::Stat;
@@ -39,8 +40,8 @@ pub struct Job {
 pub enum Detail {
     /// When it began, and what it is: `stat`, nothing else.
     Stat,
-    /// Each mapping, from smaps.
-    Mappings,
+    /// Each mapping, from smaps, unless a look shows that they are as they were.
+    Mappings(Look),
     /// Their sum, from smaps_rollup where the kernel has it, else from smaps.
     Rollup {
         /// How many mappings there are, if they need not be counted.
@@ -73,6 +74,10 @@ pub struct Reader {
     pub cgroup: Vec<u8>,
     /// How often it executed another program while it was read.
     pub n_execs: u64,
+    /// Nothing was read, for everything is as it was.
+    pub is_unchanged: bool,
+    /// What it looked like before it was read.
+    pub marks: Option<Marks>,
     /// It took too long to print: the tally holds the kernel's sum.
     pub was_slow: bool,
     /// When the read began.
@@ -97,6 +102,8 @@ impl Reader {
             comm: Vec::new(),
             cgroup: Vec::new(),
             n_execs: 0,
+            is_unchanged: false,
+            marks: None,
             was_slow: false,
             began_at: Instant::now(),
             elapsed: Duration::ZERO,
@@ -112,6 +119,7 @@ impl Reader {
         self.memory.deadline = Some(self.began_at + MAX_READ);
         self.n_execs = 0;
         self.was_slow = false;
+        (self.is_unchanged, self.marks) = (false, None);
         let result = self.read_process(proc, job);
         self.memory.close();
         self.elapsed = self.began_at.elapsed();
@@ -135,7 +143,11 @@ impl Reader {
             // What it executes now is read at once.
             Err(ReadError::Exec) => {
                 self.n_execs += 1;
-                self.read_memory(&process, job.detail)
+                let detail = match job.detail {
+                    Detail::Mappings(_) => Detail::Mappings(Look::Away),
+                    detail => detail,
+                };
+                self.read_memory(&process, detail)
             }
             Err(ReadError::Slow) => {
                 self.was_slow = true;
@@ -148,7 +160,7 @@ impl Reader {
     fn read_memory(&mut self, process: &ProcessDir, detail: Detail) -> Result<(), ReadError> {
         let Self { memory, buffers, tally, n_mappings, comm, .. } = self;
         tally.clear();
-        if !matches!(detail, Detail::Mappings) {
+        if !matches!(detail, Detail::Mappings(_)) {
             comm.clear();
             comm.extend_from_slice(process.comm(buffers)?);
         }
@@ -163,14 +175,27 @@ impl Reader {
                 memory.rollup(process, &mut |sum| tally.add_other(&Mapping { count: n_printed, ..sum }))?;
                 true
             }
-            Detail::Mappings | Detail::Stat => false,
+            Detail::Mappings(_) | Detail::Stat => false,
         };
         if !has_sum {
+            (self.is_unchanged, self.marks) = match detail {
+                Detail::Mappings(Look::At(before)) => look(process, before, memory, buffers)?,
+                _ => (false, None),
+            };
+        }
+        if !has_sum && !self.is_unchanged {
+            let has_prints = self.marks.is_some_and(|marks| marks.prints.is_some());
+            let sums = has_prints.then(|| memory.sums());
             *n_mappings = 0;
             memory.mappings(process, buffers, &mut |mapping| {
                 *n_mappings += 1;
                 tally.add(&mapping);
             })?;
+            if let (Some(marks), Some(sums)) = (&mut self.marks, sums)
+                && !tally.adds_up_to(&sums)
+            {
+                marks.prints = None;
+            }
         }
         // Between the end of the memory and the name it may have executed another program. The file of the mappings tells; a sum's does
         // not, so there the name is asked before it, too.
@@ -187,7 +212,7 @@ impl Reader {
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroup(&mut self.buffers, &mut self.cgroup) {
             // A zombie maps nothing, so it does not matter where it was.
-            Err(ReadError::Gone) if self.tally.is_empty() => {
+            Err(ReadError::Gone) if self.tally.is_empty() && !self.is_unchanged => {
                 self.cgroup.clear();
                 Ok(())
             }
@@ -204,5 +229,25 @@ impl Reader {
     pub fn shrink(&mut self) {
         self.tally.clear();
         self.tally.shrink();
+    }
+}
+
+/// Looks at a process: says whether it is as it was, and what it looks like now.
+fn look(
+    process: &ProcessDir,
+    before: Option<Marks>,
+    memory: &mut MemoryReader,
+    buffers: &mut Buffers,
+) -> Result<(bool, Option<Marks>), ReadError> {
+    let Some(work) = process.work(buffers)? else { return Ok((false, None)) };
+    let at_work = Some(Marks { work, prints: None });
+    match before {
+        Some(before) if before.work == work && work.is_recorded => Ok((true, at_work)),
+        Some(before) if before.work == work => {
+            let prints = memory.prints(process)?;
+            let marks = Some(Marks { work, prints });
+            Ok((prints.is_some() && prints == before.prints, marks))
+        }
+        _ => Ok((false, at_work)),
     }
 }

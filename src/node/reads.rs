@@ -232,6 +232,10 @@ impl Processes {
         }
         process.select(&reader.comm, discovery, &mut self.scratch);
         let Some(container) = process.container.clone().filter(|_| process.is_selected) else { return };
+        if reader.is_unchanged && process.reading.is_empty() {
+            // It has another name or another container now: its values are read once more, for those.
+            return self.queue.again(i);
+        }
         if reader.was_slow {
             self.counts.slow += 1;
             if process.is_summed_until.is_none() {
@@ -240,6 +244,11 @@ impl Processes {
         }
         process.n_refusals = 0;
         process.note_read(&job, reader, self.interval);
+        match job.detail {
+            Detail::Mappings(_) if reader.is_unchanged => return self.reads.unchanged += 1,
+            Detail::Mappings(_) if !reader.was_slow => self.reads.smaps += 1,
+            _ => self.reads.rollup += 1,
+        }
         if reader.tally.is_empty() {
             return process.reading.clear(); // a zombie
         }

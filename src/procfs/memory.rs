@@ -3,8 +3,10 @@
 //! The kernel ends an address space while it is read (exec, exit) by a clean end of file, so a read that was cut short looks complete.
 //! Reading the file's first byte again tells: there is none once the address space is gone.
 
+use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -14,6 +16,7 @@ use rustix::io::Errno;
 use super::errors::ReadError;
 use super::files::open_file;
 use super::{Buffers, ProcessDir};
+use crate::smaps::fields::Values;
 use crate::smaps::scanner::{Mapping, Scanner};
 
 /// As much of smaps as is scanned at a time: about ten reads, and still in the first cache when it is scanned.
@@ -32,11 +35,31 @@ pub struct MemoryReader {
     pub deadline: Option<Instant>,
     /// The file that was read last and shows each mapping.
     last: Option<File>,
+    /// What smaps_rollup printed last.
+    rollup_text: Vec<u8>,
+    /// Nobody knows them, so nobody can lay out memory to look like another.
+    keys: RandomState,
+}
+
+/// Hashes of what `smaps_rollup` and `maps` print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prints {
+    /// The kernel's sums.
+    pub rollup: u64,
+    /// Every mapping, without its values.
+    pub maps: u64,
 }
 
 impl Default for MemoryReader {
     fn default() -> Self {
-        Self { scanner: Scanner::default(), chunk: vec![0; CHUNK], deadline: None, last: None }
+        Self {
+            scanner: Scanner::default(),
+            chunk: vec![0; CHUNK],
+            deadline: None,
+            last: None,
+            rollup_text: Vec::new(),
+            keys: RandomState::new(),
+        }
     }
 }
 
@@ -74,6 +97,41 @@ impl MemoryReader {
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
+    }
+
+    /// Looks at the process without reading its mappings; `None` where the kernel has no `smaps_rollup`, and for a process without memory.
+    /// [`MemoryReader::ensure_alive`] says afterwards whether both were of one address space. [`MemoryReader::sums`] gives the sums.
+    pub fn prints(&mut self, process: &ProcessDir) -> Result<Option<Prints>, ReadError> {
+        self.last = None;
+        let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
+        self.rollup_text.clear();
+        match file.read_to_end(&mut self.rollup_text) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
+                return Err(exec_or_gone(process.as_fd(), "maps"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let Some(mut maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(None) };
+        let mut hasher = self.keys.build_hasher();
+        loop {
+            match maps.read(&mut self.chunk)? {
+                0 => break,
+                n => hasher.write(&self.chunk[..n]),
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(ReadError::Slow);
+            }
+        }
+        self.last = Some(maps);
+        Ok(Some(Prints { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
+    }
+
+    /// The kernel's sums that the last [`MemoryReader::prints`] has seen.
+    pub fn sums(&mut self) -> Values {
+        let mut scanner = Scanner::default();
+        scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, _)| *sum.values)
     }
 
     /// Counts the mappings of the process, by `maps`.

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use errors::ReadError;
 use files::{Entries, open_directory, open_listable, read_file};
-use stat::Stat;
+use stat::{Stat, Work};
 
 /// The kernel's default of vm.max_map_count: a process may have been started before that was lowered to less.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
@@ -138,6 +138,24 @@ impl ProcessDir {
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
+    }
+
+    /// What it has done, by `stat`; of a recording, which has none, in which state its smaps is. `None` if that may still change
+    /// without a trace: file systems count time in steps of up to a second.
+    pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
+        match self.stat(buffers) {
+            Ok(stat) => return Ok(Some(stat.work)),
+            Err(ReadError::Gone) => {}
+            Err(error) => return Err(error),
+        }
+        let file = rustix::fs::statat(&self.dir, "smaps", rustix::fs::AtFlags::empty())?;
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        let is_settled = [file.st_mtime, file.st_ctime].iter().all(|&at| at + 1 < now.tv_sec);
+        let [modified, changed] = [(file.st_mtime, file.st_mtime_nsec), (file.st_ctime, file.st_ctime_nsec)]
+            .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
+        let size = [file.st_size as u64, file.st_ino];
+        let work = Work { faults: modified, cpu_ticks: changed, size, is_recorded: true };
+        Ok(is_settled.then_some(work))
     }
 
     /// The command name, without the newline that ends it: any bytes.

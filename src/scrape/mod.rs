@@ -16,7 +16,7 @@ use crate::exposition;
 use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
-use crate::node::processes::{Processes, ReadCounts};
+use crate::node::processes::{Processes, ReadCounts, Reads};
 use crate::node::reader::{Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
@@ -208,6 +208,7 @@ impl Scraper {
 
     fn report(&mut self, began_at: Instant) -> Report {
         let ReadCounts { denied, exec, gone, slow, stuck, io } = *self.processes.counts();
+        let Reads { smaps, rollup, unchanged } = *self.processes.reads();
         Report {
             scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
@@ -221,6 +222,8 @@ impl Scraper {
             oldest_data: self.processes.oldest(Instant::now()),
             read_time: self.report.read_time,
             read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            n_scrapes: self.report.n_scrapes + 1,
+            reads: [smaps, rollup, unchanged],
             n_stuck: self.processes.n_stuck() as u64,
             longest_read: self.processes.longest_read(),
             ..Report::default()

@@ -40,6 +40,9 @@ pub const FIRST_LARGEST: usize = 20;
 /// The fields that `/proc/<pid>/smaps_rollup` lacks: size and page sizes.
 pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGEST + 1);
 
+/// What is shared out among processes, so that each mapping's share is rounded down: `pss`, `pss_dirty`, `swap_pss`, `locked`.
+pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
+
 /// `FIELDS[RSS]` is the resident set, by which paths are folded.
 pub const RSS: usize = 1;
 

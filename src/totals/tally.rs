@@ -7,7 +7,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::grouping::GroupBy;
-use crate::smaps::fields::{FIRST_LARGEST, Values};
+use crate::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELDS, NOT_IN_ROLLUP, ROUNDED, Values};
 use crate::smaps::scanner::Mapping;
 
 /// Values of several mappings together.
@@ -114,6 +114,19 @@ impl Tally {
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
+    }
+
+    /// Whether the kernel's own sums over the same mappings are these. It rounds what is shared out only after adding up.
+    pub fn adds_up_to(&self, sums: &Values) -> bool {
+        let mut all = Totals::default();
+        self.sums.iter().for_each(|sum| all.add(&sum.totals));
+        let fields = ALL_FIELDS & !NOT_IN_ROLLUP & sums.present;
+        let rounding = all.n_mappings << 10;
+        (0..N_FIELDS).filter(|i| fields & 1 << i != 0).all(|i| {
+            let slack = if ROUNDED & 1 << i != 0 { rounding } else { 0 };
+            let (own, sum) = (all.values.bytes[i], sums.bytes[i]);
+            (own..=own.saturating_add(slack)).contains(&sum)
+        })
     }
 
     /// Each value, as the kernel printed it, with its totals, in the order in which they came.
