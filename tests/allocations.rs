@@ -38,7 +38,7 @@ fn a_steady_cycle_allocates_nothing() {
         with(&["--max-samples", "500"]),
         with(&["--omit-zero", "--fields", "rss,pss"]),
     ] {
-        let mut scrape = Scrapes::new(&recording.directory, &options);
+        let mut scrape = Scrapes::new(&recording.directory, &options).always_reading();
         assert_steady(&mut scrape, &format!("a recording with {options:?}"));
         assert_eq!(scrape.value("smaps_exporter_processes"), 20.0);
         assert!(scrape.size().1 > 0.0, "{options:?} exports nothing");
@@ -50,7 +50,7 @@ fn a_steady_cycle_allocates_nothing() {
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
     // Whoever else has the same cgroup comes and goes; its processes are not of our name.
     let options = ["--filter", "live/pod/container/cat", "--cpu-budget", "0"];
-    let mut scrape = Scrapes::new(&live.directory, &options);
+    let mut scrape = Scrapes::new(&live.directory, &options).always_reading();
     assert_steady_between_events(&mut scrape);
     assert!(scrape.value("smaps_exporter_processes") >= sleepers.len() as f64);
     assert!(scrape.value("smaps_exporter_mappings") >= 10.0 * sleepers.len() as f64);

@@ -17,9 +17,10 @@ use crate::procfs::stat::Work;
 /// A process that only stands still is read again after this time.
 const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// A process that has worked each time is not asked for up to so many scrapes whether it has: asking costs a twelfth of reading a small
-/// process.
-const MAX_PLAIN: u32 = 15;
+/// A process that has worked so often in a row is just read for so many scrapes: to ask whether it has worked costs a twelfth of reading a
+/// small process.
+const MIN_WORKED: u32 = 3;
+const N_PLAIN: u32 = 15;
 
 /// What a process looked like when its last reading was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +86,7 @@ impl Ladder {
             self.read_cost = cost;
             if has_looked {
                 self.n_worked += 1;
-        
-                self.n_plain = if self.n_worked < 3 { 0 } else { self.n_plain.min(MAX_PLAIN) };
+                self.n_plain = if self.n_worked < MIN_WORKED { 0 } else { N_PLAIN };
             }
         }
         self.marks = marks;

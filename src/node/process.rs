@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 
 use super::discovery::Discovery;
-use super::ladder::Ladder;
+use super::ladder::{Ladder, Look};
 use super::owners::Container;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::errors::ReadError;
@@ -218,7 +218,7 @@ impl Process {
     }
 
     /// What to read of it now.
-    pub(super) fn job(&mut self, with_rollup: bool, now: Instant) -> Job {
+    pub(super) fn job(&mut self, with_rollup: bool, always_reads: bool, now: Instant) -> Job {
         let detail = match self.is_summed_until {
             Some((until, n_printed)) if now < until => Detail::Other { n_printed },
             _ if with_rollup => {
@@ -226,6 +226,7 @@ impl Process {
                 self.count.n_uses_left = n_uses_left.saturating_sub(1);
                 Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
             }
+            _ if always_reads => Detail::Mappings(Look::Away),
             _ => Detail::Mappings(self.ladder.look(now)),
         };
         Job { pid: self.entry.pid, inode: self.entry.inode, detail }
@@ -297,7 +298,6 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ladder::Look;
     use super::*;
     use crate::totals::grouping::GroupBy;
 
@@ -332,19 +332,19 @@ mod tests {
     fn a_count_of_mappings_serves_for_nine_sums() {
         let (mut process, now) = (process(), Instant::now());
         for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
-            let job = process.job(true, now);
+            let job = process.job(true, false, now);
             assert_eq!(job, Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count } });
             process.note_read(&job, &read(now, 1, false), INTERVAL);
         }
-        assert_eq!(process.job(false, now).detail, Detail::Mappings(Look::At(None)));
+        assert_eq!(process.job(false, false, now).detail, Detail::Mappings(Look::At(None)));
         process.forget_values();
-        assert_eq!(process.job(true, now).detail, Detail::Rollup { known_count: None });
+        assert_eq!(process.job(true, false, now).detail, Detail::Rollup { known_count: None });
     }
 
     #[test]
     fn a_long_read_is_followed_by_a_hundred_times_its_length() {
         let (mut process, now) = (process(), Instant::now());
-        let job = process.job(false, now);
+        let job = process.job(false, false, now);
         process.note_read(&job, &read(now, 100, false), INTERVAL);
         assert_eq!((process.read_at, process.rests_until), (Some(now), None));
         process.note_read(&job, &read(now, 101, false), INTERVAL);
@@ -357,14 +357,14 @@ mod tests {
     #[test]
     fn mappings_that_take_too_long_are_summed_for_a_while() {
         let (mut process, now) = (process(), Instant::now());
-        let job = process.job(false, now);
+        let job = process.job(false, false, now);
         process.note_read(&job, &read(now, 1000, true), INTERVAL);
         assert_eq!(process.rests_until, None, "the sum is cheap");
         let until = now + Duration::from_millis(1000 + 100_000);
         let just_before = until - Duration::from_nanos(1);
-        assert_eq!(process.job(false, just_before).detail, Detail::Other { n_printed: 500 });
-        assert_eq!(process.job(true, just_before).detail, Detail::Other { n_printed: 500 });
-        assert_eq!(process.job(false, until).detail, Detail::Mappings(Look::At(None)));
+        assert_eq!(process.job(false, false, just_before).detail, Detail::Other { n_printed: 500 });
+        assert_eq!(process.job(true, false, just_before).detail, Detail::Other { n_printed: 500 });
+        assert_eq!(process.job(false, false, until).detail, Detail::Mappings(Look::At(None)));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Processes {
     /// Up to here the table was looked through for processes that are not known yet.
     pub(super) n_known: usize,
     pub(super) interval: Duration,
+    /// Everything is read in each scrape, whatever looks unchanged.
+    pub always_reads: bool,
     pub(super) buffers: Buffers,
     path: Vec<u8>,
     pub(super) scratch: String,
@@ -86,6 +88,7 @@ impl Processes {
             suspects: Vec::new(),
             n_known: 0,
             interval,
+            always_reads: false,
             buffers: Buffers::default(),
             path: Vec::new(),
             scratch: String::new(),

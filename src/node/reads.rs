@@ -75,7 +75,7 @@ impl Processes {
                 continue;
             }
             let now = Instant::now();
-            let job = self.table[i].job(with_rollup, now);
+            let job = self.table[i].job(with_rollup, self.always_reads, now);
             self.under_way = Some((job, thread, now));
             return Some(job);
         }
@@ -99,7 +99,7 @@ impl Processes {
                 continue;
             }
             let now = Instant::now();
-            let job = self.table[i].job(with_rollup, now);
+            let job = self.table[i].job(with_rollup, self.always_reads, now);
             self.table[i].is_on_trial = true;
             self.under_way = Some((job, thread, now));
             return Some(job);

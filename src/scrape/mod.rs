@@ -105,6 +105,11 @@ impl Scraper {
         self.discovery.list_first(Instant::now() + patience)
     }
 
+    /// Reads everything in each scrape, whatever looks unchanged: to measure reading.
+    pub fn always_read(&mut self) {
+        self.processes.always_reads = true;
+    }
+
     /// A reader for the thread that calls this.
     pub fn reader(&self) -> Reader {
         Reader::new(self.snapshot.shape().group_by)

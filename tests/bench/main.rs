@@ -156,7 +156,8 @@ fn scrape() -> io::Result<()> {
             workload::N_MAPPINGS
         ));
         let mut scrape =
-            Scrapes::new(workload.fixture(), &["--filter", &workload.filter(), "--cpu-budget", "0"]);
+            Scrapes::new(workload.fixture(), &["--filter", &workload.filter(), "--cpu-budget", "0"])
+                .always_reading();
         let paths: Vec<String> = workload.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];
         let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
@@ -190,7 +191,7 @@ fn size() -> io::Result<()> {
     for n_containers in SIZES {
         let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
-        let mut scrape = Scrapes::new(&recording.directory, &ALL);
+        let mut scrape = Scrapes::new(&recording.directory, &ALL).always_reading();
         let n_scrapes = 1000 / n_containers;
         let [whole] = rounds(7, [&mut || (0..n_scrapes).for_each(|_| scrape.run())]);
         let n_mappings = (n_scrapes * n_containers * 1000) as f64;
@@ -218,7 +219,7 @@ fn memory() -> io::Result<()> {
     const N_SCRAPES: [usize; 3] = [10, 100, 1000];
     heading("resident memory of a process that runs scrapes");
     let row = |name: &str, fixture: &Path, options: &[&str], n_scrapes: [usize; 3]| -> io::Result<()> {
-        let mut scrape = Scrapes::new(fixture, options);
+        let mut scrape = Scrapes::new(fixture, options).always_reading();
         scrape.run();
         let (n_bytes, n_samples) = scrape.size();
         let [first, second, last] = resident::bytes_after(fixture, options, n_scrapes)?;
@@ -266,7 +267,8 @@ fn budget() -> io::Result<()> {
     heading("--cpu-budget 0.05 over live processes that would need 0.3 of a core");
     let workload = Workload::few_series(50)?;
     let filter = workload.filter();
-    let mut unlimited = Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", "0"]);
+    let mut unlimited =
+        Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", "0"]).always_reading();
     (0..5).for_each(|_| unlimited.run());
     let before = unlimited.value("smaps_exporter_read_seconds_total");
     unlimited.run();
@@ -274,7 +276,8 @@ fn budget() -> io::Result<()> {
     drop(unlimited);
     let interval = Duration::from_secs_f64(all / NEEDED);
     let mut scrape =
-        Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", &FRACTION.to_string()]);
+        Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", &FRACTION.to_string()])
+            .always_reading();
     scrape.run(); // the first reads everything
     let read_before = scrape.value("smaps_exporter_read_seconds_total");
     let began = Instant::now();
@@ -302,9 +305,10 @@ fn rollup() -> io::Result<()> {
     let workload = Workload::small(50)?;
     let filter = workload.filter();
     let options = ["--filter", &filter, "--cpu-budget", "0", "--fields", "rss,pss,private_dirty,swap"];
-    let mut by_path = Scrapes::new(workload.fixture(), &options);
+    let mut by_path = Scrapes::new(workload.fixture(), &options).always_reading();
     let mut by_process =
-        Scrapes::new(workload.fixture(), &[&options[..], &["--group-by", "process"]].concat());
+        Scrapes::new(workload.fixture(), &[&options[..], &["--group-by", "process"]].concat())
+            .always_reading();
     let [process, path] = rounds(21, [&mut || by_process.run(), &mut || by_path.run()]);
     time("by path, CPU a scrape", &path, 1e3, "ms", Target::None);
     time("by process, CPU a scrape", &process, 1e3, "ms", Target::None);
@@ -317,8 +321,8 @@ fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: 1000, ..SIZE })?;
     let folded = [&ALL[..5], &["100000"]].concat();
-    let mut all_scrape = Scrapes::new(&recording.directory, &ALL);
-    let mut folded_scrape = Scrapes::new(&recording.directory, &folded);
+    let mut all_scrape = Scrapes::new(&recording.directory, &ALL).always_reading();
+    let mut folded_scrape = Scrapes::new(&recording.directory, &folded).always_reading();
     let [with, without] = rounds(5, [&mut || folded_scrape.run(), &mut || all_scrape.run()]);
     single("samples without", all_scrape.size().1, "", Target::None);
     single("samples with", folded_scrape.size().1, "", AtMost(100_000.0));
@@ -336,7 +340,7 @@ fn fold() -> io::Result<()> {
 fn gzip() -> io::Result<()> {
     heading("gzip of an exposition");
     let recording = Recording::generate(Size { n_containers: 60, n_distinct: 60, ..SIZE })?;
-    let mut scrape = Scrapes::new(&recording.directory, &ALL);
+    let mut scrape = Scrapes::new(&recording.directory, &ALL).always_reading();
     let published = scrape.published.clone();
     let [_, gzip] = rounds(
         9,

@@ -29,7 +29,7 @@ pub fn play(args: &[&str]) -> io::Result<()> {
     let [n_scrapes, fixture, options @ ..] = args else {
         panic!("{args:?}: expected scrapes and a recording")
     };
-    let mut scrape = Scrapes::new(Path::new(fixture), options);
+    let mut scrape = Scrapes::new(Path::new(fixture), options).always_reading();
     let mut n_done = 0;
     for n in n_scrapes.split(',') {
         let n: usize = n.parse().expect("a number of scrapes");

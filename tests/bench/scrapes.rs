@@ -27,6 +27,12 @@ impl Scrapes {
         Self { scraper, reader, publisher, published }
     }
 
+    /// Reads everything in each scrape, whatever looks unchanged.
+    pub fn always_reading(mut self) -> Self {
+        self.scraper.always_read();
+        self
+    }
+
     /// Discover, read, scan, sum, render, swap.
     pub fn run(&mut self) {
         self.scraper.scrape(&mut self.reader).expect("proc can be listed");
