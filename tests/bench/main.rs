@@ -3,6 +3,7 @@
 //! `cargo bench --bench bench -- scanner budget` runs these parts only.
 
 mod counting;
+mod demand;
 mod generated;
 mod resident;
 mod scrapes;
@@ -33,7 +34,7 @@ static ALLOCATOR: Counting = Counting;
 /// A part of the bench.
 type Part = fn() -> io::Result<()>;
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("scanner", scanner),
     ("scrape", scrape),
     ("size", size),
@@ -42,6 +43,7 @@ const PARTS: [(&str, Part); 8] = [
     ("rollup", rollup),
     ("fold", fold),
     ("gzip", gzip),
+    ("demand", demand::demand),
 ];
 
 /// The recordings differ in their numbers of containers only.

@@ -6,6 +6,8 @@ use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::thread;
+use std::time::Duration;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -13,6 +15,9 @@ use crate::generated::Recording;
 
 /// The first argument of a bench in the role of a workload process.
 pub const ROLE: &str = "workload";
+
+/// A process of this name touches new pages all the time.
+const BUSY: &str = "bench-busy";
 
 /// Mappings of each process.
 pub const N_MAPPINGS: usize = 200;
@@ -39,6 +44,11 @@ impl Workload {
     /// The same with one page of each mapping touched: small mappings.
     pub fn small(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
+    }
+
+    /// The same as [`Workload::few_series`], each touching new pages all the time.
+    pub fn busy(n_processes: usize) -> io::Result<Self> {
+        Self::start(BUSY, n_processes, N_PAGES, |_, _| (BUSY.into(), false))
     }
 
     /// So many processes, each a command of its own that maps files of its own: many series.
@@ -148,6 +158,25 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
     }
     io::stdout().write_all(b"+")?;
     io::stdout().flush()?;
+    if comm == BUSY {
+        thread::spawn(touch_new_pages);
+    }
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
+}
+
+/// One new page every 50 ms: a process that does little, and is never quiet.
+fn touch_new_pages() {
+    let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
+    let len = rustix::param::page_size();
+    loop {
+        // SAFETY: the memory is new, and nothing refers to it when it is given back.
+        unsafe {
+            if let Ok(page) = mmap_anonymous(std::ptr::null_mut(), len, access, private) {
+                page.cast::<u8>().write_volatile(1);
+                let _ = munmap(page, len);
+            }
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }

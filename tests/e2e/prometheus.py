@@ -14,14 +14,14 @@ from lab import BOOKWORM
 class Prometheus:
     """Debian's Prometheus on a free port, with one target, or with several by (node, address)."""
 
-    def __init__(self, directory, targets: str | list[tuple[str, str]]):
+    def __init__(self, directory, targets: str | list[tuple[str, str]], interval: str = "1s"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = "127.0.0.1:%d" % free.getsockname()[1]
         groups = [{"targets": [targets]}] if isinstance(targets, str) else [{"targets": [address], "labels": {"node": node}} for node, address in targets]
         config = directory / "prometheus.yml"
         config.write_text(f"""
-global: {{scrape_interval: 1s}}
+global: {{scrape_interval: {interval}}}
 scrape_configs: [{{job_name: smaps, honor_labels: true, static_configs: {json.dumps(groups)}}}]
 """)
         self._log = tempfile.TemporaryFile("w+")

@@ -1,0 +1,154 @@
+//! What the exporter itself costs, asked over HTTP by somebody who comes at a steady period, or by nobody.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::table::Target::{self, AtMost};
+use crate::table::{heading, median, ratio, rounds, single, time};
+use crate::workload::{N_MAPPINGS, Workload};
+
+const N_PROCESSES: usize = 50;
+const PERIOD: Duration = Duration::from_secs(3);
+const N_PERIODS: u32 = 10;
+/// A client is known after three requests; a process is confirmed from its third scrape on.
+const N_WARM_UP: u32 = 6;
+
+/// A running exporter of a workload.
+struct Exporter {
+    process: Child,
+    addr: String,
+}
+
+/// What an answer tells.
+struct Answer {
+    took: Duration,
+    /// How long before the request the scrape had ended.
+    age_seconds: f64,
+    n_scrapes: f64,
+}
+
+impl Exporter {
+    fn start(workload: &Workload) -> io::Result<Self> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_smaps-container-exporter"))
+            .args(["--addr", "127.0.0.1:0", "--filter", &workload.filter(), "--fixture"])
+            .arg(workload.fixture())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = BufReader::new(process.stderr.take().expect("it is piped"));
+        let mut lines = log.lines();
+        let addr = loop {
+            let line = lines.next().expect("it says where it listens")?;
+            if let Some((_, addr)) = line.split_once("listening on http://") {
+                break addr.trim_end_matches('/').to_owned();
+            }
+        };
+        thread::spawn(move || lines.for_each(drop));
+        Ok(Self { process, addr })
+    }
+
+    fn ask(&self) -> io::Result<Answer> {
+        let (began, began_at) = (Instant::now(), SystemTime::now());
+        let mut stream = TcpStream::connect(&self.addr)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let took = began.elapsed();
+        let value = |family: &str| {
+            let sample = text.lines().find_map(|line| line.strip_prefix(family)?.strip_prefix(' '));
+            sample.and_then(|value| value.parse::<f64>().ok()).expect("the family is there")
+        };
+        assert_eq!(value("smaps_exporter_processes"), N_PROCESSES as f64);
+        let asked_at = began_at.duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64();
+        let age_seconds = asked_at - value("smaps_exporter_last_scrape_timestamp_seconds");
+        Ok(Answer { took, age_seconds, n_scrapes: value("smaps_exporter_scrapes_total") })
+    }
+
+    /// CPU time of all its threads, in seconds.
+    fn cpu_time(&self) -> io::Result<f64> {
+        let mut seconds = 0.0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let nanoseconds: f64 = text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default();
+            seconds += nanoseconds / 1e9;
+        }
+        Ok(seconds)
+    }
+
+    /// Asks so many times at a steady period; gives the CPU time of each period, and the answers.
+    fn periods(&self, period: Duration, n_periods: u32) -> io::Result<(Vec<f64>, Vec<Answer>)> {
+        let began = Instant::now();
+        let (mut spent, mut answers) = (Vec::new(), Vec::new());
+        let mut before = 0.0;
+        for i in 1..=N_WARM_UP + n_periods {
+            thread::sleep((began + i * period).saturating_duration_since(Instant::now()));
+            answers.push(self.ask()?);
+            let now = self.cpu_time()?;
+            spent.push(now - before);
+            before = now;
+        }
+        let n_warm_up = N_WARM_UP as usize;
+        Ok((spent.split_off(n_warm_up), answers.split_off(n_warm_up)))
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// CPU by whoever asks: each 3 s over busy and over quiet processes, each second, nobody.
+pub fn demand() -> io::Result<()> {
+    let busy: fn(usize) -> io::Result<Workload> = Workload::busy;
+    for (name, start, bound) in [("busy", busy, 1.1), ("quiet", Workload::few_series, 0.45)] {
+        let workload = start(N_PROCESSES)?;
+        heading(&format!("asked each 3 s: {N_PROCESSES} {name} processes of {N_MAPPINGS} mappings"));
+        let exporter = Exporter::start(&workload)?;
+        let (spent, answers) = exporter.periods(PERIOD, N_PERIODS)?;
+        let transfer: Vec<f64> =
+            (0..N_PERIODS).map(|_| Ok(exporter.ask()?.took.as_secs_f64())).collect::<io::Result<_>>()?;
+        let floor = workload.read_floor(N_PERIODS as usize);
+        time("CPU a period", &spent, 1e3, "ms", Target::None);
+        time("read floor of one full read", &floor, 1e3, "ms", Target::None);
+        ratio("CPU a period over read floor", &spent, &floor, AtMost(bound));
+        let took: Vec<f64> = answers.iter().map(|answer| answer.took.as_secs_f64()).collect();
+        time("answer", &took, 1e3, "ms", Target::None);
+        let longer = (median(&took) - median(&transfer)) * 1e3;
+        single("median longer than what is young takes", longer, "ms", AtMost(2.0));
+        let oldest = answers.iter().map(|answer| answer.age_seconds).fold(0.0, f64::max);
+        single("oldest: ended so long before the request", oldest * 1e3, "ms", AtMost(100.0));
+        let n_scrapes = answers.last().map_or(0.0, |last| last.n_scrapes) - answers[0].n_scrapes;
+        single("scrapes for ten requests", n_scrapes + 1.0, "", AtMost(11.0));
+        if name == "quiet" {
+            let before = exporter.cpu_time()?;
+            thread::sleep(Duration::from_secs(30));
+            single(
+                "CPU in 30 s in which nobody asks",
+                (exporter.cpu_time()? - before) * 1e3,
+                "ms",
+                AtMost(5.0),
+            );
+        }
+        let (each_second, _) = exporter.periods(Duration::from_secs(1), N_PERIODS)?;
+        let old = median(&each_second) * PERIOD.as_secs_f64();
+        single("asked each second: CPU in 3 s", old * 1e3, "ms", Target::None);
+        single("which is so many times as much", old / median(&spent), "times", Target::None);
+    }
+    Ok(())
+}
+
+impl Workload {
+    /// The CPU time of reading every smaps, so many times.
+    fn read_floor(&self, n_rounds: usize) -> Vec<f64> {
+        let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
+        let mut buffer = vec![0; 64 * 1024];
+        let mut floor = || paths.iter().for_each(|path| crate::read_to_end(path, &mut buffer));
+        let [floor] = rounds(n_rounds, [&mut floor]);
+        floor
+    }
+}
