@@ -46,7 +46,7 @@ struct State {
     began_at: Option<Instant>,
     young_until: Option<Instant>,
     is_under_way: bool,
-    /// How long a scrape takes: the last one, or a longer one before it that fades out.
+    /// How long a scrape takes, of late.
     usual_length: Duration,
 }
 
@@ -132,7 +132,11 @@ impl Demand {
         state.n_ended += 1;
         state.young_until = Some((began_at + self.interval).max(now + MIN_YOUTH.min(self.interval)));
         let length = now.saturating_duration_since(began_at);
-        state.usual_length = length.max(state.usual_length - state.usual_length / 8);
+        // It rises faster than it falls: a client that comes too early waits, one that comes later gets data a little older.
+        state.usual_length = match state.usual_length {
+            usual if length > usual => (usual + length) / 2,
+            usual => (3 * usual + length) / 4,
+        };
         drop(state);
         // If it is full, it has rung and was not heard yet.
         self.bell.get().map(|mut bell| bell.write(&[0]));

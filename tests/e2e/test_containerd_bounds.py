@@ -84,7 +84,7 @@ def test_a_task_that_comes_twice_is_one_container(containerd, cgroups, exporter)
     containerd.list_raw = messages.ListTasksResponse(tasks=listed * 1000).SerializeToString()
     n_asked = containerd.asked.count("tasks")
     ask_again(containerd, cgroups)
-    until(lambda: containerd.asked.count("tasks") >= n_asked + 2, 30, "it has listed")
+    until(lambda: exporter.metrics() and containerd.asked.count("tasks") >= n_asked + 2, 30, "it has listed")
     exposition = exporter.after()
     assert exposition.value("smaps_exporter_containers") == 2 and is_up(exporter)
     assert processes(exposition) == {"a": 1, "b": 1}
