@@ -50,10 +50,19 @@ fn a_steady_cycle_allocates_nothing() {
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
     // Whoever else has the same cgroup comes and goes; its processes are not of our name.
     let options = ["--filter", "live/pod/container/cat", "--cpu-budget", "0"];
-    let mut scrape = Scrapes::new(&live.directory, &options).always_reading();
-    assert_steady_between_events(&mut scrape);
-    assert!(scrape.value("smaps_exporter_processes") >= sleepers.len() as f64);
-    assert!(scrape.value("smaps_exporter_mappings") >= 10.0 * sleepers.len() as f64);
+    for (mut scrape, n_unchanged) in [
+        (Scrapes::new(&live.directory, &options).always_reading(), 0),
+        (Scrapes::new(&live.directory, &options), 4),
+    ] {
+        assert_steady_between_events(&mut scrape);
+        assert!(scrape.value("smaps_exporter_processes") >= sleepers.len() as f64);
+        assert!(scrape.value("smaps_exporter_mappings") >= 10.0 * sleepers.len() as f64);
+        let unchanged = scrape.value("smaps_exporter_reads_total{kind=\"unchanged\"}");
+        assert!(
+            if n_unchanged == 0 { unchanged == 0.0 } else { unchanged >= f64::from(n_unchanged) },
+            "{unchanged}"
+        );
+    }
 }
 
 /// Asserts that scrapes, after the first ones, allocate nothing.
