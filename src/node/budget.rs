@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What a longer time would allow is lost: whoever asks after a quiet hour waits for a scrape that may take a quarter of a minute.
+const MAX_ELAPSED: Duration = Duration::from_secs(60);
+
 /// An account in seconds of CPU time.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
@@ -19,7 +22,7 @@ impl Budget {
     ///
     /// What was overspent is paid off first; what was not used is lost, so that a quiet hour buys no long burst.
     pub fn begin_scrape(&mut self, elapsed: Duration) {
-        let allowance = self.fraction * elapsed.as_secs_f64();
+        let allowance = self.fraction * elapsed.min(MAX_ELAPSED).as_secs_f64();
         self.credit_seconds =
             if self.fraction == 0.0 { f64::INFINITY } else { self.credit_seconds.min(0.0) + allowance };
     }
@@ -105,9 +108,14 @@ mod tests {
 
     #[test]
     fn the_allowance_is_a_share_of_the_time_that_has_passed() {
-        for (seconds, spent_ms, is_allowed) in
-            [(1, 99, true), (1, 101, false), (4, 399, true), (4, 401, false)]
-        {
+        for (seconds, spent_ms, is_allowed) in [
+            (1, 99, true),
+            (1, 101, false),
+            (4, 399, true),
+            (4, 401, false),
+            (3600, 5999, true),
+            (3600, 6001, false),
+        ] {
             let mut budget = Budget::new(0.1);
             budget.end_first_scrape();
             budget.begin_scrape(Duration::from_secs(seconds));
