@@ -16,11 +16,10 @@ use crate::errors::plain;
 use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
-/// A read that takes longer loses its thread the turn.
+/// A read that takes longer loses its thread the turn. Each that a scrape has left behind halves it for the next, for somebody may wait
+/// for that scrape: ten cost it half a second.
 const PATIENCE: Duration = Duration::from_millis(200);
-
-/// How often whoever stands by looks, while a scrape is under way.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 
 /// More threads are never left behind: the next one waits with its read. With eight left behind only what does not
 /// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
@@ -65,6 +64,14 @@ struct Watch {
     is_scraping: bool,
     reading_since: Option<Instant>,
     n_left_behind: usize,
+    /// By the scrape that is under way.
+    n_left_now: u32,
+}
+
+impl Watch {
+    fn patience(&self) -> Duration {
+        (PATIENCE / (1 << self.n_left_now.min(8))).max(LEAST_PATIENCE)
+    }
 }
 
 /// Scrapes on this thread when that is wanted, and on others while this one is inside a read. Returns when there is no next scrape, or
@@ -107,6 +114,7 @@ impl Shared {
                     }
                     continue;
                 }
+                lock(&self.watch).n_left_now = 0;
             }
             self.begin_watch();
             reader.restart_clock();
@@ -157,15 +165,17 @@ impl Shared {
     fn stand_by(&self, number: usize) {
         let mut watch = lock(&self.watch);
         loop {
-            let is_late = watch.reading_since.is_some_and(|since| since.elapsed() >= PATIENCE);
+            let patience = watch.patience();
+            let is_late = watch.reading_since.is_some_and(|since| since.elapsed() >= patience);
             if watch.turn + 1 == number && is_late && watch.n_left_behind < MAX_LEFT_BEHIND {
                 watch.turn = number;
                 watch.reading_since = None;
                 watch.n_left_behind += 1;
+                watch.n_left_now += 1;
                 return;
             }
             watch = match watch.is_scraping {
-                true => wait(self.changed.wait_timeout(watch, WATCH_INTERVAL)).0,
+                true => wait(self.changed.wait_timeout(watch, patience / 2)).0,
                 false => wait(self.changed.wait(watch)),
             };
         }
