@@ -161,8 +161,8 @@ impl Processes {
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
         let mut n_recorded = 0;
         let may_be_read =
-            |process: &&Box<Process>| process.is_selected && !process.is_stuck && process.n_refusals == 0;
-        for process in self.table.iter().filter(may_be_read) {
+            |process: &Process| process.is_selected && !process.is_stuck && process.n_refusals == 0;
+        for process in self.table.iter().filter(|process| may_be_read(process)) {
             let pid = process.entry.pid;
             match proc.process(pid, &mut self.buffers).and_then(|dir| dir.raw(&mut self.buffers)) {
                 Ok(files) => {

@@ -312,10 +312,15 @@ impl Scraper {
         let selection = self.discovery.selection(&self.processes);
         self.has_told_selection = selection.n_containers > 0;
         let is_told = !self.has_told_selection && std::mem::replace(&mut self.has_told_emptiness, true);
-        let is_none = selection.n_selected == 0;
-        if !is_told && !(is_none && self.is_recording) {
-            log!(if is_none { Level::Warn } else { Level::Info }, "{selection}");
+        if is_told {
+            return;
         }
+        let level = match (selection.n_selected, self.is_recording) {
+            (0, true) => Level::Debug, // the failure says it
+            (0, false) => Level::Warn,
+            _ => Level::Info,
+        };
+        log!(level, "{selection}");
     }
 
     /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.
@@ -333,9 +338,8 @@ impl Scraper {
         if n_refused == 0 && std::mem::take(&mut self.is_refused) {
             info!("all processes can be read");
         } else if n_refused > 0 && !std::mem::replace(&mut self.is_refused, true) {
-            if !(self.is_recording && n_refused == n_selected) {
-                warn!("{}", refused(n_refused, n_selected));
-            }
+            let is_failure = self.is_recording && n_refused == n_selected; // which says the same
+            log!(if is_failure { Level::Debug } else { Level::Warn }, "{}", refused(n_refused, n_selected));
         }
     }
 }
