@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::demand::Demand;
 use smaps_container_exporter::http::Server;
 use smaps_container_exporter::http::publish::{Publisher, publisher};
@@ -14,12 +15,17 @@ use smaps_container_exporter::http::publish::{Publisher, publisher};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
-    let (publisher, addr, _) = serve_on_demand(DEADLINE);
+    serve_for(Vec::new())
+}
+
+/// Clients on this machine may use these host names.
+fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
+    let (publisher, addr, _) = serve_on_demand(DEADLINE, hosts);
     (publisher, addr)
 }
 
 /// What was published is young for `interval`; that anything was, is up to the caller.
-fn serve_on_demand(interval: Duration) -> (Publisher, SocketAddr, Arc<Demand>) {
+fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
@@ -28,7 +34,7 @@ fn serve_on_demand(interval: Duration) -> (Publisher, SocketAddr, Arc<Demand>) {
     let bell = demand.listen().unwrap();
     demand.begin(now);
     demand.end(true, now);
-    server.start(published, demand.clone(), bell, DEADLINE, Vec::new()).unwrap();
+    server.start(published, demand.clone(), bell, DEADLINE, hosts).unwrap();
     (publisher, addr, demand)
 }
 
@@ -62,7 +68,7 @@ fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
 /// Everybody who finds old data waits for one scrape, and gets what it gave.
 #[test]
 fn all_who_wait_get_the_next_scrape() {
-    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1));
+    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");
     thread::sleep(Duration::from_millis(2));
     let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -90,7 +96,7 @@ fn all_who_wait_get_the_next_scrape() {
 /// Prometheus says when it gives up: shortly before, it gets what there is.
 #[test]
 fn who_has_waited_long_enough_gets_what_there_is() {
-    let (mut publisher, addr, _) = serve_on_demand(Duration::from_millis(1));
+    let (mut publisher, addr, _) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");
     thread::sleep(Duration::from_millis(2));
     let timeout = "X-Prometheus-Scrape-Timeout-Seconds: 0.1";
@@ -99,6 +105,30 @@ fn who_has_waited_long_enough_gets_what_there_is() {
     assert_eq!(receive(&mut client).1, b"old 1\n");
     client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
+}
+
+/// Whoever follows the advice of an answer gets in: the command line takes the option, and it helps.
+#[test]
+fn the_host_that_is_advised_is_let_in() {
+    for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
+    {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let ask = |addr| receive(&mut send(addr, request.as_bytes()));
+        let (head, text) = ask(serve().1);
+        if head.starts_with("HTTP/1.1 400 ") {
+            continue; // not even a Host
+        }
+        assert!(head.starts_with("HTTP/1.1 421 "), "{host}: {head}");
+        let text = String::from_utf8(text).unwrap();
+        let Some((_, advice)) = text.split_once("the option ") else {
+            assert!(text.ends_with("it is no host name\n"), "{text}");
+            continue;
+        };
+        let option = advice.strip_suffix(" allows it\n").unwrap().split(' ').map(Into::into);
+        let Ok(Command::Run(options)) = args::parse(option) else { panic!("{advice}") };
+        let (head, _) = ask(serve_for(options.allowed_hosts).1);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{host}: {head}");
+    }
 }
 
 #[test]
