@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -14,7 +14,7 @@ use crate::generated::Recording;
 /// The first argument of a bench in the role of a workload process.
 pub const ROLE: &str = "workload";
 
-/// Mappings of each process.
+/// Mappings of each process, beside those that every program has.
 pub const N_MAPPINGS: usize = 200;
 /// Pages of each mapping, of which as many are touched as the role says.
 const N_PAGES: usize = 8;
@@ -28,45 +28,71 @@ pub struct Workload {
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
+    cgroups: Vec<PathBuf>,
+}
+
+/// What a process of the workload is like.
+struct Role {
+    comm: String,
+    n_mappings: usize,
+    n_touched: usize,
+    maps_files: bool,
 }
 
 impl Workload {
     /// So many processes of one command with anonymous memory only: few series.
     pub fn few_series(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
+        Self::start("bench-few", n_processes, |_, _| Role::anonymous("bench-few", N_MAPPINGS, N_PAGES))
     }
 
     /// The same with one page of each mapping touched: small mappings.
     pub fn small(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
+        Self::start("bench-small", n_processes, |_, _| Role::anonymous("bench-small", N_MAPPINGS, 1))
     }
 
     /// So many processes, each a command of its own that maps files of its own: many series.
     pub fn many_series(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-many", n_processes, N_PAGES, |i, files| {
-            let directory = files.join(i.to_string());
-            (format!("bench-many-{i}"), fs::create_dir_all(&directory).is_ok())
+        Self::start("bench-many", n_processes, |i, files| Role {
+            maps_files: fs::create_dir_all(files.join(i.to_string())).is_ok(),
+            ..Role::anonymous(&format!("bench-many-{i}"), N_MAPPINGS, N_PAGES)
         })
+    }
+
+    /// Processes of `n_mappings` mappings more than every program has, `n_selected` of them in a cgroup of their own, which is the
+    /// container's, and `n_others` beside it, which are no container's.
+    ///
+    /// Fails where no cgroup can be made: that takes root.
+    pub fn in_a_cgroup(n_selected: usize, n_others: usize, n_mappings: usize) -> io::Result<Self> {
+        let name = "bench-cgroup";
+        let role = |_: usize, _: &Path| Role::anonymous(name, n_mappings, 1);
+        let mut workload = Self::start(name, n_selected + n_others, role)?;
+        for root in cgroup_roots()? {
+            let cgroup = root.join(format!("smaps-bench-{}", std::process::id()));
+            fs::create_dir(&cgroup)?;
+            workload.cgroups.push(cgroup.clone());
+            for pid in workload.pids().take(n_selected) {
+                fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
+            }
+        }
+        Ok(workload)
     }
 
     fn start(
         name: &'static str,
         n_processes: usize,
-        n_touched: usize,
-        role: impl Fn(usize, &Path) -> (String, bool),
+        role: impl Fn(usize, &Path) -> Role,
     ) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let (mut ready, stdout) = io::pipe()?;
         let recording = Recording::empty(name, "")?;
-        let mut workload = Self { children: Vec::new(), input: Some(input), recording, name };
+        let mut workload =
+            Self { children: Vec::new(), input: Some(input), recording, name, cgroups: Vec::new() };
         let files = workload.recording.directory.join("files");
         for i in 0..n_processes {
-            let (comm, maps_files) = role(i, &files);
+            let Role { comm, n_mappings, n_touched, maps_files } = role(i, &files);
             let files = files.join(i.to_string());
             let child = Command::new(std::env::current_exe()?)
-                .arg(ROLE)
-                .arg(comm)
-                .arg(n_touched.to_string())
+                .args([ROLE, &comm, &n_mappings.to_string(), &n_touched.to_string()])
                 .args(maps_files.then_some(files))
                 .stdin(stdin.try_clone()?)
                 .stdout(stdout.try_clone()?)
@@ -105,11 +131,31 @@ impl Drop for Workload {
         for child in &mut self.children {
             let _ = child.wait();
         }
+        for cgroup in &self.cgroups {
+            let _ = fs::remove_dir(cgroup);
+        }
     }
 }
 
+impl Role {
+    fn anonymous(comm: &str, n_mappings: usize, n_touched: usize) -> Self {
+        Self { comm: comm.into(), n_mappings, n_touched, maps_files: false }
+    }
+}
+
+/// Where the hierarchies are mounted that tell a container's processes: version 2, and of version 1 the memory controller's.
+fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let root = |line: &str| {
+        let [_, path, kind, options, ..] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let tells = kind == "cgroup2" || kind == "cgroup" && options.split(',').any(|o| o == "memory");
+        tells.then(|| path.into())
+    };
+    Ok(mounts.lines().filter_map(root).collect())
+}
+
 /// The role of a workload process: takes a name, maps memory, says so, and lives until its input ends.
-pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
+pub fn play(comm: &OsStr, n_mappings: usize, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
     fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
     let len = N_PAGES * rustix::param::page_size();
     let files = match files {
@@ -130,12 +176,12 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
     // Each mapping lies at every other place, or the kernel would join neighbours.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
-    let span = 2 * len * N_MAPPINGS;
+    let span = 2 * len * n_mappings.max(1);
     // SAFETY: the memory that is mapped is new, so nothing else refers to it; what is unmapped was just mapped.
     unsafe {
         let begin = mmap_anonymous(std::ptr::null_mut(), span, access, private)?;
         munmap(begin, span)?;
-        for i in 0..N_MAPPINGS {
+        for i in 0..n_mappings {
             let at = begin.byte_add(2 * len * i);
             let memory = match files.get(i % N_FILES) {
                 None => mmap_anonymous(at, len, access, place)?,
