@@ -9,7 +9,6 @@ mod scrapes;
 mod table;
 mod workload;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{self, Read};
@@ -56,12 +55,11 @@ const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-sampl
 
 fn main() -> io::Result<()> {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    let number = |arg: &OsString| arg.to_str()?.parse().ok();
-    if let [role, comm, n_mappings, n_touched, files @ ..] = &args[..]
+    if let [role, comm, n_touched, files @ ..] = &args[..]
         && role == workload::ROLE
-        && let (Some(n_mappings), Some(n_touched)) = (number(n_mappings), number(n_touched))
+        && let Some(n_touched) = n_touched.to_str().and_then(|n| n.parse().ok())
     {
-        return workload::play(comm, n_mappings, n_touched, files.first().map(Path::new));
+        return workload::play(comm, n_touched, files.first().map(Path::new));
     }
     let args: Vec<_> = args.iter().map(|arg| arg.to_str().expect("arguments are text")).collect();
     if let [resident::ROLE, args @ ..] = &args[..] {
@@ -188,7 +186,7 @@ fn small() -> io::Result<()> {
     heading(&format!(
         "whole scrape: {N_SELECTED} live processes of 25 mappings beside {N_OTHERS} that are no container's"
     ));
-    let workload = match Workload::in_a_cgroup(N_SELECTED, N_OTHERS, 2) {
+    let workload = match Workload::in_a_cgroup(N_SELECTED, N_OTHERS) {
         Ok(workload) => workload,
         Err(error) => {
             println!("  left out: it takes root, to make a cgroup: {error}");

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -14,7 +14,7 @@ use crate::generated::Recording;
 /// The first argument of a bench in the role of a workload process.
 pub const ROLE: &str = "workload";
 
-/// Mappings of each process, beside those that every program has.
+/// Mappings of each process.
 pub const N_MAPPINGS: usize = 200;
 /// Pages of each mapping, of which as many are touched as the role says.
 const N_PAGES: usize = 8;
@@ -31,68 +31,42 @@ pub struct Workload {
     cgroups: Vec<PathBuf>,
 }
 
-/// What a process of the workload is like.
-struct Role {
-    comm: String,
-    n_mappings: usize,
-    n_touched: usize,
-    maps_files: bool,
-}
-
 impl Workload {
     /// So many processes of one command with anonymous memory only: few series.
     pub fn few_series(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-few", n_processes, |_, _| Role::anonymous("bench-few", N_MAPPINGS, N_PAGES))
+        Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
     }
 
     /// The same with one page of each mapping touched: small mappings.
     pub fn small(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-small", n_processes, |_, _| Role::anonymous("bench-small", N_MAPPINGS, 1))
+        Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
     }
 
     /// So many processes, each a command of its own that maps files of its own: many series.
     pub fn many_series(n_processes: usize) -> io::Result<Self> {
-        Self::start("bench-many", n_processes, |i, files| Role {
-            maps_files: fs::create_dir_all(files.join(i.to_string())).is_ok(),
-            ..Role::anonymous(&format!("bench-many-{i}"), N_MAPPINGS, N_PAGES)
+        Self::start("bench-many", n_processes, N_PAGES, |i, files| {
+            let directory = files.join(i.to_string());
+            (format!("bench-many-{i}"), fs::create_dir_all(&directory).is_ok())
         })
-    }
-
-    /// Processes of `n_mappings` mappings more than every program has, `n_selected` of them in a cgroup of their own, which is the
-    /// container's, and `n_others` beside it, which are no container's.
-    ///
-    /// Fails where no cgroup can be made: that takes root.
-    pub fn in_a_cgroup(n_selected: usize, n_others: usize, n_mappings: usize) -> io::Result<Self> {
-        let name = "bench-cgroup";
-        let role = |_: usize, _: &Path| Role::anonymous(name, n_mappings, 1);
-        let mut workload = Self::start(name, n_selected + n_others, role)?;
-        for root in cgroup_roots()? {
-            let cgroup = root.join(format!("smaps-bench-{}", std::process::id()));
-            fs::create_dir(&cgroup)?;
-            workload.cgroups.push(cgroup.clone());
-            for pid in workload.pids().take(n_selected) {
-                fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
-            }
-        }
-        Ok(workload)
     }
 
     fn start(
         name: &'static str,
         n_processes: usize,
-        role: impl Fn(usize, &Path) -> Role,
+        n_touched: usize,
+        role: impl Fn(usize, &Path) -> (String, bool),
     ) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let (mut ready, stdout) = io::pipe()?;
-        let recording = Recording::empty(name, "")?;
-        let mut workload =
-            Self { children: Vec::new(), input: Some(input), recording, name, cgroups: Vec::new() };
+        let mut workload = Self::empty(name, input)?;
         let files = workload.recording.directory.join("files");
         for i in 0..n_processes {
-            let Role { comm, n_mappings, n_touched, maps_files } = role(i, &files);
+            let (comm, maps_files) = role(i, &files);
             let files = files.join(i.to_string());
             let child = Command::new(std::env::current_exe()?)
-                .args([ROLE, &comm, &n_mappings.to_string(), &n_touched.to_string()])
+                .arg(ROLE)
+                .arg(comm)
+                .arg(n_touched.to_string())
                 .args(maps_files.then_some(files))
                 .stdin(stdin.try_clone()?)
                 .stdout(stdout.try_clone()?)
@@ -101,12 +75,47 @@ impl Workload {
         }
         drop(stdout);
         ready.read_exact(&mut vec![0; n_processes])?;
-        let init = workload.pids().next().expect("there is a process");
+        workload.list()?;
+        Ok(workload)
+    }
+
+    /// Small processes, `cat` waiting for its input: `n_selected` of them in a cgroup of their own, which is the container's, and
+    /// `n_others` beside it, which are no container's.
+    ///
+    /// Fails where no cgroup can be made: that takes root.
+    pub fn in_a_cgroup(n_selected: usize, n_others: usize) -> io::Result<Self> {
+        let (stdin, input) = io::pipe()?;
+        let mut workload = Self::empty("cat", input)?;
+        for _ in 0..n_selected + n_others {
+            let mut cat = Command::new("cat");
+            cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null()); // another locale is a dozen mappings
+            let child = cat.spawn()?;
+            workload.children.push(child);
+        }
+        for root in cgroup_roots()? {
+            let cgroup = root.join(format!("smaps-bench-{}", std::process::id()));
+            fs::create_dir(&cgroup)?;
+            workload.cgroups.push(cgroup.clone());
+            for pid in workload.pids().take(n_selected) {
+                fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
+            }
+        }
+        workload.list()?;
+        Ok(workload)
+    }
+
+    fn empty(name: &'static str, input: PipeWriter) -> io::Result<Self> {
+        let recording = Recording::empty(name, "")?;
+        Ok(Self { children: Vec::new(), input: Some(input), recording, name, cgroups: Vec::new() })
+    }
+
+    /// Makes the recording one of these processes.
+    fn list(&self) -> io::Result<()> {
+        let init = self.pids().next().expect("there is a process");
         let containers =
             format!("id\tinit_pid\tnamespace\tpod\tcontainer\nbench\t{init}\tbench\tpod\tworkload\n");
-        fs::write(workload.recording.directory.join("containers.tsv"), containers)?;
-        symlink("/proc", workload.recording.directory.join("proc"))?;
-        Ok(workload)
+        fs::write(self.recording.directory.join("containers.tsv"), containers)?;
+        symlink("/proc", self.recording.directory.join("proc"))
     }
 
     /// What `--fixture` takes.
@@ -137,12 +146,6 @@ impl Drop for Workload {
     }
 }
 
-impl Role {
-    fn anonymous(comm: &str, n_mappings: usize, n_touched: usize) -> Self {
-        Self { comm: comm.into(), n_mappings, n_touched, maps_files: false }
-    }
-}
-
 /// Where the hierarchies are mounted that tell a container's processes: version 2, and of version 1 the memory controller's.
 fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
@@ -155,7 +158,7 @@ fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
 }
 
 /// The role of a workload process: takes a name, maps memory, says so, and lives until its input ends.
-pub fn play(comm: &OsStr, n_mappings: usize, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
+pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
     fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
     let len = N_PAGES * rustix::param::page_size();
     let files = match files {
@@ -176,12 +179,12 @@ pub fn play(comm: &OsStr, n_mappings: usize, n_touched: usize, files: Option<&Pa
     // Each mapping lies at every other place, or the kernel would join neighbours.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
-    let span = 2 * len * n_mappings.max(1);
+    let span = 2 * len * N_MAPPINGS;
     // SAFETY: the memory that is mapped is new, so nothing else refers to it; what is unmapped was just mapped.
     unsafe {
         let begin = mmap_anonymous(std::ptr::null_mut(), span, access, private)?;
         munmap(begin, span)?;
-        for i in 0..n_mappings {
+        for i in 0..N_MAPPINGS {
             let at = begin.byte_add(2 * len * i);
             let memory = match files.get(i % N_FILES) {
                 None => mmap_anonymous(at, len, access, place)?,
