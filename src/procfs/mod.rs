@@ -15,15 +15,17 @@ pub mod stat;
 pub mod this_process;
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use errors::ReadError;
-use files::{Entries, open_directory, open_listable, read_file};
+use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
 
 /// The kernel's default of vm.max_map_count: a process may have been started before that was lowered to less.
@@ -148,12 +150,12 @@ impl ProcessDir {
             Err(ReadError::Gone) => {}
             Err(error) => return Err(error),
         }
-        let file = rustix::fs::statat(&self.dir, "smaps", rustix::fs::AtFlags::empty())?;
+        let file = File::from(open_file(self.dir.as_fd(), "smaps")?).metadata()?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let is_settled = [file.st_mtime, file.st_ctime].iter().all(|&at| at + 1 < now.tv_sec);
-        let [modified, changed] = [(file.st_mtime, file.st_mtime_nsec), (file.st_ctime, file.st_ctime_nsec)]
+        let is_settled = [file.mtime(), file.ctime()].iter().all(|&at| at + 1 < now.tv_sec);
+        let [modified, changed] = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())]
             .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
-        let size = [file.st_size as u64, file.st_ino];
+        let size = [file.len(), file.ino()];
         let work = Work { faults: modified, cpu_ticks: changed, size, is_recorded: true };
         Ok(is_settled.then_some(work))
     }

@@ -36,7 +36,7 @@ static ALLOCATOR: Counting = Counting;
 /// A part of the bench.
 type Part = fn() -> io::Result<()>;
 
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 10] = [
     ("scanner", scanner),
     ("scrape", scrape),
     ("small", small),
