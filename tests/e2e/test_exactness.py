@@ -1,0 +1,117 @@
+"""What the exporter leaves unread is as if it had been read: after each step of programs that change their memory at random, its samples and
+a naive read of smaps agree.
+
+EXACTNESS_STEPS and EXACTNESS_SEED choose how many steps, and which.
+"""
+
+import os
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from test_hostile_processes import any_node, programs  # noqa: F401
+
+STEPS = int(os.environ.get("EXACTNESS_STEPS", 3000))
+SEED = int(os.environ.get("EXACTNESS_SEED", 13))
+FIELDS = {
+    "Size": "size", "Rss": "rss", "Pss": "pss", "Pss_Dirty": "pss_dirty", "Shared_Clean": "shared_clean", "Shared_Dirty": "shared_dirty",
+    "Private_Clean": "private_clean", "Private_Dirty": "private_dirty", "Referenced": "referenced", "Anonymous": "anonymous", "KSM": "ksm",
+    "LazyFree": "lazyfree", "AnonHugePages": "anon_hugepages", "ShmemPmdMapped": "shmem_pmdmapped", "FilePmdMapped": "file_pmdmapped",
+    "Shared_Hugetlb": "shared_hugetlb", "Private_Hugetlb": "private_hugetlb", "Swap": "swap", "SwapPss": "swap_pss", "Locked": "locked",
+}  # fmt: skip
+ROUNDED = {"pss", "pss_dirty", "swap_pss", "locked"}
+
+
+def naive(pids: list[int]) -> tuple[dict, Counter]:
+    """Bytes by (pid, comm, path) and field, and how many mappings stand behind each."""
+    values, counts = defaultdict(Counter), Counter()
+    for pid in pids:
+        comm = Path(f"/proc/{pid}/comm").read_text()[:-1]
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in FIELDS:
+                values[key][FIELDS[name]] += int(rest.split()[0]) * 1024
+            elif "-" in name.split(" ")[0]:
+                key = (str(pid), comm, (line.split(None, 5) + [""])[5] or "[anon]")
+                counts[key] += 1
+    return values, counts
+
+
+def rollups(pids: list[int]) -> list[str]:
+    return [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+
+
+def exported(exposition) -> dict:
+    values = defaultdict(dict)
+    for field in FIELDS.values():
+        name = f"process_smaps_{field}_bytes"
+        for labels, value in exposition[name].samples.items() if name in exposition else ():
+            labels = dict(labels)
+            values[labels["pid"], labels["comm"], labels["path"]][field] = value
+    return values
+
+
+def reads(exposition, kind: str) -> float:
+    return exposition.by("smaps_exporter_reads_total", "kind")[(kind,)]
+
+
+def after_now(exporter):
+    """The exposition of the second scrape that ends from now on, without a pause between the questions."""
+    ends = set()
+    while len(ends) < 3:
+        exposition = exporter.metrics()
+        ends.add(exposition.value("smaps_exporter_last_scrape_timestamp_seconds"))
+    return exposition
+
+
+def test_exactness(any_node, programs, tmp_path):  # noqa: F811
+    print(f"seed {SEED}, {STEPS} steps")
+    chance = random.Random(SEED)
+    shapes = [
+        any_node.cgroup.run_ready(programs / "shapeshifter", tmp_path, stdin=-1, bufsize=0) for _ in range(2)
+    ]
+    for shape, partner in zip(shapes, reversed(shapes), strict=True):
+        shape.stdin.write(b"%d\n" % partner.pid)
+    done, refused, roundings, n_counted, wrong = Counter(), Counter(), 0, 0, []
+    with any_node.exporter("--pid", "--scrape-interval", "10ms", "--cpu-budget", "0") as exporter:
+        first = exporter.metrics()
+        for step in range(STEPS):
+            if chance.random() < 0.5:
+                shape = chance.choice(shapes)
+                shape.stdin.write(b"%d\n" % chance.randrange(1 << 31))
+                answer = shape.stdout.readline().decode().split()
+                assert answer, f"step {step}: the program is gone"
+                last_step = (shape.pid, *answer)
+                (refused if answer[1:] else done)[answer[0]] += 1
+            else:
+                last_step = "nothing"
+                done["nothing"] += 1
+            pids = any_node.cgroup.pids()
+            before = rollups(pids)
+            expected, counts = naive(pids)
+            last = after_now(exporter)
+            if rollups(pids) != before:
+                continue
+            n_counted += 1
+            found = exported(last)
+            if missing := {key[:2] for key in expected} ^ {key[:2] for key in found}:
+                print(f"step {step}, {last_step}: only on one side {missing}; exported {sorted({key[:2] for key in found})}")
+            for key in expected.keys() | found.keys():
+                for field in expected[key].keys() | found[key].keys():
+                    a, b = expected[key].get(field), found[key].get(field)
+                    if a == b:
+                        continue
+                    if field in ROUNDED and None not in (a, b) and abs(a - b) <= 1024 * counts[key]:
+                        roundings += 1
+                    else:
+                        wrong.append((step, key, field, a, b))
+    unchanged, smaps = (reads(last, kind) - reads(first, kind) for kind in ("unchanged", "smaps"))
+    print(f"{n_counted} steps counted, {len(wrong)} disagreements, {roundings} roundings")
+    print(f"{unchanged:.0f} reads unchanged, {smaps:.0f} of smaps; done {dict(done)}; refused {dict(refused)}")
+    assert not wrong, wrong[:10]
+    assert n_counted > 0.9 * STEPS
+    assert unchanged > 0.2 * (unchanged + smaps), "the ladder was hardly used"
+    if STEPS >= 1000:
+        kinds = {"mmap", "munmap", "mremap", "mprotect", "mlock", "munlock", "write", "read", "dontneed", "free", "pageout", "fork", "exit"}
+        kinds |= {"map-shared", "map-own", "rename-file", "delete-file", "process-madvise", "process-vm-writev", "rename-self"}
+        assert kinds <= done.keys(), kinds - done.keys()
