@@ -6,6 +6,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from exporter import EVERYTHING, Exporter
 from exposition import Exposition
 from lab import Container, until
@@ -21,16 +23,23 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
 
 
-def prometheus_for_a_minute(node, directory, n_servers: int):
-    """What these servers have stored: for each the samples of both families, by the time at which they asked."""
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter, ExitStack() as stack:
+@pytest.fixture(scope="module")
+def stored(node, tmp_path_factory):
+    """What one server, and two at another exporter, have stored in a minute: for each the samples of both families, by the time at
+    which it asked."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    with ExitStack() as stack:
         servers = []
-        for i in range(n_servers):
-            (directory / str(i)).mkdir()
-            servers.append(stack.enter_context(Prometheus(directory / str(i), exporter.address, f"{INTERVAL}s")))
+        for n_servers in [1, 2]:
+            exporter = stack.enter_context(Exporter("--containerd-sock", node.socket, *EVERYTHING))
+            for i in range(n_servers):
+                place = directory / f"{n_servers}-{i}"
+                place.mkdir()
+                servers.append(stack.enter_context(Prometheus(place, exporter.address, f"{INTERVAL}s")))
         until(lambda: all(server.query("up") for server in servers), 30, "each has scraped")
         time.sleep(60)
-        return [{family: samples(server, family) for family in (SCRAPES, ENDED)} for server in servers]
+        one, *two = [{family: samples(server, family) for family in (SCRAPES, ENDED)} for server in servers]
+        return {1: [one], 2: two}
 
 
 def samples(server: Prometheus, family: str) -> list[tuple[float, float]]:
@@ -38,14 +47,10 @@ def samples(server: Prometheus, family: str) -> list[tuple[float, float]]:
     return [(at, float(value)) for at, value in series["values"]]
 
 
-def test_one_prometheus_gets_a_scrape_each_time(node, tmp_path):
-    [stored] = prometheus_for_a_minute(node, tmp_path, 1)
-    check(stored, n_servers=1)
-
-
-def test_two_prometheus_servers_of_the_same_period(node, tmp_path):
-    for stored in prometheus_for_a_minute(node, tmp_path, 2):
-        check(stored, n_servers=2)
+@pytest.mark.parametrize("n_servers", [1, 2])
+def test_each_prometheus_gets_a_scrape_each_time(stored, n_servers):
+    for server in stored[n_servers]:
+        check(server, n_servers)
 
 
 def check(stored, n_servers: int):
