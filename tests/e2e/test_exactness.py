@@ -1,17 +1,19 @@
 """What the exporter leaves unread is as if it had been read: after each step of programs that change their memory at random, its samples and
 a naive read of smaps agree.
 
-EXACTNESS_STEPS and EXACTNESS_SEED choose how many steps, and which.
+EXACTNESS_STEPS and EXACTNESS_SEED choose how many steps, and which; a step takes a fifth of a second.
 """
 
 import os
 import random
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from lab import until
 from test_hostile_processes import any_node, programs  # noqa: F401
 
-STEPS = int(os.environ.get("EXACTNESS_STEPS", 3000))
+STEPS = int(os.environ.get("EXACTNESS_STEPS", 400))
 SEED = int(os.environ.get("EXACTNESS_SEED", 13))
 FIELDS = {
     "Size": "size", "Rss": "rss", "Pss": "pss", "Pss_Dirty": "pss_dirty", "Shared_Clean": "shared_clean", "Shared_Dirty": "shared_dirty",
@@ -55,13 +57,29 @@ def reads(exposition, kind: str) -> float:
     return exposition.by("smaps_exporter_reads_total", "kind")[(kind,)]
 
 
-def after_now(exporter):
-    """The exposition of the second scrape that ends from now on, without a pause between the questions."""
-    ends = set()
-    while len(ends) < 3:
+def read_after(exporter, moment: float):
+    """An exposition all of whose values were read after this moment."""
+
+    def young():
         exposition = exporter.metrics()
-        ends.add(exposition.value("smaps_exporter_last_scrape_timestamp_seconds"))
-    return exposition
+        ended = exposition.value("smaps_exporter_last_scrape_timestamp_seconds")
+        return exposition if ended - exposition.value("smaps_exporter_oldest_data_seconds") > moment else None
+
+    return until(young, 30, "everything is read again")
+
+
+def compare(expected: dict, counts: Counter, found: dict) -> tuple[list, int]:
+    """What differs, and how much of it is no more than the kernel's rounding."""
+    wrong, n_rounded = [], 0
+    for key in expected.keys() | found.keys():
+        here, there = expected.get(key, {}), found.get(key, {})
+        for field in here.keys() | there.keys():
+            a, b = here.get(field), there.get(field)
+            if a != b and field in ROUNDED and None not in (a, b) and abs(a - b) <= 1024 * counts[key]:
+                n_rounded += 1
+            elif a != b:
+                wrong.append((key, field, a, b))
+    return wrong, n_rounded
 
 
 def test_exactness(any_node, programs, tmp_path):  # noqa: F811
@@ -73,10 +91,10 @@ def test_exactness(any_node, programs, tmp_path):  # noqa: F811
     for shape, partner in zip(shapes, reversed(shapes), strict=True):
         shape.stdin.write(b"%d\n" % partner.pid)
     done, refused, roundings, n_counted, wrong = Counter(), Counter(), 0, 0, []
-    with any_node.exporter("--pid", "--scrape-interval", "10ms", "--cpu-budget", "0") as exporter:
+    with any_node.exporter("--pid", "--scrape-interval", "100ms", "--cpu-budget", "0") as exporter:
         first = exporter.metrics()
         for step in range(STEPS):
-            if chance.random() < 0.5:
+            if chance.random() < 0.3:
                 shape = chance.choice(shapes)
                 shape.stdin.write(b"%d\n" % chance.randrange(1 << 31))
                 answer = shape.stdout.readline().decode().split()
@@ -86,31 +104,28 @@ def test_exactness(any_node, programs, tmp_path):  # noqa: F811
             else:
                 last_step = "nothing"
                 done["nothing"] += 1
-            pids = any_node.cgroup.pids()
-            before = rollups(pids)
-            expected, counts = naive(pids)
-            last = after_now(exporter)
-            if rollups(pids) != before:
-                continue
-            n_counted += 1
-            found = exported(last)
-            if missing := {key[:2] for key in expected} ^ {key[:2] for key in found}:
-                print(f"step {step}, {last_step}: only on one side {missing}; exported {sorted({key[:2] for key in found})}")
-            for key in expected.keys() | found.keys():
-                for field in expected[key].keys() | found[key].keys():
-                    a, b = expected[key].get(field), found[key].get(field)
-                    if a == b:
-                        continue
-                    if field in ROUNDED and None not in (a, b) and abs(a - b) <= 1024 * counts[key]:
-                        roundings += 1
-                    else:
-                        wrong.append((step, key, field, a, b))
+            # The kernel may still be at it, or others may map the same files for a moment: then it is looked at once more. What the
+            # exporter wrongly left unread would stay wrong, for nothing happens meanwhile.
+            for _ in range(5):
+                moment = time.time()
+                pids = any_node.cgroup.pids()
+                before = rollups(pids)
+                expected, counts = naive(pids)
+                last = read_after(exporter, moment)
+                is_still = rollups(pids) == before
+                differences, n_rounded = compare(expected, counts, exported(last))
+                if is_still and not differences:
+                    break
+            n_counted += is_still
+            roundings += n_rounded
+            wrong += [(step, last_step, *difference) for difference in differences if is_still]
     unchanged, smaps = (reads(last, kind) - reads(first, kind) for kind in ("unchanged", "smaps"))
     print(f"{n_counted} steps counted, {len(wrong)} disagreements, {roundings} roundings")
     print(f"{unchanged:.0f} reads unchanged, {smaps:.0f} of smaps; done {dict(done)}; refused {dict(refused)}")
     assert not wrong, wrong[:10]
     assert n_counted > 0.9 * STEPS
     assert unchanged > 0.2 * (unchanged + smaps), "the ladder was hardly used"
+    assert len(done) > 12, "hardly anything happened"
     if STEPS >= 1000:
         kinds = {"mmap", "munmap", "mremap", "mprotect", "mlock", "munlock", "write", "read", "dontneed", "free", "pageout", "fork", "exit"}
         kinds |= {"map-shared", "map-own", "rename-file", "delete-file", "process-madvise", "process-vm-writev", "rename-self"}
