@@ -215,7 +215,7 @@ def test_a_page_that_points_its_name_at_loopback_reads_nothing(small_node):
             status, body = ask(target, f"GET /metrics HTTP/1.1\nConnection: close\nHost: {host}")
             assert status == expected, host
             if status == 421:
-                assert body.endswith(": --allowed-host evil.example allows it\n") and body.count("\n") == 1
+                assert body.endswith(": the option --allowed-host evil.example allows it\n") and body.count("\n") == 1
         assert ask(target, "GET /metrics HTTP/1.1")[0] == 400
         assert ask(target, "GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost")[0] == 400
         assert ask(target, "GET /metrics HTTP/1.0")[0] == 200
