@@ -9,5 +9,8 @@ mod processes;
 mod readme;
 mod rooms;
 mod scanner;
+#[path = "bench/scrapes.rs"]
+mod scrapes;
 mod support;
 mod tables;
+mod unchanged;

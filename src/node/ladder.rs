@@ -22,6 +22,9 @@ const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 const MIN_WORKED: u32 = 3;
 const N_PLAIN: u32 = 15;
 
+/// So often in a row it must be dear to confirm a process before it is just read: one measurement may be wrong.
+const MIN_DEAR: u32 = 3;
+
 /// What a process looked like when its last reading was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
@@ -51,8 +54,8 @@ pub struct Ladder {
     /// How often in a row it had worked, and how many scrapes it is just read for now.
     n_worked: u32,
     n_plain: u32,
-    /// To confirm it is hardly cheaper than to read it: few mappings, and large ones.
-    is_dear: bool,
+    /// How often in a row it was hardly cheaper to confirm it than to read it, as with few mappings, or large ones.
+    n_dear: u32,
 }
 
 impl Ladder {
@@ -61,7 +64,7 @@ impl Ladder {
         if self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED) {
             *self = Self { n_worked: self.n_worked, ..Self::default() };
         }
-        if self.is_dear {
+        if self.n_dear >= MIN_DEAR {
             return Look::Away;
         }
         if self.n_plain > 0 {
@@ -74,7 +77,7 @@ impl Ladder {
     /// The read has found that the last reading stands; that cost so much.
     pub fn confirm(&mut self, cost: Duration) {
         self.n_worked = 0;
-        self.is_dear = 4 * cost > 3 * self.read_cost;
+        self.n_dear = if 4 * cost > 3 * self.read_cost { self.n_dear + 1 } else { 0 };
     }
 
     /// The process was read in full, and looked like this before.
@@ -143,8 +146,10 @@ mod tests {
         let (mut ladder, now) = (Ladder::default(), Instant::now());
         ladder.read(Look::At(None), AT_WORK, us(1000), now);
         ladder.read(Look::At(AT_WORK), QUIET, us(1900), now);
-        ladder.confirm(us(750));
-        assert_eq!(ladder.look(now), Look::At(QUIET));
+        for cost in [751, 751, 750, 751, 751] {
+            ladder.confirm(us(cost));
+            assert_eq!(ladder.look(now), Look::At(QUIET));
+        }
         ladder.confirm(us(751));
         assert_eq!(ladder.look(now), Look::Away);
         assert_eq!(ladder.look(now + MAX_CONFIRMED), Look::At(None), "it may have changed");
