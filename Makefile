@@ -82,6 +82,11 @@ bench: protoc
 	$(CARGO) bench --locked --bench bench
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
 
+# The README's table of what 100 pods give under each setting, resident memory included, with the static binary.
+.PHONY: sizing
+sizing: static
+	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::counts
+
 # What it costs containerd and its shims, with 50 pods. Needs root.
 .PHONY: bench-containerd
 bench-containerd: build

@@ -112,10 +112,10 @@ fn once(options: &Options) -> Result<(), String> {
     print(&text)
 }
 
-/// `--record`: one recording to a new directory.
+/// `--record`: one recording to a new directory. That there is nothing to record is a failure.
 fn record(options: &Options, directory: &Path) -> Result<(), String> {
-    let writer = Writer::create(directory)?;
-    let n_processes = scrape_once(options, move |scraper| scraper.record(&writer))??;
+    let mut writer = Writer::new(directory)?;
+    let n_processes = scrape_once(options, move |scraper| scraper.record(&mut writer))??;
     info!("recorded {n_processes} processes into {directory:?}");
     Ok(())
 }

@@ -40,7 +40,12 @@ fn startup_failures_exit_with_1() {
     for (args, error) in [
         (
             &["--fixture", "/does/not/exist"][..],
-            r#"cannot open "/does/not/exist/proc": no such file or directory"#,
+            r#"no recording at "/does/not/exist": no such file or directory"#,
+        ),
+        (&["--fixture", "Cargo.toml"], r#"no recording at "Cargo.toml": it is not a directory"#),
+        (
+            &["--fixture", "fixtures"],
+            r#"no recording at "fixtures": it has no "containers.tsv", as --record makes"#,
         ),
         (
             &["--containerd-sock", "/does/not/exist.sock"],
@@ -50,6 +55,9 @@ fn startup_failures_exit_with_1() {
             &["--cri-sock", "unix:///does/not/exist.sock"],
             r#"no socket at "/does/not/exist.sock": no such file or directory"#,
         ),
+        (&["--containerd-sock", "src"], r#"no socket at "src": it is a directory"#),
+        (&["--cri-sock", "unix://Cargo.toml"], r#"no socket at "Cargo.toml": it is a file"#),
+        (&["--cri-sock", "/dev/null"], r#"no socket at "/dev/null": it is something else"#),
         (
             &["--container-logs", "/does/not/exist"],
             r#"cannot list "/does/not/exist": no such file or directory"#,
@@ -59,6 +67,9 @@ fn startup_failures_exit_with_1() {
         assert_eq!(error_of(&args, 1), error);
     }
     let recording = Directory::new();
+    recording.write("containers.tsv", "");
+    let error = error_of(&["--fixture", recording.path().to_str().unwrap()], 1);
+    assert!(error.ends_with(r#": it has no "proc", as --record makes"#), "{error}");
     recording.write("proc/x", "");
     recording.write("containers.tsv", "id\tpid\n");
     let error = error_of(&["--once", "--fixture", recording.path().to_str().unwrap()], 1);
@@ -145,7 +156,59 @@ fn a_recording_is_recorded_again() {
     }
     assert_eq!(once(first.path(), &[]), once(&to, &[]));
     let error = error_of(&["--fixture", paths[0], "--record", paths[1]], 1);
-    assert!(error.starts_with("cannot record to ") && error.ends_with("file exists"), "{error}");
+    assert!(error.starts_with("cannot record to ") && error.ends_with("it exists already"), "{error}");
+    let nowhere = second.path().join("no/where");
+    let error = error_of(&["--fixture", paths[0], "--record", nowhere.to_str().unwrap()], 1);
+    assert!(
+        error.starts_with("cannot record to ") && error.ends_with("no such file or directory"),
+        "{error}"
+    );
+}
+
+/// Where there is nothing to record, one line says why, and nothing is left behind.
+#[test]
+fn nothing_is_recorded_of_nothing() {
+    let directory = Directory::new();
+    let to = directory.path().join("recording");
+    let record = |node: &str, filter: &str| {
+        let args = ["--fixture", node, "--filter", filter, "--record", to.to_str().unwrap()];
+        let error = error_of(&args, 1);
+        assert!(!to.exists(), "{error}");
+        error
+    };
+    assert_eq!(
+        record("fixtures/node", "nowhere/*/*/*"),
+        "nothing to record: filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces here: batch, default, shop"
+    );
+    let empty = Directory::new();
+    empty.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\n");
+    empty.write("proc/x", "");
+    let error = record(empty.path().to_str().unwrap(), "*/*/*/*");
+    assert_eq!(error, "nothing to record: no container runs here: the recording lists none");
+    let unreadable = Directory::new();
+    unreadable.one_container();
+    unreadable.process(1, "x", SMAPS);
+    std::fs::remove_file(unreadable.path().join("proc/1/smaps")).unwrap();
+    std::fs::create_dir(unreadable.path().join("proc/1/smaps")).unwrap();
+    let args = ["--fixture", unreadable.path().to_str().unwrap(), "--filter", "*/*/*/*", "--record"];
+    let output = exporter(&[&args[..], &[to.to_str().unwrap()]].concat()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.ends_with("nothing to record: none of the 1 processes selected can be read\n"), "{told}");
+    assert!(!to.exists());
+}
+
+/// A node without containers is not the filter's fault; the first container that comes is told of.
+#[test]
+fn an_empty_node_is_told() {
+    let empty = Directory::new();
+    empty.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\n");
+    empty.write("proc/x", "");
+    let mut command = exporter(&["--once", "--fixture", empty.path().to_str().unwrap()]);
+    let output = command.output().unwrap();
+    let expected = "[WARN ] no container runs here: the recording lists none\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert!(output.status.success());
 }
 
 /// What the filters select is told once, on standard error; nothing of it is a warning unless nothing is selected.
@@ -175,7 +238,8 @@ fn the_first_scrape_says_what_the_filters_select() {
         "[DEBUG] 6 containers are listed\n",
         "[DEBUG] a new container that no filter selects: ",
         " is not exported: no filter selects shop/",
-        "[DEBUG] a scrape of ",
+        "[DEBUG] a scrape of 0 processes took ",
+        " CPU for reading\n",
     ] {
         assert!(story.contains(line), "{line:?} is missing in\n{}", told(&command, &output));
     }

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::http::Server;
 use smaps_container_exporter::http::publish::{Publisher, publisher};
 
@@ -11,10 +12,15 @@ use smaps_container_exporter::http::publish::{Publisher, publisher};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
+    serve_for(Vec::new())
+}
+
+/// Clients on this machine may use these host names.
+fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
-    server.start(published, DEADLINE, Vec::new()).unwrap();
+    server.start(published, DEADLINE, hosts).unwrap();
     (publisher, addr)
 }
 
@@ -43,6 +49,30 @@ fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
     let mut body = vec![0; length.unwrap().parse().unwrap()];
     client.read_exact(&mut body).unwrap();
     (head, body)
+}
+
+/// Whoever follows the advice of an answer gets in: the command line takes the option, and it helps.
+#[test]
+fn the_host_that_is_advised_is_let_in() {
+    for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
+    {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let ask = |addr| receive(&mut send(addr, request.as_bytes()));
+        let (head, text) = ask(serve().1);
+        if head.starts_with("HTTP/1.1 400 ") {
+            continue; // not even a Host
+        }
+        assert!(head.starts_with("HTTP/1.1 421 "), "{host}: {head}");
+        let text = String::from_utf8(text).unwrap();
+        let Some((_, advice)) = text.split_once("the option ") else {
+            assert!(text.ends_with("it is no host name\n"), "{text}");
+            continue;
+        };
+        let option = advice.strip_suffix(" allows it\n").unwrap().split(' ').map(Into::into);
+        let Ok(Command::Run(options)) = args::parse(option) else { panic!("{advice}") };
+        let (head, _) = ask(serve_for(options.allowed_hosts).1);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{host}: {head}");
+    }
 }
 
 #[test]

@@ -72,7 +72,9 @@ fn every_command_line_is_one_of_ours() {
     let docker = README
         .lines()
         .filter_map(|line| line.trim().strip_prefix("localhost/smaps-container-exporter:0.1.0 "));
-    let inline = README.split('`').filter_map(|code| code.strip_prefix("smaps-container-exporter "));
+    let inline = README.split('`').filter_map(|code| {
+        code.strip_prefix("target/release/").unwrap_or(code).strip_prefix("smaps-container-exporter ")
+    });
     let lines: Vec<&str> = commands.chain(docker).chain(inline).collect();
     assert!(lines.len() >= 6, "{lines:?}");
     assert!(lines.iter().any(|line| line.starts_with("-addr ")), "{lines:?}");

@@ -1,15 +1,19 @@
 //! The README's tables, which follow from the program: `BLESS=1` writes them anew.
 
-use std::fmt::Write;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
-use std::time::SystemTime;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
 
 use smaps_container_exporter::cli::help::help;
 use smaps_container_exporter::exposition::self_metrics::{Report, SelfMetrics};
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
-use crate::support::{fixture, once};
+use crate::support::{Directory, exporter, fixture, once};
 
 /// Holds what stands in the README between `<!-- name -->` and `<!-- end -->` against `block`.
 #[track_caller]
@@ -98,19 +102,94 @@ fn own_metrics() {
     assert_block("own", &table);
 }
 
+/// A hundred pods: twenty times those of `fixtures/node`, each with names, pids and cgroups of its own.
+fn hundred_pods() -> Directory {
+    let node = fixture("node");
+    let recording = Directory::new();
+    let containers = fs::read_to_string(node.join("containers.tsv")).unwrap();
+    let (header, rows) = containers.split_once('\n').unwrap();
+    let mut table = format!("{header}\n");
+    for i in 0..20 {
+        let pid_of = |pid: &str| (pid.parse::<u32>().unwrap() + 100_000 * i).to_string();
+        for row in rows.lines() {
+            let [id, pid, namespace, pod, name] = row.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("{row}")
+            };
+            writeln!(table, "{i:02x}{}\t{}\t{namespace}\t{pod}-{i}\t{name}", &id[2..], pid_of(pid)).unwrap();
+        }
+        for process in fs::read_dir(node.join("proc")).unwrap() {
+            let process = process.unwrap().path();
+            let to = format!("proc/{}", pid_of(process.file_name().unwrap().to_str().unwrap()));
+            let cgroup = fs::read_to_string(process.join("cgroup")).unwrap();
+            let (above, id) = cgroup.trim_end().rsplit_once('/').unwrap();
+            recording.write(&format!("{to}/cgroup"), format!("{above}/{i:02x}{}\n", &id[2..]));
+            for file in ["comm", "smaps"] {
+                let to = recording.path().join(&to).join(file);
+                fs::hard_link(process.join(file), &to)
+                    .or_else(|_| fs::copy(process.join(file), &to).map(|_| ()))
+                    .unwrap();
+            }
+        }
+    }
+    recording.write("containers.tsv", table);
+    recording
+}
+
+/// The resident bytes of an exporter of this recording that has made five scrapes.
+fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
+    let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", recording.to_str().unwrap()];
+    let mut process = exporter(&[args, &more].concat()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+    let addr =
+        log.find_map(|line| Some(line.unwrap().split_once("http://")?.1.trim_end_matches('/').to_owned()));
+    let mut times = BTreeSet::new();
+    while times.len() < 5 {
+        let mut client = TcpStream::connect(addr.as_deref().unwrap()).unwrap();
+        client.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        let ended = "\nsmaps_exporter_last_scrape_timestamp_seconds ";
+        times.extend(text.split_once(ended).map(|(_, rest)| rest.lines().next().unwrap().to_owned()));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// All but the last column, resident memory, which varies: `make sizing` measures it with the static binary.
 #[test]
 fn counts() {
-    let mut table = String::from("| options | samples | bytes |\n| --- | ---: | ---: |\n");
+    let recording = hundred_pods();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let mut table = String::from(
+        "| 100 pods | series | samples | MiB of exposition | MiB resident |\n| --- | ---: | ---: | ---: | ---: |\n",
+    );
     for args in [
         "",
         "--omit-zero",
+        "--fields rss,pss",
+        "--group-by kind",
         "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
-        "--group-by process --fields rss,pss,private_dirty,private_clean,swap",
+        "--group-by process",
     ] {
-        let text = once(&fixture("node"), &args.split_terminator(' ').collect::<Vec<_>>());
+        let split: Vec<_> = args.split_terminator(' ').collect();
+        let text = once(recording.path(), &split);
         let n_samples = text.lines().filter(|line| !line.starts_with('#')).count();
+        let n_series = text.lines().filter(|line| line.starts_with("process_smaps_mappings{")).count();
         let name = if args.is_empty() { "(the defaults)".to_owned() } else { format!("`{args}`") };
-        writeln!(table, "| {name} | {n_samples} | {} |", text.len()).unwrap();
+        let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+        let row = format!("| {name} | {n_series} | {n_samples} | {} |", mib(text.len() as u64));
+        let resident = match std::env::var_os("BLESS") {
+            Some(_) => mib(resident_bytes(recording.path(), &split)),
+            None => {
+                let told = readme.split_once(&row).map(|(_, rest)| rest.split(" |").next().unwrap().trim());
+                told.unwrap_or("?").to_owned()
+            }
+        };
+        writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::duration;
+use crate::http::is_host_name;
 use crate::smaps::fields::{self, ALL_FIELDS, FieldMask};
 use crate::totals::grouping::GroupBy;
 
@@ -68,9 +69,7 @@ pub(super) fn containerd_namespace(value: &OsStr) -> Option<String> {
 
 pub(super) fn host_name(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
-    let is_valid =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    is_valid.then(|| name.to_ascii_lowercase())
+    is_host_name(name).then(|| name.to_ascii_lowercase())
 }
 
 pub(super) fn switch(value: &OsStr) -> Option<bool> {

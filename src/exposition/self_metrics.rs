@@ -20,7 +20,7 @@ pub struct Report {
     pub containerd_errors: u64,
     /// Labels of containers that were cut for their length.
     pub n_cut_labels: u64,
-    /// Containers known.
+    /// Containers that run.
     pub n_containers: u64,
     /// Processes whose values are exported.
     pub n_processes: u64,
@@ -192,7 +192,7 @@ impl SelfMetrics {
             (
                 "smaps_exporter_containers",
                 Gauge,
-                "Containers known, whether a filter selects them or not.",
+                "Containers that run, whether a filter selects them or not; by the kubelet's links, those that have a process.",
                 count(report.n_containers),
             ),
             (

@@ -47,15 +47,20 @@ fn name_of(host: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// What tells the client which option is missing.
+/// Whether `--allowed-host` takes this: a name without a port.
+pub fn is_host_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
+/// What tells the client which option is missing, if one would help.
 pub fn misdirected(host: Option<&[u8]>) -> String {
     let host = host.unwrap_or_default();
     let name = name_of(str::from_utf8(host).unwrap_or_default());
-    format!(
-        "requests from this machine may not use the host name \"{}\": --allowed-host {} allows it\n",
-        host.escape_ascii(),
-        name.escape_default()
-    )
+    let hint = match is_host_name(name) {
+        true => format!("the option --allowed-host {name} allows it"),
+        false => "it is no host name".to_owned(),
+    };
+    format!("requests from this machine may not use the Host \"{}\": {hint}\n", host.escape_ascii())
 }
 
 #[cfg(test)]
@@ -114,8 +119,40 @@ mod tests {
         let text = misdirected(Some(b"evil.example:8080"));
         assert_eq!(
             text,
-            "requests from this machine may not use the host name \"evil.example:8080\": --allowed-host evil.example allows it\n"
+            "requests from this machine may not use the Host \"evil.example:8080\": the option --allowed-host evil.example allows it\n"
         );
-        assert!(misdirected(Some(b"a\"\xff\x1b")).contains("\"a\\\"\\xff\\x1b\""));
+        assert!(misdirected(Some(b"a\"\xff\x1b")).contains("\"a\\\"\\xff\\x1b\": it is no host name"));
+    }
+
+    /// Whoever follows the advice gets in; where none would help, none is given. That the command line takes it: tests/http.rs.
+    #[test]
+    fn what_is_advised_works() {
+        for (host, advised) in [
+            ("evil.example", Some("evil.example")),
+            ("Evil.Example:8080", Some("Evil.Example")),
+            ("evil.example.", Some("evil.example")),
+            ("evil.example.:80", Some("evil.example")),
+            ("evil.example:", Some("evil.example")),
+            ("under_score", Some("under_score")),
+            ("127.1", Some("127.1")),
+            ("evil.example:80:80", None),
+            ("evil.example:x", None),
+            ("x@localhost", None),
+            ("[::1", None),
+            ("::1", None),
+            ("[::1]x", None),
+            ("[fe80::1%eth0]:80", None),
+            (":8080", None),
+            (".", None),
+            ("a b", None),
+            ("--once", Some("--once")),
+            ("caf\u{e9}.example", None),
+        ] {
+            let text = misdirected(Some(host.as_bytes()));
+            let found = text.split_once("the option --allowed-host ").map(|(_, rest)| rest);
+            assert_eq!(found.map(|rest| rest.strip_suffix(" allows it\n").unwrap()), advised, "{text}");
+            let Some(name) = advised else { continue };
+            assert!(Hosts::new(vec![name.to_owned()]).allow(HERE, Some(host.as_bytes())), "{host}");
+        }
     }
 }

@@ -11,5 +11,7 @@ mod response;
 mod server;
 mod throttle;
 
+pub(crate) use hosts::is_host_name;
+
 pub use head::{Head, Parsed, parse_head};
 pub use server::{ListenError, Server};

@@ -55,6 +55,9 @@ struct Tracked {
     init_is_gone: bool,
     /// The cgroup that its init process was seen in first.
     first_cgroup: Option<Box<[u8]>>,
+    /// Whether it runs: its source says so, or a process of it was seen; and whether it did in the scrape before.
+    runs: bool,
+    ran: bool,
 }
 
 impl Discovery {
@@ -102,8 +105,9 @@ impl Discovery {
             }
         }
         (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
-        selection.namespaces =
-            self.containers().map(|container| container.listed.namespace.as_str()).collect();
+        (selection.n_listed, selection.lister) = (self.containers.len(), self.source.runtime());
+        let running = self.containers.iter().filter(|tracked| tracked.runs);
+        selection.namespaces = running.map(|tracked| tracked.container.listed.namespace.as_str()).collect();
         selection
     }
 
@@ -202,16 +206,7 @@ impl Discovery {
 
     /// Replaces the containers, keeping what is known of those that stay.
     fn adopt(&mut self, listed: Vec<sources::Container>) {
-        let mut counts = BTreeMap::new();
-        for container in &listed {
-            *counts.entry(container.namespace.as_str()).or_insert(0) += 1;
-        }
-        let with_labels = |(namespace, n_containers)| {
-            let mut text = String::new();
-            labels::push(&mut text, "{namespace=\"", namespace);
-            (text + "}", n_containers)
-        };
-        self.namespaces = counts.into_iter().take(MAX_NAMESPACES).map(with_labels).collect();
+        let runs = !self.source.lists_what_is_gone();
         let told = |news: &str, Container { listed, .. }: &Container| {
             let sources::Container { id, namespace, pod, name, .. } = listed;
             debug!("{news}: {namespace}/{pod}/{name}, {id}");
@@ -232,11 +227,58 @@ impl Discovery {
                     if is_selected { "a new container" } else { "a new container that no filter selects" },
                     &container,
                 );
-                Tracked { container, init_start_time: None, init_is_gone: false, first_cgroup: None }
+                Tracked {
+                    container,
+                    init_start_time: None,
+                    init_is_gone: false,
+                    first_cgroup: None,
+                    runs,
+                    ran: runs,
+                }
             })
         }));
         before.for_each(|gone| told("a container is gone", &gone.container));
         self.claim_cgroups();
+        self.count_running();
+    }
+
+    /// Sees which containers have a process, where their source lists those that have ended as well.
+    pub fn see_running(&mut self, processes: &Processes) {
+        if !self.source.lists_what_is_gone() {
+            return;
+        }
+        for tracked in &mut self.containers {
+            tracked.ran = std::mem::take(&mut tracked.runs);
+        }
+        for (container, _) in processes.attributed() {
+            let id = container.listed.id.as_str();
+            if let Ok(i) =
+                self.containers.binary_search_by(|known| known.container.listed.id.as_str().cmp(id))
+            {
+                self.containers[i].runs = true;
+            }
+        }
+        if self.containers.iter().any(|tracked| tracked.runs != tracked.ran) {
+            self.count_running();
+        }
+    }
+
+    /// How many containers run.
+    pub fn n_running(&self) -> u64 {
+        self.containers.iter().filter(|tracked| tracked.runs).count() as u64
+    }
+
+    fn count_running(&mut self) {
+        let mut counts = BTreeMap::new();
+        for tracked in self.containers.iter().filter(|tracked| tracked.runs) {
+            *counts.entry(tracked.container.listed.namespace.as_str()).or_insert(0) += 1;
+        }
+        let with_labels = |(namespace, n_containers)| {
+            let mut text = String::new();
+            labels::push(&mut text, "{namespace=\"", namespace);
+            (text + "}", n_containers)
+        };
+        self.namespaces = counts.into_iter().take(MAX_NAMESPACES).map(with_labels).collect();
     }
 
     fn claim_cgroups(&mut self) {

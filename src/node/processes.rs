@@ -154,12 +154,15 @@ impl Processes {
         }
     }
 
-    /// Records every selected process that gave values into `to`; says how many there were. One that ends meanwhile is left out.
+    /// Records every selected process that gave values into `to`; says how many there were. One that ends meanwhile is left out, and so
+    /// is one that refuses to be read.
     ///
     /// Fails with one line when a file cannot be written.
-    pub fn record(&mut self, proc: &Proc, to: &Writer) -> Result<usize, String> {
+    pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
         let mut n_recorded = 0;
-        for process in self.table.iter().filter(|process| process.is_selected && !process.is_stuck) {
+        let may_be_read =
+            |process: &Process| process.is_selected && !process.is_stuck && process.n_refusals == 0;
+        for process in self.table.iter().filter(|process| may_be_read(process)) {
             let pid = process.entry.pid;
             match proc.process(pid, &mut self.buffers).and_then(|dir| dir.raw(&mut self.buffers)) {
                 Ok(files) => {
@@ -231,5 +234,11 @@ impl Processes {
         };
         let table = processes.iter().map(process).map(Box::new).collect();
         Self { table, ..Self::new(Duration::from_secs(1)) }
+    }
+
+    /// Decides whose each is.
+    #[cfg(test)]
+    pub(crate) fn attribute_all(&mut self, discovery: &Discovery) {
+        self.table.iter_mut().for_each(|process| process.attribute(discovery));
     }
 }

@@ -21,15 +21,26 @@ pub struct Selection<'a> {
     pub n_selected_containers: usize,
     /// Containers with a process.
     pub n_containers: usize,
+    /// Containers that were listed.
+    pub n_listed: usize,
+    /// Who has listed them; `None` for a recording.
+    pub lister: Option<&'static str>,
     /// The namespaces that containers are in.
     pub namespaces: BTreeSet<&'a str>,
 }
 
 impl fmt::Display for Selection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces } = self;
-        if *n_containers == 0 {
-            return f.write_str("no container has a process here: nothing is exported");
+        let Self {
+            filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
+        } = self;
+        // The filter is not to blame.
+        match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
+            (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
+            (0, n, lister) => {
+                return write!(f, "none of the {n} containers that {lister} lists has a process here");
+            }
+            _ => {}
         }
         let texts: Vec<String> = filters.iter().map(ToString::to_string).collect();
         match &texts[..] {
@@ -76,7 +87,7 @@ mod tests {
                 &["*/*/*/*"],
                 [0, 0, 0, 0],
                 vec!["shop"],
-                "no container has a process here: nothing is exported",
+                "none of the 3 containers that containerd lists has a process here",
             ),
             (
                 &["*/*/*/*"],
@@ -94,9 +105,17 @@ mod tests {
                 n_processes,
                 n_selected_containers,
                 n_containers,
+                n_listed: 3,
+                lister: Some("containerd"),
                 namespaces: namespaces.into_iter().collect(),
             };
             assert_eq!(selection.to_string(), expected);
+        }
+        for (lister, expected) in [
+            (Some("containerd"), "no container runs here: containerd lists none"),
+            (None, "no container runs here: the recording lists none"),
+        ] {
+            assert_eq!(Selection { lister, ..Selection::default() }.to_string(), expected);
         }
     }
 }

@@ -53,7 +53,13 @@ pub struct Scraper {
     began_at: Option<Instant>,
     is_refused: bool,
     is_over_budget: bool,
+    /// `--record`: that there is nothing to record is told by its failure.
+    is_recording: bool,
+    /// Whether the log has been told what the filters select, or that there is nothing to select from.
     has_told_selection: bool,
+    has_told_emptiness: bool,
+    /// The CPU time of all reads when the last scrape ended.
+    read_time_before: Duration,
 }
 
 impl Scraper {
@@ -93,7 +99,10 @@ impl Scraper {
             began_at: None,
             is_refused: false,
             is_over_budget: false,
+            is_recording: options.record.is_some(),
             has_told_selection: false,
+            has_told_emptiness: false,
+            read_time_before: Duration::ZERO,
         })
     }
 
@@ -161,6 +170,7 @@ impl Scraper {
             let now = Instant::now();
             let has_new_claims = discovery.observe(processes, now);
             processes.identify(proc, discovery, has_new_claims);
+            discovery.see_running(processes);
             processes.queue(now);
             self.phase = Phase::Reading;
             self.log_selection();
@@ -198,9 +208,11 @@ impl Scraper {
         self.log_refusals();
         self.snapshot.sum(self.processes.readings());
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
+        let read_time = self.report.read_time - self.read_time_before;
+        self.read_time_before = self.report.read_time;
         debug!(
-            "a scrape of {} processes took {:?}, of {:?} CPU for reading since the start",
-            self.report.n_processes, self.report.scrape_duration, self.report.read_time
+            "a scrape of {} processes took {:?}, and {read_time:?} CPU for reading",
+            self.report.n_processes, self.report.scrape_duration
         );
         self.phase = Phase::Idle;
     }
@@ -213,7 +225,7 @@ impl Scraper {
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
             n_cut_labels: self.discovery.n_cut_labels(),
-            n_containers: self.discovery.containers().len() as u64,
+            n_containers: self.discovery.n_running(),
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
             n_folded: self.snapshot.n_folded(),
@@ -228,9 +240,12 @@ impl Scraper {
 
     /// Records what the last scrape has read, and whatever tells which container owns it.
     ///
-    /// Fails with one line when something cannot be written; a process that has ended meanwhile is left out.
-    pub fn record(&mut self, writer: &Writer) -> Result<usize, String> {
+    /// Fails with one line when there is nothing to record, or something cannot be written; a process that has ended meanwhile is left out.
+    pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
+        if n_processes == 0 {
+            return Err(format!("nothing to record: {}", self.why_nothing()));
+        }
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
@@ -242,6 +257,16 @@ impl Scraper {
         }
         writer.containers(selected().map(|container| &container.listed))?;
         Ok(n_processes)
+    }
+
+    /// Why nothing was read.
+    fn why_nothing(&self) -> String {
+        let (n_refused, n_selected) = self.processes.refusals();
+        match n_selected {
+            0 => self.discovery.selection(&self.processes).to_string(),
+            _ if n_refused > 0 => refused(n_refused, n_selected),
+            _ => format!("none of the {n_selected} processes selected can be read"),
+        }
     }
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
@@ -278,12 +303,24 @@ impl Scraper {
     }
 
     /// Says what the filters select, once there are containers to select from: for most who see nothing, the filter is why.
+    ///
+    /// A node may be empty at first: that is told too, and the rest when its first container comes.
     fn log_selection(&mut self) {
-        if self.discovery.has_listed() && !std::mem::replace(&mut self.has_told_selection, true) {
-            let selection = self.discovery.selection(&self.processes);
-            let level = if selection.n_selected == 0 { Level::Warn } else { Level::Info };
-            log!(level, "{selection}");
+        if !self.discovery.has_listed() || self.has_told_selection {
+            return;
         }
+        let selection = self.discovery.selection(&self.processes);
+        self.has_told_selection = selection.n_containers > 0;
+        let is_told = !self.has_told_selection && std::mem::replace(&mut self.has_told_emptiness, true);
+        if is_told {
+            return;
+        }
+        let level = match (selection.n_selected, self.is_recording) {
+            (0, true) => Level::Debug, // the failure says it
+            (0, false) => Level::Warn,
+            _ => Level::Info,
+        };
+        log!(level, "{selection}");
     }
 
     /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.
@@ -301,7 +338,12 @@ impl Scraper {
         if n_refused == 0 && std::mem::take(&mut self.is_refused) {
             info!("all processes can be read");
         } else if n_refused > 0 && !std::mem::replace(&mut self.is_refused, true) {
-            warn!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing());
+            let is_failure = self.is_recording && n_refused == n_selected; // which says the same
+            log!(if is_failure { Level::Debug } else { Level::Warn }, "{}", refused(n_refused, n_selected));
         }
     }
+}
+
+fn refused(n_refused: usize, n_selected: usize) -> String {
+    format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
 }

@@ -1,5 +1,7 @@
 //! Which source the options name, and which is taken when they name none.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::options::Options;
@@ -27,11 +29,11 @@ const SOCKETS: [(&str, Api); 3] = [
 /// Fails with one line when there is no such socket or directory.
 pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     if let Some(directory) = &options.fixture {
+        see_recording(directory)?;
         return Ok(Box::new(Recording::new(directory)));
     }
     if let Some(directory) = &options.container_logs {
-        std::fs::read_dir(directory)
-            .map_err(|error| format!("cannot list {directory:?}: {}", plain(&error)))?;
+        fs::read_dir(directory).map_err(|error| format!("cannot list {directory:?}: {}", plain(&error)))?;
         return Ok(Box::new(ContainerLogs::new(directory)));
     }
     let (socket, api) = match (&options.containerd_sock, &options.cri_sock) {
@@ -39,7 +41,7 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
         (None, Some(socket)) => (socket.as_path(), Api::Cri),
         (None, None) => first_socket(&options.containerd_namespaces, Path::exists)?,
     };
-    std::fs::metadata(socket).map_err(|error| format!("no socket at {socket:?}: {}", plain(&error)))?;
+    see_socket(socket)?;
     let lister = match api {
         Api::Containerd => {
             Lister::Containerd(containerd::Lister::new(socket, &options.containerd_namespaces))
@@ -48,6 +50,31 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     };
     let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
     Ok(Box::new(client))
+}
+
+/// Fails with one line when there is no socket: a path mistyped by one component is a directory, and would be asked for ever.
+fn see_socket(path: &Path) -> Result<(), String> {
+    let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
+    let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
+    match () {
+        () if kind.is_socket() => Ok(()),
+        () if kind.is_dir() => Err(fail("it is a directory")),
+        () if kind.is_file() => Err(fail("it is a file")),
+        () => Err(fail("it is something else")),
+    }
+}
+
+/// Fails with one line that names what a recording would have and `directory` lacks.
+fn see_recording(directory: &Path) -> Result<(), String> {
+    let fail = |cause: &str| format!("no recording at {directory:?}: {cause}");
+    let kind = fs::metadata(directory).map_err(|error| fail(&plain(&error)))?;
+    if !kind.is_dir() {
+        return Err(fail("it is not a directory"));
+    }
+    match ["containers.tsv", "proc"].into_iter().find(|name| fs::metadata(directory.join(name)).is_err()) {
+        Some(missing) => Err(fail(&format!("it has no {missing:?}, as --record makes"))),
+        None => Ok(()),
+    }
 }
 
 /// Which socket is used when the command line names none: the first that exists, and speaks of the containerd namespaces asked for.

@@ -54,6 +54,11 @@ impl Source for ContainerLogs {
         format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
     }
 
+    /// The kubelet keeps the link of a container that has ended until it removes the container.
+    fn lists_what_is_gone(&self) -> bool {
+        true
+    }
+
     /// Lists at once: a directory of a local disk.
     fn begin(&mut self) {
         self.listed = Some(self.list());

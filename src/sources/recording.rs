@@ -125,23 +125,42 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     Ok(containers)
 }
 
-/// Writes a new recording: made whole or not at all.
+/// Writes a new recording. Its directory is made with the first file: where there is nothing to record, nothing is left behind.
 #[derive(Debug)]
 pub struct Writer {
     directory: PathBuf,
+    is_made: bool,
 }
 
 impl Writer {
-    /// Makes the directory, which must not exist.
-    pub fn create(directory: &Path) -> Result<Self, String> {
-        let fail = |error: io::Error| format!("cannot record to {directory:?}: {}", plain(&error));
-        fs::create_dir(directory).map_err(fail)?;
-        fs::create_dir(directory.join("proc")).map_err(fail)?;
-        Ok(Self { directory: directory.to_owned() })
+    /// Of a recording in `directory`, which must not exist; what it will be in must.
+    pub fn new(directory: &Path) -> Result<Self, String> {
+        let fail = |cause: &str| format!("cannot record to {directory:?}: {cause}");
+        match fs::symlink_metadata(directory) {
+            Ok(_) => return Err(fail("it exists already")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(&plain(&error))),
+            Err(_) => {}
+        }
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::metadata(parent).map_err(|error| fail(&plain(&error)))?;
+        }
+        Ok(Self { directory: directory.to_owned(), is_made: false })
+    }
+
+    /// Makes the directory, unless that has been done.
+    fn make(&mut self) -> Result<(), String> {
+        if !self.is_made {
+            fs::create_dir(&self.directory)
+                .and_then(|()| fs::create_dir(self.directory.join("proc")))
+                .map_err(|error| format!("cannot record to {:?}: {}", self.directory, plain(&error)))?;
+            self.is_made = true;
+        }
+        Ok(())
     }
 
     /// Writes one file of a process.
-    pub fn file(&self, pid: u32, name: &str, content: &[u8]) -> Result<(), String> {
+    pub fn file(&mut self, pid: u32, name: &str, content: &[u8]) -> Result<(), String> {
+        self.make()?;
         let process = self.directory.join("proc").join(pid.to_string());
         let path = process.join(name);
         fs::create_dir_all(&process)
@@ -150,7 +169,8 @@ impl Writer {
     }
 
     /// Writes the containers.
-    pub fn containers<'a>(&self, containers: impl Iterator<Item = &'a Container>) -> Result<(), String> {
+    pub fn containers<'a>(&mut self, containers: impl Iterator<Item = &'a Container>) -> Result<(), String> {
+        self.make()?;
         // containerd and Kubernetes allow neither tab nor newline in a name; a name that has them all the same loses them.
         let cell = |text: &str| text.replace(['\t', '\n', '\r'], " ");
         let mut text = format!("{HEADER}\n");

@@ -24,6 +24,11 @@ pub trait Source: fmt::Debug + Send {
     /// Where containers come from, for the log.
     fn describe(&self) -> String;
 
+    /// Whether it may list containers that have ended, or have not begun: those run that have a process.
+    fn lists_what_is_gone(&self) -> bool {
+        false
+    }
+
     /// Begins a listing, unless one is under way.
     fn begin(&mut self);
 

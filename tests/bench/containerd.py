@@ -1,4 +1,7 @@
-"""What a scrape a second costs containerd and its shims, with 50 pods: against nobody asking, and against one Tasks.List a second."""
+"""What a scrape a second costs containerd and its shims, with 50 pods: against nobody asking, and against one Tasks.List a second.
+
+And what one listing costs them, by Tasks.List and by CRI. `SECONDS=0` measures that alone.
+"""
 
 import os
 import statistics
@@ -10,11 +13,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 import exporter  # noqa: E402
-from lab import Container, Lab, pids, cmdline  # noqa: E402
+from lab import Container, Lab, cri, pids, cmdline  # noqa: E402
 
 N_PODS = 50
 N_ROUNDS = int(os.environ.get("ROUNDS", "1"))
-SECONDS = 60
+SECONDS = int(os.environ.get("SECONDS", "60"))
+N_LISTINGS = 300
 
 
 def cpu_seconds(lab: Lab) -> float:
@@ -36,8 +40,34 @@ def over_a_minute(lab: Lab, each_second=lambda: None) -> float:
     return cpu_seconds(lab) - before
 
 
+def a_listing(lab: Lab, ask) -> tuple[float, float]:
+    """The CPU milliseconds of one of many listings, and how many it takes to be answered."""
+    ask()
+    cpu, began = cpu_seconds(lab), time.monotonic()
+    for _ in range(N_LISTINGS):
+        ask()
+    took = time.monotonic() - began
+    busy = cpu_seconds(lab) - cpu
+    time.sleep(took)
+    idle = cpu_seconds(lab) - cpu - busy
+    return (busy - idle) / N_LISTINGS * 1000, took / N_LISTINGS * 1000
+
+
+def listings(lab: Lab, tasks_list):
+    def by_cri():
+        assert len(lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items) == N_PODS
+        assert len(lab.cri.ListContainers(cri.ListContainersRequest()).containers) == N_PODS
+
+    ways = {"Tasks.List": lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]), "ListPodSandbox and ListContainers": by_cri}
+    results = {way: [a_listing(lab, ask) for _ in range(3)] for way, ask in ways.items()}
+    print(f"\none listing of {N_PODS} pods, of {N_LISTINGS} in a row, three times\n{'':72}{'least':>12}{'median':>12}")
+    for way, values in results.items():
+        row(f"CPU of containerd and its shims, {way}", [cpu for cpu, _ in values], "ms")
+        row(f"until it is answered, {way}", [took for _, took in values], "ms")
+
+
 def row(what: str, values: list[float], unit: str, target: str = ""):
-    print(f"  {what:58}{min(values):12.3f}{statistics.median(values):12.3f}  {target:12}{unit}".rstrip())
+    print(f"  {what:70}{min(values):12.3f}{statistics.median(values):12.3f}  {target:12}{unit}".rstrip())
 
 
 def main():
@@ -45,6 +75,9 @@ def main():
         for i in range(N_PODS):
             lab.run_pod("bench", f"pod-{i}", [Container("app", ["/bin/sleep", "100000"])])
         tasks_list = lab._channel.unary_unary("/containerd.services.tasks.v1.Tasks/List")
+        listings(lab, tasks_list)
+        if SECONDS == 0:
+            return
         arguments = ["--containerd-sock", lab.socket, "--filter", "bench/*/*/*", "--scrape-interval", "1s"]
         alone, listed, scraped = [], [], []
         for _ in range(N_ROUNDS):
@@ -55,7 +88,7 @@ def main():
                 scraped.append(over_a_minute(lab))
                 n_seen = running.metrics().value("smaps_exporter_containers")
                 assert n_seen == N_PODS, f"the exporter sees {n_seen} containers"
-        print(f"\ncontainerd and its shims over a minute, {N_PODS} pods\n{'':60}{'least':>12}{'median':>12}  target")
+        print(f"\ncontainerd and its shims over a minute, {N_PODS} pods\n{'':72}{'least':>12}{'median':>12}  target")
         row("CPU, nobody asks", alone, "s")
         row("CPU, one Tasks.List a second", listed, "s")
         row("CPU, our exporter at 1 s", scraped, "s")

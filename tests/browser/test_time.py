@@ -163,6 +163,14 @@ def test_no_container_matches(exporter, page):
     page.screenshot("empty")
 
 
+def test_an_empty_node_is_not_the_filter_s_fault(exporter, tmp_path, page):
+    (tmp_path / "empty/proc").mkdir(parents=True)
+    (tmp_path / "empty/containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\n")
+    page.open(exporter(tmp_path / "empty"))
+    assert page.state() == "No container runs here"
+    assert page.tab.locator("#empty code").count() == 0
+
+
 def test_the_namespaces_that_exist_are_named(node, page):
     listed = "".join(f'smaps_exporter_namespace_containers{{namespace="{name}"}} 2\n' for name in ("shop", "kube-system"))
     altered(page, lambda text: without_processes(text) + listed)

@@ -12,17 +12,23 @@ from lab import BOOKWORM
 
 
 class Prometheus:
-    """Debian's Prometheus on a free port, with one target, or with several by (node, address)."""
+    """Debian's Prometheus on a free port, with one target, with several by (node, address), or with whole scrape configurations."""
 
-    def __init__(self, directory, targets: str | list[tuple[str, str]]):
+    def __init__(self, directory, targets: str | list[tuple[str, str]] | list[dict]):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = "127.0.0.1:%d" % free.getsockname()[1]
-        groups = [{"targets": [targets]}] if isinstance(targets, str) else [{"targets": [address], "labels": {"node": node}} for node, address in targets]
+        match targets:
+            case str():
+                configs = _config([{"targets": [targets]}])
+            case [dict(), *_]:
+                configs = targets
+            case _:
+                configs = _config([{"targets": [address], "labels": {"node": node}} for node, address in targets])
         config = directory / "prometheus.yml"
         config.write_text(f"""
 global: {{scrape_interval: 1s}}
-scrape_configs: [{{job_name: smaps, honor_labels: true, static_configs: {json.dumps(groups)}}}]
+scrape_configs: {json.dumps(configs)}
 """)
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -66,3 +72,7 @@ scrape_configs: [{{job_name: smaps, honor_labels: true, static_configs: {json.du
             return []
         except (urllib.error.URLError, ConnectionError):
             return []
+
+
+def _config(groups: list[dict]) -> list[dict]:
+    return [{"job_name": "smaps", "honor_labels": True, "static_configs": groups}]

@@ -42,6 +42,8 @@ EOF
 
 command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
+# make image
+command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
 # programs/stuck.c, a file system of its own
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
 unpack bookworm bookworm containerd runc prometheus busybox-static

@@ -13,6 +13,7 @@ struct State {
     n_begun: u32,
     is_listing: bool,
     is_lost: bool,
+    lists_what_is_gone: bool,
 }
 
 impl Played {
@@ -28,6 +29,10 @@ impl Source for Played {
 
     fn describe(&self) -> String {
         "containers are played".into()
+    }
+
+    fn lists_what_is_gone(&self) -> bool {
+        self.state().lists_what_is_gone
     }
 
     fn begin(&mut self) {
@@ -302,4 +307,27 @@ fn the_first_listing_says_why_there_is_none() {
     assert_eq!(node.discovery.list_first(node.at(0)), Err("no answer".into()));
     node.source.state().answer = Some(Ok(Listing::default()));
     assert_eq!(node.discovery.list_first(node.at(0)), Ok(()));
+}
+
+/// The kubelet keeps links of containers that have ended: those run that have a process.
+#[test]
+fn what_runs_of_what_is_listed() {
+    let mut node = Node::quiet();
+    assert_eq!(node.discovery.n_running(), 2, "who knows what runs is believed");
+    node.source.state().lists_what_is_gone = true;
+    let pid_of_none = [("a", 0), ("b", 0), ("c", 0)];
+    node.answer(11_000, &pid_of_none);
+    let running = |node: &mut Node, processes: &[Process]| {
+        let mut processes = Processes::of(processes);
+        node.discovery.observe(&processes, node.at(11_000));
+        processes.attribute_all(&node.discovery);
+        node.discovery.see_running(&processes);
+        let namespaces = node.discovery.namespaces().iter().map(|(_, n)| *n).sum::<u64>();
+        assert_eq!(node.discovery.n_running(), namespaces);
+        namespaces
+    };
+    assert_eq!(running(&mut node, &[HOST]), 0);
+    assert_eq!(running(&mut node, &[HOST, A, (101, 11, "/kubepods/a/sub")]), 1);
+    assert_eq!(running(&mut node, &[HOST, A, (300, 13, "/kubepods/c")]), 2);
+    assert_eq!(running(&mut node, &[HOST, (300, 13, "/kubepods/c")]), 1);
 }

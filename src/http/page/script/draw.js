@@ -165,6 +165,9 @@ function why() {
 	if (told.rising) {
 		return ['The kernel denies the reads', `${count(denied())} reads were denied. The exporter must run as root with CAP_SYS_PTRACE.`];
 	}
+	if (own('containers') === 0) {
+		return ['No container runs here', 'The container runtime lists none. With containerd, other namespaces may have some: see --containerd-namespace.'];
+	}
 	const namespaces = [...told.own.values()].flat().map(s => s.labels.get('namespace')).filter(Boolean);
 	return ['No container matches the filter', `The exporter knows ${count(own('containers'))} containers. No process of theirs matches`, ...codes(infos('filter', 'filter')),
 		...namespaces.length ? ['There are the namespaces', ...codes([...new Set(namespaces)].sort())] : []];
