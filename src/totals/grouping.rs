@@ -29,16 +29,20 @@ impl GroupBy {
     }
 }
 
-/// The kind of mapping that a path stands for, the value of the label `kind`.
+/// The kind of mapping that a path stands for, the value of the label `kind`. The names are the kernel's; where each comes from is said in
+/// the tests.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
-        b"" | b"[anon]" => "anon",
+        b"" | b"[anon]" | b"/anon_hugepage (deleted)" | b"/dev/zero" => "anon",
         b"[heap]" => "heap",
-        b"/dev/zero (deleted)" => "shm",
+        b"/dev/zero (deleted)" | b"/secretmem (deleted)" | b"/[kvm-gmem] (deleted)" => "shm",
+        b"/i915 (deleted)" | b"/drm mm object (deleted)" => "shm",
+        b"/[aio] (deleted)" => "special",
         _ if begins(&["[anon:"]) => "anon",
         _ if begins(&["[stack"]) => "stack",
-        _ if begins(&["/dev/shm/", "/memfd:", "/SYSV", "[anon_shmem:"]) => "shm",
+        _ if begins(&["/dev/shm/", "/dev/hugepages/", "/memfd:", "/SYSV", "[anon_shmem:"]) => "shm",
+        _ if begins(&["/dev/", "/sys/", "/dmabuf:"]) => "special",
         _ if begins(&["/"]) => "file",
         _ => "special",
     }
@@ -48,27 +52,89 @@ pub fn kind(path: &[u8]) -> &'static str {
 mod tests {
     use super::*;
 
+    /// Every name that the kernel gives a mapping, with the file of its source that does, as of Linux 6.18.
     #[test]
     fn kinds() {
         for (path, expected) in [
+            // fs/proc/task_mmu.c, get_vma_name: no file and no name; names by PR_SET_VMA_ANON_NAME; the heap; the stack, until 4.5 that
+            // of each thread
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
-            ("[anonymous]", "special"),
+            ("[anon_shmem:x]", "shm"),
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            ("/dev/shm/x", "shm"),
-            ("/dev/shm", "file"),
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup: MAP_ANONYMOUS | MAP_HUGETLB, a System V segment, a memfd; a file of hugetlbfs
+            ("/anon_hugepage (deleted)", "anon"),
+            ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
-            ("/SYSV00000000 (deleted)", "shm"),
+            ("/dev/hugepages/x", "shm"),
+            ("/anon_hugepage", "file"),
+            // mm/shmem.c, shmem_zero_setup: MAP_SHARED | MAP_ANONYMOUS, and /dev/zero mapped shared
             ("/dev/zero (deleted)", "shm"),
-            ("/dev/zero", "file"),
-            ("[anon_shmem:x]", "shm"),
-            ("/usr/bin/x", "file"),
-            ("[vdso]", "special"),
+            // drivers/char/mem.c, mmap_zero: /dev/zero mapped privately is anonymous memory
+            ("/dev/zero", "anon"),
+            // ipc/shm.c, newseg
+            ("/SYSV00000000 (deleted)", "shm"),
+            // mm/memfd.c
+            ("/memfd:a\\012b (deleted)", "shm"),
+            ("/memfd: (deleted)", "shm"),
+            // mm/secretmem.c; virt/kvm/guest_memfd.c, a guest's memory
+            ("/secretmem (deleted)", "shm"),
+            ("/[kvm-gmem] (deleted)", "shm"),
+            // a tmpfs by its usual place; another's place says nothing
+            ("/dev/shm/x", "shm"),
+            ("/dev/shm/x (deleted)", "shm"),
+            ("/dev/shm", "special"),
+            ("/run/x", "file"),
+            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c, drivers/gpu/drm/drm_gem.c: buffers in shared memory
+            ("/i915 (deleted)", "shm"),
+            ("/drm mm object (deleted)", "shm"),
+            // drivers/dma-buf/dma-buf.c; until 5.2 an anon_inode
+            ("/dmabuf:", "special"),
+            ("/dmabuf:frame", "special"),
+            ("anon_inode:dmabuf", "special"),
+            // a device's memory, or the kernel's: what is resident of it is no page of a file that could be dropped
+            ("/dev/nvidia0", "special"),
+            ("/dev/nvidiactl", "special"),
+            ("/dev/nvidia-uvm", "special"),
+            ("/dev/dri/card0", "special"),
+            ("/dev/dri/renderD128", "special"),
+            ("/dev/kfd", "special"),
+            ("/dev/infiniband/uverbs0", "special"),
+            ("/dev/mem", "special"),
+            ("/sys/devices/pci0000:00/0000:00:02.0/resource0", "special"),
+            // security/selinux/selinuxfs.c: the page that libselinux looks at
+            ("/sys/fs/selinux/status", "special"),
+            // fs/aio.c, aio_private_file
+            ("/[aio] (deleted)", "special"),
+            ("/[aio]", "file"),
+            // fs/anon_inodes.c, by many
             ("anon_inode:[perf_event]", "special"),
+            ("anon_inode:[io_uring]", "special"),
+            ("anon_inode:i915.gem", "special"),
+            ("anon_inode:kvm-vcpu:0", "special"),
+            ("anon_inode:bpf-map", "special"),
+            // net/socket.c, sockfs_dname
             ("socket:[1]", "special"),
+            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c, arch/arm/kernel/process.c
+            ("[vdso]", "special"),
+            ("[vvar]", "special"),
+            ("[vvar_vclock]", "special"),
+            ("[vsyscall]", "special"),
+            ("[uprobes]", "special"),
+            ("[uprobes-trampoline]", "special"),
+            ("[sigpage]", "special"),
+            ("[vectors]", "special"),
+            ("[anonymous]", "special"),
+            // files
+            ("/usr/bin/x", "file"),
+            ("/usr/bin/x (deleted)", "file"),
+            ("/device/x", "file"),
+            ("/system/x", "file"),
+            ("/i915", "file"),
+            ("/", "file"),
         ] {
             assert_eq!(kind(path.as_bytes()), expected, "{path:?}");
         }

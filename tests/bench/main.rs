@@ -12,12 +12,14 @@ mod workload;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use procfs::FromBufRead;
 use procfs::process::MemoryMaps;
+use smaps_container_exporter::procfs::files::Entries;
 use smaps_container_exporter::smaps::scanner::Scanner;
 
 use crate::counting::Counting;
@@ -33,9 +35,10 @@ static ALLOCATOR: Counting = Counting;
 /// A part of the bench.
 type Part = fn() -> io::Result<()>;
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("scanner", scanner),
     ("scrape", scrape),
+    ("small", small),
     ("size", size),
     ("memory", memory),
     ("budget", budget),
@@ -173,6 +176,40 @@ fn scrape() -> io::Result<()> {
         single("heap allocations a steady scrape", tally.n_allocations as f64, "", AtMost(0.0));
         single("allocated bytes a steady scrape", tally.n_bytes as f64, "", AtMost(0.0));
     }
+    Ok(())
+}
+
+/// Small processes beside many that are no container's: what does not go into their smaps weighs most there.
+fn small() -> io::Result<()> {
+    const N_SELECTED: usize = 200;
+    const N_OTHERS: usize = 300;
+    heading(&format!(
+        "whole scrape: {N_SELECTED} live processes of 25 mappings beside {N_OTHERS} that are no container's"
+    ));
+    let workload = match Workload::in_a_cgroup(N_SELECTED, N_OTHERS) {
+        Ok(workload) => workload,
+        Err(error) => {
+            println!("  left out: it takes root, to make a cgroup: {error}");
+            return Ok(());
+        }
+    };
+    let options = ["--filter", &workload.filter(), "--cpu-budget", "0"];
+    let mut scrape = Scrapes::new(workload.fixture(), &options);
+    let paths: Vec<String> =
+        workload.pids().take(N_SELECTED).map(|pid| format!("/proc/{pid}/smaps")).collect();
+    let (mut buffer, mut entries) = (vec![0; 64 * 1024], Entries::default());
+    let mut floor = || {
+        let proc = File::open("/proc").expect("proc is there");
+        entries.list(proc.as_fd(), |_, _| {}).expect("it can be listed");
+        paths.iter().for_each(|path| read_to_end(path, &mut buffer));
+    };
+    let [whole, floor] = rounds(101, [&mut || scrape.run(), &mut floor]);
+    assert_eq!(scrape.value("smaps_exporter_processes"), N_SELECTED as f64);
+    let n_mappings = scrape.value("smaps_exporter_mappings") / N_SELECTED as f64;
+    time("scrape, CPU", &whole, 1e3, "ms", Target::None);
+    time("read floor: one listing of proc; open, read, close; CPU", &floor, 1e3, "ms", Target::None);
+    ratio("scrape over read floor", &whole, &floor, AtMost(1.15));
+    single("mappings a process", n_mappings, "", Target::None);
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -28,6 +28,7 @@ pub struct Workload {
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
+    cgroups: Vec<PathBuf>,
 }
 
 impl Workload {
@@ -57,8 +58,7 @@ impl Workload {
     ) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let (mut ready, stdout) = io::pipe()?;
-        let recording = Recording::empty(name, "")?;
-        let mut workload = Self { children: Vec::new(), input: Some(input), recording, name };
+        let mut workload = Self::empty(name, input)?;
         let files = workload.recording.directory.join("files");
         for i in 0..n_processes {
             let (comm, maps_files) = role(i, &files);
@@ -75,12 +75,47 @@ impl Workload {
         }
         drop(stdout);
         ready.read_exact(&mut vec![0; n_processes])?;
-        let init = workload.pids().next().expect("there is a process");
+        workload.list()?;
+        Ok(workload)
+    }
+
+    /// Small processes, `cat` waiting for its input: `n_selected` of them in a cgroup of their own, which is the container's, and
+    /// `n_others` beside it, which are no container's.
+    ///
+    /// Fails where no cgroup can be made: that takes root.
+    pub fn in_a_cgroup(n_selected: usize, n_others: usize) -> io::Result<Self> {
+        let (stdin, input) = io::pipe()?;
+        let mut workload = Self::empty("cat", input)?;
+        for _ in 0..n_selected + n_others {
+            let mut cat = Command::new("cat");
+            cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null()); // another locale is a dozen mappings
+            let child = cat.spawn()?;
+            workload.children.push(child);
+        }
+        for root in cgroup_roots()? {
+            let cgroup = root.join(format!("smaps-bench-{}", std::process::id()));
+            fs::create_dir(&cgroup)?;
+            workload.cgroups.push(cgroup.clone());
+            for pid in workload.pids().take(n_selected) {
+                fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
+            }
+        }
+        workload.list()?;
+        Ok(workload)
+    }
+
+    fn empty(name: &'static str, input: PipeWriter) -> io::Result<Self> {
+        let recording = Recording::empty(name, "")?;
+        Ok(Self { children: Vec::new(), input: Some(input), recording, name, cgroups: Vec::new() })
+    }
+
+    /// Makes the recording one of these processes.
+    fn list(&self) -> io::Result<()> {
+        let init = self.pids().next().expect("there is a process");
         let containers =
             format!("id\tinit_pid\tnamespace\tpod\tcontainer\nbench\t{init}\tbench\tpod\tworkload\n");
-        fs::write(workload.recording.directory.join("containers.tsv"), containers)?;
-        symlink("/proc", workload.recording.directory.join("proc"))?;
-        Ok(workload)
+        fs::write(self.recording.directory.join("containers.tsv"), containers)?;
+        symlink("/proc", self.recording.directory.join("proc"))
     }
 
     /// What `--fixture` takes.
@@ -105,7 +140,21 @@ impl Drop for Workload {
         for child in &mut self.children {
             let _ = child.wait();
         }
+        for cgroup in &self.cgroups {
+            let _ = fs::remove_dir(cgroup);
+        }
     }
+}
+
+/// Where the hierarchies are mounted that tell a container's processes: version 2, and of version 1 the memory controller's.
+fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let root = |line: &str| {
+        let [_, path, kind, options, ..] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        let tells = kind == "cgroup2" || kind == "cgroup" && options.split(',').any(|o| o == "memory");
+        tells.then(|| path.into())
+    };
+    Ok(mounts.lines().filter_map(root).collect())
 }
 
 /// The role of a workload process: takes a name, maps memory, says so, and lives until its input ends.

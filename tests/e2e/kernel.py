@@ -1,10 +1,12 @@
 """What the kernel says of the lab's processes, read in the plainest way and not as the exporter reads it."""
 
+import gzip
 import os
 import re
 import signal
 from collections import Counter, defaultdict
 from contextlib import contextmanager
+from pathlib import Path
 
 from lab import Lab, environment, kill, pids, read_proc, until
 
@@ -84,6 +86,16 @@ def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
 def rollup_rss(pid: int) -> int:
     """Resident bytes of a process by the kernel's own sum."""
     return 1024 * int(re.search(rb"^Rss: +(\d+) kB$", read_proc(pid, "smaps_rollup"), re.MULTILINE)[1])
+
+
+def page_mapcount() -> str:
+    """Whether this kernel counts how often each page is mapped, as its configuration says. Without (Linux 6.15), PSS and what is shared of
+    large folios are estimates, which may differ from one read to the next."""
+    for path, read in ((Path("/proc/config.gz"), gzip.open), (Path(f"/boot/config-{os.uname().release}"), open)):
+        if path.exists():
+            with read(path, "rt") as file:
+                return "estimated (CONFIG_NO_PAGE_MAPCOUNT)" if "CONFIG_NO_PAGE_MAPCOUNT=y\n" in file.read() else "counted for each page"
+    return "unknown"
 
 
 @contextmanager

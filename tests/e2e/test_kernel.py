@@ -1,9 +1,20 @@
 """The exposition against what the kernel says, the processes held still."""
 
+import os
+
+import pytest
+
 import kernel
 from exporter import EVERYTHING, once
 from exposition import Exposition
 from kernel import COMMAND
+
+
+@pytest.fixture(autouse=True, scope="module")
+def which_kernel(pytestconfig):
+    """Says on which kind of kernel this was compared, whatever pytest captures."""
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\ncompared with Linux {os.uname().release}: how often a page is mapped is {kernel.page_mapcount()}")
 
 
 def test_every_series_of_every_field_equals_a_naive_readers(node):

@@ -24,6 +24,11 @@ def inject(tmp_path_factory):
     """Makes a thread do a system call; what it returned."""
     program = tmp_path_factory.mktemp("programs") / "inject"
     subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, PROGRAMS / "inject.c"], check=True)
+    return injector(program)
+
+
+def injector(program: Path):
+    """The function, with the program that does it."""
 
     def inject(thread: int, number: int, *arguments: int | str) -> int:
         texts = [f":{value}" if isinstance(value, str) else str(value) for value in arguments]

@@ -38,7 +38,7 @@ class Result:
 
 def programs(architecture: str) -> Path:
     """The workloads, static."""
-    source = REPOSITORY / "tests/nodes/programs"
+    source, injector = REPOSITORY / "tests/nodes/programs", REPOSITORY / "tests/e2e/programs/inject.c"
 
     def make(out: Path):
         out.mkdir()
@@ -52,8 +52,9 @@ def programs(architecture: str) -> Path:
         # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
+        build.run("gcc", "-O1", "-static", "-o", out / "inject", injector)
 
-    texts = [path.read_text() for path in sorted(source.iterdir())]
+    texts = [path.read_text() for path in (*sorted(source.iterdir()), injector)]
     return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
 
 

@@ -73,12 +73,23 @@ def test_perfmon_is_enough_from_linux_6_15_on(node):
             sees_some(node, exporter, is_own(node), "PERFMON")
 
 
-@pytest.mark.parametrize("capability", ["SYS_PTRACE", "PERFMON"])
-def test_under_apparmors_default_profile_it_names_apparmor(node, capability):
-    if capability == "PERFMON" and KERNEL < (6, 15):
-        pytest.skip("the kernel's CAP_PERFMON does not read smaps")
-    with InPod(node, capabilities=[capability], apparmor="RuntimeDefault") as exporter:
-        [own] = kernel.processes(node)[OWN]
-        profile = read_proc(own, "attr/current")
-        assert profile.startswith(b"cri-containerd.apparmor.d")
+def profile_of(node) -> bytes:
+    """The profile that the exporter runs under, which is the default one."""
+    [own] = kernel.processes(node)[OWN]
+    profile = read_proc(own, "attr/current")
+    assert profile.startswith(b"cri-containerd.apparmor.d")
+    return profile
+
+
+def test_under_apparmors_default_profile_it_names_apparmor(node):
+    with InPod(node, apparmor="RuntimeDefault") as exporter:
+        profile = profile_of(node)
         sees_some(node, exporter, lambda pid: read_proc(pid, "attr/current") == profile, "AppArmor")
+
+
+@pytest.mark.skipif(KERNEL < (6, 15), reason="the kernel's CAP_PERFMON does not read smaps")
+def test_with_perfmon_the_kernel_does_not_ask_apparmor(node):
+    with InPod(node, capabilities=["PERFMON"], apparmor="RuntimeDefault") as exporter:
+        assert profile_of(node) != read_proc(kernel.processes(node)["kube-system", "agent-0", "agent", "sh"][0], "attr/current")
+        settled(lambda: seen(exporter), lambda: kernel.counts(node))
+        assert denied(exporter) == 0

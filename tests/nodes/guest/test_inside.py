@@ -1,0 +1,52 @@
+"""Somebody has taken over the exporter that runs as the README recommends for new kernels: with PERFMON, so with Landlock too."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import kernel
+from in_pod import OWN, InPod
+from kernel import COMMAND
+from node import PROGRAMS, SYSTEMD, settled
+from test_sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, O_RDONLY, calls, injector
+
+pytestmark = pytest.mark.skipif(
+    not SYSTEMD or KERNEL < (6, 15) or os.uname().machine != "x86_64",
+    reason="CAP_PERFMON reads smaps from Linux 6.15 on; the injector knows x86-64",
+)
+
+
+def test_whoever_is_inside_under_perfmon_is_refused_and_it_goes_on_serving(node, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("text")
+    [victim] = kernel.processes(node)["default", "web-1", "sidecar", "sleep"]
+    inject = injector(PROGRAMS / "inject")
+    refused = calls(victim, file)
+    del refused["socket(AF_UNIX), with a recording"]  # it asks containerd
+    roots = ("1", str(victim))
+    unreadable = [f"/host/proc/{pid}/root/etc/{name}" for pid in roots for name in ("shadow", "passwd")] + ["/host/proc/1/mem"]
+    with InPod(node, capabilities=["PERFMON"]) as exporter:
+
+        def reads_all():
+            settled(lambda: exporter.metrics().by("process_smaps_processes", *COMMAND), lambda: kernel.counts(node))
+
+        reads_all()
+        [own] = kernel.processes(node)[OWN]
+        threads = {(task / "comm").read_text().strip(): int(task.name) for task in Path(f"/proc/{own}/task").iterdir()}
+        assert {"scrape", "http"} < set(threads)
+        for name, thread in threads.items():
+            for path in unreadable:
+                assert inject(thread, 257, AT_FDCWD, path, O_RDONLY) == EACCES, f"{path} in {name}"
+            assert inject(thread, 257, AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, "calls do get through"
+        # that they are refused in every thread is tested where it takes less time
+        for call, (number, *arguments) in refused.items():
+            assert inject(threads["scrape"], number, *arguments) == EPERM, call
+        exporter.after(2)
+        reads_all()
+        status = exporter.status()
+        assert int(re.match("[0-9a-f]+", status["CapPrm"])[0], 16) == 1 << 38 and status["Seccomp"] == "2"
+        assert "not permitted" not in exporter.log()
+    assert file.read_text() == "text"
+    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "nobody stopped or killed it"
