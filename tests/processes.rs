@@ -148,21 +148,3 @@ fn pipes_and_devices_in_a_recording_are_not_read() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
     assert_eq!(output.status.code(), Some(1));
 }
-
-/// Who is in no container's cgroup is looked at by each of the first listings, and then by every eighth.
-#[test]
-fn a_process_that_comes_to_its_container_late_is_found() {
-    let recording = three();
-    for (pid, place) in [(9, "early"), (10, "late")] {
-        recording.process(pid, place, SMAPS);
-        recording.write(&format!("proc/{pid}/cgroup"), "0::/elsewhere\n");
-    }
-    let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
-    (0..5).for_each(|_| assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]));
-    recording.write("proc/9/cgroup", "0::/kubepods/pod1/c1\n");
-    (0..20).for_each(|_| assert_eq!(scrape(&mut scraper), ["early 1", "init 1", "worker 2"]));
-    recording.write("proc/10/cgroup", "0::/kubepods/pod1/c1\n");
-    let is_found = |_: &i32| scrape(&mut scraper) == ["early 1", "init 1", "late 1", "worker 2"];
-    let at = (1..=8).find(is_found);
-    assert!(at.is_some_and(|at| at > 1), "found at scrape {at:?}");
-}

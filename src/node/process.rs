@@ -21,9 +21,6 @@ const REST: u32 = 100;
 /// A count of mappings serves for so many sums: the kernel's sum does not say how many they are, and counting them costs half as much again.
 const MAX_COUNT_USES: u32 = 9;
 
-/// So many listings look where a process is that is no container's; after them, one in so many does.
-const LISTINGS_ELSEWHERE: u32 = 8;
-
 /// A process of the node.
 #[derive(Debug)]
 pub struct Process {
@@ -40,8 +37,6 @@ pub struct Process {
     pub(super) container: Option<Arc<Container>>,
     /// Its container may be another than `container` says.
     pub(super) is_unattributed: bool,
-    /// How many listings in a row have found it to be no container's, counted anew when the containers change.
-    pub(super) n_elsewhere: u32,
     /// A filter selects it.
     pub(super) is_selected: bool,
     /// The log says why none does.
@@ -101,7 +96,6 @@ impl Process {
             cgroup,
             container: None,
             is_unattributed: true,
-            n_elsewhere: 0,
             is_selected: false,
             is_explained: false,
             comm: Vec::new(),
@@ -142,27 +136,6 @@ impl Process {
         }
     }
 
-    /// Whether a listing should look where it is. A selected process is found by its read, and a kernel thread stays where it is. A
-    /// container's processes are begun by its runtime, which moves them there at once: who has been elsewhere for long, the node's own
-    /// services, is asked rarely.
-    pub(super) fn is_to_be_located(&mut self) -> bool {
-        if self.is_selected || self.is_kernel_thread {
-            return false;
-        }
-        if self.container.is_some() {
-            return true;
-        }
-        self.n_elsewhere = self.n_elsewhere.wrapping_add(1);
-        let is_turn = self.n_elsewhere % LISTINGS_ELSEWHERE == self.entry.pid % LISTINGS_ELSEWHERE;
-        self.n_elsewhere <= LISTINGS_ELSEWHERE || is_turn
-    }
-
-    /// Whose cgroup is which has changed.
-    pub(super) fn note_new_claims(&mut self) {
-        self.is_unattributed = true;
-        self.n_elsewhere = 0;
-    }
-
     /// Looks where it is. Fails when it has ended.
     pub(super) fn locate(
         &mut self,
@@ -180,7 +153,6 @@ impl Process {
             self.cgroup.clear();
             self.cgroup.extend_from_slice(cgroup);
             self.is_unattributed = true;
-            self.n_elsewhere = 0;
         }
     }
 
