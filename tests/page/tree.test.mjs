@@ -1,6 +1,7 @@
 // Names and numbers as they are shown, the tree, its other way round, and what a search finds.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { exposition, line, load, place, randomFrom } from './load.mjs';
 
@@ -146,4 +147,12 @@ test('numbers', () => {
 	assert.equal(slope({ bytes: true }, NaN), '');
 	assert.equal(span(.0123), '12 ms');
 	assert.equal(title('swap_pss'), 'Swap PSS');
+});
+
+test('kinds are those of the exporter', () => {
+	const { kindOf } = load();
+	const rust = readFileSync(new URL('../../src/totals/grouping.rs', import.meta.url), 'utf8');
+	const cases = [...rust.slice(rust.indexOf('fn kinds()')).matchAll(/^ +\(("[^"]*"), "([a-z]+)"\),$/gm)];
+	assert.ok(cases.length > 50, `${cases.length} cases`);
+	for (const [, path, kind] of cases) if (path !== '""') assert.equal(kindOf(JSON.parse(path)), kind, path);
 });

@@ -9,7 +9,7 @@ const LEGEND = {
 	stack: 'The stack of a program’s main thread. Other threads’ stacks are anonymous.',
 	shm: 'Memory that processes share: /dev/shm, memfd, System V segments. “/dev/zero (deleted)” is an anonymous shared mapping, such as PostgreSQL’s shared buffers.',
 	file: 'Pages of programs, libraries and files that are mapped. Clean ones can be dropped and read again.',
-	special: 'What the kernel maps into each process: [vdso], [vvar] and the like.',
+	special: 'What the kernel or a device maps into a process: [vdso], [vvar], /dev/nvidia0 and the like.',
 	other: 'The smallest paths of a command, added up by the exporter to stay within --max-samples.',
 	all: 'Not told apart by path or kind.',
 };

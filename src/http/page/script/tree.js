@@ -2,10 +2,16 @@
 
 const KINDS = { anon: 'Anonymous', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
 // The rule of --group-by kind.
+// As the exporter's --group-by kind has them: src/totals/grouping.rs.
+const NAMED = {
+	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other', '/[aio] (deleted)': 'special',
+	'/dev/zero (deleted)': 'shm', '/secretmem (deleted)': 'shm', '/[kvm-gmem] (deleted)': 'shm',
+	'/i915 (deleted)': 'shm', '/drm mm object (deleted)': 'shm',
+};
 function kindOf(path) {
-	return /^\[anon[\]:]/.test(path) ? 'anon' : path === '[heap]' ? 'heap' : /^\[stack/.test(path) ? 'stack'
-		: /^(\/dev\/shm\/|\/memfd:|\/SYSV|\[anon_shmem:)/.test(path) || path === '/dev/zero (deleted)' ? 'shm'
-			: path[0] === '/' ? 'file' : path === '[other]' ? 'other' : 'special';
+	return Object.hasOwn(NAMED, path) ? NAMED[path] : /^\[anon[\]:]/.test(path) ? 'anon' : /^\[stack/.test(path) ? 'stack'
+		: /^(\/dev\/shm\/|\/dev\/hugepages\/|\/memfd:|\/SYSV|\[anon_shmem:)/.test(path) ? 'shm'
+			: path[0] === '/' && !/^\/(dev\/|sys\/|dmabuf:)/.test(path) ? 'file' : 'special';
 }
 const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind'];
 
