@@ -57,7 +57,7 @@ fn startup_failures_exit_with_1() {
         ),
         (&["--containerd-sock", "src"], r#"no socket at "src": it is a directory"#),
         (&["--cri-sock", "unix://Cargo.toml"], r#"no socket at "Cargo.toml": it is a file"#),
-        (&["--cri-sock", "/dev/null"], r#"no socket at "/dev/null": it is something else"#),
+        (&["--cri-sock", "/dev/null"], r#"no socket at "/dev/null": it is a device, a pipe or the like"#),
         (
             &["--container-logs", "/does/not/exist"],
             r#"cannot list "/does/not/exist": no such file or directory"#,
@@ -66,6 +66,16 @@ fn startup_failures_exit_with_1() {
         let args = [args, &["--addr", "127.0.0.1:0"]].concat();
         assert_eq!(error_of(&args, 1), error);
     }
+    let empty = Directory::new();
+    empty.write("proc/1/comm", "app\n");
+    empty.write("containers.tsv", "");
+    let error = error_of(&["--fixture", empty.path().to_str().unwrap(), "--once"], 1);
+    assert!(
+        error.ends_with(
+            r#"containers.tsv": line 1 is "": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#
+        ),
+        "{error}"
+    );
     let recording = Directory::new();
     recording.write("containers.tsv", "");
     let error = error_of(&["--fixture", recording.path().to_str().unwrap()], 1);

@@ -28,7 +28,7 @@ pub struct Limits {
 /// The limits that it serves with.
 pub const LIMITS: Limits = Limits {
     n_connections: 64,
-    n_closing: 64,
+    n_closing: 192,
     head: Duration::from_secs(5),
     idle: Duration::from_secs(120),
     response: Duration::from_secs(30),

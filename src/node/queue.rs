@@ -27,6 +27,14 @@ impl Queue {
         self.positions.shrink_to(2 * self.positions.len());
     }
 
+    /// The one that was given last comes once more, at once.
+    pub fn again(&mut self, position: usize) {
+        if self.next > 0 {
+            self.next -= 1;
+            self.positions[self.next] = position as u32;
+        }
+    }
+
     /// The position of the next one.
     pub fn pop(&mut self) -> Option<usize> {
         let &position = self.positions.get(self.next)?;

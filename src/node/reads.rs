@@ -230,8 +230,15 @@ impl Processes {
         if process.is_unattributed {
             process.attribute(discovery);
         }
+        let is_renamed = process.comm != reader.comm;
         process.select(&reader.comm, discovery, &mut self.scratch);
         let Some(container) = process.container.clone().filter(|_| process.is_selected) else { return };
+        // A new name may be that of another program, while what was read is the memory of its parent, with which it shared it before (vfork):
+        // that memory still lives. So a process with a new name is read once more.
+        process.has_new_name = is_renamed && !process.has_new_name;
+        if process.has_new_name {
+            return self.queue.again(i);
+        }
         if reader.was_slow {
             self.counts.slow += 1;
             if process.is_summed_until.is_none() {

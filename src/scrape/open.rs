@@ -60,7 +60,7 @@ fn see_socket(path: &Path) -> Result<(), String> {
         () if kind.is_socket() => Ok(()),
         () if kind.is_dir() => Err(fail("it is a directory")),
         () if kind.is_file() => Err(fail("it is a file")),
-        () => Err(fail("it is something else")),
+        () => Err(fail("it is a device, a pipe or the like")),
     }
 }
 

@@ -47,7 +47,7 @@ impl Recording {
         fs::File::open(&self.path)
             .and_then(|mut file| file.read_to_end(&mut self.text))
             .map_err(|error| fail(plain(&error)))?;
-        if self.text == self.parsed {
+        if !self.parsed.is_empty() && self.text == self.parsed {
             return Ok(None);
         }
         let containers = parse(&self.text).map_err(fail)?;

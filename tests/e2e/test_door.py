@@ -22,7 +22,8 @@ from test_hostile_http import Target, record
 
 CLIENTS = HERE / ".debs/clients"
 LIBRARIES = ":".join(map(str, CLIENTS.glob("usr/lib/*-linux-gnu")))
-N_REQUESTS = 100_000
+# 100,000 take four minutes in all: that many by hand.
+N_REQUESTS = int(os.environ.get("N_REQUESTS", 30_000))
 # one scrape in the test, so that every body is the same
 ONCE = ("--scrape-interval", "1h")
 
@@ -214,7 +215,7 @@ def test_a_page_that_points_its_name_at_loopback_reads_nothing(small_node):
             status, body = ask(target, f"GET /metrics HTTP/1.1\nConnection: close\nHost: {host}")
             assert status == expected, host
             if status == 421:
-                assert body.endswith(": --allowed-host evil.example allows it\n") and body.count("\n") == 1
+                assert body.endswith(": the option --allowed-host evil.example allows it\n") and body.count("\n") == 1
         assert ask(target, "GET /metrics HTTP/1.1")[0] == 400
         assert ask(target, "GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost")[0] == 400
         assert ask(target, "GET /metrics HTTP/1.0")[0] == 200
