@@ -201,7 +201,7 @@ mod tests {
             let (mut publisher, published) = publish::publisher();
             publisher.buffer().extend_from_slice(text);
             publisher.publish();
-            Site { published, max_age: MINUTE, hosts: Hosts::new(Vec::new()) }
+            Site { published, max_age: MINUTE, hosts: Hosts::new(String::new(), Vec::new()) }
         }
 
         fn empty() -> Site {
