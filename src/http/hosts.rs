@@ -145,7 +145,10 @@ mod tests {
             let found = text.split_once("the option --allowed-host ").map(|(_, rest)| rest);
             assert_eq!(found.map(|rest| rest.strip_suffix(" allows it\n").unwrap()), advised, "{text}");
             let Some(name) = advised else { continue };
-            assert!(Hosts::new("node-1".to_owned(), vec![name.to_owned()]).allow(HERE, Some(host.as_bytes())), "{host}");
+            assert!(
+                Hosts::new("node-1".to_owned(), vec![name.to_owned()]).allow(HERE, Some(host.as_bytes())),
+                "{host}"
+            );
         }
     }
 }
