@@ -132,6 +132,17 @@ fn the_host_that_is_advised_is_let_in() {
 }
 
 #[test]
+fn the_machine_knows_its_name() {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {name}:8080\r\n\r\n");
+    let (head, _) = receive(&mut send(serve().1, request.as_bytes()));
+    assert!(!head.starts_with("HTTP/1.1 421 "), "{head}");
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: not-{name}\r\n\r\n");
+    let (head, _) = receive(&mut send(serve().1, request.as_bytes()));
+    assert!(head.starts_with("HTTP/1.1 421 "), "{head}");
+}
+
+#[test]
 fn one_connection_serves_many_requests() {
     let (mut publisher, addr) = serve();
     let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Limits {
     /// How many connections may be open, those that are closing not counted.
     pub n_connections: usize,
-    /// How many more may be closing: they only wait for their clients to close as well.
+    /// How many more may be closing: they only wait for their clients to close as well. Those that were refused are among them, and one that
+    /// makes room before its response is read looks broken to its client.
     pub n_closing: usize,
     /// How long a head may take to arrive.
     pub head: Duration,

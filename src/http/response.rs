@@ -257,7 +257,7 @@ mod tests {
             let demand = Arc::new(Demand::new(MINUTE, now));
             demand.begin(now);
             demand.end(true, now);
-            Site { published, demand, max_age: MINUTE, hosts: Hosts::new(Vec::new()) }
+            Site { published, demand, max_age: MINUTE, hosts: Hosts::new(String::new(), Vec::new()) }
         }
 
         fn empty() -> Site {

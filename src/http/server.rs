@@ -109,7 +109,8 @@ impl Server {
         allowed_hosts: Vec<String>,
     ) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
-        let site = Site { published, demand, max_age, hosts: Hosts::new(allowed_hosts) };
+        let node_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let site = Site { published, demand, max_age, hosts: Hosts::new(node_name, allowed_hosts) };
         thread::Builder::new()
             .name("http".to_owned())
             .stack_size(STACK_BYTES)

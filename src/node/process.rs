@@ -65,6 +65,8 @@ pub struct Process {
     pub(super) is_on_trial: bool,
     /// It looks stuck, but its reads return.
     pub(super) is_cleared: bool,
+    /// Its last read ended with another name than it had before, and is made again.
+    pub(super) has_new_name: bool,
     pub(super) count: MappingCount,
     pub(super) ladder: Ladder,
     pub(super) reading: Reading,
@@ -112,6 +114,7 @@ impl Process {
             skipped_since: None,
             is_on_trial: false,
             is_cleared: false,
+            has_new_name: false,
             count: MappingCount::default(),
             ladder: Ladder::default(),
             reading: Reading::default(),

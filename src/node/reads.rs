@@ -230,10 +230,14 @@ impl Processes {
         if process.is_unattributed {
             process.attribute(discovery);
         }
+        let is_renamed = process.comm != reader.comm;
         process.select(&reader.comm, discovery, &mut self.scratch);
         let Some(container) = process.container.clone().filter(|_| process.is_selected) else { return };
-        if reader.is_unchanged && process.reading.is_empty() {
-            // It has another name or another container now: its values are read once more, for those.
+        // A new name may be that of another program, while what was read is the memory of its parent, with which it shared it before (vfork):
+        // that memory still lives. So a process with a new name is read once more.
+        process.has_new_name = is_renamed && !process.has_new_name;
+        let is_another = reader.is_unchanged && process.reading.is_empty();
+        if process.has_new_name || is_another {
             return self.queue.again(i);
         }
         if reader.was_slow {

@@ -16,10 +16,10 @@ use crate::errors::plain;
 use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
-/// A read that takes longer loses its thread the turn. Each that a scrape has left behind halves it for the next, for somebody may wait
-/// for that scrape: ten cost it half a second.
+/// A read that takes longer loses its thread the turn. The second that a scrape leaves behind has half of it, and later ones a quarter,
+/// for somebody may wait for that scrape: ten cost it 0.7 s. Less would leave reads behind on a node that is merely busy.
 const PATIENCE: Duration = Duration::from_millis(200);
-const LEAST_PATIENCE: Duration = Duration::from_millis(20);
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// More threads are never left behind: the next one waits with its read. With eight left behind only what does not
 /// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
@@ -27,6 +27,9 @@ const MAX_LEFT_BEHIND: usize = 10;
 
 /// While nobody wants a scrape, whoever waits for that looks around so often.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// While reads are left behind, what waits for the next scrape is as long at their service, and as long at that of the containers' source.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// What is done with the result of a scrape: says when there may be another.
 pub type AfterScrape = Box<dyn FnMut(&mut Scraper, Result<(), String>) -> Next + Send>;
@@ -107,7 +110,7 @@ impl Shared {
         state.scraper.leave_behind();
         loop {
             if !state.scraper.is_under_way() {
-                self.wait_for_demand(&mut state.scraper);
+                state = self.wait_for_demand(state);
                 if let Err(error) = state.scraper.begin() {
                     if !self.end(&mut state, Err(error)) {
                         return;
@@ -126,6 +129,7 @@ impl Shared {
                 state = lock(&self.state);
                 state.scraper.take(job, result, &reader);
                 if !has_turn {
+                    lock(&self.watch).n_left_behind -= 1;
                     return;
                 }
             }
@@ -138,14 +142,27 @@ impl Shared {
         }
     }
 
-    /// Waits until a scrape is wanted and may begin.
-    fn wait_for_demand(&self, scraper: &mut Scraper) {
+    /// Waits until a scrape is wanted and may begin. Meanwhile the source of the containers may answer, and reads that were left behind
+    /// may bring what they have found.
+    fn wait_for_demand<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let wake = self.demand.wake();
         loop {
             let now = Instant::now();
-            match self.demand.next_start(now) {
-                Some(start) if start <= now => return self.demand.begin(now),
-                start => scraper.wait_until(start.unwrap_or(now + IDLE), self.demand.wake()),
+            let start = match self.demand.next_start(now) {
+                Some(start) if start <= now => {
+                    self.demand.begin(now);
+                    return state;
+                }
+                start => start.unwrap_or(now + IDLE),
+            };
+            if lock(&self.watch).n_left_behind == 0 {
+                state.scraper.wait_until(start, wake);
+                continue;
             }
+            state.scraper.wait_until(start.min(now + SLICE), wake);
+            drop(state);
+            wake.wait_until(start.min(Instant::now() + SLICE));
+            state = lock(&self.state);
         }
     }
 
@@ -192,8 +209,6 @@ impl Shared {
         let has_turn = watch.turn == number;
         if has_turn {
             watch.reading_since = None;
-        } else {
-            watch.n_left_behind -= 1;
         }
         has_turn
     }

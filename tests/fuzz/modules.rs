@@ -18,6 +18,8 @@ pub mod filter;
 pub mod owners;
 #[path = "../../src/http/head.rs"]
 pub mod head;
+#[path = "../../src/http/hosts.rs"]
+mod hosts;
 #[path = "../../src/sources/container.rs"]
 pub mod container;
 #[path = "../../src/sources/recording.rs"]
@@ -25,6 +27,9 @@ pub mod recording;
 #[path = "../../src/sources/source.rs"]
 pub mod source;
 
+pub mod http {
+    pub use crate::hosts::is_host_name;
+}
 pub mod node {
     pub use crate::filter;
     pub use crate::owners;

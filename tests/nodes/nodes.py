@@ -2,7 +2,7 @@
 
 usage: nodes.py [NODE...]     all of machines.py but arm64's by default
 
-NODES_TESTS: more for pytest in the guest, such as "-k rights". BLESS=1: fixtures/smaps gets what these kernels print.
+NODES_TESTS: more for pytest in the guest, such as "-k 'rights or inside'". BLESS=1: fixtures/smaps gets what these kernels print.
 """
 
 import os
@@ -47,12 +47,12 @@ def programs(architecture: str) -> Path:
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
+        build.run(*compiler, "-O1", "-static", "-o", out / "inject", injector)
         if architecture != "amd64":
             return
         # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
-        build.run("gcc", "-O1", "-static", "-o", out / "inject", injector)
 
     texts = [path.read_text() for path in (*sorted(source.iterdir()), injector)]
     return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)

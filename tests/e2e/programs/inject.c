@@ -1,13 +1,16 @@
 /* inject TID NUMBER [ARGUMENT]...: makes a thread of another program do one system call, and prints what it returned.
  *
  * Stands for somebody who has taken that program over. An argument is a number, or text after a colon, which is put on the
- * thread's stack and passed by its address. x86-64; the thread must be waiting in a system call, which goes on afterwards. */
+ * thread's stack and passed by its address. x86-64 and arm64; on x86-64 the thread must be waiting in a system call, which goes on
+ * afterwards. */
+#include <elf.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 
@@ -21,42 +24,94 @@ static void wait_for_stop(pid_t tid) {
     if (waitpid(tid, &status, __WALL) < 0 || !WIFSTOPPED(status)) fail("the thread did not stop");
 }
 
+static void registers(int request, pid_t tid, struct user_regs_struct *values) {
+    struct iovec all = {values, sizeof *values};
+    if (ptrace(request, tid, NT_PRSTATUS, &all)) fail("registers");
+}
+
+static void go_on(int request, pid_t tid) {
+    if (ptrace(request, tid, 0, 0)) fail("go on");
+    wait_for_stop(tid);
+}
+
+#if defined __x86_64__
+
+#define STACK(call) (call)->rsp
+#define RESULT(call) (call)->rax
+
+static unsigned long long *argument(struct user_regs_struct *call, int i) {
+    unsigned long long *all[] = {&call->rdi, &call->rsi, &call->rdx, &call->r10, &call->r8, &call->r9};
+    return all[i];
+}
+
+static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long number) {
+    call->rip -= 2;
+    uint16_t code = ptrace(PTRACE_PEEKTEXT, tid, call->rip, 0);
+    if (code != 0x050f) fail("the thread is not in a system call");
+    call->rax = number;
+    call->orig_rax = -1; /* nothing to restart */
+}
+
+static void make(pid_t tid) { go_on(PTRACE_SINGLESTEP, tid); }
+
+#elif defined __aarch64__
+
+#define STACK(call) (call)->sp
+#define RESULT(call) (call)->regs[0]
+
+static unsigned long long *argument(struct user_regs_struct *call, int i) { return &call->regs[i]; }
+
+/* By another instruction than the one that the thread waits in: the kernel may still mean to restart that, with x8 its own. */
+static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long number) {
+    for (unsigned long long at = (call->pc + 8) & ~7ULL;; at += 8) {
+        errno = 0;
+        unsigned long code = ptrace(PTRACE_PEEKTEXT, tid, at, 0);
+        if (errno) fail("no system call behind the thread's own");
+        int is_first = (uint32_t)code == 0xd4000001;
+        if (!is_first && code >> 32 != 0xd4000001) continue;
+        call->pc = is_first ? at : at + 4;
+        call->regs[8] = number;
+        return;
+    }
+}
+
+static void make(pid_t tid) {
+    go_on(PTRACE_SYSCALL, tid);
+    go_on(PTRACE_SYSCALL, tid);
+}
+
+#endif
+
 int main(int argc, char **argv) {
     if (argc < 3 || argc > 9) return 2;
     pid_t tid = atoi(argv[1]);
     if (ptrace(PTRACE_ATTACH, tid, 0, 0)) fail("attach");
     wait_for_stop(tid);
     struct user_regs_struct saved, call;
-    if (ptrace(PTRACE_GETREGS, tid, 0, &saved)) fail("registers");
+    registers(PTRACE_GETREGSET, tid, &saved);
     call = saved;
-    call.rip -= 2;
-    uint16_t code = ptrace(PTRACE_PEEKTEXT, tid, call.rip, 0);
-    if (code != 0x050f) fail("the thread is not in a system call");
-    unsigned long long *registers[] = {&call.rdi, &call.rsi, &call.rdx, &call.r10, &call.r8, &call.r9};
-    unsigned long long top = (saved.rsp - 8192) & ~15ULL; /* below the red zone */
+    prepare(tid, &call, strtoull(argv[2], 0, 0));
+    unsigned long long top = (STACK(&saved) - 8192) & ~15ULL; /* below the red zone */
     for (int i = 3; i < argc; i++) {
         if (argv[i][0] != ':') {
-            *registers[i - 3] = strtoull(argv[i], 0, 0);
+            *argument(&call, i - 3) = strtoull(argv[i], 0, 0);
             continue;
         }
         char text[512] = {0};
         strncpy(text, argv[i] + 1, sizeof text - 1);
         top -= sizeof text;
-        *registers[i - 3] = top;
+        *argument(&call, i - 3) = top;
         for (size_t at = 0; at < sizeof text; at += sizeof(long)) {
             long word;
             memcpy(&word, text + at, sizeof word);
             if (ptrace(PTRACE_POKEDATA, tid, top + at, word)) fail("write");
         }
     }
-    call.rax = strtoull(argv[2], 0, 0);
-    call.orig_rax = -1; /* nothing to restart */
-    if (ptrace(PTRACE_SETREGS, tid, 0, &call)) fail("registers");
-    if (ptrace(PTRACE_SINGLESTEP, tid, 0, 0)) fail("step");
-    wait_for_stop(tid);
-    if (ptrace(PTRACE_GETREGS, tid, 0, &call)) fail("registers");
-    if (ptrace(PTRACE_SETREGS, tid, 0, &saved)) fail("registers");
+    registers(PTRACE_SETREGSET, tid, &call);
+    make(tid);
+    registers(PTRACE_GETREGSET, tid, &call);
+    registers(PTRACE_SETREGSET, tid, &saved);
     if (ptrace(PTRACE_DETACH, tid, 0, 0)) fail("detach");
-    printf("%lld\n", (long long)call.rax);
+    printf("%lld\n", (long long)RESULT(&call));
     return 0;
 }

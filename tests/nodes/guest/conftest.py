@@ -10,7 +10,7 @@ from node import NODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    items.sort(key=lambda item: item.path.name in ("test_events.py", "test_stop.py"))  # what ends containerd comes last
+    items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))  # what ends containerd comes last
 
 
 def pytest_runtest_logreport(report: pytest.TestReport):

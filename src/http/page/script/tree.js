@@ -1,8 +1,7 @@
 // The model. A node of the tree has a number, under which each field keeps its value in a column.
 
 const KINDS = { anon: 'Anonymous', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
-// The rule of --group-by kind.
-// As the exporter's --group-by kind has them: src/totals/grouping.rs.
+// The rule of --group-by kind: src/totals/grouping.rs has it, too, and the cases that both are tested with.
 const NAMED = {
 	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other', '/[aio] (deleted)': 'special',
 	'/dev/zero (deleted)': 'shm', '/secretmem (deleted)': 'shm', '/[kvm-gmem] (deleted)': 'shm',
