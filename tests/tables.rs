@@ -73,6 +73,7 @@ fn own_metrics() {
         &mut text,
         &report,
         &[(r#"{namespace="shop"}"#.to_owned(), 1)],
+        [(r#"{namespace="shop",pod="cart",container="app""#, 1)].into_iter(),
     );
     let text = String::from_utf8(text).unwrap();
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");

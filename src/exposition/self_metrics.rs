@@ -2,6 +2,7 @@
 //!
 //! One table, filled in from a report of plain values: whoever knows them makes the report.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::text::{Kind, labelled, single};
@@ -28,8 +29,6 @@ pub struct Report {
     pub n_mappings: u64,
     /// Samples of `process_smaps_*` in the exposition.
     pub n_samples: u64,
-    /// Paths folded into `[other]`.
-    pub n_folded: u64,
     /// The age of the oldest values that are exported.
     pub oldest_data: Duration,
     /// Scrapes made.
@@ -85,7 +84,6 @@ impl Default for Report {
             n_processes: 0,
             n_mappings: 0,
             n_samples: 0,
-            n_folded: 0,
             oldest_data: Duration::ZERO,
             n_scrapes: 0,
             reads: [0; 3],
@@ -109,6 +107,15 @@ pub struct SelfMetrics {
     filters: Vec<String>,
     node: Option<String>,
     started_at: SystemTime,
+}
+
+/// Label text that was left open.
+struct Closed<'a>(&'a str);
+
+impl fmt::Display for Closed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}}}", self.0)
+    }
 }
 
 impl SelfMetrics {
@@ -135,8 +142,15 @@ impl SelfMetrics {
 
     /// Appends the families to `text`.
     ///
-    /// `namespaces` are the label texts of those that have containers, and how many each has.
-    pub fn render(&self, text: &mut Vec<u8>, report: &Report, namespaces: &[(String, u64)]) {
+    /// `namespaces` are the label texts of those that have containers, and how many each has; `folded` those of the containers of which
+    /// paths are folded, left open, and how many.
+    pub fn render<'a>(
+        &self,
+        text: &mut Vec<u8>,
+        report: &Report,
+        namespaces: &[(String, u64)],
+        folded: impl Iterator<Item = (&'a str, u64)>,
+    ) {
         use Kind::{Counter, Gauge};
         let since_epoch =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -152,6 +166,11 @@ impl SelfMetrics {
         let help = "Containers in each namespace, whether a filter selects them or not; of the first hundred namespaces.";
         let namespaces = namespaces.iter().map(|(labels, n_containers)| (labels, n_containers));
         labelled(text, "smaps_exporter_namespace_containers", Gauge, help, namespaces);
+        let help = "Paths folded into path=\"[other]\" to keep within --max-samples, of the hundred containers of which most are.";
+        let mut folded = folded.map(|(labels, n_folded)| (Closed(labels), n_folded)).peekable();
+        if folded.peek().is_some() {
+            labelled(text, "smaps_exporter_folded_paths", Gauge, help, folded);
+        }
         let [smaps, rollup, unchanged] = report.reads;
         labelled(
             text,
@@ -223,12 +242,6 @@ impl SelfMetrics {
                 Gauge,
                 "Samples of process_smaps_* in this exposition.",
                 count(report.n_samples),
-            ),
-            (
-                "smaps_exporter_folded_paths",
-                Gauge,
-                "Paths folded into path=\"[other]\" to keep within --max-samples.",
-                count(report.n_folded),
             ),
             (
                 "smaps_exporter_oldest_data_seconds",

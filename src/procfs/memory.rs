@@ -25,6 +25,10 @@ const CHUNK: usize = 32 * 1024;
 /// one that no longer fits is thrown away and printed anew by the next read. Most take 700 to 850 bytes: asked for less, it stops in
 /// time, which saves 6.5% of a scrape of 200 mappings a process.
 const LAST_MAPPING: usize = 768;
+/// The rest of a longer line is passed over: no program needs such a path, and directories nest without end.
+const MAX_LINE: usize = 8 * 1024;
+/// A mapping takes a thousand bytes and its path. What needs more is none.
+const MAX_MAPPING: usize = 1024 * 1024;
 
 /// Reads the memory of one process after the other.
 #[derive(Debug)]
@@ -212,7 +216,7 @@ impl Limits {
 }
 
 /// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping and says how many there were. The buffer grows
-/// only for a mapping that is larger than all of it.
+/// only for a mapping that is larger than all of it, to 1 MiB; of a line no more is kept than 8 KiB.
 ///
 /// Fails with [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
 /// the address where it was, so a process that maps ahead of the reader and unmaps behind it would be read for hours.
@@ -224,19 +228,38 @@ pub fn scan(
     each: &mut impl FnMut(Mapping<'_>),
 ) -> Result<usize, ReadError> {
     let mut n_mappings = 0;
-    // Invariant: `chunk[..filled]` is read and not yet scanned.
+    // Invariant: `chunk[..filled]` is read and not yet scanned. If the line is cut, what comes is passed over up to its end.
     let mut filled = 0;
+    let mut is_cut = false;
     let mut at_end = false;
     let read_len = rustix::param::page_size() - LAST_MAPPING;
     while !at_end {
         if filled == chunk.len() {
+            if filled >= MAX_MAPPING {
+                return Err(io::Error::other("what should be a mapping takes more than 1 MiB").into());
+            }
             chunk.resize((2 * filled).max(64), 0);
         }
         while !at_end && filled < chunk.len() {
             let end = chunk.len().min(filled + read_len);
             match file.read(&mut chunk[filled..end])? {
                 0 => at_end = true,
+                n if is_cut => {
+                    let Some(line_end) = chunk[filled..filled + n].iter().position(|&b| b == b'\n') else {
+                        break; // it may take long: is there time?
+                    };
+                    chunk.copy_within(filled + line_end..filled + n, filled);
+                    filled += n - line_end;
+                    is_cut = false;
+                }
                 n => filled += n,
+            }
+            if filled > MAX_LINE && !is_cut {
+                let line = chunk[..filled].iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+                if filled - line > MAX_LINE {
+                    filled = line + MAX_LINE;
+                    is_cut = true;
+                }
             }
         }
         let mut scanned = 0;
@@ -313,6 +336,38 @@ mod tests {
         assert!(matches!(endless(Limits { n_mappings: 10_000, ..Limits::NONE }), Err(ReadError::Io(_))));
         let now = Limits { deadline: Some(Instant::now()), ..Limits::NONE };
         assert!(matches!(endless(now), Err(ReadError::Slow)));
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_memory() {
+        let fields = "Rss:                   8 kB\nVmFlags: rd\n";
+        for len in [0, 4096, MAX_LINE - 100, MAX_LINE, 40_000, 1_000_003] {
+            let path = "/x".repeat(len / 2);
+            let header = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 ";
+            let text = format!("{header}{path}\n{fields}{header}/next\n{fields}");
+            let (mut chunk, mut found) = (vec![0; CHUNK], Vec::new());
+            let each = &mut |mapping: Mapping<'_>| {
+                found.push((mapping.path.to_vec(), mapping.values.bytes[crate::smaps::fields::RSS]));
+            };
+            scan(text.as_bytes(), &mut chunk, Limits::NONE, &mut Scanner::default(), each).unwrap();
+            let kept = &path.as_bytes()[..path.len().min(MAX_LINE - header.len())];
+            assert_eq!(found, [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
+            assert_eq!(chunk.len(), CHUNK);
+        }
+        // As a recording may hold it that somebody sent: nothing but zeros, and lines that say nothing.
+        for (text, expected) in [(&b"\0"[..], "takes too long"), (b"Rss: 1 kB\n", "more than 1 MiB")] {
+            let limits = Limits {
+                deadline: Some(Instant::now() + std::time::Duration::from_millis(50)),
+                ..Limits::NONE
+            };
+            let mut text = Forever(text, 0);
+            let header = b"5598af1ce000-5598af1d0000 r--p 00000000 00:00 0\n";
+            let text = Read::chain(&header[..], &mut text);
+            let mut chunk = vec![0; CHUNK];
+            let error = scan(text, &mut chunk, limits, &mut Scanner::default(), &mut |_| {}).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(chunk.len() <= MAX_MAPPING);
+        }
     }
 
     /// A text again and again.

@@ -235,7 +235,6 @@ impl Scraper {
             n_containers: self.discovery.n_running(),
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
-            n_folded: self.snapshot.n_folded(),
             oldest_data: self.processes.oldest(Instant::now()),
             read_time: self.report.read_time,
             read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
@@ -298,7 +297,7 @@ impl Scraper {
             max_open_files,
             ..self.report
         };
-        self.self_metrics.render(text, &report, self.discovery.namespaces());
+        self.self_metrics.render(text, &report, self.discovery.namespaces(), self.snapshot.folded());
     }
 
     /// Where containers come from, for the log.

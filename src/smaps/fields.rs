@@ -43,8 +43,10 @@ pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGES
 /// What is shared out among processes, so that each mapping's share is rounded down: `pss`, `pss_dirty`, `swap_pss`, `locked`.
 pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
-/// `FIELDS[RSS]` is the resident set, by which paths are folded.
+/// `FIELDS[RSS]` is the resident set.
 pub const RSS: usize = 1;
+/// `FIELDS[PSS]` is the process's share of it, by which paths fold.
+pub const PSS: usize = 2;
 
 /// What the fields of one mapping, or of several together, say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,6 +7,8 @@ use super::tally::Totals;
 pub struct Reading {
     pub(super) command: u32,
     packed: Vec<u8>,
+    /// How many of its values are not told apart, for there are too many.
+    pub(super) n_cut: u32,
 }
 
 /// smaps counts in KiB: rotated by these bits, usual values become small numbers and none is lost.
@@ -18,15 +20,27 @@ impl Reading {
         self.packed.is_empty()
     }
 
+    /// Whether values of it are not told apart that may be told apart by the next read.
+    pub fn is_cut(&self) -> bool {
+        self.n_cut > 0
+    }
+
     /// Forgets what it holds.
     pub fn clear(&mut self) {
-        self.packed.clear();
+        self.packed = Vec::new();
+        self.n_cut = 0;
     }
 
     /// Begins anew, for a process of this command.
     pub(super) fn begin(&mut self, command: u32) {
         self.command = command;
         self.packed.clear();
+        self.n_cut = 0;
+    }
+
+    /// How many bytes it takes.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.packed.capacity()
     }
 
     /// Gives back memory that a larger reading before this one has needed.

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use super::fold::Folding;
 use super::grouping::GroupBy;
 use super::labels;
 use super::reading::Reading;
@@ -80,14 +81,35 @@ const MAX_LONG_BYTES: usize = 1 << 20;
 pub(super) struct Command {
     /// `{namespace="..",pod="..",container="..",comm=".."` and the pid, left open for further labels.
     pub(super) labels: Box<str>,
-    /// Up to here, `labels` holds no pid.
+    /// Up to here, `labels` holds nothing but the container's, and up to there no pid.
+    container_end: usize,
     comm_end: usize,
-    n_processes: u64,
-    series: HashMap<Box<str>, u32>,
+    pub(super) n_processes: u64,
+    pub(super) series: HashMap<Box<str>, u32>,
     /// The series into which paths are folded, once there has been one, and which of them are at the moment.
     pub(super) other: Option<u32>,
     pub(super) n_folded: u64,
     pub(super) last_folded: u32,
+    /// Commands may fold into it, and whether some do. It stays while they do.
+    pub(super) is_other: bool,
+    pub(super) takes_in: bool,
+    /// It stands in that command.
+    pub(super) is_folded: bool,
+    /// While it is decided what folds: its samples, and the sum of its series.
+    pub(super) n_samples: usize,
+    pub(super) sum: Totals,
+}
+
+impl Command {
+    /// The label text of its container, left open.
+    pub(super) fn container(&self) -> &str {
+        &self.labels[..self.container_end]
+    }
+
+    /// Its label text without a pid, left open.
+    pub(super) fn comm(&self) -> &str {
+        &self.labels[..self.comm_end]
+    }
 }
 
 /// What is summed under one label text.
@@ -100,6 +122,8 @@ pub struct Series {
     pub(super) command: u32,
     /// Its totals stand in the series of the other paths.
     pub(super) is_folded: bool,
+    /// Its place in the order, while it is decided what folds.
+    pub(super) position: u32,
     /// Others fold into it. It stays while its command does.
     pub(super) is_other: bool,
     /// The length of its path, if that is a long one; else 0.
@@ -109,7 +133,7 @@ pub struct Series {
 impl Series {
     pub(super) fn new(labels: &str, command: u32, is_other: bool) -> Self {
         let totals = Totals::default();
-        Self { labels: labels.into(), totals, command, is_folded: false, is_other, long_len: 0 }
+        Self { labels: labels.into(), totals, command, is_folded: false, position: 0, is_other, long_len: 0 }
     }
 }
 
@@ -121,9 +145,7 @@ pub struct Snapshot {
     pub(super) series: Slab<Series>,
     pub(super) order: Order,
     pub(super) shape: Shape,
-    pub(super) n_folded: u64,
-    /// Resident bytes, position in the order and number of each series that may be folded.
-    pub(super) smallest: Vec<(u64, u32, u32)>,
+    pub(super) folding: Folding,
     /// What the paths of all series together have in long ones.
     long_bytes: usize,
     /// Scratch.
@@ -134,7 +156,7 @@ pub struct Snapshot {
 /// Live commands and series, each in the order of their label text.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    commands: Vec<u32>,
+    pub(super) commands: Vec<u32>,
     pub(super) series: Vec<u32>,
     pub(super) is_stale: bool,
 }
@@ -171,18 +193,30 @@ impl Snapshot {
             self.text.clear();
             labels::command(&mut self.text, container, comm, Some(pid));
         }
+        let is_other = comm == OTHER && !self.shape.by_pid;
+        self.command_labelled(container.len(), comm_end, is_other)
+    }
+
+    /// The command whose label text is in `text`.
+    pub(super) fn command_labelled(&mut self, container_end: usize, comm_end: usize, is_other: bool) -> u32 {
         if let Some(&id) = self.commands_by_labels.get(self.text.as_str()) {
             return id;
         }
         let labels: Box<str> = self.text.as_str().into();
         let command = Command {
             labels: labels.clone(),
+            container_end,
             comm_end,
             n_processes: 0,
             series: HashMap::new(),
             other: None,
             n_folded: 0,
             last_folded: 0,
+            is_other,
+            takes_in: false,
+            is_folded: false,
+            n_samples: 0,
+            sum: Totals::default(),
         };
         let id = self.commands.insert(command);
         self.commands_by_labels.insert(labels, id);
@@ -229,6 +263,7 @@ impl Snapshot {
         for command in self.commands.iter_mut() {
             command.n_processes = 0;
             command.n_folded = 0;
+            command.is_folded = false;
         }
         // A process without mappings (a zombie, a kernel thread) is not counted.
         for reading in readings.filter(|reading| !reading.is_empty()) {
@@ -243,8 +278,10 @@ impl Snapshot {
 
     fn drop_unused(&mut self) {
         let commands = &self.commands;
+        // What folds mostly folds again in the next scrape.
         let is_used = |series: &Series| {
-            series.totals.n_mappings > 0 || series.is_other && commands.get(series.command).n_processes > 0
+            let command = commands.get(series.command);
+            series.totals.n_mappings > 0 || command.takes_in || series.is_other && command.n_processes > 0
         };
         if !self.series.iter().all(is_used) {
             self.series.retain(is_used);
@@ -255,8 +292,9 @@ impl Snapshot {
             }
             self.order.is_stale = true;
         }
-        if self.commands.iter().any(|command| command.n_processes == 0) {
-            self.commands.retain(|command| command.n_processes > 0);
+        let is_used = |command: &Command| command.n_processes > 0 || command.takes_in;
+        if !self.commands.iter().all(is_used) {
+            self.commands.retain(is_used);
             self.commands_by_labels.retain(|_, id| self.commands.has(*id));
             self.commands_by_labels.shrink_to(2 * self.commands.len());
             self.order.is_stale = true;
@@ -283,23 +321,19 @@ impl Snapshot {
             + self.processes().count()
     }
 
-    /// How many paths are folded.
-    pub fn n_folded(&self) -> u64 {
-        self.n_folded
-    }
-
     /// How many processes stand behind each command: its label text, left open, and their number; by label text.
     pub fn processes(&self) -> impl Iterator<Item = (&str, u64)> {
-        let mut commands = self.order.commands.iter().map(|&id| self.commands.get(id)).peekable();
+        let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
+        let commands = self.order.commands.iter().map(|&id| self.commands.get(id));
+        let mut commands = commands.filter(is_shown).peekable();
         std::iter::from_fn(move || {
             let command = commands.next()?;
-            let labels = &command.labels[..command.comm_end];
             let mut n_processes = command.n_processes;
             // With --pid, the processes of one command follow each other.
-            while let Some(same) = commands.next_if(|next| &next.labels[..next.comm_end] == labels) {
+            while let Some(same) = commands.next_if(|next| next.comm() == command.comm()) {
                 n_processes += same.n_processes;
             }
-            Some((labels, n_processes))
+            Some((command.comm(), n_processes))
         })
     }
 

@@ -3,11 +3,12 @@
 //!
 //! A hash table of its own over one buffer of text: it is filled anew for every process, and std's map would allocate each key.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::grouping::GroupBy;
-use crate::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELDS, NOT_IN_ROLLUP, ROUNDED, Values};
+use crate::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELDS, NOT_IN_ROLLUP, PSS, ROUNDED, RSS, Values};
 use crate::smaps::scanner::Mapping;
 
 /// Values of several mappings together.
@@ -42,7 +43,10 @@ impl Totals {
 /// The value under which is summed what is not told apart.
 pub const OTHER: &str = "[other]";
 
-/// Text of values beyond so many bytes of one process is not told apart.
+/// Of one process so many values are told apart at least, if there are as many; and so many bytes of text for each.
+const MIN_VALUES: usize = 1024;
+const VALUE_BYTES: usize = 128;
+/// The most text where samples have no limit.
 const MAX_TEXT_BYTES: usize = 16 << 20;
 
 /// The totals of one process by value.
@@ -57,6 +61,10 @@ pub struct Tally {
     hasher: RandomState,
     /// The position of the last mapping's value: neighbours mostly have the same, such as the segments of a library.
     last: usize,
+    /// So many values, and bytes of them, are told apart at most.
+    limits: (usize, usize),
+    /// Hashes of the values that are not told apart any more: a value is either wholly under its name or not at all.
+    cut: HashSet<u64>,
     /// The most values, and bytes of them, since the memory was last given back.
     most: (usize, usize),
 }
@@ -73,10 +81,17 @@ struct Sum {
 const MIN_TABLE: usize = 64;
 
 impl Tally {
-    /// An empty one.
-    pub fn new(group_by: GroupBy) -> Self {
+    /// An empty one, for an exposition of at most so many samples; 0 is no limit.
+    pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
+        let limits = match max_samples {
+            0 => (usize::MAX, MAX_TEXT_BYTES),
+            // Hardly any choice of fields gives a series fewer than four samples.
+            _ => (MIN_VALUES.max(max_samples / 4), MIN_VALUES.max(max_samples / 4) * VALUE_BYTES),
+        };
         Self {
             group_by,
+            limits,
+            cut: HashSet::new(),
             text: Vec::new(),
             sums: Vec::new(),
             table: vec![0; MIN_TABLE],
@@ -93,6 +108,7 @@ impl Tally {
             self.table[sum.place] = 0;
         }
         self.text.clear();
+        self.cut.clear();
         self.last = 0;
     }
 
@@ -109,6 +125,11 @@ impl Tally {
     pub fn add_other(&mut self, mapping: &Mapping<'_>) {
         self.last = self.find_or_insert(OTHER.as_bytes());
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
+    }
+
+    /// How many values are not told apart, for there are too many.
+    pub fn n_cut(&self) -> usize {
+        self.cut.len()
     }
 
     /// Whether nothing was added.
@@ -139,6 +160,7 @@ impl Tally {
         let (n_sums, n_bytes) = std::mem::take(&mut self.most);
         self.sums.shrink_to(2 * n_sums);
         self.text.shrink_to(2 * n_bytes);
+        self.cut.shrink_to(MIN_VALUES);
         let needed = (4 * n_sums).next_power_of_two().max(MIN_TABLE);
         if self.table.len() > 2 * needed && self.sums.is_empty() {
             self.table.truncate(needed); // all of it is 0
@@ -152,16 +174,18 @@ impl Tally {
     }
 
     fn find_or_insert(&mut self, value: &[u8]) -> usize {
-        let mut place = match self.find(value) {
+        let place = match self.find(value) {
             Ok(found) => return found,
             Err(place) => place,
         };
-        let value = if self.text.len() + value.len() > MAX_TEXT_BYTES { OTHER.as_bytes() } else { value };
-        if value == OTHER.as_bytes() {
-            place = match self.find(value) {
-                Ok(found) => return found,
-                Err(place) => place,
-            };
+        if value != OTHER.as_bytes() {
+            if !self.cut.is_empty() && self.cut.contains(&self.hasher.hash_one(value)) {
+                return self.find_or_insert(OTHER.as_bytes());
+            }
+            if self.sums.len() >= self.limits.0 || self.text.len() + value.len() > self.limits.1 {
+                self.keep_the_larger_half();
+                return self.find_or_insert(value);
+            }
         }
         self.text.extend_from_slice(value);
         self.sums.push(Sum { end: self.text.len(), place, totals: Totals::default() });
@@ -186,9 +210,43 @@ impl Tally {
         }
     }
 
+    /// Sums the smaller half of the values as [`OTHER`], for good.
+    fn keep_the_larger_half(&mut self) {
+        let size = |sum: &Sum| {
+            let bytes = &sum.totals.values.bytes;
+            (bytes[PSS], bytes[RSS])
+        };
+        let mut sizes: Vec<_> = (0..self.sums.len()).map(|i| (size(&self.sums[i]), i)).collect();
+        let (_, median, _) = sizes.select_nth_unstable(self.sums.len() / 2);
+        let median = *median;
+        let (text, sums) = (std::mem::take(&mut self.text), std::mem::take(&mut self.sums));
+        let (mut start, mut other) = (0, Totals::default());
+        for (i, sum) in sums.into_iter().enumerate() {
+            let value = &text[start..sum.end];
+            start = sum.end;
+            if value == OTHER.as_bytes() {
+                other.add(&sum.totals);
+            } else if (size(&sum), i) < median {
+                other.add(&sum.totals);
+                self.cut.insert(self.hasher.hash_one(value));
+            } else {
+                self.text.extend_from_slice(value);
+                self.sums.push(Sum { end: self.text.len(), ..sum });
+            }
+        }
+        self.text.extend_from_slice(OTHER.as_bytes());
+        self.sums.push(Sum { end: self.text.len(), place: 0, totals: other });
+        self.last = 0;
+        self.fill_table();
+    }
+
     fn grow(&mut self) {
-        self.table.fill(0);
         self.table.resize(2 * self.table.len(), 0);
+        self.fill_table();
+    }
+
+    fn fill_table(&mut self) {
+        self.table.fill(0);
         for i in 0..self.sums.len() {
             let Err(place) = self.find(self.value(i)) else { unreachable!("each value is there once") };
             self.table[place] = i as u32 + 1;
@@ -215,7 +273,7 @@ mod tests {
 
     #[test]
     fn mappings_of_one_value_are_summed() {
-        let mut tally = Tally::new(GroupBy::Path);
+        let mut tally = Tally::new(GroupBy::Path, 0);
         for _ in 0..2 {
             assert!(tally.is_empty());
             for (path, rss) in [("/a", 1), ("/a", 2), ("", 4), ("/b", 8), ("/a", 16), ("[anon]", 32)] {
@@ -225,14 +283,14 @@ mod tests {
             assert_eq!(sums(&tally), expected);
             tally.clear();
         }
-        let mut kinds = Tally::new(GroupBy::Kind);
+        let mut kinds = Tally::new(GroupBy::Kind, 0);
         [b"/a", b"/b"].iter().for_each(|path| add(&mut kinds, *path, 1));
         assert_eq!(sums(&kinds), [("file".into(), 2, 2)]);
     }
 
     #[test]
     fn many_values_are_found_again_and_their_memory_goes() {
-        let mut tally = Tally::new(GroupBy::Path);
+        let mut tally = Tally::new(GroupBy::Path, 0);
         let paths: Vec<String> = (0..5000).map(|i| format!("/{i}")).collect();
         for _ in 0..2 {
             paths.iter().chain(&paths).for_each(|path| add(&mut tally, path.as_bytes(), 1));
@@ -257,7 +315,7 @@ mod tests {
 
     #[test]
     fn text_has_a_bound() {
-        let mut tally = Tally::new(GroupBy::Path);
+        let mut tally = Tally::new(GroupBy::Path, 0);
         for i in 0..2000 {
             add(&mut tally, format!("/{i:0>16000}").as_bytes(), 1);
         }
@@ -266,6 +324,27 @@ mod tests {
         let sums = sums(&tally);
         assert_eq!(sums.iter().map(|(_, rss, _)| rss).sum::<u64>(), 2001);
         assert!(sums.iter().any(|(value, rss, _)| value == OTHER && *rss > 900));
+    }
+
+    /// More values than are told apart: those that are have all of theirs, the largest among them.
+    #[test]
+    fn a_value_is_wholly_under_its_name_or_not_at_all() {
+        let mut tally = Tally::new(GroupBy::Path, 4000);
+        for round in 1..=3 {
+            for i in 0..5000 {
+                add(&mut tally, format!("/{i}").as_bytes(), if i % 100 == 0 { 1000 + i } else { 1 });
+            }
+            assert!(tally.sums.len() <= MIN_VALUES + 1);
+            let sums = sums(&tally);
+            assert_eq!(sums.len() - 1 + tally.n_cut(), 5000, "with [other]");
+            let named = sums.iter().filter(|(value, ..)| value != OTHER);
+            assert!(named.clone().all(|(_, _, n_mappings)| *n_mappings == round));
+            assert_eq!(named.filter(|(_, rss, _)| *rss > 1000).count(), 50);
+            assert_eq!(sums.iter().map(|(.., n_mappings)| n_mappings).sum::<u64>(), 5000 * round);
+        }
+        tally.clear();
+        tally.shrink();
+        assert_eq!((tally.n_cut(), tally.is_empty()), (0, true));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the sums are, and what folds.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::smaps::fields::{ALL_FIELDS, RSS, values};
 use crate::smaps::scanner::Mapping;
@@ -17,6 +19,10 @@ impl Node {
 
     /// Adds a process with mappings of these paths and resident bytes.
     fn process(&mut self, comm: &[u8], mappings: &[(&[u8], u64)]) {
+        self.process_in("c", comm, mappings);
+    }
+
+    fn process_in(&mut self, container: &str, comm: &[u8], mappings: &[(&[u8], u64)]) {
         let pid = self.readings.len() as u32 + 1;
         let mut tally = Tally::new(self.snapshot.shape.group_by);
         for &(path, rss) in mappings {
@@ -24,7 +30,8 @@ impl Node {
             tally.add(&Mapping { path, values: &values, count: 1 });
         }
         let mut reading = Reading::default();
-        self.snapshot.record("{container=\"c\"", comm, pid, &tally, &mut reading);
+        let container = format!("{{container=\"{container}\"");
+        self.snapshot.record(&container, comm, pid, &tally, &mut reading);
         self.readings.push(reading);
     }
 
@@ -37,6 +44,21 @@ impl Node {
         let text = |series: &Series| series.labels.strip_prefix("{container=\"c\",").unwrap().to_owned();
         let series = self.snapshot.series();
         series.map(|s| (text(s), s.totals.values.bytes[RSS], s.totals.n_mappings)).collect()
+    }
+
+    /// How many paths are folded.
+    fn n_folded(&self) -> u64 {
+        self.snapshot.folded().map(|(_, n_folded)| n_folded).sum()
+    }
+
+    /// Resident bytes by container.
+    fn sums(&self) -> BTreeMap<&str, u64> {
+        let mut sums = BTreeMap::new();
+        for series in self.snapshot.series() {
+            let container = series.labels.split('"').nth(1).unwrap();
+            *sums.entry(container).or_default() += series.totals.values.bytes[RSS];
+        }
+        sums
     }
 
     fn processes(&self) -> Vec<(&str, u64)> {
@@ -138,14 +160,14 @@ fn the_smallest_paths_fold_and_come_back() {
     ];
     for _ in 0..3 {
         assert_eq!(node.series(), owned(&folded));
-        assert_eq!((node.snapshot.n_samples(), node.snapshot.n_folded()), (14, 2));
+        assert_eq!((node.snapshot.n_samples(), node.n_folded()), (14, 2));
         node.sum();
     }
     node.readings.pop();
     node.sum();
     let unfolded: Vec<String> = node.series().into_iter().map(|(labels, ..)| labels).collect();
     assert_eq!(unfolded, ["/big", "/m", "/n", "/o"].map(|path| format!(r#"comm="a",path="{path}"}}"#)));
-    assert_eq!((node.snapshot.n_samples(), node.snapshot.n_folded()), (13, 0));
+    assert_eq!((node.snapshot.n_samples(), node.n_folded()), (13, 0));
 }
 
 /// 3,000 paths of 4,000 bytes, as one process can have: a few hundred keep their names, the sums stay.
@@ -191,5 +213,79 @@ fn a_path_that_is_named_as_the_fold_is() {
     node.process(b"a", &[(b"[other]", 1), (b"/x", 2), (b"/y", 4)]);
     node.sum();
     assert_eq!(node.series(), owned(&[(r#"comm="a",path="[other]"}"#, 7, 3)]));
-    assert_eq!(node.snapshot.n_folded(), 2);
+    assert_eq!(node.n_folded(), 2);
+}
+
+/// As many paths as it likes, without a byte behind them or with more than anybody else: nobody else loses a name.
+#[test]
+fn no_container_folds_the_paths_of_another() {
+    for rss in [0, 1 << 25] {
+        let mut node = Node::new(Shape { max_samples: 1000, ..Shape::default() });
+        let paths: Vec<Vec<u8>> = (0..2000).map(|i| format!("/link-{i}").into_bytes()).collect();
+        let crowd: Vec<(&[u8], u64)> = paths.iter().map(|path| (path.as_slice(), rss)).collect();
+        node.process_in("crowd", b"crowd", &crowd);
+        for container in ["a", "b"] {
+            node.process_in(container, b"app", &[(b"/bin/app", 1024), (b"/buffer", 20 << 20), (b"", 0)]);
+        }
+        for _ in 0..2 {
+            node.sum();
+            assert!(node.snapshot.n_samples() <= 1000 && node.snapshot.n_samples() > 980);
+            let folded: Vec<&str> = node.snapshot.folded().map(|(container, _)| container).collect();
+            assert_eq!(folded, ["{container=\"crowd\""]);
+            let expected = [("a", 1024 + (20 << 20)), ("b", 1024 + (20 << 20)), ("crowd", 2000 * rss)];
+            assert_eq!(node.sums(), expected.into());
+        }
+    }
+}
+
+/// Two containers that both need more than there is have half of it each.
+#[test]
+fn what_is_shared_is_shared_equally() {
+    let mut node = Node::new(Shape { max_samples: 200, ..Shape::default() });
+    let paths: Vec<Vec<u8>> = (0..500).map(|i| format!("/{i}").into_bytes()).collect();
+    for (container, n) in [("large", 500), ("small", 60)] {
+        let mappings: Vec<(&[u8], u64)> = paths[..n].iter().map(|path| (path.as_slice(), 7)).collect();
+        node.process_in(container, b"app", &mappings);
+    }
+    node.sum();
+    let n_series = |of: &str| node.snapshot.series().filter(|series| series.labels.contains(of)).count();
+    assert_eq!((n_series("large"), n_series("small")), (33, 33)); // 3 * 33 + 1 = 100 each
+    assert_eq!(node.sums(), [("large", 3500), ("small", 420)].into());
+}
+
+/// Many commands: the samples keep to the limit, the largest commands keep their names, and all processes count.
+#[test]
+fn too_many_commands_fold_into_one() {
+    for (group_by, by_pid) in [
+        (GroupBy::Path, false),
+        (GroupBy::Path, true),
+        (GroupBy::Kind, false),
+        (GroupBy::Process, false),
+        (GroupBy::Process, true),
+    ] {
+        let mut node = Node::new(Shape { max_samples: 120, group_by, by_pid, ..Shape::default() });
+        for i in 0..300 {
+            let comm = if by_pid { "same".to_owned() } else { format!("worker-{i:03}") };
+            node.process_in("many", comm.as_bytes(), &[(b"/bin/worker", 10), (b"[heap]", i)]);
+        }
+        node.process_in("one", b"app", &[(b"/bin/app", 5)]);
+        for _ in 0..3 {
+            node.sum();
+            let n_samples = node.snapshot.n_samples();
+            assert!((60..=120).contains(&n_samples), "{group_by:?} {by_pid}: {n_samples}");
+            assert_eq!(node.sums(), [("many", 3000 + 299 * 300 / 2), ("one", 5)].into());
+            assert_eq!(node.snapshot.processes().map(|(_, n)| n).sum::<u64>(), 301);
+            let has = |text: &str| node.snapshot.series().any(|series| series.labels.contains(text));
+            assert!(has("comm=\"[other]\"") && has("comm=\"app\""));
+            let (largest, smallest) =
+                if by_pid { ("pid=\"300\"", "pid=\"1\"") } else { ("worker-299", "worker-000") };
+            assert!(has(largest) && !has(smallest), "{group_by:?} {by_pid}");
+        }
+        // and they come back
+        node.readings.drain(10..300);
+        node.sum();
+        let other = node.snapshot.series().find(|series| series.labels.contains("[other]"));
+        assert!(other.is_none(), "{group_by:?} {by_pid}: {other:?}");
+        assert_eq!(node.n_folded(), 0);
+    }
 }

@@ -74,9 +74,10 @@ const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
 function drawAge() {
 	if (!told) return;
 	const age = ageNow(), oldest = own('oldest_data_seconds');
+	const folded = (told.own.get(OWN + 'folded_paths') || []).reduce((sum, sample) => sum + sample.value, 0);
 	put($.footer, ['smaps-container-exporter ' + (infos('build', 'version')[0] || ''), `scraped ${span(age)} ago in ${span(own('scrape_duration_seconds'))}`,
 		oldest > 5 && 'oldest value ' + span(age + oldest), count(own('samples')) + ' samples',
-		own('folded_paths') > 0 && count(own('folded_paths')) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
+		folded && count(folded) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
 	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() || silence() ? 'Old: ' + clock(told.t) : 'Live';
 	put($.state, word);
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
