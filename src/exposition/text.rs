@@ -153,13 +153,13 @@ mod tests {
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
         let mut snapshot = Snapshot::new(shape);
-        let mut tally = Tally::new(shape.group_by);
+        let mut tally = Tally::new(shape.group_by, shape.max_samples);
         for (path, values) in mappings {
             tally.add(&Mapping { path, values, count: 1 });
         }
         let mut reading = Reading::default();
         snapshot.record("{pod=\"p\"", b"c", 1, &tally, &mut reading);
-        snapshot.sum([&reading].into_iter());
+        snapshot.sum(|each| each(&mut reading));
         let mut text = Vec::new();
         let n_samples = render(&mut text, &snapshot);
         assert_eq!(n_samples as usize, snapshot.n_samples());

@@ -229,7 +229,7 @@ impl Process {
                 self.count.n_uses_left = n_uses_left.saturating_sub(1);
                 Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
             }
-            _ if always_reads => Detail::Mappings(Look::Away),
+            _ if always_reads || self.reading.is_cut() => Detail::Mappings(Look::Away),
             _ => Detail::Mappings(self.ladder.look(now)),
         };
         Job { pid: self.entry.pid, inode: self.entry.inode, detail }
@@ -312,7 +312,7 @@ mod tests {
 
     /// A read that took so many milliseconds, and as much CPU time.
     fn read(began_at: Instant, ms: u64, was_slow: bool) -> Reader {
-        let mut reader = Reader::new(GroupBy::Path);
+        let mut reader = Reader::new(GroupBy::Path, 0);
         (reader.began_at, reader.elapsed, reader.was_slow) = (began_at, Duration::from_millis(ms), was_slow);
         (reader.cpu_time, reader.n_mappings) = (reader.elapsed, 500);
         reader

@@ -208,8 +208,8 @@ impl Processes {
     }
 
     /// What each selected process gave last.
-    pub fn readings(&self) -> impl Iterator<Item = &Reading> {
-        self.table.iter().filter(|process| process.is_selected).map(|process| &process.reading)
+    pub fn readings(&mut self) -> impl Iterator<Item = &mut Reading> {
+        self.table.iter_mut().filter(|process| process.is_selected).map(|process| &mut process.reading)
     }
 
     /// What became of all reads.

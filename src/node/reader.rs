@@ -89,14 +89,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that sums by `group_by`, for the thread that calls this.
-    pub fn new(group_by: GroupBy) -> Self {
+    /// A reader that sums by `group_by`, for an exposition of at most so many samples, for the thread that calls this.
+    pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
         Self {
             memory: MemoryReader::default(),
             buffers: Buffers::default(),
             cpu_clock: thread_cpu_time(),
             stat: None,
-            tally: Tally::new(group_by),
+            tally: Tally::new(group_by, max_samples),
             n_mappings: 0,
             inode: 0,
             comm: Vec::new(),

@@ -256,6 +256,13 @@ impl Processes {
         if reader.tally.is_empty() {
             return process.reading.clear(); // a zombie
         }
-        snapshot.record(&container.labels, &process.comm, job.pid, &reader.tally, &mut process.reading);
+        let record = |snapshot: &mut Snapshot, process: &mut Process| {
+            let Process { comm, reading, .. } = process;
+            snapshot.record(&container.labels, comm, job.pid, &reader.tally, reading)
+        };
+        if !record(snapshot, process) {
+            snapshot.make_room(|each| self.readings().for_each(each));
+            record(snapshot, &mut self.table[i]);
+        }
     }
 }

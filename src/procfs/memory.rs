@@ -25,8 +25,10 @@ const CHUNK: usize = 32 * 1024;
 /// one that no longer fits is thrown away and printed anew by the next read. Most take 700 to 850 bytes: asked for less, it stops in
 /// time, which saves 6.5% of a scrape of 200 mappings a process.
 const LAST_MAPPING: usize = 768;
-/// The rest of a longer line is passed over: no program needs such a path, and directories nest without end.
-const MAX_LINE: usize = 8 * 1024;
+/// A longer path is cut: no program can open such, but directories nest without end.
+const MAX_PATH: usize = 4096;
+/// The rest of a longer line is passed over.
+const MAX_LINE: usize = MAX_PATH + 512;
 /// A mapping takes a thousand bytes and its path. What needs more is none.
 const MAX_MAPPING: usize = 1024 * 1024;
 
@@ -216,7 +218,7 @@ impl Limits {
 }
 
 /// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping and says how many there were. The buffer grows
-/// only for a mapping that is larger than all of it, to 1 MiB; of a line no more is kept than 8 KiB.
+/// only for a mapping that is larger than all of it, to 1 MiB; a path is cut at 4 KiB.
 ///
 /// Fails with [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
 /// the address where it was, so a process that maps ahead of the reader and unmaps behind it would be read for hours.
@@ -263,7 +265,8 @@ pub fn scan(
             }
         }
         let mut scanned = 0;
-        while let Some((mapping, n_bytes)) = scanner.next(&chunk[scanned..filled], at_end) {
+        while let Some((mut mapping, n_bytes)) = scanner.next(&chunk[scanned..filled], at_end) {
+            mapping.path = &mapping.path[..mapping.path.len().min(MAX_PATH)];
             each(mapping);
             n_mappings += 1;
             scanned += n_bytes;
@@ -341,7 +344,7 @@ mod tests {
     #[test]
     fn a_line_without_end_takes_no_memory() {
         let fields = "Rss:                   8 kB\nVmFlags: rd\n";
-        for len in [0, 4096, MAX_LINE - 100, MAX_LINE, 40_000, 1_000_003] {
+        for len in [0, MAX_PATH, MAX_PATH + 2, MAX_LINE, 8192, 40_000, 1_000_002] {
             let path = "/x".repeat(len / 2);
             let header = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 ";
             let text = format!("{header}{path}\n{fields}{header}/next\n{fields}");
@@ -350,8 +353,8 @@ mod tests {
                 found.push((mapping.path.to_vec(), mapping.values.bytes[crate::smaps::fields::RSS]));
             };
             scan(text.as_bytes(), &mut chunk, Limits::NONE, &mut Scanner::default(), each).unwrap();
-            let kept = &path.as_bytes()[..path.len().min(MAX_LINE - header.len())];
-            assert_eq!(found, [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
+            let kept = &path.as_bytes()[..len.min(MAX_PATH)];
+            assert!(found == [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
             assert_eq!(chunk.len(), CHUNK);
         }
         // As a recording may hold it that somebody sent: nothing but zeros, and lines that say nothing.

@@ -121,7 +121,8 @@ impl Scraper {
 
     /// A reader for the thread that calls this.
     pub fn reader(&self) -> Reader {
-        Reader::new(self.snapshot.shape().group_by)
+        let shape = self.snapshot.shape();
+        Reader::new(shape.group_by, shape.max_samples)
     }
 
     /// Where it reads.
@@ -212,7 +213,7 @@ impl Scraper {
             self.budget.end_first_scrape();
         }
         self.log_refusals();
-        self.snapshot.sum(self.processes.readings());
+        self.snapshot.sum(|each| self.processes.readings().for_each(each));
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
         let read_time = self.report.read_time - self.read_time_before;
         self.read_time_before = self.report.read_time;
@@ -331,12 +332,14 @@ impl Scraper {
         log!(level, "{selection}");
     }
 
-    /// Says once that the samples do not keep to the limit: what is not grouped by path cannot fold, and what folds leaves some.
+    /// Says once that the samples do not keep to the limit, for what folds leaves some.
     fn log_over_budget(&mut self, n_samples: u64) {
         let max_samples = self.snapshot.shape().max_samples as u64;
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && !std::mem::replace(&mut self.is_over_budget, true) {
-            warn!("{n_samples} samples are more than --max-samples {max_samples}: no path is left to fold");
+            warn!(
+                "{n_samples} samples are more than --max-samples {max_samples}: each container keeps one command"
+            );
         }
     }
 

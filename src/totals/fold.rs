@@ -9,49 +9,37 @@ use std::ops::Range;
 
 use super::grouping::GroupBy;
 use super::labels;
-use super::snapshot::{Command, Series, Snapshot};
+use super::memory::{Size, size};
+use super::snapshot::{Command, Snapshot};
 use super::tally::{OTHER, Totals};
-use crate::smaps::fields::{PSS, RSS};
 
 /// Of more containers is not told how many paths are folded.
 const MAX_TOLD: usize = 100;
 
-/// Of which containers paths are folded, and scratch for the next scrape.
+/// Of which containers it is told how many paths are folded, and scratch for the next scrape.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    containers: Vec<Container>,
+    told: Vec<u32>,
+    containers: Vec<Part>,
     needs: Vec<usize>,
     /// What may fold, to be sorted by its size.
-    smallest: Vec<(Size, u32)>,
+    smallest: Vec<Candidate>,
 }
 
-/// A container, and what it still takes.
+/// A container's part of the samples.
 #[derive(Debug)]
-struct Container {
-    /// Its place in the order of commands, and the first of these.
+struct Part {
+    container: u32,
+    /// Its place in the order of commands.
     commands: Range<usize>,
-    first: u32,
     n_samples: usize,
-    n_folded: u64,
 }
 
-/// How much memory something is, and its place among equals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Size {
-    pss: u64,
-    rss: u64,
-    position: u32,
-}
-
-impl Size {
-    fn new(totals: &Totals, position: u32) -> Self {
-        let bytes = &totals.values.bytes;
-        Self { pss: bytes[PSS], rss: bytes[RSS], position }
-    }
-}
+/// The size of what may fold, its place among equals, and its number.
+type Candidate = ((Size, u32), u32);
 
 /// The largest share for each, if none gets more than it needs and all together get `total`. Sorts the needs.
-fn share(needs: &mut [usize], total: usize) -> usize {
+pub(super) fn share(needs: &mut [usize], total: usize) -> usize {
     needs.sort_unstable();
     let (mut left, mut n_left) = (total, needs.len());
     for &need in needs.iter() {
@@ -70,7 +58,7 @@ impl Snapshot {
             command.takes_in = false;
         }
         let mut folding = std::mem::take(&mut self.folding);
-        let Folding { containers, needs, smallest } = &mut folding;
+        let Folding { told, containers, needs, smallest } = &mut folding;
         containers.clear();
         let max_samples = self.shape.max_samples;
         if max_samples > 0 && self.n_samples() > max_samples {
@@ -85,22 +73,24 @@ impl Snapshot {
                 }
             }
             smallest.shrink_to(2 * self.order.series.len());
-            containers.retain(|container| container.n_folded > 0);
-            containers.sort_unstable_by_key(|container| Reverse(container.n_folded));
-            containers.truncate(MAX_TOLD);
-            containers.sort_unstable_by_key(|container| container.commands.start);
         }
+        let containers = &self.containers;
+        told.clear();
+        told.extend(containers.ids().filter(|&id| containers.get(id).n_folded > 0));
+        told.sort_unstable_by_key(|&id| (Reverse(containers.get(id).n_folded), &containers.get(id).labels));
+        told.truncate(MAX_TOLD);
+        told.sort_unstable_by_key(|&id| &containers.get(id).labels);
         self.folding = folding;
     }
 
     /// The label text of each container of which paths are folded, left open, and how many; of the hundred of which most are.
     pub fn folded(&self) -> impl Iterator<Item = (&str, u64)> {
-        let folded = self.folding.containers.iter();
-        folded.map(|container| (self.commands.get(container.first).container(), container.n_folded))
+        let told = self.folding.told.iter().map(|&id| self.containers.get(id));
+        told.map(|container| (&*container.labels, container.n_folded))
     }
 
     /// Finds the containers and the samples of each, and of each command.
-    fn count_samples(&mut self, containers: &mut Vec<Container>) {
+    fn count_samples(&mut self, containers: &mut Vec<Part>) {
         for command in self.commands.iter_mut() {
             (command.n_samples, command.sum) = (0, Totals::default());
         }
@@ -114,9 +104,9 @@ impl Snapshot {
         let mut before: Option<&Command> = None;
         for (position, &id) in self.order.commands.iter().enumerate() {
             let command = self.commands.get(id);
-            if before.is_none_or(|before| before.container() != command.container()) {
+            if before.is_none_or(|before| before.container != command.container) {
                 let commands = position..position;
-                containers.push(Container { commands, first: id, n_samples: 0, n_folded: 0 });
+                containers.push(Part { container: command.container, commands, n_samples: 0 });
             }
             let is_counted =
                 command.n_processes > 0 && before.is_none_or(|before| before.comm() != command.comm());
@@ -130,7 +120,7 @@ impl Snapshot {
 
     /// If all paths folded are not enough, folds the smallest commands until the rest takes half of the share; the other half is for
     /// the largest paths.
-    fn fold_commands(&mut self, container: &mut Container, share: usize, smallest: &mut Vec<(Size, u32)>) {
+    fn fold_commands(&mut self, container: &mut Part, share: usize, smallest: &mut Vec<Candidate>) {
         let (shape, by_path) = (self.shape, self.shape.group_by == GroupBy::Path);
         // The least that a command takes: one series, or as many as before, and the number of its processes.
         let least =
@@ -142,7 +132,7 @@ impl Snapshot {
             if command.n_processes > 0 {
                 n_least += least(command);
                 if !command.is_other {
-                    smallest.push((Size::new(&command.sum, position), id));
+                    smallest.push(((size(&command.sum), position), id));
                 }
             }
         }
@@ -150,7 +140,7 @@ impl Snapshot {
             return;
         }
         smallest.sort_unstable();
-        let other = self.other_command(container.first);
+        let other = self.other_command(container.container);
         for &(_, id) in smallest.iter() {
             if n_least + least(self.commands.get(other)) <= share / 2 {
                 break;
@@ -164,7 +154,7 @@ impl Snapshot {
             for (value, &id) in &series {
                 let one = self.series.get_mut(id);
                 one.is_folded = true;
-                container.n_folded += u64::from(by_path && !one.is_other);
+                self.containers.get_mut(container.container).n_folded += u64::from(by_path && !one.is_other);
                 let totals = one.totals;
                 let into = self.series_in(other, if by_path { OTHER } else { value });
                 self.series.get_mut(into).totals.add(&totals);
@@ -181,24 +171,21 @@ impl Snapshot {
         container.n_samples += n_samples + 1 - std::mem::replace(&mut other.n_samples, n_samples);
     }
 
-    /// The command that others of a container fold into, given one of the container's.
-    fn other_command(&mut self, of: u32) -> u32 {
-        let container = self.commands.get(of).container();
+    /// The command that others of a container fold into.
+    pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
-        labels::command(&mut self.text, container, OTHER, None);
-        let container_end = container.len();
-        let comm_end = self.text.len();
-        self.command_labelled(container_end, comm_end, true)
+        labels::command(&mut self.text, &self.containers.get(container).labels, OTHER, None);
+        self.command_labelled(container, self.text.len(), true)
     }
 
     /// Folds the smallest paths, until the container keeps to its share.
-    fn fold_paths(&mut self, container: &mut Container, share: usize, smallest: &mut Vec<(Size, u32)>) {
+    fn fold_paths(&mut self, container: &mut Part, share: usize, smallest: &mut Vec<Candidate>) {
         smallest.clear();
         for &id in &self.order.commands[container.commands.clone()] {
             for &id in self.commands.get(id).series.values() {
                 let series = self.series.get(id);
                 if !series.is_other && !series.is_folded {
-                    smallest.push((Size::new(&series.totals, series.position), id));
+                    smallest.push(((size(&series.totals), series.position), id));
                 }
             }
         }
@@ -217,7 +204,7 @@ impl Snapshot {
             container.n_samples -= self.shape.n_samples(other) + self.shape.n_samples(&totals);
             other.add(&totals);
             container.n_samples += self.shape.n_samples(other);
-            container.n_folded += 1;
+            self.containers.get_mut(container.container).n_folded += 1;
         }
         // A path that is alone in its fold is shown under its name again: it takes as many samples either way.
         for &id in &self.order.commands[container.commands.clone()] {
@@ -229,26 +216,9 @@ impl Snapshot {
                 other.totals = Totals::default();
                 self.series.get_mut(command.last_folded).is_folded = false;
                 command.n_folded = 0;
-                container.n_folded -= 1;
+                self.containers.get_mut(container.container).n_folded -= 1;
             }
         }
-    }
-
-    /// The series of a command into which others fold that have this value.
-    fn series_in(&mut self, owner: u32, value: &str) -> u32 {
-        let command = self.commands.get_mut(owner);
-        if let Some(&id) = command.series.get(value) {
-            return id;
-        }
-        let is_other = self.shape.group_by == GroupBy::Path;
-        self.shape.label(&mut self.text, &command.labels, value);
-        self.order.is_stale = true;
-        let id = self.series.insert(Series::new(&self.text, owner, is_other));
-        command.series.insert(value.into(), id);
-        if is_other {
-            command.other = Some(id);
-        }
-        id
     }
 }
 

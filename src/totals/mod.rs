@@ -6,6 +6,7 @@
 mod fold;
 pub mod grouping;
 pub mod labels;
+mod memory;
 pub mod reading;
 mod slab;
 pub mod snapshot;

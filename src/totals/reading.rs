@@ -38,6 +38,11 @@ impl Reading {
         self.n_cut = 0;
     }
 
+    /// How long it is.
+    pub(super) fn len(&self) -> usize {
+        self.packed.len()
+    }
+
     /// How many bytes it takes.
     pub(super) fn n_bytes(&self) -> usize {
         self.packed.capacity()
@@ -46,6 +51,32 @@ impl Reading {
     /// Gives back memory that a larger reading before this one has needed.
     pub(super) fn shrink(&mut self) {
         self.packed.shrink_to(2 * self.packed.len());
+    }
+
+    /// Puts the values of series under others, where `instead` says which; those are not told apart any more.
+    pub(super) fn replace(&mut self, instead: impl Fn(u32) -> Option<u32>) {
+        let mut is_affected = false;
+        self.for_each(|series, _| is_affected |= instead(series).is_some());
+        if !is_affected {
+            return;
+        }
+        let before = std::mem::take(self);
+        self.begin(before.command);
+        self.n_cut = before.n_cut;
+        let mut others = Totals::default();
+        let mut other = None;
+        before.for_each(|series, totals| match instead(series) {
+            Some(into) => {
+                others.add(totals);
+                other = Some(into);
+                self.n_cut += 1;
+            }
+            None => self.push(series, totals),
+        });
+        if let Some(other) = other {
+            self.push(other, &others);
+        }
+        self.shrink();
     }
 
     pub(super) fn push(&mut self, series: u32, totals: &Totals) {

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use super::fold::Folding;
 use super::grouping::GroupBy;
 use super::labels;
+use super::memory::{Container, READING_BYTES, size};
 use super::reading::Reading;
 use super::slab::Slab;
 use super::tally::{OTHER, Tally, Totals};
@@ -79,10 +80,10 @@ const MAX_LONG_BYTES: usize = 1 << 20;
 /// A command name in a container; with `--pid`, one process of it.
 #[derive(Debug)]
 pub(super) struct Command {
+    pub(super) container: u32,
     /// `{namespace="..",pod="..",container="..",comm=".."` and the pid, left open for further labels.
     pub(super) labels: Box<str>,
-    /// Up to here, `labels` holds nothing but the container's, and up to there no pid.
-    container_end: usize,
+    /// Up to here, `labels` holds no pid.
     comm_end: usize,
     pub(super) n_processes: u64,
     pub(super) series: HashMap<Box<str>, u32>,
@@ -101,11 +102,6 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// The label text of its container, left open.
-    pub(super) fn container(&self) -> &str {
-        &self.labels[..self.container_end]
-    }
-
     /// Its label text without a pid, left open.
     pub(super) fn comm(&self) -> &str {
         &self.labels[..self.comm_end]
@@ -124,6 +120,9 @@ pub struct Series {
     pub(super) is_folded: bool,
     /// Its place in the order, while it is decided what folds.
     pub(super) position: u32,
+    /// How many readings have it, and whether they no longer may.
+    pub(super) n_readings: usize,
+    pub(super) is_dropped: bool,
     /// Others fold into it. It stays while its command does.
     pub(super) is_other: bool,
     /// The length of its path, if that is a long one; else 0.
@@ -133,19 +132,34 @@ pub struct Series {
 impl Series {
     pub(super) fn new(labels: &str, command: u32, is_other: bool) -> Self {
         let totals = Totals::default();
-        Self { labels: labels.into(), totals, command, is_folded: false, position: 0, is_other, long_len: 0 }
+        Self {
+            labels: labels.into(),
+            totals,
+            command,
+            is_folded: false,
+            position: 0,
+            n_readings: 0,
+            is_dropped: false,
+            is_other,
+            long_len: 0,
+        }
     }
 }
 
 /// The commands and series of a node.
 #[derive(Debug, Default)]
 pub struct Snapshot {
+    pub(super) containers: Slab<Container>,
+    containers_by_labels: HashMap<Box<str>, u32>,
     pub(super) commands: Slab<Command>,
     commands_by_labels: HashMap<Box<str>, u32>,
     pub(super) series: Slab<Series>,
     pub(super) order: Order,
     pub(super) shape: Shape,
     pub(super) folding: Folding,
+    /// What all containers together take, and whether one needs room.
+    pub(super) n_bytes: usize,
+    pub(super) is_crowded: bool,
     /// What the paths of all series together have in long ones.
     long_bytes: usize,
     /// Scratch.
@@ -174,38 +188,82 @@ impl Snapshot {
 
     /// Makes `reading` what process `pid` has given: a process with the name `comm` (any bytes), in the container with these labels
     /// (as [`labels::container`] makes them).
-    pub fn record(&mut self, container: &str, comm: &[u8], pid: u32, tally: &Tally, reading: &mut Reading) {
-        let command = self.command(container, comm, pid);
+    ///
+    /// Says whether there was room: where there was not, there is after [`Snapshot::make_room`], and it is to be recorded again.
+    pub fn record(
+        &mut self,
+        container: &str,
+        comm: &[u8],
+        pid: u32,
+        tally: &Tally,
+        reading: &mut Reading,
+    ) -> bool {
+        let container_id = self.container(container);
+        let command = self.command(container_id, container, comm, pid);
+        let n_bytes = reading.n_bytes();
         reading.begin(command);
+        let mut others = Totals::default();
+        let mut lossy = std::mem::take(&mut self.lossy);
         for (value, totals) in tally.sums() {
-            let series = self.series_of(command, value);
-            reading.push(series, totals);
+            let value = labels::lossy(value, &mut lossy);
+            // What was there before takes nothing more.
+            let entry_bytes = if reading.len() < n_bytes { 0 } else { READING_BYTES };
+            match self.series_of(command, container_id, value, totals, entry_bytes) {
+                Some(series) => reading.push(series, totals),
+                None => {
+                    others.add(totals);
+                    reading.n_cut += 1;
+                }
+            }
+        }
+        self.lossy = lossy;
+        reading.n_cut += tally.n_cut() as u32;
+        if others.n_mappings > 0 {
+            reading.push(self.series_in(command, OTHER), &others);
         }
         reading.shrink();
+        self.take_bytes(container_id, reading.n_bytes().saturating_sub(n_bytes));
+        !std::mem::take(&mut self.is_crowded)
     }
 
-    fn command(&mut self, container: &str, comm: &[u8], pid: u32) -> u32 {
-        self.text.clear();
+    fn container(&mut self, labels: &str) -> u32 {
+        if let Some(&id) = self.containers_by_labels.get(labels) {
+            return id;
+        }
+        let id = self.containers.insert(Container::new(labels));
+        self.containers_by_labels.insert(labels.into(), id);
+        id
+    }
+
+    fn command(&mut self, container_id: u32, container: &str, comm: &[u8], pid: u32) -> u32 {
         let comm = labels::lossy(comm, &mut self.lossy);
+        self.text.clear();
         labels::command(&mut self.text, container, comm, None);
         let comm_end = self.text.len();
         if self.shape.by_pid {
             self.text.clear();
             labels::command(&mut self.text, container, comm, Some(pid));
         }
+        if let Some(&id) = self.commands_by_labels.get(self.text.as_str()) {
+            return id;
+        }
         let is_other = comm == OTHER && !self.shape.by_pid;
-        self.command_labelled(container.len(), comm_end, is_other)
+        let n_bytes = Command::n_bytes(self.text.len()) + Series::n_bytes(self.text.len(), 0);
+        if !self.has_room(container_id, n_bytes, (0, 0)) {
+            return self.other_command(container_id);
+        }
+        self.command_labelled(container_id, comm_end, is_other)
     }
 
     /// The command whose label text is in `text`.
-    pub(super) fn command_labelled(&mut self, container_end: usize, comm_end: usize, is_other: bool) -> u32 {
+    pub(super) fn command_labelled(&mut self, container: u32, comm_end: usize, is_other: bool) -> u32 {
         if let Some(&id) = self.commands_by_labels.get(self.text.as_str()) {
             return id;
         }
         let labels: Box<str> = self.text.as_str().into();
         let command = Command {
+            container,
             labels: labels.clone(),
-            container_end,
             comm_end,
             n_processes: 0,
             series: HashMap::new(),
@@ -218,46 +276,79 @@ impl Snapshot {
             n_samples: 0,
             sum: Totals::default(),
         };
+        self.take_bytes(container, Command::n_bytes(labels.len()));
         let id = self.commands.insert(command);
         self.commands_by_labels.insert(labels, id);
         self.order.is_stale = true;
         id
     }
 
-    /// The series of a command to which belongs what is grouped under `value`.
-    fn series_of(&mut self, command_id: u32, value: &[u8]) -> u32 {
-        let value = labels::lossy(value, &mut self.lossy);
+    /// The series of a command to which belongs what is grouped under `value` and has these totals; none if there is no room for it, and
+    /// for so many bytes in its reading.
+    fn series_of(
+        &mut self,
+        command_id: u32,
+        container: u32,
+        value: &str,
+        totals: &Totals,
+        entry_bytes: usize,
+    ) -> Option<u32> {
+        let command = self.commands.get(command_id);
+        let is_by_path = self.shape.group_by == GroupBy::Path;
+        let may_be_cut = is_by_path && value != OTHER;
+        if let Some(&id) = command.series.get(value) {
+            let has_room =
+                !may_be_cut || entry_bytes == 0 || self.has_room(container, entry_bytes, size(totals));
+            return has_room.then_some(id);
+        }
+        let long_len = if may_be_cut && value.len() > LONG_PATH_LEN { value.len() } else { 0 };
+        let n_bytes = Series::n_bytes(command.labels.len() + value.len(), value.len());
+        let is_too_long = long_len > 0 && self.long_bytes + long_len > MAX_LONG_BYTES;
+        if may_be_cut && (is_too_long || !self.has_room(container, n_bytes + entry_bytes, size(totals))) {
+            return None;
+        }
+        let id = self.series_in(command_id, value);
+        self.long_bytes += long_len;
+        self.series.get_mut(id).long_len = long_len;
+        Some(id)
+    }
+
+    /// The series of a command that has this value.
+    pub(super) fn series_in(&mut self, command_id: u32, value: &str) -> u32 {
         let command = self.commands.get_mut(command_id);
         if let Some(&id) = command.series.get(value) {
             return id;
         }
-        let is_by_path = self.shape.group_by == GroupBy::Path;
-        let long_len = if value.len() > LONG_PATH_LEN { value.len() } else { 0 };
-        let is_too_long = long_len > 0 && self.long_bytes + long_len > MAX_LONG_BYTES;
-        let is_too_many = self.shape.max_samples > 0 && self.series.len() >= 4 * self.shape.max_samples;
-        let (value, long_len) =
-            if is_by_path && (is_too_long || is_too_many) { (OTHER, 0) } else { (value, long_len) };
-        if let Some(&id) = command.series.get(value) {
-            return id;
-        }
-        self.long_bytes += long_len;
-        let is_other = is_by_path && value == OTHER;
-        let id = command.other.filter(|_| is_other).unwrap_or_else(|| {
-            self.shape.label(&mut self.text, &command.labels, value);
-            self.order.is_stale = true;
-            self.series.insert(Series { long_len, ..Series::new(&self.text, command_id, is_other) })
-        });
+        let is_other = self.shape.group_by == GroupBy::Path && value == OTHER;
+        self.shape.label(&mut self.text, &command.labels, value);
+        let id = self.series.insert(Series::new(&self.text, command_id, is_other));
         if is_other {
             command.other = Some(id);
         }
         command.series.insert(value.into(), id);
+        let container = command.container;
+        self.order.is_stale = true;
+        self.take_bytes(container, Series::n_bytes(self.text.len(), value.len()));
         id
     }
 
-    /// Makes the totals the sum over `readings`, and drops the commands and series that none of them names.
-    pub fn sum<'a>(&mut self, readings: impl Iterator<Item = &'a Reading>) {
+    /// Makes the totals the sum over the readings, with each of which `readings` calls what it is given, and drops the commands and series
+    /// that none of them names.
+    pub fn sum(&mut self, mut readings: impl FnMut(&mut dyn FnMut(&mut Reading))) {
+        self.add_up(&mut readings);
+        self.drop_unused();
+        self.keep_to_memory(self.max_bytes(), readings);
+        self.sort();
+        self.fold();
+        self.sort();
+    }
+
+    pub(super) fn add_up(&mut self, readings: &mut impl FnMut(&mut dyn FnMut(&mut Reading))) {
+        for container in self.containers.iter_mut() {
+            container.n_folded = 0;
+        }
         for series in self.series.iter_mut() {
-            series.totals = Totals::default();
+            (series.totals, series.n_readings) = (Totals::default(), 0);
             series.is_folded = false;
         }
         for command in self.commands.iter_mut() {
@@ -266,14 +357,19 @@ impl Snapshot {
             command.is_folded = false;
         }
         // A process without mappings (a zombie, a kernel thread) is not counted.
-        for reading in readings.filter(|reading| !reading.is_empty()) {
-            self.commands.get_mut(reading.command).n_processes += 1;
-            reading.for_each(|id, totals| self.series.get_mut(id).totals.add(totals));
-        }
-        self.drop_unused();
-        self.sort();
-        self.fold();
-        self.sort();
+        readings(&mut |reading| {
+            if reading.is_empty() {
+                return;
+            }
+            let command = self.commands.get_mut(reading.command);
+            command.n_processes += 1;
+            self.containers.get_mut(command.container).n_folded += u64::from(reading.n_cut);
+            reading.for_each(|id, totals| {
+                let series = self.series.get_mut(id);
+                series.totals.add(totals);
+                series.n_readings += 1;
+            });
+        });
     }
 
     fn drop_unused(&mut self) {
@@ -297,8 +393,18 @@ impl Snapshot {
             self.commands.retain(is_used);
             self.commands_by_labels.retain(|_, id| self.commands.has(*id));
             self.commands_by_labels.shrink_to(2 * self.commands.len());
+            self.drop_unused_containers();
             self.order.is_stale = true;
         }
+    }
+
+    fn drop_unused_containers(&mut self) {
+        self.containers.iter_mut().for_each(|container| container.has_commands = false);
+        for command in self.commands.iter() {
+            self.containers.get_mut(command.container).has_commands = true;
+        }
+        self.containers.retain(|container| container.has_commands);
+        self.containers_by_labels.retain(|_, id| self.containers.has(*id));
     }
 
     fn sort(&mut self) {
