@@ -65,8 +65,9 @@ use crate::cli::args::{Command, UsageError};
 use crate::cli::options::Options;
 use crate::demand::Demand;
 use crate::errors::plain;
+use crate::exposition::self_metrics::OLDEST_DATA;
 use crate::http::Server;
-use crate::http::publish::{self, Publisher};
+use crate::http::publish::{self, Age, Publisher};
 use crate::scrape::Scraper;
 use crate::scrape::threads::{self, AfterScrape, Next};
 use crate::sources::recording::Writer;
@@ -213,7 +214,8 @@ fn publish_each(mut publisher: Publisher) -> AfterScrape {
                     info!("scrapes succeed again");
                 }
                 scraper.render(publisher.buffer());
-                publisher.publish();
+                let age = |since| Age { family: OLDEST_DATA, since };
+                publisher.publish(scraper.oldest_data().map(age));
             }
             Err(error) => {
                 if last_error.is_none() {

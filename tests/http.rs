@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::demand::Demand;
 use smaps_container_exporter::http::Server;
-use smaps_container_exporter::http::publish::{Publisher, publisher};
+use smaps_container_exporter::http::publish::{Age, Publisher, publisher};
 
 /// Longer than anything here takes, shorter than anybody waits.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -33,14 +33,14 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     let demand = Arc::new(Demand::new(interval, now));
     let bell = demand.listen().unwrap();
     demand.begin(now);
-    demand.end(true, now);
+    demand.end(true, None, now);
     server.start(published, demand.clone(), bell, DEADLINE, hosts).unwrap();
     (publisher, addr, demand)
 }
 
 fn publish(publisher: &mut Publisher, text: &[u8]) {
     publisher.buffer().extend_from_slice(text);
-    publisher.publish();
+    publisher.publish(None);
 }
 
 fn send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -87,7 +87,7 @@ fn all_who_wait_get_the_next_scrape() {
     }
     demand.begin(Instant::now());
     publish(&mut publisher, b"new 2\n");
-    demand.end(true, Instant::now());
+    demand.end(true, None, Instant::now());
     for client in &mut clients {
         assert_eq!(receive(client).1, b"new 2\n");
     }
@@ -157,6 +157,32 @@ fn one_connection_serves_many_requests() {
         let mut unzipped = Vec::new();
         flate2::read::GzDecoder::new(&receive(&mut client).1[..]).read_to_end(&mut unzipped).unwrap();
         assert_eq!(unzipped, text);
+    }
+}
+
+/// An age is that at the time when it is served, plain and gzipped, and the rest is what was published.
+#[test]
+fn an_age_grows_until_it_is_served() {
+    let (mut publisher, addr) = serve();
+    let text = b"x 1\n".repeat(1000);
+    publisher.buffer().extend_from_slice(&text);
+    let since = Instant::now() - Duration::from_secs(100);
+    publisher.publish(Some(Age { family: "# TYPE age gauge\nage ", since }));
+    let mut last = 100.0;
+    for accepts in ["identity", "gzip", "identity", "gzip"] {
+        std::thread::sleep(Duration::from_millis(2));
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {accepts}\r\n\r\n");
+        let (_, mut body) = receive(&mut send(addr, request.as_bytes()));
+        if accepts == "gzip" {
+            let mut unzipped = Vec::new();
+            flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut unzipped).unwrap();
+            body = unzipped;
+        }
+        let tail = std::str::from_utf8(body.strip_prefix(&text[..]).unwrap()).unwrap();
+        let age: f64 = tail.strip_prefix("# TYPE age gauge\nage ").unwrap().trim_end().parse().unwrap();
+        assert!(age > last && age <= since.elapsed().as_secs_f64(), "{age} after {last}");
+        last = age;
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use smaps_container_exporter::cli::help::help;
-use smaps_container_exporter::exposition::self_metrics::{Report, SelfMetrics};
+use smaps_container_exporter::exposition::self_metrics::{OLDEST_DATA, Report, SelfMetrics};
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{Directory, exporter, fixture, once};
@@ -75,7 +75,7 @@ fn own_metrics() {
         &[(r#"{namespace="shop"}"#.to_owned(), 1)],
         [(r#"{namespace="shop",pod="cart",container="app""#, 1)].into_iter(),
     );
-    let text = String::from_utf8(text).unwrap();
+    let text = String::from_utf8(text).unwrap() + OLDEST_DATA + "1\n";
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
     let mut conventional = Vec::new();
     let mut lines = text.lines();

@@ -46,6 +46,8 @@ struct State {
     began_at: Option<Instant>,
     young_until: Option<Instant>,
     is_under_way: bool,
+    /// No scrape begins sooner, for scrapes cost more than they may.
+    rests_until: Option<Instant>,
     /// How long a scrape takes, of late.
     usual_length: Duration,
 }
@@ -60,6 +62,7 @@ impl Demand {
             began_at: None,
             young_until: None,
             is_under_way: false,
+            rests_until: None,
             usual_length: Duration::ZERO,
         };
         Self { interval, state: Mutex::new(state), wake: Wake::default(), bell: OnceLock::new() }
@@ -105,6 +108,7 @@ impl Demand {
     pub fn next_start(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
         let earliest = state.began_at.map_or(now, |began| began + self.interval);
+        let earliest = state.rests_until.map_or(earliest, |until| earliest.max(until));
         if state.wanted_since.is_some() {
             return Some(earliest);
         }
@@ -120,10 +124,12 @@ impl Demand {
         state.is_under_way = true;
     }
 
-    /// It has ended, and what it gave can be had: whoever waits gets it. One that failed leaves the wish for another.
-    pub fn end(&self, is_success: bool, now: Instant) {
+    /// It has ended, and what it gave can be had: whoever waits gets it. One that failed leaves the wish for another, which begins no sooner
+    /// than `rests_until`.
+    pub fn end(&self, is_success: bool, rests_until: Option<Instant>, now: Instant) {
         let mut state = self.lock();
         state.is_under_way = false;
+        state.rests_until = rests_until;
         let Some(began_at) = state.began_at.filter(|_| is_success) else {
             state.wanted_since.get_or_insert(now);
             return;
@@ -207,7 +213,7 @@ mod tests {
         let demand = Demand::new(INTERVAL, start);
         assert_eq!(demand.next_start(start), Some(start), "the first is wanted at once");
         demand.begin(start);
-        demand.end(true, start + ms(100));
+        demand.end(true, None, start + ms(100));
         (demand, start)
     }
 
@@ -229,7 +235,7 @@ mod tests {
         assert!(at_once <= start + ms(1002));
         demand.begin(start + ms(1002));
         assert!(!demand.has_ended(1));
-        demand.end(true, start + ms(1100));
+        demand.end(true, None, start + ms(1100));
         assert!(demand.has_ended(1));
         assert_eq!(demand.next_start(start + ms(1100)), None, "one scrape is enough for both");
         assert_eq!(demand.ask(CLIENT, start + ms(2001)), Asked::Young);
@@ -247,7 +253,7 @@ mod tests {
         let (demand, start) = demand();
         demand.begin(start + ms(2000));
         assert_eq!(demand.ask(CLIENT, start + ms(2500)), Asked::WaitFor(1), "the one that is under way");
-        demand.end(true, start + ms(5000));
+        demand.end(true, None, start + ms(5000));
         assert_eq!(demand.ask(CLIENT, start + ms(5100)), Asked::Young);
         assert_eq!(demand.next_start(start + ms(5100)), None);
         assert_eq!(demand.ask(CLIENT, start + ms(5201)), Asked::WaitFor(2));
@@ -258,11 +264,11 @@ mod tests {
         let (demand, start) = demand();
         demand.want(start + ms(2000));
         demand.begin(start + ms(2000));
-        demand.end(false, start + ms(2001));
+        demand.end(false, None, start + ms(2001));
         assert_eq!(demand.next_start(start + ms(2002)), Some(start + ms(3000)), "it is tried again");
         assert_eq!(demand.overdue(start + ms(9000)), ms(7000));
         demand.begin(start + ms(9000));
-        demand.end(true, start + ms(9001));
+        demand.end(true, None, start + ms(9001));
         assert_eq!(demand.overdue(start + ms(99_000)), Duration::ZERO);
         demand.begin(start + ms(100_000)); // hangs
         assert_eq!(demand.overdue(start + ms(140_000)), ms(40_000));
@@ -275,11 +281,11 @@ mod tests {
         let mut ear = demand.listen().unwrap();
         assert!(demand.listen().is_err());
         demand.begin(start + ms(2000));
-        demand.end(false, start + ms(2001));
+        demand.end(false, None, start + ms(2001));
         assert!(ear.read(&mut [0; 9]).is_err(), "it has failed");
         for i in 0..100_000 {
             demand.begin(start + ms(3000 + i));
-            demand.end(true, start + ms(3000 + i));
+            demand.end(true, None, start + ms(3000 + i));
         }
         assert!(ear.read(&mut [0; 9]).is_ok());
     }

@@ -29,8 +29,6 @@ pub struct Report {
     pub n_mappings: u64,
     /// Samples of `process_smaps_*` in the exposition.
     pub n_samples: u64,
-    /// The age of the oldest values that are exported.
-    pub oldest_data: Duration,
     /// Scrapes made.
     pub n_scrapes: u64,
     /// Reads that gave each mapping, reads that gave the kernel's sum, and those that found nothing changed.
@@ -84,7 +82,6 @@ impl Default for Report {
             n_processes: 0,
             n_mappings: 0,
             n_samples: 0,
-            oldest_data: Duration::ZERO,
             n_scrapes: 0,
             reads: [0; 3],
             read_time: Duration::ZERO,
@@ -108,6 +105,12 @@ pub struct SelfMetrics {
     node: Option<String>,
     started_at: SystemTime,
 }
+
+/// The family whose only sample is the age of the oldest values when they are served, up to that value.
+pub const OLDEST_DATA: &str = "\
+# HELP smaps_exporter_oldest_data_seconds Age of the oldest values in this exposition, when it is served.
+# TYPE smaps_exporter_oldest_data_seconds gauge
+smaps_exporter_oldest_data_seconds ";
 
 /// Label text that was left open.
 struct Closed<'a>(&'a str);
@@ -242,12 +245,6 @@ impl SelfMetrics {
                 Gauge,
                 "Samples of process_smaps_* in this exposition.",
                 count(report.n_samples),
-            ),
-            (
-                "smaps_exporter_oldest_data_seconds",
-                Gauge,
-                "Age of the oldest values in this exposition.",
-                seconds(report.oldest_data),
             ),
             (
                 "smaps_exporter_stuck_processes",

@@ -210,17 +210,22 @@ impl Connection {
 
     fn write(&mut self, now: Instant) -> io::Result<()> {
         let State::Writing { response, n_written, progress } = &mut self.state else { return Ok(()) };
-        let (head, body) = (&response.head, response.body.bytes());
-        let head_left = &head[(*n_written).min(head.len())..];
-        let body_left = &body[n_written.saturating_sub(head.len())..];
-        let body_left = &body_left[..body_left.len().min(MAX_WRITE_BYTES)];
-        match (&self.stream).write_vectored(&[IoSlice::new(head_left), IoSlice::new(body_left)]) {
+        let parts = [&response.head[..], response.body.bytes(), &response.tail];
+        let (mut n_skipped, mut n_left) = (*n_written, MAX_WRITE_BYTES);
+        let left = parts.map(|part| {
+            let start = n_skipped.min(part.len());
+            n_skipped -= start;
+            let end = part.len().min(start + n_left);
+            n_left -= end - start;
+            IoSlice::new(&part[start..end])
+        });
+        match (&self.stream).write_vectored(&left) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(n) => (*n_written, *progress) = (*n_written + n, now),
             Err(e) if is_temporary(&e) => {}
             Err(e) => return Err(e),
         }
-        if *n_written < head.len() + body.len() {
+        if *n_written < parts.iter().map(|part| part.len()).sum() {
             return Ok(());
         }
         if !response.keep_alive {

@@ -11,9 +11,10 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Instant;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::DeflateEncoder;
+use flate2::{Compression, Crc};
 
 /// What outdated expositions may hold because of clients that are still reading them.
 const MAX_OUTDATED_BYTES: usize = 12 << 20;
@@ -24,13 +25,33 @@ const GZIP_LEVEL: Compression = Compression::new(5);
 /// A buffer that is this many times larger than what was needed lately is given back.
 const SLACK: usize = 4;
 
+/// The header of a gzip file that says nothing about what is in it (RFC 1952).
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+
 /// One scrape's rendered text.
 #[derive(Default)]
 pub struct Exposition {
     text: Vec<u8>,
+    /// What is behind the text.
+    age: Option<Age>,
     /// Made when the first client asks for it, by that client's thread.
-    gzip: OnceLock<Vec<u8>>,
+    gzip: OnceLock<Gzip>,
     is_cut: AtomicBool,
+}
+
+/// A sample whose value grows until it is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Age {
+    /// The text before the value.
+    pub family: &'static str,
+    /// Since when the value grows, in seconds.
+    pub since: Instant,
+}
+
+/// The beginning of a gzip file: more may follow.
+struct Gzip {
+    bytes: Vec<u8>,
+    crc: Crc,
 }
 
 impl Exposition {
@@ -39,12 +60,45 @@ impl Exposition {
         &self.text
     }
 
-    /// The same, gzipped: at most once an exposition, everybody after the first shares the result.
+    /// What comes behind it if it is served now.
+    pub fn tail(&self, now: Instant) -> Vec<u8> {
+        let tail = self.age.map(|Age { family, since }| {
+            format!("{family}{}\n", now.saturating_duration_since(since).as_secs_f64())
+        });
+        tail.unwrap_or_default().into_bytes()
+    }
+
+    /// The text as the beginning of a gzip file: at most once an exposition, everybody after the first shares the result.
     pub fn gzip(&self) -> &[u8] {
+        &self.gzipped().bytes
+    }
+
+    /// Its end, with what comes behind the text.
+    pub fn gzip_tail(&self, now: Instant) -> Vec<u8> {
+        let tail = self.tail(now);
+        let mut encoder = DeflateEncoder::new(Vec::with_capacity(tail.len() + 64), GZIP_LEVEL);
+        encoder.write_all(&tail).expect("a Vec takes every write");
+        let mut bytes = encoder.finish().expect("a Vec takes every write");
+        let mut crc = Crc::new();
+        crc.combine(&self.gzipped().crc);
+        crc.update(&tail);
+        bytes.extend_from_slice(&crc.sum().to_le_bytes());
+        bytes.extend_from_slice(&crc.amount().to_le_bytes());
+        bytes
+    }
+
+    fn gzipped(&self) -> &Gzip {
         self.gzip.get_or_init(|| {
-            let mut encoder = GzEncoder::new(Vec::with_capacity(self.text.len() / 12), GZIP_LEVEL);
+            let mut bytes = Vec::with_capacity(self.text.len() / 12);
+            bytes.extend_from_slice(&GZIP_HEADER);
+            let mut encoder = DeflateEncoder::new(bytes, GZIP_LEVEL);
+            // Flushed, the stream goes on at a whole byte, and refers to nothing before it.
             encoder.write_all(&self.text).expect("a Vec takes every write");
-            encoder.finish().expect("a Vec takes every write")
+            encoder.flush().expect("a Vec takes every write");
+            let bytes = std::mem::take(encoder.get_mut());
+            let mut crc = Crc::new();
+            crc.update(&self.text);
+            Gzip { bytes, crc }
         })
     }
 
@@ -61,7 +115,7 @@ impl Exposition {
     }
 
     fn n_bytes(&self) -> usize {
-        self.text.len() + self.gzip.get().map_or(0, Vec::len)
+        self.text.len() + self.gzip.get().map_or(0, |gzip| gzip.bytes.len())
     }
 }
 
@@ -110,9 +164,10 @@ impl Publisher {
         &mut exposition.text
     }
 
-    /// Publishes what was written to the buffer since [`buffer`](Self::buffer) was called.
-    pub fn publish(&mut self) {
-        let Some(exposition) = self.spare.take() else { return };
+    /// Publishes what was written to the buffer since [`buffer`](Self::buffer) was called, and behind it a sample whose value grows.
+    pub fn publish(&mut self, age: Option<Age>) {
+        let Some(mut exposition) = self.spare.take() else { return };
+        Arc::get_mut(&mut exposition).expect("only this thread holds the spare").age = age;
         let len = exposition.text.len();
         self.usual_len = len.max(self.usual_len - self.usual_len / 8);
         let before = lock(&self.published.0).replace(exposition);
@@ -159,7 +214,7 @@ mod tests {
 
     fn publish(publisher: &mut Publisher, text: &[u8]) {
         publisher.buffer().extend_from_slice(text);
-        publisher.publish();
+        publisher.publish(None);
     }
 
     #[test]
@@ -177,10 +232,10 @@ mod tests {
     #[test]
     fn publishing_without_a_buffer_changes_nothing() {
         let (mut publisher, published) = publisher();
-        publisher.publish();
+        publisher.publish(None);
         assert!(published.latest().is_none());
         publish(&mut publisher, b"one\n");
-        publisher.publish();
+        publisher.publish(None);
         assert_eq!(published.latest().unwrap().text(), b"one\n");
     }
 
@@ -205,7 +260,9 @@ mod tests {
             publish(&mut publisher, text);
             let mut body = String::new();
             let exposition = published.latest().unwrap();
-            flate2::read::GzDecoder::new(exposition.gzip()).read_to_string(&mut body).unwrap();
+            let tail = exposition.gzip_tail(Instant::now());
+            let gzip = exposition.gzip().chain(&tail[..]);
+            flate2::read::GzDecoder::new(gzip).read_to_string(&mut body).unwrap();
             assert_eq!(exposition.gzip().as_ptr(), exposition.gzip().as_ptr());
             bodies.push(body);
         }

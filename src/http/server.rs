@@ -242,7 +242,7 @@ mod tests {
     fn serve(shorten: impl FnOnce(&mut Limits)) -> SocketAddr {
         let (mut publisher, published) = publisher();
         publisher.buffer().extend_from_slice(&b"x 1\n".repeat(4 << 20));
-        publisher.publish();
+        publisher.publish(None);
         let mut server = Server::bind("127.0.0.1:0").unwrap();
         let addr = server.local_addr();
         server.limits = Limits {
@@ -260,7 +260,7 @@ mod tests {
         let now = Instant::now();
         let demand = Arc::new(Demand::new(MINUTE, now));
         demand.begin(now);
-        demand.end(true, now);
+        demand.end(true, None, now);
         let bell = demand.listen().unwrap();
         server.start(published, demand, bell, MINUTE, Vec::new()).unwrap();
         addr

@@ -44,6 +44,8 @@ pub struct Process {
     pub(super) is_explained: bool,
     /// As the kernel printed it, without the newline at its end; of a selected process only.
     pub(super) comm: Vec<u8>,
+    /// When a listing showed it for the first time.
+    pub(super) found_at: Instant,
     /// When it was read last, or tried to; its values are as old.
     pub(super) read_at: Option<Instant>,
     /// How long that took.
@@ -69,6 +71,8 @@ pub struct Process {
     pub(super) has_new_name: bool,
     pub(super) count: MappingCount,
     pub(super) ladder: Ladder,
+    /// How much it worked between the last two looks at it, in faults and clock ticks.
+    pub(super) activity: u64,
     pub(super) reading: Reading,
 }
 
@@ -103,6 +107,7 @@ impl Process {
             is_selected: false,
             is_explained: false,
             comm: Vec::new(),
+            found_at: Instant::now(),
             read_at: None,
             read_took: Duration::ZERO,
             rests_until: None,
@@ -117,6 +122,7 @@ impl Process {
             has_new_name: false,
             count: MappingCount::default(),
             ladder: Ladder::default(),
+            activity: 0,
             reading: Reading::default(),
         }
     }
@@ -173,19 +179,20 @@ impl Process {
         self.container = owner.cloned();
     }
 
-    /// Decides whether a filter selects it under this name. One that has another name has no values under it yet.
+    /// Decides whether a filter selects it under this name. One that has another name keeps its turn, and its values under the name that it
+    /// had when they were read, until it is read.
     pub(super) fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         if self.is_selected && self.comm == comm {
             return;
         }
-        self.deselect();
-        if let Some(container) = &self.container
-            && discovery.selects(container, labels::lossy(comm, scratch))
-        {
-            self.is_selected = true;
-            self.comm.clear();
-            self.comm.extend_from_slice(comm);
+        let container = self.container.as_ref();
+        if !container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch))) {
+            return self.deselect();
         }
+        self.is_selected = true;
+        self.ladder.forget();
+        self.comm.clear();
+        self.comm.extend_from_slice(comm);
     }
 
     /// Tells the log once why it is not selected.
@@ -216,6 +223,11 @@ impl Process {
         self.reading.clear();
     }
 
+    /// Whose account is charged for reading it.
+    pub(super) fn account(&self) -> usize {
+        self.container.as_ref().map_or(0, |container| Arc::as_ptr(container) as usize)
+    }
+
     pub(super) fn can_be_selected(&self) -> bool {
         self.container.as_ref().is_some_and(|container| container.is_selected)
     }
@@ -239,6 +251,9 @@ impl Process {
     pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
         let ended_at = reader.began_at + reader.elapsed;
         self.read_at = Some(reader.began_at);
+        if let Some(activity) = self.ladder.activity(reader.marks) {
+            self.activity = activity;
+        }
         match job.detail {
             Detail::Mappings(_) if reader.is_unchanged => self.ladder.confirm(reader.cpu_time),
             Detail::Mappings(look) => self.ladder.read(look, reader.marks, reader.cpu_time, reader.began_at),

@@ -239,11 +239,10 @@ impl Processes {
         with_values.map(|process| process.read_took).max().unwrap_or_default()
     }
 
-    /// How old the oldest values are.
-    pub fn oldest(&self, now: Instant) -> Duration {
+    /// When the oldest values were read.
+    pub fn oldest(&self) -> Option<Instant> {
         let with_values = self.table.iter().filter(|process| !process.reading.is_empty());
-        let oldest = with_values.filter_map(|process| process.read_at).min();
-        oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest))
+        with_values.filter_map(|process| process.read_at).min()
     }
 
     /// A table of these: pid, start time and cgroup path, by ascending pid.

@@ -10,6 +10,7 @@ use super::budget::Budget;
 use super::discovery::Discovery;
 use super::process::Process;
 use super::processes::Processes;
+use super::queue::Due;
 use super::reader::{Detail, Job, Reader};
 use crate::procfs::Proc;
 use crate::procfs::errors::ReadError;
@@ -43,11 +44,16 @@ impl Processes {
             let rests = process.rests_until.is_some_and(|until| now < until);
             process.is_selected && !process.is_away && !rests && !process.is_left_alone()
         };
-        let due = (0..).zip(table.iter_mut()).filter_map(|(i, process)| {
-            let read_at = process.read_at;
-            is_due(process).then_some((i, read_at))
+        let due = (0..).zip(table.iter_mut()).filter_map(|(position, process)| {
+            is_due(process).then(|| Due {
+                position,
+                container: process.account(),
+                is_new: process.read_at.is_none(),
+                since: process.read_at.unwrap_or(process.found_at),
+                activity: process.activity,
+            })
         });
-        queue.fill(due);
+        queue.fill(due, now);
         self.under_way = None;
         self.suspects.clear();
     }
@@ -181,6 +187,7 @@ impl Processes {
             return;
         };
         let process = &mut self.table[i];
+        self.queue.charge(process.account(), process.read_at.is_none(), reader.cpu_time);
         let was_away = std::mem::take(&mut process.is_away);
         if std::mem::take(&mut process.is_on_trial) && !was_away {
             process.is_cleared = true;

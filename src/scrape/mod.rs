@@ -20,7 +20,7 @@ use crate::node::processes::{Processes, ReadCounts, Reads};
 use crate::node::reader::{Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
-use crate::procfs::this_process::ThisProcess;
+use crate::procfs::this_process::{ThisProcess, thread_cpu_time};
 use crate::procfs::{Buffers, Proc, permissions};
 
 use crate::sources::recording::Writer;
@@ -51,6 +51,8 @@ pub struct Scraper {
     entries: Entries,
     phase: Phase,
     is_first: bool,
+    /// The CPU time of this scrape, reads left out.
+    overhead: Duration,
     began_at: Option<Instant>,
     is_refused: bool,
     is_over_budget: bool,
@@ -97,6 +99,7 @@ impl Scraper {
             entries: Entries::default(),
             phase: Phase::Idle,
             is_first: true,
+            overhead: Duration::ZERO,
             began_at: None,
             is_refused: false,
             is_over_budget: false,
@@ -143,6 +146,7 @@ impl Scraper {
         }
         reader.shrink();
         self.finish();
+        self.end();
         Ok(())
     }
 
@@ -150,15 +154,15 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be listed.
     pub fn begin(&mut self) -> Result<(), String> {
-        let now = Instant::now();
+        let (now, clock) = (Instant::now(), thread_cpu_time());
         let Self { proc, discovery, processes, budget, .. } = self;
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
-        if let Some(last) = self.began_at.replace(now) {
-            budget.begin_scrape(now - last);
-        }
+        self.began_at = Some(now);
+        budget.begin_scrape(now);
         self.phase = Phase::Listed;
+        self.overhead += thread_cpu_time().saturating_sub(clock);
         Ok(())
     }
 
@@ -209,9 +213,7 @@ impl Scraper {
 
     /// Ends the scrape: sums what the processes gave.
     pub fn finish(&mut self) {
-        if std::mem::take(&mut self.is_first) {
-            self.budget.end_first_scrape();
-        }
+        let clock = thread_cpu_time();
         self.log_refusals();
         self.snapshot.sum(|each| self.processes.readings().for_each(each));
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
@@ -222,6 +224,17 @@ impl Scraper {
             self.report.n_processes, self.report.scrape_duration
         );
         self.phase = Phase::Idle;
+        self.overhead += thread_cpu_time().saturating_sub(clock);
+    }
+
+    /// Charges what the scrape took beside its reads, rendering included; says when the next may begin.
+    pub fn end(&mut self) -> Option<Instant> {
+        let overhead = std::mem::take(&mut self.overhead);
+        match std::mem::take(&mut self.is_first) {
+            true => self.budget.end_first_scrape(overhead),
+            false => self.budget.end_scrape(overhead),
+        }
+        self.budget.next_start()
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
@@ -236,7 +249,6 @@ impl Scraper {
             n_containers: self.discovery.n_running(),
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
-            oldest_data: self.processes.oldest(Instant::now()),
             read_time: self.report.read_time,
             read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
             n_scrapes: self.report.n_scrapes + 1,
@@ -285,6 +297,7 @@ impl Scraper {
 
     /// Appends the whole exposition of the last scrape to `text`.
     pub fn render(&mut self, text: &mut Vec<u8>) {
+        let clock = thread_cpu_time();
         let n_samples = self.render_processes(text);
         self.log_over_budget(n_samples);
         let ThisProcess { cpu_time, virtual_bytes, resident_bytes, n_open_files, max_open_files } =
@@ -299,6 +312,12 @@ impl Scraper {
             ..self.report
         };
         self.self_metrics.render(text, &report, self.discovery.namespaces(), self.snapshot.folded());
+        self.overhead += thread_cpu_time().saturating_sub(clock);
+    }
+
+    /// When the oldest values were read; without any, when the scrape began.
+    pub fn oldest_data(&self) -> Option<Instant> {
+        self.processes.oldest().or(self.began_at)
     }
 
     /// Where containers come from, for the log.

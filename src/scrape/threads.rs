@@ -170,8 +170,9 @@ impl Shared {
     fn end(&self, state: &mut State, result: Result<(), String>) -> bool {
         let is_success = result.is_ok();
         let next = (state.after)(&mut state.scraper, result);
+        let rests_until = if is_success { state.scraper.end() } else { None };
         let now = Instant::now();
-        self.demand.end(is_success, now);
+        self.demand.end(is_success, rests_until, now);
         if next == Next::Soon {
             self.demand.want(now);
         }

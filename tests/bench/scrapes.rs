@@ -37,7 +37,7 @@ impl Scrapes {
     pub fn run(&mut self) {
         self.scraper.scrape(&mut self.reader).expect("proc can be listed");
         self.scraper.render(self.publisher.buffer());
-        self.publisher.publish();
+        self.publisher.publish(None);
     }
 
     /// The exposition's size and how many samples of mappings it has.

@@ -73,10 +73,10 @@ const isOld = () => ageNow() > (interval ? max(20, 4 * interval) : 120);
 const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
 function drawAge() {
 	if (!told) return;
-	const age = ageNow(), oldest = own('oldest_data_seconds');
+	const age = ageNow(), oldest = own('oldest_data_seconds') + (performance.now() - told.at) / 1000;
 	const folded = (told.own.get(OWN + 'folded_paths') || []).reduce((sum, sample) => sum + sample.value, 0);
 	put($.footer, ['smaps-container-exporter ' + (infos('build', 'version')[0] || ''), `scraped ${span(age)} ago in ${span(own('scrape_duration_seconds'))}`,
-		oldest > 5 && 'oldest value ' + span(age + oldest), count(own('samples')) + ' samples',
+		oldest > 5 && 'oldest value ' + span(oldest), count(own('samples')) + ' samples',
 		folded && count(folded) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
 	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() || silence() ? 'Old: ' + clock(told.t) : 'Live';
 	put($.state, word);

@@ -117,7 +117,7 @@ async function refresh() {
 	const reads = own.get(OWN + 'read_errors_total')?.find(s => s.labels.get('reason') === 'denied')?.value || 0;
 	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !told;
 	commit();
-	told = { own, broken, t, denied: reads, rising: reads > (told?.denied || 0), skew: abs(skew) > 3 ? skew : 0 };
+	told = { own, broken, t, denied: reads, rising: reads > (told?.denied || 0), skew: abs(skew) > 3 ? skew : 0, at: performance.now() };
 	if (isFirst) recall(t);
 	remember(t);
 	trouble = '';
