@@ -27,6 +27,13 @@ pub mod recording;
 #[path = "../../src/sources/source.rs"]
 pub mod source;
 
+/// What waits and wakes does I/O; here nothing waits.
+pub mod demand {
+    pub struct Wake;
+    impl Wake {
+        pub fn wait_until(&self, _: std::time::Instant) {}
+    }
+}
 pub mod http {
     pub use crate::hosts::is_host_name;
 }

@@ -174,7 +174,7 @@ def main(kinds: list[str], seconds: float):
     for kind in kinds:
         load = {"recorded": Recorded, "live": Live}[kind](Path(tempfile.mkdtemp(prefix="smaps-load-")))
         try:
-            with Exporter("--fixture", load.directory, *EVERYTHING, "--scrape-interval", f"{INTERVAL_SECONDS}s") as exporter:
+            with Exporter("--fixture", load.directory, *EVERYTHING) as exporter:
                 figures = observe(exporter, seconds)
         finally:
             load.close()
