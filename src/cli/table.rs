@@ -58,6 +58,23 @@ pub(super) const OPTIONS: &[Spec] = &[
         ..UNSET
     },
     Spec {
+        name: "cgroup-path",
+        value: "DIR",
+        help: "where the node's cgroup file system is mounted [/sys/fs/cgroup]",
+        expected: "a directory",
+        set: |options, value| put(values::path(value).map(Some), &mut options.cgroup_path),
+        ..UNSET
+    },
+    Spec {
+        name: "cgroup-metrics",
+        value: "LIST",
+        default: "memory",
+        help: "what of containers' cgroups to export: memory,cpu,pids; or none",
+        expected: "\"none\" or a comma-separated list, each name once, of memory,cpu,pids",
+        set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
+        ..UNSET
+    },
+    Spec {
         name: "scrape-interval",
         value: "TIME",
         default: "1s",
@@ -288,6 +305,12 @@ mod tests {
         let expected = [
             ("addr", r#"":PORT", "HOST:PORT" or "[IPv6]:PORT""#, vec!["", "8080", "::1:80"]),
             ("proc-path", "a directory", vec![""]),
+            ("cgroup-path", "a directory", vec![""]),
+            (
+                "cgroup-metrics",
+                r#""none" or a comma-separated list, each name once, of memory,cpu,pids"#,
+                vec!["", "all", "memory,", "memory,memory", "Memory", "none,cpu", "memory, cpu"],
+            ),
             (
                 "scrape-interval",
                 r#"a duration from "10ms" to "24h", such as "500ms", "1s" or "1m30s""#,
@@ -338,7 +361,7 @@ mod tests {
             );
         }
         for value in ["24h1ns", "8760h", "9999999h"] {
-            let expected = expected[2].1;
+            let (_, expected, _) = expected.iter().find(|(name, ..)| *name == "scrape-interval").unwrap();
             assert_eq!(
                 refused(&["--scrape-interval", value]),
                 format!("value {value:?} for --scrape-interval is too large: expected {expected}")
