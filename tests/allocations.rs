@@ -51,7 +51,8 @@ fn a_steady_cycle_allocates_nothing() {
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
     // Whoever else has the same cgroup comes and goes; its processes are not of our name.
-    let options = ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
+    let options =
+        ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [
         (Scrapes::new(&live.directory, &options).always_reading(), 0),
         (Scrapes::new(&live.directory, &options), 4),

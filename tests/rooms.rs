@@ -21,7 +21,17 @@ const ROOMS: [(&str, &[&str], bool); 6] = [
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
 /// Whoever writes the text of a family knows the tables of fields. That of cgroups is pure, beside what reads them.
-const TEXT: &[&str] = &["cli", "procfs", "cgroupfs::files", "cgroupfs::namespace", "node", "sources", "http", "sandbox", "scrape"];
+const TEXT: &[&str] = &[
+    "cli",
+    "procfs",
+    "cgroupfs::files",
+    "cgroupfs::namespace",
+    "node",
+    "sources",
+    "http",
+    "sandbox",
+    "scrape",
+];
 const LINUX: &[&str] = &["node", "sources", "cli", "http", "totals", "exposition"];
 
 const MAX_LINES: usize = 500;

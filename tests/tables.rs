@@ -65,7 +65,8 @@ fn cgroup_fields() {
         let (group, in_v1) = (GROUPS[field.group()], !field.v1.file.is_empty() || field.v2.file.is_empty());
         let from = if field.v2.key.is_empty() { format!("{group}.*") } else { field.v2.file.to_owned() };
         let labels = if field.labels == "}" { String::new() } else { format!("{{{}", &field.labels[1..]) };
-        let name = format!("`{}{}{labels}`{}", field.name, field.unit.suffix(), if in_v1 { "" } else { "\\*" });
+        let name =
+            format!("`{}{}{labels}`{}", field.name, field.unit.suffix(), if in_v1 { "" } else { "\\*" });
         match rows.iter_mut().find(|(known, _)| *known == from) {
             Some((_, names)) => *names += &format!(", {name}"),
             None => rows.push((from, name)),

@@ -107,7 +107,13 @@ const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
 }
 
 /// A file of one number.
-const fn one(name: &'static str, unit: Unit, v2: &'static str, v1: &'static str, help: &'static str) -> Field {
+const fn one(
+    name: &'static str,
+    unit: Unit,
+    v2: &'static str,
+    v1: &'static str,
+    help: &'static str,
+) -> Field {
     Field { name, labels: "}", unit, v2: file(v2), v1: file(v1), help }
 }
 
@@ -177,7 +183,13 @@ pub static FIELDS: [Field; N_FIELDS] = [
     stat("memory_stat_file", Bytes, "file", "total_cache", "Page cache, with tmpfs and shared memory."),
     Field {
         v1: file("memory.kmem.usage_in_bytes"),
-        ..stat("memory_stat_kernel", Bytes, "kernel", "", "Kernel memory: stacks, page tables, slab and the rest.")
+        ..stat(
+            "memory_stat_kernel",
+            Bytes,
+            "kernel",
+            "",
+            "Kernel memory: stacks, page tables, slab and the rest.",
+        )
     },
     stat("memory_stat_kernel_stack", Bytes, "kernel_stack", "", "Kernel stacks."),
     stat("memory_stat_pagetables", Bytes, "pagetables", "", "Page tables."),
@@ -192,7 +204,13 @@ pub static FIELDS: [Field; N_FIELDS] = [
         "total_dirty",
         "Page cache that is still to be written.",
     ),
-    stat("memory_stat_swapcached", Bytes, "swapcached", "total_swapcached", "Swap that is in memory as well."),
+    stat(
+        "memory_stat_swapcached",
+        Bytes,
+        "swapcached",
+        "total_swapcached",
+        "Swap that is in memory as well.",
+    ),
     stat("memory_stat_zswap", Bytes, "zswap", "", "Memory that holds compressed swap."),
     stat(
         "memory_stat_anon_thp",
@@ -244,13 +262,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
         "",
         "Slab that can be taken: directory entries and the like.",
     ),
-    stat(
-        "memory_stat_slab_unreclaimable",
-        Bytes,
-        "slab_unreclaimable",
-        "",
-        "Slab that cannot be taken.",
-    ),
+    stat("memory_stat_slab_unreclaimable", Bytes, "slab_unreclaimable", "", "Slab that cannot be taken."),
     stat("memory_stat_slab", Bytes, "slab", "", "Kernel objects."),
     stat("memory_stat_pgfault", Events, "pgfault", "total_pgfault", "Page faults."),
     stat("memory_stat_pgmajfault", Events, "pgmajfault", "total_pgmajfault", "Page faults that took I/O."),
@@ -258,10 +270,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
     event("high", ",event=\"high\"}"),
     event("max", ",event=\"max\"}"),
     event("oom", ",event=\"oom\"}"),
-    Field {
-        v1: line("memory.oom_control", "oom_kill", 1),
-        ..event("oom_kill", ",event=\"oom_kill\"}")
-    },
+    Field { v1: line("memory.oom_control", "oom_kill", 1), ..event("oom_kill", ",event=\"oom_kill\"}") },
     event("oom_group_kill", ",event=\"oom_group_kill\"}"),
     time(
         "memory_pressure_some",

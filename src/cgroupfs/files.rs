@@ -3,7 +3,6 @@
 //! A directory that is held stands for that cgroup and no other: once the cgroup is removed, there are no files in it, even where
 //! another has been made at the same path.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -73,7 +72,9 @@ impl CgroupFs {
             files.extend(at.map(|at| (at, file)));
         }
         if files.is_empty() {
-            return Err(format!("{path:?} is no cgroup file system: it has neither {CONTROLLERS:?} nor \"memory\""));
+            return Err(format!(
+                "{path:?} is no cgroup file system: it has neither {CONTROLLERS:?} nor \"memory\""
+            ));
         }
         let mut text = Vec::new();
         let own = match read_file(root.as_fd(), OWN, &mut text) {
@@ -145,7 +146,9 @@ impl CgroupFs {
         }
         values.derive(limit_above);
         // If it has been removed meanwhile, what was missing is no wonder, and nothing counts.
-        first.is_some_and(|(directory, name)| accessat(directory, name, Access::EXISTS, AtFlags::empty()).is_ok())
+        first.is_some_and(|(directory, name)| {
+            accessat(directory, name, Access::EXISTS, AtFlags::empty()).is_ok()
+        })
     }
 
     /// The limit of the cgroup so many directories above, if it has one.

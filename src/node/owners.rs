@@ -222,7 +222,10 @@ mod tests {
         for (path, expected) in [
             ("/kubepods/pod1/abc", Some("/kubepods/pod1/abc")),
             ("/kubepods/pod1/abc/", Some("/kubepods/pod1/abc")),
-            ("/kubepods.slice/cri-containerd-abc.scope/app/abc", Some("/kubepods.slice/cri-containerd-abc.scope")),
+            (
+                "/kubepods.slice/cri-containerd-abc.scope/app/abc",
+                Some("/kubepods.slice/cri-containerd-abc.scope"),
+            ),
             ("/../../pod1/crio-abc.scope/container", Some("/../../pod1/crio-abc.scope")),
             ("/kubepods/pod1/abcd", None),
             ("/", None),

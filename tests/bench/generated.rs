@@ -83,7 +83,9 @@ pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut N
 fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut stat = String::new();
-    for key in ["anon", "file", "kernel", "shmem", "inactive_file", "slab", "workingset_refault_anon", "pgfault"] {
+    for key in
+        ["anon", "file", "kernel", "shmem", "inactive_file", "slab", "workingset_refault_anon", "pgfault"]
+    {
         let _ = writeln!(stat, "{key} {}", numbers.below(1 << 30)); // writing to a String cannot fail
     }
     let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1234\n";

@@ -262,33 +262,24 @@ fn version_1() {
 
 #[test]
 fn junk_is_passed_over() {
-    for text in [
-        "",
-        "\n",
-        " ",
-        "max",
-        "-1",
-        "+1",
-        "1 ",
-        "1 2",
-        " 1",
-        "0x1",
-        "18446744073709551616",
-        "1\0",
-        "total=1",
-    ] {
+    for text in
+        ["", "\n", " ", "max", "-1", "+1", "1 ", "1 2", " 1", "0x1", "18446744073709551616", "1\0", "total=1"]
+    {
         assert_parsed(Version::V2, &[("memory.current", text)], &[]);
     }
     let junk = "anon\nanon \nanon x\nanon  1\nanon 1 2\nanon\t1\nanonymous 1\nANON 1\n\0\u{ff}\n99999\nfuture_key 7\nfile 8";
     assert_parsed(Version::V2, &[("memory.stat", junk)], &[("memory_stat_file_bytes", 8)]);
-    for text in ["some avg10=0.00 total=x", "some total=1", "some avg10=total=1", "full", "some avg10=0.00 total=1 x"] {
+    for text in
+        ["some avg10=0.00 total=x", "some total=1", "some avg10=total=1", "full", "some avg10=0.00 total=1 x"]
+    {
         assert_parsed(Version::V2, &[("memory.pressure", text)], &[]);
     }
     // too large for nanoseconds
-    assert_parsed(Version::V2, &[("cpu.stat", "usage_usec 18446744073709551615\nnr_periods 18446744073709551615")], &[(
-        "cpu_nr_periods_total",
-        u64::MAX,
-    )]);
+    assert_parsed(
+        Version::V2,
+        &[("cpu.stat", "usage_usec 18446744073709551615\nnr_periods 18446744073709551615")],
+        &[("cpu_nr_periods_total", u64::MAX)],
+    );
     assert_eq!([limit(b"4096\n"), limit(b"max\n"), limit(b"")], [Some(4096), None, None]);
 }
 
@@ -311,9 +302,12 @@ fn what_follows_from_what_was_read() {
 
 #[test]
 fn the_table_is_sound() {
-    for (i, name) in
-        [(CURRENT, "memory_current"), (MAX, "memory_max"), (LIMIT, "memory_limit"), (WORKING_SET, "memory_working_set")]
-    {
+    for (i, name) in [
+        (CURRENT, "memory_current"),
+        (MAX, "memory_max"),
+        (LIMIT, "memory_limit"),
+        (WORKING_SET, "memory_working_set"),
+    ] {
         assert_eq!(FIELDS[i].name, name);
     }
     assert_eq!(FIELDS[INACTIVE_FILE].name, "memory_stat_inactive_file");

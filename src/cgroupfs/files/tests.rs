@@ -132,7 +132,10 @@ fn a_cgroup_that_has_gone_is_absent_and_one_made_anew_is_noticed() {
     fs::remove_dir_all(tree.0.join("kubepods/pod1/abc")).unwrap();
     tree.write("kubepods/pod1/abc/memory.current", "2\n");
     assert!(fs.read(path, &mut cgroup, &mut values));
-    assert_values(&values, &[("memory_current", Some(2)), ("memory_max", None), ("memory_limit", Some(8192))]);
+    assert_values(
+        &values,
+        &[("memory_current", Some(2)), ("memory_max", None), ("memory_limit", Some(8192))],
+    );
 }
 
 #[test]

@@ -68,13 +68,18 @@ fn labels(name: &str) -> String {
 
 #[test]
 fn containers_that_a_filter_selects_and_that_have_a_process() {
-    let containers =
-        [("c1", "10", "shop", "b"), ("c2", "20", "shop", "a"), ("c3", "30", "bank", "x"), ("c4", "40", "shop", "c")];
+    let containers = [
+        ("c1", "10", "shop", "b"),
+        ("c2", "20", "shop", "a"),
+        ("c3", "30", "bank", "x"),
+        ("c4", "40", "shop", "c"),
+    ];
     let mut node = Node::new("selected", &containers);
     for (path, current) in [("pod/c1", 1), ("pod/c2", 2), ("pod/c3", 3), ("pod/c4", 4)] {
         node.cgroup(path, current);
     }
-    let processes = [(10, 100, "/pod/c1/init"), (20, 100, "/pod/c2"), (21, 100, "/pod/c1"), (30, 100, "/pod/c3")];
+    let processes =
+        [(10, 100, "/pod/c1/init"), (20, 100, "/pod/c2"), (21, 100, "/pod/c1"), (30, 100, "/pod/c3")];
     for _ in 0..2 {
         assert_eq!(node.scrape(&processes), [(labels("a"), 2), (labels("b"), 1)]);
     }
@@ -106,8 +111,11 @@ fn where_the_cgroup_of_a_container_is() {
 #[test]
 fn nobody_gives_another_container_an_account() {
     for pid in ["20", "-"] {
-        let mut node = Node::new(&format!("fake-{pid}"), &[("c1", "10", "shop", "a"), ("c2", pid, "shop", "b")]);
-        for (path, current) in [("kubepods/pod1/c1", 1), ("kubepods/pod1/c1/c2", 666), ("kubepods/pod2/c2", 2)] {
+        let mut node =
+            Node::new(&format!("fake-{pid}"), &[("c1", "10", "shop", "a"), ("c2", pid, "shop", "b")]);
+        for (path, current) in
+            [("kubepods/pod1/c1", 1), ("kubepods/pod1/c1/c2", 666), ("kubepods/pod2/c2", 2)]
+        {
             node.cgroup(path, current);
         }
         let fake = (5, 100, "/kubepods/pod1/c1/c2");
@@ -125,7 +133,8 @@ fn of_equal_labels_the_youngest_container_counts() {
     node.cgroup("pod/c2", 2);
     assert_eq!(node.scrape(&[old, young]), [(labels("a"), 1)], "by when the init process began");
     assert_eq!(node.scrape(&[young]), [(labels("a"), 2)]);
-    let mut node = Node::new("equal-ids", &containers.map(|(id, _, namespace, name)| (id, "-", namespace, name)));
+    let mut node =
+        Node::new("equal-ids", &containers.map(|(id, _, namespace, name)| (id, "-", namespace, name)));
     node.cgroup("pod/c1", 1);
     node.cgroup("pod/c2", 2);
     assert_eq!(node.scrape(&[old, young]), [(labels("a"), 2)], "else by its id");
