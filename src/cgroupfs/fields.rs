@@ -408,8 +408,8 @@ impl File {
     pub fn parse(&self, text: &[u8], values: &mut Values) {
         for line in text.split(|&b| b == b'\n') {
             let (key, rest) = match line.iter().position(|&b| b == b' ') {
-                Some(at) => (&line[..at], &line[at + 1..]),
-                None => (&[][..], line),
+                Some(at) if at > 0 => (&line[..at], &line[at + 1..]),
+                _ => (&[][..], line),
             };
             let Some(&Line { factor, field, .. }) = self.lines.iter().find(|line| line.key == key) else {
                 continue;

@@ -3,6 +3,7 @@
 //! A directory that is held stands for that cgroup and no other: once the cgroup is removed, there are no files in it, even where
 //! another has been made at the same path.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -170,7 +171,7 @@ impl CgroupFs {
     ) -> Result<(), String> {
         let Some(n_above) = namespace::resolve(&self.own, path, &mut self.resolved) else { return Ok(()) };
         let Self { version, roots, files, has_memory, resolved, text, .. } = self;
-        let place = Path::new(std::ffi::OsStr::from_bytes(resolved));
+        let place = Path::new(OsStr::from_bytes(resolved));
         for (at, file) in files {
             let (hierarchy, root) = &roots[*at];
             let Ok(directory) = open_directory(root.as_fd(), place) else { continue };
@@ -181,9 +182,8 @@ impl CgroupFs {
         if *version == Version::V2 && *has_memory {
             for above in place.ancestors().skip(1).take(n_above) {
                 let name = above.join(LIMIT);
-                let Some(name) = name.to_str() else { continue };
-                if let Ok(text) = read_file(roots[0].1.as_fd(), name, text) {
-                    each(Path::new(name), text)?;
+                if let Ok(text) = read_file(roots[0].1.as_fd(), &name, text) {
+                    each(&name, text)?;
                 }
             }
         }

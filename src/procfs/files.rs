@@ -15,7 +15,7 @@ const MAX_RECORD: usize = 64 << 10;
 /// Fails with the system's error, and with `EFBIG` beyond 64 KiB.
 pub(crate) fn read_file<'a>(
     directory: BorrowedFd<'_>,
-    name: &str,
+    name: impl Arg,
     text: &'a mut Vec<u8>,
 ) -> Result<&'a [u8], Errno> {
     let file = open_file(directory, name)?;
@@ -37,7 +37,7 @@ pub(crate) fn read_file<'a>(
 
 /// Opens a file to read. In a recording that somebody sent there may be a pipe in its place, which nobody writes to, or a device:
 /// neither waits here, and neither is read.
-pub(super) fn open_file(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
     match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {

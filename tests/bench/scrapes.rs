@@ -48,13 +48,6 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// Whether there is a family of this name.
-    pub fn has(&self, family: &str) -> bool {
-        let exposition = self.published.latest().expect("a scrape has run");
-        let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
-        text.contains(&format!("# TYPE {family} "))
-    }
-
     /// The value of a family without labels.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");

@@ -269,9 +269,7 @@ fn junk_is_passed_over() {
     }
     let junk = "anon\nanon \nanon x\nanon  1\nanon 1 2\nanon\t1\nanonymous 1\nANON 1\n\0\u{ff}\n99999\nfuture_key 7\nfile 8";
     assert_parsed(Version::V2, &[("memory.stat", junk)], &[("memory_stat_file_bytes", 8)]);
-    for text in
-        ["some avg10=0.00 total=x", "some total=1", "some avg10=total=1", "full", "some avg10=0.00 total=1 x"]
-    {
+    for text in ["some avg10=0.00 total=x", "some total=1", "full", "some avg10=0.00 total=1 x"] {
         assert_parsed(Version::V2, &[("memory.pressure", text)], &[]);
     }
     // too large for nanoseconds
