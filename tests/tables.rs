@@ -73,7 +73,7 @@ fn cgroup_fields() {
         }
     }
     let mut table = String::from("| version 2 | metrics; all begin with `cgroup_` |\n| --- | --- |\n");
-    rows.iter().for_each(|(from, names)| writeln!(table, "| {from} | {names} |").unwrap());
+    rows.iter().for_each(|(from, names)| writeln!(table, "| `{from}` | {names} |").unwrap());
     assert_block("cgroups", &table);
 }
 
