@@ -77,7 +77,7 @@ impl CgroupFs {
         }
         if files.is_empty() {
             return Err(format!(
-                "{path:?} is no cgroup file system: it has neither {CONTROLLERS:?} nor \"memory\""
+                "{path:?} is no cgroup file system: it has neither {CONTROLLERS:?} nor a hierarchy of version 1"
             ));
         }
         let mut text = Vec::new();

@@ -55,6 +55,8 @@ fn assert_values(values: &Values, expected: &[(&str, Option<u64>)]) {
 #[test]
 fn the_smallest_limit_on_the_way_to_the_root_applies() {
     let tree = version_2("limits");
+    // what cannot be read is absent
+    fs::create_dir(tree.0.join("kubepods/pod1/abc/memory.peak")).unwrap();
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
     for (file, text, own, limit) in [
@@ -161,7 +163,8 @@ fn what_is_no_cgroup_file_system() {
     let refused = |path: PathBuf| CgroupFs::open(&path, 1).unwrap_err().replace(tree.0.to_str().unwrap(), "");
     assert_eq!(refused(tree.0.join("x")), r#"cannot open "/x": no such file or directory"#);
     assert_eq!(refused(tree.0.join("file")), r#"cannot open "/file": not a directory"#);
-    let expected = r#""" is no cgroup file system: it has neither "cgroup.controllers" nor "memory""#;
+    let expected =
+        r#""" is no cgroup file system: it has neither "cgroup.controllers" nor a hierarchy of version 1"#;
     assert_eq!(refused(tree.0.clone()), expected);
     tree.write("memory/x", "");
     assert!(CgroupFs::open(&tree.0, 1).is_ok());
