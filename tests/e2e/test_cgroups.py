@@ -1,5 +1,6 @@
 """What is exported of a container's cgroup is what the kernel's files say, of the cgroup that its limits are on."""
 
+import os
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 import kernel
 from conftest import FOREVER
-from exporter import EVERYTHING, Exporter, once
+from exporter import BINARY, EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import BOOKWORM, Container, Lab, mounts, until
 
@@ -176,9 +177,9 @@ def test_every_value_is_the_files(node):
 
 def test_a_pods_limit_counts(node):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
-    with pod(node, "limit-0", app):
+    with pod(node, "limit-0", app) as made:
         cgroup = works(node, app)
-        cgroup.limit_file(1).write_text(str(48 * MIB))  # as the kubelet does it
+        node.limit_pod(made, 48 * MIB)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "limit-0", "app")
     assert (values["memory_max_bytes"], values["memory_limit_bytes"]) == (64 * MIB, 48 * MIB)
@@ -239,9 +240,9 @@ def process_cgroups(lab: Lab) -> list[str]:
 
 def test_a_recording_replays_to_the_same_accounts(node, tmp_path):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
-    with pod(node, "recorded-0", app):
+    with pod(node, "recorded-0", app) as made:
         cgroup = works(node, app)
-        cgroup.limit_file(1).write_text(str(48 * MIB))
+        node.limit_pod(made, 48 * MIB)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "recorded-0", "app")
             for attempt in range(20):
@@ -270,3 +271,39 @@ def test_without_a_cgroup_file_system_the_rest_works(node, tmp_path):
         assert f'no cgroup_* metrics: "{tmp_path}" is no cgroup file system' in line and "WARN" in line
     with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", "none", "--cgroup-path", tmp_path) as exporter:
         assert not [name for name in exporter.after() if name.startswith("cgroup_")] and not exporter.news()
+
+
+def test_from_inside_a_cgroup_namespace(tmp_path):
+    """As in a pod on version 2, where proc names the node's other cgroups from the exporter's own: on a node of version 1 without memory."""
+    [top] = [Path(root) for _, root, kind, *_ in mounts() if kind == "cgroup2" and root.startswith("/sys/fs/cgroup")]
+    lab = top / f"lab-{os.getpid()}"
+    own, container = lab / "kube/pod2/own", lab / "kube/pod1/abc/below"
+    own.mkdir(parents=True)
+    container.mkdir(parents=True)
+    host = tmp_path / "host"
+    host.mkdir()
+    subprocess.run(["mount", "--bind", top, host], check=True)
+    sleep = subprocess.Popen(["sleep", FOREVER])
+    try:
+        (container / "cgroup.procs").write_text(str(sleep.pid))
+        (tmp_path / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\nabc\t{sleep.pid}\tshop\tp\tc\n")
+        (tmp_path / "proc").symlink_to("/proc")
+        arguments = ["--once", "--fixture", tmp_path, "--cgroup-path", host, *EVERYTHING, *EVERY_GROUP]
+        enter = f"echo $$ > {own}/cgroup.procs; exec unshare --cgroup --mount sh -c 'mount -t cgroup2 none /sys/fs/cgroup; exec \"$@\"' - \"$@\""
+        done = subprocess.run(["sh", "-c", enter, "-", BINARY, *arguments], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "cpu_usage_seconds_total" in exported(done.stdout, "shop", "p", "c"), done.stderr
+    finally:
+        sleep.kill()
+        sleep.wait()
+        subprocess.run(["umount", host], check=True)
+        for directory, _, _ in os.walk(lab, topdown=False):
+            until(lambda directory=directory: _removed(Path(directory)), 10, f"{directory} is empty")
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except OSError:
+        return False
+    return True
