@@ -160,7 +160,10 @@ def pod(lab: Lab, name: str, *containers: Container):
 
 def works(lab: Lab, container: Container) -> Cgroup:
     """Wait until a container has done its work, and sleeps."""
-    until(lambda: [comm for *_, name, comm in kernel.processes(lab) if (name, comm) == (container.name, "sleep")], 20, "it sleeps")
+    def sleeps():
+        return [command for command in kernel.processes(lab) if command[0] == "accounts" and command[2:] == (container.name, "sleep")]
+
+    until(sleeps, 20, "it sleeps")
     return Cgroup(lab, container)
 
 
