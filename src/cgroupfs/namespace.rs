@@ -6,37 +6,37 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// In every container that has one, this is where its own cgroup is mounted; on the node itself, the root of all.
-const OWN: &str = "/sys/fs/cgroup";
-
-/// Where the root of this process's cgroup namespace is below `root`: empty if it is the same, or not there.
-///
-/// A cgroup has the same inode number wherever it is mounted.
+/// Where the root of this process's cgroup namespace is below `root`, which is version 2's: where we are found there, less where proc says
+/// that we are. Empty if that is the same, or we are not there.
 pub(super) fn find_own(root: &Path) -> Vec<u8> {
-    let (Ok(own), Ok(top)) = (fs::metadata(OWN), fs::metadata(root)) else { return Vec::new() };
-    if own.dev() != top.dev() || own.ino() == top.ino() {
-        return Vec::new();
-    }
-    find(root, own.ino()).map(|path| path.as_os_str().as_bytes().into()).unwrap_or_default()
+    let text = fs::read("/proc/self/cgroup").unwrap_or_default();
+    let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
+    seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
 }
 
-/// The directory with this inode number below `root`, the nearest first.
-fn find(root: &Path, inode: u64) -> Option<PathBuf> {
-    let mut directories = VecDeque::from([PathBuf::new()]);
+/// The same, for a process that is seen in the cgroup `seen`; the nearest to the root is taken.
+fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
+    let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
+    let is_in = |directory: &Path| {
+        let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
+        pids.lines().any(|line| line == pid)
+    };
+    // as on the node itself, where nothing needs to be looked through
+    let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
+        if directory.ends_with(seen) && is_in(&directory) {
+            let n_above = directory.iter().count() - seen.iter().count();
+            return directory.iter().take(n_above).collect::<PathBuf>().as_os_str().as_bytes().into();
+        }
         for entry in fs::read_dir(root.join(&directory)).into_iter().flatten().flatten() {
-            let path = directory.join(entry.file_name());
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() && entry.ino() == inode => return Some(path),
-                Ok(kind) if kind.is_dir() => directories.push_back(path),
-                _ => {}
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push_back(directory.join(entry.file_name()));
             }
         }
     }
-    None
+    Vec::new()
 }
 
 /// Makes `resolved` the place of `path` below the mounted root, and says how many directories are above it there; none if it is outside, or
@@ -87,14 +87,29 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_found_by_its_inode_number() {
+    fn where_the_namespace_has_its_root() {
         let root = std::env::temp_dir().join(format!("smaps-namespace-{}", std::process::id()));
-        let own = root.join("kubepods/pod1/own");
-        fs::create_dir_all(&own).unwrap();
-        fs::create_dir_all(root.join("kubepods/pod2/other")).unwrap();
-        let inode = fs::metadata(&own).unwrap().ino();
-        assert_eq!(find(&root, inode), Some("kubepods/pod1/own".into()));
-        assert_eq!(find(&root, u64::MAX), None);
+        for (directory, pids) in [
+            ("kubepods/pod1/own", "7\n77\n"),
+            ("kubepods/pod2/other", "1\n"),
+            ("kubepods/pod2/other/init", "5\n"),
+            ("init", "9\n"),
+        ] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::write(root.join(directory).join("cgroup.procs"), pids).unwrap();
+        }
+        for (seen, pid, expected) in [
+            ("", "77", "kubepods/pod1/own"),
+            ("own", "7", "kubepods/pod1"),
+            ("kubepods/pod1/own", "7", ""),
+            ("init", "5", "kubepods/pod2/other"),
+            ("init", "9", ""),
+            ("", "8", ""),
+            ("elsewhere", "7", ""),
+        ] {
+            let found = find(&root, seen.as_bytes(), pid);
+            assert_eq!(String::from_utf8(found).unwrap(), expected, "{pid} in {seen:?}");
+        }
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use super::args::UsageError;
 use super::options::Options;
 use super::values;
+use crate::cgroupfs::fields::GROUPS;
 use crate::node::filter::{self, Filter};
 use crate::smaps::fields::FIELDS;
 
@@ -70,7 +71,8 @@ pub(super) const OPTIONS: &[Spec] = &[
         value: "LIST",
         default: "memory",
         help: "what of containers' cgroups to export: memory,cpu,pids; or none",
-        expected: "\"none\" or a comma-separated list, each name once, of memory,cpu,pids",
+        // The names follow.
+        expected: "\"none\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
         ..UNSET
     },
@@ -270,6 +272,7 @@ impl Spec {
     pub(super) fn expected(&self) -> String {
         let names = match self.name {
             "fields" => FIELDS.each_ref().map(|field| field.name).join(","),
+            "cgroup-metrics" => GROUPS.join(","),
             _ => String::new(),
         };
         format!("{}{names}", self.expected)
