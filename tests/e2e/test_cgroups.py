@@ -81,6 +81,43 @@ def test_a_cgroup_that_vanishes(node, tmp_path):
         assert not exporter.news(), exporter.news()
 
 
+def test_a_cgroup_that_is_made_anew_at_the_same_path_is_noticed(tmp_path):
+    """The exporter holds the directory of the one that was removed."""
+    top = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
+    cgroup = top / f"lab-{os.getpid()}"
+    limit = "memory.max" if IS_V2 else "memory.limit_in_bytes"
+    sleep = subprocess.Popen(["sleep", FOREVER])
+    (tmp_path / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\n{cgroup.name}\t{sleep.pid}\tshop\tp\tc\n")
+    (tmp_path / "proc").symlink_to("/proc")
+    arguments = ("--fixture", tmp_path, "--cgroup-path", "/sys/fs/cgroup", "--scrape-interval", "100ms", *EVERYTHING)
+
+    def make(mib: int):
+        cgroup.mkdir()
+        (cgroup / limit).write_text(str(mib * MIB))
+        (cgroup / "cgroup.procs").write_text(str(sleep.pid))
+
+    def remove():
+        (top / "cgroup.procs").write_text(str(sleep.pid))
+        until(lambda: _removed(cgroup), 10, "it is empty")
+
+    try:
+        make(64)
+        with Exporter(*arguments) as exporter:
+            assert exporter.after()["cgroup_memory_max_bytes"].samples.popitem()[1] == 64 * MIB
+            for mib in (32, 96):
+                remove()
+                make(mib)
+                assert exporter.after()["cgroup_memory_max_bytes"].samples.popitem()[1] == mib * MIB
+            remove()
+            assert "cgroup_memory_max_bytes" not in exporter.after()
+            make(48)
+            assert exporter.after()["cgroup_memory_max_bytes"].samples.popitem()[1] == 48 * MIB
+    finally:
+        sleep.kill()
+        sleep.wait()
+        until(lambda: _removed(cgroup), 10, "it is empty")
+
+
 def test_of_two_containers_with_the_same_labels_the_younger_counts(node):
     """A restarted container whose old task lingers."""
     old, new = (Container("app", ["sh", "-c", WORK], memory_limit_bytes=limit * MIB) for limit in (64, 96))
@@ -162,6 +199,8 @@ def test_from_inside_a_cgroup_namespace(tmp_path):
 def _removed(path: Path) -> bool:
     try:
         path.rmdir()
+    except FileNotFoundError:
+        pass
     except OSError:
         return False
     return True
