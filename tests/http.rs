@@ -93,6 +93,31 @@ fn all_who_wait_get_the_next_scrape() {
     }
 }
 
+/// Those that wait for a scrape, or have gone without a word, take nobody else's place: a probe gets in, and who finds no place to wait
+/// gets what there is.
+#[test]
+fn who_waits_takes_nobody_elses_place() {
+    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
+    publish(&mut publisher, b"old 1\n");
+    thread::sleep(Duration::from_millis(2));
+    let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut clients: Vec<_> = (0..40).map(|_| send(addr, get)).collect();
+    (0..24).for_each(|_| drop(send(addr, get)));
+    // Connections are taken in the order in which they come.
+    let mut late = send(addr, get);
+    assert_eq!(receive(&mut late).1, b"old 1\n");
+    for _ in 0..100 {
+        let mut probe = send(addr, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(receive(&mut probe).0.starts_with("HTTP/1.1 200 "));
+    }
+    demand.begin(Instant::now());
+    publish(&mut publisher, b"new 2\n");
+    demand.end(true, Instant::now());
+    for client in &mut clients {
+        assert_eq!(receive(client).1, b"new 2\n");
+    }
+}
+
 /// Prometheus says when it gives up: shortly before, it gets what there is.
 #[test]
 fn who_has_waited_long_enough_gets_what_there_is() {

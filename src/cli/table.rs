@@ -80,7 +80,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "scrape-interval",
         value: "TIME",
         default: "1s",
-        help: "greatest age of what is served: 500ms, 1.5s, 1m30s",
+        help: "an exposition this young is served again: 500ms, 1.5s, 1m30s",
         expected: "a duration from \"10ms\" to \"24h\", such as \"500ms\", \"1s\" or \"1m30s\"",
         is_too_large: |value| {
             values::duration(value).is_some_and(|duration| duration > values::LONGEST_INTERVAL)

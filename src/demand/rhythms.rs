@@ -15,7 +15,7 @@ const MIN_PERIOD: Duration = Duration::from_millis(250);
 /// A longer period is none: an hour is Prometheus's staleness twelve times.
 const MAX_PERIOD: Duration = Duration::from_secs(3600);
 /// A rhythm that so many requests in a row are missing of is over.
-const MAX_MISSED: u32 = 2;
+const MAX_MISSED: u32 = 1;
 
 /// The clients of late, and the rhythms found.
 #[derive(Debug, Default)]
@@ -234,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_request_ends_nothing_and_three_do() {
+    fn a_missed_request_ends_nothing_and_two_do() {
         let mut node = Node::new();
         (1..=5).for_each(|i| _ = node.come(1, 15_000 * i));
         assert!(node.come(1, 15_000 * 7).is_some(), "the sixth is missing");
         let before = node.n_scrapes;
         node.run_to(node.start + Duration::from_secs(3600));
-        assert_eq!(node.n_scrapes, before + 3, "it has gone");
+        assert_eq!(node.n_scrapes, before + 2, "it has gone");
         assert_eq!(node.rhythms.next_start(node.start + Duration::from_secs(3600), None, None, LENGTH), None);
     }
 

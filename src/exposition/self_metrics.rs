@@ -157,7 +157,7 @@ impl SelfMetrics {
             text,
             "smaps_exporter_reads_total",
             Counter,
-            "Reads of a process that gave its mappings, or their sum, or showed that nothing has changed.",
+            "Reads of a process: smaps gave its mappings, rollup their sum, unchanged showed that there is nothing new.",
             [("{kind=\"smaps\"}", smaps), ("{kind=\"rollup\"}", rollup), ("{kind=\"unchanged\"}", unchanged)],
         );
         let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
@@ -185,7 +185,12 @@ impl SelfMetrics {
                 "How long the last scrape took, rendering left out.",
                 seconds(report.scrape_duration),
             ),
-            ("smaps_exporter_scrapes_total", Counter, "Scrapes made.", count(report.n_scrapes)),
+            (
+                "smaps_exporter_scrapes_total",
+                Counter,
+                "Passes over the node, each for one or more requests.",
+                count(report.n_scrapes),
+            ),
             (
                 "smaps_exporter_last_scrape_timestamp_seconds",
                 Gauge,

@@ -111,7 +111,7 @@ impl Connection {
             + match self.state {
                 State::Idle => limits.idle,
                 State::ReadingHead => limits.head,
-                State::Waiting(wait) => return wait.deadline,
+                State::Waiting(ref wait) => return wait.deadline,
                 State::Writing { .. } => limits.response,
                 State::Closing { .. } => limits.linger,
                 State::Ended => Duration::ZERO,
@@ -145,7 +145,7 @@ impl Connection {
                 }
                 self.answer(site, now)
             }
-            State::Waiting(wait) if wait.is_over(site, now) => self.answer(site, now),
+            State::Waiting(ref wait) if wait.is_over(site, now) => self.answer(site, now),
             State::Waiting(_) => self.stream.take_error()?.map_or(Ok(()), Err),
             State::Writing { .. } => self.write(now),
             State::Closing { .. } => self.discard(),

@@ -53,8 +53,12 @@ impl Connections {
         evicted.map(|i| self.open.swap_remove(i)).is_some()
     }
 
+    /// Those that wait for a scrape do not count: they cost nothing, and a probe must get in beside them.
     fn n_active(&self) -> usize {
-        self.open.iter().filter(|connection| !connection.is_closing()).count()
+        let is_active = |connection: &Connection| {
+            !connection.is_closing() && !matches!(connection.state, State::Waiting(_))
+        };
+        self.open.iter().filter(|connection| is_active(connection)).count()
     }
 
     fn remove_ended(&mut self) {

@@ -65,6 +65,8 @@ const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; ch
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody waits longer, for each who does holds a connection.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
+/// As many wait at a time; who comes then gets what there is.
+const MAX_WAITING: usize = 64;
 /// What is left of a client's patience for the answer.
 const SPARE: Duration = Duration::from_millis(500);
 
@@ -76,6 +78,8 @@ pub struct Site {
     pub published: Published,
     /// Who asks for them.
     pub demand: Arc<Demand>,
+    /// Shared by each that waits for a scrape.
+    pub places: Arc<()>,
     /// `/healthz` finds scrapes that take longer than this, or do not come for so long, unhealthy.
     pub max_age: Duration,
     /// The hosts that requests may name.
@@ -83,12 +87,13 @@ pub struct Site {
 }
 
 /// What a request waits for that finds nothing young.
-#[derive(Clone, Copy)]
 pub struct Wait {
     /// More scrapes than this have ended.
     n_ended: u64,
     /// Then it gets what there is.
     pub deadline: Instant,
+    /// One of the places for those that wait.
+    _place: Arc<()>,
 }
 
 impl Wait {
@@ -110,8 +115,11 @@ pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Opti
         return None;
     }
     match site.demand.ask(peer, now) {
-        Asked::Young => None,
-        Asked::WaitFor(n_ended) => Some(Wait { n_ended, deadline: now + patience(request.scrape_timeout) }),
+        Asked::WaitFor(n_ended) if Arc::strong_count(&site.places) <= MAX_WAITING => {
+            let deadline = now + patience(request.scrape_timeout);
+            Some(Wait { n_ended, deadline, _place: site.places.clone() })
+        }
+        _ => None,
     }
 }
 
@@ -257,7 +265,13 @@ mod tests {
             let demand = Arc::new(Demand::new(MINUTE, now));
             demand.begin(now);
             demand.end(true, now);
-            Site { published, demand, max_age: MINUTE, hosts: Hosts::new(String::new(), Vec::new()) }
+            Site {
+                published,
+                demand,
+                places: Arc::default(),
+                max_age: MINUTE,
+                hosts: Hosts::new(String::new(), Vec::new()),
+            }
         }
 
         fn empty() -> Site {

@@ -110,7 +110,13 @@ impl Server {
     ) -> io::Result<()> {
         self.listener.set_nonblocking(true)?;
         let node_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let site = Site { published, demand, max_age, hosts: Hosts::new(node_name, allowed_hosts) };
+        let site = Site {
+            published,
+            demand,
+            places: Arc::default(),
+            max_age,
+            hosts: Hosts::new(node_name, allowed_hosts),
+        };
         thread::Builder::new()
             .name("http".to_owned())
             .stack_size(STACK_BYTES)

@@ -1,7 +1,9 @@
 """What the exporter leaves unread is as if it had been read: after each step of programs that change their memory at random, its samples and
 a naive read of smaps agree.
 
-EXACTNESS_STEPS and EXACTNESS_SEED choose how many steps, and which; a step takes a fifth of a second.
+Four pairs of programs take a step each at a time, and stand still while they are compared. In a pair one does so for a while and the
+other looks on: what happens to its memory is what the exporter must not miss. EXACTNESS_STEPS and EXACTNESS_SEED choose how many steps,
+and which.
 """
 
 import os
@@ -13,7 +15,8 @@ from pathlib import Path
 from lab import until
 from test_hostile_processes import any_node, programs  # noqa: F401
 
-STEPS = int(os.environ.get("EXACTNESS_STEPS", 400))
+STEPS = int(os.environ.get("EXACTNESS_STEPS", 3000))
+N_PAIRS = 4
 SEED = int(os.environ.get("EXACTNESS_SEED", 13))
 FIELDS = {
     "Size": "size", "Rss": "rss", "Pss": "pss", "Pss_Dirty": "pss_dirty", "Shared_Clean": "shared_clean", "Shared_Dirty": "shared_dirty",
@@ -82,28 +85,37 @@ def compare(expected: dict, counts: Counter, found: dict) -> tuple[list, int]:
     return wrong, n_rounded
 
 
+class Pair:
+    """Two programs that map the same files. Each may reach into the other's memory."""
+
+    def __init__(self, cgroup, program, directory):
+        directory.mkdir()
+        self.shapes = [cgroup.run_ready(program, directory, stdin=-1, bufsize=0) for _ in range(2)]
+        for shape, partner in zip(self.shapes, reversed(self.shapes), strict=True):
+            shape.stdin.write(b"%d\n" % partner.pid)
+
+    def step(self, chance) -> tuple:
+        """Does what chance says: says who did it, what it was, and whether it was refused."""
+        if chance.random() < 0.1:
+            self.shapes.reverse()
+        shape = self.shapes[0]
+        shape.stdin.write(b"%d\n" % chance.randrange(1 << 31))
+        answer = shape.stdout.readline().decode().split()
+        assert answer, f"process {shape.pid} is gone"
+        return (shape.pid, *answer)
+
+
 def test_exactness(any_node, programs, tmp_path):  # noqa: F811
     print(f"seed {SEED}, {STEPS} steps")
     chance = random.Random(SEED)
-    shapes = [
-        any_node.cgroup.run_ready(programs / "shapeshifter", tmp_path, stdin=-1, bufsize=0) for _ in range(2)
-    ]
-    for shape, partner in zip(shapes, reversed(shapes), strict=True):
-        shape.stdin.write(b"%d\n" % partner.pid)
+    pairs = [Pair(any_node.cgroup, programs / "shapeshifter", tmp_path / str(i)) for i in range(N_PAIRS)]
     done, refused, roundings, n_counted, wrong = Counter(), Counter(), 0, 0, []
     with any_node.exporter("--pid", "--scrape-interval", "100ms", "--cpu-budget", "0") as exporter:
         first = exporter.metrics()
-        for step in range(STEPS):
-            if chance.random() < 0.3:
-                shape = chance.choice(shapes)
-                shape.stdin.write(b"%d\n" % chance.randrange(1 << 31))
-                answer = shape.stdout.readline().decode().split()
-                assert answer, f"step {step}: the program is gone"
-                last_step = (shape.pid, *answer)
-                (refused if answer[1:] else done)[answer[0]] += 1
-            else:
-                last_step = "nothing"
-                done["nothing"] += 1
+        for i in range(0, STEPS, N_PAIRS):
+            steps = [pair.step(chance) for pair in pairs]
+            for _, name, *is_refused in steps:
+                (refused if is_refused else done)[name] += 1
             # The kernel may still be at it, or others may map the same files for a moment: then it is looked at once more. What the
             # exporter wrongly left unread would stay wrong, for nothing happens meanwhile.
             for _ in range(5):
@@ -116,9 +128,9 @@ def test_exactness(any_node, programs, tmp_path):  # noqa: F811
                 differences, n_rounded = compare(expected, counts, exported(last))
                 if is_still and not differences:
                     break
-            n_counted += is_still
+            n_counted += N_PAIRS * is_still
             roundings += n_rounded
-            wrong += [(step, last_step, *difference) for difference in differences if is_still]
+            wrong += [(i, steps, *difference) for difference in differences if is_still]
     unchanged, smaps = (reads(last, kind) - reads(first, kind) for kind in ("unchanged", "smaps"))
     print(f"{n_counted} steps counted, {len(wrong)} disagreements, {roundings} roundings")
     print(f"{unchanged:.0f} reads unchanged, {smaps:.0f} of smaps; done {dict(done)}; refused {dict(refused)}")
