@@ -183,7 +183,7 @@ fuzz:
 
 # Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices. Needs cargo-mutants
 # and hours; for a part of it: make mutants MUTANTS='--file src/smaps/scanner.rs'. Without optimization: nearly all of the time is building.
-MUTANTS ?= $(foreach files,src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/procfs/cgroup.rs src/node/**/*.rs,--file '$(files)')
+MUTANTS ?= $(foreach files,src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs src/procfs/cgroup.rs src/node/**/*.rs,--file '$(files)')
 .PHONY: mutants
 mutants: protoc
 	@command -v cargo-mutants > /dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! cli (options) -> scrape -> sources (which containers run)
-//!                         -> node (whose each process is, whose turn it is) -> procfs (the kernel's files)
+//!                         -> node (whose each process is, whose turn it is) -> procfs, cgroupfs (the kernel's files)
 //!                         -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
 //! ```
 //!
@@ -19,9 +19,10 @@
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
 //! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget | options, text |
 //! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
+//! | [`cgroupfs`] | Linux: the table of a cgroup's fields (pure), its files, where it is among the others | containers |
 //! | [`smaps`] | pure: the table of fields, the scanner | everything else |
 //! | [`totals`] | pure: what one process maps, the sums, what folds, label text | everything but `smaps` |
-//! | [`exposition`] | pure: the text of a snapshot, the exporter's own metrics | everything but `smaps` and `totals` |
+//! | [`exposition`] | pure: the text of a snapshot and of cgroups, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
 //! | `sandbox` | what the process gives up before its first scrape | everything but the options |
 //!
@@ -33,6 +34,7 @@
 //! - A scrape allocates nothing while nothing changes, and everything that strangers choose has a bound.
 #![forbid(unsafe_code)]
 
+pub mod cgroupfs;
 pub mod cli;
 pub mod demand;
 mod errors;
@@ -113,6 +115,7 @@ fn once(options: &Options) -> Result<(), String> {
     let text = scrape_once(options, |scraper| {
         let mut text = Vec::new();
         scraper.render_processes(&mut text);
+        scraper.render_accounts(&mut text);
         text
     })?;
     print(&text)

@@ -37,11 +37,15 @@ fn a_steady_cycle_allocates_nothing() {
         with(&["--group-by", "process"]),
         with(&["--max-samples", "500"]),
         with(&["--omit-zero", "--fields", "rss,pss"]),
+        with(&["--cgroup-metrics", "memory,cpu,pids"]),
     ] {
         let mut scrape = Scrapes::new(&recording.directory, &options).always_reading();
         assert_steady(&mut scrape, &format!("a recording with {options:?}"));
         assert_eq!(scrape.value("smaps_exporter_processes"), 20.0);
         assert!(scrape.size().1 > 0.0, "{options:?} exports nothing");
+        let exposition = scrape.published.latest().expect("a scrape has run");
+        let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
+        assert!(text.contains("\ncgroup_memory_limit_bytes{"), "{options:?} exports no account");
     }
 
     let sleepers: Vec<Sleeper> = (0..4).map(|_| Sleeper::start().unwrap()).collect();
@@ -49,7 +53,8 @@ fn a_steady_cycle_allocates_nothing() {
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
     // Whoever else has the same cgroup comes and goes; its processes are not of our name.
-    let options = ["--filter", "live/pod/container/cat", "--cpu-budget", "0"];
+    let options =
+        ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [
         (Scrapes::new(&live.directory, &options).always_reading(), 0),
         (Scrapes::new(&live.directory, &options), 4),

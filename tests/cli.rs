@@ -114,6 +114,30 @@ fn help_and_version() {
     );
 }
 
+/// What is not there is absent, and said once; what a recording does not have is not missed.
+#[test]
+fn without_cgroups_the_rest_works() {
+    let recording = Directory::new();
+    recording.one_container();
+    recording.process(1, "app", SMAPS);
+    let path = recording.path().to_str().unwrap();
+    let nowhere = recording.path().join("nowhere");
+    let missing = format!("[WARN ] no cgroup_* metrics: cannot open {nowhere:?}: no such file or directory");
+    let given = &["--cgroup-path", nowhere.to_str().unwrap()];
+    for (args, expected) in [(&[][..], None), (given, Some(&missing)), (&["--cgroup-metrics=none"], None)] {
+        let args = [&["--once", "--filter", "*/*/*/*", "--fixture", path], args].concat();
+        let mut command = exporter(&args);
+        let output = command.output().unwrap();
+        let (text, log) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr).unwrap());
+        assert!(text.unwrap().contains("process_smaps_rss_bytes{"), "{command:?}\n{log}");
+        assert_eq!(
+            log.lines().find(|line| line.contains("cgroup")),
+            expected.map(String::as_str),
+            "{command:?}"
+        );
+    }
+}
+
 const SMAPS: &str = "00400000-00401000 r--p 00000000 fe:00 1    /usr/bin/x\nRss:                   4 kB\n";
 
 #[test]

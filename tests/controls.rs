@@ -21,9 +21,9 @@ const CONTROLS: [(&str, &[&str]); 10] = [
 
 type Series = BTreeMap<String, String>;
 
-/// A sample: family, labels, value.
+/// A sample of what the controls are for: family, labels, value.
 fn samples(text: &str) -> Vec<(String, Series, u64)> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let lines = text.lines().filter(|line| line.starts_with("process_smaps_"));
     lines
         .map(|line| {
             let (series, value) = line.rsplit_once(' ').unwrap();

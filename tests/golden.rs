@@ -14,6 +14,26 @@ fn smaps_of_other_kernels() {
     }
 }
 
+/// The accounts of containers, from recordings written by hand after what kernels print: version 2 as seen from inside a cgroup namespace,
+/// one container with all that there is and one on an older kernel; version 1.
+#[test]
+fn cgroups_of_both_versions() {
+    for version in ["v1", "v2"] {
+        let recording = fixture(&format!("cgroups/{version}"));
+        let text = once(&recording, &["--cgroup-metrics", "memory,cpu,pids"]);
+        let at = text.find("# HELP cgroup_").unwrap();
+        assert_golden(&format!("cgroups/{version}.prom"), &text[at..]);
+        let memory = once(&recording, &[]);
+        let is_other = |line: &str| line.contains("cgroup_cpu_") || line.contains("cgroup_pids_");
+        assert!(text.lines().filter(|line| !is_other(line)).eq(memory.lines()));
+        let none = once(&recording, &["--cgroup-metrics", "none"]);
+        assert_eq!(none, text[..at], "the others stay as they are");
+        let nowhere = Directory::new();
+        let elsewhere = once(&recording, &["--cgroup-path", nowhere.path().to_str().unwrap()]);
+        assert_eq!(elsewhere, none);
+    }
+}
+
 /// Every golden file has a fixture: a renamed one leaves nothing behind.
 #[test]
 fn no_golden_file_is_left_over() {

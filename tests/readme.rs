@@ -112,6 +112,7 @@ fn the_manifest_agrees_with_itself() {
     let containerd = Path::new("/run/containerd/containerd.sock");
     let socket = mount_of(containerd);
     assert_eq!(host_path(proc), "/proc");
+    assert_eq!(host_path(mount_of(options.cgroup_path.as_ref().expect("a path"))), "/sys/fs/cgroup");
     assert_eq!(Some(host_path(socket)), containerd.parent().and_then(Path::to_str));
     assert_eq!(host_path(socket), socket["mountPath"].as_str().expect("a path"));
     assert_eq!(socket["mountPropagation"].as_str(), Some("HostToContainer"));

@@ -10,16 +10,28 @@ const IO: [&str; 7] =
 /// What does not: writing into a buffer.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
-/// A room, the rooms that it may not mention, and whether it is pure: no I/O.
+/// A room, the rooms (or modules of one) that it may not mention, and whether it is pure: no I/O.
 const ROOMS: [(&str, &[&str], bool); 6] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),
-    ("exposition", PURE, true),
+    ("exposition", TEXT, true),
     ("procfs", LINUX, false),
     ("cgroupfs", LINUX, false),
     ("node", &["cli", "http"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
+/// Whoever writes the text of a family knows the tables of fields. That of cgroups is pure, beside what reads them.
+const TEXT: &[&str] = &[
+    "cli",
+    "procfs",
+    "cgroupfs::files",
+    "cgroupfs::namespace",
+    "node",
+    "sources",
+    "http",
+    "sandbox",
+    "scrape",
+];
 const LINUX: &[&str] = &["node", "sources", "cli", "http", "totals", "exposition"];
 
 const MAX_LINES: usize = 500;
@@ -78,7 +90,7 @@ fn files_are_short() {
 fn is_fault(path: &str, forbidden: &[&str], is_pure: bool) -> bool {
     match path.strip_prefix("crate::") {
         // A glob could bring in anything.
-        Some(inside) => first(inside) == "*" || forbidden.contains(&first(inside)),
+        Some(inside) => first(inside) == "*" || forbidden.iter().any(|room| is_below(inside, room)),
         None => is_pure && !NO_IO.contains(&path) && IO.iter().any(|io| is_below(path, io)),
     }
 }
@@ -378,6 +390,8 @@ fn what_counts_as_a_fault() {
     ] {
         assert_eq!(is_fault(path, PURE, true), is_bad, "{path}");
     }
+    assert!(!is_fault("crate::cgroupfs::fields::FIELDS", TEXT, true));
+    assert!(is_fault("crate::cgroupfs::files::CgroupFs", TEXT, true));
     assert!(!is_fault("std::fs::File", LINUX, false));
     assert!(is_fault("crate::totals", LINUX, false));
 }

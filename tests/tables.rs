@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+use smaps_container_exporter::cgroupfs::fields::{self, GROUPS};
 use smaps_container_exporter::cli::help::help;
 use smaps_container_exporter::exposition::self_metrics::{OLDEST_DATA, Report, SelfMetrics};
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
@@ -54,6 +55,26 @@ fn fields() {
         .unwrap();
     }
     assert_block("metrics", &table);
+}
+
+/// A row for each file with many lines, and one for the files of one number; an asterisk for what version 1 does not have.
+#[test]
+fn cgroup_fields() {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    for field in &fields::FIELDS {
+        let (group, in_v1) = (GROUPS[field.group()], !field.v1.file.is_empty() || field.v2.file.is_empty());
+        let from = if field.v2.key.is_empty() { format!("{group}.*") } else { field.v2.file.to_owned() };
+        let labels = if field.labels == "}" { String::new() } else { format!("{{{}", &field.labels[1..]) };
+        let name =
+            format!("`{}{}{labels}`{}", field.name, field.unit.suffix(), if in_v1 { "" } else { "\\*" });
+        match rows.iter_mut().find(|(known, _)| *known == from) {
+            Some((_, names)) => *names += &format!(", {name}"),
+            None => rows.push((from, name)),
+        }
+    }
+    let mut table = String::from("| version 2 | metrics; all begin with `cgroup_` |\n| --- | --- |\n");
+    rows.iter().for_each(|(from, names)| writeln!(table, "| `{from}` | {names} |").unwrap());
+    assert_block("cgroups", &table);
 }
 
 #[test]

@@ -184,6 +184,8 @@ mod tests {
             addr: ":8080".into(),
             proc_path: "/proc".into(),
             scrape_interval: Duration::from_secs(1),
+            cgroup_path: None,
+            cgroup_metrics: 1,
             log_level: LevelFilter::Info,
             node: None,
             containerd_sock: None,
@@ -213,6 +215,9 @@ mod tests {
         let cases: &[(&str, &str, Change)] = &[
             ("addr", "127.0.0.1:0", |options| options.addr = "127.0.0.1:0".into()),
             ("proc-path", "/host/proc", |options| options.proc_path = "/host/proc".into()),
+            ("cgroup-path", "/host/cgroup", |options| options.cgroup_path = Some("/host/cgroup".into())),
+            ("cgroup-metrics", "none", |options| options.cgroup_metrics = 0),
+            ("cgroup-metrics", "pids,memory,cpu", |options| options.cgroup_metrics = 0b111),
             ("scrape-interval", "1m30s", |options| options.scrape_interval = Duration::from_secs(90)),
             ("log-level", "warning", |options| options.log_level = LevelFilter::Warn),
             ("log-level", "WARN", |options| options.log_level = LevelFilter::Warn),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::cgroupfs::fields::GroupMask;
 use crate::node::filter::Filter;
 use crate::smaps::fields::FieldMask;
 use crate::totals::grouping::GroupBy;
@@ -16,6 +17,10 @@ pub struct Options {
     pub addr: String,
     /// Where the node's proc is mounted.
     pub proc_path: PathBuf,
+    /// Where the node's cgroup file system is mounted, if that is given.
+    pub cgroup_path: Option<PathBuf>,
+    /// The cgroup fields that are read and exported, by group.
+    pub cgroup_metrics: GroupMask,
     /// Time between scrape starts, at least 10 ms.
     pub scrape_interval: Duration,
     /// What is logged.
@@ -63,6 +68,8 @@ impl Options {
         Options {
             addr: String::new(),
             proc_path: PathBuf::new(),
+            cgroup_path: None,
+            cgroup_metrics: 0,
             scrape_interval: Duration::ZERO,
             log_level: LevelFilter::Off,
             node: None,

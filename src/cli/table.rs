@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use super::args::UsageError;
 use super::options::Options;
 use super::values;
+use crate::cgroupfs::fields::GROUPS;
 use crate::node::filter::{self, Filter};
 use crate::smaps::fields::FIELDS;
 
@@ -55,6 +56,24 @@ pub(super) const OPTIONS: &[Spec] = &[
         help: "where the node's proc is mounted",
         expected: "a directory",
         set: |options, value| put(values::path(value), &mut options.proc_path),
+        ..UNSET
+    },
+    Spec {
+        name: "cgroup-path",
+        value: "DIR",
+        help: "where the node's cgroup file system is mounted [/sys/fs/cgroup]",
+        expected: "a directory",
+        set: |options, value| put(values::path(value).map(Some), &mut options.cgroup_path),
+        ..UNSET
+    },
+    Spec {
+        name: "cgroup-metrics",
+        value: "LIST",
+        default: "memory",
+        help: "what of containers' cgroups to export: memory,cpu,pids; or none",
+        // The names follow.
+        expected: "\"none\" or a comma-separated list, each name once, of ",
+        set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
         ..UNSET
     },
     Spec {
@@ -253,6 +272,7 @@ impl Spec {
     pub(super) fn expected(&self) -> String {
         let names = match self.name {
             "fields" => FIELDS.each_ref().map(|field| field.name).join(","),
+            "cgroup-metrics" => GROUPS.join(","),
             _ => String::new(),
         };
         format!("{}{names}", self.expected)
@@ -288,6 +308,12 @@ mod tests {
         let expected = [
             ("addr", r#"":PORT", "HOST:PORT" or "[IPv6]:PORT""#, vec!["", "8080", "::1:80"]),
             ("proc-path", "a directory", vec![""]),
+            ("cgroup-path", "a directory", vec![""]),
+            (
+                "cgroup-metrics",
+                r#""none" or a comma-separated list, each name once, of memory,cpu,pids"#,
+                vec!["", "all", "memory,", "memory,memory", "Memory", "none,cpu", "memory, cpu"],
+            ),
             (
                 "scrape-interval",
                 r#"a duration from "10ms" to "24h", such as "500ms", "1s" or "1m30s""#,
@@ -338,7 +364,7 @@ mod tests {
             );
         }
         for value in ["24h1ns", "8760h", "9999999h"] {
-            let expected = expected[2].1;
+            let (_, expected, _) = expected.iter().find(|(name, ..)| *name == "scrape-interval").unwrap();
             assert_eq!(
                 refused(&["--scrape-interval", value]),
                 format!("value {value:?} for --scrape-interval is too large: expected {expected}")

@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::duration;
+use crate::cgroupfs::fields::{GROUPS, GroupMask};
 use crate::http::is_host_name;
 use crate::smaps::fields::{self, ALL_FIELDS, FieldMask};
 use crate::totals::grouping::GroupBy;
@@ -93,6 +94,17 @@ pub(super) fn field_mask(value: &OsStr) -> Option<FieldMask> {
     }
     list.split(',').try_fold(0, |mask, name| {
         let bit = 1 << fields::by_name(name)?;
+        (mask & bit == 0).then_some(mask | bit)
+    })
+}
+
+pub(super) fn cgroup_metrics(value: &OsStr) -> Option<GroupMask> {
+    let list = value.to_str()?;
+    if list == "none" {
+        return Some(0);
+    }
+    list.split(',').try_fold(0, |mask, name| {
+        let bit = 1 << GROUPS.iter().position(|group| *group == name)?;
         (mask & bit == 0).then_some(mask | bit)
     })
 }

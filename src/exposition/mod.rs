@@ -1,4 +1,5 @@
-//! Pure: a snapshot and the exporter's own figures become Prometheus text.
+//! Pure: a snapshot, the containers' accounts and the exporter's own figures become Prometheus text.
 
+pub mod cgroups;
 pub mod self_metrics;
 pub mod text;

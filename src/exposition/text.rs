@@ -67,7 +67,7 @@ pub struct Family<'a> {
 }
 
 impl<'a> Family<'a> {
-    fn new(
+    pub(super) fn new(
         text: &'a mut Vec<u8>,
         prefix: &'static str,
         name: &'static str,
@@ -92,7 +92,18 @@ impl<'a> Family<'a> {
     }
 
     /// Writes a sample of a whole number; the label text is given in two pieces, braces included.
-    fn sample(&mut self, labels: &str, more_labels: &str, value: u64) {
+    pub(super) fn sample(&mut self, labels: &str, more_labels: &str, value: u64) {
+        self.begin_sample(labels, more_labels);
+        push_value(self.text, value);
+    }
+
+    /// Writes a sample of so many nanoseconds, in seconds.
+    pub(super) fn sample_of_time(&mut self, labels: &str, more_labels: &str, nanoseconds: u64) {
+        self.begin_sample(labels, more_labels);
+        let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail
+    }
+
+    fn begin_sample(&mut self, labels: &str, more_labels: &str) {
         if self.n_samples == 0 {
             self.head();
         }
@@ -102,7 +113,6 @@ impl<'a> Family<'a> {
         if !more_labels.is_empty() {
             self.text.extend_from_slice(more_labels.as_bytes());
         }
-        push_value(self.text, value);
     }
 }
 

@@ -90,6 +90,14 @@ impl Discovery {
         self.containers.iter().map(|tracked| &*tracked.container)
     }
 
+    /// What proc has shown of the init process of the container with this id: the cgroup that it was seen in first, and when it began.
+    pub fn init_of(&self, id: &str) -> (Option<&[u8]>, Option<u64>) {
+        match self.containers.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)) {
+            Ok(i) => (self.containers[i].first_cgroup.as_deref(), self.containers[i].init_start_time),
+            Err(_) => (None, None),
+        }
+    }
+
     /// Whether a filter selects a process of this name in the container.
     pub fn selects(&self, container: &Container, comm: &str) -> bool {
         let sources::Container { namespace, pod, name, .. } = &container.listed;

@@ -1,5 +1,6 @@
 //! The node's containers and processes: which there are, whose they are, whose turn it is to be read.
 
+pub mod accounts;
 mod away;
 pub mod budget;
 pub mod discovery;

@@ -89,6 +89,20 @@ impl Owners {
     }
 }
 
+/// The cgroup of the container with this id, from the path of a process in it: down to the outermost component that is its id. Whatever
+/// it has made below, its limits are there. None where no component names it.
+pub fn named_cgroup<'a>(id: &str, path: &'a [u8]) -> Option<&'a [u8]> {
+    let mut end = 0;
+    for component in path.split(|&b| b == b'/') {
+        end += component.len();
+        if !id.is_empty() && id_of(component) == id.as_bytes() {
+            return Some(&path[..end]);
+        }
+        end += 1;
+    }
+    None
+}
+
 /// The container id that a component of a cgroup path holds, if it holds one: `<id>`, `cri-containerd-<id>.scope`, or as CRI-O's cgroupfs
 /// driver has it, `crio-<id>`.
 ///
@@ -201,6 +215,24 @@ mod tests {
         ] {
             assert_eq!(owner(&owners, path), expected, "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_containers_cgroup_ends_with_its_id() {
+        for (path, expected) in [
+            ("/kubepods/pod1/abc", Some("/kubepods/pod1/abc")),
+            ("/kubepods/pod1/abc/", Some("/kubepods/pod1/abc")),
+            (
+                "/kubepods.slice/cri-containerd-abc.scope/app/abc",
+                Some("/kubepods.slice/cri-containerd-abc.scope"),
+            ),
+            ("/../../pod1/crio-abc.scope/container", Some("/../../pod1/crio-abc.scope")),
+            ("/kubepods/pod1/abcd", None),
+            ("/", None),
+        ] {
+            assert_eq!(named_cgroup("abc", path.as_bytes()), expected.map(str::as_bytes), "{path:?}");
+        }
+        assert_eq!(named_cgroup("", b"/a"), None);
     }
 
     #[test]

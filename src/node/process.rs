@@ -132,6 +132,11 @@ impl Process {
         self.start_time
     }
 
+    /// The container that it is in, as far as that was looked at.
+    pub fn container(&self) -> Option<&Arc<Container>> {
+        self.container.as_ref()
+    }
+
     /// Its cgroup path.
     pub fn cgroup(&self) -> &[u8] {
         &self.cgroup

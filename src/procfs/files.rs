@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// The longest file of one record that is read. The kernel prints far less; a recording may hold anything.
 const MAX_RECORD: usize = 64 << 10;
@@ -12,9 +13,9 @@ const MAX_RECORD: usize = 64 << 10;
 /// The whole content of a file of one record (`comm`, `cgroup`, `stat`) below `directory`, read into `text`, which grows as needed.
 ///
 /// Fails with the system's error, and with `EFBIG` beyond 64 KiB.
-pub(super) fn read_file<'a>(
+pub(crate) fn read_file<'a>(
     directory: BorrowedFd<'_>,
-    name: &str,
+    name: impl Arg,
     text: &'a mut Vec<u8>,
 ) -> Result<&'a [u8], Errno> {
     let file = open_file(directory, name)?;
@@ -36,7 +37,7 @@ pub(super) fn read_file<'a>(
 
 /// Opens a file to read. In a recording that somebody sent there may be a pipe in its place, which nobody writes to, or a device:
 /// neither waits here, and neither is read.
-pub(super) fn open_file(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
     match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
@@ -46,18 +47,18 @@ pub(super) fn open_file(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd
 }
 
 /// Opens a directory whose entries are to be listed.
-pub(super) fn open_listable(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_listable(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens a directory to reach what is in it.
 #[cfg(target_os = "linux")]
-pub(super) fn open_directory(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use open_listable as open_directory;
+pub(crate) use open_listable as open_directory;
 
 /// A buffer for directory listings: std's own allocates for each name.
 #[cfg(target_os = "linux")]

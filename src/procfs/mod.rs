@@ -202,7 +202,7 @@ impl ProcessDir {
     pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
         let Ok(tasks) = self.threads(buffers) else { return false };
         std::mem::take(&mut buffers.tids).into_iter().any(|tid| {
-            let text = read_file(tasks.as_fd(), &format!("{tid}/status"), &mut buffers.text);
+            let text = read_file(tasks.as_fd(), format!("{tid}/status"), &mut buffers.text);
             text.is_ok_and(|text| state_of(text) == Some(b'D'))
         })
     }

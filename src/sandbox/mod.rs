@@ -36,6 +36,9 @@ impl Needs {
         let mut reads = vec![PathBuf::from("/proc"), PathBuf::from("/sys/fs/cgroup")];
         reads.push(options.fixture.clone().unwrap_or_else(|| options.proc_path.clone()));
         reads.extend(options.container_logs.clone());
+        if options.cgroup_metrics != 0 {
+            reads.push(open::cgroup_path(options));
+        }
         Needs {
             reads,
             sockets: open::sockets(options),

@@ -14,6 +14,7 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::node::accounts::Accounts;
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
 use crate::node::processes::{Processes, ReadCounts, Reads};
@@ -44,6 +45,8 @@ pub struct Scraper {
     proc: Arc<Proc>,
     discovery: Discovery,
     processes: Processes,
+    /// None if no cgroups are read.
+    accounts: Option<Accounts>,
     budget: Budget,
     snapshot: Snapshot,
     self_metrics: SelfMetrics,
@@ -87,6 +90,7 @@ impl Scraper {
             proc: Arc::new(proc),
             discovery,
             processes: Processes::new(options.scrape_interval),
+            accounts: open::accounts(options),
             budget: Budget::new(options.cpu_budget),
             snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
             self_metrics: SelfMetrics::new(
@@ -211,11 +215,14 @@ impl Scraper {
         self.processes.iter().all(|process| !process.is_awaited())
     }
 
-    /// Ends the scrape: sums what the processes gave.
+    /// Ends the scrape: sums what the processes gave, and reads what their containers' cgroups say. That waits for no process.
     pub fn finish(&mut self) {
         let clock = thread_cpu_time();
         self.log_refusals();
         self.snapshot.sum(|each| self.processes.readings().for_each(each));
+        if let Some(accounts) = &mut self.accounts {
+            accounts.read(&self.processes, &self.discovery);
+        }
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
         let read_time = self.report.read_time - self.read_time_before;
         self.read_time_before = self.report.read_time;
@@ -276,6 +283,9 @@ impl Scraper {
                 writer.file(init_pid, "cgroup", &cgroup)?;
             }
         }
+        if let Some(accounts) = &mut self.accounts {
+            accounts.record(writer)?;
+        }
         writer.containers(selected().map(|container| &container.listed))?;
         Ok(n_processes)
     }
@@ -295,10 +305,18 @@ impl Scraper {
         exposition::text::render(text, &self.snapshot)
     }
 
+    /// Appends the families `cgroup_*` of the last scrape to `text`.
+    pub fn render_accounts(&self, text: &mut Vec<u8>) {
+        if let Some(accounts) = &self.accounts {
+            exposition::cgroups::render(text, accounts.iter());
+        }
+    }
+
     /// Appends the whole exposition of the last scrape to `text`.
     pub fn render(&mut self, text: &mut Vec<u8>) {
         let clock = thread_cpu_time();
         let n_samples = self.render_processes(text);
+        self.render_accounts(text);
         self.log_over_budget(n_samples);
         let ThisProcess { cpu_time, virtual_bytes, resident_bytes, n_open_files, max_open_files } =
             ThisProcess::now(&mut self.entries);

@@ -4,8 +4,12 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
+use log::{Level, log};
+
+use crate::cgroupfs::files::CgroupFs;
 use crate::cli::options::Options;
 use crate::errors::plain;
+use crate::node::accounts::Accounts;
 use crate::sources::client::{Client, Lister};
 use crate::sources::container_logs::ContainerLogs;
 use crate::sources::recording::Recording;
@@ -50,6 +54,33 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     };
     let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
     Ok(Box::new(client))
+}
+
+/// Opens the file system of cgroups that the options name, to read the containers' accounts. That there is none is told to the log, unless
+/// the recording simply has none.
+pub fn accounts(options: &Options) -> Option<Accounts> {
+    if options.cgroup_metrics == 0 {
+        return None;
+    }
+    let path = cgroup_path(options);
+    let is_recorded = options.cgroup_path.is_none() && options.fixture.is_some();
+    if is_recorded && !path.exists() {
+        return None;
+    }
+    let level = if options.cgroup_path.is_some() { Level::Warn } else { Level::Info };
+    match CgroupFs::open(&path, options.cgroup_metrics) {
+        Ok(fs) => Some(Accounts::new(fs, level)),
+        Err(error) => {
+            log!(level, "no cgroup_* metrics: {error}");
+            None
+        }
+    }
+}
+
+/// Where cgroups are read: where the options say, else in the recording, else where they are mounted on every node.
+pub fn cgroup_path(options: &Options) -> PathBuf {
+    let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
+    options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
 /// Fails with one line when there is no socket: a path mistyped by one component is a directory, and would be asked for ever.

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container; init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
+//! DIR/cgroup/               as the file system of cgroups, with what was read of it
 //! ```
 
 use std::fs;
@@ -161,11 +162,13 @@ impl Writer {
     /// Writes one file of a process.
     pub fn file(&mut self, pid: u32, name: &str, content: &[u8]) -> Result<(), String> {
         self.make()?;
-        let process = self.directory.join("proc").join(pid.to_string());
-        let path = process.join(name);
-        fs::create_dir_all(&process)
-            .and_then(|()| fs::write(&path, content))
-            .map_err(|error| format!("cannot write {path:?}: {}", plain(&error)))
+        write(&self.directory.join("proc").join(pid.to_string()).join(name), content)
+    }
+
+    /// Writes one file of the file system of cgroups.
+    pub fn cgroup_file(&mut self, name: &Path, content: &[u8]) -> Result<(), String> {
+        self.make()?;
+        write(&self.directory.join("cgroup").join(name), content)
     }
 
     /// Writes the containers.
@@ -179,9 +182,15 @@ impl Writer {
             let init_pid = init_pid.map_or(UNKNOWN.to_owned(), |pid| pid.to_string());
             text.push_str(&format!("{id}\t{init_pid}\t{namespace}\t{pod}\t{name}\n"));
         }
-        let path = self.directory.join("containers.tsv");
-        fs::write(&path, text).map_err(|error| format!("cannot write {path:?}: {}", plain(&error)))
+        write(&self.directory.join("containers.tsv"), text.as_bytes())
     }
+}
+
+/// Writes a file, and makes the directories that it is in.
+fn write(path: &Path, content: &[u8]) -> Result<(), String> {
+    fs::create_dir_all(path.parent().unwrap_or(path))
+        .and_then(|()| fs::write(path, content))
+        .map_err(|error| format!("cannot write {path:?}: {}", plain(&error)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a kernel 6.18 prints between the sizes and the flags.
 const KEYS: [&str; 22] = [
@@ -79,6 +79,31 @@ pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut N
     text
 }
 
+/// A cgroup of version 2, with what is read of it.
+fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let mut stat = String::new();
+    for key in
+        ["anon", "file", "kernel", "shmem", "inactive_file", "slab", "workingset_refault_anon", "pgfault"]
+    {
+        let _ = writeln!(stat, "{key} {}", numbers.below(1 << 30)); // writing to a String cannot fail
+    }
+    let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1234\n";
+    for (name, text) in [
+        ("memory.current", "268435456\n"),
+        ("memory.max", "536870912\n"),
+        ("memory.stat", &stat),
+        ("memory.events", "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n"),
+        ("memory.pressure", pressure),
+        ("cpu.stat", "usage_usec 1500000\nuser_usec 1000000\nsystem_usec 500000\n"),
+        ("pids.current", "4\n"),
+        ("pids.max", "max\n"),
+    ] {
+        fs::write(directory.join(name), text)?;
+    }
+    Ok(())
+}
+
 /// A recording in a temporary directory, removed at the end.
 pub struct Recording {
     pub directory: PathBuf,
@@ -118,8 +143,13 @@ impl Recording {
         let proc = recording.directory.join("proc");
         let process = |c: usize, p: usize| proc.join((1 + c * size.n_processes + p).to_string());
         let mut numbers = Numbers(88_172_645_463_325_252);
+        let cgroups = recording.directory.join("cgroup");
+        fs::create_dir(&cgroups)?;
+        fs::write(cgroups.join("cgroup.controllers"), "cpu memory pids\n")?;
         for c in 0..size.n_containers {
-            let cgroup = format!("0::/kubepods/burstable/pod{c:032x}/{c:064x}\n");
+            let place = format!("kubepods/burstable/pod{c:032x}/{c:064x}");
+            write_cgroup(&cgroups.join(&place), &mut numbers)?;
+            let cgroup = format!("0::/{place}\n");
             for p in 0..size.n_processes {
                 let directory = process(c, p);
                 fs::create_dir_all(&directory)?;

@@ -199,6 +199,14 @@ class Lab:
         """The cgroup that a pod's containers are made in, as the kubelet with the cgroupfs driver names it."""
         return f"/kubepods/burstable/pod{uid}"
 
+    def limit_pod(self, pod: Pod, memory_limit_bytes: int):
+        """Limit all of a pod's containers together, as the kubelet does when each has a limit."""
+        cgroup = pod.config.linux.cgroup_parent
+        for root in (Path(root) for _, root, kind, options, *_ in mounts() if kind == "cgroup2" or "memory" in options.split(",")):
+            for limit in (root / cgroup.lstrip("/") / name for name in ("memory.max", "memory.limit_in_bytes")):
+                if limit.exists():
+                    limit.write_text(str(memory_limit_bytes))
+
     def start_container(self, pod: Pod, container: Container, attempt: int = 0):
         """Make and start a pod's container; what the kubelet starts again has another attempt's number."""
         place = f"{pod.namespace}/{pod.name}/{container.name}"

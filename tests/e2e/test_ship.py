@@ -115,10 +115,13 @@ def rss_bytes(pid: int) -> int:
 
 
 def shows_everything(exporter: Client, lab: Lab) -> bool:
-    """Whether every process of every pod, the exporter's own included, is in the exposition, and nothing else."""
+    """Whether every process of every pod, the exporter's own included, is in the exposition with its container's account, and nothing else."""
     exposition = exporter.metrics()
-    seen = exposition.by("process_smaps_processes", *COMMAND) if "process_smaps_processes" in exposition else {}
-    return seen == kernel.counts(lab)
+    seen, accounts = (
+        exposition.by(family, *labels) if family in exposition else {}
+        for family, labels in (("process_smaps_processes", COMMAND), ("cgroup_memory_current_bytes", COMMAND[:3]))
+    )
+    return seen == kernel.counts(lab) and accounts.keys() == {command[:3] for command in seen}
 
 
 def test_the_manifests_container_sees_every_process_and_outlives_containerd(ship_lab):
@@ -175,6 +178,7 @@ def test_the_sidecar_sees_its_own_pod_and_no_other(ship_lab, pid):
         expected[*place, "app", "tail"] = 1
         until(lambda: processes() == expected, 20, "the exec'd process is shown")
         assert exporter.metrics().by("process_smaps_rss_bytes", "pid"), "it has the label that --pid adds"
+        assert exporter.metrics().by("cgroup_memory_current_bytes", *COMMAND[:3]).keys() == {command[:3] for command in expected}
     finally:
         ship_lab.remove_pod(pod)
 

@@ -20,6 +20,7 @@ from lab import Container, Lab, Pod, until  # noqa: E402
 
 PACKAGES = "postgresql nginx-light redis-server nodejs openjdk-17-jre-headless libh2-java python3-minimal"
 IMAGE = "lab.test/debian:1"
+MIB = 1 << 20
 
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
 POSTGRES = [
@@ -82,7 +83,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         batch_report(lab)
 
         recording = lab.directory / "recording"
-        subprocess.run([exporter, "--record", recording, "--filter", "*/*/*/*", "--containerd-sock", lab.socket], check=True)
+        arguments = ["--filter", "*/*/*/*", "--containerd-sock", lab.socket, "--cgroup-metrics", "memory,cpu,pids"]
+        subprocess.run([exporter, "--record", recording, *arguments], check=True)
         check(lab, recording)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(recording, out)
@@ -90,7 +92,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
 
 def shop_postgres(lab: Lab):
     """A database with data, two open backends, and the two clients (started by exec) that hold them."""
-    pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES)])
+    pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES, 256)])
+    lab.limit_pod(pod, 256 * MIB)
     postgres = pod["postgres"]
     answers(lab, pod, "postgres", [*PSQL, "select"])
     lab.exec_sync(postgres, [*PSQL, ORDERS])
@@ -101,7 +104,8 @@ def shop_postgres(lab: Lab):
 
 
 def shop_redis(lab: Lab):
-    pod = lab.run_pod("shop", "redis-0", [container("redis", REDIS)])
+    pod = lab.run_pod("shop", "redis-0", [container("redis", REDIS, 24)])
+    lab.limit_pod(pod, 24 * MIB)
     redis_cli = ["redis-cli", "-s", "/tmp/redis.sock"]
     answers(lab, pod, "redis", [*redis_cli, "ping"])
     lab.exec_sync(pod["redis"], [*redis_cli, "eval", REDIS_CARTS, "0"])
@@ -109,14 +113,15 @@ def shop_redis(lab: Lab):
 
 def shop_search(lab: Lab):
     """A database in a JVM with a small heap."""
-    pod = lab.run_pod("shop", "search-6f4c8b7d9-kq2wz", [container("h2", H2)])
+    pod = lab.run_pod("shop", "search-6f4c8b7d9-kq2wz", [container("h2", H2, 160)])
+    lab.limit_pod(pod, 160 * MIB)
     until(lambda: "TCP server running" in lab.log_of(pod, "h2"), 60, "H2 runs")
 
 
 def default_web(lab: Lab):
     """Two containers: a web server with two workers, and the application behind it."""
     start = f"printf '%s' '{NGINX}' > /tmp/nginx.conf; exec nginx -c /tmp/nginx.conf -g 'daemon off;'"
-    containers = [container("nginx", ["sh", "-c", start]), container("app", ["node", "-e", NODE])]
+    containers = [container("nginx", ["sh", "-c", start], 64), container("app", ["node", "-e", NODE])]
     pod = lab.run_pod("default", "web-7d4b9c6f5d-x2x8k", containers)
     until(lambda: "ready" in lab.log_of(pod, "app"), 60, "the application is ready")
 
@@ -126,8 +131,8 @@ def batch_report(lab: Lab):
     until(lambda: "ready" in lab.log_of(pod, "report"), 60, "the report is ready")
 
 
-def container(name: str, command: list[str]) -> Container:
-    return Container(name, command, image=IMAGE, env={"LANG": "C.UTF-8"})
+def container(name: str, command: list[str], limit_mib: int = 0) -> Container:
+    return Container(name, command, image=IMAGE, env={"LANG": "C.UTF-8"}, memory_limit_bytes=limit_mib * MIB)
 
 
 def answers(lab: Lab, pod: Pod, where: str, command: list[str]):
@@ -154,6 +159,8 @@ def check(lab: Lab, recording: Path):
     found = {command: commands.count(command) for command in sorted(set(commands))}
     assert found == expected, f"recorded {found}, not {expected}"
     files = [path for path in recording.rglob("*") if path.is_file()]
+    accounts = {path.parent.name for path in (recording / "cgroup").rglob("memory.stat")}
+    assert accounts == {line.split("\t")[0] for line in (recording / "containers.tsv").read_text().splitlines()[1:]}, accounts
     for path in files:
         assert str(lab.directory) not in path.read_text(errors="replace"), f"{path} names the lab's directory"
     print(f"{len(files)} files, {sum(path.stat().st_size for path in files)} bytes")

@@ -1,0 +1,5 @@
+//! Linux's cgroup file system, version 2 or version 1's hierarchies, or a recording of one. Knows cgroups and nothing of containers.
+
+pub mod fields;
+pub mod files;
+mod namespace;

@@ -1,0 +1,115 @@
+//! From a path that proc prints to one below the mounted file system.
+//!
+//! Proc prints paths as seen from the reader's cgroup namespace: in a container of version 2 its own cgroup is `/`, and the node's others
+//! are behind `..`. What is mounted is the node's whole tree. So it takes the place of the namespace's root in that tree.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+/// Where the root of this process's cgroup namespace is below `root`, which is version 2's: where we are found there, less where proc says
+/// that we are. Empty if that is the same, or we are not there.
+pub(super) fn find_own(root: &Path) -> Vec<u8> {
+    let text = fs::read("/proc/self/cgroup").unwrap_or_default();
+    let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
+    seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
+}
+
+/// The same, for a process that is seen in the cgroup `seen`; the nearest to the root is taken.
+fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
+    let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
+    let is_in = |directory: &Path| {
+        let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
+        pids.lines().any(|line| line == pid)
+    };
+    // as on the node itself, where nothing needs to be looked through
+    let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
+    while let Some(directory) = directories.pop_front() {
+        if directory.ends_with(seen) && is_in(&directory) {
+            let n_above = directory.iter().count() - seen.iter().count();
+            return directory.iter().take(n_above).collect::<PathBuf>().as_os_str().as_bytes().into();
+        }
+        for entry in fs::read_dir(root.join(&directory)).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push_back(directory.join(entry.file_name()));
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// Makes `resolved` the place of `path` below the mounted root, and says how many directories are above it there; none if it is outside, or
+/// the root, which is no container's. `own` is where the namespace's root is.
+pub(super) fn resolve(own: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
+    resolved.clear();
+    for component in own.split(|&b| b == b'/').chain(path.split(|&b| b == b'/')) {
+        match component {
+            b"" | b"." => {}
+            b".." if resolved.is_empty() => return None,
+            b".." => resolved.truncate(resolved.iter().rposition(|&b| b == b'/').unwrap_or(0)),
+            name => {
+                if !resolved.is_empty() {
+                    resolved.push(b'/');
+                }
+                resolved.extend_from_slice(name);
+            }
+        }
+    }
+    (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        for (own, path, expected) in [
+            ("", "/kubepods/pod1/abc", Some((3, "kubepods/pod1/abc"))),
+            ("", "/a//b/", Some((2, "a/b"))),
+            ("", "/", None),
+            ("", "", None),
+            ("", "/..", None),
+            ("", "/../x", None),
+            ("kubepods/pod2/own", "/", Some((3, "kubepods/pod2/own"))),
+            ("kubepods/pod2/own", "/../beside", Some((3, "kubepods/pod2/beside"))),
+            ("kubepods/pod2/own", "/../../pod1/abc", Some((3, "kubepods/pod1/abc"))),
+            ("kubepods/pod2/own", "/../../../system.slice", Some((1, "system.slice"))),
+            ("kubepods/pod2/own", "/../../..", None),
+            ("kubepods/pod2/own", "/../../../../x", None),
+        ] {
+            let mut resolved = b"left over".to_vec();
+            let n_above = resolve(own.as_bytes(), path.as_bytes(), &mut resolved);
+            let found = n_above.map(|n_above| (n_above, std::str::from_utf8(&resolved).unwrap()));
+            assert_eq!(found, expected, "{path:?} from {own:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_namespace_has_its_root() {
+        let root = std::env::temp_dir().join(format!("smaps-namespace-{}", std::process::id()));
+        for (directory, pids) in [
+            ("kubepods/pod1/own", "7\n77\n"),
+            ("kubepods/pod2/other", "1\n"),
+            ("kubepods/pod2/other/init", "5\n"),
+            ("init", "9\n"),
+        ] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::write(root.join(directory).join("cgroup.procs"), pids).unwrap();
+        }
+        for (seen, pid, expected) in [
+            ("", "77", "kubepods/pod1/own"),
+            ("own", "7", "kubepods/pod1"),
+            ("kubepods/pod1/own", "7", ""),
+            ("init", "5", "kubepods/pod2/other"),
+            ("init", "9", ""),
+            ("", "8", ""),
+            ("elsewhere", "7", ""),
+        ] {
+            let found = find(&root, seen.as_bytes(), pid);
+            assert_eq!(String::from_utf8(found).unwrap(), expected, "{pid} in {seen:?}");
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

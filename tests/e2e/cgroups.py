@@ -1,0 +1,160 @@
+"""What the kernel says of containers' cgroups, read in the plainest way; and what the exporter says of them."""
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import kernel
+from exporter import EVERYTHING, once
+from exposition import Exposition
+from lab import Container, Lab, mounts, until
+
+MIB = 1 << 20
+CONTAINER = ("namespace", "pod", "container")
+EVERY_GROUP = ("--cgroup-metrics", "memory,cpu,pids")
+# 5 MiB of shared memory, and a file that is read and not mapped
+WORK = "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; cat /tmp/x > /dev/null; sleep 1000000 & wait"
+
+# metric -> the file and the key that it is read from, and the number by which it is divided
+STAT_KEYS = (
+    "anon file kernel kernel_stack pagetables percpu sock shmem file_mapped file_dirty swapcached zswap anon_thp file_thp inactive_anon "
+    "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
+)
+V2 = {
+    **{
+        f"memory_{name}_bytes": (f"memory.{name.replace('swap_', 'swap.')}", None, 1)
+        for name in ("current", "peak", "low", "high", "max", "swap_current", "swap_max")
+    },
+    **{f"memory_stat_{key}_bytes": ("memory.stat", key, 1) for key in STAT_KEYS.split()},
+    **{f"memory_stat_{key}_total": ("memory.stat", key, 1) for key in ("pgfault", "pgmajfault")},
+    **{f"cpu_{key}_seconds_total": ("cpu.stat", f"{key}_usec", 10**6) for key in ("usage", "user", "system", "throttled")},
+    **{f"cpu_{key}_total": ("cpu.stat", key, 1) for key in ("nr_periods", "nr_throttled")},
+    **{f"pids_{name}": (f"pids.{name}", None, 1) for name in ("current", "max", "peak")},
+}
+V1_STAT = {
+    "swap_current": "swap",
+    "stat_anon": "rss",
+    "stat_file": "cache",
+    "stat_file_mapped": "mapped_file",
+    "stat_file_dirty": "dirty",
+    "stat_anon_thp": "rss_huge",
+    **{f"stat_{key}": key for key in "shmem swapcached inactive_anon inactive_file active_anon active_file unevictable".split()},
+}
+V1 = {
+    "memory_current_bytes": ("memory.usage_in_bytes", None, 1),
+    "memory_peak_bytes": ("memory.max_usage_in_bytes", None, 1),
+    "memory_max_bytes": ("memory.limit_in_bytes", None, 1),
+    "memory_stat_kernel_bytes": ("memory.kmem.usage_in_bytes", None, 1),
+    **{f"memory_{name}_bytes": ("memory.stat", f"total_{key}", 1) for name, key in V1_STAT.items()},
+    **{f"memory_stat_{key}_total": ("memory.stat", f"total_{key}", 1) for key in ("pgfault", "pgmajfault")},
+    "cpu_usage_seconds_total": ("cpuacct.usage", None, 10**9),
+    "cpu_user_seconds_total": ("cpuacct.stat", "user", 100),
+    "cpu_system_seconds_total": ("cpuacct.stat", "system", 100),
+    "cpu_nr_periods_total": ("cpu.stat", "nr_periods", 1),
+    "cpu_nr_throttled_total": ("cpu.stat", "nr_throttled", 1),
+    "cpu_throttled_seconds_total": ("cpu.stat", "throttled_time", 10**9),
+    **{f"pids_{name}": (f"pids.{name}", None, 1) for name in ("current", "max", "peak")},
+}
+IS_V2 = any(kind == "cgroup2" and root == "/sys/fs/cgroup" for _, root, kind, *_ in mounts())
+
+
+class Cgroup:
+    """A container's cgroup, read in the plainest way."""
+
+    def __init__(self, lab: Lab, container: Container):
+        pid = next(pid for members in kernel.processes(lab).values() for pid in members if container.id in path_of(pid))
+        self.path = re.match(rf".*?{container.id}[^/]*", path_of(pid))[0]
+
+    def directory(self, controller: str) -> Path:
+        return Path("/sys/fs/cgroup" if IS_V2 else f"/sys/fs/cgroup/{controller}") / self.path.lstrip("/")
+
+    def text(self, file: str) -> str:
+        path = self.directory(file.partition(".")[0]) / file
+        try:
+            return path.read_text()
+        except OSError:  # this kernel does not have it, or has it switched off
+            return ""
+
+    def limit_file(self, up: int = 0) -> Path:
+        return self.directory("memory").joinpath(*[".."] * up) / ("memory.max" if IS_V2 else "memory.limit_in_bytes")
+
+    def values(self) -> dict[str, float]:
+        found = {}
+        for metric, (file, key, divisor) in (V2 if IS_V2 else V1).items():
+            for line in self.text(file).splitlines():
+                name, _, number = line.rpartition(" ")
+                if name == (key or "") and number.isdigit() and int(number) < 2**63 - 2**16:
+                    found[metric] = int(number) / divisor
+        events = self.text("memory.events" if IS_V2 else "memory.oom_control").splitlines()
+        for name, number in (line.split() for line in events):
+            if IS_V2 or name == "oom_kill":
+                found["memory_events_total", name] = int(number)
+        for line in self.text("memory.pressure").splitlines():
+            found[f"memory_pressure_{line.split()[0]}_seconds_total"] = int(line.partition("total=")[2]) / 10**6
+        found["memory_working_set_bytes"] = max(0, found["memory_current_bytes"] - found["memory_stat_inactive_file_bytes"])
+        limits = [self.limit_file(up).read_text().strip() for up in range(self.path.count("/")) if self.limit_file(up).exists()]
+        if limits := [int(limit) for limit in limits if limit != "max" and int(limit) < 2**63 - 2**16]:
+            found["memory_limit_bytes"] = min(limits)
+        return found
+
+    @contextmanager
+    def frozen(self):
+        """Hold everything in it still."""
+        file, frozen, thawed = ("cgroup.freeze", "1", "0") if IS_V2 else ("freezer.state", "FROZEN", "THAWED")
+        freezer = self.directory("freezer")
+        (freezer / file).write_text(frozen)
+        try:
+            is_frozen = (lambda: "frozen 1" in (freezer / "cgroup.events").read_text()) if IS_V2 else (
+                lambda: (freezer / file).read_text().strip() == frozen
+            )
+            until(is_frozen, 10, "the cgroup is frozen")
+            yield
+        finally:
+            (freezer / file).write_text(thawed)
+
+
+def path_of(pid: int) -> str:
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    return next(path for _, controllers, path in lines if controllers == ("" if IS_V2 else "memory"))
+
+
+def exported(text: str, *container: str) -> dict[str, float]:
+    """What an exposition says of a container."""
+    found = {}
+    for name, family in Exposition(text).items():
+        for labels, value in family.samples.items() if name.startswith("cgroup_") else ():
+            labels = dict(labels)
+            if tuple(labels[name] for name in CONTAINER) == container:
+                metric = name.removeprefix("cgroup_")
+                found[(metric, labels["event"]) if "event" in labels else metric] = value
+    return found
+
+
+def read(lab: Lab) -> str:
+    return once("--once", "--containerd-sock", lab.socket, *EVERYTHING, *EVERY_GROUP)
+
+
+def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
+    """What is exported is what the files say. Even of a frozen cgroup the kernel brings its counts up to date every two seconds, so that is
+    tried until they are the same before and after."""
+    for _ in range(20):
+        before = cgroup.values()
+        values = exported(read(lab), *container)
+        if before == cgroup.values():
+            break
+    else:
+        pytest.fail("the files of a frozen cgroup change all the time")
+    assert values == before
+    return values
+
+
+def works(lab: Lab, container: Container) -> Cgroup:
+    """Wait until a container has done its work, and sleeps."""
+
+    def sleeps():
+        return [command for command in kernel.processes(lab) if command[0] == "accounts" and command[2:] == (container.name, "sleep")]
+
+    until(sleeps, 20, "it sleeps")
+    return Cgroup(lab, container)
