@@ -32,7 +32,7 @@
 //! - A process is its pid and start time, held by a descriptor of its directory while it is read; never by its name or its number.
 //! - No process, no container runtime and no client can hold up the others: whatever may wait can be left behind.
 //! - A scrape allocates nothing while nothing changes, and everything that strangers choose has a bound.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cgroupfs;
 pub mod cli;

@@ -112,7 +112,8 @@ impl Ladder {
 mod tests {
     use super::*;
 
-    const WORK: Work = Work { faults: [1, 2], cpu_ticks: [3, 4], size: [5, 6], is_recorded: false };
+    const WORK: Work =
+        Work { faults: [1, 2], cpu_ticks: [3, 4], size: [5, 6], program: [7, 8], is_recorded: false };
     const AT_WORK: Option<Marks> = Some(Marks { work: WORK, prints: None });
     const QUIET: Option<Marks> = Some(Marks { work: WORK, prints: Some(Prints { rollup: 1, maps: 2 }) });
 

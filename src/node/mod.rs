@@ -14,3 +14,4 @@ pub mod reader;
 mod reads;
 mod schedule;
 pub mod selection;
+mod spaces;

@@ -38,11 +38,20 @@ impl Processes {
     }
 
     /// Queues the selected processes, but for those that rest after a long read.
-    pub fn queue(&mut self, now: Instant) {
+    pub fn queue(&mut self, now: Instant, proc: &Proc, discovery: &Discovery) {
+        for i in 0..self.table.len() {
+            if self.table[i].shares_with.is_some() && self.still_shares(i) {
+                self.probe(i, proc, discovery);
+            }
+        }
         let Self { table, queue, .. } = self;
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
-            process.is_selected && !process.is_away && !rests && !process.is_left_alone()
+            process.is_selected
+                && process.shares_with.is_none()
+                && !process.is_away
+                && !rests
+                && !process.is_left_alone()
         };
         let due = (0..).zip(table.iter_mut()).filter_map(|(position, process)| {
             is_due(process).then(|| Due {

@@ -8,6 +8,7 @@
 pub mod cgroup;
 pub mod errors;
 pub mod files;
+pub mod kcmp;
 pub mod memory;
 pub mod permissions;
 mod raw;
@@ -156,7 +157,7 @@ impl ProcessDir {
         let [modified, changed] = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())]
             .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
         let size = [file.len(), file.ino()];
-        let work = Work { faults: modified, cpu_ticks: changed, size, is_recorded: true };
+        let work = Work { faults: modified, cpu_ticks: changed, size, program: [0; 2], is_recorded: true };
         Ok(is_settled.then_some(work))
     }
 

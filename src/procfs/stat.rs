@@ -9,6 +9,8 @@ pub struct Work {
     pub cpu_ticks: [u64; 2],
     /// Its size in bytes, and its resident pages.
     pub size: [u64; 2],
+    /// Where its code and its stack begin: another program's begin elsewhere, and those of its forks do not.
+    pub program: [u64; 2],
     /// It is recorded: where nothing has changed here, nothing has changed.
     pub is_recorded: bool,
 }
@@ -39,7 +41,8 @@ impl Stat {
         let cpu_ticks = [next(1)?, next(0)?];
         let start_time = next(22 - 16)?;
         let size = [next(0)?, next(0)?];
-        let work = Work { faults, cpu_ticks, size, is_recorded: false };
+        let program = [next(1).unwrap_or_default(), next(1).unwrap_or_default()];
+        let work = Work { faults, cpu_ticks, size, program, is_recorded: false };
         Some(Self { start_time, is_kernel_thread: flags & PF_KTHREAD != 0, work })
     }
 }
@@ -52,13 +55,18 @@ mod tests {
     fn what_is_needed_of_stat() {
         let stat = |name: &str, flags: u32| {
             let text = format!(
-                "42 ({name}) S 1 42 42 0 -1 {flags} 10 11 12 13 14 15 16 17 20 0 1 0 7788 2445312 202 184467\n"
+                "42 ({name}) S 1 42 42 0 -1 {flags} 10 11 12 13 14 15 16 17 20 0 1 0 7788 2445312 202 184467 26 27 28 29\n"
             );
             Stat::parse(text.as_bytes()).unwrap()
         };
         for name in ["sleep", "", "a b", ") Z 0 (", "x) S 1 2 3", "\n"] {
-            let work =
-                Work { faults: [10, 12], cpu_ticks: [14, 15], size: [2_445_312, 202], is_recorded: false };
+            let work = Work {
+                faults: [10, 12],
+                cpu_ticks: [14, 15],
+                size: [2_445_312, 202],
+                program: [26, 28],
+                is_recorded: false,
+            };
             let plain = Stat { start_time: 7788, is_kernel_thread: false, work };
             assert_eq!(stat(name, 0x40_0000), plain, "{name:?}");
             assert_eq!(stat(name, 0x20_8040), Stat { is_kernel_thread: true, ..plain }, "{name:?}");

@@ -186,7 +186,7 @@ impl Scraper {
             let has_new_claims = discovery.observe(processes, now);
             processes.identify(proc, discovery, has_new_claims);
             discovery.see_running(processes);
-            processes.queue(now);
+            processes.queue(now, proc, discovery);
             self.phase = Phase::Reading;
             self.log_selection();
         }
@@ -219,6 +219,7 @@ impl Scraper {
     pub fn finish(&mut self) {
         let clock = thread_cpu_time();
         self.log_refusals();
+        self.processes.find_shared();
         self.snapshot.sum(|each| self.processes.readings().for_each(each));
         if let Some(accounts) = &mut self.accounts {
             accounts.read(&self.processes, &self.discovery);

@@ -7,6 +7,8 @@ use super::tally::Totals;
 pub struct Reading {
     pub(super) command: u32,
     packed: Vec<u8>,
+    /// The process counts, and its values do not: it shares them with another.
+    is_counted_only: bool,
     /// How many of its values are not told apart, for there are too many.
     pub(super) n_cut: u32,
 }
@@ -17,7 +19,13 @@ const KIB_BITS: u32 = 10;
 impl Reading {
     /// Whether it holds no mapping.
     pub fn is_empty(&self) -> bool {
-        self.packed.is_empty()
+        self.packed.is_empty() && !self.is_counted_only
+    }
+
+    /// Leaves its process among those of its command, and nothing else.
+    pub fn count_only(&mut self) {
+        self.clear();
+        self.is_counted_only = true;
     }
 
     /// Whether values of it are not told apart that may be told apart by the next read.
@@ -29,6 +37,7 @@ impl Reading {
     pub fn clear(&mut self) {
         self.packed = Vec::new();
         self.n_cut = 0;
+        self.is_counted_only = false;
     }
 
     /// Begins anew, for a process of this command.
@@ -36,6 +45,7 @@ impl Reading {
         self.command = command;
         self.packed.clear();
         self.n_cut = 0;
+        self.is_counted_only = false;
     }
 
     /// How long it is.
