@@ -1,0 +1,245 @@
+"""Ordinary processes in one container, without a capability, that try to hide, to crowd out others, to swell the exporter or to fake: in each
+case another container's values are exact, by path, and young.
+
+No containerd: a recording whose proc is a link to /proc, and containers that are cgroups with the test's own processes in them. The
+exporter has the manifest's settings: default budget and --max-samples.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exporter import EVERYTHING, Exporter, once
+from exposition import Exposition
+from lab import until
+from test_exactness import naive
+from test_hostile_processes import MIB, Cgroup, programs, resident, roots  # noqa: F401
+
+TICKS = os.sysconf("SC_CLK_TCK")
+INTERVAL = 1.0
+
+
+class Node:
+    """A recording of live processes, with two containers, `adversary` and `bystander`."""
+
+    def __init__(self, directory: Path, programs: Path):
+        self.directory, self.program = directory, programs / "adversary"
+        root = sorted(roots().items())[0][1]
+        self.adversary, self.bystander = Cgroup(root), Cgroup(root)
+        self.files = Path(tempfile.mkdtemp(prefix="smaps-adversary-", dir="/dev/shm"))
+        rows = [
+            f"{name}\t{cgroup.init.pid}\t{name}\tpod-0\tapp\n"
+            for name, cgroup in (("adversary", self.adversary), ("bystander", self.bystander))
+        ]
+        (directory / "proc").symlink_to("/proc")
+        (directory / "containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\n" + "".join(rows))
+
+    def run(self, *arguments, in_bystander: bool = False):
+        cgroup = self.bystander if in_bystander else self.adversary
+        return cgroup.run_ready(self.program, *map(str, arguments))
+
+    @contextmanager
+    def exporter(self, *arguments, prefix=("env", "MALLOC_ARENA_MAX=1")):
+        # One heap, as the static binary has.
+        with Exporter("--fixture", self.directory, *EVERYTHING, *arguments, prefix=prefix) as exporter:
+            yield exporter
+
+    def close(self):
+        for cgroup in (self.adversary, self.bystander):
+            cgroup.close()
+        # A path of a megabyte is no path: each directory is left before it is removed.
+        shutil.rmtree(self.files)
+
+
+@pytest.fixture
+def node(tmp_path, programs):  # noqa: F811
+    node = Node(tmp_path, programs)
+    yield node
+    node.close()
+
+
+def by_path(exposition: Exposition, namespace: str, field: str = "rss") -> dict[tuple[str, str], float]:
+    values = exposition.by(f"process_smaps_{field}_bytes", "namespace", "comm", "path")
+    return {(comm, path): value for (where, comm, path), value in values.items() if where == namespace}
+
+
+def assert_bystander(node: Node, exposition: Exposition):
+    """Its values are those that a naive read gives, each path under its name."""
+    expected: dict[tuple[str, str], int] = {}
+    values, _ = naive(node.bystander.pids())
+    for (_, comm, path), fields in values.items():
+        expected[comm, path] = expected.get((comm, path), 0) + fields["rss"]
+    assert by_path(exposition, "bystander") == expected
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def watch(node: Node, exporter: Exporter, seconds: float) -> tuple[float, int, float]:
+    """Asks each second: the bystander is exact. Says how old the oldest data was, the most memory used, and the share of a core."""
+    pid = exporter.process.pid
+    began, cpu = time.monotonic(), cpu_seconds(pid)
+    oldest, most = 0.0, 0
+    while time.monotonic() < began + seconds:
+        exposition = exporter.metrics()
+        assert_bystander(node, exposition)
+        oldest = max(oldest, exposition.value("smaps_exporter_oldest_data_seconds"))
+        most = max(most, resident(pid))
+        time.sleep(INTERVAL)
+    share = (cpu_seconds(pid) - cpu) / (time.monotonic() - began)
+    print(f"oldest data {oldest:.2f} s, resident {most / MIB:.1f} MiB, {share:.3f} of a core")
+    assert exporter.get("/healthz")[0] == 200
+    return oldest, most, share
+
+
+def folded(exposition: Exposition) -> dict[str, float]:
+    if "smaps_exporter_folded_paths" not in exposition:
+        return {}
+    return {where: n for (where,), n in exposition.by("smaps_exporter_folded_paths", "namespace").items()}
+
+
+def n_samples(exposition: Exposition) -> int:
+    return int(exposition.value("smaps_exporter_samples"))
+
+
+def test_a_path_of_a_megabyte(node):
+    """Attack 1: 60 GB of smaps."""
+    node.run("deep", node.files, 4000, 60_000)
+    with node.exporter() as exporter:
+        _, most, _ = watch(node, exporter, 30)
+        assert most < 64 * MIB
+        paths = [path for _, path in by_path(exporter.metrics(), "adversary")]
+        assert all(len(path) <= 4096 for path in paths)
+
+
+def test_half_a_million_paths(node):
+    """Attack 2, and the second part of 5: paths of 240 bytes, of which no byte is resident."""
+    for i in range(7):
+        node.run("paths", node.files, 64_000 * i, 64_000)
+    with node.exporter() as exporter:
+        _, most, _ = watch(node, exporter, 60)
+        exposition = exporter.metrics()
+        assert most < 128 * MIB and n_samples(exposition) <= 100_000
+        assert folded(exposition).keys() == {"adversary"}
+
+
+def test_a_name_each_300_microseconds(node):
+    """Attack 3."""
+    node.run("rename", 300)
+    with node.exporter() as exporter:
+        for _ in range(10):
+            exposition = exporter.after(1)
+            named = {comm: value for (comm, path), value in by_path(exposition, "adversary").items() if path == "[anon]" and comm.startswith("name-")}
+            assert len(named) == 1 and 16 * MIB <= sum(named.values()) < 17 * MIB, named
+
+
+def test_renamed_giants_among_many(node):
+    """Attack 4: four processes of 60,000 mappings with another name each second, beside 400 others."""
+    for _ in range(4):
+        node.run("renames", 60_000)
+    node.run("idle", 400, in_bystander=True)
+    with node.exporter() as exporter:
+        ages = []
+        for _ in range(30):
+            exposition = exporter.metrics()
+            assert_bystander(node, exposition)
+            ages.append(exposition.value("smaps_exporter_oldest_data_seconds"))
+            time.sleep(INTERVAL)
+        reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
+        print(f"oldest data {max(ages):.1f} s, reads {reads}")
+
+
+def test_hard_links(node):
+    """Attack 5: 4,600 paths of one MiB each, all of it resident."""
+    node.run("links", node.files, 4600)
+    with node.exporter() as exporter:
+        watch(node, exporter, 10)
+        exposition = exporter.metrics()
+        assert n_samples(exposition) <= 100_000
+        assert folded(exposition).keys() == {"adversary"}
+        assert sum(by_path(exposition, "adversary").values()) >= 4600 * MIB
+
+
+def test_3000_names(node):
+    """Attack 6: --max-samples is a bound."""
+    node.run("names", 3000)
+    with node.exporter("--max-samples", "10000") as exporter:
+        until(lambda: exporter.metrics().value("smaps_exporter_processes") > 3000, 60, "all of them are read")
+        watch(node, exporter, 10)
+        exposition = exporter.metrics()
+        assert 5000 < n_samples(exposition) <= 10_000
+        assert sum(exposition.by("process_smaps_processes", "namespace").values()) >= 3000
+        assert ("[other]",) in exposition.by("process_smaps_processes", "comm")
+
+
+@pytest.mark.parametrize("what", [("shared", 9), ("vfork",)], ids=["CLONE_VM", "vfork"])
+def test_one_address_space_counts_once(node, what):
+    """Attack 7."""
+    node.run(*what)
+    with node.exporter() as exporter:
+        for _ in range(5):
+            exposition = exporter.after(1)
+            total = sum(value for (comm, _), value in by_path(exposition, "adversary").items() if comm == "adversary")
+            assert 32 * MIB <= total < 34 * MIB, total / MIB
+            n_processes = exposition.by("process_smaps_processes", "comm")[("adversary",)]
+            assert n_processes == (9 if what[0] == "shared" else 2)
+
+
+def test_the_budget_covers_everything(node):
+    """Attack 8: 3,400 idle processes and a hundredth of a core."""
+    node.run("idle", 3400)
+    with node.exporter("--cpu-budget", "0.01") as exporter:
+        exporter.metrics()
+        time.sleep(5)
+        _, _, share = watch(node, exporter, 90)
+        # What it answers takes is beside the budget.
+        assert share < 0.02
+
+
+def test_moved_in_with_a_dead_leader(node, programs, tmp_path):  # noqa: F811
+    """Attacks 9 and 10: a process whose first thread has ended, first seen elsewhere and moved in later; and recorded there."""
+    mapped = tmp_path / "mapped"
+    mapped.write_bytes(bytes(4096))
+    outside = Cgroup(node.adversary.path.parent)
+    try:
+        process = outside.run_ready(programs / "hostile", "leaderless", mapped)
+        until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "the first thread has ended")
+        with node.exporter() as exporter:
+            assert ("leaderless", str(mapped)) not in by_path(exporter.after(), "adversary")
+            (node.adversary.path / "cgroup.procs").write_text(str(process.pid))
+            assert ("leaderless", str(mapped)) in by_path(exporter.after(), "adversary")
+        recording = tmp_path / "recording"
+        once("--record", recording, "--fixture", node.directory, *EVERYTHING)
+        replayed = Exposition(once("--once", "--fixture", recording, *EVERYTHING))
+        assert ("leaderless", str(mapped)) in by_path(replayed, "adversary")
+        assert by_path(replayed, "bystander").keys() == {key for key in by_path(replayed, "bystander") if key[0] == "sleep"}
+        process.kill()
+        process.wait()
+    finally:
+        outside.close()
+
+
+@pytest.mark.parametrize(("name", "size"), [("smaps", 1 << 30), ("comm", 200 * MIB), ("cgroup", 200 * MIB)])
+def test_a_recording_with_a_sparse_file(tmp_path, name, size):
+    """Attack 11."""
+    (tmp_path / "containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tcart\tapp\n")
+    mapping = "55d8a1c00000-55d8a1c22000 r--p 00000000 08:01 42 /bin/x\nRss:                   8 kB\n"
+    for pid in (1, 2):
+        process = tmp_path / f"proc/{pid}"
+        process.mkdir(parents=True)
+        (process / "comm").write_text("x\n")
+        (process / "cgroup").write_text("0::/c1\n")
+        (process / "smaps").write_text(mapping)
+    with (tmp_path / f"proc/2/{name}").open("r+b") as file:
+        file.truncate(size)
+    with Exporter("--fixture", tmp_path, *EVERYTHING) as exporter:
+        exposition = exporter.after()
+        assert exposition.by("process_smaps_rss_bytes", "path")[("/bin/x",)] >= 8192
+        assert resident(exporter.process.pid) < 32 * MIB
