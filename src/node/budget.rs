@@ -54,7 +54,8 @@ impl Budget {
 
     /// Ends the first scrape, which was not limited: what it cost is not paid off.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
-        (self.credit_seconds, self.overhead_seconds) = (0.0, overhead.as_secs_f64());
+        self.credit_seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
+        self.overhead_seconds = overhead.as_secs_f64();
     }
 
     /// When another scrape may begin.
@@ -114,6 +115,21 @@ mod tests {
     fn enough_budget_reads_all_and_none_means_no_limit() {
         assert_eq!(run(0.5, 100, &[10, 20, 30]), [100, 100, 100]);
         assert_eq!(run(0.0, 100, &[5000, 5000]), [100, 100]);
+    }
+
+    #[test]
+    fn no_limit_is_none_after_the_first_scrape_either() {
+        let (mut budget, start) = (Budget::new(0.0), Instant::now());
+        for second in 0..3 {
+            budget.begin_scrape(start + Duration::from_secs(second));
+            budget.spend(Duration::from_secs(100));
+            assert!(budget.allows(), "{second}");
+            match second {
+                0 => budget.end_first_scrape(Duration::from_secs(9)),
+                _ => budget.end_scrape(Duration::from_secs(9)),
+            }
+        }
+        assert!(budget.next_start().unwrap() <= start + Duration::from_secs(2));
     }
 
     #[test]
