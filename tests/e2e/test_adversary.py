@@ -20,28 +20,31 @@ from lab import until
 from test_exactness import naive
 from test_hostile_processes import MIB, Cgroup, programs, resident, roots  # noqa: F401
 
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 60))
 TICKS = os.sysconf("SC_CLK_TCK")
 INTERVAL = 1.0
 
 
 class Node:
-    """A recording of live processes, with two containers, `adversary` and `bystander`."""
+    """A recording of live processes, with containers of the namespaces `adversary` and `bystander`."""
 
-    def __init__(self, directory: Path, programs: Path):
+    def __init__(self, directory: Path, programs: Path, n_adversaries: int = 1, n_bystanders: int = 1):
         self.directory, self.program = directory, programs / "adversary"
         root = sorted(roots().items())[0][1]
-        self.adversary, self.bystander = Cgroup(root), Cgroup(root)
+        self.adversaries = [Cgroup(root) for _ in range(n_adversaries)]
+        self.bystanders = [Cgroup(root) for _ in range(n_bystanders)]
+        self.adversary, self.bystander = self.adversaries[0], self.bystanders[0]
         self.files = Path(tempfile.mkdtemp(prefix="smaps-adversary-", dir="/dev/shm"))
         rows = [
-            f"{name}\t{cgroup.init.pid}\t{name}\tpod-0\tapp\n"
-            for name, cgroup in (("adversary", self.adversary), ("bystander", self.bystander))
+            f"{name}-{i:02}\t{cgroup.init.pid}\t{name}\tpod-{i:02}\tapp\n"
+            for name, cgroups in (("adversary", self.adversaries), ("bystander", self.bystanders))
+            for i, cgroup in enumerate(cgroups)
         ]
         (directory / "proc").symlink_to("/proc")
         (directory / "containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\n" + "".join(rows))
 
-    def run(self, *arguments, in_bystander: bool = False):
-        cgroup = self.bystander if in_bystander else self.adversary
-        return cgroup.run_ready(self.program, *map(str, arguments))
+    def run(self, *arguments, cgroup: Cgroup | None = None):
+        return (cgroup or self.adversary).run_ready(self.program, *map(str, arguments))
 
     @contextmanager
     def exporter(self, *arguments, prefix=("env", "MALLOC_ARENA_MAX=1")):
@@ -50,7 +53,7 @@ class Node:
             yield exporter
 
     def close(self):
-        for cgroup in (self.adversary, self.bystander):
+        for cgroup in (*self.adversaries, *self.bystanders):
             cgroup.close()
         # A path of a megabyte is no path: each directory is left before it is removed.
         shutil.rmtree(self.files)
@@ -71,7 +74,7 @@ def by_path(exposition: Exposition, namespace: str, field: str = "rss") -> dict[
 def assert_bystander(node: Node, exposition: Exposition):
     """Its values are those that a naive read gives, each path under its name."""
     expected: dict[tuple[str, str], int] = {}
-    values, _ = naive(node.bystander.pids())
+    values, _ = naive([pid for cgroup in node.bystanders for pid in cgroup.pids()])
     for (_, comm, path), fields in values.items():
         expected[comm, path] = expected.get((comm, path), 0) + fields["rss"]
     assert by_path(exposition, "bystander") == expected
@@ -144,7 +147,7 @@ def test_renamed_giants_among_many(node):
     """Attack 4: four processes of 60,000 mappings with another name each second, beside 400 others."""
     for _ in range(4):
         node.run("renames", 60_000)
-    node.run("idle", 400, in_bystander=True)
+    node.run("idle", 400, cgroup=node.bystander)
     with node.exporter() as exporter:
         ages = []
         for _ in range(30):
@@ -243,3 +246,39 @@ def test_a_recording_with_a_sparse_file(tmp_path, name, size):
         exposition = exporter.after()
         assert exposition.by("process_smaps_rss_bytes", "path")[("/bin/x",)] >= 8192
         assert resident(exporter.process.pid) < 32 * MIB
+
+
+def limited(path: Path) -> tuple[str, ...]:
+    """A command that runs another in a memory cgroup of the manifest's 256 MiB."""
+    limit = path / ("memory.max" if (path / "memory.max").exists() else "memory.limit_in_bytes")
+    limit.write_text(str(256 * MIB))
+    return ("sh", "-c", f'echo $$ > {path}/cgroup.procs && exec env MALLOC_ARENA_MAX=1 "$@"', "sh")
+
+
+def test_all_at_once(tmp_path, programs):  # noqa: F811
+    """Ten adversaries beside twenty bystanders at the manifest's limits. SOAK_SECONDS=600 goes on for ten minutes."""
+    node = Node(tmp_path, programs, 10, 20)
+    own = Cgroup(sorted(roots().items())[0][1])
+    try:
+        attacks = [
+            ("deep", node.files / "0", 4000, 60_000), ("paths", node.files / "1", 0, 64_000), ("paths", node.files / "2", 0, 64_000),
+            ("rename", 300), ("renames", 60_000), ("renames", 60_000), ("links", node.files / "6", 2000), ("names", 1000), ("shared", 9), ("idle", 1000),
+        ]  # fmt: skip
+        for attack, cgroup in zip(attacks, node.adversaries, strict=True):
+            if isinstance(attack[1], Path):
+                attack[1].mkdir()
+            node.run(*attack, cgroup=cgroup)
+        for cgroup in node.bystanders:
+            node.run("idle", 3, cgroup=cgroup)
+        with node.exporter(prefix=limited(own.path)) as exporter:
+            exporter.after(1)
+            most, half = 0, []
+            for _ in range(2):
+                _, resident_bytes, share = watch(node, exporter, SOAK_SECONDS / 2)
+                half.append(resident_bytes)
+                most = max(most, resident_bytes)
+                assert share < 0.25 * 1.1 + 0.1, "the budget and its tenth, and a tenth of a core for answering"
+            assert most < 256 * MIB and half[1] < half[0] + 4 * MIB
+    finally:
+        node.close()
+        own.close()
