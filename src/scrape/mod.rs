@@ -194,7 +194,13 @@ impl Scraper {
             return None; // there is something to show; the rest follows
         }
         let with_rollup = self.snapshot.shape().is_rollup();
-        self.processes.next(&self.proc, &self.discovery, &self.budget, with_rollup, thread)
+        let clock = thread_cpu_time();
+        let next = self.processes.next(&self.proc, &self.discovery, &self.budget, with_rollup, thread);
+        if next.is_none() {
+            // What is not read is asked who it is, and no read is charged for that.
+            self.overhead += thread_cpu_time().saturating_sub(clock);
+        }
+        next
     }
 
     /// Takes what the read of a job has found, in this scrape or in a later one.
