@@ -238,7 +238,7 @@ impl SelfMetrics {
             (
                 "smaps_exporter_oldest_data_seconds",
                 Gauge,
-                "Age of the oldest values in this exposition.",
+                "Age of the oldest values in this exposition when its scrape ended.",
                 seconds(report.oldest_data),
             ),
             (
