@@ -11,6 +11,8 @@ use smaps_container_exporter::demand::Demand;
 use smaps_container_exporter::http::Server;
 use smaps_container_exporter::http::publish::{Age, Publisher, publisher};
 
+const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
 /// Longer than anything here takes, shorter than anybody waits.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -36,6 +38,21 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     demand.end(true, None, now);
     server.start(published, demand.clone(), bell, DEADLINE, hosts).unwrap();
     (publisher, addr, demand)
+}
+
+/// What was published is old.
+fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
+    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
+    publish(&mut publisher, b"old 1\n");
+    thread::sleep(Duration::from_millis(2));
+    (publisher, addr, demand)
+}
+
+/// A scrape that whoever waits has waited for.
+fn scrape(publisher: &mut Publisher, demand: &Demand, text: &[u8]) {
+    demand.begin(Instant::now());
+    publish(publisher, text);
+    demand.end(true, None, Instant::now());
 }
 
 fn publish(publisher: &mut Publisher, text: &[u8]) {
@@ -68,14 +85,11 @@ fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
 /// Everybody who finds old data waits for one scrape, and gets what it gave.
 #[test]
 fn all_who_wait_get_the_next_scrape() {
-    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
-    publish(&mut publisher, b"old 1\n");
-    thread::sleep(Duration::from_millis(2));
-    let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut clients: Vec<_> = (0..60).map(|_| send(addr, get)).collect();
+    let (mut publisher, addr, demand) = serve_old();
+    let mut clients: Vec<_> = (0..60).map(|_| send(addr, GET)).collect();
     let mut other = send(addr, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(receive(&mut other).0.starts_with("HTTP/1.1 200 "), "who does not wait is not held up");
-    let gone = send(addr, get);
+    let gone = send(addr, GET);
     drop(gone);
     while demand.next_start(Instant::now()).is_none() {
         thread::yield_now();
@@ -85,9 +99,7 @@ fn all_who_wait_get_the_next_scrape() {
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing comes yet");
         client.set_nonblocking(false).unwrap();
     }
-    demand.begin(Instant::now());
-    publish(&mut publisher, b"new 2\n");
-    demand.end(true, None, Instant::now());
+    scrape(&mut publisher, &demand, b"new 2\n");
     for client in &mut clients {
         assert_eq!(receive(client).1, b"new 2\n");
     }
@@ -97,22 +109,17 @@ fn all_who_wait_get_the_next_scrape() {
 /// gets what there is.
 #[test]
 fn who_waits_takes_nobody_elses_place() {
-    let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
-    publish(&mut publisher, b"old 1\n");
-    thread::sleep(Duration::from_millis(2));
-    let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut clients: Vec<_> = (0..40).map(|_| send(addr, get)).collect();
-    (0..24).for_each(|_| drop(send(addr, get)));
+    let (mut publisher, addr, demand) = serve_old();
+    let mut clients: Vec<_> = (0..40).map(|_| send(addr, GET)).collect();
+    (0..24).for_each(|_| drop(send(addr, GET)));
     // Connections are taken in the order in which they come.
-    let mut late = send(addr, get);
+    let mut late = send(addr, GET);
     assert_eq!(receive(&mut late).1, b"old 1\n");
     for _ in 0..100 {
         let mut probe = send(addr, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut probe).0.starts_with("HTTP/1.1 200 "));
     }
-    demand.begin(Instant::now());
-    publish(&mut publisher, b"new 2\n");
-    demand.end(true, None, Instant::now());
+    scrape(&mut publisher, &demand, b"new 2\n");
     for client in &mut clients {
         assert_eq!(receive(client).1, b"new 2\n");
     }
@@ -121,9 +128,7 @@ fn who_waits_takes_nobody_elses_place() {
 /// Prometheus says when it gives up: shortly before, it gets what there is.
 #[test]
 fn who_has_waited_long_enough_gets_what_there_is() {
-    let (mut publisher, addr, _) = serve_on_demand(Duration::from_millis(1), Vec::new());
-    publish(&mut publisher, b"old 1\n");
-    thread::sleep(Duration::from_millis(2));
+    let (_publisher, addr, _) = serve_old();
     let timeout = "X-Prometheus-Scrape-Timeout-Seconds: 0.1";
     let mut client =
         send(addr, format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{timeout}\r\n\r\n").as_bytes());

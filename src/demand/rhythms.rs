@@ -14,7 +14,7 @@ const MAX_VISITS: usize = 8;
 const MIN_PERIOD: Duration = Duration::from_millis(250);
 /// A longer period is none: an hour is Prometheus's staleness twelve times.
 const MAX_PERIOD: Duration = Duration::from_secs(3600);
-/// A rhythm that so many requests in a row are missing of is over.
+/// So many requests in a row may be missing; a rhythm that more are missing of is over.
 const MAX_MISSED: u32 = 1;
 
 /// The clients of late, and the rhythms found.

@@ -55,10 +55,8 @@ impl Connections {
 
     /// Those that wait for a scrape do not count: they cost nothing, and a probe must get in beside them.
     fn n_active(&self) -> usize {
-        let is_active = |connection: &Connection| {
-            !connection.is_closing() && !matches!(connection.state, State::Waiting(_))
-        };
-        self.open.iter().filter(|connection| is_active(connection)).count()
+        let active = self.open.iter().filter(|connection| !connection.is_closing());
+        active.filter(|connection| !matches!(connection.state, State::Waiting(_))).count()
     }
 
     fn remove_ended(&mut self) {

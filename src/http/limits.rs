@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+/// As many requests wait for a scrape at a time; who comes then gets what there is.
+pub const MAX_WAITING: usize = 64;
+
 /// The server's limits; tests shorten them.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// How many connections may be open, those that are closing not counted.
+    /// How many connections may be open; those that wait for a scrape or are closing are not counted.
     pub n_connections: usize,
     /// How many more may be closing: they only wait for their clients to close as well. Those that were refused are among them, and one that
     /// makes room before its response is read looks broken to its client.

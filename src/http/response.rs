@@ -10,6 +10,7 @@ use tiny_http::{HTTPVersion, Header, StatusCode};
 
 use super::head::{Head, Host};
 use super::hosts::{Hosts, misdirected};
+use super::limits::MAX_WAITING;
 use super::page;
 use crate::demand::{Asked, Demand};
 use crate::http::publish::{Exposition, Published};
@@ -76,8 +77,6 @@ const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; ch
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody waits longer, for each who does holds a connection.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// As many wait at a time; who comes then gets what there is.
-const MAX_WAITING: usize = 64;
 /// What is left of a client's patience for the answer.
 const SPARE: Duration = Duration::from_millis(500);
 
@@ -126,11 +125,12 @@ pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Opti
         return None;
     }
     match site.demand.ask(peer, now) {
+        // One of the owners is the site.
         Asked::WaitFor(n_ended) if Arc::strong_count(&site.places) <= MAX_WAITING => {
             let deadline = now + patience(request.scrape_timeout);
             Some(Wait { n_ended, deadline, _place: site.places.clone() })
         }
-        _ => None,
+        Asked::WaitFor(_) | Asked::Young => None,
     }
 }
 

@@ -252,8 +252,9 @@ impl Processes {
         // A new name may be that of another program, while what was read is the memory of its parent, with which it shared it before (vfork):
         // that memory still lives. So a process with a new name is read once more.
         process.has_new_name = is_renamed && !process.has_new_name;
-        let is_another = reader.is_unchanged && process.reading.is_empty();
-        if process.has_new_name || is_another {
+        // So is one whose memory is as it was, and whose values are gone: it has another name or another container now.
+        let has_lost_values = reader.is_unchanged && process.reading.is_empty();
+        if process.has_new_name || has_lost_values {
             return self.queue.again(i);
         }
         if reader.was_slow {

@@ -28,7 +28,7 @@ const MAX_LEFT_BEHIND: usize = 10;
 /// While nobody wants a scrape, whoever waits for that looks around so often.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// While reads are left behind, what waits for the next scrape is as long at their service, and as long at that of the containers' source.
+/// While reads are left behind, whoever waits for the next scrape lets them deliver for so long, then the containers' source answer, by turns.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// What is done with the result of a scrape: says when there may be another.
@@ -129,6 +129,7 @@ impl Shared {
                 state = lock(&self.state);
                 state.scraper.take(job, result, &reader);
                 if !has_turn {
+                    // Only now that it has delivered: until then whoever waits for a scrape lets go of the state for it.
                     lock(&self.watch).n_left_behind -= 1;
                     return;
                 }

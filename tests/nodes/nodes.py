@@ -23,8 +23,8 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BINARY, IMAGE = Path(os.environ["EXPORTER"]).resolve(), Path(os.environ["IMAGE_TAR"]).resolve()
-MINUTES = 20  # the longest that a machine may take; two on two cores take six
-AT_ONCE = 2
+MINUTES = 20  # the longest that a machine may take; two at once on two cores take nine
+AT_ONCE = 2  # a machine's tests are mostly one process
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
 
 
