@@ -69,9 +69,9 @@ use crate::demand::Demand;
 use crate::errors::plain;
 use crate::exposition::self_metrics::OLDEST_DATA;
 use crate::http::Server;
-use crate::http::publish::{self, Age, Publisher};
-use crate::scrape::Scraper;
-use crate::scrape::threads::{self, AfterScrape, Next};
+use crate::http::publish::{self, Age, Document, Publisher};
+use crate::scrape::threads::{self, AfterPass, Next};
+use crate::scrape::{Pass, Scraper};
 use crate::sources::recording::Writer;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
@@ -139,7 +139,7 @@ fn scrape_once<T: Send + 'static>(
     scraper.list_first(ONLY_LISTING)?;
     let (sender, receiver) = mpsc::channel();
     let deadline = Instant::now() + ONLY_READS;
-    let after: AfterScrape = Box::new(move |scraper, result| {
+    let after: AfterPass = Box::new(move |scraper, _, result| {
         if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
             return Next::Soon;
         }
@@ -177,6 +177,8 @@ fn serve(options: &Options) -> Result<(), String> {
     // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
     sandbox::enter(options);
     let (publisher, published) = publish::publisher();
+    let ooms = Document::default();
+    let records = ooms.clone();
     let interval = options.scrape_interval;
     let demand = Arc::new(Demand::new(interval, Instant::now()));
     let bell =
@@ -188,12 +190,12 @@ fn serve(options: &Options) -> Result<(), String> {
             if let Err(error) = scraper.list_first(FIRST_LISTING) {
                 warn!("{error}");
             }
-            threads::run(scraper, demand, publish_each(publisher));
+            threads::run(scraper, demand, publish_each(publisher, records));
         })
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, asked, bell, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
+        .start(published, ooms, asked, bell, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on http://{addr}/");
     let name = runtime.block_on(poll_fn(|context| {
@@ -207,11 +209,15 @@ fn serve(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Publishes each scrape.
-fn publish_each(mut publisher: Publisher) -> AfterScrape {
+/// Publishes each scrape, and the records of OOM kills whenever there are new ones.
+fn publish_each(mut publisher: Publisher, ooms: Document) -> AfterPass {
     let mut last_error = None;
-    Box::new(move |scraper, result| {
+    Box::new(move |scraper, pass, result| {
+        if let Some(records) = scraper.news_of_ooms() {
+            ooms.replace(records);
+        }
         match result {
+            Ok(()) if pass == Pass::Check => {}
             Ok(()) => {
                 if last_error.take().is_some() {
                     info!("scrapes succeed again");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::demand::Demand;
 use smaps_container_exporter::http::Server;
-use smaps_container_exporter::http::publish::{Age, Publisher, publisher};
+use smaps_container_exporter::http::publish::{Age, Document, Publisher, publisher};
 
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -36,7 +36,7 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     let bell = demand.listen().unwrap();
     demand.begin(now);
     demand.end(true, None, now);
-    server.start(published, demand.clone(), bell, DEADLINE, hosts).unwrap();
+    server.start(published, Document::default(), demand.clone(), bell, DEADLINE, hosts).unwrap();
     (publisher, addr, demand)
 }
 

@@ -95,6 +95,7 @@ fn own_metrics() {
         &report,
         &[(r#"{namespace="shop"}"#.to_owned(), 1)],
         [(r#"{namespace="shop",pod="cart",container="app""#, 1)].into_iter(),
+        [(r#"{namespace="shop",pod="cart",container="app""#, 1)].into_iter(),
     );
     let text = String::from_utf8(text).unwrap() + OLDEST_DATA + "1\n";
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");

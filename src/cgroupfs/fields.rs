@@ -83,12 +83,25 @@ pub const GROUPS: [&str; 3] = ["memory", "cpu", "pids"];
 pub const N_FIELDS: usize = 50;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
-const CURRENT: usize = 0;
+pub const CURRENT: usize = 0;
 const MAX: usize = 4;
 /// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not say it, so it is found on the way to the root.
-const LIMIT: usize = 5;
+pub const LIMIT: usize = 5;
 const WORKING_SET: usize = 6;
+pub(super) const ANON: usize = 9;
+pub(super) const FILE: usize = 10;
+pub(super) const KERNEL: usize = 11;
+pub(super) const KERNEL_STACK: usize = 12;
+pub(super) const PAGETABLES: usize = 13;
+pub(super) const PERCPU: usize = 14;
+pub(super) const SOCK: usize = 15;
+/// `FIELDS[SHMEM]`: tmpfs and shared memory.
+pub const SHMEM: usize = 16;
+pub(super) const FILE_MAPPED: usize = 17;
 const INACTIVE_FILE: usize = 24;
+pub(super) const SLAB: usize = 30;
+/// `FIELDS[OOM_KILLS]`: the processes of the cgroup that the kernel killed for want of memory.
+pub const OOM_KILLS: usize = 37;
 
 /// Version 1's "no limit" is `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 less a page. Pages have at most 64 KiB.
 const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
@@ -404,6 +417,11 @@ impl File {
         self.name.split('.').next().unwrap_or_default()
     }
 
+    /// Whether the field at this position of the table is in it.
+    pub fn has(&self, field: usize) -> bool {
+        self.lines.iter().any(|line| line.field == field)
+    }
+
     /// Takes the fields from the file's text. What is not as the kernel prints it is passed over.
     pub fn parse(&self, text: &[u8], values: &mut Values) {
         for line in text.split(|&b| b == b'\n') {
@@ -438,7 +456,7 @@ fn total(text: &[u8]) -> Option<u64> {
 }
 
 /// Digits and nothing else; none beyond 64 bits.
-fn number(text: &[u8]) -> Option<u64> {
+pub(super) fn number(text: &[u8]) -> Option<u64> {
     let digit = |number: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)

@@ -4,7 +4,8 @@
 //! another has been made at the same path.
 //!
 //! The files are opened anew each time. That is 4 of the 7 microseconds that one takes, but an open one holds a buffer of 4 KiB in the
-//! kernel, which counts as our memory: 10 MB for 250 containers.
+//! kernel, which counts as our memory: 10 MB for 250 containers. Only the one that says what is charged stays open, for it is looked at
+//! every interval.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 
-use super::fields::{self, File, GroupMask, Values, Version};
+use super::fields::{self, CURRENT, File, GroupMask, OOM_KILLS, Values, Version};
 use super::namespace;
 use crate::errors::plain;
-use crate::procfs::files::{open_directory, read_file};
+use crate::procfs::files::{open_directory, open_file, read_file};
 
 /// Only the root of version 2 has it, and each cgroup below.
 const CONTROLLERS: &str = "cgroup.controllers";
@@ -47,6 +48,8 @@ pub struct CgroupFs {
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
+    /// The file that says what is charged to it, once it was looked at.
+    current: Option<OwnedFd>,
 }
 
 impl CgroupFs {
@@ -161,6 +164,46 @@ impl CgroupFs {
         (0..up).for_each(|_| self.name.push_str("../"));
         self.name.push_str(LIMIT);
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
+    }
+
+    /// What is charged to the cgroup, in bytes, of one that was read before; none if it is gone.
+    pub fn current(&mut self, cgroup: &mut Cgroup) -> Option<u64> {
+        if cgroup.current.is_none() {
+            let (at, file) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
+            let directory = cgroup.directories.get(*at)?.as_ref()?;
+            cgroup.current = open_file(directory.as_fd(), file.name).ok();
+        }
+        let mut text = [0; 32];
+        let n_bytes = rustix::io::pread(cgroup.current.as_ref()?, &mut text, 0).ok()?;
+        fields::number(text[..n_bytes].trim_ascii_end())
+    }
+
+    /// How many processes of the cgroup, of one that was read before, the kernel has killed for want of memory.
+    pub fn oom_kills(&mut self, cgroup: &Cgroup) -> Option<u64> {
+        let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
+        let directory = cgroup.directories.get(*at)?.as_ref()?;
+        self.text_of_kills(directory.as_fd(), file.name)
+    }
+
+    /// The same of the cgroup above the one at `path`, a pod's: with those of all cgroups below it, also of such as are gone. Version 1 does
+    /// not count so, and the root does not count.
+    pub fn oom_kills_above(&mut self, path: &[u8]) -> Option<u64> {
+        namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let place = Path::new(OsStr::from_bytes(&self.resolved));
+        let above = place.parent().filter(|above| !above.as_os_str().is_empty())?;
+        let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
+        if self.version == Version::V1 {
+            return None;
+        }
+        let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
+        self.text_of_kills(directory.as_fd(), file.name)
+    }
+
+    fn text_of_kills(&mut self, directory: BorrowedFd<'_>, name: &'static str) -> Option<u64> {
+        let (_, file) = self.files.iter().find(|(_, file)| file.name == name)?;
+        let mut values = Values::default();
+        file.parse(read_file(directory, name, &mut self.text).ok()?, &mut values);
+        values.get(OOM_KILLS)
     }
 
     /// Calls `each` with the text of every file that was read of the cgroup at `path`, and its place in a recording; also those of the

@@ -1,5 +1,6 @@
 //! Linux's cgroup file system, version 2 or version 1's hierarchies, or a recording of one. Knows cgroups and nothing of containers.
 
+pub mod account;
 pub mod fields;
 pub mod files;
 mod namespace;

@@ -1,18 +1,48 @@
 //! The containers' own accounts as Prometheus text: the families `cgroup_*`.
 
 use super::text::{Family, Kind};
+use crate::cgroupfs::account::{PARTS, parts};
 use crate::cgroupfs::fields::{FIELDS, Unit, Values};
 
-/// Appends the families to `text`, those that have a sample.
-///
-/// `accounts` are the label text of each container, left open, and what its cgroup says, in the order in which they are exported.
-pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = (&'a str, &'a Values)> + Clone) {
+/// What a container's memory consists of.
+pub const ACCOUNT: &str =
+    "Parts of the memory charged to the container; together they are cgroup_memory_current_bytes.";
+/// What of it nobody maps.
+pub const UNMAPPED: &str = "What no process maps of the page cache, and of tmpfs and shared memory.";
+
+/// How the label text of each part ends.
+const PART_LABELS: [&str; PARTS.len()] = [
+    ",part=\"anon\"}",
+    ",part=\"page_cache\"}",
+    ",part=\"shmem\"}",
+    ",part=\"slab\"}",
+    ",part=\"page_tables\"}",
+    ",part=\"kernel_stacks\"}",
+    ",part=\"percpu\"}",
+    ",part=\"kernel_other\"}",
+    ",part=\"sockets\"}",
+    ",part=\"remainder\"}",
+];
+
+/// The account of one container.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'a> {
+    /// The container's label text, left open.
+    pub labels: &'a str,
+    /// What its cgroup says.
+    pub values: &'a Values,
+    /// How many bytes of the page cache, and of tmpfs and shared memory, no process maps; none if that cannot be told.
+    pub unmapped: Option<[u64; 2]>,
+}
+
+/// Appends the families to `text`, those that have a sample. The accounts are in the order in which they are exported.
+pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Account<'a>> + Clone) {
     let mut first = 0;
     for fields in FIELDS.chunk_by(|a, b| a.name == b.name) {
         let field = &fields[0];
         let kind = if field.unit.is_counter() { Kind::Counter } else { Kind::Gauge };
         let mut family = Family::new(text, "cgroup_", field.name, field.unit.suffix(), kind, field.help);
-        for (labels, values) in accounts.clone() {
+        for Account { labels, values, .. } in accounts.clone() {
             for (i, field) in fields.iter().enumerate() {
                 let Some(number) = values.get(first + i) else { continue };
                 match field.unit {
@@ -23,6 +53,21 @@ pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = (&'a str, &
         }
         first += fields.len();
     }
+    let mut family = Family::new(text, "cgroup_", "memory_account", "_bytes", Kind::Gauge, ACCOUNT);
+    for Account { labels, values, .. } in accounts.clone() {
+        for (part, bytes) in PART_LABELS.into_iter().zip(parts(values).unwrap_or_default()) {
+            if let Some(bytes) = bytes {
+                family.signed_sample(labels, part, bytes);
+            }
+        }
+    }
+    let mut family = Family::new(text, "cgroup_", "memory_unmapped", "_bytes", Kind::Gauge, UNMAPPED);
+    for Account { labels, unmapped, .. } in accounts {
+        // Of the page cache, and of tmpfs and shared memory.
+        for (part, bytes) in PART_LABELS[1..=2].iter().zip(unmapped.into_iter().flatten()) {
+            family.sample(labels, part, bytes);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -31,16 +76,28 @@ mod tests {
     use crate::cgroupfs::fields::values;
 
     #[test]
+    fn each_part_has_its_label() {
+        for (label, part) in PART_LABELS.into_iter().zip(PARTS) {
+            assert_eq!(label, format!(",part=\"{part}\"}}"));
+        }
+    }
+
+    #[test]
     fn families_that_have_a_sample() {
         let a = values(&[
             ("memory.current", "4096\n"),
             ("memory.max", "max\n"),
+            ("memory.stat", "anon 5000\n"),
             ("memory.events", "low 0\noom_kill 2\n"),
             ("memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1500000\n"),
         ]);
         let b = values(&[("memory.current", "0\n"), ("memory.events", "oom_kill 0\n")]);
         let mut text = Vec::new();
-        render(&mut text, [("{pod=\"a\"", &a), ("{pod=\"b\"", &b)].into_iter());
+        let accounts = [
+            Account { labels: "{pod=\"a\"", values: &a, unmapped: Some([7, 0]) },
+            Account { labels: "{pod=\"b\"", values: &b, unmapped: None },
+        ];
+        render(&mut text, accounts.into_iter());
         let text = String::from_utf8(text).unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with("# HELP")).collect();
         assert_eq!(
@@ -49,15 +106,24 @@ mod tests {
                 "# TYPE cgroup_memory_current_bytes gauge",
                 r#"cgroup_memory_current_bytes{pod="a"} 4096"#,
                 r#"cgroup_memory_current_bytes{pod="b"} 0"#,
+                "# TYPE cgroup_memory_stat_anon_bytes gauge",
+                r#"cgroup_memory_stat_anon_bytes{pod="a"} 5000"#,
                 "# TYPE cgroup_memory_events_total counter",
                 r#"cgroup_memory_events_total{pod="a",event="low"} 0"#,
                 r#"cgroup_memory_events_total{pod="a",event="oom_kill"} 2"#,
                 r#"cgroup_memory_events_total{pod="b",event="oom_kill"} 0"#,
                 "# TYPE cgroup_memory_pressure_some_seconds_total counter",
                 r#"cgroup_memory_pressure_some_seconds_total{pod="a"} 1.5"#,
+                "# TYPE cgroup_memory_account_bytes gauge",
+                r#"cgroup_memory_account_bytes{pod="a",part="anon"} 5000"#,
+                r#"cgroup_memory_account_bytes{pod="a",part="remainder"} -904"#,
+                r#"cgroup_memory_account_bytes{pod="b",part="remainder"} 0"#,
+                "# TYPE cgroup_memory_unmapped_bytes gauge",
+                r#"cgroup_memory_unmapped_bytes{pod="a",part="page_cache"} 7"#,
+                r#"cgroup_memory_unmapped_bytes{pod="a",part="shmem"} 0"#,
             ]
         );
-        assert_eq!(text.lines().count(), samples.len() + 3);
+        assert_eq!(text.lines().count(), samples.len() + 6);
         let mut nothing = Vec::new();
         render(&mut nothing, [].into_iter());
         assert!(nothing.is_empty());

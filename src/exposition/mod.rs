@@ -1,5 +1,6 @@
 //! Pure: a snapshot, the containers' accounts and the exporter's own figures become Prometheus text.
 
 pub mod cgroups;
+pub mod ooms;
 pub mod self_metrics;
 pub mod text;

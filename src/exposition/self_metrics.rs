@@ -146,13 +146,15 @@ impl SelfMetrics {
     /// Appends the families to `text`.
     ///
     /// `namespaces` are the label texts of those that have containers, and how many each has; `folded` those of the containers of which
-    /// paths are folded, left open, and how many.
+    /// paths are folded, left open, and how many; `oom_kills` the same of those whose account is read, and of how many processes the kernel
+    /// has killed.
     pub fn render<'a>(
         &self,
         text: &mut Vec<u8>,
         report: &Report,
         namespaces: &[(String, u64)],
         folded: impl Iterator<Item = (&'a str, u64)>,
+        oom_kills: impl Iterator<Item = (&'a str, u64)>,
     ) {
         use Kind::{Counter, Gauge};
         let since_epoch =
@@ -173,6 +175,11 @@ impl SelfMetrics {
         let mut folded = folded.map(|(labels, n_folded)| (Closed(labels), n_folded)).peekable();
         if folded.peek().is_some() {
             labelled(text, "smaps_exporter_folded_paths", Gauge, help, folded);
+        }
+        let help = "Processes of the container that the kernel has killed for want of memory, since the exporter found it.";
+        let mut oom_kills = oom_kills.map(|(labels, n_kills)| (Closed(labels), n_kills)).peekable();
+        if oom_kills.peek().is_some() {
+            labelled(text, "smaps_exporter_oom_kills_total", Counter, help, oom_kills);
         }
         let [smaps, rollup, unchanged] = report.reads;
         labelled(

@@ -97,6 +97,12 @@ impl<'a> Family<'a> {
         push_value(self.text, value);
     }
 
+    /// Writes a sample of a whole number that may be negative.
+    pub(super) fn signed_sample(&mut self, labels: &str, more_labels: &str, value: i64) {
+        self.begin_sample(labels, more_labels);
+        let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
+    }
+
     /// Writes a sample of so many nanoseconds, in seconds.
     pub(super) fn sample_of_time(&mut self, labels: &str, more_labels: &str, nanoseconds: u64) {
         self.begin_sample(labels, more_labels);

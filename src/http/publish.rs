@@ -130,6 +130,22 @@ impl Published {
     }
 }
 
+/// A short text that is replaced now and then; none before the first.
+#[derive(Clone, Debug, Default)]
+pub struct Document(Arc<Mutex<Option<String>>>);
+
+impl Document {
+    /// Serves this text from now on.
+    pub fn replace(&self, text: String) {
+        *lock(&self.0) = Some(text);
+    }
+
+    /// The text that is served now.
+    pub fn text(&self) -> Option<String> {
+        lock(&self.0).clone()
+    }
+}
+
 /// The writing half: what the scrape thread owns.
 pub struct Publisher {
     published: Published,

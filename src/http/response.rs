@@ -13,7 +13,7 @@ use super::hosts::{Hosts, misdirected};
 use super::limits::MAX_WAITING;
 use super::page;
 use crate::demand::{Asked, Demand};
-use crate::http::publish::{Exposition, Published};
+use crate::http::publish::{Document, Exposition, Published};
 
 /// A printed head and the body that goes with it.
 pub struct Response {
@@ -80,12 +80,17 @@ const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// What is left of a client's patience for the answer.
 const SPARE: Duration = Duration::from_millis(500);
 
+/// What `/ooms` says before the first kill.
+const NO_OOMS: &str = "{\"records\":[]}\n";
+
 const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
 /// What is served, and to whom.
 pub struct Site {
     /// The expositions.
     pub published: Published,
+    /// The records of OOM kills, as JSON.
+    pub ooms: Document,
     /// Who asks for them.
     pub demand: Arc<Demand>,
     /// Shared by each that waits for a scrape.
@@ -179,6 +184,10 @@ pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
         },
         (_, b"/readyz") if published.latest().is_some() => (200, &[PLAIN, UNCACHED], "ok\n".into()),
         (_, b"/readyz") => (503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n".into()),
+        (_, b"/ooms") => {
+            let text = site.ooms.text().unwrap_or_else(|| NO_OOMS.to_owned());
+            (200, &[("Content-Type", "application/json"), UNCACHED], Body::Bytes(text.into_bytes().into()))
+        }
         (_, b"/dashboard.json") => (
             200,
             &[("Content-Type", "application/json"), ("Cache-Control", "no-cache")],
@@ -192,7 +201,11 @@ pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
             None if path == b"/" => {
                 (302, &[PLAIN, ("Location", "metrics"), ("Vary", "Accept")], "see /metrics\n".into())
             }
-            None => (404, &[PLAIN], "there are /metrics, /healthz, /readyz, /dashboard.json and /\n".into()),
+            None => (
+                404,
+                &[PLAIN],
+                "there are /metrics, /healthz, /readyz, /ooms, /dashboard.json and /\n".into(),
+            ),
         },
     };
     // Without a body the head still says how long it would be.
@@ -281,6 +294,7 @@ mod tests {
             demand.end(true, None, now);
             Site {
                 published,
+                ooms: Document::default(),
                 demand,
                 places: Arc::default(),
                 max_age: MINUTE,

@@ -25,7 +25,7 @@ use super::connection::Connection;
 use super::connections::Connections;
 use super::hosts::Hosts;
 use super::limits::{LIMITS, Limits};
-use super::publish::Published;
+use super::publish::{Document, Published};
 use super::response::Site;
 use super::throttle::Throttle;
 use crate::demand::Demand;
@@ -103,6 +103,7 @@ impl Server {
     pub fn start(
         self,
         published: Published,
+        ooms: Document,
         demand: Arc<Demand>,
         bell: UnixStream,
         max_age: Duration,
@@ -112,6 +113,7 @@ impl Server {
         let node_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let site = Site {
             published,
+            ooms,
             demand,
             places: Arc::default(),
             max_age,
@@ -268,7 +270,7 @@ mod tests {
         demand.begin(now);
         demand.end(true, None, now);
         let bell = demand.listen().unwrap();
-        server.start(published, demand, bell, MINUTE, Vec::new()).unwrap();
+        server.start(published, Document::default(), demand, bell, MINUTE, Vec::new()).unwrap();
         addr
     }
 

@@ -1,19 +1,34 @@
-//! The containers' own accounts: what the cgroup of each says, read once a scrape.
+//! The containers' own accounts: what the cgroup of each says, read once a scrape, and looked at every interval.
 //!
 //! Those are read that a filter can select a process of, and that have a process. Nothing is allocated while they stay the same.
+//!
+//! A container whose use is close to its limit may be killed for it. So it is *full* from nine tenths on: what it maps is kept after each
+//! scrape, to be told when the kernel has counted a kill (see [`super::ooms`]).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use log::{Level, log};
 use rustix::process::{Resource, getrlimit};
 
 use super::discovery::Discovery;
+use super::ooms::{Kill, Kills, Portrait};
 use super::owners::{Container, named_cgroup};
 use super::process::Process;
 use super::processes::Processes;
-use crate::cgroupfs::fields::Values;
+use crate::cgroupfs::account;
+use crate::cgroupfs::fields::{CURRENT, LIMIT, SHMEM, Values};
 use crate::cgroupfs::files::{Cgroup, CgroupFs};
+use crate::procfs::mounts::Mounts;
+use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
+use crate::totals::grouping::kind;
+use crate::totals::snapshot::Snapshot;
+
+/// What is looked at between scrapes is read whole so often: a limit may have been changed.
+const MAX_AGE: Duration = Duration::from_secs(60);
+/// What lies on tmpfs is found out anew so often, of containers that have some.
+const MOUNTS_AGE: Duration = Duration::from_secs(60);
 
 /// The accounts of the node's containers.
 #[derive(Debug)]
@@ -23,56 +38,212 @@ pub struct Accounts {
     table: Vec<Account>,
     /// The positions of those that are exported, by label text.
     order: Vec<usize>,
+    /// Those that were dropped by the last look, for no process is left.
+    gone: Vec<Account>,
+    pub(super) kills: Kills,
     /// At most so many directories are held from scrape to scrape: the rest of the descriptors that we may have are for others.
     max_held: usize,
     /// How to tell the log that no container's cgroup is there, once; none when it has been told, or proved wrong.
     complaint: Option<Level>,
+    buffers: Buffers,
+    scratch: Vec<(u64, u32)>,
 }
 
 #[derive(Debug)]
-struct Account {
-    container: Arc<Container>,
+pub(super) struct Account {
+    pub(super) container: Arc<Container>,
     is_seen: bool,
+    /// One of its processes.
+    pid: u32,
     /// Where its cgroup is, as proc prints it; empty while that is not known.
-    path: Vec<u8>,
+    pub(super) path: Vec<u8>,
     /// When its init process began, once known.
     started_at: Option<u64>,
-    cgroup: Cgroup,
+    pub(super) cgroup: Cgroup,
     /// None if there is no such cgroup.
-    values: Option<Values>,
+    pub(super) values: Option<Values>,
+    read_at: Instant,
+    /// What is charged to it, as it was looked at last.
+    pub(super) current: u64,
+    /// How many kills the kernel has counted for it, and for the cgroup above it, as far as they have been told.
+    pub(super) n_kills: Option<u64>,
+    pub(super) n_kills_above: Option<u64>,
+    /// What its processes map of tmpfs and shared memory, in bytes by PSS, if that can be told.
+    mapped_shmem: Option<u64>,
+    mounts: Option<(Mounts, Instant)>,
+    pub(super) portrait: Option<Portrait>,
+}
+
+/// An account as it is exported.
+#[derive(Clone, Copy, Debug)]
+pub struct Exported<'a> {
+    /// The label text of its container, left open.
+    pub labels: &'a str,
+    /// What its cgroup says.
+    pub values: &'a Values,
+    /// How much of the page cache, and of tmpfs and shared memory, no process maps, in bytes; none if that cannot be told.
+    pub unmapped: Option<[u64; 2]>,
 }
 
 impl Accounts {
     /// Of what is read from `fs`; that it shows no container's cgroup is told at `level`.
     pub fn new(fs: CgroupFs, level: Level) -> Self {
         let max_held = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 4);
-        Self { fs, table: Vec::new(), order: Vec::new(), max_held, complaint: Some(level) }
+        Self {
+            fs,
+            table: Vec::new(),
+            order: Vec::new(),
+            gone: Vec::new(),
+            kills: Kills::default(),
+            max_held,
+            complaint: Some(level),
+            buffers: Buffers::default(),
+            scratch: Vec::new(),
+        }
     }
 
-    /// Reads the account of every container that has a process.
-    pub fn read(&mut self, processes: &Processes, discovery: &Discovery) {
+    /// Looks which containers have a process, and which processes the kernel has killed since the last look.
+    pub fn look(&mut self, processes: &Processes, discovery: &Discovery, proc: &Proc) {
         let is_new = self.see(processes);
-        let mut is_changed = self.drop_unseen() || is_new;
-        let Self { fs, table, max_held, .. } = self;
-        let mut values = Values::default();
-        for (i, account) in table.iter_mut().enumerate() {
+        let is_gone = self.drop_unseen();
+        let mut is_changed = is_new || is_gone;
+        for account in &mut self.table {
             let (first_cgroup, started_at) = discovery.init_of(&account.container.listed.id);
             account.locate(first_cgroup);
-            let is_there = fs.read(&account.path, &mut account.cgroup, &mut values);
-            is_changed |= account.started_at != started_at || account.values.is_some() != is_there;
+            is_changed |= account.started_at != started_at;
             account.started_at = started_at;
-            account.values = is_there.then_some(values);
-            if !is_there {
-                account.path.clear();
-            }
-            if i >= *max_held {
-                account.cgroup = Cgroup::default();
-            }
         }
+        let n_on_node = proc.oom_kills(&mut self.buffers);
+        self.kills.find(n_on_node, &mut self.fs, &mut self.table, &mut self.gone);
+        self.gone.clear();
+        if is_changed {
+            self.sort();
+        }
+    }
+
+    /// Reads the account of every container that was seen.
+    pub fn read(&mut self, now: Instant) {
+        let is_changed = self.read_where(now, |_, _| true);
         if is_changed {
             self.sort();
         }
         self.complain();
+    }
+
+    /// Looks what is charged to each container, and reads the accounts of those that are full, or were not read for a minute.
+    pub fn glance(&mut self, now: Instant) {
+        let is_changed = self.read_where(now, |fs, account| {
+            if account.values.is_none() || now > account.read_at + MAX_AGE {
+                return true;
+            }
+            match fs.current(&mut account.cgroup) {
+                Some(current) => {
+                    account.current = current;
+                    account.is_full()
+                }
+                None => true,
+            }
+        });
+        if is_changed {
+            self.sort();
+        }
+    }
+
+    /// Says whether one is there now that was not, or the other way round.
+    fn read_where(
+        &mut self,
+        now: Instant,
+        mut is_due: impl FnMut(&mut CgroupFs, &mut Account) -> bool,
+    ) -> bool {
+        let mut is_changed = false;
+        let mut values = Values::default();
+        for (i, account) in self.table.iter_mut().enumerate() {
+            if !is_due(&mut self.fs, account) {
+                continue;
+            }
+            let is_there = self.fs.read(&account.path, &mut account.cgroup, &mut values);
+            is_changed |= account.values.is_some() != is_there;
+            if is_there {
+                account.take(values, now);
+                self.kills.begin(&mut self.fs, account);
+            } else {
+                account.values = None;
+                account.path.clear();
+            }
+            if i >= self.max_held {
+                account.cgroup = Cgroup::default();
+            }
+        }
+        is_changed
+    }
+
+    /// Whether a process is in a container that is full, so that it is read at every interval.
+    pub fn is_full_of(&self, process: &Process) -> bool {
+        let id = process.container().map(|container| container.listed.id.as_str());
+        id.and_then(|id| self.position(id).ok()).is_some_and(|i| self.table[i].is_full())
+    }
+
+    /// Whether any is.
+    pub fn has_full(&self) -> bool {
+        self.table.iter().any(Account::is_full)
+    }
+
+    /// Joins what was summed to the accounts: how much of tmpfs is mapped, and what those are full of that are full.
+    pub fn join(&mut self, snapshot: &Snapshot, processes: &Processes, proc: &Proc, now: Instant) {
+        for account in &mut self.table {
+            account.find_mapped_shmem(snapshot, proc, &mut self.buffers, now);
+        }
+        if !self.has_full() {
+            self.table.iter_mut().for_each(|account| account.portrait = None);
+            return;
+        }
+        // A process that has been killed meanwhile is missing in the sums: then what they were before is what it is told with.
+        if self.kills.n_on_node != proc.oom_kills(&mut self.buffers) {
+            return;
+        }
+        for account in &mut self.table {
+            if !account.is_full() {
+                account.portrait = None;
+                continue;
+            }
+            let portrait = account.portrait.get_or_insert_default();
+            let labels = &account.container.labels;
+            if snapshot.largest(labels, &mut portrait.largest, &mut self.scratch) {
+                (portrait.values, portrait.current) = (account.values.unwrap_or_default(), account.current);
+                portrait.oldest = None;
+            }
+        }
+        self.date(processes);
+    }
+
+    /// Sees when the oldest readings were made of those that are full.
+    fn date(&mut self, processes: &Processes) {
+        let mut last = None;
+        for process in processes.iter() {
+            let (Some(container), Some(read_at)) = (process.container(), process.values_from()) else {
+                continue;
+            };
+            let at = match last.filter(|&i: &usize| Arc::ptr_eq(&self.table[i].container, container)) {
+                Some(i) => i,
+                None => match self.position(&container.listed.id) {
+                    Ok(i) => i,
+                    Err(_) => continue,
+                },
+            };
+            last = Some(at);
+            if let Some(portrait) = &mut self.table[at].portrait {
+                portrait.oldest = portrait.oldest.into_iter().chain([read_at]).min();
+            }
+        }
+    }
+
+    /// The kills that were found and not taken yet.
+    pub fn take_kills(&mut self) -> Vec<Kill> {
+        std::mem::take(&mut self.kills.found)
+    }
+
+    fn position(&self, id: &str) -> Result<usize, usize> {
+        self.table.binary_search_by(|known| known.container.listed.id.as_str().cmp(id))
     }
 
     /// Sees which containers have a process, and where: says whether one is new.
@@ -86,19 +257,20 @@ impl Accounts {
             // Processes of one container follow each other, mostly.
             let at = match last.filter(|&i| Arc::ptr_eq(&self.table[i].container, container)) {
                 Some(i) => i,
-                None => {
-                    let id = container.listed.id.as_str();
-                    match self.table.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)) {
-                        Ok(i) => i,
-                        Err(i) => {
-                            is_new = true;
-                            self.table.insert(i, Account::new(container));
-                            i
-                        }
+                None => match self.position(&container.listed.id) {
+                    Ok(i) => i,
+                    Err(i) => {
+                        is_new = true;
+                        self.table.insert(i, Account::new(container));
+                        i
                     }
-                }
+                },
             };
-            self.table[at].see(container, process);
+            if !Arc::ptr_eq(&self.table[at].container, container) {
+                // The same id, but restarted.
+                self.gone.push(std::mem::replace(&mut self.table[at], Account::new(container)));
+            }
+            self.table[at].see(process);
             last = Some(at);
         }
         is_new
@@ -106,10 +278,10 @@ impl Accounts {
 
     /// Drops the accounts of the containers that have no process any more: says whether there were any.
     fn drop_unseen(&mut self) -> bool {
-        let n_before = self.table.len();
-        self.table.retain_mut(|account| std::mem::take(&mut account.is_seen));
+        let unseen = self.table.extract_if(.., |account| !std::mem::take(&mut account.is_seen));
+        self.gone.extend(unseen);
         self.table.shrink_to(2 * self.table.len());
-        self.table.len() < n_before
+        !self.gone.is_empty()
     }
 
     /// By label text; of those that bear the same labels the youngest alone, by its id where it is not known when it began.
@@ -140,10 +312,14 @@ impl Accounts {
         }
     }
 
-    /// The label text of each container whose account is exported, left open, and what it says; by label text.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Values)> + Clone {
-        let accounts = self.order.iter().map(|&i| &self.table[i]);
-        accounts.filter_map(|account| Some((account.container.labels.as_str(), account.values.as_ref()?)))
+    /// The accounts that are exported, by label text.
+    pub fn iter(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
+        self.order.iter().filter_map(|&i| self.table[i].exported())
+    }
+
+    /// The label text of each container that is exported, left open, and how many of its processes the kernel has killed since the start.
+    pub fn n_kills(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.kills.counts()
     }
 
     /// Records the files that the accounts are read from into `to`.
@@ -166,20 +342,69 @@ impl Account {
         Self {
             container: container.clone(),
             is_seen: false,
+            pid: 0,
             path: Vec::new(),
             started_at: None,
             cgroup: Cgroup::default(),
             values: None,
+            read_at: Instant::now(),
+            current: 0,
+            n_kills: None,
+            n_kills_above: None,
+            mapped_shmem: None,
+            mounts: None,
+            portrait: None,
         }
     }
 
-    /// Takes note of a process of the container.
-    fn see(&mut self, container: &Arc<Container>, process: &Process) {
-        if !Arc::ptr_eq(&self.container, container) {
-            // The same id, but restarted.
-            *self = Self::new(container);
+    fn take(&mut self, values: Values, now: Instant) {
+        self.values = Some(values);
+        self.read_at = now;
+        self.current = values.get(CURRENT).unwrap_or(0);
+    }
+
+    /// What is charged to it and the limit that applies, if there is one.
+    pub(super) fn use_and_limit(&self) -> Option<(u64, u64)> {
+        Some((self.current, self.values?.get(LIMIT)?))
+    }
+
+    /// Whether nine tenths of what it may use are used.
+    pub(super) fn is_full(&self) -> bool {
+        self.use_and_limit().is_some_and(|(current, limit)| current >= limit - limit / 10)
+    }
+
+    fn exported(&self) -> Option<Exported<'_>> {
+        let values = self.values.as_ref()?;
+        let unmapped = self.mapped_shmem.and_then(|mapped| account::unmapped(values, mapped));
+        Some(Exported { labels: &self.container.labels, values, unmapped })
+    }
+
+    /// Finds out how much its processes map of tmpfs and shared memory, if there is any.
+    fn find_mapped_shmem(&mut self, snapshot: &Snapshot, proc: &Proc, buffers: &mut Buffers, now: Instant) {
+        let has_some = self.values.is_some_and(|values| values.get(SHMEM).is_some_and(|bytes| bytes > 0));
+        let labels = &self.container.labels;
+        if !has_some {
+            self.mapped_shmem = snapshot.mapped_files(labels, |_| false);
+            return;
         }
-        self.is_seen = true;
+        if self.mounts.as_ref().is_none_or(|(_, known_at)| now > *known_at + MOUNTS_AGE) {
+            // Where they cannot be read, in a recording that has none, the usual places of shared memory are known.
+            let mounts = proc.mounts(self.pid, buffers).unwrap_or_default();
+            self.mounts = Some((mounts, now));
+        }
+        let mounts = self.mounts.as_ref().map(|(mounts, _)| mounts);
+        self.mapped_shmem = snapshot.mapped_files(labels, |path| match kind(path.as_bytes()) {
+            "shm" => true,
+            "file" => mounts.is_some_and(|mounts| mounts.is_tmpfs(path)),
+            _ => false,
+        });
+    }
+
+    /// Takes note of a process of the container.
+    fn see(&mut self, process: &Process) {
+        if !std::mem::replace(&mut self.is_seen, true) {
+            self.pid = process.pid();
+        }
         if self.values.is_some() {
             return;
         }

@@ -13,27 +13,69 @@ const MAX_ELAPSED: Duration = Duration::from_secs(60);
 pub struct Budget {
     fraction: f64,
     credit_seconds: f64,
+    /// Up to when the time that passes has been credited.
+    credited_at: Option<Instant>,
     /// What the last scrape took beside its reads: set aside for this one.
     overhead_seconds: f64,
     began_at: Option<Instant>,
+    /// The same of a check between scrapes.
+    check_seconds: f64,
+    checked_at: Option<Instant>,
 }
 
 impl Budget {
     /// A budget of this fraction of one core; 0 is no limit. Full from the start: the first scrape reads everything.
     pub fn new(fraction: f64) -> Self {
-        let credit_seconds = f64::INFINITY;
-        Self { fraction, credit_seconds, overhead_seconds: 0.0, began_at: None }
+        Self {
+            fraction,
+            credit_seconds: f64::INFINITY,
+            credited_at: None,
+            overhead_seconds: 0.0,
+            began_at: None,
+            check_seconds: 0.0,
+            checked_at: None,
+        }
     }
 
     /// A scrape begins.
     ///
     /// What was overspent is paid off first; what was not used is lost, so that a quiet hour buys no long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
-        let Some(before) = self.began_at.replace(now).filter(|_| self.fraction > 0.0) else { return };
-        let most = MAX_ELAPSED.max(self.least_distance());
-        let elapsed = now.saturating_duration_since(before).min(most);
-        let allowance = self.fraction * elapsed.as_secs_f64() - self.overhead_seconds;
-        self.credit_seconds = self.credit_seconds.min(0.0) + allowance;
+        let before = self.began_at.replace(now);
+        self.credit(now);
+        let Some(before) = before.filter(|_| self.fraction > 0.0) else { return };
+        let most = self.fraction * self.counted(before, now).as_secs_f64();
+        self.credit_seconds = self.credit_seconds.min(most) - self.overhead_seconds;
+    }
+
+    /// A check begins, between two scrapes. It may spend what has been credited and was not used.
+    pub fn begin_check(&mut self, now: Instant) {
+        self.checked_at = Some(now);
+        self.credit(now);
+    }
+
+    /// Takes what a check has cost beside its reads.
+    pub fn end_check(&mut self, overhead: Duration) {
+        self.check_seconds = overhead.as_secs_f64();
+        self.credit_seconds -= self.check_seconds;
+    }
+
+    /// When another check may begin: a quarter of the budget pays for what they take beside their reads.
+    pub fn next_check(&self) -> Option<Instant> {
+        let seconds = if self.fraction > 0.0 { 4.0 * self.check_seconds / self.fraction } else { 0.0 };
+        Some(self.checked_at? + Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+
+    /// Credits the time that has passed since that was done last.
+    fn credit(&mut self, now: Instant) {
+        let Some(before) = self.credited_at.replace(now).filter(|_| self.fraction > 0.0) else { return };
+        let most = self.fraction * MAX_ELAPSED.max(self.least_distance()).as_secs_f64();
+        let credit = self.fraction * self.counted(before, now).as_secs_f64();
+        self.credit_seconds = (self.credit_seconds + credit).min(most);
+    }
+
+    fn counted(&self, before: Instant, now: Instant) -> Duration {
+        now.saturating_duration_since(before).min(MAX_ELAPSED.max(self.least_distance()))
     }
 
     /// Whether another process may be read in this scrape.
@@ -54,6 +96,7 @@ impl Budget {
 
     /// Ends the first scrape, which was not limited: what it cost is not paid off.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
+        self.credited_at = self.began_at;
         self.credit_seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
         self.overhead_seconds = overhead.as_secs_f64();
     }
@@ -130,6 +173,50 @@ mod tests {
             }
         }
         assert!(budget.next_start().unwrap() <= start + Duration::from_secs(2));
+    }
+
+    /// What checks spend is missing to the next scrape, and no more: the sum keeps to the budget.
+    #[test]
+    fn checks_spend_what_scrapes_may_not() {
+        let (mut budget, start) = (Budget::new(0.1), Instant::now());
+        budget.begin_scrape(start);
+        budget.end_first_scrape(Duration::ZERO);
+        let (mut spent, mut by_checks) = (Duration::ZERO, Duration::ZERO);
+        for second in 1..=1000 {
+            let now = start + Duration::from_secs(second);
+            let is_scrape = second % 15 == 0;
+            if is_scrape {
+                budget.begin_scrape(now)
+            } else {
+                budget.begin_check(now)
+            }
+            let mut n_reads = 0;
+            while budget.allows() && (is_scrape || n_reads < 10) {
+                budget.spend(Duration::from_millis(3));
+                spent += Duration::from_millis(3);
+                by_checks += if is_scrape { Duration::ZERO } else { Duration::from_millis(3) };
+                n_reads += 1;
+            }
+            let overhead = Duration::from_millis(2);
+            spent += overhead;
+            if is_scrape { budget.end_scrape(overhead) } else { budget.end_check(overhead) }
+        }
+        let (share, of_checks) = (spent.as_secs_f64() / 1000.0, by_checks.as_secs_f64() / 1000.0);
+        assert!((0.095..0.101).contains(&share) && (0.02..0.04).contains(&of_checks), "{share} {of_checks}");
+    }
+
+    #[test]
+    fn checks_are_rare_where_they_cost_much() {
+        let (mut budget, start) = (Budget::new(0.1), Instant::now());
+        assert_eq!(budget.next_check(), None);
+        budget.begin_check(start);
+        budget.end_check(Duration::from_millis(1));
+        assert_eq!(budget.next_check(), Some(start + Duration::from_millis(40)));
+        let mut unlimited = Budget::new(0.0);
+        unlimited.begin_check(start);
+        unlimited.end_check(Duration::from_secs(9));
+        assert!(unlimited.allows());
+        assert_eq!(unlimited.next_check(), Some(start));
     }
 
     #[test]

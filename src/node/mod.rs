@@ -6,6 +6,7 @@ pub mod budget;
 pub mod discovery;
 pub mod filter;
 pub mod ladder;
+pub mod ooms;
 pub mod owners;
 mod process;
 pub mod processes;

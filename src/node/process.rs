@@ -146,6 +146,16 @@ impl Process {
         self.container.as_ref()
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.entry.pid
+    }
+
+    /// When its values were read, if it has any.
+    pub fn values_from(&self) -> Option<Instant> {
+        self.read_at.filter(|_| self.is_selected && !self.reading.is_empty())
+    }
+
     /// Its cgroup path.
     pub fn cgroup(&self) -> &[u8] {
         &self.cgroup

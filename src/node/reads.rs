@@ -37,10 +37,16 @@ impl Processes {
         None
     }
 
-    /// Queues the selected processes, but for those that rest after a long read.
-    pub fn queue(&mut self, now: Instant, proc: &Proc, discovery: &Discovery) {
+    /// Queues the selected processes that are `wanted`, but for those that rest after a long read.
+    pub fn queue(
+        &mut self,
+        now: Instant,
+        proc: &Proc,
+        discovery: &Discovery,
+        wanted: impl Fn(&Process) -> bool,
+    ) {
         for i in 0..self.table.len() {
-            if self.table[i].shares_with.is_some() && self.still_shares(i) {
+            if self.table[i].shares_with.is_some() && wanted(&self.table[i]) && self.still_shares(i) {
                 self.probe(i, proc, discovery);
             }
         }
@@ -48,6 +54,7 @@ impl Processes {
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
             process.is_selected
+                && wanted(process)
                 && process.shares_with.is_none()
                 && !process.is_away
                 && !rests

@@ -35,9 +35,32 @@ pub(crate) fn read_file<'a>(
     }
 }
 
+/// The whole content of a file of many records below `directory`, read into `text`; of one that is longer than `max_bytes`, the beginning.
+///
+/// Fails with the system's error.
+pub(super) fn read_long<'a>(
+    directory: BorrowedFd<'_>,
+    name: impl Arg,
+    max_bytes: usize,
+    text: &'a mut Vec<u8>,
+) -> Result<&'a [u8], Errno> {
+    let file = open_file(directory, name)?;
+    let mut filled = 0;
+    loop {
+        if filled == text.len() {
+            text.resize((2 * filled).max(8192), 0);
+        }
+        let n_read = rustix::io::read(&file, &mut text[filled..])?;
+        filled += n_read;
+        if n_read == 0 || filled >= max_bytes {
+            return Ok(&text[..filled]);
+        }
+    }
+}
+
 /// Opens a file to read. In a recording that somebody sent there may be a pipe in its place, which nobody writes to, or a device:
 /// neither waits here, and neither is read.
-pub(super) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
     match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
@@ -122,6 +145,8 @@ mod tests {
         fs::write(directory.join("file"), vec![b'x'; MAX_RECORD]).unwrap();
         assert_eq!(read_file(handle.as_fd(), "file", &mut text), Err(Errno::FBIG));
         assert_eq!(read_file(handle.as_fd(), "nothing", &mut text), Err(Errno::NOENT));
+        assert_eq!(read_long(handle.as_fd(), "file", 1 << 20, &mut text), Ok(&vec![b'x'; MAX_RECORD][..]));
+        assert_eq!(read_long(handle.as_fd(), "file", 100, &mut text).unwrap().len() % 4096, 0, "in pieces");
         assert_eq!(read_file(handle.as_fd(), ".", &mut text), Err(Errno::INVAL), "a directory is no file");
         fs::remove_dir_all(&directory).unwrap();
     }

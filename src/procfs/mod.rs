@@ -10,6 +10,7 @@ pub mod errors;
 pub mod files;
 pub mod kcmp;
 pub mod memory;
+pub mod mounts;
 pub mod permissions;
 mod raw;
 pub mod stat;

@@ -1,5 +1,9 @@
 //! One scrape: list, identify, choose, read, verify, sum, render.
+//!
+//! While nobody asks for one there are *checks*: the same pass, in which only those containers are read that are close to their limit, so
+//! that it can be told what they were full of when the kernel kills them. Nothing is rendered.
 
+mod ooms;
 pub(crate) mod open;
 pub mod threads;
 
@@ -14,7 +18,7 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
-use crate::node::accounts::Accounts;
+use crate::node::accounts::{Accounts, Exported};
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
 use crate::node::processes::{Processes, ReadCounts, Reads};
@@ -24,13 +28,23 @@ use crate::procfs::files::Entries;
 use crate::procfs::this_process::{ThisProcess, thread_cpu_time};
 use crate::procfs::{Buffers, Proc, permissions};
 
+use self::ooms::Ooms;
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::{Shape, Snapshot};
 
 /// The first scrape is not held to the CPU budget; but after so long what there is is shown.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
-/// How far a scrape has come.
+/// What a pass over the node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// An exposition: all is read.
+    Scrape,
+    /// Nobody asks for one: what is close to its limit is read.
+    Check,
+}
+
+/// How far a pass has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
@@ -53,10 +67,20 @@ pub struct Scraper {
     report: Report,
     entries: Entries,
     phase: Phase,
+    pass: Pass,
     is_first: bool,
-    /// The CPU time of this scrape, reads left out.
+    /// The CPU time of this pass, reads left out.
     overhead: Duration,
+    /// When the last scrape began.
     began_at: Option<Instant>,
+    /// How soon after a pass a check may begin; none if there are no checks.
+    check_interval: Option<Duration>,
+    /// When the last pass began, and whether it has read something.
+    passed_at: Option<Instant>,
+    has_read: bool,
+    /// When the readings were summed.
+    summed_at: Option<Instant>,
+    ooms: Ooms,
     is_refused: bool,
     is_over_budget: bool,
     /// `--record`: that there is nothing to record is told by its failure.
@@ -90,6 +114,7 @@ impl Scraper {
             proc: Arc::new(proc),
             discovery,
             processes: Processes::new(options.scrape_interval),
+            check_interval: open::is_checked(options).then_some(options.scrape_interval),
             accounts: open::accounts(options),
             budget: Budget::new(options.cpu_budget),
             snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
@@ -102,9 +127,14 @@ impl Scraper {
             report: Report::default(),
             entries: Entries::default(),
             phase: Phase::Idle,
+            pass: Pass::Scrape,
             is_first: true,
             overhead: Duration::ZERO,
             began_at: None,
+            passed_at: None,
+            has_read: false,
+            summed_at: None,
+            ooms: Ooms::default(),
             is_refused: false,
             is_over_budget: false,
             is_recording: options.record.is_some(),
@@ -141,7 +171,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be listed; then the last snapshot stands.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
-        self.begin()?;
+        self.begin(Pass::Scrape)?;
         reader.restart_clock();
         let proc = self.proc();
         while let Some(job) = self.next(0) {
@@ -154,25 +184,37 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape: lists the processes.
+    /// When there is to be a check, unless there is a scrape before; none if there are none.
+    pub fn next_check(&self) -> Option<Instant> {
+        let soonest = self.passed_at? + self.check_interval?;
+        Some(self.budget.next_check().map_or(soonest, |next| next.max(soonest)))
+    }
+
+    /// Begins a pass: lists the processes.
     ///
     /// Fails with one line when proc cannot be listed.
-    pub fn begin(&mut self) -> Result<(), String> {
+    pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Self { proc, discovery, processes, budget, .. } = self;
+        self.passed_at = Some(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
-        self.began_at = Some(now);
-        budget.begin_scrape(now);
-        self.phase = Phase::Listed;
+        match pass {
+            Pass::Scrape => {
+                self.began_at = Some(now);
+                budget.begin_scrape(now);
+            }
+            Pass::Check => budget.begin_check(now),
+        }
+        (self.phase, self.pass, self.has_read) = (Phase::Listed, pass, false);
         self.overhead += thread_cpu_time().saturating_sub(clock);
         Ok(())
     }
 
-    /// Whether a scrape has begun and is not finished.
-    pub fn is_under_way(&self) -> bool {
-        self.phase != Phase::Idle
+    /// The pass that has begun and is not finished, if there is one.
+    pub fn under_way(&self) -> Option<Pass> {
+        (self.phase != Phase::Idle).then_some(self.pass)
     }
 
     /// What to read next, on the thread with this number; `None` when nothing more is read in this scrape.
@@ -186,7 +228,19 @@ impl Scraper {
             let has_new_claims = discovery.observe(processes, now);
             processes.identify(proc, discovery, has_new_claims);
             discovery.see_running(processes);
-            processes.queue(now, proc, discovery);
+            if let Some(accounts) = &mut self.accounts {
+                accounts.look(processes, discovery, proc);
+                for kill in accounts.take_kills() {
+                    self.ooms.record(&kill, &self.snapshot, self.summed_at);
+                }
+            }
+            match (&mut self.accounts, self.pass) {
+                (Some(accounts), Pass::Check) => {
+                    accounts.glance(now);
+                    processes.queue(now, proc, discovery, |process| accounts.is_full_of(process));
+                }
+                _ => processes.queue(now, proc, discovery, |_| true),
+            }
             self.phase = Phase::Reading;
             self.log_selection();
         }
@@ -209,6 +263,7 @@ impl Scraper {
         processes.take(job, result, reader, proc, discovery, snapshot);
         self.budget.spend(reader.cpu_time);
         self.report.read_time += reader.cpu_time;
+        self.has_read = true;
     }
 
     /// Goes on without the read that is under way, if one is.
@@ -221,15 +276,31 @@ impl Scraper {
         self.processes.iter().all(|process| !process.is_awaited())
     }
 
-    /// Ends the scrape: sums what the processes gave, and reads what their containers' cgroups say. That waits for no process.
+    /// Ends the pass: sums what the processes gave, and reads what their containers' cgroups say. That waits for no process.
     pub fn finish(&mut self) {
-        let clock = thread_cpu_time();
-        self.log_refusals();
-        self.processes.find_shared();
-        self.snapshot.sum(|each| self.processes.readings().for_each(each));
-        if let Some(accounts) = &mut self.accounts {
-            accounts.read(&self.processes, &self.discovery);
+        let (now, clock) = (Instant::now(), thread_cpu_time());
+        self.phase = Phase::Idle;
+        if self.pass == Pass::Scrape {
+            self.log_refusals();
+            if let Some(accounts) = &mut self.accounts {
+                accounts.read(now);
+            }
         }
+        if self.pass == Pass::Scrape || self.has_read {
+            self.processes.find_shared();
+            self.snapshot.sum(|each| self.processes.readings().for_each(each));
+            self.summed_at = Some(now);
+            if let Some(accounts) = &mut self.accounts {
+                accounts.join(&self.snapshot, &self.processes, &self.proc, now);
+            }
+        }
+        if self.pass == Pass::Scrape {
+            self.make_report();
+        }
+        self.overhead += thread_cpu_time().saturating_sub(clock);
+    }
+
+    fn make_report(&mut self) {
         self.report = self.report(self.began_at.unwrap_or_else(Instant::now));
         let read_time = self.report.read_time - self.read_time_before;
         self.read_time_before = self.report.read_time;
@@ -237,18 +308,22 @@ impl Scraper {
             "a scrape of {} processes took {:?}, and {read_time:?} CPU for reading",
             self.report.n_processes, self.report.scrape_duration
         );
-        self.phase = Phase::Idle;
-        self.overhead += thread_cpu_time().saturating_sub(clock);
     }
 
-    /// Charges what the scrape took beside its reads, rendering included; says when the next may begin.
+    /// Charges what the pass took beside its reads, rendering included; says when the next scrape may begin.
     pub fn end(&mut self) -> Option<Instant> {
         let overhead = std::mem::take(&mut self.overhead);
-        match std::mem::take(&mut self.is_first) {
-            true => self.budget.end_first_scrape(overhead),
-            false => self.budget.end_scrape(overhead),
+        match self.pass {
+            Pass::Check => self.budget.end_check(overhead),
+            Pass::Scrape if std::mem::take(&mut self.is_first) => self.budget.end_first_scrape(overhead),
+            Pass::Scrape => self.budget.end_scrape(overhead),
         }
         self.budget.next_start()
+    }
+
+    /// What tells of the containers whose processes the kernel has killed for want of memory, as JSON, if there is news.
+    pub fn news_of_ooms(&mut self) -> Option<String> {
+        self.ooms.news()
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
@@ -315,7 +390,10 @@ impl Scraper {
     /// Appends the families `cgroup_*` of the last scrape to `text`.
     pub fn render_accounts(&self, text: &mut Vec<u8>) {
         if let Some(accounts) = &self.accounts {
-            exposition::cgroups::render(text, accounts.iter());
+            let exported = accounts.iter().map(|Exported { labels, values, unmapped }| {
+                exposition::cgroups::Account { labels, values, unmapped }
+            });
+            exposition::cgroups::render(text, exported);
         }
     }
 
@@ -336,7 +414,9 @@ impl Scraper {
             max_open_files,
             ..self.report
         };
-        self.self_metrics.render(text, &report, self.discovery.namespaces(), self.snapshot.folded());
+        let oom_kills = self.accounts.iter().flat_map(Accounts::n_kills);
+        let namespaces = self.discovery.namespaces();
+        self.self_metrics.render(text, &report, namespaces, self.snapshot.folded(), oom_kills);
         self.overhead += thread_cpu_time().saturating_sub(clock);
     }
 

@@ -77,6 +77,12 @@ pub fn accounts(options: &Options) -> Option<Accounts> {
     }
 }
 
+/// Whether containers that are close to their limit are looked at while nobody asks: on a node that lives, by whoever goes on.
+pub fn is_checked(options: &Options) -> bool {
+    let has_memory = options.cgroup_metrics & 1 != 0;
+    has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
+}
+
 /// Where cgroups are read: where the options say, else in the recording, else where they are mounted on every node.
 pub fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));

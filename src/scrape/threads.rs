@@ -1,4 +1,4 @@
-//! The threads that scrape. One has the turn and does everything; another stands by. A read that takes long loses its thread the turn:
+//! The threads that scrape, and check. One has the turn and does everything; another stands by. A read that takes long loses its thread the turn:
 //! the one that stood by goes on with the same scrape, from the next process, and what was left behind brings its reading later.
 //!
 //! So a process whose memory-map lock is held for good costs a thread and its own values, and nobody else anything. While a process
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use log::error;
 
-use super::Scraper;
+use super::{Pass, Scraper};
 use crate::demand::Demand;
 use crate::errors::plain;
 use crate::procfs::Proc;
@@ -31,8 +31,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// While reads are left behind, whoever waits for the next scrape lets them deliver for so long, then the containers' source answer, by turns.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// What is done with the result of a scrape: says when there may be another.
-pub type AfterScrape = Box<dyn FnMut(&mut Scraper, Result<(), String>) -> Next + Send>;
+/// What is done with the result of a pass: after a scrape, it says when there may be another.
+pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ struct Shared {
 
 struct State {
     scraper: Scraper,
-    after: AfterScrape,
+    after: AfterPass,
 }
 
 /// What whoever stands by looks at.
@@ -79,7 +79,7 @@ impl Watch {
 
 /// Scrapes on this thread when that is wanted, and on others while this one is inside a read. Returns when there is no next scrape, or
 /// when others have gone on without this thread.
-pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterScrape) {
+pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let proc = scraper.proc();
     let state = Mutex::new(State { scraper, after });
     let shared = Shared { state, watch: Mutex::default(), changed: Condvar::new(), proc, demand };
@@ -109,16 +109,21 @@ impl Shared {
         let mut reader = state.scraper.reader();
         state.scraper.leave_behind();
         loop {
-            if !state.scraper.is_under_way() {
-                state = self.wait_for_demand(state);
-                if let Err(error) = state.scraper.begin() {
-                    if !self.end(&mut state, Err(error)) {
-                        return;
+            let pass = match state.scraper.under_way() {
+                Some(pass) => pass,
+                None => {
+                    let pass;
+                    (state, pass) = self.wait_for_demand(state);
+                    if let Err(error) = state.scraper.begin(pass) {
+                        if !self.end(&mut state, pass, Err(error)) {
+                            return;
+                        }
+                        continue;
                     }
-                    continue;
+                    lock(&self.watch).n_left_now = 0;
+                    pass
                 }
-                lock(&self.watch).n_left_now = 0;
-            }
+            };
             self.begin_watch();
             reader.restart_clock();
             while let Some(job) = state.scraper.next(thread) {
@@ -137,24 +142,28 @@ impl Shared {
             reader.shrink();
             lock(&self.watch).is_scraping = false;
             state.scraper.finish();
-            if !self.end(&mut state, Ok(())) {
+            if !self.end(&mut state, pass, Ok(())) {
                 return;
             }
         }
     }
 
-    /// Waits until a scrape is wanted and may begin. Meanwhile the source of the containers may answer, and reads that were left behind
-    /// may bring what they have found.
-    fn wait_for_demand<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// Waits until a scrape is wanted and may begin, or a check is due. Meanwhile the source of the containers may answer, and reads that
+    /// were left behind may bring what they have found.
+    fn wait_for_demand<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let wake = self.demand.wake();
         loop {
             let now = Instant::now();
             let start = match self.demand.next_start(now) {
                 Some(start) if start <= now => {
                     self.demand.begin(now);
-                    return state;
+                    return (state, Pass::Scrape);
                 }
                 start => start.unwrap_or(now + IDLE),
+            };
+            let start = match state.scraper.next_check() {
+                Some(check) if check <= now => return (state, Pass::Check),
+                check => check.map_or(start, |check| check.min(start)),
             };
             if lock(&self.watch).n_left_behind == 0 {
                 state.scraper.wait_until(start, wake);
@@ -167,11 +176,14 @@ impl Shared {
         }
     }
 
-    /// A scrape has ended; says whether there may be another.
-    fn end(&self, state: &mut State, result: Result<(), String>) -> bool {
+    /// A pass has ended; says whether there may be another.
+    fn end(&self, state: &mut State, pass: Pass, result: Result<(), String>) -> bool {
         let is_success = result.is_ok();
-        let next = (state.after)(&mut state.scraper, result);
+        let next = (state.after)(&mut state.scraper, pass, result);
         let rests_until = if is_success { state.scraper.end() } else { None };
+        if pass == Pass::Check {
+            return true;
+        }
         let now = Instant::now();
         self.demand.end(is_success, rests_until, now);
         if next == Next::Soon {

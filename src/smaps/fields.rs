@@ -47,6 +47,8 @@ pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 pub const RSS: usize = 1;
 /// `FIELDS[PSS]` is the process's share of it, by which paths fold.
 pub const PSS: usize = 2;
+/// `FIELDS[ANONYMOUS]` is what of the resident set belongs to no file.
+pub const ANONYMOUS: usize = 9;
 
 /// What the fields of one mapping, or of several together, say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -40,6 +40,21 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
+/// Appends the value that is escaped so; of a long one the beginning, and an ellipsis.
+pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
+    let end = text.len() + max_len;
+    let mut chars = escaped.chars();
+    while let Some(char) = chars.next() {
+        if text.len() >= end {
+            return text.push('…');
+        }
+        text.push(match char {
+            '\\' => chars.next().map_or(char, |next| if next == 'n' { '\n' } else { next }),
+            char => char,
+        });
+    }
+}
+
 /// `bytes` as text, through `scratch` when they are not UTF-8.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -67,6 +82,23 @@ mod tests {
         text.clear();
         command(&mut text, "{", "x", Some(42));
         assert_eq!(text, r#"{,comm="x",pid="42""#);
+    }
+
+    #[test]
+    fn what_was_escaped_is_had_again() {
+        for value in ["", "plain", "a\\b\"c\nd", "\\n", "é\\", "\\\\\""] {
+            let mut escaped = String::new();
+            push(&mut escaped, "x=\"", value);
+            let mut text = String::from(">");
+            push_unescaped(&mut text, &escaped[3..escaped.len() - 1], 100);
+            assert_eq!(text, format!(">{value}"));
+        }
+        for (escaped, expected) in [("abc", "abc"), ("abcd", "abc…"), ("é€", "é…"), ("a\\\\", "a\\")]
+        {
+            let mut text = String::new();
+            push_unescaped(&mut text, escaped, if escaped.starts_with('é') { 2 } else { 3 });
+            assert_eq!(text, expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod fold;
 pub mod grouping;
 pub mod labels;
+pub mod largest;
 mod memory;
 pub mod reading;
 mod slab;

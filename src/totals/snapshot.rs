@@ -106,6 +106,12 @@ impl Command {
     pub(super) fn comm(&self) -> &str {
         &self.labels[..self.comm_end]
     }
+
+    /// Its name, escaped, of one in the container with this label text.
+    pub(super) fn name(&self, container: &str) -> &str {
+        let comm = &self.comm()[container.len()..];
+        comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
+    }
 }
 
 /// What is summed under one label text.
@@ -130,6 +136,12 @@ pub struct Series {
 }
 
 impl Series {
+    /// What it stands for within its command, escaped.
+    pub(super) fn value(&self, command: &Command) -> &str {
+        let label = &self.labels[command.labels.len()..];
+        label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
+    }
+
     pub(super) fn new(labels: &str, command: u32, is_other: bool) -> Self {
         let totals = Totals::default();
         Self {

@@ -305,10 +305,22 @@ fn the_table_is_sound() {
         (MAX, "memory_max"),
         (LIMIT, "memory_limit"),
         (WORKING_SET, "memory_working_set"),
+        (ANON, "memory_stat_anon"),
+        (FILE, "memory_stat_file"),
+        (KERNEL, "memory_stat_kernel"),
+        (KERNEL_STACK, "memory_stat_kernel_stack"),
+        (PAGETABLES, "memory_stat_pagetables"),
+        (PERCPU, "memory_stat_percpu"),
+        (SOCK, "memory_stat_sock"),
+        (SHMEM, "memory_stat_shmem"),
+        (FILE_MAPPED, "memory_stat_file_mapped"),
+        (INACTIVE_FILE, "memory_stat_inactive_file"),
+        (SLAB, "memory_stat_slab"),
+        (OOM_KILLS, "memory_events"),
     ] {
         assert_eq!(FIELDS[i].name, name);
     }
-    assert_eq!(FIELDS[INACTIVE_FILE].name, "memory_stat_inactive_file");
+    assert_eq!(FIELDS[OOM_KILLS].v2.key, "oom_kill");
     for (i, field) in FIELDS.iter().enumerate() {
         assert!(field.name.starts_with(GROUPS[field.group()]) && field.help.ends_with('.'), "{}", field.name);
         let same = FIELDS.iter().filter(|other| (other.name, other.labels) == (field.name, field.labels));

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::*;
-use crate::cgroupfs::fields::FIELDS;
 use crate::node::filter::Filter;
 use crate::sources::recording::Recording;
 
 /// A node: its containers, its cgroups and what is read of them.
 struct Node {
     directory: PathBuf,
+    proc: Proc,
     discovery: Discovery,
     accounts: Accounts,
+    snapshot: Snapshot,
 }
 
 /// Pid, start time and cgroup.
@@ -23,7 +24,9 @@ impl Node {
     /// With these containers: id, pid of the init process, namespace, name.
     fn new(name: &str, containers: &[(&str, &str, &str, &str)]) -> Self {
         let directory = std::env::temp_dir().join(format!("smaps-accounts-{}-{name}", std::process::id()));
-        fs::create_dir_all(directory.join("cgroup")).unwrap();
+        for name in ["cgroup", "proc"] {
+            fs::create_dir_all(directory.join(name)).unwrap();
+        }
         let mut text = "id\tinit_pid\tnamespace\tpod\tcontainer\n".to_owned();
         for (id, pid, namespace, name) in containers {
             text += &format!("{id}\t{pid}\t{namespace}\tp\t{name}\n");
@@ -34,7 +37,8 @@ impl Node {
         let mut discovery = Discovery::new(Box::new(Recording::new(&directory)), &filters);
         discovery.list_first(Instant::now()).unwrap();
         let accounts = Accounts::new(CgroupFs::open(&directory.join("cgroup"), 1).unwrap(), Level::Info);
-        Self { directory, discovery, accounts }
+        let proc = Proc::open(&directory.join("proc")).unwrap();
+        Self { directory, proc, discovery, accounts, snapshot: Snapshot::default() }
     }
 
     /// Makes a cgroup whose memory is this.
@@ -44,15 +48,47 @@ impl Node {
         fs::write(directory.join("memory.current"), format!("{current}\n")).unwrap();
     }
 
-    /// A scrape that finds these processes; what it exports: label text and memory.
-    fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64)> {
+    /// What the kernel has counted on the node, and what else a cgroup says.
+    fn oom_kills(&self, n_kills: u32) {
+        fs::write(self.directory.join("proc/vmstat"), format!("nr_free_pages 1\noom_kill {n_kills}\n"))
+            .unwrap();
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.directory.join("cgroup").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn look(&mut self, processes: &[Process]) -> Processes {
         let mut processes = Processes::of(processes);
         self.discovery.observe(&processes, Instant::now());
         processes.attribute_all(&self.discovery);
-        self.accounts.read(&processes, &self.discovery);
-        let current = FIELDS.iter().position(|field| field.name == "memory_current").unwrap();
-        let accounts = self.accounts.iter();
-        accounts.map(|(labels, values)| (labels.to_owned(), values.get(current).unwrap())).collect()
+        self.accounts.look(&processes, &self.discovery, &self.proc);
+        processes
+    }
+
+    /// A scrape that finds these processes; what it exports: label text and memory.
+    fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64)> {
+        let processes = self.look(processes);
+        let now = Instant::now();
+        self.accounts.read(now);
+        self.accounts.join(&self.snapshot, &processes, &self.proc, now);
+        let exported = self.accounts.iter();
+        exported.map(|account| (account.labels.to_owned(), account.values.get(CURRENT).unwrap())).collect()
+    }
+
+    /// A check that finds these processes: the containers that are full, and the kills: whose, how many, and what was charged.
+    fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64, u64)>) {
+        let processes = self.look(processes);
+        let now = Instant::now();
+        self.accounts.glance(now);
+        self.accounts.join(&self.snapshot, &processes, &self.proc, now);
+        let kills = self.accounts.take_kills().into_iter();
+        let kills =
+            kills.map(|kill| (kill.container.listed.name.clone(), kill.n_kills, kill.current)).collect();
+        let full = self.accounts.table.iter().filter(|account| account.is_full());
+        (full.map(|account| account.container.listed.name.as_str()).collect(), kills)
     }
 }
 
@@ -149,5 +185,111 @@ fn directories_beyond_a_limit_are_not_held() {
     let processes = [(10, 100, "/c1"), (20, 100, "/c2")];
     for _ in 0..2 {
         assert_eq!(node.scrape(&processes), [(labels("a"), 1), (labels("b"), 2)]);
+    }
+}
+
+/// Two containers of a pod with a limit of 1000, whose processes are these.
+fn pod(name: &str) -> (Node, [Process; 2]) {
+    let node = Node::new(name, &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
+    node.oom_kills(7);
+    for container in ["c1", "c2"] {
+        node.cgroup(&format!("pod/{container}"), 500);
+        node.write(&format!("pod/{container}/memory.events"), "oom 1\noom_kill 3\n");
+    }
+    node.write("pod/memory.max", "1000\n");
+    node.write("pod/memory.events", "oom_kill 6\n");
+    (node, [(10, 100, "/pod/c1"), (20, 100, "/pod/c2")])
+}
+
+fn killed(name: &str, n_kills: u64, current: u64) -> (String, u64, u64) {
+    (name.to_owned(), n_kills, current)
+}
+
+#[test]
+fn what_is_close_to_its_limit_is_full() {
+    let (mut node, processes) = pod("full");
+    node.scrape(&processes);
+    for (current, is_full) in [(899, false), (900, true), (1100, true), (20, false)] {
+        node.cgroup("pod/c1", current);
+        let expected: &[&str] = if is_full { &["a"] } else { &[] };
+        assert_eq!(node.check(&processes), (expected.into(), vec![]), "{current}");
+    }
+    node.cgroup("pod/c1", 900);
+    node.write("pod/memory.max", "2000\n");
+    assert_eq!(node.check(&processes).0, [""; 0], "the limit is read again before a container is full");
+}
+
+#[test]
+fn kills_that_the_container_counts() {
+    let (mut node, processes) = pod("counted");
+    assert_eq!(node.check(&processes), (vec![], vec![]), "what was before is not told");
+    node.cgroup("pod/c1", 950);
+    assert_eq!(node.check(&processes), (vec!["a"], vec![]));
+    node.oom_kills(8);
+    node.cgroup("pod/c1", 100);
+    node.write("pod/c1/memory.events", "oom 9\noom_kill 4\n");
+    node.write("pod/memory.events", "oom_kill 7\n");
+    assert_eq!(node.check(&processes), (vec![], vec![killed("a", 1, 950)]));
+    assert_eq!(node.check(&processes), (vec![], vec![]));
+    node.oom_kills(10);
+    node.write("pod/c1/memory.events", "oom_kill 6\n");
+    node.write("pod/memory.events", "oom_kill 9\n");
+    let (full, kills) = node.check(&processes);
+    assert_eq!((full, kills), (vec![], vec![killed("a", 2, 100)]));
+    let counts: Vec<_> = node.accounts.n_kills().map(|(labels, n)| (labels.to_owned(), n)).collect();
+    assert_eq!(counts, [(labels("a"), 3), (labels("b"), 0)]);
+}
+
+/// Its cgroup is gone before it could be looked at: the pod's counter tells.
+#[test]
+fn kills_of_a_container_that_is_gone() {
+    let (mut node, processes) = pod("gone");
+    node.check(&processes);
+    // Killed by somebody else: no counter has moved.
+    assert_eq!(node.check(&processes[1..]).1, []);
+    node.check(&processes);
+    // Of two that are gone one was killed for want of memory; the fuller.
+    node.cgroup("pod/c2", 600);
+    node.check(&processes);
+    for (name, n_on_node, n_of_pod, expected) in
+        [("somewhere else", 8, 6, vec![]), ("one of two", 9, 7, vec![killed("b", 1, 600)])]
+    {
+        node.check(&processes);
+        node.oom_kills(n_on_node);
+        node.write("pod/memory.events", &format!("oom_kill {n_of_pod}\n"));
+        assert_eq!(node.check(&[]).1, expected, "{name}");
+    }
+    let counts: Vec<_> = node.accounts.n_kills().map(|(labels, n)| (labels.to_owned(), n)).collect();
+    assert_eq!(counts, [(labels("b"), 1)], "one without kills is forgotten");
+}
+
+/// What another container of the pod has counted was not the one's that is gone.
+#[test]
+fn a_kill_is_told_once() {
+    let (mut node, processes) = pod("once");
+    node.check(&processes);
+    node.oom_kills(8);
+    node.write("pod/c2/memory.events", "oom_kill 4\n");
+    node.write("pod/memory.events", "oom_kill 7\n");
+    assert_eq!(node.check(&processes[1..]).1, [killed("b", 1, 500)]);
+}
+
+/// Version 1 has no counter for the pod: a container that was full and is gone when the node has counted a kill.
+#[test]
+fn kills_of_a_container_that_is_gone_by_version_1() {
+    for (current, n_on_node, expected) in
+        [(950, 8, vec![killed("a", 1, 950)]), (800, 8, vec![]), (950, 7, vec![])]
+    {
+        let mut node = Node::new(&format!("v1-{current}-{n_on_node}"), &[("c1", "10", "shop", "a")]);
+        node.oom_kills(7);
+        fs::remove_file(node.directory.join("cgroup/cgroup.controllers")).unwrap();
+        node.write("memory/pod/c1/memory.usage_in_bytes", &format!("{current}\n"));
+        node.write("memory/pod/c1/memory.stat", "hierarchical_memory_limit 1000\n");
+        node.write("memory/pod/c1/memory.oom_control", "oom_kill 3\n");
+        node.accounts =
+            Accounts::new(CgroupFs::open(&node.directory.join("cgroup"), 1).unwrap(), Level::Info);
+        node.check(&[(10, 100, "/pod/c1")]);
+        node.oom_kills(n_on_node);
+        assert_eq!(node.check(&[]).1, expected, "{current} {n_on_node}");
     }
 }

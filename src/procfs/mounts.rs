@@ -1,0 +1,148 @@
+//! Which paths of a process lie on tmpfs, by its `mountinfo` (man 5 proc_pid_mountinfo). Pure, but for the reading.
+
+use std::os::fd::AsFd as _;
+
+use super::errors::ReadError;
+use super::files::read_long;
+use super::{Buffers, Proc};
+
+/// A container has dozens of mounts; what is longer is one of the node's own, and its first part serves.
+const MAX_BYTES: usize = 1 << 20;
+/// More are not kept: a workload may mount as many as it likes.
+const MAX_MOUNTS: usize = 64;
+
+/// The mounts of tmpfs, and what is mounted below one.
+#[derive(Debug, Default)]
+pub struct Mounts(Vec<Mount>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    path: String,
+    is_tmpfs: bool,
+}
+
+impl Mounts {
+    /// Whether a file with this path lies on tmpfs.
+    pub fn is_tmpfs(&self, path: &str) -> bool {
+        let is_below = |mount: &&Mount| {
+            mount.path == "/"
+                || path
+                    .strip_prefix(&*mount.path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        // The longest is what is seen, and of two at one place the later.
+        self.0.iter().filter(is_below).max_by_key(|mount| mount.path.len()).is_some_and(|m| m.is_tmpfs)
+    }
+
+    /// Of the text of a `mountinfo`.
+    fn parse(text: &[u8]) -> Self {
+        let mut mounts = Self::default();
+        for line in text.split(|&b| b == b'\n') {
+            let Some(mount) = Mount::parse(line) else { continue };
+            let counts = mount.is_tmpfs || mounts.is_tmpfs(&mount.path);
+            if counts && mounts.0.len() < MAX_MOUNTS {
+                mounts.0.push(mount);
+            }
+        }
+        mounts
+    }
+}
+
+impl Mount {
+    /// `36 35 98:0 /root /mount/point options optional fields - type source options`
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(|&b| b == b' ');
+        let path = words.nth(4)?;
+        let kind = words.skip_while(|word| *word != b"-").nth(1)?;
+        let is_tmpfs = kind == b"tmpfs" || kind == b"devtmpfs";
+        Some(Self { path: unescaped(path), is_tmpfs })
+    }
+}
+
+/// Blanks, tabs, newlines and backslashes are printed in octal; smaps escapes newlines alone.
+fn unescaped(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    [("\\040", " "), ("\\011", "\t"), ("\\134", "\\")]
+        .iter()
+        .fold(text.into_owned(), |text, (octal, plain)| text.replace(octal, plain))
+}
+
+impl Proc {
+    /// What of the file tree that a process sees is tmpfs.
+    ///
+    /// Fails when it has ended.
+    pub fn mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Mounts, ReadError> {
+        let process = self.process(pid, buffers)?;
+        let mut text = Vec::new();
+        let text = read_long(process.as_fd(), "mountinfo", MAX_BYTES, &mut text)?;
+        Ok(Mounts::parse(text))
+    }
+
+    /// How many processes of the node the kernel has killed for want of memory since it was booted (`/proc/vmstat`, Linux 4.13); none if
+    /// it does not say.
+    pub fn oom_kills(&self, buffers: &mut Buffers) -> Option<u64> {
+        let text = read_long(self.root.as_fd(), "vmstat", MAX_BYTES, &mut buffers.text).ok()?;
+        let mut lines = text.split(|&b| b == b'\n');
+        let digits = lines.find_map(|line| line.strip_prefix(b"oom_kill "))?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+1000 900 0:100 / / rw,relatime master:300 - overlay overlay rw,lowerdir=/a - b
+1001 1000 0:101 / /proc rw,nosuid - proc proc rw
+1002 1000 0:102 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+1003 1002 0:103 / /dev/mqueue rw,nosuid - mqueue mqueue rw
+1004 1002 0:104 / /dev/shm rw,nosuid shared:7 master:8 - tmpfs shm rw,size=65536k
+1005 1000 8:1 /x /cache\\040two rw - tmpfs tmpfs rw
+1006 1005 8:1 /x /cache\\040two/disk rw - ext4 /dev/sda1 rw
+1007 1006 0:107 / /cache\\040two/disk/ram rw - tmpfs tmpfs rw
+";
+
+    #[test]
+    fn the_nearest_mount_decides() {
+        let mounts = Mounts::parse(MOUNTINFO.as_bytes());
+        for (path, expected) in [
+            ("/usr/lib/libc.so.6", false),
+            ("/dev/shm/x", true),
+            ("/dev/shm/x (deleted)", true),
+            ("/dev/x", true),
+            ("/dev/mqueue/x", false),
+            ("/devices", false),
+            ("/cache two/x", true),
+            ("/cache two/disk", false),
+            ("/cache two/disk/x", false),
+            ("/cache two/disk/ram/x", true),
+            ("/cache twofold", false),
+            ("[heap]", false),
+            ("", false),
+        ] {
+            assert_eq!(mounts.is_tmpfs(path), expected, "{path:?}");
+        }
+        assert_eq!(mounts.0.len(), 6);
+        assert!(Mounts::parse(b"1 0 0:1 / / rw - tmpfs none rw\n").is_tmpfs("/x"));
+        let over = "1 0 8:1 / /x rw - tmpfs t rw\n2 1 8:1 / /x rw - ext4 d rw\n";
+        assert!(!Mounts::parse(over.as_bytes()).is_tmpfs("/x/y"), "mounted over");
+        assert_eq!(Mounts::parse(b"\nnonsense\n1 2 3 4 5 6 7\n").0, []);
+    }
+
+    #[test]
+    fn many_mounts_are_not_kept() {
+        let text: String = (0..1000).map(|i| format!("1 0 0:1 / /{i} rw - tmpfs t rw\n")).collect();
+        assert_eq!(Mounts::parse(text.as_bytes()).0.len(), MAX_MOUNTS);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process() {
+        let proc = Proc::open(std::path::Path::new("/proc")).unwrap();
+        let mut buffers = Buffers::default();
+        proc.oom_kills(&mut buffers).expect("this kernel counts");
+        let mounts = proc.mounts(std::process::id(), &mut buffers).unwrap();
+        assert!(!mounts.is_tmpfs("/proc/x"));
+    }
+}

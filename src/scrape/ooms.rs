@@ -1,0 +1,123 @@
+//! The records of what containers were full of whose processes the kernel has killed for want of memory: the newest of them.
+
+use std::collections::VecDeque;
+use std::time::{Instant, SystemTime};
+
+use log::warn;
+
+use crate::exposition::ooms::{Record, document};
+use crate::node::ooms::Kill;
+use crate::totals::largest::Largest;
+use crate::totals::snapshot::Snapshot;
+
+/// So many are kept, and so many bytes of them; the newest in any case.
+const MAX_RECORDS: usize = 32;
+const MAX_BYTES: usize = 256 << 10;
+
+/// The records.
+#[derive(Debug, Default)]
+pub struct Ooms {
+    /// As JSON, the newest first.
+    records: VecDeque<String>,
+    is_new: bool,
+}
+
+impl Ooms {
+    /// Keeps what is known of a kill, and tells the log. A container that was not full when it was looked at last has no portrait: then
+    /// what was summed last tells what it mapped, which was at `summed_at`.
+    pub fn record(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
+        let listed = &kill.container.listed;
+        let mut summed = Largest::default();
+        let (largest, read_at, values, current) = match &kill.portrait {
+            Some(portrait) => (&portrait.largest, portrait.oldest, &portrait.values, portrait.current),
+            None => {
+                let is_known = snapshot.largest(&kill.container.labels, &mut summed, &mut Vec::new());
+                (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
+            }
+        };
+        let record = Record {
+            time: SystemTime::now(),
+            container: [&listed.namespace, &listed.pod, &listed.name],
+            n_kills: kill.n_kills,
+            current: current.max(kill.current),
+            values,
+            age: read_at.map(|read_at| read_at.elapsed()),
+            largest,
+        };
+        warn!("{}", record.log_line());
+        self.records.push_front(record.json());
+        let mut n_bytes = 0;
+        let fits = |record: &&String| {
+            n_bytes += record.len();
+            n_bytes <= MAX_BYTES
+        };
+        let n_fitting = self.records.iter().take(MAX_RECORDS).take_while(fits).count();
+        self.records.truncate(n_fitting.max(1));
+        self.is_new = true;
+    }
+
+    /// The document that tells all of them, if there are others than when it was asked for last.
+    pub fn news(&mut self) -> Option<String> {
+        std::mem::take(&mut self.is_new).then(|| document(self.records.iter().map(String::as_str)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroupfs::fields::Values;
+    use crate::node::ooms::Portrait;
+    use crate::node::owners::Container;
+    use crate::sources;
+    use std::sync::Arc;
+
+    fn kill(pod: &str, portrait: Option<Portrait>) -> Kill {
+        let name = |name: &str| name.to_owned();
+        let listed = sources::Container {
+            id: name("id"),
+            init_pid: None,
+            namespace: name("shop"),
+            pod: name(pod),
+            name: name("app"),
+        };
+        let container = Arc::new(Container::new(listed, true));
+        Kill { container, n_kills: 1, values: Values::default(), current: 5, portrait }
+    }
+
+    #[test]
+    fn the_newest_are_kept() {
+        let (mut ooms, snapshot) = (Ooms::default(), Snapshot::default());
+        assert_eq!(ooms.news(), None);
+        for i in 0..40 {
+            ooms.record(&kill(&format!("p{i}"), None), &snapshot, Some(Instant::now()));
+        }
+        let news = ooms.news().unwrap();
+        assert_eq!(news.matches("\"time\"").count(), MAX_RECORDS);
+        assert!(news.find("\"p39\"").unwrap() < news.find("\"p8\"").unwrap() && !news.contains("\"p7\""));
+        assert!(news.contains("\"use_bytes\":5,\"reading_age_seconds\":null,\"mapped_bytes\":0"), "{news}");
+        assert_eq!(ooms.news(), None);
+    }
+
+    #[test]
+    fn long_ones_take_the_place_of_many() {
+        let (mut ooms, snapshot) = (Ooms::default(), Snapshot::default());
+        for i in 0..9 {
+            ooms.record(&kill(&format!("{i}{}", "\u{1}".repeat(10_000)), None), &snapshot, None);
+        }
+        let news = ooms.news().unwrap();
+        assert_eq!(news.matches("\"time\"").count(), MAX_BYTES / 60_000);
+        ooms.record(&kill(&"\u{1}".repeat(100_000), None), &snapshot, None);
+        assert_eq!(ooms.news().unwrap().matches("\"time\"").count(), 1, "the newest in any case");
+    }
+
+    #[test]
+    fn a_portrait_tells_what_it_was_before() {
+        let mut ooms = Ooms::default();
+        let largest = Largest { pss: 77, ..Largest::default() };
+        let portrait = Portrait { largest, oldest: Some(Instant::now()), current: 99, ..Portrait::default() };
+        ooms.record(&kill("p", Some(portrait)), &Snapshot::default(), None);
+        let news = ooms.news().unwrap();
+        assert!(news.contains("\"use_bytes\":99,\"reading_age_seconds\":0.00"), "{news}");
+        assert!(news.contains("\"mapped_bytes\":77"), "{news}");
+    }
+}
