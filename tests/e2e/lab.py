@@ -235,7 +235,11 @@ class Lab:
     def remove_pod(self, pod: Pod | str):
         """Stop and remove a pod and its containers."""
         sandbox = pod if isinstance(pod, str) else pod.id
-        self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
+        try:
+            self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
+        except grpc.RpcError:  # a container of it is just ending; the kubelet tries again, too
+            time.sleep(1)
+            self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
         self.cri.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
 
     def exec_sync(self, container: Container, command: list[str]) -> str:

@@ -40,7 +40,8 @@ class Result:
 
 def programs(architecture: str) -> Path:
     """The workloads, static."""
-    source, injector = REPOSITORY / "tests/nodes/programs", REPOSITORY / "tests/e2e/programs/inject.c"
+    source, others = REPOSITORY / "tests/nodes/programs", REPOSITORY / "tests/e2e/programs"
+    injector, leak = others / "inject.c", others / "leak.c"
 
     def make(out: Path):
         out.mkdir()
@@ -50,13 +51,14 @@ def programs(architecture: str) -> Path:
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
         build.run(*compiler, "-O1", "-static", "-o", out / "inject", injector)
+        build.run(*compiler, "-O1", "-static", "-o", out / "leak", leak)
         if architecture != "amd64":
             return
         # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
 
-    texts = [path.read_text() for path in (*sorted(source.iterdir()), injector)]
+    texts = [path.read_text() for path in (*sorted(source.iterdir()), injector, leak)]
     return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
 
 

@@ -1,7 +1,14 @@
 """What is exported of a container's cgroup is what the kernel's files say: both versions, both drivers."""
 
-from cgroups import IS_V2, MIB, WORK, assert_same, works
-from lab import Container
+import time
+
+from cgroups import CONTAINER, IS_V2, MIB, WORK, assert_same, works
+from exporter import EVERYTHING, Exporter
+from lab import Container, cri, kill, until
+from node import PROGRAMS
+from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
+
+MOUNTS = [cri.Mount(host_path=str(PROGRAMS), container_path="/programs", readonly=True)]
 
 
 def test_an_account_is_the_files(node, record_property):
@@ -17,3 +24,29 @@ def test_an_account_is_the_files(node, record_property):
     record_property("fields of a cgroup compared", len(values))
     assert (values["memory_max_bytes"], values["memory_limit_bytes"]) == (64 * MIB, 48 * MIB)
     assert values["memory_stat_shmem_bytes"] >= 5 * MIB and len(values) >= (30 if IS_V2 else 24), values
+
+
+def test_leaks_are_told_though_nobody_asks(node, record_property):
+    """Three pods: one leaks slowly, one so fast that it is not seen to be full before, one is killed by somebody else."""
+    slow, fast = leak(MOUNTS, 80), leak(MOUNTS, 20, 200)
+    full = leak(MOUNTS, 97, 1)
+    full.command[-1] = "97"
+    with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
+        pods = [node.run_pod("accounts", name, [app]) for name, app in (("full-0", full), ("slow-0", slow), ("fast-0", fast))]
+        try:
+            for app in (fast, slow):
+                ends(node, app)
+            for pid in pids_of(node, full):
+                kill(pid, 9)
+            until(lambda: len(records(exporter)) >= (2 if IS_V2 else 1), 20, "they are told")
+            time.sleep(5)
+        finally:
+            for pod in pods:
+                node.remove_pod(pod)
+        told = {record["pod"]: record for record in records(exporter)}
+        # Version 1 has no counter that outlives the container: one that was not full when it was looked at last is not told.
+        assert told.keys() == ({"slow-0", "fast-0"} if IS_V2 else told.keys() & {"slow-0", "fast-0"} | {"slow-0"})
+        assert_leaked(told["slow-0"], "slow-0", told["slow-0"]["time"], LIMIT)
+        counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
+        assert {pod: counts["accounts", pod, "app"] for pod in told} == dict.fromkeys(told, 1)
+    record_property("OOM kills told", len(told))

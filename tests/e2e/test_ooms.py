@@ -1,0 +1,161 @@
+"""What a container was full of when the kernel killed a process of it, told by /ooms, the log and a counter, though nobody asks; and what
+its memory consists of."""
+
+import re
+import shutil
+import tempfile
+import time
+
+import pytest
+
+from cgroups import CONTAINER, IS_V2, MIB, Cgroup
+from conftest import FOREVER
+from exporter import EVERYTHING, Exporter
+from lab import Container, Lab, cri, kill, until
+from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
+from test_cgroups import pod
+from test_hostile_processes import programs  # noqa: F401
+
+
+@pytest.fixture
+def mounts(programs):  # noqa: F811
+    """What `leak` needs in a container: itself, at /programs, and a tmpfs at /cache."""
+    cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
+    yield [cri.Mount(host_path=str(programs), container_path="/programs", readonly=True), cri.Mount(host_path=cache, container_path="/cache")]
+    shutil.rmtree(cache)
+
+
+def exporter_of(lab: Lab, *arguments: str) -> Exporter:
+    return Exporter("--containerd-sock", lab.socket, *EVERYTHING, *arguments)
+
+
+def test_a_leak_is_told_though_nobody_asks(node, mounts):
+    with exporter_of(node) as exporter:
+        scrapes = exporter.metrics().value("smaps_exporter_scrapes_total")
+        with pod(node, "leak-0", leak(mounts)) as made:
+            ended_at = ends(node, made["app"])
+            [record] = until(lambda: records(exporter), 3, "it is told")
+            assert_leaked(record, "leak-0", ended_at)
+        [line] = exporter.news()
+        assert 'killed for want of memory: namespace="accounts" pod="leak-0" container="app" command="leak" kills=1 use_bytes=' in line
+        assert re.search(r' limit_bytes=104857600 reading_age_seconds=[0-2]\.\d+ mapped_bytes=\d+ "\[heap\]"=\d+ "', line), line
+        exposition = exporter.after()
+        assert exposition.by("smaps_exporter_oom_kills_total", *CONTAINER)["accounts", "leak-0", "app"] == 1
+        assert exposition.value("smaps_exporter_scrapes_total") - scrapes <= 4, "nobody asked"
+        assert records(exporter) == [record], "it is told once"
+
+
+def test_ten_at_once(node, mounts):
+    with exporter_of(node) as exporter:
+        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB) for i in range(10)]
+        pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
+        try:
+            for container in containers:
+                until(lambda container=container: not pids_of(node, container), 90, "it has been killed")
+            until(lambda: len(records(exporter)) == 10, 3, "all are told")
+        finally:
+            for made in pods:
+                node.remove_pod(made)
+        told = records(exporter)
+        assert sorted(record["pod"] for record in told) == sorted(f"leak-{i}" for i in range(10))
+        for record in told:
+            assert_leaked(record, record["pod"], record["time"], 80 * MIB)
+        counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
+        assert [counts["accounts", f"leak-{i}", "app"] for i in range(10)] == [1] * 10
+
+
+def test_who_is_killed_by_somebody_else_is_not_told(node, mounts):
+    full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
+    with exporter_of(node) as exporter, pod(node, "full-0", full):
+        until(lambda: pids_of(node, full), 20, "it runs")
+        cgroup = Cgroup(node, full)
+        until(lambda: cgroup.values()["memory_current_bytes"] > 0.96 * LIMIT, 20, "it is full")
+        time.sleep(2.5)
+        for pid in pids_of(node, full):
+            kill(pid, 9)
+        time.sleep(3)
+        assert records(exporter) == [] and not exporter.news()
+        assert exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER).get(("accounts", "full-0", "app"), 0) == 0
+
+
+def test_a_container_that_is_started_again_has_a_record_of_its_own(node, mounts):
+    with exporter_of(node) as exporter:
+        first, second = leak(mounts), leak(mounts, 80)
+        with pod(node, "again-0", first) as made:
+            ends(node, first)
+            until(lambda: len(records(exporter)) == 1, 3, "the first is told")
+            node.start_container(made, second, attempt=1)
+            ended_at = ends(node, second)
+            until(lambda: len(records(exporter)) == 2, 3, "the second is told")
+        assert_leaked(records(exporter)[0], "again-0", ended_at)
+        counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
+        assert counts["accounts", "again-0", "app"] == 2
+
+
+def test_a_child_that_is_killed(node, mounts):
+    """The container lives on, and its cgroup counts."""
+    command = ["sh", "-c", f"/programs/leak heap 70 5 1000; sleep {FOREVER}"]
+    app = Container("app", command, memory_limit_bytes=LIMIT, mounts=mounts)
+    with exporter_of(node) as exporter, pod(node, "child-0", app):
+        until(lambda: len(pids_of(node, app)) == 2, 20, "it leaks")
+        [record] = until(lambda: records(exporter), 60, "it is told")
+        assert_leaked(record, "child-0", record["time"])
+        for _ in range(2):
+            counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
+            assert counts["accounts", "child-0", "app"] == 1
+
+
+def test_while_a_client_asks_all_the_time(node, mounts):
+    """Each scrape may come in between: the reading before the kill is what is told."""
+    with exporter_of(node, "--scrape-interval", "50ms") as exporter:
+        for attempt in range(3):
+            with pod(node, f"asked-{attempt}", leak(mounts, 85, 20)) as made:
+                until(lambda made=made: pids_of(node, made["app"]), 20, "it runs")
+                for _ in exporter.scrapes():
+                    if not pids_of(node, made["app"]):
+                        break
+                until(lambda attempt=attempt: len(records(exporter)) == attempt + 1, 3, "it is told")
+            assert_leaked(records(exporter)[0], f"asked-{attempt}", time.time())
+
+
+def test_each_part_of_the_account(node, mounts):
+    """20 MiB of tmpfs, a file of 30 MiB that is read, and 10 MiB of heap; then 8 MiB of a tmpfs at an unusual place, mapped."""
+    work = (
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; dd if=/dev/zero of=/tmp/x bs=1M count=30; cat /tmp/x > /dev/null;"
+        "/programs/leak heap 10 1 10 & sleep 1000000 & wait"
+    )
+    app = Container("app", ["sh", "-c", work], memory_limit_bytes=64 * MIB, mounts=mounts)
+
+    def parts(exporter: Exporter) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        exposition = exporter.after()
+        of_app = {}
+        for family in ("account", "unmapped"):
+            values = exposition.by(f"cgroup_memory_{family}_bytes", *CONTAINER, "part")
+            of_app[family] = {part: value for (*where, part), value in values.items() if where == ["accounts", "parts-0", "app"]}
+        mapped = exposition.by("process_smaps_pss_bytes", *CONTAINER, "path")
+        by_path = {path: value for (*where, path), value in mapped.items() if where == ["accounts", "parts-0", "app"]}
+        return of_app["account"], of_app["unmapped"], by_path
+
+    with exporter_of(node) as exporter, pod(node, "parts-0", app):
+        until(lambda: len(pids_of(node, app)) == 3, 20, "it works")
+        time.sleep(1)
+        cgroup = Cgroup(node, app)
+        with cgroup.frozen():
+            time.sleep(2)  # the kernel brings its counts up to date
+            account, unmapped, mapped = parts(exporter)
+            current = cgroup.values()["memory_current_bytes"]
+        assert account["shmem"] == pytest.approx(20 * MIB, rel=0.05)
+        assert account["page_cache"] == pytest.approx(30 * MIB, rel=0.05)
+        assert unmapped == {"shmem": account["shmem"], "page_cache": pytest.approx(30 * MIB, rel=0.05)}
+        assert account["anon"] == pytest.approx(10 * MIB, rel=0.05)
+        assert mapped["[heap]"] == pytest.approx(10 * MIB, rel=0.05)
+        assert sum(account.values()) == pytest.approx(current, rel=0.01)
+        assert abs(account["remainder"]) < 0.1 * current
+        assert ("slab" in account) == IS_V2
+        # Charged to the container, for it is the first that touches it.
+        script = "dd if=/dev/zero of=/cache/x bs=1M count=8 2> /dev/null; /programs/leak map /cache/x"
+        node.exec(app, ["sh", "-c", script])
+        until(lambda: parts(exporter)[2].get("/cache/x") == 8 * MIB, 20, "it is mapped")
+        account, unmapped, _ = parts(exporter)
+        assert account["shmem"] == pytest.approx(28 * MIB, rel=0.05)
+        assert unmapped["shmem"] == pytest.approx(20 * MIB, rel=0.05), "a tmpfs that is no /dev/shm is known by its mount"
