@@ -63,7 +63,8 @@ impl Exposition {
     /// What comes behind it if it is served now.
     pub fn tail(&self, now: Instant) -> Vec<u8> {
         let tail = self.age.map(|Age { family, since }| {
-            format!("{family}{}\n", now.saturating_duration_since(since).as_secs_f64())
+            // Of one width, mostly: clients compare the lengths of answers.
+            format!("{family}{:.6}\n", now.saturating_duration_since(since).as_secs_f64())
         });
         tail.unwrap_or_default().into_bytes()
     }

@@ -121,12 +121,12 @@ def path_of(pid: int) -> str:
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """What an exposition says of a container."""
+    """What an exposition says of a container, but for what is derived: its account."""
     found = {}
     for name, family in Exposition(text).items():
         for labels, value in family.samples.items() if name.startswith("cgroup_") else ():
             labels = dict(labels)
-            if tuple(labels[name] for name in CONTAINER) == container:
+            if "part" not in labels and tuple(labels[name] for name in CONTAINER) == container:
                 metric = name.removeprefix("cgroup_")
                 found[(metric, labels["event"]) if "event" in labels else metric] = value
     return found

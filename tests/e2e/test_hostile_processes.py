@@ -272,7 +272,7 @@ def test_the_inode_numbers_of_proc_change(any_node, programs):
     """The kernel forgets them when it is short of memory. The values of processes whose turn has not come stay all the same."""
     for _ in range(20):
         any_node.cgroup.run_ready(programs / "hostile", "busy")
-    with any_node.exporter("--scrape-interval", "200ms", "--cpu-budget", "0.0001") as exporter:
+    with any_node.exporter("--scrape-interval", "200ms", "--cpu-budget", "0.005") as exporter:
         assert comms(exporter.after())["busy"] == 20
         pid = any_node.cgroup.init.pid
         before = os.stat(f"/proc/{pid}").st_ino
