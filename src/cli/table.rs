@@ -223,7 +223,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "cpu-budget",
         value: "F",
         default: "0.25",
-        help: "read smaps for at most this fraction of a core; 0: no limit",
+        help: "spend at most this fraction of a core on scrapes; 0: no limit",
         expected: "a fraction of one core from 0 to 1024, 0 for no limit",
         set: |options, value| put(values::cpu_budget(value), &mut options.cpu_budget),
         ..UNSET
