@@ -14,15 +14,15 @@
 //! | room | owns | knows nothing of |
 //! | --- | --- | --- |
 //! | [`cli`] | the options, their table, help | what is done with them |
-//! | [`scrape`] | one scrape from beginning to end; the threads that take turns at it; which source the options name | HTTP |
+//! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; which source the options name; the records of OOM kills | HTTP |
 //! | [`demand`] | who asks and who is expected; so when the next scrape begins | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
-//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget | options, text |
-//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
-//! | [`cgroupfs`] | Linux: the table of a cgroup's fields (pure), its files, where it is among the others | containers |
+//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; who shares an address space; the containers' accounts and whom the kernel has killed | options, text |
+//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space, whether two are one | containers |
+//! | [`cgroupfs`] | Linux: the table of a cgroup's fields and the account that they add up to (pure), its files, where it is among the others | containers |
 //! | [`smaps`] | pure: the table of fields, the scanner | everything else |
-//! | [`totals`] | pure: what one process maps, the sums, what folds, label text | everything but `smaps` |
-//! | [`exposition`] | pure: the text of a snapshot and of cgroups, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
+//! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
+//! | [`exposition`] | pure: the text of a snapshot, of cgroups and of OOM kills, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
 //! | `sandbox` | what the process gives up before its first scrape | everything but the options |
 //!

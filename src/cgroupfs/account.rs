@@ -20,6 +20,17 @@ pub const PARTS: [&str; 10] = [
     "remainder",
 ];
 
+/// The account of a cgroup as it is exported.
+#[derive(Clone, Copy, Debug)]
+pub struct Exported<'a> {
+    /// The label text of its samples, left open.
+    pub labels: &'a str,
+    /// What the cgroup says.
+    pub values: &'a Values,
+    /// How many bytes of the page cache, and of tmpfs and shared memory, no process maps; none if that cannot be told.
+    pub unmapped: Option<[u64; 2]>,
+}
+
 /// Bytes of each of the [`PARTS`]; none where the kernel does not print it. Together they are what is charged. The counters are not read at
 /// one moment, so the remainder may be negative.
 ///

@@ -1,8 +1,8 @@
 //! The containers' own accounts as Prometheus text: the families `cgroup_*`.
 
 use super::text::{Family, Kind};
-use crate::cgroupfs::account::{PARTS, parts};
-use crate::cgroupfs::fields::{FIELDS, Unit, Values};
+use crate::cgroupfs::account::{Exported, PARTS, parts};
+use crate::cgroupfs::fields::{FIELDS, Unit};
 
 /// What a container's memory consists of.
 pub const ACCOUNT: &str =
@@ -24,25 +24,14 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// The account of one container.
-#[derive(Clone, Copy, Debug)]
-pub struct Account<'a> {
-    /// The container's label text, left open.
-    pub labels: &'a str,
-    /// What its cgroup says.
-    pub values: &'a Values,
-    /// How many bytes of the page cache, and of tmpfs and shared memory, no process maps; none if that cannot be told.
-    pub unmapped: Option<[u64; 2]>,
-}
-
 /// Appends the families to `text`, those that have a sample. The accounts are in the order in which they are exported.
-pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Account<'a>> + Clone) {
+pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Exported<'a>> + Clone) {
     let mut first = 0;
     for fields in FIELDS.chunk_by(|a, b| a.name == b.name) {
         let field = &fields[0];
         let kind = if field.unit.is_counter() { Kind::Counter } else { Kind::Gauge };
         let mut family = Family::new(text, "cgroup_", field.name, field.unit.suffix(), kind, field.help);
-        for Account { labels, values, .. } in accounts.clone() {
+        for Exported { labels, values, .. } in accounts.clone() {
             for (i, field) in fields.iter().enumerate() {
                 let Some(number) = values.get(first + i) else { continue };
                 match field.unit {
@@ -54,7 +43,7 @@ pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Account<'a>
         first += fields.len();
     }
     let mut family = Family::new(text, "cgroup_", "memory_account", "_bytes", Kind::Gauge, ACCOUNT);
-    for Account { labels, values, .. } in accounts.clone() {
+    for Exported { labels, values, .. } in accounts.clone() {
         for (part, bytes) in PART_LABELS.into_iter().zip(parts(values).unwrap_or_default()) {
             if let Some(bytes) = bytes {
                 family.signed_sample(labels, part, bytes);
@@ -62,7 +51,7 @@ pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Account<'a>
         }
     }
     let mut family = Family::new(text, "cgroup_", "memory_unmapped", "_bytes", Kind::Gauge, UNMAPPED);
-    for Account { labels, unmapped, .. } in accounts {
+    for Exported { labels, unmapped, .. } in accounts {
         // Of the page cache, and of tmpfs and shared memory.
         for (part, bytes) in PART_LABELS[1..=2].iter().zip(unmapped.into_iter().flatten()) {
             family.sample(labels, part, bytes);
@@ -94,8 +83,8 @@ mod tests {
         let b = values(&[("memory.current", "0\n"), ("memory.events", "oom_kill 0\n")]);
         let mut text = Vec::new();
         let accounts = [
-            Account { labels: "{pod=\"a\"", values: &a, unmapped: Some([7, 0]) },
-            Account { labels: "{pod=\"b\"", values: &b, unmapped: None },
+            Exported { labels: "{pod=\"a\"", values: &a, unmapped: Some([7, 0]) },
+            Exported { labels: "{pod=\"b\"", values: &b, unmapped: None },
         ];
         render(&mut text, accounts.into_iter());
         let text = String::from_utf8(text).unwrap();

@@ -12,11 +12,11 @@ use log::{Level, log};
 use rustix::process::{Resource, getrlimit};
 
 use super::discovery::Discovery;
-use super::ooms::{Kill, Kills, Portrait};
+use super::ooms::{Kill, Kills, LastReading};
 use super::owners::{Container, named_cgroup};
 use super::process::Process;
 use super::processes::Processes;
-use crate::cgroupfs::account;
+use crate::cgroupfs::account::{self, Exported};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, SHMEM, Values};
 use crate::cgroupfs::files::{Cgroup, CgroupFs};
 use crate::procfs::mounts::Mounts;
@@ -38,10 +38,10 @@ pub struct Accounts {
     table: Vec<Account>,
     /// The positions of those that are exported, by label text.
     order: Vec<usize>,
-    /// Those that were dropped by the last look, for no process is left.
+    /// Those that were dropped by the last update, for no process is left.
     gone: Vec<Account>,
     pub(super) kills: Kills,
-    /// At most so many directories are held from scrape to scrape: the rest of the descriptors that we may have are for others.
+    /// The descriptors of so many cgroups are held from scrape to scrape, up to five each: the rest of what we may have is for others.
     max_held: usize,
     /// How to tell the log that no container's cgroup is there, once; none when it has been told, or proved wrong.
     complaint: Option<Level>,
@@ -71,24 +71,13 @@ pub(super) struct Account {
     /// What its processes map of tmpfs and shared memory, in bytes by PSS, if that can be told.
     mapped_shmem: Option<u64>,
     mounts: Option<(Mounts, Instant)>,
-    pub(super) portrait: Option<Portrait>,
-}
-
-/// An account as it is exported.
-#[derive(Clone, Copy, Debug)]
-pub struct Exported<'a> {
-    /// The label text of its container, left open.
-    pub labels: &'a str,
-    /// What its cgroup says.
-    pub values: &'a Values,
-    /// How much of the page cache, and of tmpfs and shared memory, no process maps, in bytes; none if that cannot be told.
-    pub unmapped: Option<[u64; 2]>,
+    pub(super) last_reading: Option<LastReading>,
 }
 
 impl Accounts {
     /// Of what is read from `fs`; that it shows no container's cgroup is told at `level`.
     pub fn new(fs: CgroupFs, level: Level) -> Self {
-        let max_held = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 4);
+        let max_held = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 8);
         Self {
             fs,
             table: Vec::new(),
@@ -102,8 +91,8 @@ impl Accounts {
         }
     }
 
-    /// Looks which containers have a process, and which processes the kernel has killed since the last look.
-    pub fn look(&mut self, processes: &Processes, discovery: &Discovery, proc: &Proc) {
+    /// Sees which containers have a process, and which processes the kernel has killed since that was done last.
+    pub fn update(&mut self, processes: &Processes, discovery: &Discovery, proc: &Proc) {
         let is_new = self.see(processes);
         let is_gone = self.drop_unseen();
         let mut is_changed = is_new || is_gone;
@@ -131,7 +120,7 @@ impl Accounts {
     }
 
     /// Looks what is charged to each container, and reads the accounts of those that are full, or were not read for a minute.
-    pub fn glance(&mut self, now: Instant) {
+    pub fn check(&mut self, now: Instant) {
         let is_changed = self.read_where(now, |fs, account| {
             if account.values.is_none() || now > account.read_at + MAX_AGE {
                 return true;
@@ -194,7 +183,7 @@ impl Accounts {
             account.find_mapped_shmem(snapshot, proc, &mut self.buffers, now);
         }
         if !self.has_full() {
-            self.table.iter_mut().for_each(|account| account.portrait = None);
+            self.table.iter_mut().for_each(|account| account.last_reading = None);
             return;
         }
         // A process that has been killed meanwhile is missing in the sums: then what they were before is what it is told with.
@@ -203,14 +192,14 @@ impl Accounts {
         }
         for account in &mut self.table {
             if !account.is_full() {
-                account.portrait = None;
+                account.last_reading = None;
                 continue;
             }
-            let portrait = account.portrait.get_or_insert_default();
+            let last = account.last_reading.get_or_insert_default();
             let labels = &account.container.labels;
-            if snapshot.largest(labels, &mut portrait.largest, &mut self.scratch) {
-                (portrait.values, portrait.current) = (account.values.unwrap_or_default(), account.current);
-                portrait.oldest = None;
+            if snapshot.largest(labels, &mut last.largest, &mut self.scratch) {
+                (last.values, last.current) = (account.values.unwrap_or_default(), account.current);
+                last.oldest = None;
             }
         }
         self.date(processes);
@@ -231,8 +220,8 @@ impl Accounts {
                 },
             };
             last = Some(at);
-            if let Some(portrait) = &mut self.table[at].portrait {
-                portrait.oldest = portrait.oldest.into_iter().chain([read_at]).min();
+            if let Some(last) = &mut self.table[at].last_reading {
+                last.oldest = last.oldest.into_iter().chain([read_at]).min();
             }
         }
     }
@@ -353,7 +342,7 @@ impl Account {
             n_kills_above: None,
             mapped_shmem: None,
             mounts: None,
-            portrait: None,
+            last_reading: None,
         }
     }
 

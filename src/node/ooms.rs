@@ -18,9 +18,9 @@ use crate::totals::largest::Largest;
 /// Kills in more containers that are gone are not counted any more: the first by label text are forgotten.
 const MAX_GONE: usize = 1000;
 
-/// What a container was full of.
+/// What a container that was full mapped when it was read last.
 #[derive(Debug, Default)]
-pub struct Portrait {
+pub struct LastReading {
     /// What it mapped.
     pub largest: Largest,
     /// When the oldest of its readings was made.
@@ -42,8 +42,8 @@ pub struct Kill {
     pub values: Values,
     /// See there.
     pub current: u64,
-    /// What it was full of, if it was full before.
-    pub portrait: Option<Portrait>,
+    /// What it mapped when it was read last, if it was full then.
+    pub last_reading: Option<LastReading>,
 }
 
 /// The kills that the kernel has counted.
@@ -51,7 +51,7 @@ pub struct Kill {
 pub struct Kills {
     /// On the node, as it was seen last.
     pub(super) n_on_node: Option<u64>,
-    /// Whether there was a look before.
+    /// Whether they were looked for before.
     has_looked: bool,
     /// Those that were not told yet.
     pub(super) found: Vec<Kill>,
@@ -70,7 +70,7 @@ impl Kills {
         }
     }
 
-    /// Finds the kills since the last look. `n_on_node` is what the kernel has counted on the whole node; `gone` are containers that have no
+    /// Finds the kills since they were looked for last. `n_on_node` is what the kernel has counted on the whole node; `gone` are containers that have no
     /// process any more.
     pub(super) fn find(
         &mut self,
@@ -142,7 +142,7 @@ impl Kills {
             n_kills,
             values: account.values.unwrap_or_default(),
             current: account.current,
-            portrait: account.portrait.take(),
+            last_reading: account.last_reading.take(),
         });
     }
 

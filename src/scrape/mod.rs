@@ -18,7 +18,7 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
-use crate::node::accounts::{Accounts, Exported};
+use crate::node::accounts::Accounts;
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
 use crate::node::processes::{Processes, ReadCounts, Reads};
@@ -229,14 +229,14 @@ impl Scraper {
             processes.identify(proc, discovery, has_new_claims);
             discovery.see_running(processes);
             if let Some(accounts) = &mut self.accounts {
-                accounts.look(processes, discovery, proc);
+                accounts.update(processes, discovery, proc);
                 for kill in accounts.take_kills() {
                     self.ooms.record(&kill, &self.snapshot, self.summed_at);
                 }
             }
             match (&mut self.accounts, self.pass) {
                 (Some(accounts), Pass::Check) => {
-                    accounts.glance(now);
+                    accounts.check(now);
                     processes.queue(now, proc, discovery, |process| accounts.is_full_of(process));
                 }
                 _ => processes.queue(now, proc, discovery, |_| true),
@@ -390,10 +390,7 @@ impl Scraper {
     /// Appends the families `cgroup_*` of the last scrape to `text`.
     pub fn render_accounts(&self, text: &mut Vec<u8>) {
         if let Some(accounts) = &self.accounts {
-            let exported = accounts.iter().map(|Exported { labels, values, unmapped }| {
-                exposition::cgroups::Account { labels, values, unmapped }
-            });
-            exposition::cgroups::render(text, exported);
+            exposition::cgroups::render(text, accounts.iter());
         }
     }
 

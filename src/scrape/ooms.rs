@@ -23,13 +23,13 @@ pub struct Ooms {
 }
 
 impl Ooms {
-    /// Keeps what is known of a kill, and tells the log. A container that was not full when it was looked at last has no portrait: then
-    /// what was summed last tells what it mapped, which was at `summed_at`.
+    /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed last tells what it mapped,
+    /// which was at `summed_at`.
     pub fn record(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
         let listed = &kill.container.listed;
         let mut summed = Largest::default();
-        let (largest, read_at, values, current) = match &kill.portrait {
-            Some(portrait) => (&portrait.largest, portrait.oldest, &portrait.values, portrait.current),
+        let (largest, read_at, values, current) = match &kill.last_reading {
+            Some(last) => (&last.largest, last.oldest, &last.values, last.current),
             None => {
                 let is_known = snapshot.largest(&kill.container.labels, &mut summed, &mut Vec::new());
                 (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
@@ -66,12 +66,12 @@ impl Ooms {
 mod tests {
     use super::*;
     use crate::cgroupfs::fields::Values;
-    use crate::node::ooms::Portrait;
+    use crate::node::ooms::LastReading;
     use crate::node::owners::Container;
     use crate::sources;
     use std::sync::Arc;
 
-    fn kill(pod: &str, portrait: Option<Portrait>) -> Kill {
+    fn kill(pod: &str, last_reading: Option<LastReading>) -> Kill {
         let name = |name: &str| name.to_owned();
         let listed = sources::Container {
             id: name("id"),
@@ -81,7 +81,7 @@ mod tests {
             name: name("app"),
         };
         let container = Arc::new(Container::new(listed, true));
-        Kill { container, n_kills: 1, values: Values::default(), current: 5, portrait }
+        Kill { container, n_kills: 1, values: Values::default(), current: 5, last_reading }
     }
 
     #[test]
@@ -111,11 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn a_portrait_tells_what_it_was_before() {
+    fn the_last_reading_of_a_full_container_is_told() {
         let mut ooms = Ooms::default();
         let largest = Largest { pss: 77, ..Largest::default() };
-        let portrait = Portrait { largest, oldest: Some(Instant::now()), current: 99, ..Portrait::default() };
-        ooms.record(&kill("p", Some(portrait)), &Snapshot::default(), None);
+        let last =
+            LastReading { largest, oldest: Some(Instant::now()), current: 99, ..LastReading::default() };
+        ooms.record(&kill("p", Some(last)), &Snapshot::default(), None);
         let news = ooms.news().unwrap();
         assert!(news.contains("\"use_bytes\":99,\"reading_age_seconds\":0.00"), "{news}");
         assert!(news.contains("\"mapped_bytes\":77"), "{news}");

@@ -60,17 +60,17 @@ impl Node {
         fs::write(path, text).unwrap();
     }
 
-    fn look(&mut self, processes: &[Process]) -> Processes {
+    fn update(&mut self, processes: &[Process]) -> Processes {
         let mut processes = Processes::of(processes);
         self.discovery.observe(&processes, Instant::now());
         processes.attribute_all(&self.discovery);
-        self.accounts.look(&processes, &self.discovery, &self.proc);
+        self.accounts.update(&processes, &self.discovery, &self.proc);
         processes
     }
 
     /// A scrape that finds these processes; what it exports: label text and memory.
     fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64)> {
-        let processes = self.look(processes);
+        let processes = self.update(processes);
         let now = Instant::now();
         self.accounts.read(now);
         self.accounts.join(&self.snapshot, &processes, &self.proc, now);
@@ -80,9 +80,9 @@ impl Node {
 
     /// A check that finds these processes: the containers that are full, and the kills: whose, how many, and what was charged.
     fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64, u64)>) {
-        let processes = self.look(processes);
+        let processes = self.update(processes);
         let now = Instant::now();
-        self.accounts.glance(now);
+        self.accounts.check(now);
         self.accounts.join(&self.snapshot, &processes, &self.proc, now);
         let kills = self.accounts.take_kills().into_iter();
         let kills =
