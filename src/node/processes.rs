@@ -185,6 +185,10 @@ impl Processes {
                     for (name, content) in files {
                         to.file(pid, name, &content)?;
                     }
+                    let mounts = proc.raw_mounts(pid, &mut self.buffers).unwrap_or_default();
+                    if !mounts.is_empty() {
+                        to.file(pid, "mountinfo", &mounts)?;
+                    }
                     n_recorded += 1;
                 }
                 Err(error) => warn!("process {pid} is left out: {error}"),

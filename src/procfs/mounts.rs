@@ -37,14 +37,18 @@ impl Mounts {
     /// Of the text of a `mountinfo`.
     fn parse(text: &[u8]) -> Self {
         let mut mounts = Self::default();
-        for line in text.split(|&b| b == b'\n') {
-            let Some(mount) = Mount::parse(line) else { continue };
-            let counts = mount.is_tmpfs || mounts.is_tmpfs(&mount.path);
-            if counts && mounts.0.len() < MAX_MOUNTS {
-                mounts.0.push(mount);
-            }
-        }
+        text.split(|&b| b == b'\n').for_each(|line| _ = mounts.add(line));
         mounts
+    }
+
+    /// Takes a line of a `mountinfo`; says whether it matters.
+    fn add(&mut self, line: &[u8]) -> bool {
+        let Some(mount) = Mount::parse(line) else { return false };
+        let counts = self.0.len() < MAX_MOUNTS && (mount.is_tmpfs || self.is_tmpfs(&mount.path));
+        if counts {
+            self.0.push(mount);
+        }
+        counts
     }
 }
 
@@ -76,6 +80,18 @@ impl Proc {
         let mut text = Vec::new();
         let text = read_long(process.as_fd(), "mountinfo", MAX_BYTES, &mut text)?;
         Ok(Mounts::parse(text))
+    }
+
+    /// The lines of a process's `mountinfo` that [`Proc::mounts`] needs, for a recording: those that concern tmpfs.
+    ///
+    /// Fails when it has ended.
+    pub fn raw_mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
+        let process = self.process(pid, buffers)?;
+        let mut text = Vec::new();
+        let text = read_long(process.as_fd(), "mountinfo", MAX_BYTES, &mut text)?;
+        let mut mounts = Mounts::default();
+        let lines = text.split_inclusive(|&b| b == b'\n');
+        Ok(lines.filter(|line| mounts.add(line.trim_ascii_end())).flatten().copied().collect())
     }
 
     /// How many processes of the node the kernel has killed for want of memory since it was booted (`/proc/vmstat`, Linux 4.13); none if

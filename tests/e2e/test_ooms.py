@@ -10,7 +10,8 @@ import pytest
 
 from cgroups import CONTAINER, IS_V2, MIB, Cgroup
 from conftest import FOREVER
-from exporter import EVERYTHING, Exporter
+from exporter import EVERYTHING, Exporter, once
+from exposition import Exposition
 from lab import Container, Lab, cri, kill, until
 from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
 from test_cgroups import pod
@@ -118,7 +119,7 @@ def test_while_a_client_asks_all_the_time(node, mounts):
             assert_leaked(records(exporter)[0], f"asked-{attempt}", time.time())
 
 
-def test_each_part_of_the_account(node, mounts):
+def test_each_part_of_the_account(node, mounts, tmp_path):
     """20 MiB of tmpfs, a file of 30 MiB that is read, and 10 MiB of heap; then 8 MiB of a tmpfs at an unusual place, mapped."""
     work = (
         "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; dd if=/dev/zero of=/tmp/x bs=1M count=30; cat /tmp/x > /dev/null;"
@@ -159,3 +160,6 @@ def test_each_part_of_the_account(node, mounts):
         account, unmapped, _ = parts(exporter)
         assert account["shmem"] == pytest.approx(28 * MIB, rel=0.05)
         assert unmapped["shmem"] == pytest.approx(20 * MIB, rel=0.05), "a tmpfs that is no /dev/shm is known by its mount"
+        once("--record", tmp_path / "node", "--containerd-sock", node.socket, *EVERYTHING)
+        replayed = Exposition(once("--once", "--fixture", tmp_path / "node", *EVERYTHING)).by("cgroup_memory_unmapped_bytes", *CONTAINER, "part")
+        assert replayed["accounts", "parts-0", "app", "shmem"] == pytest.approx(20 * MIB, rel=0.05), "so it is in a recording"
