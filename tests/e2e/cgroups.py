@@ -146,7 +146,8 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
             break
     else:
         pytest.fail("the files of a frozen cgroup change all the time")
-    assert values == before
+    differences = {name: (values.get(name), before.get(name)) for name in values | before if values.get(name) != before.get(name)}
+    assert not differences
     return values
 
 

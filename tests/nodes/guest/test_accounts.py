@@ -6,7 +6,7 @@ from cgroups import CONTAINER, IS_V2, MIB, WORK, assert_same, works
 from exporter import EVERYTHING, Exporter
 from lab import Container, cri, kill, until
 from node import PROGRAMS
-from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
+from ooms import LIMIT, assert_leaked, leak, pids_of, records
 
 MOUNTS = [cri.Mount(host_path=str(PROGRAMS), container_path="/programs", readonly=True)]
 
@@ -34,12 +34,11 @@ def test_leaks_are_told_though_nobody_asks(node, record_property):
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         pods = [node.run_pod("accounts", name, [app]) for name, app in (("full-0", full), ("slow-0", slow), ("fast-0", fast))]
         try:
-            for app in (fast, slow):
-                ends(node, app)
+            until(lambda: pids_of(node, full) and not pids_of(node, fast) + pids_of(node, slow), 120, "the leaks have been killed")
             for pid in pids_of(node, full):
                 kill(pid, 9)
+            time.sleep(5)  # for what should not be told
             until(lambda: len(records(exporter)) >= (2 if IS_V2 else 1), 20, "they are told")
-            time.sleep(5)
         finally:
             for pod in pods:
                 node.remove_pod(pod)
