@@ -80,7 +80,7 @@ pub type GroupMask = u8;
 pub const GROUPS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// How many fields there are.
-pub const N_FIELDS: usize = 50;
+pub const N_FIELDS: usize = 51;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
@@ -149,7 +149,7 @@ const fn event(key: &'static str, labels: &'static str) -> Field {
         unit: Events,
         v2: line("memory.events", key, 1),
         v1: NOWHERE,
-        help: "Memory events: use went above low, high or max, no memory was left below the limit (oom), a process was killed (oom_kill).",
+        help: "Memory events: use went above low, high or max, no memory was left below the limit (oom), a process was killed (oom_kill), a socket was held up (sock_throttled).",
     }
 }
 
@@ -285,6 +285,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
     event("oom", ",event=\"oom\"}"),
     Field { v1: line("memory.oom_control", "oom_kill", 1), ..event("oom_kill", ",event=\"oom_kill\"}") },
     event("oom_group_kill", ",event=\"oom_group_kill\"}"),
+    event("sock_throttled", ",event=\"sock_throttled\"}"),
     time(
         "memory_pressure_some",
         line("memory.pressure", "some", MICROSECONDS),
