@@ -1,0 +1,199 @@
+// Use and limits of containers as bars, what the treemap of charged memory needs to be said about, and the records of OOM kills.
+
+Object.assign(LEGEND, {
+	unmapped_page_cache: 'Page cache that is charged here and that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
+	unmapped_shmem: 'Tmpfs and shared memory that is charged here and that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
+	slab: 'Objects of the kernel for this container: inodes, directory entries, sockets.',
+	page_tables: 'What the kernel needs to translate the addresses of this container’s processes.',
+	kernel_stacks: 'The kernel’s stack of each thread.',
+	percpu: 'Kernel data kept for each CPU.',
+	kernel_other: 'Kernel memory of no other kind, as from vmalloc.',
+	sockets: 'Network buffers.',
+	difference: 'What is left of the use after all other tiles: charged here and mapped elsewhere, or counted by nobody. Where the kernel does not say how much page cache and tmpfs nobody maps, that is in here, too.',
+});
+
+// ---- The table of containers
+
+const isListing = () => state.rows && !state.by && place && LEVELS.indexOf(place.level) < 2;
+const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
+let largestUse = 0;
+
+$['rows-map'].onclick = () => select({ rows: '', sort: '' });
+$['rows-containers'].onclick = () => { limit = 200; select({ rows: 'containers', sort: '' }); };
+
+function drawListing() {
+	const isOffered = !state.by && accounts.size > 0 && LEVELS.indexOf(place.level) < 2, isOn = !!isListing(), totals = {};
+	$.which.hidden = !isOffered;
+	$['rows-map'].ariaPressed = !isOn;
+	$['rows-containers'].ariaPressed = isOn;
+	put($['rows-map'], place.level === 'pod' ? 'Of the map' : 'Pods');
+	heads.limit.hidden = !rows.some(accountOf);
+	$.parts.hidden = heads.limit.hidden;
+	$.list.className = isOn ? 'containers' : '';
+	largestUse = 0;
+	for (const n of rows) {
+		const a = accountOf(n);
+		if (!a) continue;
+		largestUse = max(largestUse, a.current || 0);
+		for (const part in a.parts) totals[part] = (totals[part] || 0) + a.parts[part];
+	}
+	const list = Object.keys(PARTS).filter(part => totals[part]);
+	if ($.parts.list !== String(list)) {
+		$.parts.list = String(list);
+		$.parts.replaceChildren(...list.map(part => make('li', {}, swatchOf(PARTS[part][1]), PARTS[part][0] + ' ', make('span', { className: 'muted' }))));
+	}
+	list.forEach((part, k) => put($.parts.children[k].lastChild, size(totals[part])));
+}
+function makeBar() {
+	const bar = make('span', { className: 'use' });
+	bar.setAttribute('role', 'img');
+	return bar;
+}
+function fillBar(bar, a, largest) {
+	const { isLimited, parts, used } = barOf(a, largest), whole = isLimited ? `${percent(used)} of the limit of ${size(a.limit)}` : 'no limit';
+	bar.className = isLimited ? 'use limited' : 'use';
+	bar.ariaLabel = `${size(a.current)} in use, ${whole}` + (parts.length > 1 ? ': ' + partsText(parts).join(', ') : '');
+	bar.title = [`${size(a.current)} in use, ${whole}`, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0 ? [`working set ${size(a.working_set)}`] : []].join('\n');
+	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
+		const part = swatchOf(colour);
+		part.style.width = 100 * share + '%';
+		return part;
+	}));
+}
+function makeUse() {
+	const use = { bar: makeBar(), current: make('strong'), limit: make('span', { className: 'muted' }), percent: make('strong') };
+	return Object.assign(use, { all: [use.bar, make('span', { className: 'used' }, use.current, use.limit, use.percent)] });
+}
+function fillUse(use, a, largest) {
+	if (use.a === a && use.largest === largest) return;
+	Object.assign(use, { a, largest });
+	for (const el of use.all) el.hidden = !a;
+	if (!a) return;
+	fillBar(use.bar, a, largest);
+	put(use.current, size(a.current));
+	put(use.limit, a.limit > 0 ? ` of ${size(a.limit)} ` : ', no limit');
+	put(use.percent, a.limit > 0 ? percent(a.current / a.limit) : '');
+	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
+}
+
+// ---- What is to be said about the treemap of charged memory
+
+const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
+function chargedText() {
+	if (!isCharged) return '';
+	const top = state.by ? root : place, over = excesses.filter(({ n }) => isBelow(n, top)), by = over.reduce((sum, { by }) => sum + by, 0);
+	const name = n => `${n.up.full} › ${n.text}`;
+	let unknown = 0;
+	const walk = [top];
+	while (walk.length) {
+		const n = walk.pop();
+		if (n.level === 'container') unknown += !n.account?.tiles && live(n);
+		else if (LEVELS.indexOf(n.level) < 2) walk.push(...n.kids);
+	}
+	return [
+		over.length === 1 ? `The tiles of ${name(over[0].n)} are ${size(by)} more than its use of ${size(over[0].n.account.current)}.` : '',
+		over.length > 1 ? `The tiles of ${count(over.length)} containers are more than their use, by ${size(by)} in all; most of it in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}.` : '',
+		unknown ? `${count(unknown)} ${unknown > 1 ? 'containers have no account and show' : 'container has no account and shows'} mapped paths alone.` : '',
+	].filter(Boolean).join(' ');
+}
+// What the tip says of a tile or a container, besides its fields.
+function aboutCharged(n) {
+	const a = accountOf(n), over = excesses.find(e => e.n === n);
+	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}` : '',
+		over ? `The tiles are ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
+}
+// The metric behind a place of charged memory, its labels beside the place's, and by which label rows differ.
+function chargedMetric() {
+	let part = '', isMapped = state.by || state.q;
+	for (let n = place; n.up; n = n.up) {
+		if (n.level === 'part') part = n.kind;
+		else if (!LEVELS.slice(0, 3).includes(n.level)) isMapped = true;
+	}
+	if (part) {
+		const isUnmapped = Object.hasOwn(UNMAPPED, part), label = isUnmapped ? part.slice('unmapped_'.length) : part;
+		return { metric: TILE + (isUnmapped ? 'unmapped' : 'account') + '_bytes', labels: part === 'difference' ? [] : [`part=${quote(label)}`], level: part === 'difference' ? 'part' : undefined };
+	}
+	if (isMapped) return { metric: FAMILY + 'pss_bytes', labels: [] };
+	return place.level === 'container' ? { metric: TILE + 'account_bytes', labels: [], level: 'part' } : { metric: TILE + 'current_bytes', labels: [] };
+}
+
+// ---- Records of OOM kills
+
+let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0, shownOoms = 3;
+
+// Asked once a scrape at most, and only of an exporter that gives accounts, for an older one has no records. After a failure the
+// pauses grow; what was told stays.
+async function askOoms() {
+	hasOoms ||= [...accounts.values()].some(hasParts) || [...told.own.keys()].some(name => name.startsWith(OWN + 'oom'));
+	if (!hasOoms || isAskingOoms || pauseOoms-- > 0) return;
+	isAskingOoms = true;
+	pauseOoms = 0;
+	try {
+		const answer = await fetch('ooms', { cache: 'no-store', signal: AbortSignal.timeout(30000) }), text = answer.ok ? await answer.text() : '';
+		if (text !== oomsText) {
+			ooms = readOoms(text);
+			oomsText = text;
+			drawOoms();
+		}
+		failedOoms = 0;
+	} catch { // no records, or none that can be read: the map goes on without
+		pauseOoms = min(64, 2 ** ++failedOoms);
+	} finally {
+		isAskingOoms = false;
+	}
+}
+const isOf = (r, names) => names.slice(0, 3).every((name, k) => name === r[LEVELS[k]]);
+const cutLong = text => fit(visible(text), 300, text => text.length);
+const nameOf = r => cutLong([r.namespace, r.pod].filter(Boolean).join('/') + ' › ' + r.container);
+const dateOf = t => new Date(t * 1000);
+const isDate = t => !isNaN(dateOf(t));
+function ago(t) {
+	const s = max(0, Date.now() / 1000 - told.skew - t);
+	return (s < 172800 ? span(s) : count(round(s / 86400)) + ' days') + ' ago';
+}
+function drawOoms() {
+	const list = !told ? [] : state.by || !state.at.length ? ooms : ooms.filter(r => isOf(r, state.at)), shown = list.slice(0, shownOoms);
+	$.ooms.hidden = !list.length;
+	if (!list.length) return;
+	put($['ooms-count'], count(list.length) + (state.by || !state.at.length ? '' : ' here') + (ooms.length >= MOST_RECORDS ? ` (the exporter keeps the last ${MOST_RECORDS})` : ''));
+	$.older.hidden = list.length <= shownOoms;
+	put($.older, `Show all ${count(list.length)}`);
+	const key = JSON.stringify(shown);
+	if ($.kills.key === key) return drawAgo();
+	$.kills.key = key;
+	const old = new Map([...$.kills.children].map(el => [el.key, el]));
+	$.kills.replaceChildren(...shown.map(r => old.get(JSON.stringify(r)) || makeKill(r)));
+	drawAgo();
+}
+function drawAgo() {
+	for (const el of $.kills.children) put(el.ago, isDate(el.record.time) ? ago(el.record.time) : '');
+}
+$.older.onclick = () => { shownOoms = MOST_RECORDS; drawOoms(); };
+
+function makeKill(r) {
+	const when = isDate(r.time) ? `${dateOf(r.time).toLocaleDateString('sv')} ${clock(r.time)}` : 'at an unknown time', a = { current: r.use_bytes, limit: r.limit_bytes, parts: r.parts };
+	const time = make('time', {}, when), since = make('small', {}), use = makeUse();
+	if (isDate(r.time)) time.dateTime = dateOf(r.time).toISOString();
+	fillUse(use, a, r.use_bytes);
+	const el = make('details', { className: 'kill', key: JSON.stringify(r), record: r, ago: since },
+		make('summary', {}, make('span', { className: 'when' }, time, ' ', since), make('span', { className: 'who', title: nameOf(r) }, make('bdi', {}, nameOf(r)), ' ', make('small', {}, make('bdi', {}, cutLong(r.command)))),
+			make('span', { className: 'how' }, ...use.all)));
+	// Most records are never opened.
+	el.ontoggle = () => { if (el.open && el.children.length < 2) el.append(makeReading(r)); };
+	return el;
+}
+function makeReading(r) {
+	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), parts = barOf({ current: r.use_bytes, limit: r.limit_bytes, parts: r.parts }).parts;
+	const place = { at: [r.namespace, r.pod, r.container], by: '', q: '' };
+	const kills = r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '';
+	const read = `${kills}${r.reading_age_seconds >= 0 ? `It was read last ${span(r.reading_age_seconds)} before the kill` : 'It was read last before the kill'}, when its processes mapped ${size(r.mapped_bytes)}.`;
+	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, 'Show the container')),
+		make('div', {}, make('h3', {}, r.paths.length ? 'Largest paths, by PSS' : 'No path is known'), make('ol', {}, ...r.paths.map(p => {
+			const bar = make('span', { className: 'use' }), filled = swatchOf(kindOf(p.path));
+			filled.style.width = 100 * max(0, p.pss_bytes || 0) / largest + '%';
+			bar.append(filled);
+			return make('li', { title: cutLong(p.path) }, make('span', { className: 'size' }, size(p.pss_bytes)), bar, make('span', { className: 'what' }, make('bdi', {}, cutLong(p.path)), ' ', make('small', {}, make('bdi', {}, cutLong(p.command)))));
+		}))),
+		make('div', {}, make('h3', {}, Object.keys(r.parts).length ? 'What was charged' : 'What was charged is not known'), Object.keys(r.parts).length ? make('dl', {}, ...parts.filter(([, v]) => v).map(([name, v, colour]) =>
+			make('div', {}, make('dt', {}, swatchOf(colour), name), make('dd', {}, size(v))))) : ''));
+}
