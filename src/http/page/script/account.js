@@ -5,7 +5,7 @@ const CGROUP = /cgroup_memory_(current|limit|working_set|account|unmapped)_bytes
 const PARTS = {
 	anon: ['anonymous', 'anon'], page_cache: ['page cache', 'file'], shmem: ['tmpfs and shared memory', 'shm'], slab: ['slab', 'slab'],
 	page_tables: ['page tables', 'page_tables'], kernel_stacks: ['kernel stacks', 'kernel_stacks'], percpu: ['per-CPU', 'percpu'],
-	kernel_other: ['other kernel memory', 'kernel_other'], sockets: ['sockets', 'sockets'], remainder: ['remainder', 'other'],
+	kernel_other: ['other kernel memory', 'kernel_other'], sockets: ['sockets', 'sockets'], remainder: ['remainder', 'difference'],
 };
 // The parts that no process maps, as the treemap shows them.
 const UNMAPPED = { unmapped_page_cache: 'Page cache that nobody maps', unmapped_shmem: 'Tmpfs that nobody maps' };
@@ -13,6 +13,7 @@ const TILES = {
 	...UNMAPPED, slab: 'Slab', page_tables: 'Page tables', kernel_stacks: 'Kernel stacks', percpu: 'Per-CPU', kernel_other: 'Other kernel memory',
 	sockets: 'Sockets', difference: 'Difference',
 };
+const SHORT = { unmapped_page_cache: 'unmapped cache', unmapped_shmem: 'unmapped tmpfs', kernel_other: 'other kernel' };
 Object.assign(KINDS, TILES);
 // The node of a tile is a child of its container, beside the commands. A command's name is at most 15 bytes, so none is called this.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory';
@@ -77,8 +78,7 @@ function charge() {
 }
 function chargeTo(a, pss) {
 	const f = fieldOf(FAMILY + CHARGED + '_bytes'), { n } = a, mapped = pss.next[n.i] || 0, parts = { ...a.unmapped };
-	f.help = 'What is charged to the containers: mapped paths by their PSS, and what no process maps. Memory is charged to the container that touched it first, '
-		+ 'while PSS divides it among all who map it, so what is mapped and what is charged need not match.';
+	f.help = 'What is charged to the containers: mapped paths by their PSS, and what no process maps.';
 	for (const part in a.parts) if (Object.hasOwn(TILES, part)) parts[part] = a.parts[part];
 	let left = a.current - mapped;
 	for (const part in parts) {

@@ -76,11 +76,22 @@ function fillUse(use, a, largest) {
 	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
 }
 
-// ---- What is to be said about the treemap of charged memory
+// ---- What is to be said about a place: its use, if it is a container's, and how far the treemap of charged memory is to be believed
 
 const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
+function drawCharged() {
+	const n = place && entered(place), a = n && accountOf(n);
+	$.use.hidden = !a;
+	fillUse(useHere, a, a?.current);
+	$.charged.hidden = !isCharged || !place;
+	if ($.charged.hidden) return;
+	put($.charged.firstChild, 'Memory is charged to the container that touched it first, while PSS divides it among all who map it, so what is mapped and what is charged need not match. ');
+	put($.charged.lastChild, chargedText());
+}
+const useHere = makeUse();
+$.use.append(...useHere.all);
+$.charged.append(make('span'), make('strong'));
 function chargedText() {
-	if (!isCharged) return '';
 	const top = state.by ? root : place, over = excesses.filter(({ n }) => isBelow(n, top)), by = over.reduce((sum, { by }) => sum + by, 0);
 	const name = n => `${n.up.full} › ${n.text}`;
 	let unknown = 0;
@@ -91,8 +102,8 @@ function chargedText() {
 		else if (LEVELS.indexOf(n.level) < 2) walk.push(...n.kids);
 	}
 	return [
-		over.length === 1 ? `The tiles of ${name(over[0].n)} are ${size(by)} more than its use of ${size(over[0].n.account.current)}.` : '',
-		over.length > 1 ? `The tiles of ${count(over.length)} containers are more than their use, by ${size(by)} in all; most of it in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}.` : '',
+		over.length === 1 ? `The tiles of ${name(over[0].n)} add up to ${size(by)} more than its use of ${size(over[0].n.account.current)}.` : '',
+		over.length > 1 ? `The tiles of ${count(over.length)} containers add up to more than their use, by ${size(by)} in all; most of it is in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}.` : '',
 		unknown ? `${count(unknown)} ${unknown > 1 ? 'containers have no account and show' : 'container has no account and shows'} mapped paths alone.` : '',
 	].filter(Boolean).join(' ');
 }
@@ -100,7 +111,7 @@ function chargedText() {
 function aboutCharged(n) {
 	const a = accountOf(n), over = excesses.find(e => e.n === n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}` : '',
-		over ? `The tiles are ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
+		over ? `The tiles add up to ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
 }
 // The metric behind a place of charged memory, its labels beside the place's, and by which label rows differ.
 function chargedMetric() {

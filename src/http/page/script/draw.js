@@ -20,6 +20,7 @@ function draw() {
 	drawStates();
 	drawHere();
 	drawMap();
+	drawCharged();
 	drawTable();
 	drawOoms();
 	hover();
@@ -127,8 +128,6 @@ function drawHere() {
 	put($.slope, slope(field, slopeOf(dots)));
 	$.slope.className = $.delta.className;
 	put($.help, field.help + (IN_FULL.test(field.name) ? ' Counts in full for each process that maps it; PSS is the one that adds up.' : ''));
-	$.help.classList.toggle('kept', isCharged);
-	put($.excess, chargedText());
 	// Nothing is inside a leaf: its place shows the chart in the treemap's stead.
 	$.chart.classList.toggle('big', isLeaf);
 	const d = lineOf(dots, 600, isLeaf ? 240 : 64, middle, half), last = since().points.at(-1).t;
