@@ -97,8 +97,8 @@ def test_each_container_has_a_bar_and_the_closest_to_its_limit_is_first(busy, pa
     # A link has the list, too; the other columns sort it.
     page.tab.reload()
     page.drawn()
-    page.sort("pss")
-    assert page.column("pss") == sorted(mapped.values(), reverse=True)
+    page.sort("share")
+    assert page.column("value") == sorted(mapped.values(), reverse=True)
     page.tab.fill("#q", "kafka-1")
     assert [row[0] for row in bars(page)] == ["data/kafka-1 › kafka"]
     page.tab.keyboard.press("Enter")
@@ -123,7 +123,7 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
         by_class.setdefault(name, []).append((end, first_part, mark))
     ((end, first_part, mark),) = by_class["use limited"]
     assert abs(end - 0.5) < 0.03 and abs(first_part - 0.3) < 0.03 and mark != "0px"
-    assert sorted(round(end, 1) for end, _, _ in by_class["use"]) == [0.2, 1.0] and {mark for *_, mark in by_class["use"]} == {"0px"}
+    assert sorted(round(end, 2) for end, _, _ in by_class["use"]) == [0.25, 1.0] and {mark for *_, mark in by_class["use"]} == {"0px"}
     # What the colours are stands above.
     assert page.text("#parts").split("\n") == ["anonymous 210 MiB", "page cache 30.0 MiB", "slab 30.0 MiB", "remainder −1 B"]
 
@@ -320,7 +320,7 @@ NAMES = [MARKUP, "'\"`;--</details>", "\u202etxt.exe", "new\nline\x00\x1b[31m\x7
 def test_32_records_with_hostile_names(busy, browse):
     page = browse(width=390, height=844)
     names = [NAMES[k % len(NAMES)] for k in range(40)]
-    paths = [("/" + name, name, 10_000 - k) for k, name in enumerate(NAMES)] * 2
+    paths = [(name, "/" + name, 10_000 - k) for k, name in enumerate(NAMES)] * 2
     charged(page, {}, [record(1e300 if k == 3 else time.time() - k, name, NAMES[k // 9], name, name, paths) for k, name in enumerate(names)])
     page.charges = {tuple([name] * 3): Charge(90 * MIB, 100 * MIB, {"anon": 90 * MIB}, {"page_cache": 5 * MIB}) for name in NAMES if "\x00" not in name and "\ud83d" not in name}
     page.open(busy, "#/?rows=containers" + CHARGED.replace("?", "&"))

@@ -68,7 +68,7 @@ function makeReading(r) {
 	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), parts = barOf({ current: r.use_bytes, limit: r.limit_bytes, parts: r.parts }).parts;
 	const place = { at: [r.namespace, r.pod, r.container], by: '', q: '' };
 	const kills = r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '';
-	const read = `${kills}${r.reading_age_seconds >= 0 ? `It was read last ${span(r.reading_age_seconds)} before the kill` : 'It was read last before the kill'}, when its processes mapped ${size(r.mapped_bytes)}.`;
+	const read = `${kills}The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`;
 	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, 'Show the container')),
 		make('div', {}, make('h3', {}, r.paths.length ? 'Largest paths, by PSS' : 'No path is known'), make('ol', {}, ...r.paths.map(p => {
 			const bar = make('span', { className: 'use' }), filled = swatchOf(kindOf(p.path));
