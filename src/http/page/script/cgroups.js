@@ -14,7 +14,9 @@ Object.assign(LEGEND, {
 
 // ---- The table of containers
 
-const isListing = () => state.rows && !state.by && place && LEVELS.indexOf(place.level) < 2;
+// A pod's rows are its containers anyway.
+const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
+const isListing = () => state.rows && canList();
 const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
 let largestUse = 0;
 
@@ -22,11 +24,10 @@ $['rows-map'].onclick = () => select({ rows: '', sort: '' });
 $['rows-containers'].onclick = () => { limit = 200; select({ rows: 'containers', sort: '' }); };
 
 function drawListing() {
-	const isOffered = !state.by && accounts.size > 0 && LEVELS.indexOf(place.level) < 2, isOn = !!isListing(), totals = {};
-	$.which.hidden = !isOffered;
+	const isOn = !!isListing(), totals = {};
+	$.which.hidden = !canList() || !accounts.size;
 	$['rows-map'].ariaPressed = !isOn;
 	$['rows-containers'].ariaPressed = isOn;
-	put($['rows-map'], place.level === 'pod' ? 'Of the map' : 'Pods');
 	heads.limit.hidden = !rows.some(accountOf);
 	$.parts.hidden = heads.limit.hidden;
 	$.list.className = isOn ? 'containers' : '';
@@ -56,6 +57,8 @@ function fillBar(bar, a, largest) {
 	bar.title = [`${size(a.current)} in use, ${whole}`, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0 ? [`working set ${size(a.working_set)}`] : []].join('\n');
 	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
 		const part = swatchOf(colour);
+		// Between narrow parts a gap would hide them.
+		part.className = share > .02 ? 'wide' : '';
 		part.style.width = 100 * share + '%';
 		return part;
 	}));
