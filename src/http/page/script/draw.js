@@ -12,14 +12,17 @@ function draw() {
 	if (!told) return drawStates();
 	const list = offered(), q = visible(state.q).toLowerCase();
 	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list[0] || fieldOf(FAMILY + 'pss_bytes');
+	isCharged = field.name === CHARGED;
 	place = findPlace();
 	kids = place ? insideOf(place) : [];
-	rows = !place ? [] : q ? search(place === pivot ? root : place, q) : kids;
+	rows = !place ? [] : isListing() ? containersOf(place).filter(n => matches(n, q) || lowerFull(n).includes(q)) : q ? search(place === pivot ? root : place, q) : kids;
 	drawStats(list);
 	drawStates();
 	drawHere();
 	drawMap();
+	drawCharged();
 	drawTable();
+	drawOoms();
 	hover();
 	const node = infos('node', 'node').map(visible)[0];
 	document.title = (place?.up ? place.full + ' · ' : '') + 'Memory map · ' + (node || location.host);
@@ -32,7 +35,7 @@ for (const key of [...TOTALS, 'grows_fastest']) {
 }
 const grower = make('a', {}), growth = make('span', {});
 const FIRST = ['pss', 'uss', 'rss', 'swap'];
-const GROUPS = { 'Most used': FIRST, 'Private and shared': /^(private|shared|pss|size)/, 'By what pages are': /^(anonymous|lazyfree|ksm|locked|referenced|swap)/, 'Huge pages': /huge|pmd/, 'Everything else': /./ };
+const GROUPS = { 'Most used': FIRST, 'Private and shared': /^(private|shared|pss|size)/, 'By what pages are': /^(anonymous|lazyfree|ksm|locked|referenced|swap)/, 'Huge pages': /huge|pmd/, 'By cgroup': /^charged/, 'Everything else': /./ };
 function drawStats(list) {
 	for (const key of TOTALS) {
 		const f = fields.get(key), v = own(key) ?? f?.now[0] ?? NaN;
@@ -80,6 +83,7 @@ function drawAge() {
 		folded && count(folded) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
 	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() || silence() ? 'Old: ' + clock(told.t) : 'Live';
 	put($.state, word);
+	drawAgo();
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
 	drawNote();
 }
@@ -107,7 +111,7 @@ function drawNote() {
 // Counted in full for each process that has it mapped: PSS, private pages and what the kernel divides by sharers are not.
 const IN_FULL = /^(rss|size|shared_|referenced|anonymous|ksm|lazyfree|anon_huge|shmem_pmd|file_pmd|swap$)/;
 function drawHere() {
-	const key = hashOf({ field: '', sort: '', q: '' });
+	const key = hashOf({ field: '', sort: '', q: '', rows: '' });
 	if ($.crumbs.key !== key) {
 		$.crumbs.key = key;
 		$.crumbs.replaceChildren(...['Node', ...state.at.map(name => visible(name) || '(none)')].map((name, k) => make('a', {}, make('bdi', {}, name))));

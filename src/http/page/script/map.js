@@ -79,6 +79,7 @@ function paint(q) {
 const fitName = (name, width, measure) => measure(name) <= width ? name : fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
 // A tile's name: of a file its base name, with as much of its folder as tells it from its neighbours.
 function labelOf(n) {
+	if (n.level === 'part') return SHORT[n.kind] || n.text;
 	if (n.level !== 'path' || !n.dir) return n.text;
 	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing, by: byName(n.up.kids.filter(isArea)) }).by.get(n.text);
 	return same?.length > 1 ? n.short ||= shortest(n.full, same) : n.text;
@@ -144,7 +145,7 @@ function hover(to) {
 	for (let up = n; up !== place; up = up.up) if (up !== n) names.unshift(make('bdi', {}, up.text), ' › ');
 	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && at(f, n) === at(f, n));
 	list.sort((a, b) => b.bytes - a.bytes || at(b, n) - at(a, n));
-	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : KINDS[n.kind]), fieldsOf(n, list));
+	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : n.level === 'part' ? 'charged to the container' : KINDS[n.kind]), ...isCharged ? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);
 }
 // Beside what is looked at: right, left, below or above of it; where it fills the window, in its far corner.

@@ -3,18 +3,19 @@
 
 let pivot = null; // its root: path (or kind) > namespace > pod > command; made when it is first asked for
 
-const isByPath = n => n.level === 'path' || n.level === 'kind';
+const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';
 const canPivot = () => order.some(isByPath);
 function gather(n, member) {
 	(n.members ||= []).push(member);
 	n.seen = max(n.seen, member.seen);
+	n.charged = max(n.charged, member.charged);
 }
 function addToPivot(leaf) {
 	if (!isByPath(leaf)) return;
 	const names = {};
 	for (let n = leaf; n !== root; n = n.up) names[n.level] = n.name;
 	let n = pivot;
-	for (const level of [leaf.level, 'namespace', 'pod', 'comm']) {
+	for (const level of [leaf.level, 'namespace', 'pod', leaf.level === 'part' ? 'container' : 'comm']) {
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;
 		gather(n, leaf);
@@ -25,6 +26,7 @@ function getPivot() {
 	if (!pivot) {
 		pivot = { ...makeNode(null, 'node', ''), i: 0 };
 		for (const n of series.values()) addToPivot(n);
+		for (const n of tileNodes) addToPivot(n);
 		seePivot();
 	}
 	return pivot;
@@ -32,8 +34,13 @@ function getPivot() {
 function seePivot() {
 	pivot.seen = tick;
 	for (const leaf of series.values()) {
-		if (!live(leaf)) continue;
+		if (!(leaf.seen >= tick)) continue;
 		for (let n = leaf.twin; n && n.seen !== tick; n = n.up) n.seen = tick;
+	}
+	pivot.charged = tick;
+	for (const leaf of tileNodes) {
+		if (!(leaf.charged >= tick)) continue;
+		for (let n = leaf.twin; n && n.charged !== tick; n = n.up) n.charged = tick;
 	}
 }
 

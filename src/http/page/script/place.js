@@ -1,4 +1,4 @@
-// What is selected lives in the fragment: #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text
+// What is selected lives in the fragment: #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text&rows=containers
 
 const $ = {};
 for (const el of document.querySelectorAll('[id]')) $[el.id] = el;
@@ -18,7 +18,8 @@ function fromHash() {
 	// No place is deeper than eight names; what a link says beyond that is not read.
 	try { names = path.split('/', 9).slice(1).map(decodeURIComponent); } catch { /* not a place: the node */ }
 	if (names.length === 1 && !names[0]) names = [];
-	state = { at: names, by: get.get('by') === 'path' ? 'path' : '', field: get.get('field') || '', sort: get.get('sort') || '', q: (get.get('q') || '').slice(0, 500) };
+	state = { at: names, by: get.get('by') === 'path' ? 'path' : '', field: get.get('field') || '', sort: get.get('sort') || '', q: (get.get('q') || '').slice(0, 500),
+		rows: get.get('rows') === 'containers' ? 'containers' : '' };
 }
 function hashOf(changes) {
 	const { at, ...rest } = { ...state, ...changes }, query = new URLSearchParams(Object.entries(rest).filter(([, value]) => value)).toString();
@@ -30,7 +31,7 @@ function select(changes) {
 	draw();
 }
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
-const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '', q: '' });
+const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '', q: '', ...live(n) ? {} : { field: CHARGED } });
 // Out of a place that is gone leads to the innermost around it that is not.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
@@ -50,19 +51,24 @@ function findPlace(names = state.at) {
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd') + '"';
 function promql() {
 	const match = [], by = [];
-	let level = rows[0]?.level;
+	const charged = isCharged && chargedMetric();
+	let level = charged?.level || rows[0]?.level;
+	if (level === 'part' && !charged?.level) level = state.q || place.level === 'node' ? 'path' : undefined;
+	if (charged) match.push(...charged.labels);
 	for (let n = place; n.up; n = n.up) {
+		if (n.level === 'part') continue;
 		match.unshift(`${n.level}=${quote(n.name)}`);
 		if (!level) by.unshift(n.level);
 	}
 	if (state.q && level) {
-		level = rows.find(isByPath)?.level || level;
+		level = rows.find(n => isByPath(n) && n.level !== 'part')?.level || level;
 		match.push(`${level}=~` + quote('(?i).*' + state.q.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&') + '.*'));
 	}
-	if (level) by.push(...level === 'pod' && place.level !== 'namespace' ? ['namespace', 'pod'] : [level]);
+	if (level && isListing()) by.push(...LEVELS.slice(LEVELS.indexOf(place.level) + 1, 3));
+	else if (level) by.push(...level === 'pod' && place.level !== 'namespace' ? ['namespace', 'pod'] : [level]);
 	// USS is two families, of which one may lack a series (--omit-zero): their sum by `+` would lack it too.
 	const isSum = field.name === 'uss';
 	if (isSum) match.unshift(`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`);
-	const what = (isSum ? '' : field.metric) + (match.length ? `{${match}}` : '');
+	const what = (isSum ? '' : charged?.metric || field.metric) + (match.length ? `{${match}}` : '');
 	return level || isSum || place.members ? `sum by (${by.join(', ')}) (${what})` : what;
 }

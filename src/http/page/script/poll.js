@@ -123,6 +123,7 @@ async function refresh() {
 	trouble = '';
 	draw();
 	drawAge();
+	askOoms();
 	performance.clearMeasures();
 	performance.measure('response to drawn', { start });
 	return wait;

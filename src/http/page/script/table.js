@@ -5,14 +5,16 @@ blank.removeAttribute('id');
 blank.removeAttribute('role');
 blank.ariaHidden = 'true';
 blank.setAttribute('viewBox', '0 0 88 22');
-const sorting = () => state.sort || '-share';
+const sorting = () => state.sort || (isListing() ? '-limit' : '-share');
 const sortOf = key => key.replace('-', '');
-for (const key of ['name', 'share', 'value', 'change', 'trend', ...NUMBERS]) {
+for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMBERS]) {
 	// Sorted by names upwards first, by numbers downwards.
 	const onclick = () => select({ sort: isSorted(key) === (key === 'name' ? 1 : -1) ? (key === 'name' ? '-' : '') + key : (key === 'name' ? '' : '-') + key });
 	$.head.append(heads[key] = make('th', { scope: 'col' }, key === 'trend' ? make('span', {}) : make('button', { id: 'sort-' + key, onclick }, title(key))));
 	heads[key].dataset.key = key;
 }
+put(heads.limit.firstChild, 'Use of limit');
+heads.limit.title = 'Sorts by what is closest to its limit';
 // -1 or 1 where the rows are sorted by this column; 0 elsewhere. The field that is looked at has but one column, its value.
 function isSorted(key) {
 	const by = sortOf(sorting());
@@ -30,7 +32,7 @@ function makeRow(n) {
 		td.dataset.key = key;
 		return td;
 	};
-	row.tr.append(make('th', { scope: 'row' }, row.link), cell('share', row.bar, row.share), cell('value'), cell('change', row.isNew, row.delta),
+	row.tr.append(make('th', { scope: 'row' }, row.link), cell('limit'), cell('share', row.bar, row.share), cell('value'), cell('change', row.isNew, row.delta),
 		cell('trend', row.line), ...NUMBERS.map(key => cell(key)));
 	// The whole row leads inside, unless somebody selects text in it.
 	row.tr.onclick = e => { if (!e.target.closest('a') && !String(getSelection())) row.link.click(); };
@@ -41,7 +43,7 @@ const compareNames = (a, b) => collator.compare(a.dir, b.dir) || collator.compar
 function sorted() {
 	const key = sortOf(sorting()), sign = sorting()[0] === '-' ? -1 : 1;
 	if (key === 'name') return [...rows].sort((a, b) => sign * compareNames(a, b));
-	const f = fieldAt(key), by = key === 'change' ? n => change(field, n) : n => f ? at(f, n) : NaN;
+	const f = fieldAt(key), by = key === 'change' ? n => change(field, n) : key === 'limit' ? used : n => f ? at(f, n) : NaN;
 	const list = rows.map(n => ({ n, v: by(n) }));
 	return list.sort((a, b) => (a.v !== a.v) - (b.v !== b.v) || sign * (a.v - b.v) || compareNames(a.n, b.n)).map(({ n }) => n);
 }
@@ -50,10 +52,11 @@ function drawTable() {
 	if ($.list.hidden) return;
 	const list = sorted(), shown = list.slice(0, limit), wanted = new Set(shown), focus = document.activeElement;
 	first = list[0];
+	drawListing();
 	for (const key in heads) {
 		const way = isSorted(key);
 		heads[key].ariaSort = way ? way < 0 ? 'descending' : 'ascending' : null;
-		heads[key].hidden = key === field.name;
+		if (key !== 'limit') heads[key].hidden = key === field.name;
 	}
 	put(heads.value.firstChild, title(field.name));
 	for (const [n, row] of lines) {
@@ -76,7 +79,7 @@ function drawTable() {
 		fillRow(row, n, dots.get(n), half);
 	}
 	if (focus !== document.activeElement && $.rows.contains(focus)) focus.focus({ preventScroll: true });
-	put($.caption, state.q ? `What “${visible(state.q)}” finds in ${place.full}; each name leads there` : `What is in ${place.full}, sorted by ${sortOf(sorting())}; each name leads inside`);
+	put($.caption, state.q ? `What “${visible(state.q)}” finds in ${place.full}; each name leads there` : `${isListing() ? 'The containers' : 'What is'} in ${place.full}, sorted by ${sortOf(sorting()) === 'limit' ? 'what is closest to its limit' : sortOf(sorting())}; each name leads inside`);
 	$.none.hidden = rows.length;
 	put($.none, `Nothing below ${place.full} has “${visible(state.q)}” in its name.`);
 	$.more.hidden = list.length <= limit;
@@ -97,7 +100,14 @@ function fillRow(row, n, dots, half) {
 		Object.assign(cell, { v, f, title: count(v), className: v ? '' : 'zero' });
 		putValue(cell, f ? show(f, v) : '–', v);
 	}
-	row.isNew.hidden = !isNew(fields.get('mappings') || field, n);
+	row.limitCell.hidden = heads.limit.hidden;
+	if (!heads.limit.hidden) {
+		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
+		fillUse(row.use, accountOf(n), largestUse);
+	}
+	// Of what no process maps there are no mappings.
+	const mappings = fields.get('mappings');
+	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));
 	if (row.line.d !== d) row.line.firstElementChild.setAttribute('d', row.line.d = d);
 }

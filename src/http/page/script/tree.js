@@ -1,5 +1,6 @@
 // The model. A node of the tree has a number, under which each field keeps its value in a column.
 
+// What a tile's colour says; account.js adds its own.
 const KINDS = { anon: 'Anonymous', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
 // The rule of --group-by kind: src/totals/grouping.rs has it, too, and the cases that both are tested with.
 const NAMED = {
@@ -12,7 +13,7 @@ function kindOf(path) {
 		: /^(\/dev\/shm\/|\/dev\/hugepages\/|\/memfd:|\/SYSV|\[anon_shmem:)/.test(path) ? 'shm'
 			: path[0] === '/' && !/^\/(dev\/|sys\/|dmabuf:)/.test(path) ? 'file' : 'special';
 }
-const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind'];
+const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind', 'part'];
 
 const fields = new Map(); // by short name, in the exposition's order
 const series = new Map(); // label text as exposed -> node
@@ -20,14 +21,19 @@ let nodes = [], order = []; // parents before their children; the series as the 
 let room = 1024, tick = 0;
 const NONE = []; // a leaf's children: most nodes are leaves
 const root = number(makeNode(null, 'node', ''));
-const live = n => n.seen >= tick; // what a read in progress has met is one ahead
+let isCharged = false; // whether what is charged without being mapped is looked at, too: see account.js
+const live = n => n.seen >= tick || isCharged && n.charged >= tick; // what a read in progress has met is one ahead
 
 // A node that has no number has `members`, nodes that do: see pivot.js.
 function makeNode(up, level, name) {
-	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0, v: NaN };
+	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0, charged: 0, v: NaN };
 	n.text = up ? (level === 'pid' ? 'pid ' : '') + visible(name) || `(no ${level === 'comm' ? 'command' : level})` : 'Node';
 	if (level === 'pod') n.dir = visible(up.name) + '/';
 	if (level === 'kind') n.kind = Object.hasOwn(KINDS, name) ? name : 'special';
+	if (level === 'part') {
+		n.kind = name.slice(TILE.length);
+		n.text = tileName(n.kind);
+	}
 	if (level === 'path') {
 		n.kind = kindOf(name);
 		const base = name[0] === '/' ? n.text.lastIndexOf('/') + 1 : 0;
@@ -101,6 +107,7 @@ async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
 	for (const f of fields.values()) f.next.fill(NaN);
+	reading = new Map();
 	const add = (n, value) => {
 		next = n.rank + 1;
 		n.seen = tick + 1;
@@ -146,6 +153,9 @@ async function read(text, pause) {
 			if (!sample) broken++;
 			else if (own.has(sample.name)) own.get(sample.name).push(sample);
 			else own.set(sample.name, [sample]);
+		} else {
+			CGROUP.lastIndex = pos;
+			if (CGROUP.test(text) && !readCgroup((' ' + text.slice(pos, end)).slice(1))) broken++;
 		}
 	}
 	rank(walk.length > longest.length ? walk : longest);
@@ -178,26 +188,32 @@ function commit() {
 		// One of the two may be left out where it is 0 (--omit-zero).
 		for (let k = 0; k < nodes.length; k++) uss.next[k] = clean.next[k] + dirty.next[k] || (dirty.next[k] !== dirty.next[k] ? clean.next[k] : dirty.next[k]);
 	}
+	charge();
 	let alive = 0;
 	for (const f of fields.values()) [f.now, f.next] = [f.next, f.now];
-	for (let k = nodes.length - 1; k > 0; k--) if (live(nodes[k])) nodes[k].up.seen = tick, alive++;
+	for (let k = nodes.length - 1; k > 0; k--) {
+		const n = nodes[k];
+		if (n.seen >= tick) n.up.seen = tick;
+		if (isKept(n)) alive++;
+	}
 	if (nodes.length > 2 * alive + 2000) forget();
 	if (pivot) seePivot();
 }
 // Drops what is gone, once that is more than what is there.
 function forget() {
-	nodes = nodes.filter(live);
+	nodes = nodes.filter(isKept);
 	const pick = c => new c.constructor(c.length).map((_, k) => c[nodes[k]?.i] ?? NaN);
 	for (const f of fields.values()) f.now = pick(f.now);
 	for (const p of new Set(spans().flatMap(s => [s.base, ...s.points]))) p.columns.forEach((c, name) => p.columns.set(name, pick(c)));
 	nodes.forEach((n, k) => {
 		n.i = k;
 		if (!n.by) return;
-		n.kids = n.kids.filter(live);
+		n.kids = n.kids.filter(isKept);
 		n.by = new Map(n.kids.map(kid => [kid.name, kid]));
 	});
-	for (const [key, n] of series) if (!live(n)) series.delete(key);
-	order = order.filter(live);
+	for (const [key, n] of series) if (!(n.seen >= tick)) series.delete(key);
+	for (const n of tileNodes) if (!isKept(n)) tileNodes.delete(n);
+	order = order.filter(n => n.seen >= tick);
 	rank(order);
 	pivot = null;
 }

@@ -1,0 +1,132 @@
+// Use and limits of containers as bars, and what is to be said about the treemap of charged memory.
+
+Object.assign(LEGEND, {
+	unmapped_page_cache: 'Page cache that is charged here and that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
+	unmapped_shmem: 'Tmpfs and shared memory that is charged here and that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
+	slab: 'Objects of the kernel for this container: inodes, directory entries, sockets.',
+	page_tables: 'What the kernel needs to translate the addresses of this container’s processes.',
+	kernel_stacks: 'The kernel’s stack of each thread.',
+	percpu: 'Kernel data kept for each CPU.',
+	kernel_other: 'Kernel memory of no other kind, as from vmalloc.',
+	sockets: 'Network buffers.',
+	difference: 'What is left of the use after all other tiles: charged here and mapped elsewhere, or counted by nobody. Where the kernel does not say how much page cache and tmpfs nobody maps, that is in here, too.',
+});
+
+// ---- The table of containers
+
+// A pod's rows are its containers anyway.
+const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
+const isListing = () => state.rows && canList();
+const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
+let largestUse = 0;
+
+$['rows-map'].onclick = () => select({ rows: '', sort: '' });
+$['rows-containers'].onclick = () => { limit = 200; select({ rows: 'containers', sort: '' }); };
+
+function drawListing() {
+	const isOn = !!isListing(), totals = {};
+	$.which.hidden = !canList() || !accounts.size;
+	$['rows-map'].ariaPressed = !isOn;
+	$['rows-containers'].ariaPressed = isOn;
+	heads.limit.hidden = !rows.some(accountOf);
+	$.parts.hidden = heads.limit.hidden;
+	$.list.className = isOn ? 'containers' : '';
+	largestUse = 0;
+	for (const n of rows) {
+		const a = accountOf(n);
+		if (!a) continue;
+		largestUse = max(largestUse, a.current || 0);
+		for (const part in a.parts) totals[part] = (totals[part] || 0) + a.parts[part];
+	}
+	const list = Object.keys(PARTS).filter(part => totals[part]);
+	if ($.parts.list !== String(list)) {
+		$.parts.list = String(list);
+		$.parts.replaceChildren(...list.map(part => make('li', {}, swatchOf(PARTS[part][1]), PARTS[part][0] + ' ', make('span', { className: 'muted' }))));
+	}
+	list.forEach((part, k) => put($.parts.children[k].lastChild, size(totals[part])));
+}
+function makeBar() {
+	const bar = make('span', { className: 'use' });
+	bar.setAttribute('role', 'img');
+	return bar;
+}
+function fillBar(bar, a, largest) {
+	const { isLimited, parts, used } = barOf(a, largest), whole = isLimited ? `${percent(used)} of the limit of ${size(a.limit)}` : 'no limit';
+	bar.className = isLimited ? 'use limited' : 'use';
+	bar.ariaLabel = `${size(a.current)} in use, ${whole}` + (parts.length > 1 ? ': ' + partsText(parts).join(', ') : '');
+	bar.title = [`${size(a.current)} in use, ${whole}`, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0 ? [`working set ${size(a.working_set)}`] : []].join('\n');
+	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
+		const part = swatchOf(colour);
+		// Between narrow parts a gap would hide them.
+		part.className = share > .02 ? 'wide' : '';
+		part.style.width = 100 * share + '%';
+		return part;
+	}));
+}
+function makeUse() {
+	const use = { bar: makeBar(), current: make('strong'), limit: make('span', { className: 'muted' }), percent: make('strong') };
+	return Object.assign(use, { all: [use.bar, make('span', { className: 'used' }, use.current, use.limit, use.percent)] });
+}
+function fillUse(use, a, largest) {
+	if (use.a === a && use.largest === largest) return;
+	Object.assign(use, { a, largest });
+	for (const el of use.all) el.hidden = !a;
+	if (!a) return;
+	fillBar(use.bar, a, largest);
+	put(use.current, size(a.current));
+	put(use.limit, a.limit > 0 ? ` of ${size(a.limit)} ` : ', no limit');
+	put(use.percent, a.limit > 0 ? percent(a.current / a.limit) : '');
+	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
+}
+
+// ---- What is to be said about a place: its use, if it is a container's, and how far the treemap of charged memory is to be believed
+
+const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
+function drawCharged() {
+	const n = place && entered(place), a = n && accountOf(n);
+	$.use.hidden = !a;
+	fillUse(useHere, a, a?.current);
+	$.charged.hidden = !isCharged || !place;
+	if ($.charged.hidden) return;
+	put($.charged.firstChild, 'Memory is charged to the container that touched it first, while PSS divides it among all who map it, so what is mapped and what is charged need not match. ');
+	put($.charged.lastChild, chargedText());
+}
+const useHere = makeUse();
+$.use.append(...useHere.all);
+$.charged.append(make('span'), make('strong'));
+function chargedText() {
+	const top = state.by ? root : place, over = excesses.filter(({ n }) => isBelow(n, top)), by = over.reduce((sum, { by }) => sum + by, 0);
+	const name = n => `${n.up.full} › ${n.text}`;
+	let unknown = 0;
+	const walk = [top];
+	while (walk.length) {
+		const n = walk.pop();
+		if (n.level === 'container') unknown += !n.account?.tiles && live(n);
+		else if (LEVELS.indexOf(n.level) < 2) walk.push(...n.kids);
+	}
+	return [
+		over.length === 1 ? `The tiles of ${name(over[0].n)} add up to ${size(by)} more than its use of ${size(over[0].n.account.current)}.` : '',
+		over.length > 1 ? `The tiles of ${count(over.length)} containers add up to more than their use, by ${size(by)} in all; most of it is in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}.` : '',
+		unknown ? `${count(unknown)} ${unknown > 1 ? 'containers have no account and show' : 'container has no account and shows'} mapped paths alone.` : '',
+	].filter(Boolean).join(' ');
+}
+// What the tip says of a tile or a container, besides its fields.
+function aboutCharged(n) {
+	const a = accountOf(n), over = excesses.find(e => e.n === n);
+	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}` : '',
+		over ? `The tiles add up to ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
+}
+// The metric behind a place of charged memory, its labels beside the place's, and by which label rows differ.
+function chargedMetric() {
+	let part = '', isMapped = state.by || state.q;
+	for (let n = place; n.up; n = n.up) {
+		if (n.level === 'part') part = n.kind;
+		else if (!LEVELS.slice(0, 3).includes(n.level)) isMapped = true;
+	}
+	if (part) {
+		const isUnmapped = Object.hasOwn(UNMAPPED, part), label = isUnmapped ? part.slice('unmapped_'.length) : part;
+		return { metric: TILE + (isUnmapped ? 'unmapped' : 'account') + '_bytes', labels: part === 'difference' ? [] : [`part=${quote(label)}`], level: part === 'difference' ? 'part' : undefined };
+	}
+	if (isMapped) return { metric: FAMILY + 'pss_bytes', labels: [] };
+	return place.level === 'container' ? { metric: TILE + 'account_bytes', labels: [], level: 'part' } : { metric: TILE + 'current_bytes', labels: [] };
+}

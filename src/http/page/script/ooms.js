@@ -1,0 +1,81 @@
+// The records of OOM kills: what a container was full of when it was read last before the kernel killed in it.
+
+let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0, shownOoms = 3;
+
+// Asked once a scrape at most, and only of an exporter that gives accounts, for an older one has no records. After a failure the
+// pauses grow; what was told stays.
+async function askOoms() {
+	hasOoms ||= [...accounts.values()].some(hasParts) || [...told.own.keys()].some(name => name.startsWith(OWN + 'oom'));
+	if (!hasOoms || isAskingOoms || pauseOoms-- > 0) return;
+	isAskingOoms = true;
+	pauseOoms = 0;
+	try {
+		const answer = await fetch('ooms', { cache: 'no-store', signal: AbortSignal.timeout(30000) }), text = await answer.text();
+		if (!answer.ok) throw new Error('HTTP ' + answer.status);
+		if (text !== oomsText) {
+			ooms = readOoms(text);
+			oomsText = text;
+			drawOoms();
+		}
+		failedOoms = 0;
+	} catch { // no records, or none that can be read: the map goes on without
+		pauseOoms = min(64, 2 ** ++failedOoms);
+	} finally {
+		isAskingOoms = false;
+	}
+}
+const isOf = (r, names) => names.slice(0, 3).every((name, k) => name === r[LEVELS[k]]);
+const cutLong = text => fit(visible(text), 300, text => text.length);
+const nameOf = r => cutLong([r.namespace, r.pod].filter(Boolean).join('/') + ' › ' + r.container);
+const dateOf = t => new Date(t * 1000);
+const isDate = t => !isNaN(dateOf(t));
+function ago(t) {
+	const s = max(0, Date.now() / 1000 - told.skew - t);
+	return (s < 172800 ? span(s) : count(round(s / 86400)) + ' days') + ' ago';
+}
+function drawOoms() {
+	const list = !told ? [] : state.by || !state.at.length ? ooms : ooms.filter(r => isOf(r, state.at)), shown = list.slice(0, shownOoms);
+	$.ooms.hidden = !list.length;
+	if (!list.length) return;
+	put($['ooms-count'], count(list.length) + (state.by || !state.at.length ? '' : ' here') + (ooms.length >= MOST_RECORDS ? ` (the exporter keeps the last ${MOST_RECORDS})` : ''));
+	$.older.hidden = list.length <= shownOoms;
+	put($.older, `Show all ${count(list.length)}`);
+	const key = JSON.stringify(shown);
+	if ($.kills.key === key) return drawAgo();
+	$.kills.key = key;
+	const old = new Map([...$.kills.children].map(el => [el.key, el]));
+	$.kills.replaceChildren(...shown.map(r => old.get(JSON.stringify(r)) || makeKill(r)));
+	drawAgo();
+}
+function drawAgo() {
+	for (const el of $.kills.children) put(el.ago, isDate(el.record.time) ? ago(el.record.time) : '');
+}
+$.older.onclick = () => { shownOoms = MOST_RECORDS; drawOoms(); };
+
+function makeKill(r) {
+	const when = isDate(r.time) ? `${dateOf(r.time).toLocaleDateString('sv')} ${clock(r.time)}` : 'at an unknown time', a = { current: r.use_bytes, limit: r.limit_bytes, parts: r.parts };
+	const time = make('time', {}, when), since = make('small', {}), use = makeUse();
+	if (isDate(r.time)) time.dateTime = dateOf(r.time).toISOString();
+	fillUse(use, a, r.use_bytes);
+	const el = make('details', { className: 'kill', key: JSON.stringify(r), record: r, ago: since },
+		make('summary', {}, make('span', { className: 'when' }, time, ' ', since), make('span', { className: 'who', title: nameOf(r) }, make('bdi', {}, nameOf(r)), ' ', make('small', {}, make('bdi', {}, cutLong(r.command)))),
+			make('span', { className: 'how' }, ...use.all)));
+	// Most records are never opened.
+	el.ontoggle = () => { if (el.open && el.children.length < 2) el.append(makeReading(r)); };
+	return el;
+}
+function makeReading(r) {
+	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), parts = barOf({ current: r.use_bytes, limit: r.limit_bytes, parts: r.parts }).parts;
+	const place = { at: [r.namespace, r.pod, r.container], by: '', q: '' };
+	const kills = r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '';
+	const read = `${kills}The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`;
+	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, 'Show the container')),
+		make('div', {}, make('h3', {}, r.paths.length ? 'Largest paths, by PSS' : 'No path is known'), make('ol', {}, ...r.paths.map(p => {
+			const bar = make('span', { className: 'use' }), filled = swatchOf(kindOf(p.path));
+			filled.style.width = 100 * max(0, p.pss_bytes || 0) / largest + '%';
+			bar.append(filled);
+			return make('li', { title: cutLong(p.path) }, make('span', { className: 'size' }, size(p.pss_bytes)), bar, make('span', { className: 'what' }, make('bdi', {}, cutLong(p.path)), ' ', make('small', {}, make('bdi', {}, cutLong(p.command)))));
+		}))),
+		make('div', {}, make('h3', {}, Object.keys(r.parts).length ? 'What was charged' : 'What was charged is not known'), Object.keys(r.parts).length ? make('dl', {}, ...parts.filter(([, v]) => v).map(([name, v, colour]) =>
+			make('div', {}, make('dt', {}, swatchOf(colour), name), make('dd', {}, size(v))))) : ''));
+}

@@ -1,0 +1,80 @@
+"""Writes what an exporter says of cgroups and of OOM kills: families to follow a real exposition, and the answer of /ooms."""
+
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+CONTAINER = ("namespace", "pod", "container")
+PARTS = "anon page_cache shmem slab page_tables kernel_stacks percpu kernel_other sockets remainder".split()
+# The parts that the treemap shows as they are: of the others it shows what is mapped and what is not.
+KERNEL = PARTS[3:9]
+
+
+@dataclass
+class Charge:
+    """One container's account, in bytes. What is None or missing has no sample."""
+
+    current: int
+    limit: int | None = None
+    parts: dict = field(default_factory=dict)
+    unmapped: dict = field(default_factory=dict)
+
+    def tiles(self, mapped):
+        """What the treemap shows of it beside `mapped` bytes of paths: {name: bytes}."""
+        tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
+        tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in KERNEL if self.parts.get(part, 0) > 0}
+        left = self.current - mapped - sum(tiles.values())
+        return tiles | ({"cgroup_memory_difference": left} if left > 0 else {})
+
+
+def containers(exposition):
+    """The PSS of each container: {(namespace, pod, container): bytes}."""
+    sums = {}
+    for labels, value in exposition.families["process_smaps_pss_bytes"]:
+        key = tuple(labels[name] for name in CONTAINER)
+        sums[key] = sums.get(key, 0) + int(value)
+    return sums
+
+
+def charges_of(exposition):
+    """Charges of every kind for an exposition's containers: with and without limit, account and split, and with too many tiles."""
+    out = {}
+    for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
+        if k % 11 == 9:
+            continue
+        cache, tmpfs = (pss // (3 + k % 5)) & -4096, (8 * MIB if k % 4 == 1 else 0)
+        parts = dict(slab=(2 + k % 3) * MIB, page_tables=MIB + k * 4096, kernel_stacks=(1 + k % 5) * 65536, percpu=k * 1440, kernel_other=300_000, sockets=k % 2 * 40_960)
+        difference = (-9 if k % 17 == 4 else 3 + k % 6) * MIB
+        current = pss + cache + tmpfs + sum(parts.values()) + difference
+        anon, page_cache = pss * 2 // 3, pss // 3 + cache
+        parts = {"anon": anon, "page_cache": page_cache, "shmem": tmpfs, **parts}
+        parts["remainder"] = current - sum(parts.values())
+        limit = None if k % 7 == 6 else current * 100 // (55 + k * 13 % 45)
+        unmapped = {} if k % 13 == 5 else {"page_cache": cache, "shmem": tmpfs}
+        out[key] = Charge(current, limit, parts, unmapped)
+    return out
+
+
+def escaped(text):
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def families(charges):
+    """The cgroups' families of an exposition."""
+    lines = {name: [f"# TYPE cgroup_memory_{name}_bytes gauge"] for name in ("current", "limit", "working_set", "account", "unmapped")}
+    for key, charge in charges.items():
+        labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(CONTAINER, key))
+        for name, value in (("current", charge.current), ("limit", charge.limit), ("working_set", charge.current * 4 // 5)):
+            if value is not None:
+                lines[name].append(f"cgroup_memory_{name}_bytes{{{labels}}} {value}")
+        for name, parts in (("account", charge.parts), ("unmapped", charge.unmapped)):
+            lines[name] += [f'cgroup_memory_{name}_bytes{{{labels},part="{part}"}} {value}' for part, value in parts.items()]
+    return "\n".join(line for some in lines.values() for line in some) + "\n"
+
+
+def record(time, namespace="shop", pod="web-1", container="app", command="java", paths=(("java", "[heap]", 88_000_000), ("java", "/opt/java/lib/server/libjvm.so", 9_000_000)), **more):
+    """One record of /ooms."""
+    account = dict(zip(PARTS, (90_000_000, 8_000_000, 0, 3_000_000, 2_000_000, 400_000, 100_000, 300_000, 0, 1_000_000)))
+    return {
+        "time": time, "namespace": namespace, "pod": pod, "container": container, "command": command, "kills": 1, "limit_bytes": 104_857_600, "use_bytes": 104_800_000,
+        "reading_age_seconds": 0.8, "mapped_bytes": 99_000_000, "paths": [{"command": c, "path": path, "pss_bytes": v} for c, path, v in paths], "account": account, **more,
+    }

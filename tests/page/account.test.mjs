@@ -1,0 +1,149 @@
+// The cgroups' accounts: how they are read, what the treemap of charged memory is made of, bars, and the records of OOM kills.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { exposition, line, load, place, randomFrom } from './load.mjs';
+
+const WHERE = { namespace: 'shop', pod: 'web-1', container: 'app' };
+const PARTS = { anon: 500, page_cache: 300, shmem: 40, slab: 30, page_tables: 20, kernel_stacks: 10, percpu: 5, kernel_other: 15, sockets: 0, remainder: 80 };
+function cgroup(where, { current, limit, working_set, parts = {}, unmapped = {} }) {
+	const one = (name, value, more) => value === undefined ? [] : [line(`cgroup_memory_${name}_bytes`, { ...where, ...more }, value)];
+	return [...one('current', current), ...one('limit', limit), ...one('working_set', working_set), ...Object.entries(parts).flatMap(([part, v]) => one('account', v, { part })),
+		...Object.entries(unmapped).flatMap(([part, v]) => one('unmapped', v, { part }))].join('\n') + '\n';
+}
+const mapped = (where, paths) => Object.entries(paths).map(([path, v]) => [{ ...where, comm: 'java', path }, v]);
+async function readInto(page, text) {
+	const answer = await page.read(text);
+	page.commit();
+	return answer;
+}
+async function opened(text) {
+	const page = load();
+	page.setCharged(true);
+	page.answer = await readInto(page, text);
+	return page;
+}
+const find = (page, ...names) => names.reduce((n, name) => n?.by?.get(name), page.root);
+const charged = page => page.fields.get('charged_memory');
+const tilesOf = (page, ...names) => Object.fromEntries(page.kidsOf(find(page, ...names)).map(n => [n.full, page.at(charged(page), n)]));
+
+test('tiles of paths and of parts fill what is charged', async () => {
+	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 450, '/lib/libc.so': 100 }) },
+		cgroup(WHERE, { current: 1000, limit: 2000, working_set: 900, parts: PARTS, unmapped: { page_cache: 210, shmem: 40 } })));
+	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'page cache that nobody maps': 210, 'tmpfs that nobody maps': 40, slab: 30, 'page tables': 20,
+		'kernel stacks': 10, 'per-CPU': 5, 'other kernel memory': 15, difference: 120 });
+	for (const names of [['shop', 'web-1', 'app'], ['shop', 'web-1'], ['shop'], []]) assert.equal(page.at(charged(page), find(page, ...names)), 1000);
+	assert.equal(page.answer.broken, 0);
+	assert.deepEqual(page.excesses(), []);
+	const a = page.accountOf(find(page, 'shop', 'web-1', 'app'));
+	assert.deepEqual([a.current, a.limit, a.working_set, a.parts, a.unmapped], [1000, 2000, 900, PARTS, { unmapped_page_cache: 210, unmapped_shmem: 40 }]);
+});
+
+test('a split that is not told is not made up', async () => {
+	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 450 }) }, cgroup(WHERE, { current: 1000, parts: { anon: 500, page_cache: 400, slab: 30, remainder: 70 } })));
+	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 450, slab: 30, difference: 520 });
+});
+
+test('tiles that are more than the use are said to be, and no tile is negative', async () => {
+	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 990 }) }, cgroup(WHERE, { current: 1000, parts: { ...PARTS, percpu: -5, remainder: -80 }, unmapped: { page_cache: 210 } })));
+	const tiles = tilesOf(page, 'shop', 'web-1', 'app'), sum = Object.values(tiles).reduce((a, b) => a + b);
+	assert.ok(Object.values(tiles).every(v => v > 0) && !('difference' in tiles) && !('per-CPU' in tiles));
+	assert.deepEqual(page.excesses().map(({ n, by }) => [n.name, by]), [['app', sum - 1000]]);
+	assert.equal(page.at(charged(page), page.root), sum);
+});
+
+test('containers without an account show what they map, and those without a process what is charged', async () => {
+	const other = { ...WHERE, pod: 'web-2' }, gone = { ...WHERE, pod: 'web-3' }, page = await opened(exposition({ pss: [...mapped(WHERE, { '[heap]': 100 }), ...mapped(other, { '[heap]': 70 })] },
+		cgroup(WHERE, { current: 200, parts: { slab: 10 } }) + cgroup(other, { current: 900 }) + cgroup(gone, { current: 50, parts: { slab: 20 } })));
+	assert.deepEqual([WHERE, other, gone].map(({ pod }) => page.at(charged(page), find(page, 'shop', pod))), [200, 70, 50]);
+	assert.deepEqual(tilesOf(page, 'shop', 'web-2', 'app'), { java: 70 });
+	assert.deepEqual(page.containersOf(page.root).map(n => n.full).sort(), ['shop/web-1 › app', 'shop/web-2 › app', 'shop/web-3 › app']);
+	// By any other field there is neither the container without a process nor the tiles.
+	page.setCharged(false);
+	assert.deepEqual(page.insideOf(page.root).map(n => n.full), ['shop/web-1', 'shop/web-2']);
+	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);
+	assert.equal(page.at(page.fields.get('pss'), page.root), 170);
+});
+
+test('without accounts there is no such field, and accounts that end leave nothing behind', async () => {
+	const pss = exposition({ pss: mapped(WHERE, { '[heap]': 100 }) }), page = await opened(pss);
+	assert.equal(charged(page), undefined);
+	await readInto(page, pss + cgroup(WHERE, { current: 200, limit: 300 }));
+	assert.equal(charged(page), undefined);
+	assert.equal(page.accountOf(find(page, 'shop', 'web-1', 'app')).limit, 300);
+	await readInto(page, pss + cgroup(WHERE, { current: 200, parts: { slab: 10 } }));
+	assert.equal(page.at(charged(page), page.root), 200);
+	await readInto(page, pss);
+	assert.ok(Number.isNaN(page.at(charged(page), page.root)));
+	assert.ok(!page.accountOf(find(page, 'shop', 'web-1', 'app')));
+	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);
+	// Containers come and go: what is gone is forgotten.
+	for (let k = 0; k < 3000; k++) {
+		const where = { ...WHERE, pod: `job-${k}` };
+		await readInto(page, exposition({ pss: mapped(where, { '[heap]': 100 }) }, cgroup(where, { current: 200, parts: { slab: 10 } })));
+	}
+	assert.ok(page.nodes().length < 2200, `${page.nodes().length} nodes`);
+	assert.equal(page.at(charged(page), page.root), 200);
+});
+
+test('by path a part is one place with its containers, and a search sums it', async () => {
+	const wheres = [1, 2, 3].map(k => ({ ...WHERE, pod: `web-${k}` }));
+	const text = k => exposition({ pss: wheres.flatMap(where => mapped(where, { '[heap]': 100 })) }, wheres.map(where => cgroup(where, { current: 200 + k, parts: { slab: 10 + k } })).join(''));
+	const page = await opened(text(0)), pivot = page.getPivot(), slab = () => pivot.by.get('cgroup_memory_slab');
+	assert.equal(page.at(charged(page), slab()), 30);
+	assert.deepEqual(page.insideOf(slab()).map(n => n.full), ['shop/web-1', 'shop/web-2', 'shop/web-3']);
+	await readInto(page, text(5));
+	assert.equal(page.at(charged(page), slab()), 45);
+	assert.equal(page.at(charged(page), pivot), 615);
+	const [row] = page.search(page.root, 'slab');
+	assert.deepEqual([row.full, row.note, page.at(charged(page), row)], ['slab', 'in 3 pods', 45]);
+	assert.equal(page.targetOf(row), slab());
+	page.setCharged(false);
+	assert.deepEqual(page.kidsOf(pivot).map(n => n.name), ['[heap]']);
+	assert.deepEqual(page.search(page.root, 'slab'), []);
+});
+
+test('names of any kind keep their accounts apart, and lines that are none are counted', async () => {
+	const random = randomFrom(4), alphabet = ['a', ',', '=', '"', '\\', '}', '{', ' ', '\n', '\u2028', '/', '__proto__', '",part="', '\ufffd', '\u202e'];
+	const name = () => Array.from({ length: 1 + random() * 4 }, () => alphabet[Math.floor(random() * alphabet.length)]).join(''), all = new Map();
+	for (let k = 0; k < 500; k++) {
+		const where = { namespace: name(), pod: name(), container: name() };
+		all.set(JSON.stringify(where), [where, 1000 + k]);
+	}
+	const list = [...all.values()], page = await opened(exposition({ pss: list.flatMap(([where]) => mapped(where, { '[heap]': 100 })) }, list.map(([where, current]) => cgroup(where, { current, parts: { slab: 10 } })).join('')));
+	for (const [where, current] of list) assert.equal(page.at(charged(page), find(page, ...Object.values(where))), current);
+	const good = cgroup(WHERE, { current: 5, limit: Infinity, parts: { unheard_of: 1, constructor: 2, slab: 3 } });
+	const { broken } = await readInto(page, good + 'cgroup_memory_current_bytes{namespace="x} 1\ncgroup_memory_account_bytes{part=} 1\ncgroup_memory_peak_bytes{x 1\ncgroup_memory_current_bytes 5\n');
+	assert.equal(broken, 2);
+	assert.deepEqual([...page.accounts().values()].map(a => [a.current, a.limit, a.parts]), [[5, NaN, { slab: 3 }]]);
+});
+
+test('bars: the limit is the width, without one the largest use', () => {
+	const { barOf } = load(), sum = bar => bar.parts.reduce((sum, [, , , share]) => sum + share, 0), near = (a, b) => assert.ok(Math.abs(a - b) < 1e-9, `${a} ${b}`);
+	const a = { current: 1000, limit: 2000, parts: PARTS }, bar = barOf(a, 5000);
+	assert.deepEqual([bar.isLimited, bar.width, bar.used, bar.parts.length], [true, .5, .5, 10]);
+	near(sum(bar), .5);
+	near(bar.parts[0][3], .25);
+	assert.deepEqual([barOf({ ...a, limit: NaN }, 5000).isLimited, barOf({ ...a, limit: NaN }, 5000).width], [false, .2]);
+	// More than the limit, as after it was lowered: full, and the percentage says how much.
+	assert.deepEqual([barOf({ ...a, current: 3000 }, 1).width, barOf({ ...a, current: 3000 }, 1).used], [1, 1.5]);
+	// A negative remainder has no width; the bar stays as long as the use.
+	near(sum(barOf({ ...a, parts: { anon: 1100, remainder: -100 } }, 1)), .5);
+	assert.deepEqual(barOf({ ...a, parts: {} }, 1).parts, [['in use', 1000, 'all', .5]]);
+	for (const odd of [{ current: 0, limit: NaN, parts: {} }, { current: NaN, limit: NaN, parts: {} }]) assert.equal(sum(barOf(odd, 0)), 0);
+});
+
+test('records of OOM kills are read whatever they are', () => {
+	const { readOoms } = load();
+	const one = { time: 10.5, namespace: 'shop', pod: 'web-1', container: 'app', command: '<b>', kills: 1, limit_bytes: null, use_bytes: 5, reading_age_seconds: .8, mapped_bytes: 4,
+		paths: [{ command: 'java', path: '[heap]', pss_bytes: 3 }], account: { anon: 4, slab: 'x', unheard_of: 1 } };
+	const [r] = readOoms(JSON.stringify({ records: [one] }));
+	const { account, ...rest } = one;
+	assert.deepEqual(r, { ...rest, limit_bytes: NaN, parts: { anon: account.anon } });
+	const many = readOoms(JSON.stringify({ records: Array.from({ length: 40 }, (_, k) => ({ ...one, time: 100 - k, paths: Array(50).fill(one.paths[0]) })) }));
+	assert.deepEqual([many.length, many[0].time, many[31].time, many[0].paths.length], [32, 100, 69, 10]);
+	for (const odd of ['{}', '[]', 'null', '5', '{"records":5}', '{"records":[null,1,"x",[]]}', '{"records":[{"time":"x","paths":5,"account":[],"pod":{}}]}', '{"records":[{"time":1e999,"paths":[null,{}]}]}']) {
+		for (const record of readOoms(odd)) assert.ok(typeof record.pod === 'string' && typeof record.time === 'number' && Array.isArray(record.paths), odd);
+	}
+	assert.throws(() => readOoms('<html>'), SyntaxError);
+});
