@@ -58,9 +58,11 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 /// The kernel counts what is mapped of both together; the split is a difference.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
-    let both = file?.saturating_sub(mapped?);
-    let shmem = shmem?.saturating_sub(mapped_shmem).min(both);
-    Some([both - shmem, shmem])
+    let (file, shmem) = (file?, shmem?);
+    let both = file.saturating_sub(mapped?);
+    // Neither part is larger than what there is of it: what the processes map may be charged to somebody else.
+    let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
+    Some([page_cache, both - page_cache])
 }
 
 #[cfg(test)]
@@ -116,6 +118,8 @@ mod tests {
             // Counted as mapped, though others' processes map it: no more is unmapped than the kernel says.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
+            // They map what is charged to others.
+            (20, 0, 20, 13, [0, 20]),
         ] {
             let stat = format!("file {file}\nfile_mapped {mapped}\nshmem {shmem}\n");
             assert_eq!(unmapped(&values(&[("memory.stat", &stat)]), mapped_shmem), Some(expected), "{stat}");

@@ -84,7 +84,8 @@ pub const N_FIELDS: usize = 51;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
-const MAX: usize = 4;
+/// `FIELDS[MAX]`: its own limit.
+pub const MAX: usize = 4;
 /// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not say it, so it is found on the way to the root.
 pub const LIMIT: usize = 5;
 const WORKING_SET: usize = 6;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 
-use super::fields::{self, CURRENT, File, GroupMask, OOM_KILLS, Values, Version};
+use super::fields::{self, CURRENT, File, GroupMask, MAX, OOM_KILLS, Values, Version};
 use super::namespace;
 use crate::errors::plain;
 use crate::procfs::files::{open_directory, open_file, read_file};
@@ -48,8 +48,9 @@ pub struct CgroupFs {
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
-    /// The file that says what is charged to it, once it was looked at.
+    /// The files that say what is charged to it, and how many of its processes were killed, once they were looked at.
     current: Option<OwnedFd>,
+    kills: Option<OwnedFd>,
 }
 
 impl CgroupFs {
@@ -185,18 +186,47 @@ impl CgroupFs {
         self.text_of_kills(directory.as_fd(), file.name)
     }
 
-    /// The same of the cgroup above the one at `path`, a pod's: with those of all cgroups below it, also of such as are gone. Version 1 does
-    /// not count so, and the root does not count.
-    pub fn oom_kills_above(&mut self, path: &[u8]) -> Option<u64> {
-        namespace::resolve(&self.own, path, &mut self.resolved)?;
-        let place = Path::new(OsStr::from_bytes(&self.resolved));
-        let above = place.parent().filter(|above| !above.as_os_str().is_empty())?;
+    /// The same, by a file that stays open.
+    pub fn oom_kills_again(&mut self, cgroup: &mut Cgroup) -> Option<u64> {
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
-        if self.version == Version::V1 {
+        if cgroup.kills.is_none() {
+            let directory = cgroup.directories.get(*at)?.as_ref()?;
+            cgroup.kills = open_file(directory.as_fd(), file.name).ok();
+        }
+        let mut text = [0; 512];
+        let n_bytes = rustix::io::pread(cgroup.kills.as_ref()?, &mut text, 0).ok()?;
+        let mut values = Values::default();
+        file.parse(&text[..n_bytes], &mut values);
+        values.get(OOM_KILLS)
+    }
+
+    /// The same of the cgroup above the one at `path`, a pod's: with those of all cgroups below it, also of such as are gone. Version 1 does
+    /// not count so. What is just below the root has other services below it.
+    pub fn oom_kills_above(&mut self, path: &[u8]) -> Option<u64> {
+        if self.version == Version::V1 || namespace::resolve(&self.own, path, &mut self.resolved)? < 3 {
             return None;
         }
+        let above = Path::new(OsStr::from_bytes(&self.resolved)).parent()?;
+        let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
         let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
         self.text_of_kills(directory.as_fd(), file.name)
+    }
+
+    /// What is charged, in bytes, to the nearest cgroup above this one that has a limit of so many bytes.
+    pub fn use_above(&mut self, path: &[u8], limit: u64) -> Option<u64> {
+        namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let (at, current) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
+        let (_, max) = self.files.iter().find(|(_, file)| file.has(MAX))?;
+        let place = Path::new(OsStr::from_bytes(&self.resolved));
+        for above in place.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
+            let mut number =
+                |name| read_file(directory.as_fd(), name, &mut self.text).ok().and_then(fields::limit);
+            if number(max.name) == Some(limit) {
+                return number(current.name);
+            }
+        }
+        None
     }
 
     fn text_of_kills(&mut self, directory: BorrowedFd<'_>, name: &'static str) -> Option<u64> {

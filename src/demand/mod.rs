@@ -152,7 +152,10 @@ impl Demand {
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_under_way);
-        let since = [state.wanted_since, began_at].into_iter().flatten().min();
+        // Until it may begin it is not late.
+        let wanted_since =
+            state.wanted_since.map(|since| state.rests_until.map_or(since, |until| since.max(until)));
+        let since = [wanted_since, began_at].into_iter().flatten().min();
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cgroupfs::account::{PARTS, parts};
-use crate::cgroupfs::fields::{LIMIT, Values};
+use crate::cgroupfs::fields::{CURRENT, LIMIT, Values};
 use crate::totals::largest::{Largest, Part};
 
 /// So many of the largest paths stand in a log line.
@@ -59,7 +59,10 @@ impl Record<'_> {
             let _ = write!(text, ",\"pss_bytes\":{pss}}}");
         }
         text.push_str("],\"account\":{");
-        let account = PARTS.into_iter().zip(parts(self.values).unwrap_or_default());
+        // One of another moment than the use would not add up to it.
+        let is_of_then = self.values.get(CURRENT) == Some(self.current);
+        let account = if is_of_then { parts(self.values).unwrap_or_default() } else { [None; PARTS.len()] };
+        let account = PARTS.into_iter().zip(account);
         for (i, (part, bytes)) in account.filter_map(|(part, bytes)| Some((part, bytes?))).enumerate() {
             let _ = write!(text, "{}\"{part}\":{bytes}", if i == 0 { "" } else { "," });
         }
@@ -71,7 +74,7 @@ impl Record<'_> {
     pub fn log_line(&self) -> String {
         let [namespace, pod, container] = self.container;
         let mut text = format!(
-            "killed for want of memory: namespace={namespace:?} pod={pod:?} container={container:?} command={:?} kills={} use_bytes={}",
+            "killed for want of memory: namespace={namespace:?} pod={pod:?} container={container:?} largest_command={:?} kills={} use_bytes={}",
             self.largest.command, self.n_kills, self.current
         );
         if let Some(bytes) = self.values.get(LIMIT) {
@@ -81,8 +84,8 @@ impl Record<'_> {
             let _ = write!(text, " reading_age_seconds={:.3}", age.as_secs_f64());
         }
         let _ = write!(text, " mapped_bytes={}", self.largest.pss);
-        for Part { path, pss, .. } in self.largest.paths.iter().take(N_LOGGED) {
-            let _ = write!(text, " {path:?}={pss}");
+        for Part { command, path, pss } in self.largest.paths.iter().take(N_LOGGED) {
+            let _ = write!(text, " {:?}={pss}", if path.is_empty() { command } else { path });
         }
         text
     }
@@ -135,18 +138,18 @@ mod tests {
             time: UNIX_EPOCH + Duration::from_millis(1_764_072_000_125),
             container: ["shop", "web \"1\"", "app"],
             n_kills: 2,
-            current: 101,
+            current: 100,
             values: &values,
             age: Some(Duration::from_millis(812)),
             largest: &largest,
         };
         assert_eq!(
             record.json(),
-            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"limit_bytes":null,"use_bytes":101,"reading_age_seconds":0.812,"mapped_bytes":99,"paths":[{"command":"java","path":"[heap]","pss_bytes":90},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
+            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"limit_bytes":null,"use_bytes":100,"reading_age_seconds":0.812,"mapped_bytes":99,"paths":[{"command":"java","path":"[heap]","pss_bytes":90},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
         );
         assert_eq!(
             record.log_line(),
-            r#"killed for want of memory: namespace="shop" pod="web \"1\"" container="app" command="ja\"va\n" kills=2 use_bytes=101 reading_age_seconds=0.812 mapped_bytes=99 "[heap]"=90 "/a\\b\u{1}é"=9"#
+            r#"killed for want of memory: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" kills=2 use_bytes=100 reading_age_seconds=0.812 mapped_bytes=99 "[heap]"=90 "/a\\b\u{1}é"=9"#
         );
     }
 

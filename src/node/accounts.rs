@@ -17,7 +17,7 @@ use super::owners::{Container, named_cgroup};
 use super::process::Process;
 use super::processes::Processes;
 use crate::cgroupfs::account::{self, Exported};
-use crate::cgroupfs::fields::{CURRENT, LIMIT, SHMEM, Values};
+use crate::cgroupfs::fields::{CURRENT, LIMIT, MAX, SHMEM, Values};
 use crate::cgroupfs::files::{Cgroup, CgroupFs};
 use crate::procfs::mounts::Mounts;
 use crate::procfs::{Buffers, Proc};
@@ -63,8 +63,15 @@ pub(super) struct Account {
     /// None if there is no such cgroup.
     pub(super) values: Option<Values>,
     read_at: Instant,
-    /// What is charged to it, as it was looked at last.
+    /// What is charged to it, as it was looked at last; and to the cgroup above it whose limit applies, if that is not its own.
     pub(super) current: u64,
+    use_above: Option<u64>,
+    /// The kernel has killed a process since it was read.
+    pub(super) is_outdated: bool,
+    /// A process of it is not selected.
+    has_others: bool,
+    /// Another container that lives has the same labels.
+    has_twin: bool,
     /// How many kills the kernel has counted for it, and for the cgroup above it, as far as they have been told.
     pub(super) n_kills: Option<u64>,
     pub(super) n_kills_above: Option<u64>,
@@ -122,12 +129,13 @@ impl Accounts {
     /// Looks what is charged to each container, and reads the accounts of those that are full, or were not read for a minute.
     pub fn check(&mut self, now: Instant) {
         let is_changed = self.read_where(now, |fs, account| {
-            if account.values.is_none() || now > account.read_at + MAX_AGE {
+            if account.values.is_none() || account.is_outdated || now > account.read_at + MAX_AGE {
                 return true;
             }
             match fs.current(&mut account.cgroup) {
                 Some(current) => {
                     account.current = current;
+                    account.look_above(fs);
                     account.is_full()
                 }
                 None => true,
@@ -154,10 +162,14 @@ impl Accounts {
             is_changed |= account.values.is_some() != is_there;
             if is_there {
                 account.take(values, now);
+                account.look_above(&mut self.fs);
                 self.kills.begin(&mut self.fs, account);
             } else {
                 account.values = None;
                 account.path.clear();
+            }
+            if !account.is_full() {
+                account.last_reading = None;
             }
             if i >= self.max_held {
                 account.cgroup = Cgroup::default();
@@ -172,9 +184,21 @@ impl Accounts {
         id.and_then(|id| self.position(id).ok()).is_some_and(|i| self.table[i].is_full())
     }
 
-    /// Whether any is.
-    pub fn has_full(&self) -> bool {
+    fn has_full(&self) -> bool {
         self.table.iter().any(Account::is_full)
+    }
+
+    /// Whether the counters of some are to be looked at again soon: those that are full, and have no pod whose counter outlives them.
+    pub fn has_watched(&self) -> bool {
+        self.table.iter().any(Account::is_watched)
+    }
+
+    /// Looks at those counters.
+    pub fn watch(&mut self) {
+        for account in self.table.iter_mut().filter(|account| account.is_watched()) {
+            let n_kills = self.fs.oom_kills_again(&mut account.cgroup);
+            self.kills.compare(account, n_kills);
+        }
     }
 
     /// Joins what was summed to the accounts: how much of tmpfs is mapped, and what those are full of that are full.
@@ -183,7 +207,6 @@ impl Accounts {
             account.find_mapped_shmem(snapshot, proc, &mut self.buffers, now);
         }
         if !self.has_full() {
-            self.table.iter_mut().for_each(|account| account.last_reading = None);
             return;
         }
         // A process that has been killed meanwhile is missing in the sums: then what they were before is what it is told with.
@@ -191,8 +214,7 @@ impl Accounts {
             return;
         }
         for account in &mut self.table {
-            if !account.is_full() {
-                account.last_reading = None;
+            if !account.is_full() || account.has_twin {
                 continue;
             }
             let last = account.last_reading.get_or_insert_default();
@@ -281,8 +303,12 @@ impl Accounts {
         let labels = |i: usize| table[i].container.labels.as_str();
         let age = |i: usize| (table[i].started_at, table[i].container.listed.id.as_str());
         order.sort_unstable_by(|&a, &b| labels(a).cmp(labels(b)).then_with(|| age(b).cmp(&age(a))));
+        let twins =
+            |i: usize| order.windows(2).any(|pair| pair.contains(&i) && labels(pair[0]) == labels(pair[1]));
+        let twins: Vec<bool> = (0..table.len()).map(twins).collect();
         order.dedup_by(|next, kept| labels(*next) == labels(*kept));
         order.shrink_to(2 * order.len());
+        table.iter_mut().zip(twins).for_each(|(account, has_twin)| account.has_twin = has_twin);
     }
 
     /// Without the node's own mount, a container sees its own cgroup alone.
@@ -338,6 +364,10 @@ impl Account {
             values: None,
             read_at: Instant::now(),
             current: 0,
+            use_above: None,
+            is_outdated: false,
+            has_others: false,
+            has_twin: false,
             n_kills: None,
             n_kills_above: None,
             mapped_shmem: None,
@@ -347,24 +377,38 @@ impl Account {
     }
 
     fn take(&mut self, values: Values, now: Instant) {
-        self.values = Some(values);
-        self.read_at = now;
+        (self.values, self.read_at, self.is_outdated) = (Some(values), now, false);
         self.current = values.get(CURRENT).unwrap_or(0);
     }
 
-    /// What is charged to it and the limit that applies, if there is one.
-    pub(super) fn use_and_limit(&self) -> Option<(u64, u64)> {
-        Some((self.current, self.values?.get(LIMIT)?))
+    /// Where the limit that applies is not its own, looks how much of that is used.
+    fn look_above(&mut self, fs: &mut CgroupFs) {
+        let limits = self.values.map(|values| (values.get(LIMIT), values.get(MAX)));
+        self.use_above = match limits {
+            Some((Some(limit), max)) if max != Some(limit) => fs.use_above(&self.path, limit),
+            _ => None,
+        };
+    }
+
+    /// How many thousandths of the limit that applies are used, if there is one.
+    pub(super) fn fullness(&self) -> Option<u64> {
+        let limit = self.values?.get(LIMIT)?;
+        Some(self.current.max(self.use_above.unwrap_or(0)).saturating_mul(1000) / limit.max(1))
     }
 
     /// Whether nine tenths of what it may use are used.
     pub(super) fn is_full(&self) -> bool {
-        self.use_and_limit().is_some_and(|(current, limit)| current >= limit - limit / 10)
+        self.fullness().is_some_and(|thousandths| thousandths >= 900)
+    }
+
+    fn is_watched(&self) -> bool {
+        self.n_kills_above.is_none() && self.is_full()
     }
 
     fn exported(&self) -> Option<Exported<'_>> {
         let values = self.values.as_ref()?;
-        let unmapped = self.mapped_shmem.and_then(|mapped| account::unmapped(values, mapped));
+        let mapped_shmem = self.mapped_shmem.filter(|_| !self.has_others && !self.has_twin);
+        let unmapped = mapped_shmem.and_then(|mapped| account::unmapped(values, mapped));
         Some(Exported { labels: &self.container.labels, values, unmapped })
     }
 
@@ -392,8 +436,9 @@ impl Account {
     /// Takes note of a process of the container.
     fn see(&mut self, process: &Process) {
         if !std::mem::replace(&mut self.is_seen, true) {
-            self.pid = process.pid();
+            (self.pid, self.has_others) = (process.pid(), false);
         }
+        self.has_others |= !process.is_selected();
         if self.values.is_some() {
             return;
         }

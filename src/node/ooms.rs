@@ -1,8 +1,8 @@
 //! Which processes the kernel has killed for want of memory, and what their containers were full of.
 //!
-//! The kernel counts kills: on the node, in the container's cgroup, and on version 2 in the cgroup above it, the pod's. A container whose
-//! init process was killed soon has no cgroup to count in. Then the pod's counter tells; where there is none, on version 1, the node's,
-//! for a container that was full when it was looked at last. No kill is told that the kernel has not counted.
+//! The kernel counts kills in the container's cgroup, and on version 2 also in the cgroup above it, the pod's. A container whose init
+//! process was killed has no cgroup any more after 30 ms or so. Then the pod's counter tells. Where there is none, on version 1, the
+//! container's is looked at every 10 ms while it is full. No kill is told that the kernel has not counted there.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -51,8 +51,6 @@ pub struct Kill {
 pub struct Kills {
     /// On the node, as it was seen last.
     pub(super) n_on_node: Option<u64>,
-    /// Whether they were looked for before.
-    has_looked: bool,
     /// Those that were not told yet.
     pub(super) found: Vec<Kill>,
     /// How many there were since the start, by label text: of each container that lives, and of those that had some.
@@ -70,8 +68,8 @@ impl Kills {
         }
     }
 
-    /// Finds the kills since they were looked for last. `n_on_node` is what the kernel has counted on the whole node; `gone` are containers that have no
-    /// process any more.
+    /// Finds the kills since they were looked for last. `n_on_node` is what the kernel has counted on the whole node: while that stands still
+    /// nothing is looked at. `gone` are containers that have no process any more.
     pub(super) fn find(
         &mut self,
         n_on_node: Option<u64>,
@@ -80,55 +78,46 @@ impl Kills {
         gone: &mut [Account],
     ) {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
-        if !std::mem::replace(&mut self.has_looked, true) || n_on_node.is_some() && n_on_node == n_before {
-            return;
+        if n_on_node.is_none() || n_on_node != n_before {
+            for account in live.iter_mut() {
+                let n_now = fs.oom_kills(&account.cgroup);
+                self.compare(account, n_now);
+            }
+            self.find_gone(fs, live, gone);
+            for account in live.iter_mut() {
+                account.n_kills_above = fs.oom_kills_above(&account.path);
+            }
         }
-        // Where the node does not say, only the containers' own counters are believed.
-        let mut n_left = n_on_node.zip(n_before).map_or(0, |(now, before)| now.saturating_sub(before));
-        for account in live.iter_mut() {
-            let Some(n_now) = fs.oom_kills(&account.cgroup) else { continue };
-            let n_kills = n_now.saturating_sub(account.n_kills.replace(n_now).unwrap_or(n_now));
-            n_left = n_left.saturating_sub(n_kills);
-            self.tell(account, n_kills);
-        }
-        self.find_gone(n_left, fs, live, gone);
-        for account in live {
-            account.n_kills_above = fs.oom_kills_above(&account.path);
+        for account in gone {
+            self.forget(account, live);
         }
     }
 
-    /// Finds those of containers that are gone, among so many that no other container has counted.
-    fn find_gone(&mut self, mut n_left: u64, fs: &mut CgroupFs, live: &[Account], gone: &mut [Account]) {
+    /// Tells what a container's own counter says, if it has moved.
+    pub(super) fn compare(&mut self, account: &mut Account, n_now: Option<u64>) {
+        let Some((n_now, before)) = n_now.zip(account.n_kills) else { return };
+        account.n_kills = Some(n_now);
+        self.tell(account, n_now.saturating_sub(before));
+    }
+
+    /// Finds those of containers that are gone: what the cgroup above has counted, and none that lives there.
+    fn find_gone(&mut self, fs: &mut CgroupFs, live: &[Account], gone: &mut [Account]) {
         // The fullest first.
-        gone.sort_by_key(|account| {
-            Reverse(
-                account.use_and_limit().map(|(current, limit)| current.saturating_mul(1000) / limit.max(1)),
-            )
-        });
-        let mut told: Vec<(&[u8], u64)> = Vec::new();
-        for account in gone.iter() {
-            let above = above(&account.path);
-            let n_above = fs.oom_kills_above(&account.path).zip(account.n_kills_above);
-            let n_kills = match n_above {
-                Some((now, before)) => {
-                    let of_others = self.found.iter().filter(|kill| {
-                        live.iter().any(|live| {
-                            Arc::ptr_eq(&live.container, &kill.container) && self::above(&live.path) == above
-                        })
-                    });
-                    let n_others: u64 = of_others.map(|kill| kill.n_kills).sum();
-                    let n_told: u64 = told.iter().filter(|(path, _)| *path == above).map(|(_, n)| n).sum();
-                    now.saturating_sub(before).saturating_sub(n_others + n_told).min(n_left)
-                }
-                None => u64::from(account.is_full()).min(n_left),
+        gone.sort_by_key(|account| Reverse(account.fullness()));
+        for i in 0..gone.len() {
+            let account = &gone[i];
+            let Some((now, before)) = fs.oom_kills_above(&account.path).zip(account.n_kills_above) else {
+                continue;
             };
-            n_left -= n_kills;
-            told.push((above, n_kills));
-        }
-        let n_kills: Vec<u64> = told.into_iter().map(|(_, n_kills)| n_kills).collect();
-        for (account, n_kills) in gone.iter_mut().zip(n_kills) {
-            self.tell(account, n_kills);
-            self.forget(account, live);
+            let place = above(&account.path);
+            let is_beside = |other: &&Account| above(&other.path) == place;
+            let beside = live.iter().chain(&gone[..i]).filter(is_beside);
+            let of_others = beside.map(|other| {
+                let told = self.found.iter().filter(|kill| Arc::ptr_eq(&kill.container, &other.container));
+                told.map(|kill| kill.n_kills).sum::<u64>()
+            });
+            let n_kills = now.saturating_sub(before).saturating_sub(of_others.sum());
+            self.tell(&mut gone[i], n_kills);
         }
     }
 
@@ -137,6 +126,7 @@ impl Kills {
             return;
         }
         self.count(&account.container.labels, n_kills);
+        account.is_outdated = true;
         self.found.push(Kill {
             container: account.container.clone(),
             n_kills,

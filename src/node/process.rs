@@ -151,6 +151,11 @@ impl Process {
         self.entry.pid
     }
 
+    /// Whether a filter selects it.
+    pub fn is_selected(&self) -> bool {
+        self.is_selected
+    }
+
     /// When its values were read, if it has any.
     pub fn values_from(&self) -> Option<Instant> {
         self.read_at.filter(|_| self.is_selected && !self.reading.is_empty())
@@ -300,6 +305,8 @@ impl Process {
         }
         if !reader.is_unchanged {
             self.read_took = reader.elapsed;
+            // It may have executed the same program at the same addresses.
+            self.space_rank = None;
         }
         let is_long = REST * reader.cpu_time > interval;
         self.rests_until = is_long.then(|| ended_at + REST * reader.elapsed);

@@ -183,7 +183,9 @@ impl Processes {
             match proc.process(pid, &mut self.buffers).and_then(|dir| dir.raw(&mut self.buffers)) {
                 Ok(files) => {
                     for (name, content) in files {
-                        to.file(pid, name, &content)?;
+                        // A recording does not tell who shares an address space: it stands there once.
+                        let is_elsewhere = name == "smaps" && process.shares_with.is_some();
+                        to.file(pid, name, if is_elsewhere { b"" } else { &content })?;
                     }
                     let mounts = proc.raw_mounts(pid, &mut self.buffers).unwrap_or_default();
                     if !mounts.is_empty() {

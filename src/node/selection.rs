@@ -54,7 +54,8 @@ impl fmt::Display for Selection<'_> {
                 "{n_selected} of {n_processes} processes in {n_selected_containers} of {n_containers} containers"
             )?,
         }
-        let named: Vec<&str> = namespaces.iter().take(MAX_NAMED).copied().collect();
+        let named: Vec<String> =
+            namespaces.iter().take(MAX_NAMED).map(|name| name.escape_debug().to_string()).collect();
         write!(f, "; namespaces here: {}", named.join(", "))?;
         match namespaces.len() - named.len() {
             0 => Ok(()),

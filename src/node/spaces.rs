@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use super::process::Process;
 use super::processes::Processes;
-use crate::procfs::kcmp::compare_memory;
+use crate::procfs::kcmp::{compare_memory, has_ended};
 
 /// A process among those that run the same program.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ impl Processes {
         let asked = (0..).zip(&self.table).filter(|(_, process)| is_asked(process));
         let mut asked: Vec<_> = asked.map(|(i, process)| ((process.account(), process.program), i)).collect();
         asked.sort_unstable();
-        let mut found = Vec::new();
+        let (mut found, mut ended) = (Vec::new(), Vec::new());
         let mut members = Vec::new();
         for group in asked.chunk_by(|(a, _), (b, _)| a == b) {
             let member = |&(_, i): &(_, usize)| {
@@ -75,13 +75,19 @@ impl Processes {
             };
             members.clear();
             members.extend(group.iter().map(member));
-            if members.iter().all(|member| member.rank.is_some()) {
+            if members.len() < 2 || members.iter().all(|member| member.rank.is_some()) {
                 continue;
             }
+            // One that has ended since it was read counts no longer: another may go on with its memory.
+            ended
+                .extend(members.extract_if(.., |member| has_ended(member.pid)).map(|member| member.position));
             place(&mut members, compare_memory, |member, with| found.push((member.position, with.pid)));
             for (rank, member) in (0..).zip(&members) {
                 self.table[member.position].space_rank = Some(rank);
             }
+        }
+        for position in ended {
+            self.table[position].forget_values();
         }
         for (position, with) in found {
             let process = &mut self.table[position];

@@ -35,6 +35,10 @@ use crate::totals::snapshot::{Shape, Snapshot};
 /// The first scrape is not held to the CPU budget; but after so long what there is is shown.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
+/// How often the counters of kills are looked at that may soon be gone: the cgroup of a container whose init process was killed is there for
+/// 30 ms or so.
+const WATCH_INTERVAL: Duration = Duration::from_millis(10);
+
 /// What a pass over the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
@@ -80,6 +84,7 @@ pub struct Scraper {
     has_read: bool,
     /// When the readings were summed.
     summed_at: Option<Instant>,
+    watched_at: Option<Instant>,
     ooms: Ooms,
     is_refused: bool,
     is_over_budget: bool,
@@ -134,6 +139,7 @@ impl Scraper {
             passed_at: None,
             has_read: false,
             summed_at: None,
+            watched_at: None,
             ooms: Ooms::default(),
             is_refused: false,
             is_over_budget: false,
@@ -230,9 +236,7 @@ impl Scraper {
             discovery.see_running(processes);
             if let Some(accounts) = &mut self.accounts {
                 accounts.update(processes, discovery, proc);
-                for kill in accounts.take_kills() {
-                    self.ooms.record(&kill, &self.snapshot, self.summed_at);
-                }
+                self.ooms.record(accounts.take_kills(), &self.snapshot, self.summed_at);
             }
             match (&mut self.accounts, self.pass) {
                 (Some(accounts), Pass::Check) => {
@@ -244,6 +248,7 @@ impl Scraper {
             self.phase = Phase::Reading;
             self.log_selection();
         }
+        self.watch_if_due();
         if self.is_first && self.began_at.is_some_and(|began| began.elapsed() > MAX_FIRST_SCRAPE) {
             return None; // there is something to show; the rest follows
         }
@@ -319,6 +324,32 @@ impl Scraper {
             Pass::Scrape => self.budget.end_scrape(overhead),
         }
         self.budget.next_start()
+    }
+
+    /// When counters of kills are to be looked at that may soon be gone; none if there are none.
+    pub fn next_watch(&self) -> Option<Instant> {
+        let is_due =
+            self.check_interval.is_some() && self.accounts.as_ref().is_some_and(Accounts::has_watched);
+        is_due.then(|| self.watched_at.map_or_else(Instant::now, |at| at + WATCH_INTERVAL))
+    }
+
+    /// Looks at them, if it is time.
+    pub fn watch_if_due(&mut self) {
+        let now = Instant::now();
+        if self.next_watch().is_some_and(|at| at <= now)
+            && let Some(accounts) = &mut self.accounts
+        {
+            let clock = thread_cpu_time();
+            self.watched_at = Some(now);
+            accounts.watch();
+            self.ooms.record(accounts.take_kills(), &self.snapshot, self.summed_at);
+            self.overhead += thread_cpu_time().saturating_sub(clock);
+        }
+    }
+
+    /// Whether there is.
+    pub fn has_news_of_ooms(&self) -> bool {
+        self.ooms.has_news()
     }
 
     /// What tells of the containers whose processes the kernel has killed for want of memory, as JSON, if there is news.

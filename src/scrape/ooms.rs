@@ -23,9 +23,14 @@ pub struct Ooms {
 }
 
 impl Ooms {
+    /// Keeps what is known of kills.
+    pub fn record(&mut self, kills: Vec<Kill>, snapshot: &Snapshot, summed_at: Option<Instant>) {
+        kills.iter().for_each(|kill| self.record_one(kill, snapshot, summed_at));
+    }
+
     /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed last tells what it mapped,
     /// which was at `summed_at`.
-    pub fn record(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
+    fn record_one(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
         let listed = &kill.container.listed;
         let mut summed = Largest::default();
         let (largest, read_at, values, current) = match &kill.last_reading {
@@ -39,7 +44,7 @@ impl Ooms {
             time: SystemTime::now(),
             container: [&listed.namespace, &listed.pod, &listed.name],
             n_kills: kill.n_kills,
-            current: current.max(kill.current),
+            current,
             values,
             age: read_at.map(|read_at| read_at.elapsed()),
             largest,
@@ -54,6 +59,11 @@ impl Ooms {
         let n_fitting = self.records.iter().take(MAX_RECORDS).take_while(fits).count();
         self.records.truncate(n_fitting.max(1));
         self.is_new = true;
+    }
+
+    /// Whether there are others than when [`Ooms::news`] was asked last.
+    pub fn has_news(&self) -> bool {
+        self.is_new
     }
 
     /// The document that tells all of them, if there are others than when it was asked for last.
@@ -89,7 +99,7 @@ mod tests {
         let (mut ooms, snapshot) = (Ooms::default(), Snapshot::default());
         assert_eq!(ooms.news(), None);
         for i in 0..40 {
-            ooms.record(&kill(&format!("p{i}"), None), &snapshot, Some(Instant::now()));
+            ooms.record_one(&kill(&format!("p{i}"), None), &snapshot, Some(Instant::now()));
         }
         let news = ooms.news().unwrap();
         assert_eq!(news.matches("\"time\"").count(), MAX_RECORDS);
@@ -102,11 +112,11 @@ mod tests {
     fn long_ones_take_the_place_of_many() {
         let (mut ooms, snapshot) = (Ooms::default(), Snapshot::default());
         for i in 0..9 {
-            ooms.record(&kill(&format!("{i}{}", "\u{1}".repeat(10_000)), None), &snapshot, None);
+            ooms.record_one(&kill(&format!("{i}{}", "\u{1}".repeat(10_000)), None), &snapshot, None);
         }
         let news = ooms.news().unwrap();
         assert_eq!(news.matches("\"time\"").count(), MAX_BYTES / 60_000);
-        ooms.record(&kill(&"\u{1}".repeat(100_000), None), &snapshot, None);
+        ooms.record_one(&kill(&"\u{1}".repeat(100_000), None), &snapshot, None);
         assert_eq!(ooms.news().unwrap().matches("\"time\"").count(), 1, "the newest in any case");
     }
 
@@ -116,7 +126,7 @@ mod tests {
         let largest = Largest { pss: 77, ..Largest::default() };
         let last =
             LastReading { largest, oldest: Some(Instant::now()), current: 99, ..LastReading::default() };
-        ooms.record(&kill("p", Some(last)), &Snapshot::default(), None);
+        ooms.record_one(&kill("p", Some(last)), &Snapshot::default(), None);
         let news = ooms.news().unwrap();
         assert!(news.contains("\"use_bytes\":99,\"reading_age_seconds\":0.00"), "{news}");
         assert!(news.contains("\"mapped_bytes\":77"), "{news}");

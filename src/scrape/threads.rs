@@ -71,6 +71,16 @@ struct Watch {
     n_left_now: u32,
 }
 
+impl State {
+    /// Looks whether the kernel has killed processes of containers that are close to their limit, and tells at once.
+    fn watch_if_due(&mut self) {
+        self.scraper.watch_if_due();
+        if self.scraper.has_news_of_ooms() {
+            (self.after)(&mut self.scraper, Pass::Check, Ok(()));
+        }
+    }
+}
+
 impl Watch {
     fn patience(&self) -> Duration {
         (PATIENCE / (1 << self.n_left_now.min(8))).max(LEAST_PATIENCE)
@@ -165,6 +175,8 @@ impl Shared {
                 Some(check) if check <= now => return (state, Pass::Check),
                 check => check.map_or(start, |check| check.min(start)),
             };
+            let start = state.scraper.next_watch().map_or(start, |watch| watch.min(start));
+            state.watch_if_due();
             if lock(&self.watch).n_left_behind == 0 {
                 state.scraper.wait_until(start, wake);
                 continue;

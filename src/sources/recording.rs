@@ -28,6 +28,9 @@ pub struct Recording {
     text: Vec<u8>,
 }
 
+/// A hundred thousand containers take less.
+const MAX_BYTES: u64 = 16 << 20;
+
 impl Recording {
     /// The recording in `directory`.
     pub fn new(directory: &Path) -> Self {
@@ -46,8 +49,11 @@ impl Recording {
             return Err(fail("it is not a file".into()));
         }
         fs::File::open(&self.path)
-            .and_then(|mut file| file.read_to_end(&mut self.text))
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut self.text))
             .map_err(|error| fail(plain(&error)))?;
+        if self.text.len() as u64 > MAX_BYTES {
+            return Err(fail("it is longer than 16 MiB".into()));
+        }
         if !self.parsed.is_empty() && self.text == self.parsed {
             return Ok(None);
         }

@@ -3,7 +3,7 @@
 use super::grouping::GroupBy;
 use super::labels::push_unescaped;
 use super::snapshot::{Command, Snapshot};
-use crate::smaps::fields::{ANONYMOUS, PSS};
+use crate::smaps::fields::{ANONYMOUS, PSS, RSS};
 
 /// So many paths are told.
 pub const MAX_PATHS: usize = 10;
@@ -89,7 +89,11 @@ impl Snapshot {
         let series = self.commands_of(container).flat_map(|command| &command.series);
         let mapped = series.map(|(path, &id)| {
             let bytes = &self.series.get(id).totals.values.bytes;
-            let of_file = bytes[PSS].saturating_sub(bytes[ANONYMOUS]);
+            // What is anonymous of a private mapping is told in resident bytes: as much of the proportional ones is taken to be.
+            let of_file = match bytes[RSS].saturating_sub(bytes[ANONYMOUS]) {
+                of_file if of_file == bytes[RSS] => bytes[PSS],
+                of_file => (u128::from(bytes[PSS]) * u128::from(of_file) / u128::from(bytes[RSS])) as u64,
+            };
             if of_file > 0 && is_of(path) { of_file } else { 0 }
         });
         Some(mapped.sum())
@@ -111,7 +115,7 @@ mod tests {
         let mut readings = Vec::new();
         for (pid, &(container, comm, path, pss, anonymous)) in (1..).zip(mapped) {
             let mut tally = Tally::new(shape.group_by, shape.max_samples);
-            let values = values(&[("pss", pss), ("rss", pss), ("anonymous", anonymous)]);
+            let values = values(&[("pss", pss), ("rss", 2 * pss), ("anonymous", 2 * anonymous)]);
             tally.add(&Mapping { path: path.as_bytes(), values: &values, count: 1 });
             let mut reading = Reading::default();
             let container = format!("{{container=\"{container}\"");

@@ -38,7 +38,7 @@ def test_a_leak_is_told_though_nobody_asks(node, mounts):
             [record] = until(lambda: records(exporter), 3, "it is told")
             assert_leaked(record, "leak-0", ended_at, seconds=3)
         [line] = exporter.news()
-        assert 'killed for want of memory: namespace="accounts" pod="leak-0" container="app" command="leak" kills=1 use_bytes=' in line
+        assert 'killed for want of memory: namespace="accounts" pod="leak-0" container="app" largest_command="leak" kills=1 use_bytes=' in line
         assert re.search(r' limit_bytes=104857600 reading_age_seconds=[0-2]\.\d+ mapped_bytes=\d+ "\[heap\]"=\d+ "', line), line
         exposition = exporter.after()
         assert exposition.by("smaps_exporter_oom_kills_total", *CONTAINER)["accounts", "leak-0", "app"] == 1

@@ -193,12 +193,12 @@ fn pod(name: &str) -> (Node, [Process; 2]) {
     let node = Node::new(name, &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
     node.oom_kills(7);
     for container in ["c1", "c2"] {
-        node.cgroup(&format!("pod/{container}"), 500);
-        node.write(&format!("pod/{container}/memory.events"), "oom 1\noom_kill 3\n");
+        node.cgroup(&format!("kubepods/pod/{container}"), 500);
+        node.write(&format!("kubepods/pod/{container}/memory.events"), "oom 1\noom_kill 3\n");
     }
-    node.write("pod/memory.max", "1000\n");
-    node.write("pod/memory.events", "oom_kill 6\n");
-    (node, [(10, 100, "/pod/c1"), (20, 100, "/pod/c2")])
+    node.write("kubepods/pod/memory.max", "1000\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 6\n");
+    (node, [(10, 100, "/kubepods/pod/c1"), (20, 100, "/kubepods/pod/c2")])
 }
 
 fn killed(name: &str, n_kills: u64, current: u64) -> (String, u64, u64) {
@@ -210,12 +210,12 @@ fn what_is_close_to_its_limit_is_full() {
     let (mut node, processes) = pod("full");
     node.scrape(&processes);
     for (current, is_full) in [(899, false), (900, true), (1100, true), (20, false)] {
-        node.cgroup("pod/c1", current);
+        node.cgroup("kubepods/pod/c1", current);
         let expected: &[&str] = if is_full { &["a"] } else { &[] };
         assert_eq!(node.check(&processes), (expected.into(), vec![]), "{current}");
     }
-    node.cgroup("pod/c1", 900);
-    node.write("pod/memory.max", "2000\n");
+    node.cgroup("kubepods/pod/c1", 900);
+    node.write("kubepods/pod/memory.max", "2000\n");
     assert_eq!(node.check(&processes).0, [""; 0], "the limit is read again before a container is full");
 }
 
@@ -223,17 +223,17 @@ fn what_is_close_to_its_limit_is_full() {
 fn kills_that_the_container_counts() {
     let (mut node, processes) = pod("counted");
     assert_eq!(node.check(&processes), (vec![], vec![]), "what was before is not told");
-    node.cgroup("pod/c1", 950);
+    node.cgroup("kubepods/pod/c1", 950);
     assert_eq!(node.check(&processes), (vec!["a"], vec![]));
     node.oom_kills(8);
-    node.cgroup("pod/c1", 100);
-    node.write("pod/c1/memory.events", "oom 9\noom_kill 4\n");
-    node.write("pod/memory.events", "oom_kill 7\n");
+    node.cgroup("kubepods/pod/c1", 100);
+    node.write("kubepods/pod/c1/memory.events", "oom 9\noom_kill 4\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 7\n");
     assert_eq!(node.check(&processes), (vec![], vec![killed("a", 1, 950)]));
     assert_eq!(node.check(&processes), (vec![], vec![]));
     node.oom_kills(10);
-    node.write("pod/c1/memory.events", "oom_kill 6\n");
-    node.write("pod/memory.events", "oom_kill 9\n");
+    node.write("kubepods/pod/c1/memory.events", "oom_kill 6\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 9\n");
     let (full, kills) = node.check(&processes);
     assert_eq!((full, kills), (vec![], vec![killed("a", 2, 100)]));
     let counts: Vec<_> = node.accounts.n_kills().map(|(labels, n)| (labels.to_owned(), n)).collect();
@@ -249,14 +249,14 @@ fn kills_of_a_container_that_is_gone() {
     assert_eq!(node.check(&processes[1..]).1, []);
     node.check(&processes);
     // Of two that are gone one was killed for want of memory; the fuller.
-    node.cgroup("pod/c2", 600);
+    node.cgroup("kubepods/pod/c2", 600);
     node.check(&processes);
     for (name, n_on_node, n_of_pod, expected) in
         [("somewhere else", 8, 6, vec![]), ("one of two", 9, 7, vec![killed("b", 1, 600)])]
     {
         node.check(&processes);
         node.oom_kills(n_on_node);
-        node.write("pod/memory.events", &format!("oom_kill {n_of_pod}\n"));
+        node.write("kubepods/pod/memory.events", &format!("oom_kill {n_of_pod}\n"));
         assert_eq!(node.check(&[]).1, expected, "{name}");
     }
     let counts: Vec<_> = node.accounts.n_kills().map(|(labels, n)| (labels.to_owned(), n)).collect();
@@ -269,27 +269,79 @@ fn a_kill_is_told_once() {
     let (mut node, processes) = pod("once");
     node.check(&processes);
     node.oom_kills(8);
-    node.write("pod/c2/memory.events", "oom_kill 4\n");
-    node.write("pod/memory.events", "oom_kill 7\n");
+    node.write("kubepods/pod/c2/memory.events", "oom_kill 4\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 7\n");
     assert_eq!(node.check(&processes[1..]).1, [killed("b", 1, 500)]);
 }
 
-/// Version 1 has no counter for the pod: a container that was full and is gone when the node has counted a kill.
+/// Version 1 has no counter for the pod: while a container is full its own is watched. Of one that is gone nothing is known.
 #[test]
-fn kills_of_a_container_that_is_gone_by_version_1() {
-    for (current, n_on_node, expected) in
-        [(950, 8, vec![killed("a", 1, 950)]), (800, 8, vec![]), (950, 7, vec![])]
-    {
-        let mut node = Node::new(&format!("v1-{current}-{n_on_node}"), &[("c1", "10", "shop", "a")]);
+fn kills_by_version_1() {
+    for (current, is_watched) in [(950, true), (800, false)] {
+        let mut node = Node::new(&format!("v1-{current}"), &[("c1", "10", "shop", "a")]);
         node.oom_kills(7);
         fs::remove_file(node.directory.join("cgroup/cgroup.controllers")).unwrap();
-        node.write("memory/pod/c1/memory.usage_in_bytes", &format!("{current}\n"));
-        node.write("memory/pod/c1/memory.stat", "hierarchical_memory_limit 1000\n");
-        node.write("memory/pod/c1/memory.oom_control", "oom_kill 3\n");
+        node.write("memory/kubepods/pod/c1/memory.usage_in_bytes", &format!("{current}\n"));
+        node.write("memory/kubepods/pod/c1/memory.stat", "hierarchical_memory_limit 1000\n");
+        node.write("memory/kubepods/pod/c1/memory.oom_control", "oom_kill 3\n");
         node.accounts =
             Accounts::new(CgroupFs::open(&node.directory.join("cgroup"), 1).unwrap(), Level::Info);
-        node.check(&[(10, 100, "/pod/c1")]);
-        node.oom_kills(n_on_node);
-        assert_eq!(node.check(&[]).1, expected, "{current} {n_on_node}");
+        node.check(&[(10, 100, "/kubepods/pod/c1")]);
+        assert_eq!(node.accounts.has_watched(), is_watched);
+        node.accounts.watch();
+        assert!(node.accounts.take_kills().is_empty());
+        node.write("memory/kubepods/pod/c1/memory.oom_control", "oom_kill 4\n");
+        node.accounts.watch();
+        let kills: Vec<_> =
+            node.accounts.take_kills().iter().map(|kill| (kill.n_kills, kill.current)).collect();
+        assert_eq!(kills, if is_watched { vec![(1, 950)] } else { vec![] });
+        // Somebody else's, while it ended.
+        node.oom_kills(9);
+        assert_eq!(node.check(&[]).1, []);
     }
+}
+
+/// The limit of the pod is used up by another container of it.
+#[test]
+fn what_is_close_to_the_limit_of_its_pod_is_full() {
+    let (mut node, processes) = pod("full-pod");
+    node.scrape(&processes);
+    node.write("kubepods/pod/memory.current", "899\n");
+    assert_eq!(node.check(&processes).0, [""; 0]);
+    node.write("kubepods/pod/memory.current", "900\n");
+    assert_eq!(node.check(&processes).0, ["a", "b"]);
+    node.write("kubepods/pod/c1/memory.max", "700\n");
+    node.accounts.table.iter_mut().for_each(|account| account.is_outdated = true);
+    assert_eq!(node.check(&processes).0, ["b"], "its own limit applies");
+}
+
+/// After a kill what was read before it is not taken for what is there now.
+#[test]
+fn a_kill_makes_an_account_outdated() {
+    let (mut node, processes) = pod("outdated");
+    node.cgroup("kubepods/pod/c1", 950);
+    node.check(&processes);
+    assert_eq!(node.check(&processes).0, ["a"]);
+    node.oom_kills(8);
+    node.cgroup("kubepods/pod/c1", 10);
+    node.write("kubepods/pod/c1/memory.events", "oom_kill 4\n");
+    node.check(&processes);
+    let account = &node.accounts.table[0];
+    assert_eq!((account.current, account.values.unwrap().get(CURRENT)), (10, Some(10)));
+    assert!(account.last_reading.is_none() && !account.is_outdated);
+}
+
+#[test]
+fn what_is_not_all_selected_or_not_alone_is_not_joined() {
+    let (mut node, processes) = pod("joined");
+    for container in ["c1", "c2"] {
+        node.write(&format!("kubepods/pod/{container}/memory.stat"), "file 50\nfile_mapped 10\nshmem 20\n");
+    }
+    let unmapped = |node: &Node| node.accounts.iter().map(|account| account.unmapped).collect::<Vec<_>>();
+    node.scrape(&processes);
+    assert_eq!(unmapped(&node), [None, None], "no filter selects these processes");
+    node.accounts.table.iter_mut().for_each(|account| account.has_others = false);
+    assert_eq!(unmapped(&node), [Some([20, 20]); 2]);
+    node.accounts.table[1].has_twin = true;
+    assert_eq!(unmapped(&node), [Some([20, 20]), None]);
 }
