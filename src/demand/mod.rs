@@ -278,6 +278,17 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_begin_yet_is_not_overdue() {
+        let (demand, start) = demand();
+        demand.begin(start + ms(1000));
+        demand.end(true, Some(start + ms(60_000)), start + ms(1001));
+        demand.want(start + ms(3000));
+        assert_eq!(demand.next_start(start + ms(3000)), Some(start + ms(60_000)));
+        assert_eq!(demand.overdue(start + ms(59_000)), Duration::ZERO);
+        assert_eq!(demand.overdue(start + ms(61_000)), ms(1000));
+    }
+
+    #[test]
     fn the_bell_rings_when_a_scrape_has_ended() {
         use std::io::Read as _;
         let (demand, start) = demand();

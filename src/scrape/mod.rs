@@ -84,7 +84,7 @@ pub struct Scraper {
     has_read: bool,
     /// When the readings were summed.
     summed_at: Option<Instant>,
-    watched_at: Option<Instant>,
+    watched_at: Instant,
     ooms: Ooms,
     is_refused: bool,
     is_over_budget: bool,
@@ -139,7 +139,7 @@ impl Scraper {
             passed_at: None,
             has_read: false,
             summed_at: None,
-            watched_at: None,
+            watched_at: Instant::now(),
             ooms: Ooms::default(),
             is_refused: false,
             is_over_budget: false,
@@ -330,7 +330,7 @@ impl Scraper {
     pub fn next_watch(&self) -> Option<Instant> {
         let is_due =
             self.check_interval.is_some() && self.accounts.as_ref().is_some_and(Accounts::has_watched);
-        is_due.then(|| self.watched_at.map_or_else(Instant::now, |at| at + WATCH_INTERVAL))
+        is_due.then(|| self.watched_at + WATCH_INTERVAL)
     }
 
     /// Looks at them, if it is time.
@@ -340,7 +340,7 @@ impl Scraper {
             && let Some(accounts) = &mut self.accounts
         {
             let clock = thread_cpu_time();
-            self.watched_at = Some(now);
+            self.watched_at = now;
             accounts.watch();
             self.ooms.record(accounts.take_kills(), &self.snapshot, self.summed_at);
             self.overhead += thread_cpu_time().saturating_sub(clock);

@@ -195,6 +195,15 @@ def test_one_address_space_counts_once(node, what):
             assert n_processes == (9 if what[0] == "shared" else 2)
 
 
+def test_one_address_space_counts_once_beside_programs_that_execute_themselves_again(node, programs):  # noqa: F811
+    """Theirs begin at the same addresses, and are another each time."""
+    node.adversary.run_ready(programs / "again", "40")
+    with node.exporter() as exporter:
+        for _ in range(15):
+            total = sum(value for (comm, _), value in by_path(exporter.after(1), "adversary").items() if comm == "shared")
+            assert 64 * MIB <= total < 66 * MIB, total / MIB
+
+
 def test_the_budget_covers_everything(node):
     """Attack 8: 3,400 idle processes and a hundredth of a core."""
     node.run("idle", 3400)

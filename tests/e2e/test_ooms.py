@@ -1,10 +1,14 @@
 """What a container was full of when the kernel killed a process of it, told by /ooms, the log and a counter, though nobody asks; and what
 its memory consists of."""
 
+import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,7 @@ from exposition import Exposition
 from lab import Container, Lab, cri, kill, until
 from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
 from test_cgroups import pod
-from test_hostile_processes import programs  # noqa: F401
+from test_hostile_processes import programs, rmdir  # noqa: F401
 
 
 @pytest.fixture
@@ -163,3 +167,63 @@ def test_each_part_of_the_account(node, mounts, tmp_path):
         once("--record", tmp_path / "node", "--containerd-sock", node.socket, *EVERYTHING)
         replayed = Exposition(once("--once", "--fixture", tmp_path / "node", *EVERYTHING)).by("cgroup_memory_unmapped_bytes", *CONTAINER, "part")
         assert replayed["accounts", "parts-0", "app", "shmem"] == pytest.approx(20 * MIB, rel=0.05), "so it is in a recording"
+
+
+@contextmanager
+def killed_elsewhere(programs: Path):  # noqa: F811
+    """A process in a cgroup of no container that the kernel kills for want of memory, once `go` is called."""
+    cgroup = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory") / f"lab-elsewhere-{os.getpid()}"
+    cgroup.mkdir()
+    (cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")).write_text(str(10 * MIB))
+    script = f"echo $$ > {cgroup}/cgroup.procs; read line; exec {programs}/leak heap 100 1 100"
+    process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
+
+    def go():
+        process.communicate(b"\n")
+        assert process.returncode == -9
+
+    try:
+        yield go
+    finally:
+        kill(process.pid, 9)
+        process.wait()
+        until(lambda: rmdir(cgroup), 10, "the cgroup is empty")
+
+
+def test_a_kill_elsewhere_is_nobodys(node, mounts, programs):  # noqa: F811
+    """A full container ends just when the kernel kills a process of something else."""
+    full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
+    with exporter_of(node) as exporter, pod(node, "full-0", full), killed_elsewhere(programs) as go:
+        until(lambda: pids_of(node, full), 20, "it runs")
+        cgroup = Cgroup(node, full)
+        until(lambda: cgroup.values()["memory_current_bytes"] > 0.96 * LIMIT, 20, "it is full")
+        time.sleep(2.5)
+        go()
+        for pid in pids_of(node, full):
+            kill(pid, 9)
+        time.sleep(3)
+        assert records(exporter) == [] and not exporter.news()
+
+
+def test_the_pods_limit_counts(node, mounts):
+    """A container that leaks into what its neighbour leaves of the pod's limit."""
+    neighbour = Container("neighbour", ["/programs/leak", "heap", "30", "1", "30"], mounts=mounts)
+    app = Container("app", ["sh", "-c", f"/programs/leak heap 40 5 1000; sleep {FOREVER}"], mounts=mounts)
+    with exporter_of(node) as exporter, pod(node, "shared-0", neighbour, app) as made:
+        node.limit_pod(made, LIMIT)
+        [record] = until(lambda: records(exporter), 60, "it is told")
+        assert (record["pod"], record["container"], record["command"], record["limit_bytes"]) == ("shared-0", "app", "leak", LIMIT)
+        assert record["paths"][0]["path"] == "[heap]" and record["paths"][0]["pss_bytes"] > 55 * MIB
+        assert sum(record["account"].values()) == record["use_bytes"] > 55 * MIB
+
+
+def test_one_kill_after_the_other(node, mounts):
+    """Each time a child, a few seconds apart: no record has anything of the one before."""
+    leaks = "for i in 1 2 3; do /programs/leak heap 70 10 1000; sleep 1; done"
+    app = Container("app", ["sh", "-c", f"{leaks}; sleep {FOREVER}"], memory_limit_bytes=LIMIT, mounts=mounts)
+    with exporter_of(node) as exporter, pod(node, "kids-0", app):
+        until(lambda: len(records(exporter)) == 3, 60, "three are told")
+        told = records(exporter)
+        for record in told:
+            assert_leaked(record, "kids-0", record["time"])
+        assert len({record["use_bytes"] for record in told}) == 3
