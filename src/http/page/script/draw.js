@@ -11,7 +11,7 @@ const offered = () => [...fields.values()].filter(f => f.name !== 'processes' &&
 function draw() {
 	if (!told) return drawStates();
 	const list = offered(), q = visible(state.q).toLowerCase();
-	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list[0] || fieldOf(FAMILY + 'pss_bytes');
+	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list.find(f => f.name !== CHARGED) || fieldOf(FAMILY + 'pss_bytes');
 	isCharged = field.name === CHARGED;
 	place = findPlace();
 	kids = place ? insideOf(place) : [];
