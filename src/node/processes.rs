@@ -14,6 +14,7 @@ use super::owners::Container;
 use super::process::Process;
 use super::queue::Queue;
 use super::reader::Job;
+use super::spaces;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::Reading;
@@ -43,6 +44,7 @@ pub struct Processes {
     pub(super) buffers: Buffers,
     path: Vec<u8>,
     pub(super) scratch: String,
+    pub(super) spaces: spaces::Scratch,
     pub(super) counts: ReadCounts,
     pub(super) reads: Reads,
 }
@@ -92,6 +94,7 @@ impl Processes {
             buffers: Buffers::default(),
             path: Vec::new(),
             scratch: String::new(),
+            spaces: spaces::Scratch::default(),
             counts: ReadCounts::default(),
             reads: Reads::default(),
         }

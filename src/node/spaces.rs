@@ -19,17 +19,31 @@ struct Member {
     position: usize,
 }
 
+/// What [`Processes::find_shared`] needs, from one scrape to the next: so that nothing is allocated.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Account, program and position of those that are asked.
+    asked: Vec<(usize, Option<[u64; 2]>, usize)>,
+    members: Vec<Member>,
+    newcomers: Vec<Member>,
+    /// Positions of those that share, and the pids of those with whom.
+    found: Vec<(usize, u32)>,
+    ended: Vec<usize>,
+}
+
 /// Finds a place for each newcomer, in the order that `compare` tells, and says which members share with which: the one with the lowest
 /// pid. Whoever cannot be compared is left out.
 fn place(
     members: &mut Vec<Member>,
+    newcomers: &mut Vec<Member>,
     mut compare: impl FnMut(u32, u32) -> Option<Ordering>,
     mut shares: impl FnMut(Member, Member),
 ) {
     members.sort_unstable_by_key(|member| (member.rank.is_none(), member.rank, member.pid));
     let n_known = members.partition_point(|member| member.rank.is_some());
-    let newcomers = members.split_off(n_known);
-    for newcomer in newcomers {
+    newcomers.clear();
+    newcomers.extend(members.drain(n_known..));
+    for &newcomer in newcomers.iter() {
         let mut is_comparable = true;
         let found = members.binary_search_by(|member| {
             compare(member.pid, newcomer.pid).unwrap_or_else(|| {
@@ -63,13 +77,14 @@ impl Processes {
         if !has_newcomers {
             return;
         }
-        let asked = (0..).zip(&self.table).filter(|(_, process)| is_asked(process));
-        let mut asked: Vec<_> = asked.map(|(i, process)| ((process.account(), process.program), i)).collect();
+        let mut scratch = std::mem::take(&mut self.spaces);
+        let Scratch { asked, members, newcomers, found, ended } = &mut scratch;
+        asked.clear();
+        let processes = (0..).zip(&self.table).filter(|(_, process)| is_asked(process));
+        asked.extend(processes.map(|(i, process)| (process.account(), process.program, i)));
         asked.sort_unstable();
-        let (mut found, mut ended) = (Vec::new(), Vec::new());
-        let mut members = Vec::new();
-        for group in asked.chunk_by(|(a, _), (b, _)| a == b) {
-            let member = |&(_, i): &(_, usize)| {
+        for group in asked.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let member = |&(_, _, i): &(_, _, usize)| {
                 let process = &self.table[i];
                 Member { pid: process.entry.pid, rank: process.space_rank, position: i }
             };
@@ -81,21 +96,25 @@ impl Processes {
             // One that has ended since it was read counts no longer: another may go on with its memory.
             ended
                 .extend(members.extract_if(.., |member| has_ended(member.pid)).map(|member| member.position));
-            place(&mut members, compare_memory, |member, with| found.push((member.position, with.pid)));
-            for (rank, member) in (0..).zip(&members) {
+            place(members, newcomers, compare_memory, |member, with| found.push((member.position, with.pid)));
+            for (rank, member) in (0..).zip(members.iter()) {
                 self.table[member.position].space_rank = Some(rank);
             }
         }
-        for position in ended {
+        for position in ended.drain(..) {
             self.table[position].forget_values();
         }
-        for (position, with) in found {
+        for (position, with) in found.drain(..) {
             let process = &mut self.table[position];
             process.shares_with = Some(with);
             process.space_rank = None;
             process.ladder.forget();
             process.reading.count_only();
         }
+        asked.shrink_to(2 * self.table.len());
+        members.shrink_to(2 * self.table.len());
+        newcomers.shrink_to(2 * self.table.len());
+        self.spaces = scratch;
     }
 
     /// Whether a process still shares the memory of the one that it is known to share with: then it need not be read.
@@ -126,7 +145,7 @@ mod tests {
             n_asked += 1;
             Some(address(a)?.cmp(&address(b)?))
         };
-        place(members, compare, |member, with| shared.push((member.pid, with.pid)));
+        place(members, &mut Vec::new(), compare, |member, with| shared.push((member.pid, with.pid)));
         for (rank, member) in (0..).zip(members) {
             member.rank = Some(rank);
         }
