@@ -3,6 +3,7 @@
 //! While nobody asks for one there are *checks*: the same pass, in which only those containers are read that are close to their limit, so
 //! that it can be told what they were full of when the kernel kills them. Nothing is rendered.
 
+mod checks;
 mod ooms;
 pub(crate) mod open;
 pub mod threads;
@@ -34,10 +35,6 @@ use crate::totals::snapshot::{Shape, Snapshot};
 
 /// The first scrape is not held to the CPU budget; but after so long what there is is shown.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
-
-/// How often the counters of kills are looked at that may soon be gone: the cgroup of a container whose init process was killed is there for
-/// 30 ms or so.
-const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a pass over the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,12 +187,6 @@ impl Scraper {
         Ok(())
     }
 
-    /// When there is to be a check, unless there is a scrape before; none if there are none.
-    pub fn next_check(&self) -> Option<Instant> {
-        let soonest = self.passed_at? + self.check_interval?;
-        Some(self.budget.next_check().map_or(soonest, |next| next.max(soonest)))
-    }
-
     /// Begins a pass: lists the processes.
     ///
     /// Fails with one line when proc cannot be listed.
@@ -324,37 +315,6 @@ impl Scraper {
             Pass::Scrape => self.budget.end_scrape(overhead),
         }
         self.budget.next_start()
-    }
-
-    /// When counters of kills are to be looked at that may soon be gone; none if there are none.
-    pub fn next_watch(&self) -> Option<Instant> {
-        let is_due =
-            self.check_interval.is_some() && self.accounts.as_ref().is_some_and(Accounts::has_watched);
-        is_due.then(|| self.watched_at + WATCH_INTERVAL)
-    }
-
-    /// Looks at them, if it is time.
-    pub fn watch_if_due(&mut self) {
-        let now = Instant::now();
-        if self.next_watch().is_some_and(|at| at <= now)
-            && let Some(accounts) = &mut self.accounts
-        {
-            let clock = thread_cpu_time();
-            self.watched_at = now;
-            accounts.watch();
-            self.ooms.record(accounts.take_kills(), &self.snapshot, self.summed_at);
-            self.overhead += thread_cpu_time().saturating_sub(clock);
-        }
-    }
-
-    /// Whether there is.
-    pub fn has_news_of_ooms(&self) -> bool {
-        self.ooms.has_news()
-    }
-
-    /// What tells of the containers whose processes the kernel has killed for want of memory, as JSON, if there is news.
-    pub fn news_of_ooms(&mut self) -> Option<String> {
-        self.ooms.news()
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
