@@ -212,21 +212,16 @@ impl CgroupFs {
         self.text_of_kills(directory.as_fd(), file.name)
     }
 
-    /// What is charged, in bytes, to the nearest cgroup above this one that has a limit of so many bytes.
+    /// What is charged, in bytes, to the cgroup above the one at `path`, if that has a limit of so many bytes.
     pub fn use_above(&mut self, path: &[u8], limit: u64) -> Option<u64> {
         namespace::resolve(&self.own, path, &mut self.resolved)?;
         let (at, current) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
         let (_, max) = self.files.iter().find(|(_, file)| file.has(MAX))?;
-        let place = Path::new(OsStr::from_bytes(&self.resolved));
-        for above in place.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
-            let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
-            let mut number =
-                |name| read_file(directory.as_fd(), name, &mut self.text).ok().and_then(fields::limit);
-            if number(max.name) == Some(limit) {
-                return number(current.name);
-            }
-        }
-        None
+        let above = Path::new(OsStr::from_bytes(&self.resolved)).parent()?;
+        let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
+        let mut number =
+            |name| read_file(directory.as_fd(), name, &mut self.text).ok().and_then(fields::limit);
+        if number(max.name) == Some(limit) { number(current.name) } else { None }
     }
 
     fn text_of_kills(&mut self, directory: BorrowedFd<'_>, name: &'static str) -> Option<u64> {

@@ -2,7 +2,7 @@
 //!
 //! Those are read that a filter can select a process of, and that have a process. Nothing is allocated while they stay the same.
 //!
-//! A container whose use is close to its limit may be killed for it. So it is *full* from nine tenths on: what it maps is kept after each
+//! A container whose use is close to its limit, or to its pod's, may be killed for it. So it is *full* from nine tenths on: what it maps is kept after each
 //! scrape, to be told when the kernel has counted a kill (see [`super::ooms`]).
 
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) struct Account {
     /// None if there is no such cgroup.
     pub(super) values: Option<Values>,
     read_at: Instant,
-    /// What is charged to it, as it was looked at last; and to the cgroup above it whose limit applies, if that is not its own.
+    /// What is charged to it, as it was looked at last; and to its pod, if that has the limit that applies.
     pub(super) current: u64,
     use_above: Option<u64>,
     /// The kernel has killed a process since it was read.
@@ -71,7 +71,7 @@ pub(super) struct Account {
     /// A process of it is not selected.
     has_others: bool,
     /// Another container that lives has the same labels.
-    has_twin: bool,
+    pub(super) has_twin: bool,
     /// How many kills the kernel has counted for it, and for the cgroup above it, as far as they have been told.
     pub(super) n_kills: Option<u64>,
     pub(super) n_kills_above: Option<u64>,
@@ -303,12 +303,12 @@ impl Accounts {
         let labels = |i: usize| table[i].container.labels.as_str();
         let age = |i: usize| (table[i].started_at, table[i].container.listed.id.as_str());
         order.sort_unstable_by(|&a, &b| labels(a).cmp(labels(b)).then_with(|| age(b).cmp(&age(a))));
-        let twins =
-            |i: usize| order.windows(2).any(|pair| pair.contains(&i) && labels(pair[0]) == labels(pair[1]));
-        let twins: Vec<bool> = (0..table.len()).map(twins).collect();
+        let twins = order.windows(2).filter(|pair| labels(pair[0]) == labels(pair[1])).flatten();
+        let twins: Vec<usize> = twins.copied().collect();
         order.dedup_by(|next, kept| labels(*next) == labels(*kept));
         order.shrink_to(2 * order.len());
-        table.iter_mut().zip(twins).for_each(|(account, has_twin)| account.has_twin = has_twin);
+        table.iter_mut().for_each(|account| account.has_twin = false);
+        twins.into_iter().for_each(|i| table[i].has_twin = true);
     }
 
     /// Without the node's own mount, a container sees its own cgroup alone.
@@ -381,7 +381,8 @@ impl Account {
         self.current = values.get(CURRENT).unwrap_or(0);
     }
 
-    /// Where the limit that applies is not its own, looks how much of that is used.
+    /// Where the limit that applies is not its own but the pod's, looks how much of that is used. One further up is the node's: whoever keeps
+    /// it full, others need not be read for that.
     fn look_above(&mut self, fs: &mut CgroupFs) {
         let limits = self.values.map(|values| (values.get(LIMIT), values.get(MAX)));
         self.use_above = match limits {

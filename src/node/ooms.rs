@@ -42,6 +42,8 @@ pub struct Kill {
     pub values: Values,
     /// See there.
     pub current: u64,
+    /// No other container that lived had the same labels.
+    pub is_alone: bool,
     /// What it mapped when it was read last, if it was full then.
     pub last_reading: Option<LastReading>,
 }
@@ -132,6 +134,7 @@ impl Kills {
             n_kills,
             values: account.values.unwrap_or_default(),
             current: account.current,
+            is_alone: !account.has_twin,
             last_reading: account.last_reading.take(),
         });
     }

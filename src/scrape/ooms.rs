@@ -36,7 +36,8 @@ impl Ooms {
         let (largest, read_at, values, current) = match &kill.last_reading {
             Some(last) => (&last.largest, last.oldest, &last.values, last.current),
             None => {
-                let is_known = snapshot.largest(&kill.container.labels, &mut summed, &mut Vec::new());
+                let labels = &kill.container.labels;
+                let is_known = kill.is_alone && snapshot.largest(labels, &mut summed, &mut Vec::new());
                 (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
             }
         };
@@ -91,7 +92,7 @@ mod tests {
             name: name("app"),
         };
         let container = Arc::new(Container::new(listed, true));
-        Kill { container, n_kills: 1, values: Values::default(), current: 5, last_reading }
+        Kill { container, n_kills: 1, values: Values::default(), current: 5, is_alone: true, last_reading }
     }
 
     #[test]
