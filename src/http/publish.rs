@@ -63,8 +63,9 @@ impl Exposition {
     /// What comes behind it if it is served now.
     pub fn tail(&self, now: Instant) -> Vec<u8> {
         let tail = self.age.map(|Age { family, since }| {
-            // Of one width, mostly: clients compare the lengths of answers.
-            format!("{family}{:.6}\n", now.saturating_duration_since(since).as_secs_f64())
+            // Always of one width, for clients compare the lengths of answers: as many digits as there is room for.
+            let seconds = format!("{:.9}", now.saturating_duration_since(since).as_secs_f64());
+            format!("{family}{}\n", &seconds[..9])
         });
         tail.unwrap_or_default().into_bytes()
     }
@@ -244,6 +245,21 @@ mod tests {
         assert_eq!(published.latest().unwrap().text(), b"one\n");
         publish(&mut publisher, b"two\n");
         assert_eq!((one.text(), published.latest().unwrap().text()), (&b"one\n"[..], &b"two\n"[..]));
+    }
+
+    #[test]
+    fn an_age_is_of_one_width() {
+        let (mut publisher, published) = publisher();
+        let since = Instant::now();
+        publisher.buffer().extend_from_slice(b"x 1\n");
+        publisher.publish(Some(Age { family: "age ", since }));
+        let exposition = published.latest().unwrap();
+        for (seconds, expected) in
+            [(0.0, "0.0000000"), (0.25, "0.2500000"), (12.5, "12.500000"), (1_234_567.9, "1234567.9")]
+        {
+            let now = since + std::time::Duration::from_secs_f64(seconds);
+            assert_eq!(String::from_utf8(exposition.tail(now)).unwrap(), format!("age {expected}\n"));
+        }
     }
 
     #[test]
