@@ -8,7 +8,8 @@ use std::cmp::Ordering;
 
 use super::process::Process;
 use super::processes::Processes;
-use crate::procfs::kcmp::{compare_memory, has_ended};
+use crate::procfs::Proc;
+use crate::procfs::kcmp::compare_memory;
 
 /// A process among those that run the same program.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,10 @@ fn place(
 
 impl Processes {
     /// Finds the processes that share the memory of another, and takes their values away.
-    pub fn find_shared(&mut self) {
+    pub fn find_shared(&mut self, proc: &Proc) {
+        if !proc.has_own_pids() {
+            return;
+        }
         let is_asked = |process: &Process| {
             process.is_selected
                 && !process.reading.is_empty()
@@ -94,8 +98,11 @@ impl Processes {
                 continue;
             }
             // One that has ended since it was read counts no longer: another may go on with its memory.
-            ended
-                .extend(members.extract_if(.., |member| has_ended(member.pid)).map(|member| member.position));
+            ended.extend(
+                members
+                    .extract_if(.., |member| proc.comm(member.pid, &mut self.buffers).is_err())
+                    .map(|member| member.position),
+            );
             place(members, newcomers, compare_memory, |member, with| found.push((member.position, with.pid)));
             for (rank, member) in (0..).zip(members.iter()) {
                 self.table[member.position].space_rank = Some(rank);

@@ -283,7 +283,7 @@ impl Scraper {
             }
         }
         if self.pass == Pass::Scrape || self.has_read {
-            self.processes.find_shared();
+            self.processes.find_shared(&self.proc);
             self.snapshot.sum(|each| self.processes.readings().for_each(each));
             self.summed_at = Some(now);
             if let Some(accounts) = &mut self.accounts {
