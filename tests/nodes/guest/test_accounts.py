@@ -27,8 +27,9 @@ def test_an_account_is_the_files(node, record_property):
 
 
 def test_leaks_are_told_though_nobody_asks(node, record_property):
-    """Three pods: one leaks slowly, one so fast that it is not seen to be full before, one is killed by somebody else."""
-    slow, fast = leak(MOUNTS, 80), leak(MOUNTS, 20, 200)
+    """Three pods: one leaks slowly, one after a while so fast that it is not seen to be full before, one is killed by somebody else."""
+    slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200)
+    fast.command = ["sh", "-c", f"sleep 20; exec {' '.join(fast.command)}"]  # an emulated machine looks each few seconds
     full = leak(MOUNTS, 97, 1)
     full.command[-1] = "97"
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
