@@ -75,6 +75,8 @@ pub(super) struct Account {
     /// How many kills the kernel has counted for it, and for the cgroup above it, as far as they have been told.
     pub(super) n_kills: Option<u64>,
     pub(super) n_kills_above: Option<u64>,
+    /// Where they were counted first: it may be gone when that is needed.
+    pub(super) counted_at: Vec<u8>,
     /// What its processes map of tmpfs and shared memory, in bytes by PSS, if that can be told.
     mapped_shmem: Option<u64>,
     mounts: Option<(Mounts, Instant)>,
@@ -168,7 +170,7 @@ impl Accounts {
                 account.values = None;
                 account.path.clear();
             }
-            if !account.is_full() {
+            if is_there && !account.is_full() {
                 account.last_reading = None;
             }
             if i >= self.max_held {
@@ -196,8 +198,9 @@ impl Accounts {
     /// Looks at those counters.
     pub fn watch(&mut self) {
         for account in self.table.iter_mut().filter(|account| account.is_watched()) {
-            let n_kills = self.fs.oom_kills_again(&mut account.cgroup);
-            self.kills.compare(account, n_kills);
+            if let Some(n_kills) = self.fs.oom_kills_again(&mut account.cgroup) {
+                self.kills.compare(account, n_kills);
+            }
         }
     }
 
@@ -370,6 +373,7 @@ impl Account {
             has_twin: false,
             n_kills: None,
             n_kills_above: None,
+            counted_at: Vec::new(),
             mapped_shmem: None,
             mounts: None,
             last_reading: None,

@@ -65,7 +65,8 @@ impl Kills {
     pub(super) fn begin(&mut self, fs: &mut CgroupFs, account: &mut Account) {
         if account.n_kills.is_none() {
             account.n_kills = fs.oom_kills(&account.cgroup);
-            account.n_kills_above = fs.oom_kills_above(&account.path);
+            account.counted_at.clone_from(&account.path);
+            account.n_kills_above = fs.oom_kills_above(&account.counted_at);
             self.count(&account.container.labels, 0);
         }
     }
@@ -81,13 +82,9 @@ impl Kills {
     ) {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         if n_on_node.is_none() || n_on_node != n_before {
+            self.find_some(fs, live, gone);
             for account in live.iter_mut() {
-                let n_now = fs.oom_kills(&account.cgroup);
-                self.compare(account, n_now);
-            }
-            self.find_gone(fs, live, gone);
-            for account in live.iter_mut() {
-                account.n_kills_above = fs.oom_kills_above(&account.path);
+                account.n_kills_above = fs.oom_kills_above(&account.counted_at);
             }
         }
         for account in gone {
@@ -95,32 +92,42 @@ impl Kills {
         }
     }
 
-    /// Tells what a container's own counter says, if it has moved.
-    pub(super) fn compare(&mut self, account: &mut Account, n_now: Option<u64>) {
-        let Some((n_now, before)) = n_now.zip(account.n_kills) else { return };
-        account.n_kills = Some(n_now);
-        self.tell(account, n_now.saturating_sub(before));
-    }
-
-    /// Finds those of containers that are gone: what the cgroup above has counted, and none that lives there.
-    fn find_gone(&mut self, fs: &mut CgroupFs, live: &[Account], gone: &mut [Account]) {
-        // The fullest first.
-        gone.sort_by_key(|account| Reverse(account.fullness()));
-        for i in 0..gone.len() {
-            let account = &gone[i];
-            let Some((now, before)) = fs.oom_kills_above(&account.path).zip(account.n_kills_above) else {
+    fn find_some(&mut self, fs: &mut CgroupFs, live: &mut [Account], gone: &mut [Account]) {
+        let mut told: Vec<(Box<[u8]>, u64)> = Vec::new();
+        // Those whose own counter is gone: a cgroup may be so while a process of it is still listed.
+        let mut silent: Vec<&mut Account> = gone.iter_mut().collect();
+        for account in live {
+            match fs.oom_kills(&account.cgroup) {
+                Some(n_now) => {
+                    let n_kills = self.compare(account, n_now);
+                    told.push((above(&account.counted_at).into(), n_kills));
+                }
+                None => silent.push(account),
+            }
+        }
+        // The fullest first: theirs is what the cgroup above has counted, and none that is told of in it.
+        silent.sort_by_key(|account| Reverse(account.fullness()));
+        for account in silent {
+            let Some((now, before)) = fs.oom_kills_above(&account.counted_at).zip(account.n_kills_above)
+            else {
                 continue;
             };
-            let place = above(&account.path);
-            let is_beside = |other: &&Account| above(&other.path) == place;
-            let beside = live.iter().chain(&gone[..i]).filter(is_beside);
-            let of_others = beside.map(|other| {
-                let told = self.found.iter().filter(|kill| Arc::ptr_eq(&kill.container, &other.container));
-                told.map(|kill| kill.n_kills).sum::<u64>()
-            });
-            let n_kills = now.saturating_sub(before).saturating_sub(of_others.sum());
-            self.tell(&mut gone[i], n_kills);
+            let place = above(&account.counted_at);
+            let of_others: u64 = told.iter().filter(|(other, _)| **other == *place).map(|(_, n)| n).sum();
+            let n_kills = now.saturating_sub(before).saturating_sub(of_others);
+            told.push((place.into(), n_kills));
+            self.tell(account, n_kills);
         }
+    }
+
+    /// Tells what a container's own counter says, if it has moved; how many kills that are.
+    pub(super) fn compare(&mut self, account: &mut Account, n_now: u64) -> u64 {
+        let n_kills = n_now.saturating_sub(account.n_kills.unwrap_or(n_now));
+        if account.n_kills.is_some() {
+            account.n_kills = Some(n_now);
+        }
+        self.tell(account, n_kills);
+        n_kills
     }
 
     fn tell(&mut self, account: &mut Account, n_kills: u64) {

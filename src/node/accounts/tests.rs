@@ -345,3 +345,23 @@ fn what_is_not_all_selected_or_not_alone_is_not_joined() {
     node.accounts.table[1].has_twin = true;
     assert_eq!(unmapped(&node), [Some([20, 20]), None]);
 }
+
+/// The process that was killed is still listed, and its cgroup is gone.
+#[test]
+fn a_kill_of_a_container_whose_cgroup_is_gone_first() {
+    for is_read_between in [false, true] {
+        let (mut node, processes) = pod(&format!("cgroup-first-{is_read_between}"));
+        node.cgroup("kubepods/pod/c1", 950);
+        node.check(&processes);
+        assert_eq!(node.check(&processes).0, ["a"]);
+        fs::remove_dir_all(node.directory.join("cgroup/kubepods/pod/c1")).unwrap();
+        if is_read_between {
+            // It has gone after the kills were looked for.
+            assert_eq!(node.check(&processes).1, []);
+        }
+        node.oom_kills(8);
+        node.write("kubepods/pod/memory.events", "oom_kill 7\n");
+        assert_eq!(node.check(&processes).1, [killed("a", 1, 950)]);
+        assert_eq!(node.check(&processes[1..]).1, []);
+    }
+}
