@@ -100,7 +100,9 @@ impl Kills {
             match fs.oom_kills(&account.cgroup) {
                 Some(n_now) => {
                     let n_kills = self.compare(account, n_now);
-                    told.push((above(&account.counted_at).into(), n_kills));
+                    if n_kills > 0 {
+                        told.push((above(&account.counted_at).into(), n_kills));
+                    }
                 }
                 None => silent.push(account),
             }
