@@ -174,7 +174,8 @@ fn a_recording_is_read_again_when_it_has_changed() {
     proc.one_container();
     let smaps = |kib: u64| format!("00400000-00401000 rw-p 00000000 00:00 0 \nRss:            {kib:8} kB\n");
     proc.process(1, "app", smaps(4));
-    let mut scrape = Scrapes::new(proc.path(), &["--filter", "*/*/*/*", "--scrape-interval", "24h"]);
+    let mut scrape =
+        Scrapes::new(proc.path(), &["--filter", "*/*/*/*", "--cpu-budget", "0", "--scrape-interval", "24h"]);
     for kib in [4, 8, 8, 12, 16] {
         proc.process(1, "app", smaps(kib));
         scrape.run();
