@@ -92,6 +92,7 @@ impl Kills {
         }
     }
 
+    /// Compares every counter with what it was.
     fn find_some(&mut self, fs: &mut CgroupFs, live: &mut [Account], gone: &mut [Account]) {
         let mut told: Vec<(Box<[u8]>, u64)> = Vec::new();
         // Those whose own counter is gone: a cgroup may be so while a process of it is still listed.
