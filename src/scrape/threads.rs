@@ -209,7 +209,8 @@ impl Shared {
         let mut watch = lock(&self.watch);
         loop {
             let patience = watch.patience();
-            let is_late = watch.reading_since.is_some_and(|since| since.elapsed() >= patience);
+            let left = watch.reading_since.map(|since| patience.saturating_sub(since.elapsed()));
+            let is_late = left == Some(Duration::ZERO);
             if watch.turn + 1 == number && is_late && watch.n_left_behind < MAX_LEFT_BEHIND {
                 watch.turn = number;
                 watch.reading_since = None;
@@ -217,8 +218,10 @@ impl Shared {
                 watch.n_left_now += 1;
                 return;
             }
+            // Just then; and if no read is under way, or nobody may be left behind, soon.
+            let again = left.filter(|left| !left.is_zero()).unwrap_or(patience / 2);
             watch = match watch.is_scraping {
-                true => wait(self.changed.wait_timeout(watch, patience / 2)).0,
+                true => wait(self.changed.wait_timeout(watch, again)).0,
                 false => wait(self.changed.wait(watch)),
             };
         }
