@@ -53,6 +53,8 @@ pub struct Kill {
 pub struct Kills {
     /// On the node, as it was seen last.
     pub(super) n_on_node: Option<u64>,
+    /// That was more than before.
+    has_changed: bool,
     /// Those that were not told yet.
     pub(super) found: Vec<Kill>,
     /// How many there were since the start, by label text: of each container that lives, and of those that had some.
@@ -81,7 +83,9 @@ impl Kills {
         gone: &mut [Account],
     ) {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
-        if n_on_node.is_none() || n_on_node != n_before {
+        let has_changed = n_on_node.is_none() || n_on_node != n_before;
+        // A kill is counted for the node first, and then for the container: who comes in between finds it the next time.
+        if std::mem::replace(&mut self.has_changed, has_changed) || has_changed {
             self.find_some(fs, live, gone);
             for account in live.iter_mut() {
                 account.n_kills_above = fs.oom_kills_above(&account.counted_at);

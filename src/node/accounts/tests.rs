@@ -365,3 +365,15 @@ fn a_kill_of_a_container_whose_cgroup_is_gone_first() {
         assert_eq!(node.check(&processes[1..]).1, []);
     }
 }
+
+#[test]
+fn a_kill_that_is_counted_for_the_node_first() {
+    let (mut node, processes) = pod("node-first");
+    node.check(&processes);
+    node.oom_kills(8);
+    assert_eq!(node.check(&processes).1, []);
+    node.write("kubepods/pod/c1/memory.events", "oom_kill 4\n");
+    let kills = node.check(&processes).1;
+    assert_eq!(kills.iter().map(|kill| (&*kill.0, kill.1)).collect::<Vec<_>>(), [("a", 1)]);
+    assert_eq!(node.check(&processes).1, []);
+}
