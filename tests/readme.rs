@@ -165,7 +165,7 @@ fn three_alerts() {
     let rules = rules[0]["groups"][0]["rules"].as_vec().expect("rules");
     assert_eq!(rules.len(), 3);
     for rule in rules {
-        for key in ["alert", "expr"] {
+        for key in ["alert", "expr", "for"] {
             assert!(rule[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {rule:?}");
         }
     }

@@ -168,6 +168,8 @@ fn what_is_confirmed_is_as_if_it_had_been_read() {
 }
 
 /// A recording has neither `stat` nor `smaps_rollup`: its files tell whether they have changed, once they are older than the clock's steps.
+///
+/// No budget: it is a share of the time between scrapes, and these follow each other at once.
 #[test]
 fn a_recording_is_read_again_when_it_has_changed() {
     let proc = Directory::new();

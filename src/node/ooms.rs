@@ -53,7 +53,7 @@ pub struct Kill {
 pub struct Kills {
     /// On the node, as it was seen last.
     pub(super) n_on_node: Option<u64>,
-    /// That was more than before.
+    /// It had changed since the time before, or is not known.
     has_changed: bool,
     /// Those that were not told yet.
     pub(super) found: Vec<Kill>,
@@ -84,8 +84,10 @@ impl Kills {
     ) {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // A kill is counted for the node first, and then for the container: who comes in between finds it the next time.
-        if std::mem::replace(&mut self.has_changed, has_changed) || has_changed {
+        // The kernel counts a kill for the node first, and then for the container. Looked at in between, the container's counter has not moved
+        // yet: so the counters are compared once more the next time.
+        let had_changed = std::mem::replace(&mut self.has_changed, has_changed);
+        if has_changed || had_changed {
             self.find_some(fs, live, gone);
             for account in live.iter_mut() {
                 account.n_kills_above = fs.oom_kills_above(&account.counted_at);
@@ -96,9 +98,10 @@ impl Kills {
         }
     }
 
-    /// Compares every counter with what it was.
+    /// Compares the counters of all containers with what they were.
     fn find_some(&mut self, fs: &mut CgroupFs, live: &mut [Account], gone: &mut [Account]) {
-        let mut told: Vec<(Box<[u8]>, u64)> = Vec::new();
+        // The kills found so far, by the cgroup above. Without any it stays empty, for a steady scrape allocates nothing.
+        let mut told: Vec<(&[u8], u64)> = Vec::new();
         // Those whose own counter is gone: a cgroup may be so while a process of it is still listed.
         let mut silent: Vec<&mut Account> = gone.iter_mut().collect();
         for account in live {
@@ -106,7 +109,7 @@ impl Kills {
                 Some(n_now) => {
                     let n_kills = self.compare(account, n_now);
                     if n_kills > 0 {
-                        told.push((above(&account.counted_at).into(), n_kills));
+                        told.push((above(&account.counted_at), n_kills));
                     }
                 }
                 None => silent.push(account),
@@ -120,10 +123,10 @@ impl Kills {
                 continue;
             };
             let place = above(&account.counted_at);
-            let of_others: u64 = told.iter().filter(|(other, _)| **other == *place).map(|(_, n)| n).sum();
+            let of_others: u64 = told.iter().filter(|(other, _)| *other == place).map(|(_, n)| n).sum();
             let n_kills = now.saturating_sub(before).saturating_sub(of_others);
-            told.push((place.into(), n_kills));
             self.tell(account, n_kills);
+            told.push((above(&account.counted_at), n_kills));
         }
     }
 

@@ -218,8 +218,11 @@ impl Shared {
                 watch.n_left_now += 1;
                 return;
             }
-            // Just then; and if no read is under way, or nobody may be left behind, soon.
-            let again = left.filter(|left| !left.is_zero()).unwrap_or(patience / 2);
+            let again = match left {
+                Some(left) if !is_late => left,
+                // No read is under way, or this one is late and no more may be left behind.
+                _ => patience / 2,
+            };
             watch = match watch.is_scraping {
                 true => wait(self.changed.wait_timeout(watch, again)).0,
                 false => wait(self.changed.wait(watch)),

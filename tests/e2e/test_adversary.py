@@ -127,7 +127,7 @@ def test_half_a_million_paths(node):
     for i in range(7):
         node.run("paths", node.files, 64_000 * i, 64_000)
     with node.exporter() as exporter:
-        _, most, _ = watch(node, exporter, 30)
+        _, most, _ = watch(node, exporter, 60)
         exposition = exporter.metrics()
         assert most < 200 * MIB and n_samples(exposition) <= 100_000
         assert folded(exposition).keys() == {"adversary"}
@@ -210,7 +210,7 @@ def test_the_budget_covers_everything(node):
     with node.exporter("--cpu-budget", "0.01") as exporter:
         exporter.metrics()
         time.sleep(5)
-        _, _, share = watch(node, exporter, 45)
+        _, _, share = watch(node, exporter, 90)
         # What it answers takes is beside the budget.
         assert share < 0.02
 

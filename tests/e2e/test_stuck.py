@@ -54,7 +54,7 @@ def n_stuck(exposition) -> float:
 
 
 def watch(exporter, growth: Growth, seconds: float, look=lambda exposition: None):
-    """For so long: no answer waits for who is stuck, the exporter is healthy, and the healthy processes' values are young."""
+    """For so long: answers come within a second, the exporter is healthy, and the healthy processes' values are young."""
     slowest = 0.0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -66,7 +66,7 @@ def watch(exporter, growth: Growth, seconds: float, look=lambda exposition: None
         look(exposition)
         time.sleep(0.1)
     print(f"for {seconds:.0f} s: answers within {slowest:.3f} s, values of the healthy no older than {growth.oldest:.1f} s")
-    assert slowest < 2, "ten that become stuck at once cost a scrape 0.7 s"
+    assert slowest < 1
     assert growth.oldest < YOUNG
 
 

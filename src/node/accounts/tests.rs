@@ -373,7 +373,6 @@ fn a_kill_that_is_counted_for_the_node_first() {
     node.oom_kills(8);
     assert_eq!(node.check(&processes).1, []);
     node.write("kubepods/pod/c1/memory.events", "oom_kill 4\n");
-    let kills = node.check(&processes).1;
-    assert_eq!(kills.iter().map(|kill| (&*kill.0, kill.1)).collect::<Vec<_>>(), [("a", 1)]);
+    assert_eq!(node.check(&processes).1, [killed("a", 1, 500)]);
     assert_eq!(node.check(&processes).1, []);
 }
