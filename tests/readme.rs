@@ -71,7 +71,7 @@ fn every_command_line_is_one_of_ours() {
     let commands = README.lines().filter_map(|line| line.strip_prefix("    smaps-container-exporter "));
     let docker = README
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("localhost/smaps-container-exporter:0.1.0 "));
+        .filter_map(|line| line.trim().strip_prefix("localhost/smaps-container-exporter:0.2.0 "));
     let inline = README.split('`').filter_map(|code| {
         code.strip_prefix("target/release/").unwrap_or(code).strip_prefix("smaps-container-exporter ")
     });

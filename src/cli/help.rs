@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn version_names_the_build() {
-        assert!(version().starts_with("smaps-container-exporter 0.1.0 (revision "), "{}", version());
+        assert!(version().starts_with("smaps-container-exporter 0.2.0 (revision "), "{}", version());
         assert!(version().ends_with(&format!(", {})\n", build_info::target())), "{}", version());
     }
 
