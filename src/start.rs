@@ -38,7 +38,8 @@ const SOCKETS: [(&str, Api); 3] = [
     ("/run/cri-dockerd.sock", Api::Cri),
 ];
 
-/// Opens proc and the source of containers that the options name. Sends no request to a container runtime yet.
+/// Opens proc and the source of containers that the options name. Sends no request to a container runtime
+/// yet.
 ///
 /// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
@@ -72,8 +73,9 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     }))
 }
 
-/// Gives up what a program with these options does not need, for this thread and those that it starts; nothing with
-/// `--sandbox off`. Everything that takes more rights must be open already: the listening socket, proc.
+/// Gives up what a program with these options does not need, for this thread and those that it starts;
+/// nothing with `--sandbox off`. Everything that takes more rights must be open already: the listening
+/// socket, proc.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {
         sandbox::enter(&needs(options));
@@ -122,8 +124,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name, to read the containers' accounts. A missing one is logged, except
-/// in a recording, which need not have one.
+/// Opens the cgroup file system that the options name, to read the containers' accounts. A missing one is
+/// logged, except in a recording, which need not have one.
 fn accounts(options: &Options) -> Option<Accounts> {
     if options.cgroup_metrics == 0 {
         return None;
@@ -149,14 +151,15 @@ fn has_checks(options: &Options) -> bool {
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 
-/// Returns where cgroups are read: where the options say, else in the recording, else where every node mounts them.
+/// Returns where cgroups are read: where the options say, else in the recording, else where every node mounts
+/// them.
 fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
     options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
-/// Fails with one line when there is no socket. A path that is mistyped by one component is a directory, and connecting
-/// to it would be tried again forever.
+/// Fails with one line when there is no socket. A path that is mistyped by one component is a directory, and
+/// connecting to it would be tried again forever.
 fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
@@ -181,8 +184,8 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first socket that exists and whose API knows the containerd namespaces in the options; fails with one
-/// line when there is none. CRI knows only what containerd calls `k8s.io`.
+/// Returns the first socket that exists and whose API knows the containerd namespaces in the options; fails
+/// with one line when there is none. CRI knows only what containerd calls `k8s.io`.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,

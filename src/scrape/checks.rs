@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// How often kill counters are read that may soon be gone: the cgroup of a container lives for about 30 ms after the
-/// kernel has killed its init process.
+/// How often kill counters are read that may soon be gone: the cgroup of a container lives for about 30 ms
+/// after the kernel has killed its init process.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The schedule of checks, and of reading kill counters between them.
 #[derive(Debug)]
 pub struct CheckSchedule {
-    /// The shortest time from the start of a scrape or a check to the next check; `None` if there are no checks.
+    /// The shortest time from the start of a scrape or a check to the next check; `None` if there are no
+    /// checks.
     interval: Option<Duration>,
     /// When the last scrape or check began.
     began_at: Option<Instant>,
@@ -34,8 +35,8 @@ impl CheckSchedule {
         Some(allowed_at.map_or(soonest, |allowed_at| allowed_at.max(soonest)))
     }
 
-    /// Returns when the kill counters are due, given whether there are any to read; `None` without them. The time may
-    /// be in the past.
+    /// Returns when the kill counters are due, given whether there are any to read; `None` without them. The
+    /// time may be in the past.
     pub fn next_watch(&self, has_watched: bool) -> Option<Instant> {
         (self.interval.is_some() && has_watched).then(|| self.watched_at + WATCH_INTERVAL)
     }

@@ -1,23 +1,24 @@
 //! Which thread runs the scrape.
 //!
-//! One thread is active and does everything; another stands by. When a read takes the active thread too long, the
-//! read is detached: the standby thread becomes the active one and continues the same pass with the next process.
-//! The thread of the detached read delivers its result later, and ends.
+//! One thread is active and does everything; another stands by. When a read takes the active thread too long,
+//! the read is detached: the standby thread becomes the active one and continues the same pass with the next
+//! process. The thread of the detached read delivers its result later, and ends.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A read that takes longer is detached. The second one in a pass gets half of this and later ones a quarter, because a
-/// request may wait for that pass: ten delay it by 0.7 s. Less would detach reads on a node that is merely busy.
+/// A read that takes longer is detached. The second one in a pass gets half of this and later ones a quarter,
+/// because a request may wait for that pass: ten delay it by 0.7 s. Less would detach reads on a node that is
+/// merely busy.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
-/// No more reads are detached than this; then the pass waits for its read. From eight on only processes that do not look
-/// stuck are read at all, so more takes several that become stuck just as they are read.
+/// No more reads are detached than this; then the pass waits for its read. From eight on only processes that
+/// do not look stuck are read at all, so more takes several that become stuck just as they are read.
 const MAX_DETACHED: usize = 10;
 
-/// The hand-over between the active thread and the one that stands by. Threads are numbered: the first active one is 0,
-/// and each that takes over has the next number.
+/// The hand-over between the active thread and the one that stands by. Threads are numbered: the first active
+/// one is 0, and each that takes over has the next number.
 #[derive(Debug, Default)]
 pub struct Handover {
     turns: Mutex<Turns>,
@@ -42,8 +43,8 @@ impl Handover {
         self.turns().activity = Activity::Reading { since: Instant::now() };
     }
 
-    /// Notes that the read of this thread has returned. Returns whether the thread is still the active one; otherwise
-    /// its read was detached.
+    /// Notes that the read of this thread has returned. Returns whether the thread is still the active one;
+    /// otherwise its read was detached.
     pub fn end_read(&self, thread: usize) -> bool {
         self.turns().end_read(thread)
     }
@@ -58,8 +59,8 @@ impl Handover {
         self.turns().n_detached > 0
     }
 
-    /// Blocks until a read has taken the active thread too long, and returns the number of the calling thread, which is
-    /// then the active one. One thread at a time may stand by.
+    /// Blocks until a read has taken the active thread too long, and returns the number of the calling
+    /// thread, which is then the active one. One thread at a time may stand by.
     pub fn stand_by(&self) -> usize {
         let mut turns = self.turns();
         loop {

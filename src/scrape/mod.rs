@@ -1,7 +1,8 @@
 //! One scrape: list, identify, choose, read, verify, sum, render.
 //!
-//! Between scrapes there are *checks*: the same pass, in which only those containers are read that are close to their
-//! limit, so that an OOM record can say what they held when the kernel kills a process in them. A check renders nothing.
+//! Between scrapes there are *checks*: the same pass, in which only those containers are read that are close
+//! to their limit, so that an OOM record can say what they held when the kernel kills a process in them. A
+//! check renders nothing.
 
 mod checks;
 mod handover;
@@ -12,7 +13,7 @@ mod state_log;
 pub mod threads;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use self::checks::CheckSchedule;
 use self::ooms::Ooms;
@@ -23,11 +24,11 @@ use self::state_log::{StateLog, refused};
 use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
-use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::exposition::self_metrics::SelfMetrics;
 use crate::node::accounts::Accounts;
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
-use crate::node::processes::{Processes, ReadCounts, Reads};
+use crate::node::processes::Processes;
 use crate::node::reader::{Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::this_process::thread_cpu_time;
@@ -157,7 +158,8 @@ impl Scraper {
         self.progress.under_way()
     }
 
-    /// Returns what to read next, on the thread with this number; `None` when nothing more is read in this pass.
+    /// Returns what to read next, on the thread with this number; `None` when nothing more is read in this
+    /// pass.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
             if let Some(job) = self.processes.next_unknown(&self.proc, thread) {
@@ -222,8 +224,8 @@ impl Scraper {
         self.processes.iter().all(|process| !process.is_awaited())
     }
 
-    /// Ends the pass: sums what the processes gave, and reads what their containers' cgroups say. That waits for no
-    /// process.
+    /// Ends the pass: sums what the processes gave, and reads what their containers' cgroups say. That waits
+    /// for no process.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -242,13 +244,14 @@ impl Scraper {
             }
         }
         if pass == Pass::Scrape {
-            let report = self.report(self.progress.began_at().unwrap_or(now));
-            self.own_metrics.end_scrape(report);
+            let began_at = self.progress.began_at().unwrap_or(now);
+            self.own_metrics.end_scrape(began_at, &self.discovery, &self.processes, &self.snapshot);
         }
         self.add_overhead_since(clock);
     }
 
-    /// Charges the CPU time of the pass beside its reads, rendering included. Returns when the next scrape may begin.
+    /// Charges the CPU time of the pass beside its reads, rendering included. Returns when the next scrape
+    /// may begin.
     pub fn end(&mut self, pass: Pass) -> Option<Instant> {
         let overhead = self.progress.take_overhead();
         match pass {
@@ -263,29 +266,10 @@ impl Scraper {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
     }
 
-    fn report(&self, began_at: Instant) -> Report {
-        let ReadCounts { denied, exec, gone, slow, stuck, io } = *self.processes.counts();
-        let Reads { smaps, rollup, unchanged } = *self.processes.reads();
-        Report {
-            scrape_duration: began_at.elapsed(),
-            scraped_at: SystemTime::now(),
-            containerd_up: self.discovery.is_runtime_up(began_at),
-            containerd_errors: self.discovery.n_errors(),
-            n_cut_labels: self.discovery.n_cut_labels(),
-            n_containers: self.discovery.n_running(),
-            n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
-            n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
-            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
-            reads: [smaps, rollup, unchanged],
-            n_stuck: self.processes.n_stuck() as u64,
-            longest_read: self.processes.longest_read(),
-            ..Report::default()
-        }
-    }
-
     /// Records what the last scrape has read, and whatever tells which container owns it.
     ///
-    /// Fails with one line when there is nothing to record, or something cannot be written; a process that has ended meanwhile is left out.
+    /// Fails with one line when there is nothing to record, or something cannot be written; a process that
+    /// has ended meanwhile is left out.
     pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
         if n_processes == 0 {
@@ -351,7 +335,8 @@ impl Scraper {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile the source of the containers may answer.
+    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile the source of the
+    /// containers may answer.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.discovery.wait_until(deadline, wake);
     }

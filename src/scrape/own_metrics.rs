@@ -1,12 +1,15 @@
 //! The exporter's own metrics, from scrape to scrape.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 
-use crate::exposition::self_metrics::{Report, SelfMetrics};
+use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::node::discovery::Discovery;
+use crate::node::processes::{Processes, ReadCounts, Reads};
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
+use crate::totals::snapshot::Snapshot;
 
 /// What the scrapes so far have found and used.
 #[derive(Debug)]
@@ -30,14 +33,37 @@ impl OwnMetrics {
         self.read_time += cpu_time;
     }
 
-    /// Notes what a scrape has found. The numbers of scrapes and the time of reads are added here.
-    pub fn end_scrape(&mut self, found: Report) {
+    /// Notes what the scrape that began then has found.
+    pub fn end_scrape(
+        &mut self,
+        began_at: Instant,
+        discovery: &Discovery,
+        processes: &Processes,
+        snapshot: &Snapshot,
+    ) {
         let read_time = self.read_time - self.report.read_time;
-        let n_scrapes = self.report.n_scrapes + 1;
-        self.report = Report { n_scrapes, read_time: self.read_time, ..found };
+        let ReadCounts { denied, exec, gone, slow, stuck, io } = *processes.counts();
+        let Reads { smaps, rollup, unchanged } = *processes.reads();
+        self.report = Report {
+            scrape_duration: began_at.elapsed(),
+            scraped_at: SystemTime::now(),
+            containerd_up: discovery.is_runtime_up(began_at),
+            containerd_errors: discovery.n_errors(),
+            n_cut_labels: discovery.n_cut_labels(),
+            n_containers: discovery.n_running(),
+            n_processes: snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
+            n_mappings: snapshot.series().map(|series| series.totals.n_mappings).sum(),
+            read_time: self.read_time,
+            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            n_scrapes: self.report.n_scrapes + 1,
+            reads: [smaps, rollup, unchanged],
+            n_stuck: processes.n_stuck() as u64,
+            longest_read: processes.longest_read(),
+            ..Report::default()
+        };
         debug!(
             "a scrape of {} processes took {:?}, and {read_time:?} CPU for reading",
-            found.n_processes, found.scrape_duration
+            self.report.n_processes, self.report.scrape_duration
         );
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The first scrape is not held to the CPU budget, but ends after this time, so that there is something to show.
+/// The first scrape is not held to the CPU budget, but ends after this time, so that there is something to
+/// show.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
 /// The two kinds of passes over the node.
@@ -92,8 +93,8 @@ impl Progress {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the pass. Returns which one it was, and whether its readings must be summed at `now`: a check that has read
-    /// nothing changes nothing.
+    /// Ends the pass. Returns which one it was, and whether its readings must be summed at `now`: a check
+    /// that has read nothing changes nothing.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
         self.phase = Phase::Idle;

@@ -31,8 +31,8 @@ impl StateLog {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs what the filters select, once there are containers to select from: a filter is the usual reason why no
-    /// process is shown. A node may be empty at first, which is logged too.
+    /// Logs what the filters select, once there are containers to select from: a filter is the usual reason
+    /// why no process is shown. A node may be empty at first, which is logged too.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {
@@ -57,7 +57,8 @@ impl StateLog {
         }
     }
 
-    /// Logs, once, that there are more samples than `max_samples`, because folding keeps one command per container.
+    /// Logs, once, that there are more samples than `max_samples`, because folding keeps one command per
+    /// container.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {

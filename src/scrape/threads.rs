@@ -1,7 +1,8 @@
 //! The threads that scrape and check: one is active, another stands by (see [`Handover`]).
 //!
-//! A process whose memory-map lock is held for good costs a thread and its own values, and delays no other read. Nothing
-//! is locked while a process is read, and nothing else that a scrape touches blocks (see [`crate::node::reader`]).
+//! A process whose memory-map lock is held for good costs a thread and its own values, and delays no other
+//! read. Nothing is locked while a process is read, and nothing else that a scrape touches blocks (see
+//! [`crate::node::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,8 +20,8 @@ use crate::procfs::this_process::this_thread;
 /// How long the active thread waits at most while no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// While reads are detached, the active thread waits this long for the container runtime to answer, then as long for the
-/// reads to deliver, and so on.
+/// While reads are detached, the active thread waits this long for the container runtime to answer, then as
+/// long for the reads to deliver, and so on.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// Takes the result of a pass. After a scrape, it returns when the next one begins.
@@ -60,8 +61,8 @@ impl State {
     }
 }
 
-/// Scrapes on this thread on request, and on others while this one is blocked in a read. Returns when there is no next
-/// scrape, or when another thread has taken over.
+/// Scrapes on this thread on request, and on others while this one is blocked in a read. Returns when there
+/// is no next scrape, or when another thread has taken over.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let proc = scraper.proc();
     let state = Mutex::new(State { scraper, after });
@@ -131,8 +132,8 @@ impl Shared {
         }
     }
 
-    /// Waits until a scrape is requested and may begin, or a check is due. Meanwhile the container runtime may answer,
-    /// and detached reads may deliver.
+    /// Waits until a scrape is requested and may begin, or a check is due. Meanwhile the container runtime
+    /// may answer, and detached reads may deliver.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {

@@ -99,7 +99,8 @@ impl Drop for Exporter {
     }
 }
 
-/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no requests.
+/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no
+/// requests.
 pub fn demand() -> io::Result<()> {
     let busy: fn(usize) -> io::Result<Workload> = Workload::busy;
     for (name, start, bound) in [("busy", busy, 1.1), ("quiet", Workload::few_series, 0.45)] {
