@@ -96,23 +96,23 @@ impl Scraper {
 
     /// Waits up to `patience` for the first listing, so that the first scrape has containers.
     ///
-    /// Fails with one line when there is none; each scrape asks again.
+    /// Fails with one line when there is none. Each scrape tries again.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Reads everything in each scrape, whatever looks unchanged: to measure reading.
+    /// Reads every process in each scrape, even if its memory has not changed: to measure reading.
     pub fn always_read(&mut self) {
         self.processes.always_reads = true;
     }
 
-    /// A reader for the thread that calls this.
+    /// Returns a reader for the calling thread.
     pub fn reader(&self) -> Reader {
         let shape = self.snapshot.shape();
         Reader::new(shape.group_by, shape.max_samples)
     }
 
-    /// Where it reads.
+    /// Returns the proc file system that is read.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
@@ -205,7 +205,7 @@ impl Scraper {
         }
     }
 
-    /// Takes what the read of a job has found, in this scrape or in a later one.
+    /// Keeps the result of a read that this pass or an earlier one has begun.
     pub fn take(&mut self, job: Job, result: Result<(), ReadError>, reader: &Reader) {
         let Self { proc, discovery, processes, snapshot, .. } = self;
         processes.take(job, result, reader, proc, discovery, snapshot);
@@ -214,18 +214,19 @@ impl Scraper {
         self.progress.note_read();
     }
 
-    /// Goes on without the read that is under way, if one is.
-    pub fn leave_behind(&mut self) {
+    /// Detaches the current read, if there is one: the pass continues without it.
+    pub fn detach_read(&mut self) {
         self.processes.leave_behind();
     }
 
-    /// Whether every selected process was read, but for those that are stuck, rest or have no budget.
+    /// Returns whether every selected process was read, except those that are stuck, wait after a slow read
+    /// or have no budget left.
     pub fn is_complete(&self) -> bool {
         self.processes.iter().all(|process| !process.is_awaited())
     }
 
-    /// Ends the pass: sums what the processes gave, and reads what their containers' cgroups say. That waits
-    /// for no process.
+    /// Ends the pass: sums the readings, and reads the cgroups of their containers. No process can block
+    /// this.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -266,10 +267,10 @@ impl Scraper {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
     }
 
-    /// Records what the last scrape has read, and whatever tells which container owns it.
+    /// Writes a recording of what the last scrape has read, and of what attributes it to containers. Leaves
+    /// out processes that have ended since. Returns the number of processes.
     ///
-    /// Fails with one line when there is nothing to record, or something cannot be written; a process that
-    /// has ended meanwhile is left out.
+    /// Fails with one line when there is nothing to record, or something cannot be written.
     pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
         if n_processes == 0 {
@@ -291,7 +292,7 @@ impl Scraper {
         Ok(n_processes)
     }
 
-    /// Why nothing was read.
+    /// Says why nothing was read.
     fn why_nothing(&self) -> String {
         let (n_refused, n_selected) = self.processes.refusals();
         match n_selected {
@@ -301,7 +302,7 @@ impl Scraper {
         }
     }
 
-    /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
+    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of samples.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
         exposition::text::render(text, &self.snapshot)
     }
@@ -325,18 +326,17 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// When the oldest values were read; without any, when the scrape began.
+    /// Returns when the oldest values were read; without any, when the scrape began.
     pub fn oldest_data(&self) -> Option<Instant> {
         self.processes.oldest().or(self.progress.began_at())
     }
 
-    /// Where containers come from, for the log.
+    /// Says where containers come from, for the log.
     pub fn describe_source(&self) -> String {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile the source of the
-    /// containers may answer.
+    /// Waits until `deadline` or the next wake. Meanwhile the container runtime may answer.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.discovery.wait_until(deadline, wake);
     }

@@ -92,7 +92,7 @@ impl Shared {
         let thread = this_thread();
         let mut state = self.lock();
         let mut reader = state.scraper.reader();
-        state.scraper.leave_behind();
+        state.scraper.detach_read();
         loop {
             let pass = match state.scraper.under_way() {
                 Some(pass) => pass,
