@@ -16,9 +16,9 @@ import pytest
 
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
+from kernel import naive
 from lab import until
-from test_exactness import naive
-from test_hostile_processes import MIB, Cgroup, programs, resident, roots  # noqa: F401
+from live_node import MIB, Cgroup, resident, roots
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 60))
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -60,7 +60,7 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path, programs):  # noqa: F811
+def node(tmp_path, programs):
     node = Node(tmp_path, programs)
     yield node
     node.close()
@@ -195,7 +195,7 @@ def test_one_address_space_counts_once(node, what):
             assert n_processes == (9 if what[0] == "shared" else 2)
 
 
-def test_one_address_space_counts_once_beside_programs_that_execute_themselves_again(node, programs):  # noqa: F811
+def test_one_address_space_counts_once_beside_programs_that_execute_themselves_again(node, programs):
     """Theirs begin at the same addresses, and are another each time."""
     node.adversary.run_ready(programs / "again", "40")
     with node.exporter() as exporter:
@@ -215,7 +215,7 @@ def test_the_budget_covers_everything(node):
         assert share < 0.02
 
 
-def test_moved_in_with_a_dead_leader(node, programs, tmp_path):  # noqa: F811
+def test_moved_in_with_a_dead_leader(node, programs, tmp_path):
     """Attacks 9 and 10: a process whose first thread has ended, first seen elsewhere and moved in later; and recorded there."""
     mapped = tmp_path / "mapped"
     mapped.write_bytes(bytes(4096))
@@ -264,7 +264,7 @@ def limited(path: Path) -> tuple[str, ...]:
     return ("sh", "-c", f'echo $$ > {path}/cgroup.procs && exec env MALLOC_ARENA_MAX=1 "$@"', "sh")
 
 
-def test_all_at_once(tmp_path, programs):  # noqa: F811
+def test_all_at_once(tmp_path, programs):
     """Ten adversaries beside twenty bystanders at the manifest's limits. SOAK_SECONDS=600 goes on for ten minutes."""
     node = Node(tmp_path, programs, 10, 20)
     own = Cgroup(sorted(roots().items())[0][1])

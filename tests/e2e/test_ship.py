@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ import yaml
 
 import kernel
 import readme
+from clients import free_port
 from conftest import FOREVER
 from exporter import REPOSITORY, Client
 from lab import BOOKWORM, CONTAINER, HERE, POD, Container, Lab, cri, read_proc, until
@@ -94,12 +94,6 @@ class Ship(Client):
     def pid(self) -> int:
         [pid] = kernel.processes(self.lab)[OWN]
         return pid
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def is_ready(exporter: Client) -> bool:
