@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+import groups
 import kernel
 from exporter import BINARY, EVERYTHING, Exporter
 from fake_containerd import RUNNING, Containerd
@@ -37,7 +38,20 @@ NODE_PROCESSES = {
 }
 
 
-def pytest_sessionstart():
+def pytest_addoption(parser):
+    parser.addoption("--group", choices=groups.GROUPS, help="only this group's tests, see groups.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    if name := config.getoption("--group"):
+        others = [item for item in items if groups.group_of(item.path.stem, item.originalname) != name]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
+def pytest_sessionstart(session):
+    if session.config.option.collectonly:
+        return
     if os.geteuid() != 0:
         pytest.exit("the end-to-end tests run containerd: they need root", 1)
     if not BINARY.exists():
