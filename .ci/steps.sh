@@ -17,7 +17,9 @@ beside() {
     local name=$1
     shift
     echo "=== beside: $* (at $SECONDS s)"
+    set -m # a process group of its own, which can be ended as a whole
     "$@" > "$logs/$name.log" 2>&1 &
+    set +m
     beside_pids[$name]=$!
     beside_began[$name]=$SECONDS
 }
@@ -40,7 +42,7 @@ joined() {
 ended() {
     local code=$?
     for pid in "${beside_pids[@]}"; do
-        kill "$pid" 2> /dev/null || true
+        kill -- "-$pid" 2> /dev/null || true
         wait "$pid" || true
     done
     printf '%s\n' "--- times" "${times[@]}" "=== $([ $code = 0 ] && echo done || echo failed) ($SECONDS s)"
