@@ -70,3 +70,8 @@ def errors(exposition: Exposition) -> dict[str, int]:
     """The number of failed reads by reason."""
     counts = exposition.by("smaps_exporter_read_errors_total", "reason")
     return {reason: int(n) for (reason,), n in counts.items()}
+
+
+def errors_of_the_living(exposition: Exposition) -> dict[str, int]:
+    """The same without processes that ended: any process of the machine may end while its cgroup is read, also one of no container."""
+    return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

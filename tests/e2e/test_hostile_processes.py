@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from exporter import BINARY, EVERYTHING, Exporter, once
-from exposition import Exposition, comms, errors
+from exposition import Exposition, comms, errors, errors_of_the_living
 from lab import children, kill, until
 from live_node import MIB, Node, resident, roots
 
@@ -145,7 +145,7 @@ def test_zombies_are_not_counted(node, programs):
         until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "it is a zombie")
         exposition = exporter.after()
         assert comms(exposition) == comms(first_scrape(node.directory)) == {"sleep": 1}
-        assert sum(errors(exposition).values()) == 0
+        assert errors_of_the_living(exposition) == {}
         process.wait()
 
 
@@ -200,7 +200,7 @@ def test_hostile_names(any_node, programs, tmp_path):
         # two names that are not UTF-8 read the same here; so do two paths, which then are one series
         texts = Counter(name.decode(errors="replace") for name in NAMES)
         assert comms(exposition) == {"sleep": 1, **texts}
-        assert sum(errors(exposition).values()) == 0
+        assert errors_of_the_living(exposition) == {}
         expected = Counter(path.replace(b"\n", rb"\012").decode(errors="replace") for path in paths)
         assert sorted(expected.values())[-1] == 2, "two paths read the same"
         for name, n_processes in texts.items():
