@@ -28,7 +28,8 @@ def stops(lab: Lab, exporters: int) -> float:
     for _ in range(3):
         with ExitStack() as stack:
             watching = [
-                stack.enter_context(Exporter("--containerd-sock", lab.socket, *EVERYTHING)) for _ in range(exporters)
+                stack.enter_context(Exporter("--containerd-sock", lab.socket, *EVERYTHING, "--scrape-interval", "100ms"))
+                for _ in range(exporters)
             ]
             for exporter in watching:
                 until(lambda: is_up(exporter.metrics()), 30, "the exporter has listed")

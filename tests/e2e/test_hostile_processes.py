@@ -30,7 +30,7 @@ def node(request, tmp_path):
 
 # exec, exit, fork, vfork and posix_spawn, hundreds a second
 
-CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 60))
+CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 20))
 
 
 @contextmanager

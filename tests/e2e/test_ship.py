@@ -51,8 +51,8 @@ def ship_lab(request, built):
     subprocess.run(["mount", "--make-shared", state], check=True)
     with Lab(directory, request.param) as lab:
         lab.import_image(built[1])
-        # a shell that grows twice a second to 16 MB, and starts no process that comes and goes
-        grow = 'mkfifo /pipe; exec 3<>/pipe; for i in $(seq 160); do x="$x$(printf %100000s)"; read -t 0.5 y <&3; done; read y <&3'
+        # A shell that grows twice a second, for longer than the tests take, to 30 MB. It starts no process that comes and goes.
+        grow = 'mkfifo /pipe; exec 3<>/pipe; for i in $(seq 1500); do x="$x$(printf %20000s)"; read -t 0.5 y <&3; done; read y <&3'
         lab.run_pod("default", "web-0", [Container("root", ["sleep", FOREVER]), Container("leak", ["sh", "-c", grow])])
         lab.run_pod("batch", "job-0", [Container("nobody", ["sh", "-c", f"sleep {FOREVER} & wait"], security=NOBODY)])
         # two containers that map the same libraries: the machine's own programs
@@ -262,7 +262,7 @@ def test_sizes_and_times(built, ship_lab, capsys):
     with idle, Ship(ship_lab) as exporter:
         until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
         for client in (idle, exporter):
-            client.after(10)
+            client.after(3)
         exposition = exporter.get("/metrics")[1]
         figures = {
             "containerd": ship_lab.version,
