@@ -33,7 +33,7 @@ def stops(lab: Lab, exporters: int) -> float:
             ]
             for exporter in watching:
                 until(lambda: is_up(exporter.metrics()), 30, "the exporter has listed")
-                exporter.after(3)  # listings of the beginning are over, connections idle
+                exporter.after(10)  # listings of the beginning are over, connections idle
             begun = time.monotonic()
             end(lab)
             seconds.append(time.monotonic() - begun)
