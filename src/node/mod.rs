@@ -15,4 +15,3 @@ pub mod reader;
 mod reads;
 mod schedule;
 pub mod selection;
-mod spaces;

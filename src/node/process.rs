@@ -33,12 +33,6 @@ pub struct Process {
     pub(super) formerly: Option<Box<Process>>,
     /// It has no memory of its own and stays where it is.
     pub(super) is_kernel_thread: bool,
-    /// Where its code and its stack begin, if that was told.
-    pub(super) program: Option<[u64; 2]>,
-    /// Its place in the order of address spaces among those that run the same program, once it has been asked.
-    pub(super) space_rank: Option<u32>,
-    /// The process whose memory it shares, for which that counts.
-    pub(super) shares_with: Option<u32>,
     pub(super) cgroup: Vec<u8>,
     /// Whose it is, as far as the claims are known that were looked at last.
     pub(super) container: Option<Arc<Container>>,
@@ -107,9 +101,6 @@ impl Process {
             start_time: None,
             formerly: None,
             is_kernel_thread: false,
-            program: None,
-            space_rank: None,
-            shares_with: None,
             cgroup,
             container: None,
             is_unattributed: true,
@@ -171,21 +162,9 @@ impl Process {
         let start_time = stat.map_or(self.entry.inode, |stat| stat.start_time);
         self.start_time = Some(start_time);
         self.is_kernel_thread = stat.is_some_and(|stat| stat.is_kernel_thread);
-        if let Some(stat) = stat {
-            self.note_program(stat.work.program);
-        }
         if let Some(formerly) = self.formerly.take().filter(|before| before.start_time == self.start_time) {
             let entry = self.entry;
             *self = Self { entry, ..*formerly };
-        }
-    }
-
-    /// Where it has another program its address space is another one.
-    fn note_program(&mut self, [code, stack]: [u64; 2]) {
-        // 0 and 1 stand for an address that may not be read.
-        let program = (code > 1 && stack > 1).then_some([code, stack]);
-        if self.program != program {
-            (self.program, self.space_rank) = (program, None);
         }
     }
 
@@ -292,9 +271,6 @@ impl Process {
     pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
         let ended_at = reader.began_at + reader.elapsed;
         self.read_at = Some(reader.began_at);
-        if let Some(marks) = reader.marks {
-            self.note_program(marks.work.program);
-        }
         if let Some(activity) = self.ladder.activity(reader.marks) {
             self.activity = activity;
         }
@@ -305,8 +281,6 @@ impl Process {
         }
         if !reader.is_unchanged {
             self.read_took = reader.elapsed;
-            // It may have executed the same program at the same addresses.
-            self.space_rank = None;
         }
         let is_long = REST * reader.cpu_time > interval;
         self.rests_until = is_long.then(|| ended_at + REST * reader.elapsed);

@@ -14,7 +14,6 @@ use super::owners::Container;
 use super::process::Process;
 use super::queue::Queue;
 use super::reader::Job;
-use super::spaces;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::Reading;
@@ -44,7 +43,6 @@ pub struct Processes {
     pub(super) buffers: Buffers,
     path: Vec<u8>,
     pub(super) scratch: String,
-    pub(super) spaces: spaces::Scratch,
     pub(super) counts: ReadCounts,
     pub(super) reads: Reads,
 }
@@ -94,7 +92,6 @@ impl Processes {
             buffers: Buffers::default(),
             path: Vec::new(),
             scratch: String::new(),
-            spaces: spaces::Scratch::default(),
             counts: ReadCounts::default(),
             reads: Reads::default(),
         }
@@ -186,9 +183,7 @@ impl Processes {
             match proc.process(pid, &mut self.buffers).and_then(|dir| dir.raw(&mut self.buffers)) {
                 Ok(files) => {
                     for (name, content) in files {
-                        // A recording does not tell who shares an address space: it stands there once.
-                        let is_elsewhere = name == "smaps" && process.shares_with.is_some();
-                        to.file(pid, name, if is_elsewhere { b"" } else { &content })?;
+                        to.file(pid, name, &content)?;
                     }
                     let mounts = proc.raw_mounts(pid, &mut self.buffers).unwrap_or_default();
                     if !mounts.is_empty() {

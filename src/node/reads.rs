@@ -41,21 +41,13 @@ impl Processes {
     pub fn queue(
         &mut self,
         now: Instant,
-        proc: &Proc,
-        discovery: &Discovery,
         wanted: impl Fn(&Process) -> bool,
     ) {
-        for i in 0..self.table.len() {
-            if self.table[i].shares_with.is_some() && wanted(&self.table[i]) && self.still_shares(i) {
-                self.probe(i, proc, discovery);
-            }
-        }
         let Self { table, queue, .. } = self;
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
             process.is_selected
                 && wanted(process)
-                && process.shares_with.is_none()
                 && !process.is_away
                 && !rests
                 && !process.is_left_alone()

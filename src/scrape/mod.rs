@@ -232,9 +232,9 @@ impl Scraper {
             match (&mut self.accounts, self.pass) {
                 (Some(accounts), Pass::Check) => {
                     accounts.check(now);
-                    processes.queue(now, proc, discovery, |process| accounts.is_full_of(process));
+                    processes.queue(now, |process| accounts.is_full_of(process));
                 }
-                _ => processes.queue(now, proc, discovery, |_| true),
+                _ => processes.queue(now, |_| true),
             }
             self.phase = Phase::Reading;
             self.log_selection();
@@ -283,7 +283,6 @@ impl Scraper {
             }
         }
         if self.pass == Pass::Scrape || self.has_read {
-            self.processes.find_shared(&self.proc);
             self.snapshot.sum(|each| self.processes.readings().for_each(each));
             self.summed_at = Some(now);
             if let Some(accounts) = &mut self.accounts {

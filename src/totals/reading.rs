@@ -7,8 +7,6 @@ use super::tally::Totals;
 pub struct Reading {
     pub(super) command: u32,
     packed: Vec<u8>,
-    /// The process counts, and its values do not: it shares them with another.
-    is_counted_only: bool,
     /// How many of its values are not told apart, for there are too many.
     pub(super) n_cut: u32,
 }
@@ -19,13 +17,7 @@ const KIB_BITS: u32 = 10;
 impl Reading {
     /// Whether it holds no mapping.
     pub fn is_empty(&self) -> bool {
-        self.packed.is_empty() && !self.is_counted_only
-    }
-
-    /// Leaves its process among those of its command, and nothing else.
-    pub fn count_only(&mut self) {
-        self.clear();
-        self.is_counted_only = true;
+        self.packed.is_empty()
     }
 
     /// Whether values of it are not told apart that may be told apart by the next read.
@@ -37,7 +29,6 @@ impl Reading {
     pub fn clear(&mut self) {
         self.packed = Vec::new();
         self.n_cut = 0;
-        self.is_counted_only = false;
     }
 
     /// Begins anew, for a process of this command.
@@ -45,7 +36,6 @@ impl Reading {
         self.command = command;
         self.packed.clear();
         self.n_cut = 0;
-        self.is_counted_only = false;
     }
 
     /// How long it is.
