@@ -9,8 +9,9 @@ use super::reader::Job;
 /// A read is stuck that has got no CPU time for so long.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// With so many reads left behind a process that looks stuck is tried last, and one at a time: each may cost another thread.
-pub const MAX_AWAY: usize = 8;
+/// The number of detached reads, each of which costs a thread. While there are this many, a process that has a thread in state D is
+/// skipped.
+pub const MAX_DETACHED: usize = 64;
 
 /// The reads that were left behind, each with its thread.
 #[derive(Debug, Default)]

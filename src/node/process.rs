@@ -63,10 +63,6 @@ pub struct Process {
     pub(super) is_stuck: bool,
     /// It looked stuck and was not tried, since then.
     pub(super) skipped_since: Option<Instant>,
-    /// It looks stuck, and is tried all the same.
-    pub(super) is_on_trial: bool,
-    /// It looks stuck, but its reads return.
-    pub(super) is_cleared: bool,
     /// Its last read ended with another name than it had before, and is made again.
     pub(super) has_new_name: bool,
     pub(super) count: MappingCount,
@@ -117,8 +113,6 @@ impl Process {
             is_away: false,
             is_stuck: false,
             skipped_since: None,
-            is_on_trial: false,
-            is_cleared: false,
             has_new_name: false,
             count: MappingCount::default(),
             ladder: Ladder::default(),
@@ -293,7 +287,7 @@ impl Process {
         }
     }
 
-    /// It no longer looks stuck, or was found not to be.
+    /// Its read is tried again, because it no longer looks stuck or a thread is free.
     pub(super) fn end_skipping(&mut self) {
         if self.skipped_since.take().is_some() && std::mem::take(&mut self.is_stuck) {
             info!("{} is tried again", self.name());

@@ -33,8 +33,6 @@ pub struct Processes {
     /// The read that the scrape waits for, its thread, and when it began.
     pub(super) under_way: Option<(Job, u32, Instant)>,
     pub(super) away: Away,
-    /// Processes that look stuck, and when they were read last: they come after all others.
-    pub(super) suspects: Vec<(Option<Instant>, u32)>,
     /// Up to here the table was looked through for processes that are not known yet.
     pub(super) n_known: usize,
     pub(super) interval: Duration,
@@ -85,7 +83,6 @@ impl Processes {
             queue: Queue::default(),
             under_way: None,
             away: Away::default(),
-            suspects: Vec::new(),
             n_known: 0,
             interval,
             always_reads: false,

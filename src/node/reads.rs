@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use log::{debug, info, warn};
 
-use super::away::MAX_AWAY;
+use super::away::MAX_DETACHED;
 use super::budget::Budget;
 use super::discovery::Discovery;
 use super::process::Process;
@@ -63,11 +63,10 @@ impl Processes {
         });
         queue.fill(due, now);
         self.under_way = None;
-        self.suspects.clear();
     }
 
-    /// The next process to read on `thread`, while the budget lasts; `None` when no more is read. Whoever is left out is probed: its
-    /// values stay if it still is who it was.
+    /// Returns the next process to read on `thread`, or `None` when no more is read in this scrape. A process that the budget or a held
+    /// memory-map lock leaves out is probed instead: its values stay while it is the same process.
     pub fn next(
         &mut self,
         proc: &Proc,
@@ -76,70 +75,38 @@ impl Processes {
         with_rollup: bool,
         thread: u32,
     ) -> Option<Job> {
-        loop {
-            let Some(i) = self.queue.pop() else {
-                return self.next_suspect(proc, discovery, with_rollup, thread);
-            };
+        while let Some(i) = self.queue.pop() {
             if !budget.allows() {
                 self.probe(i, proc, discovery);
                 continue;
             }
             if self.looks_stuck(i, proc) {
-                self.suspects.push((self.table[i].read_at, i as u32));
-                continue;
-            }
-            let now = Instant::now();
-            let job = self.table[i].job(with_rollup, self.always_reads, now);
-            self.under_way = Some((job, thread, now));
-            return Some(job);
-        }
-    }
-
-    /// Of the processes that look stuck, the one that was read last, on trial: it may wait for something else, as the parent of a slow
-    /// vfork does. When a trial is left behind there is no other, and the rest is skipped.
-    fn next_suspect(
-        &mut self,
-        proc: &Proc,
-        discovery: &Discovery,
-        with_rollup: bool,
-        thread: u32,
-    ) -> Option<Job> {
-        self.suspects.sort_unstable();
-        while let Some((_, i)) = self.suspects.pop() {
-            let i = i as usize;
-            if self.away.len() > MAX_AWAY {
                 self.skip(i);
                 self.probe(i, proc, discovery);
                 continue;
             }
             let now = Instant::now();
             let job = self.table[i].job(with_rollup, self.always_reads, now);
-            self.table[i].is_on_trial = true;
             self.under_way = Some((job, thread, now));
             return Some(job);
         }
         None
     }
 
-    /// With many reads left behind: whether the process looks as if its read would not return either. One that was found to return all the
-    /// same is believed while there is a thread in reserve.
+    /// Returns whether this read would probably not return either. This is checked only once as many reads are detached as may be.
     fn looks_stuck(&mut self, i: usize, proc: &Proc) -> bool {
-        let n_away = self.away.len();
         let process = &mut self.table[i];
-        if n_away < MAX_AWAY || n_away == MAX_AWAY + 1 && process.is_cleared {
-            process.end_skipping();
-            return false;
-        }
-        let dir = proc.process(process.entry.pid, &mut self.buffers);
-        let is_waiting = dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers));
+        let is_waiting = self.away.len() >= MAX_DETACHED
+            && proc
+                .process(process.entry.pid, &mut self.buffers)
+                .is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers));
         if !is_waiting {
-            process.is_cleared = false;
             process.end_skipping();
         }
-        is_waiting && !(n_away == MAX_AWAY && process.is_cleared)
+        is_waiting
     }
 
-    /// Leaves out a process that looks stuck; one that looks so for long is.
+    /// Leaves out a process that looks stuck. After two seconds it counts as stuck.
     fn skip(&mut self, i: usize) {
         let since = *self.table[i].skipped_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= super::away::STUCK_AFTER {
@@ -196,11 +163,7 @@ impl Processes {
         };
         let process = &mut self.table[i];
         self.queue.charge(process.account(), process.read_at.is_none(), reader.cpu_time);
-        let was_away = std::mem::take(&mut process.is_away);
-        if std::mem::take(&mut process.is_on_trial) && !was_away {
-            process.is_cleared = true;
-            process.end_skipping();
-        }
+        process.is_away = false;
         if std::mem::take(&mut process.is_stuck) {
             info!("{} lets itself be read again", process.name());
             // What it gave may be from before it was stuck, unless it was being printed most of the time.
