@@ -18,9 +18,9 @@ use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
 /// A read that takes longer is detached: another thread continues the scrape. Each further read of the same scrape gets half the time of
-/// the one before, because a request may wait for that scrape: 64 processes that are stuck at once delay it by 0.9 s.
+/// the one before, because a request may wait for that scrape: 64 processes that are stuck at once delay it by 0.6 s.
 const PATIENCE: Duration = Duration::from_millis(200);
-const LEAST_PATIENCE: Duration = Duration::from_millis(8);
+const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
 /// No more threads than this are detached; then the scrape waits for its read. From 64 on a process that looks stuck is not read at all,
 /// so that takes eight processes that become stuck between that check and their read.
