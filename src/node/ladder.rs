@@ -74,13 +74,6 @@ impl Ladder {
         Look::At(self.marks)
     }
 
-    /// How much it has worked since it was looked at before, in faults and clock ticks, if both times are known.
-    pub fn activity(&self, now: Option<Marks>) -> Option<u64> {
-        let (before, now) = (self.marks?.work, now?.work);
-        let count = |work: Work| work.faults.iter().chain(&work.cpu_ticks).sum::<u64>();
-        Some(count(now).saturating_sub(count(before)))
-    }
-
     /// The read has found that the last reading stands; that cost so much.
     pub fn confirm(&mut self, cost: Duration) {
         self.n_worked = 0;

@@ -67,8 +67,6 @@ pub struct Process {
     pub(super) has_new_name: bool,
     pub(super) count: MappingCount,
     pub(super) ladder: Ladder,
-    /// How much it worked between the last two looks at it, in faults and clock ticks.
-    pub(super) activity: u64,
     pub(super) reading: Reading,
 }
 
@@ -116,7 +114,6 @@ impl Process {
             has_new_name: false,
             count: MappingCount::default(),
             ladder: Ladder::default(),
-            activity: 0,
             reading: Reading::default(),
         }
     }
@@ -265,9 +262,6 @@ impl Process {
     pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
         let ended_at = reader.began_at + reader.elapsed;
         self.read_at = Some(reader.began_at);
-        if let Some(activity) = self.ladder.activity(reader.marks) {
-            self.activity = activity;
-        }
         match job.detail {
             Detail::Mappings(_) if reader.is_unchanged => self.ladder.confirm(reader.cpu_time),
             Detail::Mappings(look) => self.ladder.read(look, reader.marks, reader.cpu_time, reader.began_at),

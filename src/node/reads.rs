@@ -58,10 +58,9 @@ impl Processes {
                 container: process.account(),
                 is_new: process.read_at.is_none(),
                 since: process.read_at.unwrap_or(process.found_at),
-                activity: process.activity,
             })
         });
-        queue.fill(due, now);
+        queue.fill(due);
         self.under_way = None;
     }
 
