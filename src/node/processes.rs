@@ -14,6 +14,7 @@ use super::owners::Container;
 use super::process::Process;
 use super::queue::Queue;
 use super::reader::Job;
+use crate::exposition::self_metrics::{ReadErrors, Reads};
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::Reading;
@@ -41,36 +42,8 @@ pub struct Processes {
     pub(super) buffers: Buffers,
     path: Vec<u8>,
     pub(super) scratch: String,
-    pub(super) counts: ReadCounts,
+    pub(super) read_errors: ReadErrors,
     pub(super) reads: Reads,
-}
-
-/// Reads that gave values, or showed that those there are still stand, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
-    /// Each mapping was read.
-    pub smaps: u64,
-    /// The kernel's sums were read.
-    pub rollup: u64,
-    /// Nothing had changed.
-    pub unchanged: u64,
-}
-
-/// Reads that did not give the mappings of a process, by reason, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadCounts {
-    /// smaps may not be opened.
-    pub denied: u64,
-    /// The process executed another program meanwhile.
-    pub exec: u64,
-    /// The process ended meanwhile.
-    pub gone: u64,
-    /// The mappings took too long to print.
-    pub slow: u64,
-    /// The read did not return.
-    pub stuck: u64,
-    /// Anything else.
-    pub io: u64,
 }
 
 impl Processes {
@@ -89,7 +62,7 @@ impl Processes {
             buffers: Buffers::default(),
             path: Vec::new(),
             scratch: String::new(),
-            counts: ReadCounts::default(),
+            read_errors: ReadErrors::default(),
             reads: Reads::default(),
         }
     }
@@ -213,14 +186,14 @@ impl Processes {
         self.table.iter_mut().filter(|process| process.is_selected).map(|process| &mut process.reading)
     }
 
-    /// What became of all reads.
-    pub fn counts(&self) -> &ReadCounts {
-        &self.counts
+    /// Returns how many reads failed since the start, by reason.
+    pub fn read_errors(&self) -> ReadErrors {
+        self.read_errors
     }
 
-    /// What the others gave.
-    pub fn reads(&self) -> &Reads {
-        &self.reads
+    /// Returns how many reads succeeded since the start, by what was read.
+    pub fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// How many processes are stuck.

@@ -38,19 +38,11 @@ impl Processes {
     }
 
     /// Queues the selected processes that are `wanted`, but for those that rest after a long read.
-    pub fn queue(
-        &mut self,
-        now: Instant,
-        wanted: impl Fn(&Process) -> bool,
-    ) {
+    pub fn queue(&mut self, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { table, queue, .. } = self;
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
-            process.is_selected
-                && wanted(process)
-                && !process.is_away
-                && !rests
-                && !process.is_left_alone()
+            process.is_selected && wanted(process) && !process.is_away && !rests && !process.is_left_alone()
         };
         let due = (0..).zip(table.iter_mut()).filter_map(|(position, process)| {
             is_due(process).then(|| Due {
@@ -136,7 +128,7 @@ impl Processes {
         let process = &mut self.table[i];
         process.forget_values();
         if !std::mem::replace(&mut process.is_stuck, true) {
-            self.counts.stuck += 1;
+            self.read_errors.stuck += 1;
             warn!("{} does not let itself be read: it is left out until it does", process.name());
         }
     }
@@ -156,7 +148,7 @@ impl Processes {
             _ if self.away.end(&job) => {}
             _ => return,
         }
-        self.counts.exec += reader.n_execs;
+        self.read_errors.exec += reader.n_execs;
         let Some(i) = self.position(job.pid).filter(|&i| self.table[i].entry.inode == job.inode) else {
             return;
         };
@@ -173,14 +165,14 @@ impl Processes {
         if let Err(error) = result {
             debug!("cannot read process {} in {:?}: {error}", job.pid, proc.path());
             match error {
-                ReadError::Exec => self.counts.exec += 1,
+                ReadError::Exec => self.read_errors.exec += 1,
                 ReadError::Denied => {
-                    self.counts.denied += 1;
+                    self.read_errors.denied += 1;
                     process.note_refusal();
                 }
-                ReadError::Gone => self.counts.gone += 1,
-                ReadError::Slow => self.counts.slow += 1,
-                ReadError::Io(_) => self.counts.io += 1,
+                ReadError::Gone => self.read_errors.gone += 1,
+                ReadError::Slow => self.read_errors.slow += 1,
+                ReadError::Io(_) => self.read_errors.io += 1,
             }
             process.forget_values();
             process.read_at = Some(reader.began_at);
@@ -219,7 +211,7 @@ impl Processes {
             return self.queue.again(i);
         }
         if reader.was_slow {
-            self.counts.slow += 1;
+            self.read_errors.slow += 1;
             if process.is_summed_until.is_none() {
                 warn!("{} takes too long to read: its mappings are summed as [other]", process.name());
             }

@@ -18,11 +18,11 @@ use crate::cli::options::Options;
 use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
-use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::exposition::self_metrics::{Report, SelfMetrics};
 use crate::node::accounts::Accounts;
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
-use crate::node::processes::{Processes, ReadCounts, Reads};
+use crate::node::processes::Processes;
 use crate::node::reader::{Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
@@ -317,8 +317,6 @@ impl Scraper {
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
-        let ReadCounts { denied, exec, gone, slow, stuck, io } = *self.processes.counts();
-        let Reads { smaps, rollup, unchanged } = *self.processes.reads();
         Report {
             scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
@@ -329,9 +327,9 @@ impl Scraper {
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
             read_time: self.report.read_time,
-            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            read_errors: self.processes.read_errors(),
             n_scrapes: self.report.n_scrapes + 1,
-            reads: [smaps, rollup, unchanged],
+            reads: self.processes.reads(),
             n_stuck: self.processes.n_stuck() as u64,
             longest_read: self.processes.longest_read(),
             ..Report::default()
