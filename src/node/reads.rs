@@ -97,10 +97,11 @@ impl Processes {
         is_waiting
     }
 
-    /// Leaves out a process that looks stuck. After two seconds it counts as stuck.
+    /// Leaves out a process that looks stuck. After two seconds it counts as stuck, unless it is in no container, as a kernel thread.
     fn skip(&mut self, i: usize) {
-        let since = *self.table[i].skipped_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= super::away::STUCK_AFTER {
+        let process = &mut self.table[i];
+        let since = *process.skipped_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= super::away::STUCK_AFTER && process.can_be_selected() {
             self.mark_stuck(i);
         }
     }
