@@ -35,6 +35,10 @@ pub struct Processes {
     pub(super) away: Away,
     /// Processes that look stuck, and when they were read last: they come after all others.
     pub(super) suspects: Vec<(Option<Instant>, u32)>,
+    /// Processes whose values are kept without a read in this scrape: whether they still run the same program is checked last.
+    pub(super) kept: Vec<u32>,
+    /// When the budget left out a process last.
+    pub(super) left_out_at: Option<Instant>,
     /// Up to here the table was looked through for processes that are not known yet.
     pub(super) n_known: usize,
     pub(super) interval: Duration,
@@ -67,6 +71,8 @@ pub struct ReadCounts {
     pub exec: u64,
     /// The process ended meanwhile.
     pub gone: u64,
+    /// Mappings overlapped, twice in a row: they changed meanwhile.
+    pub torn: u64,
     /// The mappings took too long to print.
     pub slow: u64,
     /// The read did not return.
@@ -86,6 +92,8 @@ impl Processes {
             under_way: None,
             away: Away::default(),
             suspects: Vec::new(),
+            kept: Vec::new(),
+            left_out_at: None,
             n_known: 0,
             interval,
             always_reads: false,
@@ -156,7 +164,8 @@ impl Processes {
         self.table.iter().filter_map(|process| Some((&**process.container.as_ref()?, process.is_selected)))
     }
 
-    /// Finds out who a process is that is not read, and whose.
+    /// Finds out name and container of a process that is not read. Neither file can block. `stat`, which can, is read by a job (see
+    /// [`Processes::next_check`]).
     pub(super) fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, path, scratch, .. } = self;
         let process = &mut table[i];

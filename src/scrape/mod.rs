@@ -232,9 +232,9 @@ impl Scraper {
             match (&mut self.accounts, self.pass) {
                 (Some(accounts), Pass::Check) => {
                     accounts.check(now);
-                    processes.queue(now, |process| accounts.is_full_of(process));
+                    processes.queue(now, proc, discovery, |process| accounts.is_full_of(process));
                 }
-                _ => processes.queue(now, |_| true),
+                _ => processes.queue(now, proc, discovery, |_| true),
             }
             self.phase = Phase::Reading;
             self.log_selection();
@@ -317,7 +317,7 @@ impl Scraper {
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
-        let ReadCounts { denied, exec, gone, slow, stuck, io } = *self.processes.counts();
+        let ReadCounts { denied, exec, gone, torn, slow, stuck, io } = *self.processes.counts();
         let Reads { smaps, rollup, unchanged } = *self.processes.reads();
         Report {
             scrape_duration: began_at.elapsed(),
@@ -329,7 +329,7 @@ impl Scraper {
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
             read_time: self.report.read_time,
-            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            read_errors: ReadErrors { denied, exec, gone, torn, slow, stuck, io },
             n_scrapes: self.report.n_scrapes + 1,
             reads: [smaps, rollup, unchanged],
             n_stuck: self.processes.n_stuck() as u64,
