@@ -73,6 +73,8 @@ pub struct ReadErrors {
     pub exec: u64,
     /// The process ended meanwhile.
     pub gone: u64,
+    /// Its mappings changed while they were read, twice in a row; the last values stay.
+    pub torn: u64,
     /// Its mappings took too long to print; their sum was read instead.
     pub slow: u64,
     /// The read did not return.
@@ -200,7 +202,7 @@ impl SelfMetrics {
             "Reads of a process: smaps gave its mappings, rollup their sum, unchanged showed that there is nothing new.",
             [("{kind=\"smaps\"}", smaps), ("{kind=\"rollup\"}", rollup), ("{kind=\"unchanged\"}", unchanged)],
         );
-        let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
+        let ReadErrors { denied, exec, gone, torn, slow, stuck, io } = report.read_errors;
         labelled(
             text,
             "smaps_exporter_read_errors_total",
@@ -210,6 +212,7 @@ impl SelfMetrics {
                 ("{reason=\"denied\"}", denied),
                 ("{reason=\"exec\"}", exec),
                 ("{reason=\"gone\"}", gone),
+                ("{reason=\"torn\"}", torn),
                 ("{reason=\"slow\"}", slow),
                 ("{reason=\"stuck\"}", stuck),
                 ("{reason=\"io\"}", io),

@@ -39,6 +39,12 @@ impl Away {
         at.map(|at| self.0.swap_remove(at)).is_some()
     }
 
+    /// The reads of a process.
+    pub fn of(&self, pid: u32, inode: u64) -> impl Iterator<Item = &Job> {
+        let jobs = self.0.iter().map(|read| &read.job);
+        jobs.filter(move |job| (job.pid, job.inode) == (pid, inode))
+    }
+
     /// Looks at them, given what CPU time a thread has got; calls `each` with every job that has become stuck.
     pub fn review(
         &mut self,
@@ -72,7 +78,7 @@ mod tests {
     use super::*;
 
     fn job(pid: u32) -> Job {
-        Job { pid, inode: 7, detail: Detail::Mappings(Look::Away) }
+        Job { pid, inode: 7, detail: Detail::Mappings(Look::Away), with_stat: false }
     }
 
     /// Which reads have become stuck at this time in milliseconds, given the CPU time of both threads.

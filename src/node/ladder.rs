@@ -15,7 +15,7 @@ use crate::procfs::memory::Prints;
 use crate::procfs::stat::Work;
 
 /// A process that only stands still is read again after this time.
-const MAX_CONFIRMED: Duration = Duration::from_secs(300);
+pub(super) const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
 /// A process that has worked so often in a row is just read for so many scrapes: to ask whether it has worked costs a twelfth of reading a
 /// small process.

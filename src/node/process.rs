@@ -67,6 +67,10 @@ pub struct Process {
     pub(super) has_new_name: bool,
     pub(super) count: MappingCount,
     pub(super) ladder: Ladder,
+    /// The program that ran when the values were read, if that is known (see [`Reader::program`]).
+    pub(super) program: Option<[u64; 2]>,
+    /// When its mappings overlapped in the last read: until the next one its turn counts from here, and its values are older.
+    pub(super) torn_at: Option<Instant>,
     pub(super) reading: Reading,
 }
 
@@ -114,6 +118,8 @@ impl Process {
             has_new_name: false,
             count: MappingCount::default(),
             ladder: Ladder::default(),
+            program: None,
+            torn_at: None,
             reading: Reading::default(),
         }
     }
@@ -190,8 +196,7 @@ impl Process {
         self.container = owner.cloned();
     }
 
-    /// Decides whether a filter selects it under this name. One that has another name keeps its turn, and its values under the name that it
-    /// had when they were read, until it is read.
+    /// Decides whether a filter selects it under this name. Under another name it may be another program, so the values go.
     pub(super) fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         if self.is_selected && self.comm == comm {
             return;
@@ -201,7 +206,7 @@ impl Process {
             return self.deselect();
         }
         self.is_selected = true;
-        self.ladder.forget();
+        self.forget_values();
         self.comm.clear();
         self.comm.extend_from_slice(comm);
     }
@@ -224,7 +229,7 @@ impl Process {
 
     pub(super) fn deselect(&mut self) {
         self.is_selected = false;
-        self.read_at = None;
+        (self.read_at, self.torn_at) = (None, None);
         self.forget_values();
     }
 
@@ -232,6 +237,29 @@ impl Process {
         self.count = MappingCount::default();
         self.ladder.forget();
         self.reading.clear();
+    }
+
+    /// Whether `program`, or what is known of it, shows that it has executed another program since its values were read.
+    pub(super) fn has_executed(&self, program: Option<[u64; 2]>) -> bool {
+        matches!((self.program, program), (Some(before), Some(now)) if before != now)
+    }
+
+    /// Whether it has values, or rests because its last read was long. One that is stuck has none.
+    pub(super) fn keeps_values(&self) -> bool {
+        !self.is_stuck && (!self.reading.is_empty() || self.rests_until.is_some())
+    }
+
+    /// Starts over with a process that has executed another program: what its reads cost says nothing about this one.
+    pub(super) fn start_over(&mut self) {
+        self.forget_values();
+        (self.program, self.read_at, self.torn_at) = (None, None, None);
+        (self.rests_until, self.is_summed_until) = (None, None);
+        self.found_at = Instant::now();
+    }
+
+    /// Since when it has not been read, or could not be read whole.
+    pub(super) fn due_since(&self) -> Instant {
+        self.read_at.max(self.torn_at).unwrap_or(self.found_at)
     }
 
     /// Whose account is charged for reading it.
@@ -255,13 +283,13 @@ impl Process {
             _ if always_reads || self.reading.is_cut() => Detail::Mappings(Look::Away),
             _ => Detail::Mappings(self.ladder.look(now)),
         };
-        Job { pid: self.entry.pid, inode: self.entry.inode, detail }
+        Job { pid: self.entry.pid, inode: self.entry.inode, detail, with_stat: false }
     }
 
     /// Remembers what its read has cost it, and when the next may come: one that took over a hundredth of `interval` makes it rest.
     pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
-        let ended_at = reader.began_at + reader.elapsed;
         self.read_at = Some(reader.began_at);
+        self.program = reader.program;
         match job.detail {
             Detail::Mappings(_) if reader.is_unchanged => self.ladder.confirm(reader.cpu_time),
             Detail::Mappings(look) => self.ladder.read(look, reader.marks, reader.cpu_time, reader.began_at),
@@ -270,15 +298,26 @@ impl Process {
         if !reader.is_unchanged {
             self.read_took = reader.elapsed;
         }
-        let is_long = REST * reader.cpu_time > interval;
-        self.rests_until = is_long.then(|| ended_at + REST * reader.elapsed);
+        self.rest_after(reader, interval);
         if reader.was_slow {
-            self.rests_until = None;
-            self.is_summed_until = Some((ended_at + REST * reader.elapsed, reader.n_mappings));
+            self.is_summed_until = self.rests_until.take().map(|until| (until, reader.n_mappings));
         }
         if job.detail == (Detail::Rollup { known_count: None }) {
             self.count = MappingCount { n_mappings: reader.n_mappings, n_uses_left: MAX_COUNT_USES };
         }
+    }
+
+    /// Makes it rest after a long read.
+    fn rest_after(&mut self, reader: &Reader, interval: Duration) {
+        let rest = REST * reader.elapsed;
+        let is_long = REST * reader.cpu_time > interval || reader.was_slow;
+        self.rests_until = is_long.then(|| reader.began_at + reader.elapsed + rest);
+    }
+
+    /// Its mappings overlapped, twice in a row: the values of its last read stay, and age.
+    pub(super) fn note_torn(&mut self, reader: &Reader, interval: Duration) {
+        self.torn_at = Some(reader.began_at);
+        self.rest_after(reader, interval);
     }
 
     /// Its read is tried again, because it no longer looks stuck or a thread is free.
@@ -359,7 +398,10 @@ mod tests {
         let (mut process, now) = (process(), Instant::now());
         for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
             let job = process.job(true, false, now);
-            assert_eq!(job, Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count } });
+            assert_eq!(
+                job,
+                Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count }, with_stat: false }
+            );
             process.note_read(&job, &read(now, 1, false), INTERVAL);
         }
         assert_eq!(process.job(false, false, now).detail, Detail::Mappings(Look::At(None)));

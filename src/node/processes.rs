@@ -34,6 +34,10 @@ pub struct Processes {
     /// The read that the scrape waits for, its thread, and when it began.
     pub(super) under_way: Option<(Job, u32, Instant)>,
     pub(super) away: Away,
+    /// Processes whose values are kept without a read in this scrape: whether they still run the same program is checked last.
+    pub(super) kept: Vec<u32>,
+    /// When the budget left out a process last.
+    pub(super) left_out_at: Option<Instant>,
     /// Up to here the table was looked through for processes that are not known yet.
     pub(super) n_known: usize,
     pub(super) interval: Duration,
@@ -56,6 +60,8 @@ impl Processes {
             queue: Queue::default(),
             under_way: None,
             away: Away::default(),
+            kept: Vec::new(),
+            left_out_at: None,
             n_known: 0,
             interval,
             always_reads: false,
@@ -126,7 +132,8 @@ impl Processes {
         self.table.iter().filter_map(|process| Some((&**process.container.as_ref()?, process.is_selected)))
     }
 
-    /// Finds out who a process is that is not read, and whose.
+    /// Finds out name and container of a process that is not read. Neither file can block. `stat`, which can, is read by a job (see
+    /// [`Processes::next_check`]).
     pub(super) fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, path, scratch, .. } = self;
         let process = &mut table[i];

@@ -8,13 +8,14 @@ use log::{debug, info, warn};
 use super::away::MAX_DETACHED;
 use super::budget::Budget;
 use super::discovery::Discovery;
+use super::ladder::MAX_CONFIRMED;
 use super::process::Process;
 use super::processes::Processes;
 use super::queue::Due;
 use super::reader::{Detail, Job, Reader};
-use crate::procfs::Proc;
 use crate::procfs::errors::ReadError;
 use crate::procfs::this_process::cpu_time_of_thread;
+use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
 impl Processes {
@@ -29,30 +30,77 @@ impl Processes {
                     continue;
                 }
                 let entry = self.table[i].entry;
-                let job = Job { pid: entry.pid, inode: entry.inode, detail: Detail::Stat };
-                self.under_way = Some((job, thread, Instant::now()));
-                return Some(job);
+                return Some(self.stat_job(entry, thread));
             }
         }
         None
     }
 
-    /// Queues the selected processes that are `wanted`, but for those that rest after a long read.
-    pub fn queue(&mut self, now: Instant, wanted: impl Fn(&Process) -> bool) {
+    /// The read of a process on `thread`. It includes `stat` while the budget leaves out processes, because values are then kept for
+    /// longer than a scrape; otherwise that would be up to a twelfth of reading a small process.
+    fn memory_job(&mut self, i: usize, with_rollup: bool, thread: u32) -> Job {
+        let now = Instant::now();
+        let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
+        let job = Job { with_stat: is_short, ..self.table[i].job(with_rollup, self.always_reads, now) };
+        self.under_way = Some((job, thread, now));
+        job
+    }
+
+    fn stat_job(&mut self, entry: Entry, thread: u32) -> Job {
+        let job = Job { pid: entry.pid, inode: entry.inode, detail: Detail::Stat, with_stat: true };
+        self.under_way = Some((job, thread, Instant::now()));
+        job
+    }
+
+    /// The next of the processes whose values are kept without a read, to check which program it runs. `stat` can block on
+    /// `exec_update_lock`, so it is read like memory: nothing is locked meanwhile, and the scrape can go on without it.
+    fn next_check(&mut self, proc: &Proc, thread: u32) -> Option<Job> {
+        while let Some(i) = self.kept.pop() {
+            let i = i as usize;
+            let process = &self.table[i];
+            let entry = process.entry;
+            let can_be_checked = process.is_selected && process.keeps_values() && process.program.is_some();
+            let is_checked = self.away.of(entry.pid, entry.inode).any(|job| job.detail == Detail::Stat);
+            if can_be_checked && !is_checked && !self.looks_stuck(i, proc) {
+                return Some(self.stat_job(entry, thread));
+            }
+        }
+        None
+    }
+
+    /// Queues the selected processes that are `wanted`, except those that rest after a long read or are being read. These lose their
+    /// values if they have another name or container now.
+    pub fn queue(
+        &mut self,
+        now: Instant,
+        proc: &Proc,
+        discovery: &Discovery,
+        wanted: impl Fn(&Process) -> bool,
+    ) {
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.clear();
         let Self { table, queue, .. } = self;
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
             process.is_selected && wanted(process) && !process.is_away && !rests && !process.is_left_alone()
         };
         let due = (0..).zip(table.iter_mut()).filter_map(|(position, process)| {
-            is_due(process).then(|| Due {
-                position,
-                container: process.account(),
-                is_new: process.read_at.is_none(),
-                since: process.read_at.unwrap_or(process.found_at),
-            })
+            if is_due(process) {
+                return Some(Due {
+                    position,
+                    container: process.account(),
+                    is_new: process.read_at.is_none(),
+                    since: process.due_since(),
+                });
+            }
+            if process.is_selected && wanted(process) && process.keeps_values() {
+                kept.push(position);
+            }
+            None
         });
         queue.fill(due);
+        kept.iter().for_each(|&i| self.probe(i as usize, proc, discovery));
+        self.kept = kept;
         self.under_way = None;
     }
 
@@ -68,7 +116,9 @@ impl Processes {
     ) -> Option<Job> {
         while let Some(i) = self.queue.pop() {
             if !budget.allows() {
+                self.left_out_at = Some(Instant::now());
                 self.probe(i, proc, discovery);
+                self.kept.push(i as u32);
                 continue;
             }
             if self.looks_stuck(i, proc) {
@@ -76,12 +126,9 @@ impl Processes {
                 self.probe(i, proc, discovery);
                 continue;
             }
-            let now = Instant::now();
-            let job = self.table[i].job(with_rollup, self.always_reads, now);
-            self.under_way = Some((job, thread, now));
-            return Some(job);
+            return Some(self.memory_job(i, with_rollup, thread));
         }
-        None
+        self.next_check(proc, thread)
     }
 
     /// Returns whether this read would probably not return either. This is checked only once as many reads are detached as may be.
@@ -155,7 +202,7 @@ impl Processes {
         };
         let process = &mut self.table[i];
         self.queue.charge(process.account(), process.read_at.is_none(), reader.cpu_time);
-        process.is_away = false;
+        process.is_away = self.away.of(job.pid, job.inode).next().is_some();
         if std::mem::take(&mut process.is_stuck) {
             info!("{} lets itself be read again", process.name());
             // What it gave may be from before it was stuck, unless it was being printed most of the time.
@@ -172,11 +219,17 @@ impl Processes {
                     process.note_refusal();
                 }
                 ReadError::Gone => self.read_errors.gone += 1,
+                ReadError::Torn => self.read_errors.torn += 1,
                 ReadError::Slow => self.read_errors.slow += 1,
                 ReadError::Io(_) => self.read_errors.io += 1,
             }
-            process.forget_values();
-            process.read_at = Some(reader.began_at);
+            if matches!(error, ReadError::Torn) && reader.n_execs == 0 {
+                process.note_torn(reader, self.interval);
+                self.kept.push(i as u32);
+            } else {
+                process.forget_values();
+                process.read_at = Some(reader.began_at);
+            }
             if job.detail != Detail::Stat {
                 self.probe(i, proc, discovery);
             }
@@ -186,13 +239,24 @@ impl Processes {
             // Another process with its pid, or the same one under a new inode number.
             let is_same = reader.stat.is_some_and(|stat| Some(stat.start_time) == process.start_time);
             process.entry.inode = reader.inode;
-            if job.detail != Detail::Stat && !is_same {
+            let is_known = job.detail != Detail::Stat || process.start_time.is_some();
+            if is_known && !is_same {
                 process.start_time = None;
                 return process.deselect();
             }
         }
-        if job.detail == Detail::Stat {
+        if job.detail == Detail::Stat && process.start_time.is_none() {
             return process.learn(reader.stat);
+        }
+        let has_executed = process.has_executed(reader.program);
+        if has_executed {
+            process.start_over();
+        }
+        if job.detail == Detail::Stat {
+            if has_executed && !process.is_away {
+                self.queue.again(i);
+            }
+            return;
         }
         if !reader.cgroup.is_empty() {
             process.move_to(&reader.cgroup);
@@ -208,6 +272,8 @@ impl Processes {
         process.has_new_name = is_renamed && !process.has_new_name;
         // So is one whose memory is as it was, and whose values are gone: it has another name or another container now.
         let has_lost_values = reader.is_unchanged && process.reading.is_empty();
+        // And one whose mappings took the program before it too long to print.
+        let has_lost_values = has_lost_values || has_executed && matches!(job.detail, Detail::Other { .. });
         if process.has_new_name || has_lost_values {
             return self.queue.again(i);
         }

@@ -232,9 +232,9 @@ impl Scraper {
             match (&mut self.accounts, self.pass) {
                 (Some(accounts), Pass::Check) => {
                     accounts.check(now);
-                    processes.queue(now, |process| accounts.is_full_of(process));
+                    processes.queue(now, proc, discovery, |process| accounts.is_full_of(process));
                 }
-                _ => processes.queue(now, |_| true),
+                _ => processes.queue(now, proc, discovery, |_| true),
             }
             self.phase = Phase::Reading;
             self.log_selection();
