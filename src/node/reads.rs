@@ -247,8 +247,8 @@ impl Processes {
         if job.detail == Detail::Stat {
             return process.learn(reader.stat);
         }
-        if !reader.cgroup.is_empty() {
-            process.move_to(&reader.cgroup);
+        if !reader.cgroups.is_empty() {
+            process.move_to(&reader.cgroups);
         }
         if process.is_unattributed {
             process.attribute(discovery);
