@@ -21,6 +21,8 @@ pub struct Report {
     pub containerd_errors: u64,
     /// Labels of containers that were cut for their length.
     pub n_cut_labels: u64,
+    /// Links of the kubelet that no container was found by; `None` where containers are not listed by links.
+    pub n_unmatched_links: Option<u64>,
     /// Containers that run.
     pub n_containers: u64,
     /// Processes whose values are exported.
@@ -91,6 +93,7 @@ impl Default for Report {
             containerd_up: None,
             containerd_errors: 0,
             n_cut_labels: 0,
+            n_unmatched_links: None,
             n_containers: 0,
             n_processes: 0,
             n_mappings: 0,
@@ -263,6 +266,12 @@ impl SelfMetrics {
                 Gauge,
                 "Labels of containers that were cut because they are longer than 4 KiB.",
                 count(report.n_cut_labels),
+            ),
+            (
+                "smaps_exporter_unmatched_links",
+                Gauge,
+                "Kubelet links that name no container, or whose cut id matches more than one; with --container-logs.",
+                report.n_unmatched_links.and_then(count),
             ),
             ("smaps_exporter_processes", Gauge, "Processes that were summed.", count(report.n_processes)),
             ("smaps_exporter_mappings", Gauge, "Mappings that were summed.", count(report.n_mappings)),

@@ -9,6 +9,7 @@ use super::discovery::Discovery;
 use super::ladder::{Ladder, Look};
 use super::owners::Container;
 use super::reader::{Detail, Job, Reader};
+use crate::procfs::cgroup::Cgroups;
 use crate::procfs::errors::ReadError;
 use crate::procfs::stat::Stat;
 use crate::procfs::{Buffers, Entry, Proc};
@@ -33,7 +34,7 @@ pub struct Process {
     pub(super) formerly: Option<Box<Process>>,
     /// It has no memory of its own and stays where it is.
     pub(super) is_kernel_thread: bool,
-    pub(super) cgroup: Vec<u8>,
+    pub(super) cgroups: Cgroups,
     /// Whose it is, as far as the claims are known that were looked at last.
     pub(super) container: Option<Arc<Container>>,
     /// Its container may be another than `container` says.
@@ -86,20 +87,20 @@ impl Process {
         entry: Entry,
         proc: &Proc,
         buffers: &mut Buffers,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Cgroups,
     ) -> Option<Self> {
         // Zombies are found again by each listing: for them nothing is kept.
-        proc.cgroup(entry.pid, buffers, scratch).ok()?;
+        proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
     }
 
-    pub(super) fn new(entry: Entry, cgroup: Vec<u8>) -> Self {
+    pub(super) fn new(entry: Entry, cgroups: Cgroups) -> Self {
         Self {
             entry,
             start_time: None,
             formerly: None,
             is_kernel_thread: false,
-            cgroup,
+            cgroups,
             container: None,
             is_unattributed: true,
             is_selected: false,
@@ -149,9 +150,9 @@ impl Process {
         self.read_at.filter(|_| self.is_selected && !self.reading.is_empty())
     }
 
-    /// Its cgroup path.
-    pub fn cgroup(&self) -> &[u8] {
-        &self.cgroup
+    /// The cgroups that the process was last seen in.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// Takes what its `stat` says; without one, in a recording, a process is its directory.
@@ -170,17 +171,16 @@ impl Process {
         &mut self,
         proc: &Proc,
         buffers: &mut Buffers,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Cgroups,
     ) -> Result<(), ReadError> {
-        proc.cgroup(self.entry.pid, buffers, scratch)?;
+        proc.cgroups(self.entry.pid, buffers, scratch)?;
         self.move_to(scratch);
         Ok(())
     }
 
-    pub(super) fn move_to(&mut self, cgroup: &[u8]) {
-        if self.cgroup != cgroup {
-            self.cgroup.clear();
-            self.cgroup.extend_from_slice(cgroup);
+    pub(super) fn move_to(&mut self, cgroups: &Cgroups) {
+        if self.cgroups != *cgroups {
+            self.cgroups.clone_from(cgroups);
             self.is_unattributed = true;
         }
     }
@@ -188,7 +188,7 @@ impl Process {
     /// Decides whose it is. One that has another container has no values there yet.
     pub(super) fn attribute(&mut self, discovery: &Discovery) {
         self.is_unattributed = false;
-        let owner = discovery.owners().owner_of(&self.cgroup);
+        let owner = discovery.owners().owner_of(&self.cgroups).map(|place| place.container);
         if owner.map(|owner| &owner.labels) != self.container.as_ref().map(|before| &before.labels) {
             self.deselect();
             self.is_explained = false;
@@ -217,7 +217,8 @@ impl Process {
         let (pid, comm) = (self.entry.pid, String::from_utf8_lossy(comm));
         match &self.container {
             None => {
-                let cgroup = String::from_utf8_lossy(&self.cgroup);
+                let cgroup = self.cgroups.main().or(self.cgroups.paths().next()).unwrap_or_default();
+                let cgroup = String::from_utf8_lossy(cgroup);
                 debug!("process {pid}, {comm:?}, is not exported: {cgroup:?} is no container's cgroup");
             }
             Some(container) => {
@@ -369,7 +370,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(10);
 
     fn process() -> Process {
-        Process::new(Entry { pid: 7, inode: 70 }, b"/a".to_vec())
+        Process::new(Entry { pid: 7, inode: 70 }, Cgroups::from("0::/a\n"))
     }
 
     /// A read that took so many milliseconds, and as much CPU time.
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_refused_process_is_tried_after_ever_more_scrapes() {
-        let mut process = Process::new(Entry { pid: 1, inode: 1 }, Vec::new());
+        let mut process = Process::new(Entry { pid: 1, inode: 1 }, Cgroups::default());
         let mut tried = Vec::new();
         for scrape in 1..=200 {
             if !process.is_left_alone() {
@@ -442,7 +443,7 @@ mod tests {
             let mut before = process();
             before.learn(stat(5));
             before.comm = b"known".to_vec();
-            let mut now = Process::new(Entry { pid: 7, inode: 71 }, b"/a".to_vec());
+            let mut now = Process::new(Entry { pid: 7, inode: 71 }, Cgroups::from("0::/a\n"));
             now.formerly = Some(Box::new(before));
             assert_eq!(now.start_time(), None);
             now.learn(stat(start_time));

@@ -15,6 +15,7 @@ use super::process::Process;
 use super::queue::Queue;
 use super::reader::Job;
 use crate::exposition::self_metrics::{ReadErrors, Reads};
+use crate::procfs::cgroup::Cgroups;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::Reading;
@@ -44,7 +45,7 @@ pub struct Processes {
     /// Everything is read in each scrape, whatever looks unchanged.
     pub always_reads: bool,
     pub(super) buffers: Buffers,
-    path: Vec<u8>,
+    cgroups: Cgroups,
     pub(super) scratch: String,
     pub(super) read_errors: ReadErrors,
     pub(super) reads: Reads,
@@ -66,7 +67,7 @@ impl Processes {
             interval,
             always_reads: false,
             buffers: Buffers::default(),
-            path: Vec::new(),
+            cgroups: Cgroups::default(),
             scratch: String::new(),
             read_errors: ReadErrors::default(),
             reads: Reads::default(),
@@ -77,7 +78,7 @@ impl Processes {
     ///
     /// Fails when the directory cannot be read.
     pub fn list(&mut self, proc: &Proc) -> io::Result<()> {
-        let Self { table, before, entries, buffers, path, .. } = self;
+        let Self { table, before, entries, buffers, cgroups, .. } = self;
         proc.list(buffers, entries)?;
         std::mem::swap(table, before);
         let mut known = before.drain(..).peekable();
@@ -86,9 +87,9 @@ impl Processes {
             let process = match known.next_if(|process| process.entry.pid == entry.pid) {
                 Some(mut process) if process.entry == entry => {
                     let is_settled = process.is_selected || process.is_kernel_thread;
-                    (is_settled || process.locate(proc, buffers, path).is_ok()).then_some(process)
+                    (is_settled || process.locate(proc, buffers, cgroups).is_ok()).then_some(process)
                 }
-                formerly => Process::find(entry, proc, buffers, path)
+                formerly => Process::find(entry, proc, buffers, cgroups)
                     .map(|process| Box::new(Process { formerly, ..process })),
             };
             table.extend(process);
@@ -135,9 +136,9 @@ impl Processes {
     /// Finds out name and container of a process that is not read. Neither file can block. `stat`, which can, is read by a job (see
     /// [`Processes::next_check`]).
     pub(super) fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
-        let Self { table, buffers, path, scratch, .. } = self;
+        let Self { table, buffers, cgroups, scratch, .. } = self;
         let process = &mut table[i];
-        let located = process.locate(proc, buffers, path);
+        let located = process.locate(proc, buffers, cgroups);
         if process.is_unattributed {
             process.attribute(discovery);
         }
@@ -226,12 +227,16 @@ impl Processes {
         with_values.filter_map(|process| process.read_at).min()
     }
 
-    /// A table of these: pid, start time and cgroup path, by ascending pid.
+    /// A table of these, by ascending pid: pid, start time, and the text of the cgroup file, or the path on version 2.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
+        let cgroups = |text: &str| match text.starts_with('/') {
+            true => Cgroups::from(format!("0::{text}").as_str()),
+            false => Cgroups::from(text),
+        };
         let process = |&(pid, start_time, path): &(u32, u64, &str)| Process {
             start_time: Some(start_time),
-            ..Process::new(Entry { pid, inode: start_time }, path.into())
+            ..Process::new(Entry { pid, inode: start_time }, cgroups(path))
         };
         let table = processes.iter().map(process).map(Box::new).collect();
         Self { table, ..Self::new(Duration::from_secs(1)) }

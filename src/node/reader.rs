@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant};
 
 use super::ladder::{Look, Marks};
+use crate::procfs::cgroup::Cgroups;
 use crate::procfs::errors::ReadError;
 use crate::procfs::memory::MemoryReader;
 use crate::procfs::stat::Stat;
@@ -75,8 +76,8 @@ pub struct Reader {
     pub inode: u64,
     /// Its name when the read ended.
     pub comm: Vec<u8>,
-    /// Its cgroup when the read ended; empty for a zombie whose cgroup cannot be told.
-    pub cgroup: Vec<u8>,
+    /// The cgroups of the process when the read ended; empty for a zombie whose cgroup is unknown.
+    pub cgroups: Cgroups,
     /// How often it executed another program while it was read.
     pub n_execs: u64,
     /// Nothing was read, for everything is as it was.
@@ -107,7 +108,7 @@ impl Reader {
             n_mappings: 0,
             inode: 0,
             comm: Vec::new(),
-            cgroup: Vec::new(),
+            cgroups: Cgroups::default(),
             n_execs: 0,
             is_unchanged: false,
             marks: None,
@@ -233,10 +234,10 @@ impl Reader {
     fn identify(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
-        match process.cgroup(&mut self.buffers, &mut self.cgroup) {
+        match process.cgroups(&mut self.buffers, &mut self.cgroups) {
             // A zombie maps nothing, so it does not matter where it was.
             Err(ReadError::Gone) if self.tally.is_empty() && !self.is_unchanged => {
-                self.cgroup.clear();
+                self.cgroups.clear();
                 Ok(())
             }
             result => result,

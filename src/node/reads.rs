@@ -258,8 +258,8 @@ impl Processes {
             }
             return;
         }
-        if !reader.cgroup.is_empty() {
-            process.move_to(&reader.cgroup);
+        if !reader.cgroups.is_empty() {
+            process.move_to(&reader.cgroups);
         }
         if process.is_unattributed {
             process.attribute(discovery);

@@ -323,6 +323,7 @@ impl Scraper {
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
             n_cut_labels: self.discovery.n_cut_labels(),
+            n_unmatched_links: self.discovery.n_unmatched_links(),
             n_containers: self.discovery.n_running(),
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
