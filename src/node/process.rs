@@ -14,7 +14,7 @@ use crate::procfs::stat::Stat;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources;
 use crate::totals::labels;
-use crate::totals::reading::Reading;
+use crate::totals::reading::ReadingId;
 
 /// Of a read that takes long, so many times its length passes before the next: a process's memory map is held 1% of the time at most.
 const REST: u32 = 100;
@@ -73,7 +73,8 @@ pub struct Process {
     pub(super) ladder: Ladder,
     /// How much it worked between the last two looks at it, in faults and clock ticks.
     pub(super) activity: u64,
-    pub(super) reading: Reading,
+    /// What its last read returned, unless it maps nothing.
+    pub(super) reading: Option<ReadingId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,7 +124,7 @@ impl Process {
             count: MappingCount::default(),
             ladder: Ladder::default(),
             activity: 0,
-            reading: Reading::default(),
+            reading: None,
         }
     }
 
@@ -149,7 +150,7 @@ impl Process {
 
     /// When its values were read, if it has any.
     pub fn values_from(&self) -> Option<Instant> {
-        self.read_at.filter(|_| self.is_selected && !self.reading.is_empty())
+        self.read_at.filter(|_| self.is_selected && self.reading.is_some())
     }
 
     /// Its cgroup path.
@@ -240,7 +241,7 @@ impl Process {
     pub(super) fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.ladder.forget();
-        self.reading.clear();
+        self.reading = None;
     }
 
     /// Whose account is charged for reading it.
@@ -261,7 +262,7 @@ impl Process {
                 self.count.n_uses_left = n_uses_left.saturating_sub(1);
                 Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
             }
-            _ if always_reads || self.reading.is_cut() => Detail::Mappings(Look::Away),
+            _ if always_reads => Detail::Mappings(Look::Away),
             _ => Detail::Mappings(self.ladder.look(now)),
         };
         Job { pid: self.entry.pid, inode: self.entry.inode, detail }

@@ -15,7 +15,7 @@ use super::reader::{Detail, Job, Reader};
 use crate::procfs::Proc;
 use crate::procfs::errors::ReadError;
 use crate::procfs::this_process::cpu_time_of_thread;
-use crate::totals::snapshot::Snapshot;
+use crate::totals::snapshot::{self, Snapshot};
 
 impl Processes {
     /// The next process of which nothing is known but its number, to be asked what it is on `thread`.
@@ -38,19 +38,11 @@ impl Processes {
     }
 
     /// Queues the selected processes that are `wanted`, but for those that rest after a long read.
-    pub fn queue(
-        &mut self,
-        now: Instant,
-        wanted: impl Fn(&Process) -> bool,
-    ) {
+    pub fn queue(&mut self, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { table, queue, .. } = self;
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
-            process.is_selected
-                && wanted(process)
-                && !process.is_away
-                && !rests
-                && !process.is_left_alone()
+            process.is_selected && wanted(process) && !process.is_away && !rests && !process.is_left_alone()
         };
         let due = (0..).zip(table.iter_mut()).filter_map(|(position, process)| {
             is_due(process).then(|| Due {
@@ -73,12 +65,12 @@ impl Processes {
         proc: &Proc,
         discovery: &Discovery,
         budget: &Budget,
-        with_rollup: bool,
+        snapshot: &Snapshot,
         thread: u32,
     ) -> Option<Job> {
         loop {
             let Some(i) = self.queue.pop() else {
-                return self.next_suspect(proc, discovery, with_rollup, thread);
+                return self.next_suspect(proc, discovery, snapshot, thread);
             };
             if !budget.allows() {
                 self.probe(i, proc, discovery);
@@ -89,10 +81,17 @@ impl Processes {
                 continue;
             }
             let now = Instant::now();
-            let job = self.table[i].job(with_rollup, self.always_reads, now);
+            let job = self.job(i, snapshot, now);
             self.under_way = Some((job, thread, now));
             return Some(job);
         }
+    }
+
+    /// What to read of a process. Where paths were merged, only reading all of them can tell them apart.
+    fn job(&mut self, i: usize, snapshot: &Snapshot, now: Instant) -> Job {
+        let process = &mut self.table[i];
+        let has_merged = process.reading.as_ref().is_some_and(|id| snapshot.has_merged(id));
+        process.job(snapshot.shape().is_rollup(), self.always_reads || has_merged, now)
     }
 
     /// Of the processes that look stuck, the one that was read last, on trial: it may wait for something else, as the parent of a slow
@@ -101,7 +100,7 @@ impl Processes {
         &mut self,
         proc: &Proc,
         discovery: &Discovery,
-        with_rollup: bool,
+        snapshot: &Snapshot,
         thread: u32,
     ) -> Option<Job> {
         self.suspects.sort_unstable();
@@ -113,7 +112,7 @@ impl Processes {
                 continue;
             }
             let now = Instant::now();
-            let job = self.table[i].job(with_rollup, self.always_reads, now);
+            let job = self.job(i, snapshot, now);
             self.table[i].is_on_trial = true;
             self.under_way = Some((job, thread, now));
             return Some(job);
@@ -252,7 +251,7 @@ impl Processes {
         // that memory still lives. So a process with a new name is read once more.
         process.has_new_name = is_renamed && !process.has_new_name;
         // So is one whose memory is as it was, and whose values are gone: it has another name or another container now.
-        let has_lost_values = reader.is_unchanged && process.reading.is_empty();
+        let has_lost_values = reader.is_unchanged && process.reading.is_none();
         if process.has_new_name || has_lost_values {
             return self.queue.again(i);
         }
@@ -270,15 +269,11 @@ impl Processes {
             _ => self.reads.rollup += 1,
         }
         if reader.tally.is_empty() {
-            return process.reading.clear(); // a zombie
+            process.reading = None; // a zombie
+            return;
         }
-        let record = |snapshot: &mut Snapshot, process: &mut Process| {
-            let Process { comm, reading, .. } = process;
-            snapshot.record(&container.labels, comm, job.pid, &reader.tally, reading)
-        };
-        if !record(snapshot, process) {
-            snapshot.make_room(|each| self.readings().for_each(each));
-            record(snapshot, &mut self.table[i]);
-        }
+        snapshot.register(container.key, &container.labels);
+        let of = snapshot::Process { container: container.key, comm: &process.comm, pid: job.pid };
+        snapshot.record(of, &reader.tally, &mut process.reading);
     }
 }
