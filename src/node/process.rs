@@ -15,7 +15,7 @@ use crate::procfs::stat::Stat;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources;
 use crate::totals::labels;
-use crate::totals::reading::Reading;
+use crate::totals::reading::ReadingId;
 
 /// Of a read that takes long, so many times its length passes before the next: a process's memory map is held 1% of the time at most.
 const REST: u32 = 100;
@@ -72,7 +72,8 @@ pub struct Process {
     pub(super) program: Option<[u64; 2]>,
     /// When its mappings overlapped in the last read: until the next one its turn counts from here, and its values are older.
     pub(super) torn_at: Option<Instant>,
-    pub(super) reading: Reading,
+    /// What its last read returned, unless it maps nothing.
+    pub(super) reading: Option<ReadingId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,7 +122,7 @@ impl Process {
             ladder: Ladder::default(),
             program: None,
             torn_at: None,
-            reading: Reading::default(),
+            reading: None,
         }
     }
 
@@ -147,7 +148,7 @@ impl Process {
 
     /// When its values were read, if it has any.
     pub fn values_from(&self) -> Option<Instant> {
-        self.read_at.filter(|_| self.is_selected && !self.reading.is_empty())
+        self.read_at.filter(|_| self.is_selected && self.reading.is_some())
     }
 
     /// The cgroups that the process was last seen in.
@@ -237,7 +238,7 @@ impl Process {
     pub(super) fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.ladder.forget();
-        self.reading.clear();
+        self.reading = None;
     }
 
     /// Whether `program`, or what is known of it, shows that it has executed another program since its values were read.
@@ -247,7 +248,7 @@ impl Process {
 
     /// Whether it has values, or rests because its last read was long. One that is stuck has none.
     pub(super) fn keeps_values(&self) -> bool {
-        !self.is_stuck && (!self.reading.is_empty() || self.rests_until.is_some())
+        !self.is_stuck && (self.reading.is_some() || self.rests_until.is_some())
     }
 
     /// Starts over with a process that has executed another program: what its reads cost says nothing about this one.
@@ -281,7 +282,7 @@ impl Process {
                 self.count.n_uses_left = n_uses_left.saturating_sub(1);
                 Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
             }
-            _ if always_reads || self.reading.is_cut() => Detail::Mappings(Look::Away),
+            _ if always_reads => Detail::Mappings(Look::Away),
             _ => Detail::Mappings(self.ladder.look(now)),
         };
         Job { pid: self.entry.pid, inode: self.entry.inode, detail, with_stat: false }

@@ -18,7 +18,7 @@ use crate::exposition::self_metrics::{ReadErrors, Reads};
 use crate::procfs::cgroup::Cgroups;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
-use crate::totals::reading::Reading;
+use crate::totals::reading::ReadingId;
 
 /// The table, by pid.
 #[derive(Debug)]
@@ -189,9 +189,15 @@ impl Processes {
         self.table.binary_search_by_key(&pid, |process| process.entry.pid).ok()
     }
 
-    /// What each selected process gave last.
-    pub fn readings(&mut self) -> impl Iterator<Item = &mut Reading> {
-        self.table.iter_mut().filter(|process| process.is_selected).map(|process| &mut process.reading)
+    /// Every reading that a process owns, and whether it counts. A process that had this pid, which may be the same
+    /// one, keeps its reading until that is known.
+    pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
+        let with_former = self.table.iter().flat_map(|process| {
+            std::iter::successors(Some((&**process, true)), |(process, _)| {
+                Some((process.formerly.as_deref()?, false))
+            })
+        });
+        with_former.filter_map(|(process, counts)| Some((process.reading.as_ref()?, counts)))
     }
 
     /// Returns how many reads failed since the start, by reason.
@@ -217,13 +223,13 @@ impl Processes {
 
     /// How long the longest read took, of those that gave the values there are.
     pub fn longest_read(&self) -> Duration {
-        let with_values = self.table.iter().filter(|process| !process.reading.is_empty());
+        let with_values = self.table.iter().filter(|process| process.reading.is_some());
         with_values.map(|process| process.read_took).max().unwrap_or_default()
     }
 
     /// When the oldest values were read.
     pub fn oldest(&self) -> Option<Instant> {
-        let with_values = self.table.iter().filter(|process| !process.reading.is_empty());
+        let with_values = self.table.iter().filter(|process| process.reading.is_some());
         with_values.filter_map(|process| process.read_at).min()
     }
 

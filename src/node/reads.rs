@@ -16,7 +16,7 @@ use super::reader::{Detail, Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
-use crate::totals::snapshot::Snapshot;
+use crate::totals::snapshot::{self, Snapshot};
 
 impl Processes {
     /// The next process of which nothing is known but its number, to be asked what it is on `thread`.
@@ -38,10 +38,14 @@ impl Processes {
 
     /// The read of a process on `thread`. It includes `stat` while the budget leaves out processes, because values are then kept for
     /// longer than a scrape; otherwise that would be up to a twelfth of reading a small process.
-    fn memory_job(&mut self, i: usize, with_rollup: bool, thread: u32) -> Job {
+    fn memory_job(&mut self, i: usize, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
-        let job = Job { with_stat: is_short, ..self.table[i].job(with_rollup, self.always_reads, now) };
+        let process = &mut self.table[i];
+        // Where paths were merged, only reading all of them can tell them apart.
+        let has_merged = process.reading.as_ref().is_some_and(|id| snapshot.has_merged(id));
+        let job = process.job(snapshot.shape().is_rollup(), self.always_reads || has_merged, now);
+        let job = Job { with_stat: is_short, ..job };
         self.under_way = Some((job, thread, now));
         job
     }
@@ -111,7 +115,7 @@ impl Processes {
         proc: &Proc,
         discovery: &Discovery,
         budget: &Budget,
-        with_rollup: bool,
+        snapshot: &Snapshot,
         thread: u32,
     ) -> Option<Job> {
         while let Some(i) = self.queue.pop() {
@@ -126,7 +130,7 @@ impl Processes {
                 self.probe(i, proc, discovery);
                 continue;
             }
-            return Some(self.memory_job(i, with_rollup, thread));
+            return Some(self.memory_job(i, snapshot, thread));
         }
         self.next_check(proc, thread)
     }
@@ -271,7 +275,7 @@ impl Processes {
         // that memory still lives. So a process with a new name is read once more.
         process.has_new_name = is_renamed && !process.has_new_name;
         // So is one whose memory is as it was, and whose values are gone: it has another name or another container now.
-        let has_lost_values = reader.is_unchanged && process.reading.is_empty();
+        let has_lost_values = reader.is_unchanged && process.reading.is_none();
         // And one whose mappings took the program before it too long to print.
         let has_lost_values = has_lost_values || has_executed && matches!(job.detail, Detail::Other { .. });
         if process.has_new_name || has_lost_values {
@@ -291,15 +295,11 @@ impl Processes {
             _ => self.reads.rollup += 1,
         }
         if reader.tally.is_empty() {
-            return process.reading.clear(); // a zombie
+            process.reading = None; // a zombie
+            return;
         }
-        let record = |snapshot: &mut Snapshot, process: &mut Process| {
-            let Process { comm, reading, .. } = process;
-            snapshot.record(&container.labels, comm, job.pid, &reader.tally, reading)
-        };
-        if !record(snapshot, process) {
-            snapshot.make_room(|each| self.readings().for_each(each));
-            record(snapshot, &mut self.table[i]);
-        }
+        snapshot.register(container.key, &container.labels);
+        let of = snapshot::Process { container: container.key, comm: &process.comm, pid: job.pid };
+        snapshot.record(of, &reader.tally, &mut process.reading);
     }
 }
