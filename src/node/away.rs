@@ -66,7 +66,7 @@ impl Away {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 }
@@ -105,9 +105,9 @@ mod tests {
         // The slow one waits from here on.
         assert_eq!(stuck(&mut away, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut away, start, 5000, [300, 6600]), [2]);
-        assert_eq!(away.len(), 2);
+        assert_eq!(away.count(), 2);
         assert!(away.end(&job(1)) && !away.end(&job(1)) && !away.end(&job(3)));
-        assert_eq!(away.len(), 1);
+        assert_eq!(away.count(), 1);
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Processes {
     /// Returns whether this read would probably not return either. This is checked only once as many reads are detached as may be.
     fn looks_stuck(&mut self, i: usize, proc: &Proc) -> bool {
         let process = &mut self.table[i];
-        let is_waiting = self.away.len() >= MAX_DETACHED
+        let is_waiting = self.away.count() >= MAX_DETACHED
             && proc
                 .process(process.entry.pid, &mut self.buffers)
                 .is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers));
