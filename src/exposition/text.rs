@@ -1,35 +1,35 @@
-//! A snapshot as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
+//! Writes a table of series as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
-//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the snapshot. The label text of a series is
-//! copied as it is, so a sample costs three copies and the digits of its value.
+//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the table. The label text of a
+//! series is copied as it is, so a sample costs three copies and the digits of its value.
 
 use std::fmt::Display;
 use std::io::Write as _;
 use std::ops::Range;
 
 use crate::smaps::fields::FIELDS;
-use crate::totals::snapshot::Snapshot;
+use crate::totals::table::Table;
 
-/// Appends the `process_smaps_*` families to `text`; says how many samples that were.
-pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
-    let shape = snapshot.shape();
+/// Appends the `process_smaps_*` families to `text`. Returns the number of samples.
+pub fn render(text: &mut Vec<u8>, table: &Table) -> u64 {
+    let shape = table.shape();
     let mut n_samples = 0;
     for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| shape.fields & 1 << i != 0) {
         let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", Kind::Gauge, field.help);
-        for series in snapshot.series().filter(|series| shape.has_sample(&series.totals, i)) {
+        for series in table.series().filter(|series| shape.has_sample(&series.totals, i)) {
             family.sample(&series.labels, "", series.totals.values.bytes[i]);
         }
         n_samples += family.n_samples;
     }
     let help = "Mappings that stand behind the series.";
     let mut mappings = Family::new(text, "process_smaps_", "mappings", "", Kind::Gauge, help);
-    for series in snapshot.series() {
+    for series in table.series() {
         mappings.sample(&series.labels, "", series.totals.n_mappings);
     }
     n_samples += mappings.n_samples;
     let help = "Processes of the command that were summed.";
     let mut processes = Family::new(text, "process_smaps_", "processes", "", Kind::Gauge, help);
-    for (labels, n_processes) in snapshot.processes() {
+    for (labels, n_processes) in table.processes() {
         processes.sample(labels, "}", n_processes);
     }
     n_samples + processes.n_samples
@@ -163,8 +163,9 @@ mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values};
     use crate::smaps::scanner::Mapping;
-    use crate::totals::reading::Reading;
-    use crate::totals::snapshot::Shape;
+    use crate::totals::shape::Shape;
+    use crate::totals::snapshot::{Process, Snapshot};
+    use crate::totals::table::ContainerKey;
     use crate::totals::tally::Tally;
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
@@ -173,12 +174,14 @@ mod tests {
         for (path, values) in mappings {
             tally.add(&Mapping { path, values, count: 1 });
         }
-        let mut reading = Reading::default();
-        snapshot.record("{pod=\"p\"", b"c", 1, &tally, &mut reading);
-        snapshot.sum(|each| each(&mut reading));
+        let mut id = None;
+        snapshot.register(ContainerKey(7), "{pod=\"p\"");
+        let process = Process { container: ContainerKey(7), comm: b"c", pid: 1 };
+        snapshot.record(process, &tally, &mut id);
+        snapshot.sum(id.iter().map(|id| (id, true)));
         let mut text = Vec::new();
-        let n_samples = render(&mut text, &snapshot);
-        assert_eq!(n_samples as usize, snapshot.n_samples());
+        let n_samples = render(&mut text, snapshot.table());
+        assert_eq!(n_samples as usize, snapshot.table().n_samples());
         (String::from_utf8(text).unwrap(), n_samples)
     }
 

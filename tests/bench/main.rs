@@ -148,8 +148,8 @@ fn readable_texts(directory: &Path) -> io::Result<Vec<u8>> {
 
 fn scan(scanner: &mut Scanner, text: &[u8]) {
     let mut rest = black_box(text);
-    while let Some((mapping, n_bytes)) = scanner.next(rest, true) {
-        black_box(mapping);
+    while let Some((mapping, n_bytes, next)) = scanner.next(rest, true) {
+        black_box((mapping, next));
         rest = &rest[n_bytes..];
     }
 }

@@ -76,7 +76,7 @@ def pack(out: Path, architecture: str):
 
 def prepare(machine: Machine):
     """Make what is missing of what it boots from; others use some of that, too."""
-    build.kernel(machine.kernel, machine.flavour, machine.containerd)
+    build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
     programs(machine.architecture)
 
@@ -87,7 +87,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd), directory / "serial.log", directory / "results.tar"
+    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc), directory / "serial.log", directory / "results.tar"
     pack(directory / "lab.tar", machine.architecture)
     with results.open("wb") as file:
         file.truncate(64 << 20)
