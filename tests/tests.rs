@@ -2,6 +2,7 @@
 
 mod cli;
 mod controls;
+mod folding;
 mod golden;
 mod http;
 mod naive;

@@ -19,6 +19,7 @@ use crate::procfs::cgroup::Cgroups;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
+use crate::totals::snapshot::Snapshot;
 
 /// The table, by pid.
 #[derive(Debug)]
@@ -200,6 +201,19 @@ impl Processes {
         with_former.filter_map(|(process, counts)| Some((process.reading.as_ref()?, counts)))
     }
 
+    /// Registers the container of each process that has values. A listing may have replaced it by another one with
+    /// the same labels, and then the values stay.
+    pub fn register_containers(&self, snapshot: &mut Snapshot) {
+        let mut last = None;
+        for process in self.table.iter().filter(|process| process.reading.is_some()) {
+            if let Some(container) = process.container()
+                && last.replace(container.key) != Some(container.key)
+            {
+                snapshot.register(container.key, &container.labels);
+            }
+        }
+    }
+
     /// Returns how many reads failed since the start, by reason.
     pub fn read_errors(&self) -> ReadErrors {
         self.read_errors
@@ -252,5 +266,51 @@ impl Processes {
     #[cfg(test)]
     pub(crate) fn attribute_all(&mut self, discovery: &Discovery) {
         self.table.iter_mut().for_each(|process| process.attribute(discovery));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::smaps::fields::values;
+    use crate::smaps::scanner::Mapping;
+    use crate::sources;
+    use crate::totals::largest::Largest;
+    use crate::totals::snapshot;
+    use crate::totals::tally::Tally;
+
+    #[test]
+    fn values_stay_when_a_container_is_replaced_by_one_with_the_same_labels() {
+        let container = || {
+            let listed = sources::Container {
+                id: "c1".into(),
+                namespace: "shop".into(),
+                pod: "web-0".into(),
+                name: "app".into(),
+                init_pid: None,
+            };
+            Arc::new(Container::new(listed, true))
+        };
+        let (before, after) = (container(), container());
+        let mut processes = Processes::of(&[(1, 100, "/c1")]);
+        let mut snapshot = Snapshot::default();
+        let mut tally = Tally::new(snapshot.shape().group_by, 0);
+        tally.add(&Mapping { path: b"/x", values: &values(&[("pss", 7)]), count: 1 });
+        snapshot.register(before.key, &before.labels);
+        let process = snapshot::Process { container: before.key, comm: b"a", pid: 1 };
+        snapshot.record(process, &tally, &mut processes.table[0].reading);
+        let mut pss = |processes: &Processes, container: &Container| {
+            snapshot.sum(processes.readings());
+            let mut largest = Largest::default();
+            largest.find(snapshot.table(), container.key, &mut Vec::new()).then_some(largest.pss)
+        };
+        assert_eq!((pss(&processes, &before), pss(&processes, &after)), (Some(7), None));
+        processes.table[0].container = Some(after.clone());
+        processes.register_containers(&mut snapshot);
+        let mut largest = Largest::default();
+        assert!(largest.find(snapshot.table(), after.key, &mut Vec::new()));
+        assert_eq!(largest.pss, 7);
     }
 }

@@ -283,6 +283,7 @@ impl Scraper {
             }
         }
         if self.pass == Pass::Scrape || self.has_read {
+            self.processes.register_containers(&mut self.snapshot);
             self.snapshot.sum(self.processes.readings());
             self.summed_at = Some(now);
             if let Some(accounts) = &mut self.accounts {
