@@ -210,14 +210,19 @@ impl Process {
         if self.is_selected && self.comm == comm {
             return;
         }
-        let container = self.container.as_ref();
-        if !container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch))) {
+        if !self.would_be_selected(comm, discovery, scratch) {
             return self.deselect();
         }
         self.is_selected = true;
         self.forget_values();
         self.comm.clear();
         self.comm.extend_from_slice(comm);
+    }
+
+    /// Whether a filter selects it under this name.
+    pub(super) fn would_be_selected(&self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
     /// Tells the log once why it is not selected.
