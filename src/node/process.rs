@@ -440,6 +440,35 @@ mod tests {
     }
 
     #[test]
+    fn a_torn_read_takes_its_turn_and_its_rest_and_leaves_the_values_their_age() {
+        let (mut process, first) = (process(), Instant::now());
+        let job = process.job(false, false, first);
+        process.note_read(&job, &read(first, 1, false), INTERVAL);
+        let second = first + INTERVAL;
+        process.note_torn(&read(second, 1, false), INTERVAL);
+        assert_eq!((process.read_at, process.due_since(), process.rests_until), (Some(first), second, None));
+        process.note_torn(&read(second, 101, false), INTERVAL);
+        assert_eq!(process.rests_until, Some(second + Duration::from_millis(101 + 10_100)));
+        process.note_read(&job, &read(second + INTERVAL, 1, false), INTERVAL);
+        assert_eq!(process.due_since(), second + INTERVAL);
+    }
+
+    #[test]
+    fn another_program_starts_over() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, false, now);
+        let mut reader = read(now, 1000, true);
+        reader.program = Some([2, 3]);
+        process.note_read(&job, &reader, INTERVAL);
+        for (program, expected) in [(None, false), (Some([2, 3]), false), (Some([2, 4]), true)] {
+            assert_eq!(process.has_executed(program), expected, "{program:?}");
+        }
+        process.start_over();
+        assert_eq!((process.read_at, process.program, process.is_summed_until), (None, None, None));
+        assert!(!process.has_executed(Some([2, 4])), "nothing is known of the program before");
+    }
+
+    #[test]
     fn mappings_that_take_too_long_are_summed_for_a_while() {
         let (mut process, now) = (process(), Instant::now());
         let job = process.job(false, false, now);
