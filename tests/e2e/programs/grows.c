@@ -1,5 +1,6 @@
-// grows MODE MIB: memory that grows without a pause up to MIB MiB, page by page, while its mappings stay as many as they are.
+// grows MODE MIB N: memory that grows without a pause up to MIB MiB, page by page, while its mappings stay as many as they are.
 // It says "ready" once all mappings are there, grows from the first line of standard input on, and stays.
+// Below all others it has N mappings more: the kernel prints about five per read, so with one of five N the heap is printed last.
 //   brk       malloc(1008), as a program with one heap does
 //   mprotect  four mappings side by side, each of which takes pages from one behind it that nothing can read
 #include <stdio.h>
@@ -47,7 +48,11 @@ static void grow_by_mprotect(unsigned long size) {
 }
 
 int main(int argc, char **argv) {
-    must(argc == 3, "arguments");
+    must(argc == 4, "arguments");
+    for (long i = 0; i < atol(argv[3]); i++) {
+        void *at = (void *)(MIB + 2 * i * PAGE);
+        must(mmap(at, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at, "mmap");
+    }
     unsigned long size = strtoul(argv[2], NULL, 10) * MIB;
     if (!strcmp(argv[1], "brk")) grow_by_brk(size);
     else grow_by_mprotect(size);
