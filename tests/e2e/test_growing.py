@@ -17,7 +17,9 @@ from lab import until
 from test_hostile_processes import MIB, PROGRAMS, any_node, errors, programs  # noqa: F401 (fixtures)
 
 N_READS = 300
-SIZE_MIB = 768
+SIZE_MIB = 1536
+# A reader that has walked a mapping for over 4 ms lets the process in that waits to map more (RWSEM_WAIT_TIMEOUT): so it grows in between.
+BEGIN_MIB = 600
 
 
 class Growing:
@@ -60,14 +62,17 @@ def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):  # no
     program = programs / "grows" if linked == "static" else dynamic
     n_values = n_torn = n_grown = 0
     growing = None
-    for i in range(N_READS):
-        # A few reads of each process: it must still grow during the last one.
-        if growing and (i % 5 == 0 or growing.resident() > (SIZE_MIB - 128) * MIB):
+    n_processes = 0
+    for _ in range(N_READS):
+        # It must still grow during its last read.
+        if growing and growing.resident() > (SIZE_MIB - 256) * MIB:
             growing.close()
             growing = None
         if not growing:
-            growing = Growing(any_node, program, mode, i // 5 % 5)
+            growing = Growing(any_node, program, mode, n_processes % 5)
+            n_processes += 1
             growing.begin()
+            until(lambda: growing.resident() > BEGIN_MIB * MIB, 30, "it is large")
         before = growing.resident()
         exposition = Exposition(once("--fixture", any_node.directory, *EVERYTHING, "--pid", "--fields", "rss"))
         after = growing.resident()

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
@@ -48,7 +49,7 @@ static void grow_by_mprotect(unsigned long size) {
 }
 
 int main(int argc, char **argv) {
-    must(argc == 4, "arguments");
+    must(argc == 4 && !prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "arguments");
     for (long i = 0; i < atol(argv[3]); i++) {
         void *at = (void *)(MIB + 2 * i * PAGE);
         must(mmap(at, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at, "mmap");
