@@ -17,6 +17,7 @@ from lab import until
 from test_hostile_processes import MIB, PROGRAMS, any_node, errors, programs  # noqa: F401 (fixtures)
 
 N_READS = 300
+ARGUMENTS = (*EVERYTHING, "--pid", "--fields", "rss")
 SIZE_MIB = 1536
 # A reader that has walked a mapping for over 4 ms lets the process in that waits to map more (RWSEM_WAIT_TIMEOUT): so it grows in between.
 BEGIN_MIB = 600
@@ -74,7 +75,7 @@ def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):  # no
             growing.begin()
             until(lambda: growing.resident() > BEGIN_MIB * MIB, 30, "it is large")
         before = growing.resident()
-        exposition = Exposition(once("--fixture", any_node.directory, *EVERYTHING, "--pid", "--fields", "rss"))
+        exposition = Exposition(once("--once", "--fixture", any_node.directory, *ARGUMENTS))
         after = growing.resident()
         pid = str(growing.pid)
         exported = rss(exposition).get(pid)
