@@ -202,14 +202,19 @@ impl Process {
         if self.is_selected && self.comm == comm {
             return;
         }
-        let container = self.container.as_ref();
-        if !container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch))) {
+        if !self.would_be_selected(comm, discovery, scratch) {
             return self.deselect();
         }
         self.is_selected = true;
         self.forget_values();
         self.comm.clear();
         self.comm.extend_from_slice(comm);
+    }
+
+    /// Whether a filter selects it under this name.
+    pub(super) fn would_be_selected(&self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
     /// Tells the log once why it is not selected.
@@ -422,6 +427,35 @@ mod tests {
         assert_eq!(process.read_took, Duration::from_millis(101));
         process.note_read(&job, &read(now, 1, false), INTERVAL);
         assert_eq!(process.rests_until, None);
+    }
+
+    #[test]
+    fn a_torn_read_takes_its_turn_and_its_rest_and_leaves_the_values_their_age() {
+        let (mut process, first) = (process(), Instant::now());
+        let job = process.job(false, false, first);
+        process.note_read(&job, &read(first, 1, false), INTERVAL);
+        let second = first + INTERVAL;
+        process.note_torn(&read(second, 1, false), INTERVAL);
+        assert_eq!((process.read_at, process.due_since(), process.rests_until), (Some(first), second, None));
+        process.note_torn(&read(second, 101, false), INTERVAL);
+        assert_eq!(process.rests_until, Some(second + Duration::from_millis(101 + 10_100)));
+        process.note_read(&job, &read(second + INTERVAL, 1, false), INTERVAL);
+        assert_eq!(process.due_since(), second + INTERVAL);
+    }
+
+    #[test]
+    fn another_program_starts_over() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, false, now);
+        let mut reader = read(now, 1000, true);
+        reader.program = Some([2, 3]);
+        process.note_read(&job, &reader, INTERVAL);
+        for (program, expected) in [(None, false), (Some([2, 3]), false), (Some([2, 4]), true)] {
+            assert_eq!(process.has_executed(program), expected, "{program:?}");
+        }
+        process.start_over();
+        assert_eq!((process.read_at, process.program, process.is_summed_until), (None, None, None));
+        assert!(!process.has_executed(Some([2, 4])), "nothing is known of the program before");
     }
 
     #[test]

@@ -134,8 +134,7 @@ impl Processes {
         self.table.iter().filter_map(|process| Some((&**process.container.as_ref()?, process.is_selected)))
     }
 
-    /// Finds out name and container of a process that is not read. Neither file can block. `stat`, which can, is read by a job (see
-    /// [`Processes::next_check`]).
+    /// Finds out name and container of a process that is not read. Neither file can block.
     pub(super) fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, scratch, .. } = self;
         let process = &mut table[i];
@@ -146,6 +145,21 @@ impl Processes {
         match located.and_then(|()| proc.comm(process.entry.pid, buffers)) {
             Ok(comm) => process.select(comm, discovery, scratch),
             Err(_) => process.deselect(), // it has ended
+        }
+    }
+
+    /// The same for a process whose values are kept. Under another name they stay until `stat`, which can block and is therefore read by a
+    /// job (see [`Processes::next_check`]), shows whether it runs another program: no process hides by taking another name.
+    pub(super) fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
+        let Self { table, buffers, path, scratch, .. } = self;
+        let process = &mut table[i];
+        let is_where_it_was = process.locate(proc, buffers, path).is_ok() && !process.is_unattributed;
+        let comm = proc.comm(process.entry.pid, buffers).unwrap_or_default();
+        let waits_for_stat = process.is_selected
+            && process.program.is_some()
+            && process.would_be_selected(comm, discovery, scratch);
+        if !is_where_it_was || process.comm != comm && !waits_for_stat {
+            self.probe(i, proc, discovery);
         }
     }
 

@@ -58,22 +58,25 @@ impl Processes {
 
     /// The next of the processes whose values are kept without a read, to check which program it runs. `stat` can block on
     /// `exec_update_lock`, so it is read like memory: nothing is locked meanwhile, and the scrape can go on without it.
-    fn next_check(&mut self, proc: &Proc, thread: u32) -> Option<Job> {
+    fn next_check(&mut self, proc: &Proc, discovery: &Discovery, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
             let process = &self.table[i];
             let entry = process.entry;
-            let can_be_checked = process.is_selected && process.keeps_values() && process.program.is_some();
+            if !process.is_selected || !process.keeps_values() || process.program.is_none() {
+                continue;
+            }
             let is_checked = self.away.of(entry.pid, entry.inode).any(|job| job.detail == Detail::Stat);
-            if can_be_checked && !is_checked && !self.looks_stuck(i, proc) {
+            if !is_checked && !self.looks_stuck(i, proc) {
                 return Some(self.stat_job(entry, thread));
             }
+            self.probe(i, proc, discovery); // without stat the name decides
         }
         None
     }
 
-    /// Queues the selected processes that are `wanted`, except those that rest after a long read or are being read. These lose their
-    /// values if they have another name or container now.
+    /// Queues the selected processes that are `wanted`, except those that rest after a long read or are being read. Of these it checks name
+    /// and container now, and the program when the queue is empty.
     pub fn queue(
         &mut self,
         now: Instant,
@@ -103,7 +106,7 @@ impl Processes {
             None
         });
         queue.fill(due);
-        kept.iter().for_each(|&i| self.probe(i as usize, proc, discovery));
+        kept.iter().for_each(|&i| self.probe_kept(i as usize, proc, discovery));
         self.kept = kept;
         self.under_way = None;
     }
@@ -121,7 +124,7 @@ impl Processes {
         while let Some(i) = self.queue.pop() {
             if !budget.allows() {
                 self.left_out_at = Some(Instant::now());
-                self.probe(i, proc, discovery);
+                self.probe_kept(i, proc, discovery);
                 self.kept.push(i as u32);
                 continue;
             }
@@ -132,7 +135,7 @@ impl Processes {
             }
             return Some(self.memory_job(i, snapshot, thread));
         }
-        self.next_check(proc, thread)
+        self.next_check(proc, discovery, thread)
     }
 
     /// Returns whether this read would probably not return either. This is checked only once as many reads are detached as may be.
@@ -230,10 +233,10 @@ impl Processes {
             if matches!(error, ReadError::Torn) && reader.n_execs == 0 {
                 process.note_torn(reader, self.interval);
                 self.kept.push(i as u32);
-            } else {
-                process.forget_values();
-                process.read_at = Some(reader.began_at);
+                return self.probe_kept(i, proc, discovery);
             }
+            process.forget_values();
+            process.read_at = Some(reader.began_at);
             if job.detail != Detail::Stat {
                 self.probe(i, proc, discovery);
             }
@@ -259,6 +262,8 @@ impl Processes {
         if job.detail == Detail::Stat {
             if has_executed && !process.is_away {
                 self.queue.again(i);
+            } else if reader.program.is_none() {
+                self.probe(i, proc, discovery); // without stat the name decides
             }
             return;
         }
