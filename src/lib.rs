@@ -18,8 +18,8 @@
 //! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; the records of OOM kills | HTTP, options |
 //! | [`demand`] | requests for scrapes, and so when the next one begins; waking the threads that wait | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
-//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; who shares an address space; the containers' accounts and whom the kernel has killed | options, text |
-//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space, whether two are one | containers |
+//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; the containers' accounts and whom the kernel has killed | options, text |
+//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
 //! | [`cgroupfs`] | Linux: the table of a cgroup's fields and the account that they add up to (pure), its files, where it is among the others | containers |
 //! | [`smaps`] | pure: the table of fields, the scanner | everything else |
 //! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
@@ -34,7 +34,7 @@
 //! - A process is its pid and start time, held by a descriptor of its directory while it is read; never by its name or its number.
 //! - No process, no container runtime and no client can hold up the others: whatever may wait can be left behind.
 //! - A scrape allocates nothing while nothing changes, and everything that strangers choose has a bound.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod cgroupfs;
 pub mod cli;

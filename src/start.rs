@@ -23,7 +23,8 @@ use crate::sources::client::{Client, Lister};
 use crate::sources::container_logs::ContainerLogs;
 use crate::sources::recording::Recording;
 use crate::sources::{Source, containerd, cri};
-use crate::totals::snapshot::{Shape, Snapshot};
+use crate::totals::shape::Shape;
+use crate::totals::snapshot::Snapshot;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Api {

@@ -67,7 +67,7 @@ impl Kills {
     pub(super) fn begin(&mut self, fs: &mut CgroupFs, account: &mut Account) {
         if account.n_kills.is_none() {
             account.n_kills = fs.oom_kills(&account.cgroup);
-            account.counted_at.clone_from(&account.path);
+            account.counted_at.clone_from(&account.paths.memory);
             account.n_kills_above = fs.oom_kills_above(&account.counted_at);
             self.count(&account.container.labels, 0);
         }

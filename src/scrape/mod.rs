@@ -171,9 +171,8 @@ impl Scraper {
         if self.progress.is_first_too_long(Instant::now()) {
             return None;
         }
-        let with_rollup = self.snapshot.shape().is_rollup();
         let clock = thread_cpu_time();
-        let next = self.processes.next(&self.proc, &self.discovery, &self.budget, with_rollup, thread);
+        let next = self.processes.next(&self.proc, &self.discovery, &self.budget, &self.snapshot, thread);
         if next.is_none() {
             // No read follows that this time would be charged to.
             self.add_overhead_since(clock);
@@ -238,8 +237,8 @@ impl Scraper {
             }
         }
         if must_sum {
-            self.processes.find_shared(&self.proc);
-            self.snapshot.sum(|each| self.processes.readings().for_each(each));
+            self.processes.register_containers(&mut self.snapshot);
+            self.snapshot.sum(self.processes.readings());
             if let Some(accounts) = &mut self.accounts {
                 accounts.join(&self.snapshot, &self.processes, &self.proc, now);
             }
@@ -304,7 +303,7 @@ impl Scraper {
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of samples.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
-        exposition::text::render(text, &self.snapshot)
+        exposition::text::render(text, self.snapshot.table())
     }
 
     /// Appends the families `cgroup_*` of the last scrape to `text`.

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 
-use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::exposition::self_metrics::{Report, SelfMetrics};
 use crate::node::discovery::Discovery;
-use crate::node::processes::{Processes, ReadCounts, Reads};
+use crate::node::processes::Processes;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
 use crate::totals::snapshot::Snapshot;
@@ -42,21 +42,20 @@ impl OwnMetrics {
         snapshot: &Snapshot,
     ) {
         let read_time = self.read_time - self.report.read_time;
-        let ReadCounts { denied, exec, gone, slow, stuck, io } = *processes.counts();
-        let Reads { smaps, rollup, unchanged } = *processes.reads();
         self.report = Report {
             scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
             containerd_up: discovery.is_runtime_up(began_at),
             containerd_errors: discovery.n_errors(),
             n_cut_labels: discovery.n_cut_labels(),
+            n_unmatched_links: discovery.n_unmatched_links(),
             n_containers: discovery.n_running(),
-            n_processes: snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
-            n_mappings: snapshot.series().map(|series| series.totals.n_mappings).sum(),
+            n_processes: snapshot.table().processes().map(|(_, n_processes)| n_processes).sum(),
+            n_mappings: snapshot.table().series().map(|series| series.totals.n_mappings).sum(),
             read_time: self.read_time,
-            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            read_errors: processes.read_errors(),
             n_scrapes: self.report.n_scrapes + 1,
-            reads: [smaps, rollup, unchanged],
+            reads: processes.reads(),
             n_stuck: processes.n_stuck() as u64,
             longest_read: processes.longest_read(),
             ..Report::default()

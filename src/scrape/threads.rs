@@ -17,6 +17,9 @@ use crate::errors::plain;
 use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
+/// The stack of a thread that scrapes.
+const STACK: usize = 256 << 10;
+
 /// How long the active thread waits at most while no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -80,7 +83,7 @@ impl Shared {
                 shared.run(number);
             }
         };
-        if let Err(error) = thread::Builder::new().name("scrape".into()).spawn(standby) {
+        if let Err(error) = thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(standby) {
             let error = plain(&error);
             error!("cannot start a thread: {error}; a read that does not return would stop the scrapes");
         }
