@@ -1,7 +1,7 @@
 //! Writes a table of series as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
-//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the table. The label text of a
-//! series is copied as it is, so a sample costs three copies and the digits of its value.
+//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the table. The label
+//! text of a series is copied as it is, so a sample costs three copies and the digits of its value.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -40,7 +40,7 @@ pub fn render(text: &mut Vec<u8>, table: &Table) -> u64 {
 pub enum Kind {
     /// It goes up and down.
     Gauge,
-    /// It only goes up, from the start of the exporter on.
+    /// It only goes up, starting with the exporter.
     Counter,
 }
 
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-/// A family that is being written. One without samples leaves no trace.
+/// A family that is being written. Without samples, nothing is written.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
@@ -61,7 +61,7 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// Where `text` holds the whole name, once the head is written: one copy from there costs less than three pieces.
+    /// Where `text` holds the whole name, once the head is written: one copy costs less than three pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }
@@ -103,7 +103,7 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample of so many nanoseconds, in seconds.
+    /// Writes a sample of a time given in nanoseconds, in seconds.
     pub(super) fn sample_of_time(&mut self, labels: &str, more_labels: &str, nanoseconds: u64) {
         self.begin_sample(labels, more_labels);
         let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail
@@ -122,14 +122,14 @@ impl<'a> Family<'a> {
     }
 }
 
-/// Appends a family of one sample without labels; without a value nothing.
+/// Appends a family of one sample without labels, or nothing without a value.
 pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static str, value: Option<f64>) {
     if let Some(value) = value {
         labelled(text, name, kind, help, [("", value)]);
     }
 }
 
-/// Appends a family: each sample's label text, with its braces or empty, and value.
+/// Appends a family, given the label text of each sample (with braces, or empty) and its value.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,
@@ -216,7 +216,7 @@ process_smaps_processes{pod="p",comm="c"} 1
     }
 
     #[test]
-    fn numbers() {
+    fn values_are_decimal_numbers() {
         for number in [0, 1, 9, 10, 1024, 99_999, u64::MAX] {
             let mut text = b"x".to_vec();
             push_value(&mut text, number);
@@ -225,7 +225,7 @@ process_smaps_processes{pod="p",comm="c"} 1
     }
 
     #[test]
-    fn families_of_few_samples() {
+    fn families_with_few_samples() {
         let mut text = Vec::new();
         single(&mut text, "a_total", Kind::Counter, "Help.", Some(1.5));
         single(&mut text, "c", Kind::Gauge, "Absent.", None);

@@ -49,7 +49,7 @@ pub struct MemoryReader {
 
 /// Hashes of what `smaps_rollup` and `maps` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prints {
+pub struct Hashes {
     /// The kernel's sums.
     pub rollup: u64,
     /// Every mapping, without its values.
@@ -108,7 +108,7 @@ impl MemoryReader {
     /// Looks at the process without reading its mappings; a mapping that `maps` prints twice makes a hash that no other has, so the process
     /// is read. `None` where the kernel has no `smaps_rollup`, and for a process without memory.
     /// [`MemoryReader::ensure_alive`] says afterwards whether both were of one address space. [`MemoryReader::sums`] gives the sums.
-    pub fn prints(&mut self, process: &ProcessDir) -> Result<Option<Prints>, ReadError> {
+    pub fn hashes(&mut self, process: &ProcessDir) -> Result<Option<Hashes>, ReadError> {
         self.last = None;
         let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
         self.rollup_text.clear();
@@ -132,10 +132,10 @@ impl MemoryReader {
             }
         }
         self.last = Some(maps);
-        Ok(Some(Prints { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
+        Ok(Some(Hashes { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
     }
 
-    /// The kernel's sums that the last [`MemoryReader::prints`] has seen.
+    /// The kernel's sums that the last [`MemoryReader::hashes`] has seen.
     pub fn sums(&mut self) -> Values {
         let mut scanner = Scanner::default();
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)

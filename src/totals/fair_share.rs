@@ -1,8 +1,8 @@
 //! Divides a limit among containers, so that none can use up the share of another.
 
-/// What is left of a limit, and the number of containers that still come. Containers come in the order of their
-/// needs, the smallest first. Each may use an equal part of what is left, so the unused part of one goes to those
-/// after it, and no share is smaller than the one before.
+/// What is left of a limit, and the number of containers that still come. Containers come in the order of
+/// their needs, the smallest first. Each may use an equal part of what is left, so the unused part of one
+/// goes to those after it, and no share is smaller than the one before.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,

@@ -24,7 +24,8 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit, or one series is left of each container with more than its share.
+    /// Folds until the samples are within the limit, or one series is left of each container with more than
+    /// its share.
     pub(super) fn fold(&mut self, table: &mut Table) {
         table.commands.iter_mut().for_each(|command| command.fold.takes_in = false);
         self.parts.clear();
@@ -96,8 +97,8 @@ impl Folding {
         reported.sort_unstable_by_key(|&id| &containers.get(id).labels);
     }
 
-    /// The label text, left open, and the number of folded paths of each container that has some. Of more than 100
-    /// containers, those with the most.
+    /// The label text, left open, and the number of folded paths of each container that has some. Of more
+    /// than 100 containers, those with the most.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         let reported = self.reported.iter().map(|&id| table.containers.get(id));
         reported.map(|container| (&*container.labels, container.n_folded))

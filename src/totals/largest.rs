@@ -76,8 +76,9 @@ impl Largest {
     }
 }
 
-/// The proportional bytes of files that a container maps on paths for which `is_of` holds, as summed last; `None` if
-/// series do not stand for paths. Pages that processes have written to in private mappings do not count.
+/// The proportional bytes of files that a container maps on paths for which `is_of` holds, as summed last;
+/// `None` if series do not stand for paths. Pages that processes have written to in private mappings do not
+/// count.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
     if table.shape().group_by != GroupBy::Path {
         return None;

@@ -1,8 +1,9 @@
-//! Keeps the memory of commands, series and readings within a limit, so that no workload makes the exporter large.
+//! Keeps the memory of commands, series and readings within a limit, so that no workload makes the exporter
+//! large.
 //!
-//! While all containers together stay below the limit, everything is kept. Beyond it each container has its fair
-//! share. The smallest paths of those that take more become `[other]`, also in the readings; and a container that
-//! takes more gets no new commands: their processes count under `comm="[other]"`.
+//! While all containers together stay below the limit, everything is kept. Beyond it each container has its
+//! fair share. The smallest paths of those that take more become `[other]`, also in the readings; and a
+//! container that takes more gets no new commands: their processes count under `comm="[other]"`.
 
 use super::fair_share::FairShare;
 use super::grouping::GroupBy;
@@ -14,14 +15,15 @@ use super::table::{Command, Series, Table};
 /// What a series takes in each reading that names it, about.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may take this much more for a new command, with all containers together below `max_bytes`.
+/// Whether a container may take this much more for a new command, with all containers together below
+/// `max_bytes`.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of those that take
-/// more than their share. The table holds the sums of the readings.
+/// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of those that
+/// take more than their share. The table holds the sums of the readings.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
     // There are few kinds, and one series for a whole process.

@@ -13,11 +13,13 @@ use super::sums::Size;
 /// The label value of what is not shown under its own name.
 pub const OTHER: &str = "[other]";
 
-/// What is kept of all containers takes at most this for each sample that may be exported, 12.8 MB by default.
+/// What is kept of all containers takes at most this for each sample that may be exported, 12.8 MB by
+/// default.
 const BYTES_PER_SAMPLE: usize = 128;
 /// That limit is at least this.
 const MIN_BYTES: usize = 1 << 20;
-/// That limit where samples have no limit: far more than programs need, far less than hostile paths could take.
+/// That limit where samples have no limit: far more than programs need, far less than hostile paths could
+/// take.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
 /// The most memory that commands, series and readings of all containers take, with this `--max-samples`.
@@ -33,11 +35,12 @@ pub(super) fn max_process_bytes(max_samples: usize) -> usize {
     max_bytes(max_samples) / 2
 }
 
-/// Something that may be summed as `[other]`: its size, its place among candidates of equal size, and its number.
+/// Something that may be summed as `[other]`: its size, its place among candidates of equal size, and its
+/// number.
 pub(super) type Candidate = ((Size, u32), u32);
 
-/// Merges the smallest candidates while `cost` is above `limit`. `merge` gets the number of a candidate and the cost
-/// before, and returns the cost after. Returns the final cost.
+/// Merges the smallest candidates while `cost` is above `limit`. `merge` gets the number of a candidate and
+/// the cost before, and returns the cost after. Returns the final cost.
 pub(super) fn merge_smallest(
     candidates: &mut [Candidate],
     mut cost: usize,

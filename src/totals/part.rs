@@ -1,8 +1,8 @@
 //! One container's part of the samples: folds its commands and paths until it keeps to its share.
 //!
 //! The largest commands keep their names, as many as the share holds with one series each; the others become
-//! `comm="[other]"`. What is left of the share goes to the largest paths of the commands that stay; the others become
-//! `path="[other]"` of their command.
+//! `comm="[other]"`. What is left of the share goes to the largest paths of the commands that stay; the
+//! others become `path="[other]"` of their command.
 
 use std::ops::Range;
 
@@ -38,7 +38,8 @@ fn series_cost(table: &Table, command: &Command) -> usize {
 }
 
 impl Part {
-    /// Folds until the container keeps to its share, or one series is left. `candidates` and `n_named` are scratch.
+    /// Folds until the container keeps to its share, or one series is left. `candidates` and `n_named` are
+    /// scratch.
     pub(super) fn fold(
         &mut self,
         table: &mut Table,
@@ -52,8 +53,8 @@ impl Part {
         }
     }
 
-    /// If the share does not hold every command even with all its paths folded, folds the smallest commands until it
-    /// holds the rest.
+    /// If the share does not hold every command even with all its paths folded, folds the smallest commands
+    /// until it holds the rest.
     fn fold_commands(
         &mut self,
         table: &mut Table,

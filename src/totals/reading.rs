@@ -99,7 +99,8 @@ impl Reading {
         self.packed.push(number as u8);
     }
 
-    /// Calls `each` with every series and its totals, in the order of [`Reading::push`]; a series may occur twice.
+    /// Calls `each` with every series and its totals, in the order of [`Reading::push`]; a series may occur
+    /// twice.
     pub(super) fn for_each(&self, mut each: impl FnMut(u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {

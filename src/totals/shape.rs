@@ -5,8 +5,9 @@ use super::labels;
 use super::sums::Totals;
 use crate::smaps::fields::{FieldMask, N_FIELDS, NOT_IN_ROLLUP};
 
-/// A series whose label text is longer than this counts as several towards `--max-samples`, for the text stands in
-/// each of its samples. An exposition of N samples therefore takes at most N times as many bytes of labels.
+/// A series whose label text is longer than this counts as several towards `--max-samples`, for the text
+/// stands in each of its samples. An exposition of N samples therefore takes at most N times as many bytes of
+/// labels.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// What series stand for, and which samples of them are exported.
@@ -25,7 +26,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether the kernel's own sum over the mappings of a process is enough: it has neither sizes nor page sizes.
+    /// Whether the kernel's own sum over the mappings of a process is enough: it has neither sizes nor page
+    /// sizes.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }

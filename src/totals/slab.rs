@@ -38,7 +38,8 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The value with this number. It must come from [`Slab::insert`], and [`Slab::retain`] must not have removed it.
+    /// The value with this number. It must come from [`Slab::insert`], and [`Slab::retain`] must not have
+    /// removed it.
     pub fn get(&self, id: u32) -> &T {
         self.slots[id as usize].as_ref().expect("the number of a value that was removed is not used")
     }
@@ -63,7 +64,8 @@ impl<T> Slab<T> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(id, _)| id as u32)
     }
 
-    /// Removes the values for which `keep` returns false, and frees memory at the end that nothing uses any more.
+    /// Removes the values for which `keep` returns false, and frees memory at the end that nothing uses any
+    /// more.
     pub fn retain(&mut self, mut keep: impl FnMut(u32, &T) -> bool) {
         for (id, slot) in (0..).zip(&mut self.slots) {
             slot.take_if(|value| !keep(id, value));

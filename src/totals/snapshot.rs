@@ -1,8 +1,8 @@
 //! The readings of all processes, and their sums.
 //!
-//! Each process owns the [reading](super::reading) of its last read; the sums are those of the readings of all processes that live. So
-//! a process that was not read this time counts with its last values, and one that is gone no longer counts, without
-//! any subtraction.
+//! Each process owns the [reading](super::reading) of its last read; the sums are those over the readings of
+//! all processes that live. So a process that was not read this time counts with its last values, and one
+//! that is gone no longer counts, without any subtraction.
 //!
 //! Nothing is allocated while commands and paths stay the same.
 
@@ -71,8 +71,8 @@ impl Snapshot {
         self.table.shape()
     }
 
-    /// Makes `key` stand for the container with these labels, as [`labels::container`] makes them. A key stays
-    /// registered while a reading names its container; registering it again costs one look-up.
+    /// Makes `key` stand for the container with these labels, as [`labels::container`] makes them. A key
+    /// stays registered while a reading names its container; registering it again costs one look-up.
     pub fn register(&mut self, key: ContainerKey, labels: &str) {
         self.table.register(key, labels);
     }
@@ -114,8 +114,8 @@ impl Snapshot {
         self.readings.get(id.0).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` names each reading that a process owns, and says whether the process counts; all
-    /// other readings are removed.
+    /// Sums the readings. `owned` names each reading that a process owns, and says whether the process
+    /// counts; all other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -156,12 +156,12 @@ impl Snapshot {
     /// Brings the memory down to `max_bytes`, as far as merging paths does.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // Where it stays above, reducing for each further reading would be in vain.
+        // If it stays above, reducing again for each further reading would free nothing.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 
-    /// The label text, left open, and the number of folded paths of each container that has some; of more than 100
-    /// containers, those with the most.
+    /// The label text, left open, and the number of folded paths of each container that has some; of more
+    /// than 100 containers, those with the most.
     pub fn folded(&self) -> impl Iterator<Item = (&str, u64)> {
         self.folding.reported(&self.table)
     }
@@ -339,8 +339,8 @@ mod tests {
         assert_eq!(whole.processes(), [(r#"comm="a""#, 2)]);
     }
 
-    /// Whatever a container maps, its memory stays within the limit, its sums stay, its largest paths keep their
-    /// names, and other containers lose nothing.
+    /// Whatever a container maps, its memory stays within the limit, its sums stay, its largest paths keep
+    /// their names, and other containers lose nothing.
     #[test]
     fn no_container_fills_the_memory() {
         let max_samples = 2000;

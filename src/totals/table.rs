@@ -1,7 +1,8 @@
-//! The containers of a node, their commands, and the series of each command: data that is summed, folded and rendered.
+//! The containers of a node, their commands, and the series of each command: data that is summed, folded and
+//! rendered.
 //!
-//! A *command* is a command name in a container, with `--pid` one process of it; a *series* is what is summed under
-//! one label text. Numbers of containers, commands and series stay the same while these live.
+//! A *command* is a command name in a container, with `--pid` one process of it; a *series* is what is summed
+//! under one label text. Numbers of containers, commands and series stay the same while these live.
 
 use std::collections::HashMap;
 
@@ -24,8 +25,8 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// `{namespace="..",pod="..",container=".."`, left open for further labels.
     pub(super) labels: Box<str>,
-    /// The memory that its commands, series and readings take. Between two sums, readings of processes that are gone
-    /// are included.
+    /// The memory that its commands, series and readings take. Between two sums, readings of processes that
+    /// are gone are included.
     pub(super) n_bytes: usize,
     /// The number of its paths that are summed as `[other]`.
     pub(super) n_folded: u64,
@@ -154,7 +155,8 @@ impl Table {
         &self.shape
     }
 
-    /// Makes `key` stand for the container with these labels. Containers that share their labels are one container.
+    /// Makes `key` stand for the container with these labels. Containers that share their labels are one
+    /// container.
     pub(super) fn register(&mut self, key: ContainerKey, labels: &str) {
         if self.container(key).is_some_and(|id| *self.containers.get(id).labels == *labels) {
             return;
@@ -173,7 +175,8 @@ impl Table {
         self.keys.get(&key).copied()
     }
 
-    /// The command with this name; one that is new must pass `is_allowed`, which gets the memory that it would take.
+    /// The command with this name; one that is new must pass `is_allowed`, which gets the memory that it
+    /// would take.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -276,8 +279,8 @@ impl Table {
         }
     }
 
-    /// Removes commands and series that no reading names. What others were folded into stays, for mostly they are
-    /// folded again.
+    /// Removes commands and series that no reading names. What others were folded into stays, for mostly they
+    /// are folded again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {
@@ -354,7 +357,8 @@ impl Table {
             + self.processes().count()
     }
 
-    /// The label text of each command, left open, and the number of its processes; in the order of label texts.
+    /// The label text of each command, left open, and the number of its processes; in the order of label
+    /// texts.
     pub fn processes(&self) -> impl Iterator<Item = (&str, u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.fold.is_folded;
         let commands = self.order.commands.iter().map(|&id| self.commands.get(id));

@@ -1,8 +1,8 @@
-//! Sums what one process maps while it is read. The name and the container of the process are not needed: they are
-//! certain only when the read has ended.
+//! Sums what one process maps while it is read. The name and the container of the process are not needed:
+//! they are certain only when the read has ended.
 //!
-//! It has its own hash table over one text buffer: the table is filled again for every process, and std's map would
-//! allocate each key.
+//! It has its own hash table over one text buffer: the table is filled again for every process, and std's map
+//! would allocate each key.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -21,10 +21,12 @@ pub struct Tally {
     /// The values, one after the other.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// Open addressing: one more than a position in `sums`, or 0. Its length is a power of two; at most half is used.
+    /// Open addressing: one more than a position in `sums`, or 0. Its length is a power of two; at most half
+    /// is used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position of the last mapping's value: neighbours mostly share it, such as the segments of a library.
+    /// The position of the last mapping's value: neighbours mostly share it, such as the segments of a
+    /// library.
     last: usize,
     /// The most memory that `text` and `sums` take.
     max_bytes: usize,
@@ -99,8 +101,8 @@ impl Tally {
         self.sums.is_empty()
     }
 
-    /// Whether the kernel's own sums over the same mappings equal these. The kernel rounds what is shared out only
-    /// after adding up.
+    /// Whether the kernel's own sums over the same mappings equal these. The kernel rounds what is shared out
+    /// only after adding up.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));

@@ -8,12 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::table::Target::{self, AtMost};
-use crate::table::{heading, median, ratio, rounds, single, time};
+use crate::table::{full_or_short, heading, median, ratio, rounds, single, time};
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
-const PERIOD: Duration = Duration::from_secs(3);
-const N_PERIODS: u32 = 10;
 /// From its third scrape on, a process whose memory has not changed is not read again.
 const N_WARM_UP: u32 = 4;
 
@@ -99,17 +97,20 @@ impl Drop for Exporter {
     }
 }
 
-/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no requests.
+/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no
+/// requests.
 pub fn demand() -> io::Result<()> {
+    let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
+    let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));
     let busy: fn(usize) -> io::Result<Workload> = Workload::busy;
     for (name, start, bound) in [("busy", busy, 1.1), ("quiet", Workload::few_series, 0.45)] {
         let workload = start(N_PROCESSES)?;
         heading(&format!("a request every 3 s: {N_PROCESSES} {name} processes of {N_MAPPINGS} mappings"));
         let exporter = Exporter::start(&workload)?;
-        let (spent, answers) = exporter.periods(PERIOD, N_PERIODS)?;
+        let (spent, answers) = exporter.periods(period, n_periods)?;
         let fresh: Vec<f64> =
-            (0..N_PERIODS).map(|_| Ok(exporter.ask()?.took.as_secs_f64())).collect::<io::Result<_>>()?;
-        let floor = workload.read_floor(N_PERIODS as usize);
+            (0..n_periods).map(|_| Ok(exporter.ask()?.took.as_secs_f64())).collect::<io::Result<_>>()?;
+        let floor = workload.read_floor(n_periods as usize);
         time("CPU a period", &spent, 1e3, "ms", Target::None);
         time("read floor of one full read", &floor, 1e3, "ms", Target::None);
         ratio("CPU a period over read floor", &spent, &floor, AtMost(bound));
@@ -120,11 +121,11 @@ pub fn demand() -> io::Result<()> {
         single("scrapes for ten requests", n_scrapes + 1.0, "", AtMost(10.0));
         if name == "quiet" {
             let before = exporter.cpu_time()?;
-            thread::sleep(Duration::from_secs(30));
+            thread::sleep(seconds(30.0, 0.1));
             single("CPU in 30 s without requests", (exporter.cpu_time()? - before) * 1e3, "ms", AtMost(5.0));
         }
-        let (each_second, _) = exporter.periods(Duration::from_secs(1), N_PERIODS)?;
-        let old = median(&each_second) * PERIOD.as_secs_f64();
+        let (each_second, _) = exporter.periods(seconds(1.0, 0.1), n_periods)?;
+        let old = median(&each_second) * period.as_secs_f64();
         single("a request every second: CPU in 3 s", old * 1e3, "ms", Target::None);
         single("times the CPU of a request every 3 s", old / median(&spent), "times", Target::None);
     }

@@ -1,11 +1,14 @@
 //! Whole scrapes in this process, as the exporter's scrape thread does them.
 
 use std::path::Path;
+use std::time::Instant;
 
 use smaps_container_exporter::cli::args::{self, Command};
-use smaps_container_exporter::http::publish::{self, Published, Publisher};
-use smaps_container_exporter::node::reader::Reader;
+use smaps_container_exporter::exposition::self_metrics::OLDEST_DATA;
+use smaps_container_exporter::http::publish::{self, Age, Published, Publisher};
+use smaps_container_exporter::node::reads::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
+use smaps_container_exporter::start;
 
 /// A scrape thread without the thread.
 pub struct Scrapes {
@@ -21,7 +24,7 @@ impl Scrapes {
         let fixture = fixture.to_str().expect("a temporary path is text");
         let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
         let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} make no sense") };
-        let scraper = Scraper::new(&options).expect("the recording is there");
+        let scraper = start::scraper(&options).expect("the recording is there");
         let (publisher, published) = publish::publisher();
         let reader = scraper.reader();
         Self { scraper, reader, publisher, published }
@@ -37,7 +40,8 @@ impl Scrapes {
     pub fn run(&mut self) {
         self.scraper.scrape(&mut self.reader).expect("proc can be listed");
         self.scraper.render(self.publisher.buffer());
-        self.publisher.publish(None);
+        let age = |since| Age { family: OLDEST_DATA, since };
+        self.publisher.publish(self.scraper.oldest_data().map(age));
     }
 
     /// The exposition's size and how many samples of mappings it has.
@@ -48,10 +52,11 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// The value of a family without labels.
+    /// The value of a family without labels, as a client would get it now: the age of the oldest values comes with a response.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
-        let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
+        let served = [exposition.text(), &exposition.tail(Instant::now())].concat();
+        let text = str::from_utf8(&served).expect("an exposition is UTF-8");
         let sample = text.lines().find_map(|line| line.strip_prefix(family)?.strip_prefix(' '));
         sample.and_then(|value| value.parse().ok()).expect("the family is there")
     }
