@@ -296,9 +296,9 @@ impl Process {
         self.last.note_failed(cost);
     }
 
-    /// Drops its values.
-    pub fn forget_values(&mut self) {
-        self.last.forget_values();
+    /// Drops its values, because it maps nothing.
+    pub fn drop_reading(&mut self) {
+        *self.last.reading_mut() = None;
     }
 
     /// Returns the place of its values and its name, to replace the values.

@@ -33,14 +33,32 @@ pub fn apply_read(
     }
     let outcome = outcome(job, finding, process);
     process.end_read(reads.has_detached(entry));
+    if outcome == Outcome::Outdated {
+        return;
+    }
     match &finding.result {
-        _ if outcome == Outcome::Outdated => {}
         Ok(found) => process.identity_mut().set_inode(found.inode),
         Err(error) => {
             debug!("cannot read process {} in {:?}: {error}", job.pid, node.proc.path());
             count_error(reads.errors_mut(), error);
         }
     }
+    if let Some(memory) = apply_outcome(reads, node, i, job, finding, outcome) {
+        keep_values(reads, node.processes.at(i), snapshot, job, finding, &memory);
+    }
+}
+
+/// Applies what a read means. Returns the memory whose values are to be kept, if there are any.
+fn apply_outcome<'f>(
+    reads: &mut Reads,
+    node: &mut Node<'_>,
+    i: usize,
+    job: &Job,
+    finding: &Finding<'f>,
+    outcome: Outcome,
+) -> Option<Memory<'f>> {
+    let process = node.processes.at(i);
+    let found = finding.result.as_ref().ok();
     match outcome {
         Outcome::Outdated => {}
         Outcome::Torn => {
@@ -57,7 +75,7 @@ pub fn apply_read(
             process.identity_mut().forget();
             process.deselect();
         }
-        Outcome::Identified => process.identify(finding.result.as_ref().ok().and_then(|found| found.stat)),
+        Outcome::Identified => process.identify(found.and_then(|found| found.stat)),
         Outcome::Checked { has_executed, shows_program } => {
             if has_executed {
                 process.start_over();
@@ -72,18 +90,18 @@ pub fn apply_read(
             if has_executed {
                 process.start_over();
             }
-            let memory = finding.result.as_ref().ok().and_then(|found| found.memory);
-            let memory = memory.expect("the outcome of reading memory");
+            let memory = found.and_then(|found| found.memory)?;
             let is_repeated = is_repeated(node, i, &memory) || needs_mappings;
             if !node.processes.at(i).is_selected() {
-                return;
+                return None;
             }
-            if is_repeated {
-                return reads.repeat(i);
+            if !is_repeated {
+                return Some(memory);
             }
-            keep_values(reads, node.processes.at(i), snapshot, job, finding, &memory);
+            reads.repeat(i);
         }
     }
+    None
 }
 
 /// Takes the name and the cgroups that a read ended with. Returns whether the read must be repeated, because it has no values
@@ -113,13 +131,12 @@ fn keep_values(
     if memory.read.content == Content::Unchanged {
         return;
     }
-    let Some(container) = process.container().cloned() else { return };
-    let (reading, comm) = process.values_mut();
     if memory.tally.is_empty() {
-        *reading = None; // a zombie
-        return;
+        return process.drop_reading(); // a zombie
     }
+    let Some(container) = process.container().cloned() else { return };
     snapshot.register(container.id.key(), &container.labels);
+    let (reading, comm) = process.values_mut();
     let of = snapshot::Process { container: container.id.key(), comm, pid: job.pid };
     snapshot.record(of, memory.tally, reading);
 }
@@ -140,5 +157,162 @@ fn count_error(errors: &mut ReadErrors, error: &ReadError) {
         ReadError::Torn => errors.torn += 1,
         ReadError::Slow => errors.slow += 1,
         ReadError::Io(_) => errors.io += 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use super::super::budget::Budget;
+    use super::super::reader::Reader;
+    use super::*;
+    use crate::node::containers::discovery::Discovery;
+    use crate::node::containers::filter::Filter;
+    use crate::node::processes::table::ProcessTable;
+    use crate::procfs::Proc;
+    use crate::sources::recording::Recording;
+    use crate::totals::grouping::GroupBy;
+
+    const PID: u32 = 7;
+    const SMAPS: &str =
+        "55d8a1c00000-55d8a1c22000 r--p 00000000 08:01 42 /bin/x\nRss:                   8 kB\n";
+
+    /// A recorded node with one container and one process, and what scrapes keep of it.
+    struct Recorded {
+        directory: PathBuf,
+        proc: Proc,
+        discovery: Discovery,
+        processes: ProcessTable,
+        reads: Reads,
+        snapshot: Snapshot,
+    }
+
+    impl Recorded {
+        fn new(name: &str) -> Self {
+            let directory = std::env::temp_dir().join(format!("smaps-apply-{}-{name}", std::process::id()));
+            fs::create_dir_all(directory.join(format!("proc/{PID}"))).unwrap();
+            let text = format!("id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t{PID}\tshop\tcart\tapp\n");
+            fs::write(directory.join("containers.tsv"), text).unwrap();
+            let proc = Proc::open(&directory.join("proc")).unwrap();
+            let filters = [Filter::parse("shop/*/*/*").unwrap()];
+            let mut discovery = Discovery::new(Box::new(Recording::new(&directory)), &filters);
+            discovery.list_first(Instant::now()).unwrap();
+            let reads = Reads::new(Duration::from_secs(1));
+            let (processes, snapshot) = (ProcessTable::default(), Snapshot::default());
+            let recorded = Self { directory, proc, discovery, processes, reads, snapshot };
+            for (file, text) in [("comm", "x\n"), ("cgroup", "0::/c1\n"), ("smaps", SMAPS)] {
+                recorded.write(file, text);
+            }
+            recorded
+        }
+
+        fn write(&self, file: &str, text: &str) {
+            fs::write(self.directory.join(format!("proc/{PID}/{file}")), text).unwrap();
+        }
+
+        fn remove(&self, file: &str) {
+            fs::remove_file(self.directory.join(format!("proc/{PID}/{file}"))).unwrap();
+        }
+
+        /// Lists the processes and queues those to read; then `change` runs, and then the reads. Returns how many there were.
+        fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
+            let Self { directory, proc, discovery, processes, reads, snapshot } = self;
+            let mut reader = Reader::new(GroupBy::Path, 0);
+            processes.list(proc).unwrap();
+            reads.begin(processes);
+            while let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, 0) {
+                let finding = reader.read(proc, job);
+                apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
+            }
+            let has_changed = discovery.observe(processes.seen(), Instant::now());
+            processes.identify(proc, discovery, has_changed);
+            reads.queue(&mut Node { processes, proc, discovery }, Instant::now(), |_| true);
+            change(directory);
+            let (budget, mut n_reads) = (Budget::new(0.0), 0);
+            while let Some(job) = reads.next(&mut Node { processes, proc, discovery }, &budget, snapshot, 0) {
+                n_reads += 1;
+                let finding = reader.read(proc, job);
+                apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
+                // A result that no job awaits any more changes nothing.
+                apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
+            }
+            n_reads
+        }
+
+        /// The number of processes with values, and that of all mappings.
+        fn values(&mut self) -> (u64, u64) {
+            self.snapshot.sum(self.processes.readings());
+            let table = self.snapshot.table();
+            let n_mappings = table.series().map(|series| series.totals.n_mappings).sum();
+            (table.processes().map(|(_, n_processes)| n_processes).sum(), n_mappings)
+        }
+    }
+
+    impl Drop for Recorded {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_values_of_a_read_replace_those_before() {
+        let mut node = Recorded::new("values");
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 1)));
+        node.write("smaps", &format!("{SMAPS}{}", SMAPS.replace("55d8a1c", "66d8a1c")));
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 2)));
+        assert_eq!(node.reads.counts(), ReadCounts { smaps: 2, ..ReadCounts::default() });
+        node.write("smaps", "");
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (0, 0)), "it maps nothing");
+        assert_eq!(node.reads.errors(), ReadErrors::default());
+    }
+
+    #[test]
+    fn a_read_that_fails_leaves_no_values() {
+        let mut node = Recorded::new("fails");
+        node.scrape(|_| {});
+        node.remove("smaps");
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (0, 0)));
+        assert_eq!(node.reads.errors(), ReadErrors { gone: 1, ..ReadErrors::default() });
+        node.write("smaps", SMAPS);
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 1)), "it is read again");
+    }
+
+    #[test]
+    fn a_read_that_ends_with_a_new_name_is_repeated() {
+        let mut node = Recorded::new("renamed");
+        node.scrape(|_| {});
+        let n_reads = node.scrape(|directory| {
+            fs::write(directory.join(format!("proc/{PID}/comm")), "y\n").unwrap();
+        });
+        assert_eq!((n_reads, node.values()), (2, (1, 1)));
+        assert_eq!(node.processes.find(PID).unwrap().attribution().comm(), b"y");
+        assert_eq!(node.reads.counts().smaps, 2, "one of the three reads does not count");
+    }
+
+    #[test]
+    fn a_process_that_moves_while_it_is_read_does_not_count() {
+        let mut node = Recorded::new("moves");
+        node.scrape(|_| {});
+        node.write("comm", "x\n");
+        let n_reads = node.scrape(|directory| {
+            fs::write(directory.join(format!("proc/{PID}/cgroup")), "0::/elsewhere\n").unwrap();
+        });
+        assert_eq!((n_reads, node.values()), (1, (0, 0)));
+        assert!(!node.processes.find(PID).unwrap().is_selected());
+    }
+
+    #[test]
+    fn errors_are_counted_by_reason() {
+        let mut errors = ReadErrors::default();
+        let io = std::io::Error::other("odd");
+        let (denied, gone) = (ReadError::Denied, ReadError::Gone);
+        for error in [denied, ReadError::Exec, gone, ReadError::Torn, ReadError::Slow, ReadError::Io(io)] {
+            count_error(&mut errors, &error);
+        }
+        let expected = ReadErrors { denied: 1, exec: 1, gone: 1, torn: 1, slow: 1, stuck: 0, io: 1 };
+        assert_eq!(errors, expected);
     }
 }

@@ -330,3 +330,94 @@ fn compare(
         _ => Ok((false, busy)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_attempt_is_followed_by_another_where_that_helps() {
+        let all = Detail::Mappings(Check::ReadAll);
+        let check = Detail::Mappings(Check::CompareWith(None));
+        let (sum, other) = (Detail::Rollup { known_count: None }, Detail::Other { n_printed: 5 });
+        type Case<'a> = (&'a str, Detail, Vec<(ReadError, Option<Detail>)>, (u64, bool));
+        let cases: [Case<'_>; 6] = [
+            ("exec", check, vec![(ReadError::Exec, Some(all)), (ReadError::Exec, None)], (1, false)),
+            ("exec of a sum", sum, vec![(ReadError::Exec, Some(sum))], (1, false)),
+            ("torn", check, vec![(ReadError::Torn, Some(check)), (ReadError::Torn, None)], (0, false)),
+            (
+                "torn after exec",
+                check,
+                vec![(ReadError::Exec, Some(all)), (ReadError::Torn, None)],
+                (1, false),
+            ),
+            ("slow", all, vec![(ReadError::Slow, Some(other)), (ReadError::Exec, Some(other))], (1, true)),
+            ("gone", all, vec![(ReadError::Gone, None)], (0, false)),
+        ];
+        for (what, mut detail, errors, expected) in cases {
+            let mut attempts = Attempts::default();
+            for (error, next) in errors {
+                let found = attempts.next(detail, error, 5).ok();
+                assert_eq!(found, next, "{what}");
+                detail = found.unwrap_or(detail);
+            }
+            assert_eq!((attempts.n_execs, attempts.was_slow), expected, "{what}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    mod live {
+        use super::*;
+        use crate::procfs::tests::live::{Sleep, proc};
+
+        fn read(reader: &mut Reader, pid: u32, detail: Detail) -> (Option<MemoryRead>, Vec<u8>, bool) {
+            let inode = proc().process(pid, &mut Buffers::default()).unwrap().inode().unwrap();
+            let job = Job { pid, inode, detail, with_stat: true };
+            let finding = reader.read(&proc(), job);
+            assert!(finding.n_execs == 0 && !finding.was_slow);
+            let found = finding.result.unwrap();
+            assert_eq!((found.inode, found.stat.is_some()), (inode, detail == Detail::Stat));
+            let comm = found.memory.map_or_else(Vec::new, |memory| memory.comm.to_vec());
+            (found.memory.map(|memory| memory.read), comm, found.program().is_some())
+        }
+
+        #[test]
+        fn a_sleeping_process_is_confirmed_from_the_third_read_on() {
+            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, 0));
+            let mut fingerprint = None;
+            for content in [Content::Mappings, Content::Mappings, Content::Unchanged, Content::Unchanged] {
+                let detail = Detail::Mappings(Check::CompareWith(fingerprint));
+                let (memory, comm, _) = read(&mut reader, child.pid(), detail);
+                let memory = memory.unwrap();
+                assert_eq!((memory.content, &*comm), (content, &b"sleep"[..]));
+                // What confirms a reading is kept with it.
+                fingerprint = if content == Content::Unchanged { fingerprint } else { memory.fingerprint };
+            }
+        }
+
+        #[test]
+        fn every_detail_is_read() {
+            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, 0));
+            let (memory, ..) = read(&mut reader, child.pid(), Detail::Mappings(Check::ReadAll));
+            let n_mappings = memory.unwrap().n_mappings;
+            assert!(n_mappings > 5 && memory.unwrap().fingerprint.is_none());
+            let (memory, comm, _) = read(&mut reader, child.pid(), Detail::Rollup { known_count: None });
+            assert_eq!((memory.unwrap().content, memory.unwrap().n_mappings), (Content::Sum, n_mappings));
+            assert_eq!(comm, b"sleep");
+            let (memory, ..) = read(&mut reader, child.pid(), Detail::Other { n_printed: 3 });
+            assert_eq!((memory.unwrap().content, memory.unwrap().n_mappings), (Content::Sum, 3));
+            assert!(read(&mut reader, child.pid(), Detail::Stat).0.is_none());
+        }
+
+        #[test]
+        fn a_process_that_has_ended_is_gone() {
+            let child = Sleep::new();
+            let (pid, mut reader) = (child.pid(), Reader::new(GroupBy::Path, 0));
+            drop(child);
+            for detail in [Detail::Stat, Detail::Mappings(Check::ReadAll)] {
+                let job = Job { pid, inode: 1, detail, with_stat: false };
+                assert!(matches!(reader.read(&proc(), job).result, Err(ReadError::Gone)));
+            }
+        }
+    }
+}
