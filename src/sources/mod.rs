@@ -1,6 +1,5 @@
 //! Where containers come from: containerd, any runtime that speaks CRI, the kubelet's links, or a recording.
 
-mod answers;
 pub(crate) mod client;
 mod connection;
 mod container;
@@ -8,7 +7,6 @@ pub(crate) mod container_logs;
 pub(crate) mod containerd;
 pub(crate) mod cri;
 mod lifeline;
-mod protobuf;
 pub mod recording;
 mod source;
 
