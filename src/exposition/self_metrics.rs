@@ -19,8 +19,6 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// Listings that failed.
     pub containerd_errors: u64,
-    /// Labels of containers that were cut for their length.
-    pub n_cut_labels: u64,
     /// Containers that run.
     pub n_containers: u64,
     /// Processes whose values are exported.
@@ -77,7 +75,6 @@ impl Default for Report {
             scraped_at: UNIX_EPOCH,
             containerd_up: None,
             containerd_errors: 0,
-            n_cut_labels: 0,
             n_containers: 0,
             n_processes: 0,
             n_mappings: 0,
@@ -243,12 +240,6 @@ impl SelfMetrics {
                 Gauge,
                 "Containers that run, whether a filter selects them or not; by the kubelet's links, those that have a process.",
                 count(report.n_containers),
-            ),
-            (
-                "smaps_exporter_cut_labels",
-                Gauge,
-                "Labels of containers that were cut because they are longer than 4 KiB.",
-                count(report.n_cut_labels),
             ),
             ("smaps_exporter_processes", Gauge, "Processes that were summed.", count(report.n_processes)),
             ("smaps_exporter_mappings", Gauge, "Mappings that were summed.", count(report.n_mappings)),

@@ -44,7 +44,6 @@ pub struct Discovery {
     is_up: bool,
     has_listed: bool,
     n_errors: u64,
-    n_cut_labels: u64,
     /// The label text of each namespace, and how many containers it has: of the first hundred namespaces by name.
     namespaces: Vec<(String, u64)>,
     last_error: Option<String>,
@@ -79,7 +78,6 @@ impl Discovery {
             is_up: false,
             has_listed: false,
             n_errors: 0,
-            n_cut_labels: 0,
             namespaces: Vec::new(),
             last_error: None,
         }
@@ -131,11 +129,6 @@ impl Discovery {
     /// Whether the containers have been listed, ever.
     pub fn has_listed(&self) -> bool {
         self.has_listed
-    }
-
-    /// Labels of the containers that were cut for their length.
-    pub fn n_cut_labels(&self) -> u64 {
-        self.n_cut_labels
     }
 
     /// The label text of each namespace, and how many containers it has: of the first hundred namespaces by name.
@@ -194,7 +187,7 @@ impl Discovery {
         }
         match self.source.take() {
             None => Ok(()),
-            Some(Ok(Listing { containers, more_to_come, n_cut_labels })) => {
+            Some(Ok(Listing { containers, more_to_come })) => {
                 if self.last_error.take().is_some() {
                     info!("containers are listed again");
                 }
@@ -202,7 +195,6 @@ impl Discovery {
                 self.has_listed = true;
                 debug!("{} containers are listed", containers.len());
                 self.schedule.succeed(more_to_come, now);
-                self.n_cut_labels = n_cut_labels;
                 self.adopt(containers);
                 Ok(())
             }

@@ -325,7 +325,6 @@ impl Scraper {
             scraped_at: SystemTime::now(),
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
-            n_cut_labels: self.discovery.n_cut_labels(),
             n_containers: self.discovery.n_running(),
             n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),

@@ -13,8 +13,6 @@ pub struct Listing {
     pub containers: Vec<Container>,
     /// Some container is created and not started yet: list again soon.
     pub more_to_come: bool,
-    /// Labels of these containers that were cut, for they were longer than containerd itself takes.
-    pub n_cut_labels: u64,
 }
 
 /// Somebody who lists containers and is never waited for unless the caller says so.
