@@ -177,15 +177,7 @@ impl Discovery {
     }
 
     fn take_listing(&mut self, now: Instant) -> Result<(), String> {
-        if self.is_up && self.source.is_lost() {
-            let runtime = self.source.runtime().unwrap_or_default();
-            let lost = format!("{runtime} has ended: the containers known go on being read");
-            warn!("{lost}");
-            self.is_up = false;
-            self.schedule.lose();
-            self.last_error = Some(lost);
-        }
-        match self.source.take() {
+        let taken = match self.source.take() {
             None => Ok(()),
             Some(Ok(Listing { containers, more_to_come })) => {
                 if self.last_error.take().is_some() {
@@ -205,7 +197,17 @@ impl Discovery {
                 self.schedule.fail();
                 Err(error)
             }
+        };
+        if self.is_up && self.source.is_lost() {
+            let runtime = self.source.runtime().unwrap_or_default();
+            let lost =
+                format!("{runtime} has ended or restarted: the containers it listed last are still read");
+            warn!("{lost}");
+            self.is_up = false;
+            self.schedule.lose();
+            self.last_error = Some(lost);
         }
+        taken
     }
 
     /// Replaces the containers, keeping what is known of those that stay.

@@ -1,5 +1,6 @@
 //! A connection to a container runtime: calls have deadlines, and an error is one line.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
 use crate::errors::plain;
-use crate::sources::lifeline::Lifeline;
 
 /// Connecting takes about a millisecond on a node.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -66,19 +66,6 @@ impl Connection {
         self.channel = None;
     }
 
-    /// A second connection, that asks nothing and tells when the other end is gone.
-    pub async fn lifeline(&self) -> Result<Lifeline, Error> {
-        let connect = async {
-            let stream = tokio::net::UnixStream::connect(&self.socket).await?;
-            Lifeline::new(stream.into_std()?)
-        };
-        match timeout(CONNECT_DEADLINE, connect).await {
-            Ok(Ok(lifeline)) => Ok(lifeline),
-            Ok(Err(error)) => Err(self.error("cannot connect to", &plain(&error))),
-            Err(_) => Err(self.error("cannot connect to", &no_answer(CONNECT_DEADLINE))),
-        }
-    }
-
     /// Waits for the answer to a call, at most until its deadline.
     ///
     /// Fails with one line that says `what` could not be listed.
@@ -122,10 +109,10 @@ fn no_answer(deadline: Duration) -> String {
 }
 
 /// The innermost of an error's causes; the outermost says only "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    cause.downcast_ref::<io::Error>().map_or_else(|| cause.to_string(), plain)
 }

@@ -15,7 +15,6 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use crate::sources::connection::{self, Connection, Error, MAX_ANSWER};
-use crate::sources::lifeline::Lifeline;
 use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
@@ -41,6 +40,10 @@ impl Lister {
         Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new() }
     }
 
+    pub fn socket(&self) -> &Path {
+        self.connection.socket()
+    }
+
     /// For the log.
     pub fn describe(&self) -> String {
         let (socket, namespaces) = (self.connection.socket(), self.namespaces.join(", "));
@@ -48,8 +51,7 @@ impl Lister {
     }
 
     /// Lists the tasks, and gets the labels of those that are new.
-    pub async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
-        let lifeline = self.connection.lifeline().await?;
+    pub async fn list(&mut self) -> Result<Listing, Error> {
         let channel = self.connection.channel().await?;
         let mut listing = Listing::default();
         let mut listed = HashMap::new();
@@ -91,7 +93,7 @@ impl Lister {
         }
         self.known = listed;
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok((listing, lifeline))
+        Ok(listing)
     }
 
     /// Prepares for the listing after one that failed.

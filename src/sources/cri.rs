@@ -11,7 +11,6 @@ use std::time::Duration;
 use tonic::Request;
 
 use crate::sources::connection::{self, Connection, Error};
-use crate::sources::lifeline::Lifeline;
 use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
@@ -35,14 +34,17 @@ impl Lister {
         Self { connection: Connection::new(PEER, socket) }
     }
 
+    pub fn socket(&self) -> &Path {
+        self.connection.socket()
+    }
+
     /// For the log.
     pub fn describe(&self) -> String {
         format!("containers are listed by CRI at {:?}", self.connection.socket())
     }
 
     /// Lists the containers that run, and the sandboxes, which name their pods.
-    pub async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
-        let lifeline = self.connection.lifeline().await?;
+    pub async fn list(&mut self) -> Result<Listing, Error> {
         let channel = self.connection.channel().await?;
         // Containers first: the sandbox of each is older than it, and is listed until the container is gone.
         let method = "/runtime.v1.RuntimeService/ListContainers";
@@ -53,7 +55,7 @@ impl Lister {
         let call = connection::call(&channel, method, Request::new(()));
         let ListPodSandboxResponse { items } =
             self.connection.answer("pod sandboxes", DEADLINE, call).await?;
-        Ok((listing(containers, items), lifeline))
+        Ok(listing(containers, items))
     }
 
     /// Prepares for the listing after one that failed.

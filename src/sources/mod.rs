@@ -6,7 +6,6 @@ mod container;
 pub(crate) mod container_logs;
 pub(crate) mod containerd;
 pub(crate) mod cri;
-mod lifeline;
 pub mod recording;
 mod source;
 
