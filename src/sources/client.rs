@@ -87,9 +87,6 @@ impl Source for Client {
                 self.listed_at = id(&self.socket);
                 State::Listing(self.runtime.spawn(async move {
                     let listing = lister.list().await;
-                    if listing.is_err() {
-                        lister.start_over();
-                    }
                     (lister, listing)
                 }))
             }
@@ -170,14 +167,6 @@ impl Lister {
         match self {
             Self::Containerd(lister) => lister.list().await,
             Self::Cri(lister) => lister.list().await,
-        }
-    }
-
-    /// After a failed listing.
-    fn start_over(&mut self) {
-        match self {
-            Self::Containerd(lister) => lister.start_over(),
-            Self::Cri(lister) => lister.start_over(),
         }
     }
 }

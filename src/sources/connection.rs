@@ -1,4 +1,4 @@
-//! A connection to a container runtime: calls have deadlines, and an error is one line.
+//! Connections to a container runtime: calls have deadlines, and an error is one line.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,39 +31,29 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A runtime's socket, and the channel to the runtime once a listing has needed it.
+/// A runtime's socket. Each listing connects to it: a connection that is open for longer can die unnoticed.
 #[derive(Debug)]
 pub struct Connection {
     /// The runtime's name in errors.
     peer: &'static str,
     socket: PathBuf,
-    channel: Option<Channel>,
 }
 
 impl Connection {
     pub fn new(peer: &'static str, socket: &Path) -> Self {
-        Self { peer, socket: socket.to_owned(), channel: None }
+        Self { peer, socket: socket.to_owned() }
     }
 
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Returns the channel, and connects first if there is none.
-    pub async fn channel(&mut self) -> Result<Channel, Error> {
-        if let Some(channel) = &self.channel {
-            return Ok(channel.clone());
-        }
+    pub async fn connect(&self) -> Result<Channel, Error> {
         match timeout(CONNECT_DEADLINE, containerd_client::connect(&self.socket)).await {
-            Ok(Ok(channel)) => Ok(self.channel.insert(channel).clone()),
+            Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(self.error("cannot connect to", &root_cause(&error))),
             Err(_) => Err(self.error("cannot connect to", &no_answer(CONNECT_DEADLINE))),
         }
-    }
-
-    /// Drops the channel, which may be half dead: the next call connects again.
-    pub fn close(&mut self) {
-        self.channel = None;
     }
 
     /// Waits for the answer to a call, at most until its deadline.

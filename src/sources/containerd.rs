@@ -52,7 +52,7 @@ impl Lister {
 
     /// Lists the tasks, and gets the labels of those that are new.
     pub async fn list(&mut self) -> Result<Listing, Error> {
-        let channel = self.connection.channel().await?;
+        let channel = self.connection.connect().await?;
         let mut listing = Listing::default();
         let mut listed = HashMap::new();
         for namespace in &self.namespaces {
@@ -94,11 +94,6 @@ impl Lister {
         self.known = listed;
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(listing)
-    }
-
-    /// Prepares for the listing after one that failed.
-    pub fn start_over(&mut self) {
-        self.connection.close();
     }
 }
 

@@ -44,8 +44,8 @@ impl Lister {
     }
 
     /// Lists the containers that run, and the sandboxes, which name their pods.
-    pub async fn list(&mut self) -> Result<Listing, Error> {
-        let channel = self.connection.channel().await?;
+    pub async fn list(&self) -> Result<Listing, Error> {
+        let channel = self.connection.connect().await?;
         // Containers first: the sandbox of each is older than it, and is listed until the container is gone.
         let method = "/runtime.v1.RuntimeService/ListContainers";
         let call = connection::call(&channel, method, Request::new(())); // an empty request has no filter
@@ -56,11 +56,6 @@ impl Lister {
         let ListPodSandboxResponse { items } =
             self.connection.answer("pod sandboxes", DEADLINE, call).await?;
         Ok(listing(containers, items))
-    }
-
-    /// Prepares for the listing after one that failed.
-    pub fn start_over(&mut self) {
-        self.connection.close();
     }
 }
 
