@@ -1,7 +1,7 @@
-//! Containers by the names of the links that the kubelet keeps for logs, without any socket.
+//! Containers from the names of the links that the kubelet keeps for logs, without any socket.
 //!
-//! For each container there is `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. A link may be older or younger than its
-//! container; what is not running owns no process. Links are never followed: their names tell all.
+//! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may outlive its
+//! container, or appear before it; a container that does not run has no process. Links are never followed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,10 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The most names read. A node has some hundreds.
-const MAX_COUNT: usize = 100_000;
-/// Every runtime makes ids of so many hexadecimal digits. With shorter ones a name could claim a cgroup such as `system`.
+/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup such as `system`.
 const ID_LEN: usize = 64;
 
-/// The directory, perhaps with a listing that nobody has taken yet.
+/// The directory, and perhaps a listing that has not been taken yet.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
@@ -24,7 +22,7 @@ pub struct ContainerLogs {
 }
 
 impl ContainerLogs {
-    /// The links in `directory`.
+    /// Reads the links in `directory`.
     pub fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), listed: None }
     }
@@ -33,10 +31,7 @@ impl ContainerLogs {
         let fail = |cause: String| format!("cannot list {:?}: {cause}", self.directory);
         let mut listing = Listing::default();
         let links = fs::read_dir(&self.directory).map_err(|error| fail(plain(&error)))?;
-        for (i, link) in links.enumerate() {
-            if i == MAX_COUNT {
-                return Err(fail(format!("over {MAX_COUNT} names")));
-            }
+        for link in links {
             let link = link.map_err(|error| fail(plain(&error)))?;
             listing.containers.extend(link.file_name().to_str().and_then(container));
         }
@@ -60,7 +55,7 @@ impl Source for ContainerLogs {
         true
     }
 
-    /// Lists at once: a directory of a local disk.
+    /// Lists at once, because the directory is on a local disk.
     fn begin(&mut self) {
         self.listed = Some(self.list());
     }
@@ -84,7 +79,7 @@ impl Source for ContainerLogs {
     }
 }
 
-/// The container whose log has this name; `None` if no log has.
+/// The container that the link's name stands for; `None` if it is not the name of a link for logs.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
