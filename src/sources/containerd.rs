@@ -106,6 +106,9 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
 }
 
 /// Calls `Containers.Get`; `None` if there is no such container any more.
+///
+/// A container with a record that is too large counts as one without labels, which is named by its id: an image can
+/// have any number of labels, and must not be able to stop the listing.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
@@ -117,6 +120,10 @@ async fn labels(
     let call = async {
         match connection::call(channel, method, request).await {
             Err(status) if status.code() == Code::NotFound => Ok(None),
+            // The record is larger than containerd sends, or than is accepted here.
+            Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) => {
+                Ok(Some(ContainerRecord::default()))
+            }
             answer => answer.map(|GetContainerResponse { container }| container),
         }
     };

@@ -171,6 +171,15 @@ def test_a_listing_continues_after_the_container_whose_call_was_refused(containe
         assert containerd.calls.count("a") == 1, "labels do not change while a task lives"
 
 
+def test_a_container_whose_record_is_too_large_is_named_by_its_id(containerd, cgroups, exporter):
+    containerd.record = messages.GetContainerResponse(container=container_record(spec=33 * MIB)).SerializeToString()
+    start_container(containerd, cgroups, "c")
+    until(lambda: processes(exporter.metrics()) == {"a": 1, "b": 1, "c": 1}, 30, "the new container is listed")
+    exposition = exporter.after()
+    assert exposition.by("process_smaps_processes", "namespace", "pod", "container")["k8s.io", "", "c"] == 1
+    assert exposition.value(ERRORS) == 0 and is_up(exporter)
+
+
 def test_a_restarted_containerd_is_listed_again(containerd, cgroups, exporter):
     for n in range(3):
         containerd.stop()
