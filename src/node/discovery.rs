@@ -115,7 +115,7 @@ impl Discovery {
             }
         }
         (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
-        (selection.n_listed, selection.lister) = (self.containers.len(), self.source.runtime());
+        (selection.n_listed, selection.lister) = (self.containers.len(), self.source.lister());
         let running = self.containers.iter().filter(|tracked| tracked.runs);
         selection.namespaces = running.map(|tracked| tracked.container.listed.namespace.as_str()).collect();
         selection
@@ -143,7 +143,7 @@ impl Discovery {
 
     /// Whether the container runtime answers; `None` for a recording. One that lets a listing wait does not.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
-        self.source.runtime()?;
+        self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
         Some(self.is_up && !(self.source.is_listing() && is_late))
     }
@@ -158,10 +158,10 @@ impl Discovery {
     /// Fails with one line when there is none until `deadline`.
     pub fn list_first(&mut self, deadline: Instant) -> Result<(), String> {
         self.schedule.begin(Instant::now());
-        self.source.begin();
+        self.source.begin_listing();
         self.source.wait_for_listing(deadline);
         self.take_listing(Instant::now())?;
-        match self.source.runtime() {
+        match self.source.lister() {
             Some(runtime) if self.source.is_listing() => Err(format!("{runtime} has not answered yet")),
             _ => Ok(()),
         }
@@ -177,7 +177,7 @@ impl Discovery {
     }
 
     fn take_listing(&mut self, now: Instant) -> Result<(), String> {
-        let taken = match self.source.take() {
+        let taken = match self.source.take_listing() {
             None => Ok(()),
             Some(Ok(Listing { containers, more_to_come })) => {
                 if self.last_error.take().is_some() {
@@ -198,8 +198,8 @@ impl Discovery {
                 Err(error)
             }
         };
-        if self.is_up && self.source.is_lost() {
-            let runtime = self.source.runtime().unwrap_or_default();
+        if self.is_up && self.source.has_runtime_ended() {
+            let runtime = self.source.lister().unwrap_or_default();
             let lost =
                 format!("{runtime} has ended or restarted: the containers it listed last are still read");
             warn!("{lost}");
@@ -212,7 +212,7 @@ impl Discovery {
 
     /// Replaces the containers, keeping what is known of those that stay.
     fn adopt(&mut self, listed: Vec<sources::Container>) {
-        let runs = !self.source.lists_what_is_gone();
+        let runs = !self.source.lists_ended_containers();
         let told = |news: &str, Container { listed, .. }: &Container| {
             let sources::Container { id, namespace, pod, name, .. } = listed;
             debug!("{news}: {namespace}/{pod}/{name}, {id}");
@@ -250,7 +250,7 @@ impl Discovery {
 
     /// Sees which containers have a process, where their source lists those that have ended as well.
     pub fn see_running(&mut self, processes: &Processes) {
-        if !self.source.lists_what_is_gone() {
+        if !self.source.lists_ended_containers() {
             return;
         }
         for tracked in &mut self.containers {
@@ -326,7 +326,7 @@ impl Discovery {
         let is_due = !self.source.is_listing() && self.schedule.is_due(now);
         if is_due {
             self.schedule.begin(now);
-            self.source.begin();
+            self.source.begin_listing();
             // The next scrape may be minutes away. A source that hangs keeps its listing, so it is waited for once.
             if is_unexplained && self.is_up {
                 self.source.wait_for_listing(now + PATIENCE);

@@ -1,10 +1,11 @@
 //! Lists the containers of a runtime over its socket without delaying the scrape.
 //!
-//! A listing is a task that runs only while the scrape thread waits for its next scrape. A runtime that hangs delays
-//! the listing and nothing else: the containers that were listed last are still read, as often as before.
+//! A listing is a task that runs only while the scrape thread waits for its next scrape. A runtime that hangs
+//! delays the listing and nothing else: the containers that were listed last are still read, as often as
+//! before.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind::ConnectionRefused, ErrorKind::NotFound};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,7 +17,9 @@ use tokio::time::timeout_at;
 
 use crate::demand::Wake;
 use crate::sources::connection::Error;
-use crate::sources::{Listing, Source, containerd, cri};
+use crate::sources::containerd::{self, Containerd};
+use crate::sources::cri::{self, Cri};
+use crate::sources::{Listing, Source};
 
 /// A container runtime, and perhaps a listing that has begun.
 #[derive(Debug)]
@@ -59,12 +62,10 @@ impl Client {
     /// The socket, if a process listens there. Connects and closes the connection at once, which never waits.
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
-            Ok(_) => {}
-            // A runtime that hangs while its queue of connections is full.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return None,
+            Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
+            // Connected, or the runtime hangs and its queue of connections is full.
+            _ => id(&self.socket),
         }
-        id(&self.socket)
     }
 }
 
@@ -73,7 +74,7 @@ fn id(socket: &Path) -> Option<SocketId> {
 }
 
 impl Source for Client {
-    fn runtime(&self) -> Option<&'static str> {
+    fn lister(&self) -> Option<&'static str> {
         Some(self.peer)
     }
 
@@ -81,7 +82,7 @@ impl Source for Client {
         self.description.clone()
     }
 
-    fn begin(&mut self) {
+    fn begin_listing(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Moving) {
             State::Idle(mut lister) => {
                 self.listed_at = id(&self.socket);
@@ -99,7 +100,7 @@ impl Source for Client {
     }
 
     fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
-        // made inside the runtime: a timer asks for its reactor when it is made
+        // The timer is made inside the runtime, because making it needs the reactor.
         let _ = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
     }
 
@@ -111,7 +112,7 @@ impl Source for Client {
         }
     }
 
-    fn take(&mut self) -> Option<Result<Listing, String>> {
+    fn take_listing(&mut self) -> Option<Result<Listing, String>> {
         let (lister, listed) = match std::mem::replace(&mut self.state, State::Moving) {
             State::Listing(handle) if handle.is_finished() => self.runtime.block_on(handle).expect(NO_PANIC),
             State::Listed(listed) => listed,
@@ -124,7 +125,7 @@ impl Source for Client {
         Some(listed.map_err(|error| error.to_string()))
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn has_runtime_ended(&mut self) -> bool {
         let live = self.live_socket();
         live.is_none() || live != self.listed_at
     }
@@ -132,13 +133,13 @@ impl Source for Client {
 
 const NO_PANIC: &str = "a panic would have ended the process";
 
-/// What asks, by one API or another.
+/// The API that containers are listed with.
 #[derive(Debug)]
 pub enum Lister {
     /// containerd's own.
-    Containerd(containerd::Lister),
+    Containerd(Containerd),
     /// The kubelet's.
-    Cri(cri::Lister),
+    Cri(Cri),
 }
 
 impl Lister {
@@ -185,33 +186,33 @@ mod tests {
     fn a_socket_that_is_not_there_is_one_line() {
         let socket = Path::new("/does/not/exist.sock");
         for (lister, peer) in [
-            (Lister::Containerd(containerd::Lister::new(socket, &["k8s.io".into()])), "containerd"),
-            (Lister::Cri(cri::Lister::new(socket)), "the container runtime"),
+            (Lister::Containerd(Containerd::new(socket, &["k8s.io".into()])), "containerd"),
+            (Lister::Cri(Cri::new(socket)), "the container runtime"),
         ] {
             let mut client = Client::new(lister).unwrap();
-            client.begin();
+            client.begin_listing();
             client.wait_for_listing(Instant::now() + Duration::from_secs(10));
-            let error = client.take().expect("it has ended").unwrap_err();
+            let error = client.take_listing().expect("it has ended").unwrap_err();
             let expected =
                 format!(r#"cannot connect to {peer} at "/does/not/exist.sock": no such file or directory"#);
-            assert_eq!((client.runtime(), error), (Some(peer), expected));
-            assert!(client.is_lost() && !client.is_listing());
+            assert_eq!((client.lister(), error), (Some(peer), expected));
+            assert!(client.has_runtime_ended() && !client.is_listing());
         }
     }
     #[test]
     fn a_restarted_runtime_has_another_socket() {
         let path = std::env::temp_dir().join(format!("smaps-restart-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let mut client = Client::new(Lister::Cri(cri::Lister::new(&path))).unwrap();
-        client.begin();
-        assert!(!client.is_lost());
+        let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
+        client.begin_listing();
+        assert!(!client.has_runtime_ended());
         // Both exist for a moment, so that they cannot have the same inode.
         let other = path.with_extension("other");
         let restarted = UnixListener::bind(&other).unwrap();
         fs::rename(&other, &path).unwrap();
-        assert!(client.is_lost(), "it is another socket");
+        assert!(client.has_runtime_ended(), "it is another socket");
         drop((listener, restarted));
-        assert!(client.is_lost(), "no process listens there");
+        assert!(client.has_runtime_ended(), "no process listens there");
         fs::remove_file(path).unwrap();
     }
 
@@ -219,13 +220,13 @@ mod tests {
     fn a_runtime_that_hangs_is_not_lost() {
         let path = std::env::temp_dir().join(format!("smaps-hangs-{}", std::process::id()));
         let listener = socket_with_a_queue_of_one(&path);
-        let mut client = Client::new(Lister::Cri(cri::Lister::new(&path))).unwrap();
-        client.begin();
+        let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
+        client.begin_listing();
         for _ in 0..5 {
-            assert!(!client.is_lost());
+            assert!(!client.has_runtime_ended());
         }
         drop(listener);
-        assert!(client.is_lost());
+        assert!(client.has_runtime_ended());
         fs::remove_file(path).unwrap();
     }
 

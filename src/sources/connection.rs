@@ -15,8 +15,9 @@ use crate::errors::plain;
 
 /// Connecting takes about a millisecond on a node.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// The largest answer that is accepted. By default containerd sends at most 16 MiB. A task takes about 300 bytes
-/// and a container's record 10 to 20 KiB, so tonic's default of 4 MiB would be too little for a large node.
+/// The largest answer that is accepted. By default containerd sends at most 16 MiB. A task takes about 300
+/// bytes and a container's record 10 to 20 KiB, so tonic's default of 4 MiB would be too little for a large
+/// node.
 pub const MAX_ANSWER: usize = 32 << 20;
 
 /// Why a listing failed: one line.

@@ -1,7 +1,8 @@
 //! Containers from the names of the links that the kubelet keeps for logs, without any socket.
 //!
-//! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may outlive its
-//! container, or appear before it; a container that does not run has no process. Links are never followed.
+//! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
+//! outlive its container, or appear before it; a container that does not run has no process. Links are never
+//! followed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup such as `system`.
+/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup such as
+/// `system`.
 const ID_LEN: usize = 64;
 
 /// The directory, and perhaps a listing that has not been taken yet.
@@ -42,7 +44,7 @@ impl ContainerLogs {
 }
 
 impl Source for ContainerLogs {
-    fn runtime(&self) -> Option<&'static str> {
+    fn lister(&self) -> Option<&'static str> {
         Some("the kubelet")
     }
 
@@ -51,12 +53,12 @@ impl Source for ContainerLogs {
     }
 
     /// The kubelet keeps the link of a container that has ended until it removes the container.
-    fn lists_what_is_gone(&self) -> bool {
+    fn lists_ended_containers(&self) -> bool {
         true
     }
 
     /// Lists at once, because the directory is on a local disk.
-    fn begin(&mut self) {
+    fn begin_listing(&mut self) {
         self.listed = Some(self.list());
     }
 
@@ -64,11 +66,11 @@ impl Source for ContainerLogs {
         false
     }
 
-    fn take(&mut self) -> Option<Result<Listing, String>> {
+    fn take_listing(&mut self) -> Option<Result<Listing, String>> {
         self.listed.take()
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn has_runtime_ended(&mut self) -> bool {
         false
     }
 
@@ -145,9 +147,9 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_one_line() {
         let mut logs = ContainerLogs::new(Path::new("/does/not/exist"));
-        assert!(logs.take().is_none());
-        logs.begin();
-        let error = logs.take().expect("it was listed").unwrap_err();
+        assert!(logs.take_listing().is_none());
+        logs.begin_listing();
+        let error = logs.take_listing().expect("it was listed").unwrap_err();
         assert_eq!(error, r#"cannot list "/does/not/exist": no such file or directory"#);
     }
 }

@@ -26,14 +26,14 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The connection, and the containers of the tasks that were listed.
 #[derive(Debug)]
-pub struct Lister {
+pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
     /// By containerd namespace and id; a sandbox is `None`. Labels do not change while a task lives.
     known: HashMap<(String, String), Option<Container>>,
 }
 
-impl Lister {
+impl Containerd {
     /// Lists these namespaces of the containerd at `socket`.
     pub fn new(socket: &Path, namespaces: &[String]) -> Self {
         let connection = Connection::new(PEER, socket);
@@ -107,8 +107,8 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
 
 /// Calls `Containers.Get`; `None` if there is no such container any more.
 ///
-/// A container with a record that is too large counts as one without labels, which is named by its id: an image can
-/// have any number of labels, and must not be able to stop the listing.
+/// A container with a record that is too large counts as one without labels, which is named by its id: an
+/// image can have any number of labels, and must not be able to stop the listing.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
@@ -133,8 +133,9 @@ async fn labels(
 
 /// `GetContainerResponse` with the labels that are used.
 ///
-/// containerd's CRI plugin copies the labels of a container's image, which are the workload's to choose, into this
-/// answer. With 1.5 million labels it has 15 MB, of which the generated type makes 185 MiB and this one 17.
+/// containerd's CRI plugin copies the labels of a container's image, which are the workload's to choose, into
+/// this answer. With 1.5 million labels it has 15 MB, of which the generated type makes 185 MiB and this one
+/// 17.
 #[derive(prost::Message)]
 struct GetContainerResponse {
     #[prost(message, tag = "1")]

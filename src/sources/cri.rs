@@ -1,7 +1,7 @@
 //! Containers from CRI v1, the kubelet's own interface to any runtime: CRI-O, cri-dockerd, containerd.
 //!
-//! A listing is two calls, which the runtime answers from its memory. CRI has no pids: a process is attributed by
-//! the container's id in its cgroup's path.
+//! A listing is two calls, which the runtime answers from its memory. CRI has no pids: a process is
+//! attributed by the container's id in its cgroup's path.
 //! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>
 
 use std::collections::HashMap;
@@ -24,11 +24,11 @@ const RUNNING: i32 = 1;
 
 /// The connection.
 #[derive(Debug)]
-pub struct Lister {
+pub struct Cri {
     connection: Connection,
 }
 
-impl Lister {
+impl Cri {
     /// Lists the containers of the runtime at `socket`.
     pub fn new(socket: &Path) -> Self {
         Self { connection: Connection::new(PEER, socket) }

@@ -18,6 +18,7 @@ from test_hostile_processes import MIB, Cgroup, roots
 messages, _ = grpc.protos_and_services("containerd.proto")
 RUNNING, UNKNOWN = 2, 0
 ERRORS = "smaps_exporter_containerd_errors_total"
+OFTEN = (*EVERYTHING, "--scrape-interval", "200ms")
 
 
 class Containerd:
@@ -57,7 +58,8 @@ class Containerd:
         def handler(function, request):
             return grpc.unary_unary_rpc_method_handler(function, request_deserializer=request.FromString)
 
-        self.server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_send_message_length", -1)])
+        unlimited = [("grpc.max_send_message_length", -1)]
+        self.server = grpc.server(futures.ThreadPoolExecutor(8), options=unlimited)
         services = {
             "tasks.v1.Tasks": {"List": handler(self._list, messages.ListTasksRequest)},
             "containers.v1.Containers": {"Get": handler(self._get, messages.GetContainerRequest)},
@@ -100,7 +102,7 @@ def cgroups(containerd):
 
 @pytest.fixture
 def exporter(containerd, cgroups):
-    with Exporter("--containerd-sock", containerd.path, *EVERYTHING, "--scrape-interval", "200ms") as exporter:
+    with Exporter("--containerd-sock", containerd.path, *OFTEN) as exporter:
         assert processes(exporter.after()) == {"a": 1, "b": 1}
         yield exporter
 
@@ -122,7 +124,7 @@ def start_container(containerd, cgroups, id: str):
 
 
 def assert_goes_on(exporter, cgroups, n_errors: int):
-    """Until that many listings have failed, every scrape is on time and shows new processes of known containers."""
+    """Until `n_errors` listings have failed, scrapes are on time and show new processes of known containers."""
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
     deadline = time.monotonic() + 60
@@ -136,7 +138,7 @@ def assert_goes_on(exporter, cgroups, n_errors: int):
 
 
 def assert_recovers(exporter, expected):
-    until(lambda: is_up(exporter) and processes(exporter.metrics()) == expected, 30, "the containers are listed")
+    until(lambda: is_up(exporter) and processes(exporter.metrics()) == expected, 30, "a listing succeeds")
     lines = exporter.news()
     assert len(lines) <= 2 and all(line.isprintable() for line in lines), f"one line per change: {lines}"
 
@@ -163,7 +165,7 @@ def test_known_containers_are_read_while_the_socket_is_gone(containerd, cgroups,
 
 def test_a_listing_continues_after_the_container_whose_call_was_refused(containerd, cgroups):
     containerd.refused.add("b")
-    with Exporter("--containerd-sock", containerd.path, *EVERYTHING, "--scrape-interval", "200ms") as exporter:
+    with Exporter("--containerd-sock", containerd.path, *OFTEN) as exporter:
         until(lambda: exporter.metrics() and containerd.calls.count("b") >= 3, 30, "the call is made again")
         assert not is_up(exporter)
         containerd.refused.clear()
@@ -172,9 +174,9 @@ def test_a_listing_continues_after_the_container_whose_call_was_refused(containe
 
 
 def test_a_container_whose_record_is_too_large_is_named_by_its_id(containerd, cgroups, exporter):
-    containerd.record = messages.GetContainerResponse(container=container_record(spec=33 * MIB)).SerializeToString()
+    containerd.record = container_record(spec=33 * MIB)
     start_container(containerd, cgroups, "c")
-    until(lambda: processes(exporter.metrics()) == {"a": 1, "b": 1, "c": 1}, 30, "the new container is listed")
+    until(lambda: processes(exporter.metrics()) == {"a": 1, "b": 1, "c": 1}, 30, "c is listed")
     exposition = exporter.after()
     assert exposition.by("process_smaps_processes", "namespace", "pod", "container")["k8s.io", "", "c"] == 1
     assert exposition.value(ERRORS) == 0 and is_up(exporter)
@@ -195,7 +197,7 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     containerd.tasks["a"] = (0, UNKNOWN)
     n_calls = containerd.calls.count("tasks")
     cgroups["c"] = Cgroup(cgroups["a"].path.parent)
-    until(lambda: exporter.metrics() and containerd.calls.count("tasks") > n_calls + 1, 30, "containers are listed")
+    until(lambda: exporter.metrics() and containerd.calls.count("tasks") > n_calls + 1, 30, "two listings")
     assert processes(exporter.after()) == {"a": 1, "b": 1}
     cgroups["a"].init.kill()
     cgroups["a"].init.wait()
@@ -216,20 +218,22 @@ DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
     ],
 )
 def test_listing_stays_within_the_documented_memory(containerd, cgroups, request, n, record):
-    containerd.record = messages.GetContainerResponse(container=container_record(**record)).SerializeToString()
+    containerd.record = container_record(**record)
     containerd.tasks |= {f"c{i}": (cgroups["a"].init.pid, RUNNING) for i in range(n - 2)}
     with Exporter("--containerd-sock", containerd.path, *EVERYTHING) as exporter:
-        until(lambda: exporter.metrics().value("smaps_exporter_containers") == n, 120, "all of them are listed")
+        until(lambda: exporter.metrics().value("smaps_exporter_containers") == n, 120, "all are listed")
         assert exporter.after().value(ERRORS) == 0
         peak, resident = (memory(exporter.process.pid, key) for key in ("VmHWM", "VmRSS"))
         print(f"{request.node.callspec.id}: RSS {resident >> 10} KiB, at most {peak >> 10} KiB")
         assert peak < DOCUMENTED
 
 
-def container_record(labels: int = 0, spec: int = 0):
-    """A container's record with that many labels, and an OCI spec of that many bytes."""
+def container_record(labels: int = 0, spec: int = 0) -> bytes:
+    """The answer to Containers.Get: a record with that many labels, and an OCI spec of that many bytes."""
     named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
-    return messages.Container(labels=named | {f"{i:x}": "" for i in range(labels)}, spec=messages.Any(value=bytes(spec)))
+    labels = named | {f"{i:x}": "" for i in range(labels)}
+    record = messages.Container(labels=labels, spec=messages.Any(value=bytes(spec)))
+    return messages.GetContainerResponse(container=record).SerializeToString()
 
 
 def memory(pid: int, key: str) -> int:
