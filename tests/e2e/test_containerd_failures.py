@@ -124,7 +124,7 @@ def start_container(containerd, cgroups, id: str):
 
 
 def assert_goes_on(exporter, cgroups, n_errors: int):
-    """Until `n_errors` listings have failed, scrapes are on time and show new processes of known containers."""
+    """Until `n_errors` listings have failed, scrapes are on time and show what known containers start."""
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
     deadline = time.monotonic() + 60
