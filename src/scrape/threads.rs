@@ -25,7 +25,7 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 /// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
 const MAX_LEFT_BEHIND: usize = 10;
 
-/// While nobody wants a scrape, whoever waits for that looks around so often.
+/// How long the active thread waits at most while no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// While reads are left behind, whoever waits for the next scrape lets them deliver for so long, then the containers' source answer, by turns.
@@ -37,8 +37,8 @@ pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Ne
 /// When the next scrape begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// When somebody asks, or is expected to.
-    WhenWanted,
+    /// When a client requests one.
+    OnRequest,
     /// As soon as the interval is over.
     Soon,
     /// There is none.
@@ -161,7 +161,7 @@ impl Shared {
     /// Waits until a scrape is wanted and may begin, or a check is due. Meanwhile the source of the containers may answer, and reads that
     /// were left behind may bring what they have found.
     fn wait_for_demand<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
-        let wake = self.demand.wake();
+        let wake = self.demand.requested();
         loop {
             let now = Instant::now();
             let start = match self.demand.next_start(now) {
@@ -199,7 +199,7 @@ impl Shared {
         let now = Instant::now();
         self.demand.end(is_success, rests_until, now);
         if next == Next::Soon {
-            self.demand.want(now);
+            self.demand.request_another(now);
         }
         next != Next::Never
     }
