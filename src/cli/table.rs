@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 
-use super::args::UsageError;
 use super::options::Options;
+use super::usage_error::UsageError;
 use super::values;
 use crate::cgroupfs::fields::GROUPS;
 use crate::node::filter::{self, Filter};

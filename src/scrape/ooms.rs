@@ -1,4 +1,5 @@
-//! The records of what containers were full of whose processes the kernel has killed for want of memory: the newest of them.
+//! The records of what containers were full of whose processes the kernel has killed for want of memory: the
+//! newest of them.
 
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
@@ -28,8 +29,8 @@ impl Ooms {
         kills.iter().for_each(|kill| self.record_one(kill, snapshot, summed_at));
     }
 
-    /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed last tells what it mapped,
-    /// which was at `summed_at`.
+    /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed
+    /// last tells what it mapped, which was at `summed_at`.
     fn record_one(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
         let listed = &kill.container.listed;
         let mut summed = Largest::default();
