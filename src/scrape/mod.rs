@@ -323,7 +323,6 @@ impl Scraper {
             scraped_at: SystemTime::now(),
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
-            n_cut_labels: self.discovery.n_cut_labels(),
             n_unmatched_links: self.discovery.n_unmatched_links(),
             n_containers: self.discovery.n_running(),
             n_processes: self.snapshot.table().processes().map(|(_, n_processes)| n_processes).sum(),

@@ -10,10 +10,12 @@ use crate::cgroupfs::files::CgroupFs;
 use crate::cli::options::Options;
 use crate::errors::plain;
 use crate::node::accounts::Accounts;
+use crate::sources::Source;
 use crate::sources::client::{Client, Lister};
 use crate::sources::container_logs::ContainerLogs;
+use crate::sources::containerd::Containerd;
+use crate::sources::cri::Cri;
 use crate::sources::recording::Recording;
-use crate::sources::{Source, containerd, cri};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Api {
@@ -47,10 +49,8 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     };
     see_socket(socket)?;
     let lister = match api {
-        Api::Containerd => {
-            Lister::Containerd(containerd::Lister::new(socket, &options.containerd_namespaces))
-        }
-        Api::Cri => Lister::Cri(cri::Lister::new(socket)),
+        Api::Containerd => Lister::Containerd(Containerd::new(socket, &options.containerd_namespaces)),
+        Api::Cri => Lister::Cri(Cri::new(socket)),
     };
     let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
     Ok(Box::new(client))
