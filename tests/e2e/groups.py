@@ -61,6 +61,7 @@ GROUPS = {
         False,
         (
             "test_exactness",
+            "test_growing",
             "test_kernel",
             "test_prometheus",
             "test_recording",

@@ -13,8 +13,8 @@ import pytest
 from exporter import EVERYTHING, once
 from exposition import Exposition
 from growth import rss
-from lab import until
-from test_hostile_processes import MIB, PROGRAMS, any_node, programs  # noqa: F401 (fixtures)
+from lab import HERE, until
+from live_node import MIB
 
 N_READS = 300
 ARGUMENTS = (*EVERYTHING, "--pid", "--fields", "rss")
@@ -53,12 +53,12 @@ class Growing:
 def dynamic(tmp_path_factory):
     """The program linked dynamically, as most are: libraries stand between its heap and its stack."""
     program = tmp_path_factory.mktemp("dynamic") / "dynamic"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, PROGRAMS / "grows.c"], check=True)
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, HERE / "programs/grows.c"], check=True)
     return program
 
 
 @pytest.mark.parametrize("kind", ["static-brk", "static-mprotect", "dynamic-brk", "dynamic-mprotect"])
-def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):  # noqa: F811
+def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):
     linked, mode = kind.split("-")
     program = programs / "grows" if linked == "static" else dynamic
     n_values = n_grown = n_processes = 0
@@ -110,7 +110,7 @@ class Replaced:
 
 
 @pytest.fixture
-def resting(any_node, programs):  # noqa: F811
+def resting(any_node, programs):
     """A process that has just been read, rests, and has its values; and the exporter. A scrape each 100 ms: its reads take longer than 1%."""
     replaced = Replaced(any_node, programs)
     with any_node.exporter("--scrape-interval", "100ms", "--pid", "--fields", "rss", "--cpu-budget", "0") as exporter:
@@ -119,7 +119,7 @@ def resting(any_node, programs):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
-def test_values_of_a_resting_process_go_when_it_executes_another_program(resting, tmp_path, programs, name):  # noqa: F811
+def test_values_of_a_resting_process_go_when_it_executes_another_program(resting, tmp_path, programs, name):
     """Under another name, and under the same: then only the addresses in `stat` differ."""
     replaced, exporter = resting
     assert sum(replaced.values(exporter).values()) > 1000 * MIB
