@@ -105,9 +105,12 @@ impl MemoryReader {
         }
     }
 
-    /// Looks at the process without reading its mappings; a mapping that `maps` prints twice makes a hash that no other has, so the process
-    /// is read. `None` where the kernel has no `smaps_rollup`, and for a process without memory.
-    /// [`MemoryReader::ensure_alive`] says afterwards whether both were of one address space. [`MemoryReader::sums`] gives the sums.
+    /// Hashes what `smaps_rollup` and `maps` print, without reading `smaps`. Returns `None` where the kernel
+    /// has no `smaps_rollup`, and for a process without memory. A mapping that grows and is printed twice
+    /// changes the hash, so its process is read.
+    ///
+    /// [`MemoryReader::ensure_alive`] must confirm afterwards that both files showed one address space.
+    /// [`MemoryReader::sums`] returns the sums.
     pub fn prints(&mut self, process: &ProcessDir) -> Result<Option<Prints>, ReadError> {
         self.last = None;
         let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
@@ -135,13 +138,14 @@ impl MemoryReader {
         Ok(Some(Prints { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
     }
 
-    /// The kernel's sums that the last [`MemoryReader::prints`] has seen.
+    /// Returns the kernel's sums as the last [`MemoryReader::prints`] read them.
     pub fn sums(&mut self) -> Values {
         let mut scanner = Scanner::default();
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process, by `maps`: that is smaps without fields, and mappings that grow are printed twice there, too.
+    /// Counts the mappings of the process in `maps`. That file is scanned like smaps, because mappings that
+    /// grow are printed twice there, too.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
@@ -214,14 +218,15 @@ impl Limits {
     pub const NONE: Self = Self { n_mappings: usize::MAX, deadline: None };
 }
 
-/// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping and says how many there were. The buffer grows
-/// only for a mapping that is larger than all of it, to 1 MiB; a path is cut at 4 KiB.
+/// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping, and returns their
+/// number. The buffer grows only for a mapping that does not fit, up to 1 MiB; a path is cut at 4 KiB.
 ///
-/// A mapping that is printed again counts once, as it is printed last (see [`Next`]).
+/// A mapping that is printed again counts once, with the values printed last (see [`Next`]).
 ///
-/// Fails with [`ReadError::Torn`] when two mappings overlap: the process changed between two `read` calls. Fails with
-/// [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
-/// the address where it was, so a process that maps ahead of the reader and unmaps behind it would be read for hours.
+/// Fails with [`ReadError::Torn`] if two mappings overlap because the process changed between two `read`
+/// calls, and with [`ReadError::Slow`] at the deadline. More mappings than a process can have are an error,
+/// too: the kernel continues at the address where it stopped, so a process that maps memory ahead of the
+/// reader and unmaps it behind would be read for hours.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
@@ -337,7 +342,7 @@ mod tests {
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
-        // One that grows ahead of the reader is printed without end.
+        // A mapping that grows ahead of the reader would be printed forever.
         let mapping = mapping(0x5598_af1c_e000);
         let endless = |limits| {
             let text = Forever(mapping.as_bytes(), 0);
