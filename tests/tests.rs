@@ -3,6 +3,7 @@
 mod attribution;
 mod cli;
 mod controls;
+mod folding;
 mod golden;
 mod http;
 mod naive;

@@ -24,6 +24,7 @@ use crate::procfs::mounts::Mounts;
 use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::grouping::kind;
+use crate::totals::largest::mapped_files;
 use crate::totals::snapshot::Snapshot;
 
 /// What is looked at between scrapes is read whole so often: a limit may have been changed.
@@ -222,8 +223,7 @@ impl Accounts {
                 continue;
             }
             let last = account.last_reading.get_or_insert_default();
-            let labels = &account.container.labels;
-            if snapshot.largest(labels, &mut last.largest, &mut self.scratch) {
+            if last.largest.find(snapshot.table(), account.container.key, &mut self.scratch) {
                 (last.values, last.current) = (account.values.unwrap_or_default(), account.current);
                 last.oldest = None;
             }
@@ -421,9 +421,9 @@ impl Account {
     /// Finds out how much its processes map of tmpfs and shared memory, if there is any.
     fn find_mapped_shmem(&mut self, snapshot: &Snapshot, proc: &Proc, buffers: &mut Buffers, now: Instant) {
         let has_some = self.values.is_some_and(|values| values.get(SHMEM).is_some_and(|bytes| bytes > 0));
-        let labels = &self.container.labels;
+        let (table, key) = (snapshot.table(), self.container.key);
         if !has_some {
-            self.mapped_shmem = snapshot.mapped_files(labels, |_| false);
+            self.mapped_shmem = mapped_files(table, key, |_| false);
             return;
         }
         if self.mounts.as_ref().is_none_or(|(_, known_at)| now > *known_at + MOUNTS_AGE) {
@@ -432,7 +432,7 @@ impl Account {
             self.mounts = Some((mounts, now));
         }
         let mounts = self.mounts.as_ref().map(|(mounts, _)| mounts);
-        self.mapped_shmem = snapshot.mapped_files(labels, |path| match kind(path.as_bytes()) {
+        self.mapped_shmem = mapped_files(table, key, |path| match kind(path.as_bytes()) {
             "shm" => true,
             "file" => mounts.is_some_and(|mounts| mounts.is_tmpfs(path)),
             _ => false,

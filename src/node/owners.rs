@@ -13,16 +13,20 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 use crate::totals::labels;
+use crate::totals::table::ContainerKey;
 
 /// A container that processes are attributed to.
 #[derive(Debug)]
 pub struct Container {
     /// What its source says of it.
     pub listed: sources::Container,
+    /// What its sums are found by.
+    pub key: ContainerKey,
     /// Its label text, see [`labels::container`].
     pub labels: String,
     /// Whether a filter can select a process of it.
@@ -32,8 +36,10 @@ pub struct Container {
 impl Container {
     /// A container that its source has listed.
     pub fn new(listed: sources::Container, is_selected: bool) -> Self {
+        static N_CONTAINERS: AtomicU32 = AtomicU32::new(0);
+        let key = ContainerKey(N_CONTAINERS.fetch_add(1, Ordering::Relaxed));
         let labels = labels::container(&listed.namespace, &listed.pod, &listed.name);
-        Self { listed, labels, is_selected }
+        Self { key, listed, labels, is_selected }
     }
 }
 

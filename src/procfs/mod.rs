@@ -8,7 +8,6 @@
 pub mod cgroup;
 pub mod errors;
 pub mod files;
-pub mod kcmp;
 pub mod memory;
 pub mod mounts;
 pub mod permissions;
@@ -43,7 +42,6 @@ pub struct Proc {
     root: OwnedFd,
     /// As many mappings as the kernel lets a process have.
     max_mappings: usize,
-    has_own_pids: bool,
 }
 
 /// A process's entry in a listing of proc.
@@ -75,14 +73,7 @@ impl Proc {
         let mut text = Vec::new();
         let limit = read_file(root.as_fd(), "sys/vm/max_map_count", &mut text).ok().and_then(number);
         let max_mappings = limit.map_or(usize::MAX, |limit| limit.max(DEFAULT_MAX_MAPPINGS) + SPARE_MAPPINGS);
-        let own = rustix::fs::readlinkat(&root, "self", Vec::new());
-        let has_own_pids = own.is_ok_and(|own| own.to_bytes() == std::process::id().to_string().as_bytes());
-        Ok(Self { path: path.to_owned(), root, max_mappings, has_own_pids })
-    }
-
-    /// Whether its process numbers are those of this process's PID namespace, so that system calls take them.
-    pub fn has_own_pids(&self) -> bool {
-        self.has_own_pids
+        Ok(Self { path: path.to_owned(), root, max_mappings })
     }
 
     /// Where it is.
