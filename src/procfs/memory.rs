@@ -93,9 +93,12 @@ impl MemoryReader {
         }
     }
 
-    /// Looks at the process without reading its mappings; a mapping that `maps` prints twice makes a hash that no other has, so the process
-    /// is read. `None` where the kernel has no `smaps_rollup`, and for a process without memory.
-    /// [`MemoryReader::ensure_alive`] says afterwards whether both were of one address space. [`MemoryReader::sums`] gives the sums.
+    /// Hashes what `smaps_rollup` and `maps` print, without reading `smaps`. Returns `None` where the kernel
+    /// has no `smaps_rollup`, and for a process without memory. A mapping that grows and is printed twice
+    /// changes the hash, so its process is read.
+    ///
+    /// [`MemoryReader::ensure_alive`] must confirm afterwards that both files showed one address space.
+    /// [`MemoryReader::sums`] returns the sums.
     pub fn hashes(&mut self, process: &ProcessDir) -> Result<Option<Hashes>, ReadError> {
         self.last = None;
         let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
@@ -123,13 +126,14 @@ impl MemoryReader {
         Ok(Some(Hashes { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
     }
 
-    /// The kernel's sums that the last [`MemoryReader::hashes`] has seen.
+    /// Returns the kernel's sums as the last [`MemoryReader::hashes`] read them.
     pub fn sums(&mut self) -> Values {
         let mut scanner = Scanner::default();
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process, by `maps`: that is smaps without fields, and mappings that grow are printed twice there, too.
+    /// Counts the mappings of the process in `maps`. That file is scanned like smaps, because mappings that
+    /// grow are printed twice there, too.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };

@@ -33,14 +33,15 @@ impl Limits {
     pub const NONE: Self = Self { n_mappings: usize::MAX, deadline: None };
 }
 
-/// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping and returns how many there were. The buffer grows
-/// only for a mapping that is larger than all of it, to 1 MiB; a path is cut at 4 KiB.
+/// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping, and returns their
+/// number. The buffer grows only for a mapping that does not fit, up to 1 MiB; a path is cut at 4 KiB.
 ///
-/// A mapping that is printed again counts once, as it is printed last (see [`Next`]).
+/// A mapping that is printed again counts once, with the values printed last (see [`Next`]).
 ///
-/// Fails with [`ReadError::Torn`] when two mappings overlap: the process changed between two `read` calls. Fails with
-/// [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
-/// the address where it was, so a process that maps ahead of the reader and unmaps behind it would be read for hours.
+/// Fails with [`ReadError::Torn`] if two mappings overlap because the process changed between two `read`
+/// calls, and with [`ReadError::Slow`] at the deadline. More mappings than a process can have are an error,
+/// too: the kernel continues at the address where it stopped, so a process that maps memory ahead of the
+/// reader and unmaps it behind would be read for hours.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,

@@ -33,7 +33,6 @@ pub struct Discovery {
     /// Whether the log says that containers of different pods have one cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    n_cut_labels: u64,
     /// Names that no container could be read from; `None` where containers are not listed by names.
     n_unclear: Option<u64>,
     /// The label text of each namespace, and how many containers it has.
@@ -44,7 +43,7 @@ impl Discovery {
     /// Creates the state before the first listing from `source`.
     pub fn new(source: Box<dyn Source>, filters: &[Filter]) -> Self {
         Self {
-            index: CgroupIndex::new(source.lists_what_is_gone()),
+            index: CgroupIndex::new(source.lists_ended_containers()),
             listings: Listings::new(source),
             filters: filters.to_vec(),
             containers: Containers::default(),
@@ -52,7 +51,6 @@ impl Discovery {
             has_changed: false,
             has_reported_sharing: false,
             unknown_cgroups: UnknownCgroups::default(),
-            n_cut_labels: 0,
             n_unclear: None,
             namespaces: Vec::new(),
         }
@@ -88,7 +86,7 @@ impl Discovery {
         }
         (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
-        selection.lister = self.listings.runtime();
+        selection.lister = self.listings.lister();
         let running = self.containers.running();
         selection.namespaces = running.map(|container| container.listed.namespace.as_str()).collect();
         selection
@@ -102,11 +100,6 @@ impl Discovery {
     /// Whether containers have been listed, ever.
     pub fn has_listed(&self) -> bool {
         self.listings.has_listed()
-    }
-
-    /// Returns how many labels of the containers were cut because of their length.
-    pub fn n_cut_labels(&self) -> u64 {
-        self.n_cut_labels
     }
 
     /// Returns the number of the kubelet's links that name no container or whose cut ids match more than one; `None` for
@@ -153,8 +146,8 @@ impl Discovery {
         }
     }
 
-    fn take_listing(&mut self, Listing { containers, n_cut_labels, cut, n_unclear, .. }: Listing) {
-        (self.n_cut_labels, self.n_unclear) = (n_cut_labels, n_unclear);
+    fn take_listing(&mut self, Listing { containers, cut, n_unclear, .. }: Listing) {
+        self.n_unclear = n_unclear;
         let containers = self.cut_ids.take(containers, cut);
         self.adopt(containers);
     }

@@ -39,14 +39,14 @@ impl Listings {
         self.source.describe()
     }
 
-    /// Returns the name of the runtime; `None` for a recording.
-    pub fn runtime(&self) -> Option<&'static str> {
-        self.source.runtime()
+    /// Returns the name of what lists the containers; `None` for a recording.
+    pub fn lister(&self) -> Option<&'static str> {
+        self.source.lister()
     }
 
     /// Whether a listing may name containers that have ended.
     pub fn includes_ended(&self) -> bool {
-        self.source.lists_what_is_gone()
+        self.source.lists_ended_containers()
     }
 
     /// Whether a listing has succeeded, ever.
@@ -61,7 +61,7 @@ impl Listings {
 
     /// Whether the container runtime answers; `None` for a recording. It does not while a listing is late.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
-        self.source.runtime()?;
+        self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
         Some(self.is_up && !(self.source.is_listing() && is_late))
     }
@@ -69,13 +69,13 @@ impl Listings {
     /// Begins the first listing and waits for it until `deadline`.
     pub fn begin_first(&mut self, deadline: Instant) {
         self.schedule.begin(Instant::now());
-        self.source.begin();
+        self.source.begin_listing();
         self.source.wait_for_listing(deadline);
     }
 
     /// Fails with one line if the runtime has not answered yet.
     pub fn check_answered(&self) -> Result<(), String> {
-        match self.source.runtime() {
+        match self.source.lister() {
             Some(runtime) if self.source.is_listing() => Err(format!("{runtime} has not answered yet")),
             _ => Ok(()),
         }
@@ -91,7 +91,7 @@ impl Listings {
             return false;
         }
         self.schedule.begin(now);
-        self.source.begin();
+        self.source.begin_listing();
         // The next scrape may be minutes away. A source that hangs keeps its listing, so it is waited for once.
         let is_awaited = is_unexplained && self.is_up;
         if is_awaited {
@@ -104,15 +104,7 @@ impl Listings {
     ///
     /// Fails with one line if it failed.
     pub fn take(&mut self, now: Instant) -> Result<Option<Listing>, String> {
-        if self.is_up && self.source.is_lost() {
-            let runtime = self.source.runtime().unwrap_or_default();
-            let lost = format!("{runtime} has ended: the containers known go on being read");
-            warn!("{lost}");
-            self.is_up = false;
-            self.schedule.lose();
-            self.last_error = Some(lost);
-        }
-        match self.source.take() {
+        let taken = match self.source.take_listing() {
             None => Ok(None),
             Some(Ok(listing)) => {
                 if self.last_error.take().is_some() {
@@ -130,7 +122,17 @@ impl Listings {
                 self.schedule.fail();
                 Err(error)
             }
+        };
+        if self.is_up && self.source.has_runtime_ended() {
+            let runtime = self.source.lister().unwrap_or_default();
+            let lost =
+                format!("{runtime} has ended or restarted: the containers it listed last are still read");
+            warn!("{lost}");
+            self.is_up = false;
+            self.schedule.lose();
+            self.last_error = Some(lost);
         }
+        taken
     }
 
     /// As [`Listings::take`], and logs an error unless the listing before failed as well.
@@ -176,7 +178,7 @@ pub(crate) mod tests {
     }
 
     impl Source for Played {
-        fn runtime(&self) -> Option<&'static str> {
+        fn lister(&self) -> Option<&'static str> {
             Some("played")
         }
 
@@ -184,11 +186,11 @@ pub(crate) mod tests {
             "containers are played".into()
         }
 
-        fn lists_what_is_gone(&self) -> bool {
+        fn lists_ended_containers(&self) -> bool {
             self.state().includes_ended
         }
 
-        fn begin(&mut self) {
+        fn begin_listing(&mut self) {
             let mut state = self.state();
             state.n_begun += 1;
             state.is_listing = true;
@@ -198,14 +200,14 @@ pub(crate) mod tests {
             self.state().is_listing
         }
 
-        fn take(&mut self) -> Option<Result<Listing, String>> {
+        fn take_listing(&mut self) -> Option<Result<Listing, String>> {
             let mut state = self.state();
             let answer = state.answer.take();
             state.is_listing &= answer.is_none();
             answer
         }
 
-        fn is_lost(&mut self) -> bool {
+        fn has_runtime_ended(&mut self) -> bool {
             std::mem::take(&mut self.state().is_lost)
         }
 
@@ -246,6 +248,7 @@ pub(crate) mod tests {
         assert_eq!(source.state().n_begun, n_begun + 1, "it is listed again as soon as possible");
         assert_eq!(listings.n_errors(), 1, "an end is no failed listing");
     }
+
     #[test]
     fn the_first_listing_fails_without_an_answer() {
         let source = Played::default();
