@@ -1,21 +1,32 @@
-//! Which source the options name, and which is taken when they name none.
+//! From the options to the parts of the program: the source of containers, proc, cgroups, the sandbox.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 use log::{Level, log};
 
 use crate::cgroupfs::files::CgroupFs;
+use crate::cli::build_info;
 use crate::cli::options::Options;
 use crate::errors::plain;
-use crate::node::accounts::Accounts;
+use crate::exposition::self_metrics::SelfMetrics;
+use crate::node::cgroups::usage::CgroupUsage;
+use crate::node::containers::discovery::Discovery;
+use crate::node::reads::budget::Budget;
+use crate::node::reads::scheduler::Reads;
+use crate::procfs::Proc;
+use crate::sandbox::{self, Needs};
+use crate::scrape::{Parts, Scraper};
 use crate::sources::Source;
 use crate::sources::client::{Client, Lister};
 use crate::sources::container_logs::ContainerLogs;
 use crate::sources::containerd::Containerd;
 use crate::sources::cri::Cri;
 use crate::sources::recording::Recording;
+use crate::totals::shape::Shape;
+use crate::totals::snapshot::Snapshot;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Api {
@@ -23,19 +34,77 @@ enum Api {
     Cri,
 }
 
-/// The sockets that are tried, in this order, when the command line names no source.
+/// The sockets that are tried, in this order, when the options name no source.
 const SOCKETS: [(&str, Api); 3] = [
     ("/run/containerd/containerd.sock", Api::Containerd),
     ("/run/crio/crio.sock", Api::Cri),
     ("/run/cri-dockerd.sock", Api::Cri),
 ];
 
-/// Opens the source that the options name. Asks nothing yet.
+/// Opens proc and the source of containers that the options name. Sends no request to a container runtime
+/// yet.
 ///
-/// Fails with one line when there is no such socket or directory.
-pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
+/// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
+pub fn scraper(options: &Options) -> Result<Scraper, String> {
+    let source = source(options)?;
+    let proc_path = match &options.fixture {
+        Some(directory) => directory.join("proc"),
+        None => options.proc_path.clone(),
+    };
+    let proc =
+        Proc::open(&proc_path).map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
+    let mut discovery = Discovery::new(source, &options.filters);
+    if options.fixture.is_some() {
+        discovery.list_first(Instant::now())?;
+    }
+    let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
+    Ok(Scraper::new(Parts {
+        proc,
+        discovery,
+        reads: Reads::new(options.scrape_interval),
+        cgroups: cgroups(options),
+        budget: Budget::new(options.cpu_budget),
+        snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
+        self_metrics: SelfMetrics::new(
+            [build_info::VERSION, build_info::REVISION, &build_info::target()],
+            options.filters.iter().map(ToString::to_string),
+            options.node.as_deref(),
+            SystemTime::now(),
+        ),
+        check_interval: has_checks(options).then_some(options.scrape_interval),
+        is_recording: options.record.is_some(),
+    }))
+}
+
+/// Gives up what a program with these options does not need, for this thread and those that it starts;
+/// nothing with `--sandbox off`. Everything that takes more rights must be open already: the listening
+/// socket, proc.
+pub fn enter_sandbox(options: &Options) {
+    if options.sandbox {
+        sandbox::enter(&needs(options));
+    }
+}
+
+fn needs(options: &Options) -> Needs {
+    let mut reads = vec![PathBuf::from("/proc"), PathBuf::from("/sys/fs/cgroup")];
+    reads.push(options.fixture.clone().unwrap_or_else(|| options.proc_path.clone()));
+    reads.extend(options.container_logs.clone());
+    if options.cgroup_metrics != 0 {
+        reads.push(cgroup_path(options));
+    }
+    Needs {
+        proc_path: options.proc_path.clone(),
+        reads,
+        sockets: sockets(options),
+        writes: options.record.clone(),
+        serves: options.record.is_none() && !options.once,
+    }
+}
+
+/// Opens the source that the options name, or else the first one found.
+fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     if let Some(directory) = &options.fixture {
-        see_recording(directory)?;
+        check_recording(directory)?;
         return Ok(Box::new(Recording::new(directory)));
     }
     if let Some(directory) = &options.container_logs {
@@ -47,7 +116,7 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
         (None, Some(socket)) => (socket.as_path(), Api::Cri),
         (None, None) => first_socket(&options.containerd_namespaces, Path::exists)?,
     };
-    see_socket(socket)?;
+    check_socket(socket)?;
     let lister = match api {
         Api::Containerd => Lister::Containerd(Containerd::new(socket, &options.containerd_namespaces)),
         Api::Cri => Lister::Cri(Cri::new(socket)),
@@ -56,9 +125,9 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the file system of cgroups that the options name, to read the containers' accounts. That there is none is told to the log, unless
-/// the recording simply has none.
-pub fn accounts(options: &Options) -> Option<Accounts> {
+/// Opens the cgroup file system that the options name, to read the containers' accounts. A missing one is
+/// logged, except in a recording, which need not have one.
+fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
     }
@@ -69,7 +138,7 @@ pub fn accounts(options: &Options) -> Option<Accounts> {
     }
     let level = if options.cgroup_path.is_some() { Level::Warn } else { Level::Info };
     match CgroupFs::open(&path, options.cgroup_metrics) {
-        Ok(fs) => Some(Accounts::new(fs, level)),
+        Ok(fs) => Some(CgroupUsage::new(fs, level)),
         Err(error) => {
             log!(level, "no cgroup_* metrics: {error}");
             None
@@ -77,20 +146,22 @@ pub fn accounts(options: &Options) -> Option<Accounts> {
     }
 }
 
-/// Whether containers that are close to their limit are looked at while nobody asks: on a node that lives, by whoever goes on.
-pub fn is_checked(options: &Options) -> bool {
+/// Returns whether containers are checked between scrapes: on a live node, by a program that goes on.
+fn has_checks(options: &Options) -> bool {
     let has_memory = options.cgroup_metrics & 1 != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 
-/// Where cgroups are read: where the options say, else in the recording, else where they are mounted on every node.
-pub fn cgroup_path(options: &Options) -> PathBuf {
+/// Returns where cgroups are read: where the options say, else in the recording, else where every node mounts
+/// them.
+fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
     options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
-/// Fails with one line when there is no socket: a path mistyped by one component is a directory, and would be asked for ever.
-fn see_socket(path: &Path) -> Result<(), String> {
+/// Fails with one line when there is no socket. A path that is mistyped by one component is a directory, and
+/// connecting to it would be tried again forever.
+fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
     match () {
@@ -101,8 +172,8 @@ fn see_socket(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Fails with one line that names what a recording would have and `directory` lacks.
-fn see_recording(directory: &Path) -> Result<(), String> {
+/// Fails with one line that names what every recording has and `directory` lacks.
+fn check_recording(directory: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no recording at {directory:?}: {cause}");
     let kind = fs::metadata(directory).map_err(|error| fail(&plain(&error)))?;
     if !kind.is_dir() {
@@ -114,9 +185,8 @@ fn see_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Which socket is used when the command line names none: the first that exists, and speaks of the containerd namespaces asked for.
-///
-/// Fails with one line when there is none.
+/// Returns the first socket that exists and whose API knows the containerd namespaces in the options; fails
+/// with one line when there is none. CRI knows only what containerd calls `k8s.io`.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,
@@ -133,8 +203,8 @@ fn first_socket(
     })
 }
 
-/// The sockets that [`open`] may choose from; none when no runtime is asked.
-pub fn sockets(options: &Options) -> Vec<PathBuf> {
+/// Returns the sockets that [`source`] may choose from; none without a container runtime.
+fn sockets(options: &Options) -> Vec<PathBuf> {
     if options.fixture.is_some() || options.container_logs.is_some() {
         return Vec::new();
     }
