@@ -73,6 +73,7 @@ GROUPS = {
         False,
         (
             "test_adversary",
+            "test_containerd_failures::test_listing_stays_within_the_documented_memory",
             "test_containerd_stop",
             "test_demand",
             "test_door",
