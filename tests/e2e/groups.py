@@ -61,7 +61,6 @@ GROUPS = {
         False,
         (
             "test_exactness",
-            "test_growing",
             "test_kernel",
             "test_prometheus",
             "test_recording",
