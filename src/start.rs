@@ -19,10 +19,12 @@ use crate::node::processes::Processes;
 use crate::procfs::Proc;
 use crate::sandbox::{self, Needs};
 use crate::scrape::{Parts, Scraper};
+use crate::sources::Source;
 use crate::sources::client::{Client, Lister};
 use crate::sources::container_logs::ContainerLogs;
+use crate::sources::containerd::Containerd;
+use crate::sources::cri::Cri;
 use crate::sources::recording::Recording;
-use crate::sources::{Source, containerd, cri};
 use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 
@@ -116,10 +118,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     };
     check_socket(socket)?;
     let lister = match api {
-        Api::Containerd => {
-            Lister::Containerd(containerd::Lister::new(socket, &options.containerd_namespaces))
-        }
-        Api::Cri => Lister::Cri(cri::Lister::new(socket)),
+        Api::Containerd => Lister::Containerd(Containerd::new(socket, &options.containerd_namespaces)),
+        Api::Cri => Lister::Cri(Cri::new(socket)),
     };
     let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
     Ok(Box::new(client))

@@ -51,7 +51,6 @@ pub struct Discovery {
     is_up: bool,
     has_listed: bool,
     n_errors: u64,
-    n_cut_labels: u64,
     n_unclear: Option<u64>,
     /// The label text of each namespace, and how many containers it has: of the first hundred namespaces by name.
     namespaces: Vec<(String, u64)>,
@@ -84,7 +83,7 @@ impl Discovery {
     /// Containers from `source`, none yet.
     pub fn new(source: Box<dyn Source>, filters: &[Filter]) -> Self {
         Self {
-            owners: Owners::new(source.lists_what_is_gone()),
+            owners: Owners::new(source.lists_ended_containers()),
             source,
             filters: filters.to_vec(),
             containers: Vec::new(),
@@ -97,7 +96,6 @@ impl Discovery {
             is_up: false,
             has_listed: false,
             n_errors: 0,
-            n_cut_labels: 0,
             n_unclear: None,
             namespaces: Vec::new(),
             last_error: None,
@@ -137,7 +135,7 @@ impl Discovery {
         }
         (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
         selection.n_listed = self.containers.len() + self.cut_ids.n_incomplete();
-        selection.lister = self.source.runtime();
+        selection.lister = self.source.lister();
         let running = self.containers.iter().filter(|tracked| tracked.runs);
         selection.namespaces = running.map(|tracked| tracked.container.listed.namespace.as_str()).collect();
         selection
@@ -151,11 +149,6 @@ impl Discovery {
     /// Whether the containers have been listed, ever.
     pub fn has_listed(&self) -> bool {
         self.has_listed
-    }
-
-    /// Labels of the containers that were cut for their length.
-    pub fn n_cut_labels(&self) -> u64 {
-        self.n_cut_labels
     }
 
     /// Links of the kubelet that name no container, or whose cut ids match more than one; `None` for other sources.
@@ -175,7 +168,7 @@ impl Discovery {
 
     /// Whether the container runtime answers; `None` for a recording. One that lets a listing wait does not.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
-        self.source.runtime()?;
+        self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
         Some(self.is_up && !(self.source.is_listing() && is_late))
     }
@@ -190,10 +183,10 @@ impl Discovery {
     /// Fails with one line when there is none until `deadline`.
     pub fn list_first(&mut self, deadline: Instant) -> Result<(), String> {
         self.schedule.begin(Instant::now());
-        self.source.begin();
+        self.source.begin_listing();
         self.source.wait_for_listing(deadline);
         self.take_listing(Instant::now())?;
-        match self.source.runtime() {
+        match self.source.lister() {
             Some(runtime) if self.source.is_listing() => Err(format!("{runtime} has not answered yet")),
             _ => Ok(()),
         }
@@ -209,17 +202,9 @@ impl Discovery {
     }
 
     fn take_listing(&mut self, now: Instant) -> Result<(), String> {
-        if self.is_up && self.source.is_lost() {
-            let runtime = self.source.runtime().unwrap_or_default();
-            let lost = format!("{runtime} has ended: the containers known go on being read");
-            warn!("{lost}");
-            self.is_up = false;
-            self.schedule.lose();
-            self.last_error = Some(lost);
-        }
-        match self.source.take() {
+        let taken = match self.source.take_listing() {
             None => Ok(()),
-            Some(Ok(Listing { containers, more_to_come, n_cut_labels, cut, n_unclear })) => {
+            Some(Ok(Listing { containers, more_to_come, cut, n_unclear })) => {
                 if self.last_error.take().is_some() {
                     info!("containers are listed again");
                 }
@@ -227,7 +212,7 @@ impl Discovery {
                 self.has_listed = true;
                 debug!("{} containers are listed", containers.len());
                 self.schedule.succeed(more_to_come, now);
-                (self.n_cut_labels, self.n_unclear) = (n_cut_labels, n_unclear);
+                self.n_unclear = n_unclear;
                 let containers = self.cut_ids.take(containers, cut);
                 self.adopt(containers);
                 Ok(())
@@ -239,12 +224,22 @@ impl Discovery {
                 self.schedule.fail();
                 Err(error)
             }
+        };
+        if self.is_up && self.source.has_runtime_ended() {
+            let runtime = self.source.lister().unwrap_or_default();
+            let lost =
+                format!("{runtime} has ended or restarted: the containers it listed last are still read");
+            warn!("{lost}");
+            self.is_up = false;
+            self.schedule.lose();
+            self.last_error = Some(lost);
         }
+        taken
     }
 
     /// Replaces the containers, keeping what is known of those that stay.
     fn adopt(&mut self, listed: Vec<sources::Container>) {
-        let runs = !self.source.lists_what_is_gone();
+        let runs = !self.source.lists_ended_containers();
         let told = |news: &str, Container { listed, .. }: &Container| {
             let sources::Container { id, namespace, pod, name, .. } = listed;
             debug!("{news}: {namespace}/{pod}/{name}, {id}");
@@ -283,7 +278,7 @@ impl Discovery {
 
     /// Sees which containers have a process, where their source lists those that have ended as well.
     pub fn see_running(&mut self, processes: &Processes) {
-        if !self.source.lists_what_is_gone() {
+        if !self.source.lists_ended_containers() {
             return;
         }
         for tracked in &mut self.containers {
@@ -347,7 +342,7 @@ impl Discovery {
         let is_due = !self.source.is_listing() && self.schedule.is_due(now);
         if is_due {
             self.schedule.begin(now);
-            self.source.begin();
+            self.source.begin_listing();
             // The next scrape may be minutes away. A source that hangs keeps its listing, so it is waited for once.
             if is_unexplained && self.is_up {
                 self.source.wait_for_listing(now + PATIENCE);

@@ -47,7 +47,6 @@ impl OwnMetrics {
             scraped_at: SystemTime::now(),
             containerd_up: discovery.is_runtime_up(began_at),
             containerd_errors: discovery.n_errors(),
-            n_cut_labels: discovery.n_cut_labels(),
             n_unmatched_links: discovery.n_unmatched_links(),
             n_containers: discovery.n_running(),
             n_processes: snapshot.table().processes().map(|(_, n_processes)| n_processes).sum(),

@@ -35,7 +35,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "containerd": Group(True, ("test_containerd_bounds", "test_containerd_hostile", "test_containerd_sick")),
+    "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(True, ("test_fleet", "test_proxy", "test_ship")),
     "pods": Group(
         True,

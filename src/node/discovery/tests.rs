@@ -23,7 +23,7 @@ impl Played {
 }
 
 impl Source for Played {
-    fn runtime(&self) -> Option<&'static str> {
+    fn lister(&self) -> Option<&'static str> {
         Some("played")
     }
 
@@ -31,11 +31,11 @@ impl Source for Played {
         "containers are played".into()
     }
 
-    fn lists_what_is_gone(&self) -> bool {
+    fn lists_ended_containers(&self) -> bool {
         self.state().lists_what_is_gone
     }
 
-    fn begin(&mut self) {
+    fn begin_listing(&mut self) {
         let mut state = self.state();
         state.n_begun += 1;
         state.is_listing = true;
@@ -45,14 +45,14 @@ impl Source for Played {
         self.state().is_listing
     }
 
-    fn take(&mut self) -> Option<Result<Listing, String>> {
+    fn take_listing(&mut self) -> Option<Result<Listing, String>> {
         let mut state = self.state();
         let answer = state.answer.take();
         state.is_listing &= answer.is_none();
         answer
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn has_runtime_ended(&mut self) -> bool {
         std::mem::take(&mut self.state().is_lost)
     }
 
@@ -193,7 +193,7 @@ fn an_init_process_that_is_gone_is_asked_about_once() {
     node.see(15_000, &[HOST, A]);
     assert_eq!(node.n_begun(), 0, "its shim hangs: the runtime says that it runs");
     assert_eq!(node.owner("/kubepods/x/init/sub"), Some("b"), "and what is left of it is its own");
-    node.source.begin();
+    node.source.begin_listing();
     node.answer(15_000, &[("a", 100)]);
     assert_eq!((node.owner("/kubepods/x/init/sub"), node.owner("/kubepods/a")), (None, Some("a")));
     assert!(node.see(15_500, &[HOST, A]), "owners have changed");
