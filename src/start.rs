@@ -12,10 +12,10 @@ use crate::cli::build_info;
 use crate::cli::options::Options;
 use crate::errors::plain;
 use crate::exposition::self_metrics::SelfMetrics;
-use crate::node::accounts::Accounts;
-use crate::node::budget::Budget;
-use crate::node::discovery::Discovery;
-use crate::node::processes::Processes;
+use crate::node::cgroups::usage::CgroupUsage;
+use crate::node::containers::discovery::Discovery;
+use crate::node::reads::budget::Budget;
+use crate::node::reads::scheduler::Reads;
 use crate::procfs::Proc;
 use crate::sandbox::{self, Needs};
 use crate::scrape::{Parts, Scraper};
@@ -61,8 +61,8 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     Ok(Scraper::new(Parts {
         proc,
         discovery,
-        processes: Processes::new(options.scrape_interval),
-        accounts: accounts(options),
+        reads: Reads::new(options.scrape_interval),
+        cgroups: cgroups(options),
         budget: Budget::new(options.cpu_budget),
         snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
         self_metrics: SelfMetrics::new(
@@ -127,7 +127,7 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
 
 /// Opens the cgroup file system that the options name, to read the containers' accounts. A missing one is
 /// logged, except in a recording, which need not have one.
-fn accounts(options: &Options) -> Option<Accounts> {
+fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
     }
@@ -138,7 +138,7 @@ fn accounts(options: &Options) -> Option<Accounts> {
     }
     let level = if options.cgroup_path.is_some() { Level::Warn } else { Level::Info };
     match CgroupFs::open(&path, options.cgroup_metrics) {
-        Ok(fs) => Some(Accounts::new(fs, level)),
+        Ok(fs) => Some(CgroupUsage::new(fs, level)),
         Err(error) => {
             log!(level, "no cgroup_* metrics: {error}");
             None

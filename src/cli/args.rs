@@ -139,7 +139,7 @@ mod tests {
     use log::LevelFilter;
 
     use super::*;
-    use crate::node::filter::Filter;
+    use crate::node::containers::filter::Filter;
     use crate::smaps::fields::ALL_FIELDS;
     use crate::totals::grouping::GroupBy;
     use std::os::unix::ffi::OsStringExt;

@@ -207,7 +207,7 @@ impl SelfMetrics {
             text,
             "smaps_exporter_read_errors_total",
             Counter,
-            "Reads of a process that did not give its mappings; torn: they changed during the read, and the last values stay.",
+            "Failed reads of a process. After reason torn (its mappings changed during the read) the last values stay.",
             [
                 ("{reason=\"denied\"}", denied),
                 ("{reason=\"exec\"}", exec),

@@ -1,6 +1,5 @@
 //! No sandbox: only Linux has one. Elsewhere the program reads recordings, which takes no rights.
 
-#[allow(dead_code, reason = "nothing reads what the sandbox must allow")]
 #[path = "needs.rs"]
 mod needs;
 

@@ -7,16 +7,17 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::node::away::MAX_DETACHED;
+use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// A read that takes longer is detached. Each further one in the same pass gets half the time of the one before,
-/// because a request may wait for that pass: 64 processes that are stuck at once delay it by 0.6 s.
+/// A read that takes longer is detached. Each further one in a pass gets half the time of the one before,
+/// because a request may wait for that pass: 64 processes that are stuck at once delay it by 0.6 s. Less for the
+/// first would detach reads on a node that is merely busy.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// No more reads are detached than this; then the pass waits for its read. From 64 on a process that looks stuck
-/// is not read at all, so that takes eight processes that become stuck between that check and their read.
-const MAX_THREADS: usize = MAX_DETACHED + 8;
+/// No more reads are detached than this; then the pass waits for its read. From [`MAX_CHOSEN`] on only processes
+/// that do not look stuck are read at all, so that takes eight that become stuck just as they are read.
+const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// The hand-over between the active thread and the one that stands by. Threads are numbered: the first active
 /// one is 0, and each that takes over has the next number.
@@ -141,7 +142,7 @@ impl Turns {
         if !left.is_zero() {
             return Standby::Wait(left);
         }
-        if self.n_detached >= MAX_THREADS {
+        if self.n_detached >= MAX_DETACHED {
             return Standby::Wait(patience / 2);
         }
         self.active += 1;
@@ -208,12 +209,12 @@ mod tests {
             turns.begin_pass();
             turns.n_detached = 0;
             let mut now = begun;
-            for i in 1..=MAX_THREADS {
+            for i in 1..=MAX_DETACHED {
                 reading(&mut turns, now);
                 let Standby::Wait(patience) = turns.stand_by(now) else { panic!("it takes over at once") };
                 assert!(patience >= LEAST_PATIENCE);
                 now += patience;
-                assert_eq!(turns.stand_by(now), Standby::TakeOver(n_passes * MAX_THREADS + i));
+                assert_eq!(turns.stand_by(now), Standby::TakeOver(n_passes * MAX_DETACHED + i));
             }
             assert!(now - begun <= 700 * MS, "pass {n_passes}: {:?}", now - begun);
         }
@@ -223,7 +224,7 @@ mod tests {
     fn with_too_many_detached_reads_the_pass_waits() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         turns.begin_pass();
-        turns.n_detached = MAX_THREADS;
+        turns.n_detached = MAX_DETACHED;
         reading(&mut turns, now);
         assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::Wait(PATIENCE / 2));
         assert_eq!(turns.active, 0);

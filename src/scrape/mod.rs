@@ -25,12 +25,14 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::SelfMetrics;
-use crate::node::accounts::Accounts;
-use crate::node::budget::Budget;
-use crate::node::discovery::Discovery;
-use crate::node::processes::Processes;
-use crate::node::reader::{Job, Reader};
-use crate::procfs::errors::ReadError;
+use crate::node::cgroups::usage::CgroupUsage;
+use crate::node::containers::discovery::Discovery;
+use crate::node::processes::job::Job;
+use crate::node::processes::table::ProcessTable;
+use crate::node::reads::apply::apply_read;
+use crate::node::reads::budget::Budget;
+use crate::node::reads::reader::{Finding, Reader};
+use crate::node::reads::scheduler::{Node, Reads};
 use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
@@ -43,10 +45,10 @@ pub struct Parts {
     pub proc: Proc,
     /// The containers of the node.
     pub discovery: Discovery,
-    /// The processes of the node.
-    pub processes: Processes,
+    /// The reads of its processes.
+    pub reads: Reads,
     /// The containers' cgroups; `None` if none is read.
-    pub accounts: Option<Accounts>,
+    pub cgroups: Option<CgroupUsage>,
     /// The CPU time that scrapes and checks may use.
     pub budget: Budget,
     /// The sums, in the shape in which they are exported.
@@ -64,9 +66,10 @@ pub struct Parts {
 pub struct Scraper {
     proc: Arc<Proc>,
     discovery: Discovery,
-    processes: Processes,
+    processes: ProcessTable,
+    reads: Reads,
     /// `None` if no cgroups are read.
-    accounts: Option<Accounts>,
+    cgroups: Option<CgroupUsage>,
     budget: Budget,
     snapshot: Snapshot,
     own_metrics: OwnMetrics,
@@ -82,8 +85,9 @@ impl Scraper {
         Self {
             proc: Arc::new(parts.proc),
             discovery: parts.discovery,
-            processes: parts.processes,
-            accounts: parts.accounts,
+            processes: ProcessTable::default(),
+            reads: parts.reads,
+            cgroups: parts.cgroups,
             budget: parts.budget,
             snapshot: parts.snapshot,
             own_metrics: OwnMetrics::new(parts.self_metrics),
@@ -96,23 +100,23 @@ impl Scraper {
 
     /// Waits up to `patience` for the first listing, so that the first scrape has containers.
     ///
-    /// Fails with one line when there is none. Each scrape tries again.
+    /// Fails with one line when there is none; each scrape asks again.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Reads every process in each scrape, even if its memory has not changed: to measure reading.
+    /// Reads everything in each scrape, whatever looks unchanged: to measure reading.
     pub fn always_read(&mut self) {
-        self.processes.always_reads = true;
+        self.reads.always_read();
     }
 
-    /// Returns a reader for the calling thread.
+    /// A reader for the thread that calls this.
     pub fn reader(&self) -> Reader {
         let shape = self.snapshot.shape();
         Reader::new(shape.group_by, shape.max_samples)
     }
 
-    /// Returns the proc file system that is read.
+    /// Where it reads.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
@@ -125,8 +129,8 @@ impl Scraper {
         reader.restart_clock();
         let proc = self.proc();
         while let Some(job) = self.next(0) {
-            let result = reader.read(&proc, job);
-            self.take(job, result, reader);
+            let finding = reader.read(&proc, job);
+            self.apply(&job, &finding);
         }
         reader.shrink();
         self.finish();
@@ -139,11 +143,12 @@ impl Scraper {
     /// Fails with one line when proc cannot be listed.
     pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
-        let Self { proc, discovery, processes, budget, .. } = self;
+        let Self { proc, discovery, processes, reads, budget, .. } = self;
         self.checks.begin(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
+        reads.begin(processes);
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
@@ -162,7 +167,8 @@ impl Scraper {
     /// pass.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
-            if let Some(job) = self.processes.next_unknown(&self.proc, thread) {
+            let Self { proc, discovery, processes, reads, .. } = self;
+            if let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, thread) {
                 return Some(job);
             }
             self.begin_reads(pass);
@@ -172,7 +178,8 @@ impl Scraper {
             return None;
         }
         let clock = thread_cpu_time();
-        let next = self.processes.next(&self.proc, &self.discovery, &self.budget, &self.snapshot, thread);
+        let Self { proc, discovery, processes, reads, budget, snapshot, .. } = self;
+        let next = reads.next(&mut Node { processes, proc, discovery }, budget, snapshot, thread);
         if next.is_none() {
             // No read follows that this time would be charged to.
             self.add_overhead_since(clock);
@@ -183,69 +190,70 @@ impl Scraper {
     /// Attributes the processes, now that all are identified, and queues those to read.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
-        let Self { proc, discovery, processes, .. } = self;
-        let has_new_claims = discovery.observe(processes, now);
-        processes.identify(proc, discovery, has_new_claims);
-        discovery.see_running(processes);
-        if let Some(accounts) = &mut self.accounts {
-            accounts.update(processes, discovery, proc);
-            self.ooms.record(accounts.take_kills(), &self.snapshot, self.progress.summed_at());
+        let Self { proc, discovery, processes, reads, cgroups, .. } = self;
+        let has_changed = discovery.observe(processes.seen(), now);
+        processes.identify(proc, discovery, has_changed);
+        discovery.see_running(processes.attributed().map(|(container, _)| container));
+        if let Some(cgroups) = cgroups {
+            cgroups.update(processes, discovery, proc);
+            self.ooms.record(cgroups.take_kills(), &self.snapshot, self.progress.summed_at());
         }
-        match (&mut self.accounts, pass) {
-            (Some(accounts), Pass::Check) => {
-                accounts.check(now);
-                processes.queue(now, proc, discovery, |process| accounts.is_full_of(process));
+        let mut node = Node { processes, proc, discovery };
+        match (cgroups, pass) {
+            (Some(cgroups), Pass::Check) => {
+                cgroups.check(now);
+                reads.queue(&mut node, now, |process| cgroups.is_near_limit(process));
             }
-            _ => processes.queue(now, proc, discovery, |_| true),
+            _ => reads.queue(&mut node, now, |_| true),
         }
         self.progress.begin_reads(pass);
         if self.discovery.has_listed() && self.log.needs_selection() {
-            self.log.log_selection(&self.discovery.selection(&self.processes));
+            self.log.log_selection(&self.discovery.selection(self.processes.attributed()));
         }
     }
 
-    /// Keeps the result of a read that this pass or an earlier one has begun.
-    pub fn take(&mut self, job: Job, result: Result<(), ReadError>, reader: &Reader) {
-        let Self { proc, discovery, processes, snapshot, .. } = self;
-        processes.take(job, result, reader, proc, discovery, snapshot);
-        self.budget.spend(reader.cpu_time);
-        self.own_metrics.add_read(reader.cpu_time);
+    /// Applies the result of a read, in this scrape or in a later one.
+    pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
+        let Self { proc, discovery, processes, reads, snapshot, .. } = self;
+        apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
+        self.budget.spend(finding.cost.cpu_time);
+        self.own_metrics.add_read(finding.cost.cpu_time);
         self.progress.note_read();
     }
 
-    /// Detaches the current read, if there is one: the pass continues without it.
-    pub fn detach_read(&mut self) {
-        self.processes.leave_behind();
+    /// Detaches the read that is under way, if one is.
+    pub fn detach(&mut self) {
+        self.reads.detach(&mut self.processes);
     }
 
-    /// Returns whether every selected process was read, except those that are stuck, wait after a slow read
-    /// or have no budget left.
+    /// Whether every selected process was read, except those that are stuck, rest or have no budget.
     pub fn is_complete(&self) -> bool {
-        self.processes.iter().all(|process| !process.is_awaited())
+        self.processes.is_complete()
     }
 
-    /// Ends the pass: sums the readings, and reads the cgroups of their containers. No process can block
-    /// this.
+    /// Ends the pass: sums what the processes gave, and reads what their containers' cgroups say. That waits
+    /// for no process.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
         if pass == Pass::Scrape {
             let (n_refused, n_selected) = self.processes.refusals();
             self.log.log_refusals(n_refused, n_selected);
-            if let Some(accounts) = &mut self.accounts {
-                accounts.read(now);
+            if let Some(cgroups) = &mut self.cgroups {
+                cgroups.read(now);
             }
         }
         if must_sum {
             self.processes.register_containers(&mut self.snapshot);
             self.snapshot.sum(self.processes.readings());
-            if let Some(accounts) = &mut self.accounts {
-                accounts.join(&self.snapshot, &self.processes, &self.proc, now);
+            if let Some(cgroups) = &mut self.cgroups {
+                cgroups.join(&self.snapshot, &self.processes, &self.proc, now);
             }
         }
         if pass == Pass::Scrape {
             let began_at = self.progress.began_at().unwrap_or(now);
-            self.own_metrics.end_scrape(began_at, &self.discovery, &self.processes, &self.snapshot);
+            let Self { own_metrics, discovery, processes, reads, snapshot, .. } = self;
+            own_metrics.end_scrape(began_at, discovery, processes, reads, snapshot);
         }
         self.add_overhead_since(clock);
     }
@@ -266,10 +274,10 @@ impl Scraper {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
     }
 
-    /// Writes a recording of what the last scrape has read, and of what attributes it to containers. Leaves
-    /// out processes that have ended since. Returns the number of processes.
+    /// Records what the last scrape has read, and whatever tells which container owns it.
     ///
-    /// Fails with one line when there is nothing to record, or something cannot be written.
+    /// Fails with one line when there is nothing to record, or something cannot be written; a process that
+    /// has ended meanwhile is left out.
     pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
         if n_processes == 0 {
@@ -284,32 +292,32 @@ impl Scraper {
                 writer.file(init_pid, "cgroup", &cgroup)?;
             }
         }
-        if let Some(accounts) = &mut self.accounts {
-            accounts.record(writer)?;
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.record(writer)?;
         }
         writer.containers(selected().map(|container| &container.listed))?;
         Ok(n_processes)
     }
 
-    /// Says why nothing was read.
+    /// Why nothing was read.
     fn why_nothing(&self) -> String {
         let (n_refused, n_selected) = self.processes.refusals();
         match n_selected {
-            0 => self.discovery.selection(&self.processes).to_string(),
+            0 => self.discovery.selection(self.processes.attributed()).to_string(),
             _ if n_refused > 0 => refused(n_refused, n_selected),
             _ => format!("none of the {n_selected} processes selected can be read"),
         }
     }
 
-    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of samples.
+    /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
         exposition::text::render(text, self.snapshot.table())
     }
 
     /// Appends the families `cgroup_*` of the last scrape to `text`.
     pub fn render_accounts(&self, text: &mut Vec<u8>) {
-        if let Some(accounts) = &self.accounts {
-            exposition::cgroups::render(text, accounts.iter());
+        if let Some(cgroups) = &self.cgroups {
+            exposition::cgroups::render(text, cgroups.exported());
         }
     }
 
@@ -320,22 +328,23 @@ impl Scraper {
         self.render_accounts(text);
         self.log.log_over_limit(n_samples, self.snapshot.shape().max_samples as u64);
         let (namespaces, folded) = (self.discovery.namespaces(), self.snapshot.folded());
-        let oom_kills = self.accounts.iter().flat_map(Accounts::n_kills);
+        let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);
         self.own_metrics.render(text, n_samples, namespaces, folded, oom_kills);
         self.add_overhead_since(clock);
     }
 
-    /// Returns when the oldest values were read; without any, when the scrape began.
+    /// When the oldest values were read; without any, when the scrape began.
     pub fn oldest_data(&self) -> Option<Instant> {
         self.processes.oldest().or(self.progress.began_at())
     }
 
-    /// Says where containers come from, for the log.
+    /// Where containers come from, for the log.
     pub fn describe_source(&self) -> String {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline` or the next wake. Meanwhile the container runtime may answer.
+    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile the source of the
+    /// containers may answer.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.discovery.wait_until(deadline, wake);
     }
@@ -347,19 +356,19 @@ impl Scraper {
 
     /// Returns when kill counters are due that may soon be gone; `None` if there are none.
     pub fn next_watch(&self) -> Option<Instant> {
-        self.checks.next_watch(self.accounts.as_ref().is_some_and(Accounts::has_watched))
+        self.checks.next_watch(self.cgroups.as_ref().is_some_and(CgroupUsage::has_watched))
     }
 
     /// Reads those counters, if it is time.
     pub fn watch_if_due(&mut self) {
         let now = Instant::now();
         if self.next_watch().is_some_and(|at| at <= now)
-            && let Some(accounts) = &mut self.accounts
+            && let Some(cgroups) = &mut self.cgroups
         {
             let clock = thread_cpu_time();
             self.checks.watch(now);
-            accounts.watch();
-            self.ooms.record(accounts.take_kills(), &self.snapshot, self.progress.summed_at());
+            cgroups.watch();
+            self.ooms.record(cgroups.take_kills(), &self.snapshot, self.progress.summed_at());
             self.add_overhead_since(clock);
         }
     }

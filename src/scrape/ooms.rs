@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 
 use crate::exposition::ooms::{Record, document};
-use crate::node::ooms::Kill;
+use crate::node::cgroups::oom::Kill;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
@@ -37,7 +37,7 @@ impl Ooms {
         let (largest, read_at, values, current) = match &kill.last_reading {
             Some(last) => (&last.largest, last.oldest, &last.values, last.current),
             None => {
-                let (table, key) = (snapshot.table(), kill.container.key);
+                let (table, key) = (snapshot.table(), kill.container.id.key());
                 let is_known = kill.is_alone && summed.find(table, key, &mut Vec::new());
                 (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
             }
@@ -78,8 +78,8 @@ impl Ooms {
 mod tests {
     use super::*;
     use crate::cgroupfs::fields::Values;
-    use crate::node::ooms::LastReading;
-    use crate::node::owners::Container;
+    use crate::node::cgroups::oom::LastReading;
+    use crate::node::containers::table::{Container, ContainerId};
     use crate::sources;
     use std::sync::Arc;
 
@@ -92,7 +92,7 @@ mod tests {
             pod: name(pod),
             name: name("app"),
         };
-        let container = Arc::new(Container::new(listed, true));
+        let container = Arc::new(Container::new(ContainerId(0), listed, true));
         Kill { container, n_kills: 1, values: Values::default(), current: 5, is_alone: true, last_reading }
     }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use log::debug;
 
 use crate::exposition::self_metrics::{Report, SelfMetrics};
-use crate::node::discovery::Discovery;
-use crate::node::processes::Processes;
+use crate::node::containers::discovery::Discovery;
+use crate::node::processes::table::ProcessTable;
+use crate::node::reads::scheduler::Reads;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
 use crate::totals::snapshot::Snapshot;
@@ -38,7 +39,8 @@ impl OwnMetrics {
         &mut self,
         began_at: Instant,
         discovery: &Discovery,
-        processes: &Processes,
+        processes: &ProcessTable,
+        reads: &Reads,
         snapshot: &Snapshot,
     ) {
         let read_time = self.read_time - self.report.read_time;
@@ -52,9 +54,9 @@ impl OwnMetrics {
             n_processes: snapshot.table().processes().map(|(_, n_processes)| n_processes).sum(),
             n_mappings: snapshot.table().series().map(|series| series.totals.n_mappings).sum(),
             read_time: self.read_time,
-            read_errors: processes.read_errors(),
+            read_errors: reads.errors(),
             n_scrapes: self.report.n_scrapes + 1,
-            reads: processes.reads(),
+            reads: reads.counts(),
             n_stuck: processes.n_stuck() as u64,
             longest_read: processes.longest_read(),
             ..Report::default()

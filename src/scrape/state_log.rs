@@ -2,7 +2,7 @@
 
 use log::{Level, info, log, warn};
 
-use crate::node::selection::Selection;
+use crate::node::containers::selection::Selection;
 use crate::procfs::permissions;
 
 /// Which states the log shows.

@@ -2,7 +2,7 @@
 //!
 //! A process whose memory-map lock is held for good costs a thread and its own values, and delays no other
 //! read. Nothing is locked while a process is read, and nothing else that a scrape touches blocks (see
-//! [`crate::node::reader`]).
+//! [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,15 +17,15 @@ use crate::errors::plain;
 use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
-/// The stack of a thread that scrapes.
-const STACK: usize = 256 << 10;
-
 /// How long the active thread waits at most while no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// While reads are detached, the active thread waits this long for the container runtime to answer, then as
 /// long for the reads to deliver, and so on.
 const SLICE: Duration = Duration::from_millis(50);
+
+/// The stack of a thread that scrapes. 64 detached reads take 64 threads: 5.9 MB resident with glibc, 92 KiB each.
+const STACK: usize = 256 << 10;
 
 /// Takes the result of a pass. After a scrape, it returns when the next one begins.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
@@ -95,7 +95,7 @@ impl Shared {
         let thread = this_thread();
         let mut state = self.lock();
         let mut reader = state.scraper.reader();
-        state.scraper.detach_read();
+        state.scraper.detach();
         loop {
             let pass = match state.scraper.under_way() {
                 Some(pass) => pass,
@@ -116,10 +116,10 @@ impl Shared {
             while let Some(job) = state.scraper.next(thread) {
                 drop(state);
                 self.handover.begin_read();
-                let result = reader.read(&self.proc, job);
+                let finding = reader.read(&self.proc, job);
                 let is_active = self.handover.end_read(number);
                 state = self.lock();
-                state.scraper.take(job, result, &reader);
+                state.scraper.apply(&job, &finding);
                 if !is_active {
                     // Only now: while reads are detached, the active thread unlocks the state for them.
                     self.handover.deliver();

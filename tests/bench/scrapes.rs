@@ -6,7 +6,7 @@ use std::time::Instant;
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::exposition::self_metrics::OLDEST_DATA;
 use smaps_container_exporter::http::publish::{self, Age, Published, Publisher};
-use smaps_container_exporter::node::reader::Reader;
+use smaps_container_exporter::node::reads::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
 use smaps_container_exporter::start;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use log::warn;
 
-use crate::node::owners::id_of;
+use super::cgroup_path::id_of;
 use crate::procfs::cgroup::Cgroups;
 use crate::sources::Container;
 
@@ -14,7 +14,7 @@ const ID_LEN: usize = 64;
 
 /// The containers of a listing whose ids are cut, beside the others of that listing.
 #[derive(Debug, Default)]
-pub(super) struct CutIds {
+pub struct CutIds {
     /// The others, by id. Empty while no id is cut.
     listed: Vec<Container>,
     /// Those with a cut id, by the digits that are known.
@@ -27,7 +27,7 @@ pub(super) struct CutIds {
 
 impl CutIds {
     /// Takes a listing. Returns the containers whose ids are known, by id: also those that were completed before.
-    pub(super) fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
+    pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
             return listed;
@@ -44,10 +44,7 @@ impl CutIds {
 
     /// Completes the cut ids by the cgroups of all processes. Returns the containers whose ids are known now, by id,
     /// if they are others than before.
-    pub(super) fn complete<'a>(
-        &mut self,
-        processes: impl Iterator<Item = &'a Cgroups>,
-    ) -> Option<Vec<Container>> {
+    pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
         }
@@ -63,12 +60,12 @@ impl CutIds {
     }
 
     /// How many containers have digits that match more than one id.
-    pub(super) fn n_ambiguous(&self) -> u64 {
+    pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
 
     /// How many containers have no whole id.
-    pub(super) fn n_incomplete(&self) -> usize {
+    pub fn n_incomplete(&self) -> usize {
         self.whole.iter().filter(|whole| whole.is_none()).count()
     }
 
