@@ -151,9 +151,9 @@ impl Processes {
     /// The same for a process whose values are kept. Under another name they stay until `stat`, which can block and is therefore read by a
     /// job (see [`Processes::next_check`]), shows whether it runs another program: no process hides by taking another name.
     pub(super) fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
-        let Self { table, buffers, path, scratch, .. } = self;
+        let Self { table, buffers, cgroups, scratch, .. } = self;
         let process = &mut table[i];
-        let is_where_it_was = process.locate(proc, buffers, path).is_ok() && !process.is_unattributed;
+        let is_where_it_was = process.locate(proc, buffers, cgroups).is_ok() && !process.is_unattributed;
         let comm = proc.comm(process.entry.pid, buffers).unwrap_or_default();
         let waits_for_stat = process.is_selected
             && process.program.is_some()
