@@ -158,7 +158,8 @@ fn a_cgroup_of_containers_of_different_pods_is_logged_once() {
     let mut command = exporter(&["--once", "--filter", "*/*/*/*", "--fixture", recording.to_str().unwrap()]);
     let output = command.output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
-    let n_lines = log.lines().filter(|line| line.contains(r#"have the cgroup "/system.slice/containerd.service""#));
+    let n_lines =
+        log.lines().filter(|line| line.contains(r#"have the cgroup "/system.slice/containerd.service""#));
     assert_eq!(n_lines.count(), 1, "{}", told(&command, &output));
 }
 
@@ -177,7 +178,8 @@ fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
 #[test]
 fn links_with_cut_names_are_matched_by_the_digits_left() {
     let node = Directory::new();
-    let ids: Vec<String> = ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
+    let ids: Vec<String> =
+        ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
     // The last two begin with the same digits, so neither is that of its link.
     let twin = id("cccccccccccc", '1');
     // The first container names a cgroup of its own so that the second link's digits match it, too.
