@@ -6,7 +6,7 @@
 //! ```text
 //! cli (options) -> start (parts) -> scrape
 //!   -> sources (which containers run)
-//!   -> node (whose each process is, whose turn it is) -> procfs, cgroupfs (the kernel's files)
+//!   -> node (containers, processes, reads, cgroups) -> procfs, cgroupfs (the kernel's files)
 //!   -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
 //! ```
 //!
@@ -18,7 +18,7 @@
 //! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; the records of OOM kills | HTTP, options |
 //! | [`demand`] | requests for scrapes, and so when the next one begins; waking the threads that wait | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
-//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; the containers' accounts and whom the kernel has killed | options, text |
+//! | [`node`] | the containers and their cgroups, and when to list them; the processes and their attribution; what to read next, within which budget, and what the result means; the memory that cgroups use, and OOM kills | options |
 //! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
 //! | [`cgroupfs`] | Linux: the table of a cgroup's fields and the account that they add up to (pure), its files, where it is among the others | containers |
 //! | [`smaps`] | pure: the table of fields, the scanner | everything else |

@@ -61,7 +61,6 @@ GROUPS = {
         False,
         (
             "test_exactness",
-            "test_growing",
             "test_kernel",
             "test_prometheus",
             "test_recording",
@@ -73,6 +72,7 @@ GROUPS = {
         False,
         (
             "test_adversary",
+            "test_containerd_failures::test_listing_stays_within_the_documented_memory",
             "test_containerd_stop",
             "test_demand",
             "test_door",

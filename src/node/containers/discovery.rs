@@ -85,7 +85,7 @@ impl Discovery {
             }
         }
         (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
-        selection.n_listed = self.containers.len() + self.cut_ids.n_incomplete();
+        selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
         selection.lister = self.listings.lister();
         let running = self.containers.running();
         selection.namespaces = running.map(|container| container.listed.namespace.as_str()).collect();

@@ -8,7 +8,7 @@ use std::fmt;
 pub const EXPECTED: &str =
     "\"<namespace>/<pod>/<container>/<command>\", where \"*\" stands for any run of characters";
 
-/// One pattern. A process is taken when any of the filters matches it.
+/// A filter. A process is selected if any of the filters matches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     namespace: String,
@@ -24,19 +24,19 @@ pub struct ParseError {
 }
 
 impl Filter {
-    /// Splits at the first three slashes; the rest is the command, for a comm may hold slashes itself.
+    /// Splits at the first three slashes. The rest is the command, because a comm may hold slashes itself.
     pub fn parse(text: &str) -> Result<Filter, ParseError> {
         let mut segments = text.splitn(4, '/').map(String::from);
         let mut next = || segments.next().ok_or_else(|| ParseError { text: text.into() });
         Ok(Filter { namespace: next()?, pod: next()?, container: next()?, comm: next()? })
     }
 
-    /// Whether a process with these labels is taken.
+    /// Whether a process with these labels is selected.
     pub fn matches(&self, namespace: &str, pod: &str, container: &str, comm: &str) -> bool {
         self.matches_container(namespace, pod, container) && glob(&self.comm, comm)
     }
 
-    /// Whether this container can hold a process that is taken; if not, no comm of its need be read.
+    /// Whether a process in this container can be selected. If not, no comm in it need be read.
     pub fn matches_container(&self, namespace: &str, pod: &str, container: &str) -> bool {
         glob(&self.namespace, namespace) && glob(&self.pod, pod) && glob(&self.container, container)
     }

@@ -1,9 +1,9 @@
-//! When to list the containers again. Pure: the time is told.
+//! When to list the containers again. Pure: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// How long the source of the containers may take to know of one whose first process is already there: a listing that begins later
-/// than this after something new was seen has explained it.
+/// A listing that begins this long after something new was seen has explained it: the runtime may not list a container at
+/// once whose first process is already there.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -11,7 +11,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
-/// When something was seen, when it was listed, and so when to list again.
+/// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
     /// When something was seen that no listing has explained yet.
@@ -23,7 +23,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Whether a listing should begin.
+    /// Whether a listing is due.
     pub fn is_due(&self, now: Instant) -> bool {
         if self.began_at.is_some_and(|began| now < began + self.pause) {
             return false;
@@ -32,22 +32,22 @@ impl Schedule {
         now >= listed + MAX_AGE || self.unexplained_since.is_some_and(|since| listed < since + LAG)
     }
 
-    /// A listing begins.
+    /// Notes that a listing begins.
     pub fn begin(&mut self, now: Instant) {
         self.began_at = Some(now);
     }
 
-    /// When the last listing began.
+    /// Returns when the last listing began.
     pub fn began_at(&self) -> Option<Instant> {
         self.began_at
     }
 
-    /// Something was seen that the known containers do not explain.
+    /// Notes that proc shows something that the known containers do not explain.
     pub fn see_unexplained(&mut self, now: Instant) {
         self.unexplained_since = Some(now);
     }
 
-    /// The listing that began last has succeeded. With `more_to_come`, some container had not started yet.
+    /// Notes that the listing has succeeded. With `more_to_come`, some container had not started yet.
     pub fn succeed(&mut self, more_to_come: bool, now: Instant) {
         self.listed_at = self.began_at;
         if more_to_come {
@@ -58,13 +58,13 @@ impl Schedule {
         }
     }
 
-    /// The listing that began last has failed: list again, but not at once.
+    /// Notes that the listing has failed: the next one comes soon, but not at once.
     pub fn fail(&mut self) {
         self.listed_at = None;
         self.lengthen_pause();
     }
 
-    /// Whoever answered the last listing has ended: list as soon as may be.
+    /// Notes that the runtime has ended: the next listing comes as soon as possible.
     pub fn lose(&mut self) {
         self.listed_at = None;
     }

@@ -1,14 +1,14 @@
-//! What the filters select, in words, for whoever wonders why nothing shows.
+//! What the filters select, in words: the usual reason why nothing is shown.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::filter::Filter;
 
-/// So many namespaces are named.
+/// At most this many namespaces are named.
 const MAX_NAMED: usize = 20;
 
-/// How much of what there is the filters select. Processes that belong to no container do not count.
+/// How many of the processes in containers the filters select.
 #[derive(Debug, Default, PartialEq)]
 pub struct Selection<'a> {
     /// The filters.
@@ -23,7 +23,7 @@ pub struct Selection<'a> {
     pub n_containers: usize,
     /// Containers that were listed.
     pub n_listed: usize,
-    /// Who has listed them; `None` for a recording.
+    /// The runtime that listed them; `None` for a recording.
     pub lister: Option<&'static str>,
     /// The namespaces that containers are in.
     pub namespaces: BTreeSet<&'a str>,
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn told_in_one_line() {
+    fn the_selection_is_described_in_one_line() {
         let many: Vec<String> = (0..23).map(|i| format!("n{i:02}")).collect();
         for (filters, counts, namespaces, expected) in [
             (

@@ -105,7 +105,7 @@ impl Containers {
     }
 
     /// Returns how many containers are listed.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.tracked.len()
     }
 

@@ -160,10 +160,10 @@ impl ProcessTable {
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
         let Self { table, buffers, .. } = self;
         let mut n_recorded = 0;
-        let can_be_read = |process: &&Box<Process>| {
-            process.is_selected() && !process.state().is_stuck() && !process.is_refused()
-        };
-        for process in table.iter().filter(can_be_read) {
+        for process in table.iter() {
+            if !process.is_selected() || process.state().is_stuck() || process.is_refused() {
+                continue;
+            }
             let pid = process.pid();
             match proc.process(pid, buffers).and_then(|dir| dir.raw(buffers)) {
                 Ok(files) => {

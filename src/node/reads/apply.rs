@@ -2,8 +2,8 @@
 
 use log::debug;
 
+use super::finding::{Finding, Memory};
 use super::outcome::{Outcome, outcome};
-use super::reader::{Finding, Memory};
 use super::scheduler::{Node, Reads};
 use crate::exposition::self_metrics::{ReadErrors, Reads as ReadCounts};
 use crate::node::processes::job::{Detail, Job};

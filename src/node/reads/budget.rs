@@ -1,30 +1,30 @@
-//! How much CPU time the scrapes may take: a share of the time that passes, what was overspent included.
+//! The CPU time that scrapes may use: a share of the time that passes. What one scrape overspends, later ones save.
 //!
-//! Everything is charged: listing proc, reading, adding up, rendering. Where what is not reading would take more than half of it, scrapes
-//! become rarer, so that the other half is left for reading.
+//! Everything is charged: listing proc, reading, summing, rendering. If everything but reading would take more than half of
+//! the budget, scrapes become rarer, so that the other half is left for reading.
 
 use std::time::{Duration, Instant};
 
-/// What a longer time would allow is lost: whoever asks after a quiet hour waits for a scrape that may take a quarter of a minute.
+/// Credit is earned for at most this long, so that a scrape after an idle hour takes at most 15 s of CPU time.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
-/// An account in seconds of CPU time.
+/// The budget, in seconds of CPU time.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     fraction: f64,
     credit_seconds: f64,
-    /// Up to when the time that passes has been credited.
+    /// When credit was earned last.
     credited_at: Option<Instant>,
-    /// What the last scrape took beside its reads: set aside for this one.
+    /// What the last scrape took beside its reads. As much is set aside for this one.
     overhead_seconds: f64,
     began_at: Option<Instant>,
-    /// The same of a check between scrapes.
+    /// What the last check took beside its reads.
     check_seconds: f64,
     checked_at: Option<Instant>,
 }
 
 impl Budget {
-    /// A budget of this fraction of one core; 0 is no limit. Full from the start: the first scrape reads everything.
+    /// Creates a budget of this fraction of one core; 0 is no limit. The first scrape is not limited.
     pub fn new(fraction: f64) -> Self {
         Self {
             fraction,
@@ -37,9 +37,9 @@ impl Budget {
         }
     }
 
-    /// A scrape begins.
+    /// Begins a scrape.
     ///
-    /// What was overspent is paid off first; what was not used is lost, so that a quiet hour buys no long burst.
+    /// What was overspent is paid off first; what was not used is lost, so that an idle hour allows no long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit(now);
@@ -48,25 +48,25 @@ impl Budget {
         self.credit_seconds = self.credit_seconds.min(most) - self.overhead_seconds;
     }
 
-    /// A check begins, between two scrapes. It may spend what has been credited and was not used.
+    /// Begins a check between two scrapes. It may spend the credit that was earned and not used.
     pub fn begin_check(&mut self, now: Instant) {
         self.checked_at = Some(now);
         self.credit(now);
     }
 
-    /// Takes what a check has cost beside its reads.
+    /// Charges what a check has cost beside its reads.
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit_seconds -= self.check_seconds;
     }
 
-    /// When another check may begin: a quarter of the budget pays for what they take beside their reads.
+    /// Returns when another check may begin: a quarter of the budget pays for what checks take beside their reads.
     pub fn next_check(&self) -> Option<Instant> {
         let seconds = if self.fraction > 0.0 { 4.0 * self.check_seconds / self.fraction } else { 0.0 };
         Some(self.checked_at? + Duration::try_from_secs_f64(seconds).unwrap_or_default())
     }
 
-    /// Credits the time that has passed since that was done last.
+    /// Earns credit for the time that has passed.
     fn credit(&mut self, now: Instant) {
         let Some(before) = self.credited_at.replace(now).filter(|_| self.fraction > 0.0) else { return };
         let most = self.fraction * MAX_ELAPSED.max(self.least_distance()).as_secs_f64();
@@ -83,30 +83,30 @@ impl Budget {
         self.credit_seconds > 0.0
     }
 
-    /// Takes what one read has cost.
+    /// Charges what a read has cost.
     pub fn spend(&mut self, cpu: Duration) {
         self.credit_seconds -= cpu.as_secs_f64();
     }
 
-    /// Takes what the scrape has cost beside its reads.
+    /// Charges what a scrape has cost beside its reads.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit_seconds -= self.overhead_seconds - before;
     }
 
-    /// Ends the first scrape, which was not limited: what it cost is not paid off.
+    /// Ends the first scrape, which was not limited. What it cost is not paid off.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
         self.credited_at = self.began_at;
         self.credit_seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
         self.overhead_seconds = overhead.as_secs_f64();
     }
 
-    /// When another scrape may begin.
+    /// Returns when another scrape may begin.
     pub fn next_start(&self) -> Option<Instant> {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// The time in which half of the budget pays for what a scrape takes beside its reads.
+    /// Returns the time in which half of the budget pays for what a scrape takes beside its reads.
     fn least_distance(&self) -> Duration {
         let seconds = if self.fraction > 0.0 { 2.0 * self.overhead_seconds / self.fraction } else { 0.0 };
         Duration::try_from_secs_f64(seconds).unwrap_or_default()

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod budget;
 pub mod detached;
+pub mod finding;
 mod outcome;
 mod plan;
 pub mod reader;

@@ -1,6 +1,6 @@
 //! What the result of a read means for its process. Pure.
 
-use super::reader::Finding;
+use super::finding::Finding;
 use crate::node::processes::job::{Detail, Job};
 use crate::node::processes::process::Process;
 use crate::procfs::errors::ReadError;
@@ -70,7 +70,7 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::super::reader::{Found, Memory};
+    use super::super::finding::{Found, Memory};
     use super::*;
     use crate::node::processes::change_check::Check;
     use crate::node::processes::last_read::{Content, Cost, MemoryRead, Program};

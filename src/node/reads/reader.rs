@@ -11,9 +11,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::finding::{Finding, Found, Memory};
 use crate::node::processes::change_check::{Check, Fingerprint};
 use crate::node::processes::job::{Detail, Job};
-use crate::node::processes::last_read::{Content, Cost, MemoryRead, Program};
+use crate::node::processes::last_read::{Content, Cost, MemoryRead};
 use crate::procfs::cgroup::Cgroups;
 use crate::procfs::errors::ReadError;
 use crate::procfs::memory::MemoryReader;
@@ -30,53 +31,6 @@ const MAX_READ: Duration = Duration::from_secs(10);
 /// A read that has taken this long also reads `stat`, so that the program whose values are kept is known: that takes 7 us,
 /// 0.7% more.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
-
-/// What a read found.
-#[derive(Debug)]
-pub struct Finding<'a> {
-    /// What it cost.
-    pub cost: Cost,
-    /// How many times the process executed another program while it was read.
-    pub n_execs: u64,
-    /// Whether the mappings took too long to print.
-    pub was_slow: bool,
-    /// What it found, or why it failed.
-    pub result: Result<Found<'a>, ReadError>,
-}
-
-/// What a read that succeeded found.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
-    /// The inode number of the directory that it was read through.
-    pub inode: u64,
-    /// The `stat` file, if the job was to read it or the inode number is another one than was listed. A recording has none.
-    pub stat: Option<Stat>,
-    /// The memory, unless only `stat` was read.
-    pub memory: Option<Memory<'a>>,
-}
-
-/// The memory of a process.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
-    /// What was read.
-    pub read: MemoryRead,
-    /// The totals by path; empty for a zombie or a kernel thread, or if nothing has changed.
-    pub tally: &'a Tally,
-    /// The name of the process when the read ended.
-    pub comm: &'a [u8],
-    /// Its cgroups when the read ended; `None` for a zombie whose cgroups are unknown.
-    pub cgroups: Option<&'a Cgroups>,
-}
-
-impl Found<'_> {
-    /// Returns the program that the process runs, if `stat` was read and shows it.
-    pub fn program(&self) -> Option<Program> {
-        match self.memory {
-            Some(memory) => memory.read.program,
-            None => self.stat.and_then(|stat| stat.work.visible_program()),
-        }
-    }
-}
 
 /// Reads processes, one after the other, into buffers that are reused.
 #[derive(Debug)]
