@@ -1,7 +1,7 @@
 //! The head of an HTTP/1 request, from bytes that a stranger chose.
 //!
-//! This file does no I/O and never panics. Lines are checked as they come: a malformed request is refused at the first
-//! wrong byte, and a result does not change when more bytes follow (RFC 9112, sections 2 to 6).
+//! This file does no I/O and never panics. Lines are checked as they come: a malformed request is refused at
+//! the first wrong byte, and a result does not change when more bytes follow (RFC 9112, sections 2 to 6).
 
 use super::header_fields::{HeaderFields, is_token};
 
@@ -150,8 +150,8 @@ fn head<'a>(fields: &HeaderFields<'a>, line: RequestLine<'a>) -> Head<'a> {
 }
 
 impl Head<'_> {
-    /// Returns whether the client has the file with this weak entity tag (RFC 9110, section 13.1.2). The server's own
-    /// tags hold no commas.
+    /// Returns whether the client has the file with this weak entity tag (RFC 9110, section 13.1.2). The
+    /// server's own tags hold no commas.
     pub fn has(&self, tag: &str) -> bool {
         let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
         self.if_none_match

@@ -36,7 +36,8 @@ impl<'a> HeaderFields<'a> {
     pub fn add(&mut self, line: &'a [u8]) -> Option<()> {
         let colon = line.iter().position(|&b| b == b':')?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        // This refuses folded lines and a space before the colon too: both have been used to smuggle requests.
+        // This refuses folded lines and a space before the colon too: both have been used to smuggle
+        // requests.
         if name.is_empty() || !name.iter().copied().all(is_token) {
             return None;
         }

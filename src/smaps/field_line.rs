@@ -11,8 +11,8 @@ const DIGITS_LEN: usize = 8;
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// Returns whether `line` is one of the common lines that are not exported. No header and no field begins with
-/// these bytes.
+/// Returns whether `line` is one of the common lines that are not exported. No header and no field begins
+/// with these bytes.
 #[inline]
 pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
@@ -77,10 +77,11 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     // The bit 0x10 tells a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
-    // Adding 0x76 sets the high bit of every byte above 9. A byte carries into the next only if its own high bit is
-    // set.
+    // Adding 0x76 sets the high bit of every byte above 9. A byte carries into the next only if its own high
+    // bit is set.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // The first byte is the lowest, so the spaces must be the low bytes: their bits form one run from the lowest.
+    // The first byte is the lowest, so the spaces must be the low bytes: their bits form one run from the
+    // lowest.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;

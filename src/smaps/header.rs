@@ -48,7 +48,8 @@ const IS_HEX: [bool; 256] = {
 
 /// Returns whether [`IS_HEX`] holds for all these bytes, testing eight at once.
 fn are_hex(digits: &[u8; 12]) -> bool {
-    // Sets the high bit of each byte that is at least `b`. All bytes are below 0x80, so none carries into the next.
+    // Sets the high bit of each byte that is at least `b`. All bytes are below 0x80, so none carries into the
+    // next.
     let at_least = |text: u64, b: u8| text + EACH * u64::from(0x80 - b);
     let word = |at: usize| u64::from_le_bytes(*digits[at..].first_chunk().expect("eight bytes from here"));
     let are_hex = |text: u64| {
@@ -59,7 +60,8 @@ fn are_hex(digits: &[u8; 12]) -> bool {
     are_hex(word(0)) & are_hex(word(4)) == HIGH
 }
 
-/// Returns the end of `<address>-<address> `, with the space, or `None` if `bytes` does not begin with a header.
+/// Returns the end of `<address>-<address> `, with the space, or `None` if `bytes` does not begin with a
+/// header.
 #[inline]
 pub fn range_end(bytes: &[u8]) -> Option<usize> {
     // Nearly all addresses of 64-bit processes have twelve digits.
@@ -124,8 +126,8 @@ fn any_next(range: &[u8], following: &[u8]) -> Next {
     decide(begin == next, end > next)
 }
 
-/// Returns the path in a header line, given what follows the range. The path comes after the permissions, offset,
-/// device and inode.
+/// Returns the path in a header line, given what follows the range. The path comes after the permissions,
+/// offset, device and inode.
 #[inline]
 pub fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);

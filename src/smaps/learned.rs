@@ -66,8 +66,8 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Remembers the 28-byte lines of known fields with which `bytes`, the lines of a mapping, begin, and the lines
-    /// behind them.
+    /// Remembers the 28-byte lines of known fields with which `bytes`, the lines of a mapping, begin, and the
+    /// lines behind them.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();

@@ -19,8 +19,8 @@ pub fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(at + words.len() * 8 + i + 1)
 }
 
-/// Returns the high bit of each byte of `word` that equals `b`. The lowest bit is exact, but a bit above it may be
-/// set for another byte (Alan Mycroft's test for a zero byte, 1987).
+/// Returns the high bit of each byte of `word` that equals `b`. The lowest bit is exact, but a bit above it
+/// may be set for another byte (Alan Mycroft's test for a zero byte, 1987).
 #[inline]
 pub fn bytes_equal_to(b: u8, word: [u8; 8]) -> u64 {
     let differences = u64::from_le_bytes(word) ^ (EACH * u64::from(b));

@@ -15,12 +15,12 @@
 //! a header nor a known field in kB is skipped. A mapping ends where the next header begins, or with the
 //! input.
 //!
-//! Two paths lead to the same result. The general one takes a line at a time. The learned one relies on this: on
-//! one kernel the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change within a boot. It
-//! remembers the run of such lines that the general path met behind a header, each with its value. Behind the next
-//! header most lines are the same byte for byte (two of three values are 0), so their values are the same. In the
-//! others, 16 bytes of key are compared and 8 bytes of digits are decoded at once. A mapping that does not fit (a
-//! value of nine digits, another order) takes the general path.
+//! Two paths lead to the same result. The general one takes a line at a time. The learned one relies on this:
+//! on one kernel the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change within a
+//! boot. It remembers the run of such lines that the general path met behind a header, each with its value.
+//! Behind the next header most lines are the same byte for byte (two of three values are 0), so their values
+//! are the same. In the others, 16 bytes of key are compared and 8 bytes of digits are decoded at once. A
+//! mapping that does not fit (a value of nine digits, another order) takes the general path.
 //!
 //! Mappings come in address order. The kernel drops the memory-map lock between two `read` calls and
 //! continues at the end of the last mapping. If that mapping has grown meanwhile, it is printed again, whole.
@@ -36,7 +36,8 @@ use super::lines::line_end;
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping<'a> {
-    /// The path as the kernel printed it: any bytes except a newline, with trailing spaces, empty for anonymous memory.
+    /// The path as the kernel printed it: any bytes except a newline, with trailing spaces, empty for
+    /// anonymous memory.
     pub path: &'a [u8],
     /// The values of its fields.
     pub values: &'a Values,
