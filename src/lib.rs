@@ -70,6 +70,7 @@ use crate::errors::plain;
 use crate::exposition::self_metrics::OLDEST_DATA;
 use crate::http::Server;
 use crate::http::publish::{self, Age, Document, Publisher};
+use crate::procfs::this_process::raise_open_file_limit;
 use crate::scrape::threads::{self, AfterPass, Next};
 use crate::scrape::{Pass, Scraper};
 use crate::sources::recording::Writer;
@@ -81,6 +82,9 @@ const ONLY_LISTING: Duration = Duration::from_secs(30);
 /// How long they wait for reads that take long, and how soon they look again.
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
+/// With fewer open files a scrape would be incomplete: what is open at once without any container is 20 to 30, and each
+/// read that does not return holds up to three more.
+const MIN_OPEN_FILES: u64 = 64;
 /// `/healthz` is well unless a scrape has been due for the longer of these.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
@@ -96,6 +100,11 @@ pub enum Failure {
 
 /// Runs the program with the arguments that follow its name, until it is done or told to end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    if let Some(limit) = raise_open_file_limit().filter(|limit| *limit < MIN_OPEN_FILES) {
+        return Err(Failure::Start(format!(
+            "cannot run with at most {limit} open files (ulimit -n): expected at least {MIN_OPEN_FILES}"
+        )));
+    }
     let options = match cli::args::parse(args).map_err(Failure::Usage)? {
         Command::Help => return print(cli::help::help().as_bytes()).map_err(Failure::Start),
         Command::Version => return print(cli::help::version().as_bytes()).map_err(Failure::Start),

@@ -11,6 +11,7 @@ mod rooms;
 mod scanner;
 #[path = "bench/scrapes.rs"]
 mod scrapes;
+mod startup;
 mod support;
 mod tables;
 mod unchanged;

@@ -179,15 +179,24 @@ impl CgroupFs {
         fields::number(text[..n_bytes].trim_ascii_end())
     }
 
-    /// How many processes of the cgroup, of one that was read before, the kernel has killed for want of memory.
-    pub fn oom_kills(&mut self, cgroup: &Cgroup) -> Option<u64> {
+    /// How many processes of the cgroup at `path` the kernel has killed because no memory was left. A cgroup whose
+    /// directories are not held is opened by its path.
+    pub fn oom_kills(&mut self, path: &[u8], cgroup: &Cgroup) -> Option<u64> {
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
-        let directory = cgroup.directories.get(*at)?.as_ref()?;
-        self.text_of_kills(directory.as_fd(), file.name)
+        let name = file.name;
+        if let Some(directory) = cgroup.directories.get(*at) {
+            return self.text_of_kills(directory.as_ref()?.as_fd(), name);
+        }
+        namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let directory = open_directory(self.roots[*at].1.as_fd(), &self.resolved[..]).ok()?;
+        self.text_of_kills(directory.as_fd(), name)
     }
 
-    /// The same, by a file that stays open.
-    pub fn oom_kills_again(&mut self, cgroup: &mut Cgroup) -> Option<u64> {
+    /// The same, by a file that stays open as long as the directories do.
+    pub fn oom_kills_again(&mut self, path: &[u8], cgroup: &mut Cgroup) -> Option<u64> {
+        if cgroup.directories.is_empty() {
+            return self.oom_kills(path, cgroup);
+        }
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
         if cgroup.kills.is_none() {
             let directory = cgroup.directories.get(*at)?.as_ref()?;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{Level, log};
+use log::{Level, log, warn};
 use rustix::process::{Resource, getrlimit};
 
 use super::discovery::Discovery;
@@ -43,6 +43,7 @@ pub struct Accounts {
     pub(super) kills: Kills,
     /// The descriptors of so many cgroups are held from scrape to scrape, up to five each: the rest of what we may have is for others.
     max_held: usize,
+    has_warned_of_limit: bool,
     /// How to tell the log that no container's cgroup is there, once; none when it has been told, or proved wrong.
     complaint: Option<Level>,
     buffers: Buffers,
@@ -94,6 +95,7 @@ impl Accounts {
             gone: Vec::new(),
             kills: Kills::default(),
             max_held,
+            has_warned_of_limit: false,
             complaint: Some(level),
             buffers: Buffers::default(),
             scratch: Vec::new(),
@@ -177,6 +179,15 @@ impl Accounts {
                 account.cgroup = Cgroup::default();
             }
         }
+        if self.table.len() > self.max_held && !std::mem::replace(&mut self.has_warned_of_limit, true) {
+            warn!(
+                "the limit of open files (ulimit -Hn) is too low for {} containers: the cgroups of {} are opened again for \
+                 each look; expected at least {}",
+                self.table.len(),
+                self.table.len() - self.max_held,
+                8 * self.table.len()
+            );
+        }
         is_changed
     }
 
@@ -198,7 +209,7 @@ impl Accounts {
     /// Looks at those counters.
     pub fn watch(&mut self) {
         for account in self.table.iter_mut().filter(|account| account.is_watched()) {
-            if let Some(n_kills) = self.fs.oom_kills_again(&mut account.cgroup) {
+            if let Some(n_kills) = self.fs.oom_kills_again(&account.path, &mut account.cgroup) {
                 self.kills.compare(account, n_kills);
             }
         }

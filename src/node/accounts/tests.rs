@@ -188,6 +188,19 @@ fn directories_beyond_a_limit_are_not_held() {
     }
 }
 
+/// Containers whose directories are not held are looked at by their paths: the kill is not counted for the fuller one.
+#[test]
+fn kills_are_counted_beyond_the_limit_of_held_directories() {
+    let (mut node, processes) = pod("beyond");
+    node.accounts.max_held = 0;
+    node.cgroup("kubepods/pod/c1", 600);
+    assert_eq!(node.check(&processes), (vec![], vec![]));
+    node.oom_kills(8);
+    node.write("kubepods/pod/c2/memory.events", "oom_kill 4\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 7\n");
+    assert_eq!(node.check(&processes).1, [killed("b", 1, 500)]);
+}
+
 /// Two containers of a pod with a limit of 1000, whose processes are these.
 fn pod(name: &str) -> (Node, [Process; 2]) {
     let node = Node::new(name, &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
