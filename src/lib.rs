@@ -24,6 +24,7 @@
 //! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
 //! | [`exposition`] | pure: the text of a snapshot, of cgroups and of OOM kills, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
+//! | `signals` | SIGTERM and SIGINT | everything else |
 //! | `sandbox` | what the process gives up before its first scrape | everything but the options |
 //!
 //! What must never break:
@@ -45,23 +46,19 @@ pub mod procfs;
 #[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
 mod sandbox;
 pub mod scrape;
+mod signals;
 pub mod smaps;
 pub mod sources;
 pub mod totals;
 
 use std::ffi::OsString;
-use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process;
 use std::sync::{Arc, mpsc};
-use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use log::{info, warn};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::args::{Command, UsageError};
 use crate::cli::options::Options;
@@ -73,7 +70,9 @@ use crate::http::publish::{self, Age, Document, Publisher};
 use crate::procfs::this_process::raise_open_file_limit;
 use crate::scrape::threads::{self, AfterPass, Next};
 use crate::scrape::{Pass, Scraper};
+use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
+use log::{info, warn};
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
@@ -96,6 +95,8 @@ pub enum Failure {
     Usage(UsageError),
     /// It makes sense, but not here: no proc, no socket, the address in use.
     Start(String),
+    /// A signal arrived before the work was done.
+    Signal(Received),
 }
 
 /// Runs the program with the arguments that follow its name, until it is done or told to end.
@@ -105,77 +106,75 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
             "cannot run with at most {limit} open files (ulimit -n): expected at least {MIN_OPEN_FILES}"
         )));
     }
+    let signals = Signals::install().map_err(Failure::Start)?;
     let options = match cli::args::parse(args).map_err(Failure::Usage)? {
-        Command::Help => return print(cli::help::help().as_bytes()).map_err(Failure::Start),
-        Command::Version => return print(cli::help::version().as_bytes()).map_err(Failure::Start),
+        Command::Help => return finish(signals.wait_for(|| print(cli::help::help().as_bytes()))),
+        Command::Version => return finish(signals.wait_for(|| print(cli::help::version().as_bytes()))),
         Command::Run(options) => options,
     };
     env_logger::Builder::new().filter_level(options.log_level).format_target(false).init();
-    let result = match &options.record {
-        Some(directory) => record(&options, directory),
-        None if options.once => once(&options),
-        None => serve(&options),
-    };
-    result.map_err(Failure::Start)
+    match &options.record {
+        Some(directory) => record(&options, signals, directory),
+        None if options.once => once(&options, signals),
+        None => serve(&options, signals).map_err(Failure::Start),
+    }
+}
+
+fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> {
+    result.map_err(Failure::Signal)?.map_err(Failure::Start)
 }
 
 /// `--once`: one scrape to stdout, without the metrics of the exporter itself, so that the same node gives the same bytes.
-fn once(options: &Options) -> Result<(), String> {
-    let text = scrape_once(options, |scraper| {
+fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
+    scrape_once(options, signals, |scraper| {
         let mut text = Vec::new();
         scraper.render_processes(&mut text);
         scraper.render_accounts(&mut text);
-        text
-    })?;
-    print(&text)
+        print(&text)
+    })
 }
 
 /// `--record`: one recording to a new directory. That there is nothing to record is a failure.
-fn record(options: &Options, directory: &Path) -> Result<(), String> {
-    let mut writer = Writer::new(directory)?;
-    let n_processes = scrape_once(options, move |scraper| scraper.record(&mut writer))??;
+fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), Failure> {
+    let mut writer = Writer::new(directory).map_err(Failure::Start)?;
+    let n_processes = scrape_once(options, signals, move |scraper| scraper.record(&mut writer))?;
     info!("recorded {n_processes} processes into {directory:?}");
     Ok(())
 }
 
-/// One scrape, on threads of its own: a process whose read does not return is left out. Gives what `then` makes of it.
+/// Scrapes once, on threads of its own, and returns the result of `then`. A process whose read does not return is left
+/// out, and a signal ends everything.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
-    mut then: impl FnMut(&mut Scraper) -> T + Send + 'static,
-) -> Result<T, String> {
-    let mut scraper = Scraper::new(options)?;
+    signals: Signals,
+    mut then: impl FnMut(&mut Scraper) -> Result<T, String> + Send + 'static,
+) -> Result<T, Failure> {
+    let mut scraper = Scraper::new(options).map_err(Failure::Start)?;
     sandbox::enter(options);
-    scraper.list_first(ONLY_LISTING)?;
-    let (sender, receiver) = mpsc::channel();
-    let deadline = Instant::now() + ONLY_READS;
-    let after: AfterPass = Box::new(move |scraper, _, result| {
-        if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
-            return Next::Soon;
-        }
-        let _ = sender.send(result.map(|()| then(scraper))); // who waits for it has not gone
-        Next::Never
-    });
-    let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()));
-    thread::Builder::new()
-        .name("scrape".into())
-        .spawn(move || threads::run(scraper, demand, after))
-        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
-    receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
+    let work = move || {
+        scraper.list_first(ONLY_LISTING)?;
+        let (sender, receiver) = mpsc::channel();
+        let deadline = Instant::now() + ONLY_READS;
+        let after: AfterPass = Box::new(move |scraper, _, result| {
+            if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
+                return Next::Soon;
+            }
+            let _ = sender.send(result.and_then(|()| then(scraper))); // the receiver waits for it
+            Next::Never
+        });
+        let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()));
+        thread::Builder::new()
+            .name("scrape".into())
+            .spawn(move || threads::run(scraper, demand, after))
+            .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+        receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
+    };
+    finish(signals.wait_for(work))
 }
 
 /// Scrapes and serves until SIGTERM or SIGINT.
-fn serve(options: &Options) -> Result<(), String> {
+fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     std::panic::set_hook(Box::new(end_on_panic));
-    // Before anything that takes time: as PID 1, a signal without a handler is lost.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let signals = runtime.and_then(|runtime| {
-        let _inside = runtime.enter();
-        let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok((signals, runtime))
-    });
-    let ((mut terminate, mut interrupt), runtime) =
-        signals.map_err(|error| format!("cannot handle signals: {}", plain(&error)))?;
-
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
     let mut scraper = Scraper::new(options)?;
@@ -207,14 +206,7 @@ fn serve(options: &Options) -> Result<(), String> {
         .start(published, ooms, asked, bell, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
     info!("listening on http://{addr}/");
-    let name = runtime.block_on(poll_fn(|context| {
-        if terminate.poll_recv(context).is_ready() {
-            Poll::Ready("SIGTERM")
-        } else {
-            interrupt.poll_recv(context).map(|_| "SIGINT")
-        }
-    }));
-    info!("{name}: leaving");
+    info!("received {}, shutting down", signals.wait().name);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(error)) => (error.to_string(), 2),
         Err(Failure::Start(error)) => (error, 1),
+        Err(Failure::Signal(received)) => (format!("ended by {}", received.name), received.exit_code),
     };
     // eprintln! would panic where standard error takes nothing, and the exit code would be lost
     let _ = writeln!(std::io::stderr(), "smaps-container-exporter: {error}");

@@ -2,7 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, exporter, fixture, told};
 
@@ -104,4 +108,79 @@ fn too_few_open_files_are_one_line() {
         exporter(&args).output().unwrap().stdout,
         "the least that is accepted is enough"
     );
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// Waits until the kernel says that the process has a handler for SIGTERM (bit 14 of `SigCgt`).
+fn wait_for_handler(child: &Child) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        if u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << 14 != 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "SIGTERM has no handler: {status}");
+        std::thread::yield_now();
+    }
+}
+
+/// Whatever the program does, it has handlers, and a signal ends it: waiting for a runtime that does not answer, or for a
+/// reader of its output that does not read.
+#[test]
+fn a_signal_ends_what_is_not_done() {
+    let directory = Directory::new();
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let socket = socket.to_str().unwrap();
+    let recording = directory.path().join("recording");
+    let once = ["--once", "--containerd-sock", socket];
+    let record = ["--record", recording.to_str().unwrap(), "--containerd-sock", socket];
+    for (args, how, code) in [
+        (&once[..], Signal::TERM, 143),
+        (&once, Signal::INT, 130),
+        (&record, Signal::TERM, 143),
+        (&["--help"], Signal::TERM, 143),
+        (&["--once", "--fixture", "fixtures/node", "--filter=*/*/*/*"], Signal::INT, 130),
+    ] {
+        let (reader, mut full) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&full, true).unwrap();
+        while full.write(&[0; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&full, false).unwrap();
+        let mut child = exporter(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_handler(&child);
+        signal(&child, how);
+        let status = child.wait().unwrap();
+        drop(reader);
+        let mut log = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?} {status}\n{log}");
+        assert!(
+            log.ends_with(if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" }),
+            "{log}"
+        );
+    }
+}
+
+/// A signal soon after exec ends the program before it runs, or well. Once it has logged a line, always well.
+#[test]
+fn early_signals_end_the_program_well() {
+    for i in 0..40 {
+        let mut child = exporter(&SERVE).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut text = String::new();
+        match i % 2 {
+            0 => std::thread::sleep(Duration::from_micros(i * 125)), // not to be right: any moment must do
+            _ => _ = log.read_line(&mut text).unwrap(),
+        }
+        signal(&child, Signal::TERM);
+        let status = child.wait().unwrap();
+        log.read_to_string(&mut text).unwrap();
+        let is_before_main = text.is_empty() && status.signal() == Some(Signal::TERM.as_raw());
+        assert!(is_before_main || status.code() == Some(0), "{status}\n{text}");
+        assert!(is_before_main || text.ends_with("received SIGTERM, shutting down\n"), "{text}");
+    }
 }
