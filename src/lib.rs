@@ -24,6 +24,7 @@
 //! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
 //! | [`exposition`] | pure: the text of a snapshot, of cgroups and of OOM kills, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
+//! | `logging` | the queue of log lines, the thread that writes them | everything else |
 //! | `signals` | SIGTERM and SIGINT | everything else |
 //! | `sandbox` | what the process gives up before its first scrape | everything but the options |
 //!
@@ -41,6 +42,7 @@ pub mod demand;
 mod errors;
 pub mod exposition;
 pub mod http;
+mod logging;
 pub mod node;
 pub mod procfs;
 #[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
@@ -55,7 +57,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::Path;
-use std::process;
+use std::process::{self, ExitCode};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,6 +101,19 @@ pub enum Failure {
     Signal(Received),
 }
 
+impl Failure {
+    /// Writes the line, after the log, and returns the exit code.
+    pub fn report(self) -> ExitCode {
+        let (error, code) = match self {
+            Self::Usage(error) => (error.to_string(), 2),
+            Self::Start(error) => (error, 1),
+            Self::Signal(received) => (format!("ended by {}", received.name), received.exit_code),
+        };
+        logging::end_with(format!("smaps-container-exporter: {error}"));
+        ExitCode::from(code)
+    }
+}
+
 /// Runs the program with the arguments that follow its name, until it is done or told to end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     if let Some(limit) = raise_open_file_limit().filter(|limit| *limit < MIN_OPEN_FILES) {
@@ -112,12 +127,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Command::Version => return finish(signals.wait_for(|| print(cli::help::version().as_bytes()))),
         Command::Run(options) => options,
     };
-    env_logger::Builder::new().filter_level(options.log_level).format_target(false).init();
+    logging::init(options.log_level);
     match &options.record {
         Some(directory) => record(&options, signals, directory),
         None if options.once => once(&options, signals),
         None => serve(&options, signals).map_err(Failure::Start),
-    }
+    }?;
+    logging::flush();
+    Ok(())
 }
 
 fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> {
@@ -151,6 +168,7 @@ fn scrape_once<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let mut scraper = Scraper::new(options).map_err(Failure::Start)?;
     sandbox::enter(options);
+    logging::start().map_err(|error| Failure::Start(no_thread(&error)))?;
     let work = move || {
         scraper.list_first(ONLY_LISTING)?;
         let (sender, receiver) = mpsc::channel();
@@ -166,7 +184,7 @@ fn scrape_once<T: Send + 'static>(
         thread::Builder::new()
             .name("scrape".into())
             .spawn(move || threads::run(scraper, demand, after))
-            .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+            .map_err(|error| no_thread(&error))?;
         receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
     };
     finish(signals.wait_for(work))
@@ -184,6 +202,7 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     info!("{}", scraper.describe_source());
     // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
     sandbox::enter(options);
+    logging::start().map_err(|error| no_thread(&error))?;
     let (publisher, published) = publish::publisher();
     let ooms = Document::default();
     let records = ooms.clone();
@@ -200,11 +219,11 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
             }
             threads::run(scraper, demand, publish_each(publisher, records));
         })
-        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+        .map_err(|error| no_thread(&error))?;
     let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
         .start(published, ooms, asked, bell, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
-        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+        .map_err(|error| no_thread(&error))?;
     info!("listening on http://{addr}/");
     info!("received {}, shutting down", signals.wait().name);
     Ok(())
@@ -242,9 +261,12 @@ fn publish_each(mut publisher: Publisher, ooms: Document) -> AfterPass {
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    // not eprintln!, which panics in turn where standard error takes nothing
-    let _ = writeln!(io::stderr(), "smaps-container-exporter: this is a bug: {cause} at {place}");
+    logging::end_with(format!("smaps-container-exporter: this is a bug: {cause} at {place}"));
     process::exit(1);
+}
+
+fn no_thread(error: &io::Error) -> String {
+    format!("cannot start a thread: {}", plain(error))
 }
 
 /// Writes to stdout. A reader who has seen enough is no error.

@@ -4,6 +4,7 @@ mod cli;
 mod controls;
 mod golden;
 mod http;
+mod logging;
 mod naive;
 mod processes;
 mod readme;

@@ -19,6 +19,7 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::logging;
 use crate::node::accounts::Accounts;
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
@@ -400,6 +401,7 @@ impl Scraper {
             resident_bytes,
             n_open_files,
             max_open_files,
+            n_log_lines_dropped: logging::n_dropped(),
             ..self.report
         };
         let oom_kills = self.accounts.iter().flat_map(Accounts::n_kills);

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 
 use crate::exposition::ooms::{Record, document};
+use crate::logging;
 use crate::node::ooms::Kill;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
@@ -50,7 +51,7 @@ impl Ooms {
             age: read_at.map(|read_at| read_at.elapsed()),
             largest,
         };
-        warn!("{}", record.log_line());
+        warn!(target: logging::OOM_KILL, "{}", record.log_line());
         self.records.push_front(record.json());
         let mut n_bytes = 0;
         let fits = |record: &&String| {
