@@ -80,7 +80,7 @@ pub type GroupMask = u8;
 pub const GROUPS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// How many fields there are.
-pub const N_FIELDS: usize = 51;
+pub const N_FIELDS: usize = 54;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
@@ -94,15 +94,23 @@ pub(super) const FILE: usize = 10;
 pub(super) const KERNEL: usize = 11;
 pub(super) const KERNEL_STACK: usize = 12;
 pub(super) const PAGETABLES: usize = 13;
-pub(super) const PERCPU: usize = 14;
-pub(super) const SOCK: usize = 15;
+pub(super) const SEC_PAGETABLES: usize = 14;
+pub(super) const PERCPU: usize = 15;
+pub(super) const SOCK: usize = 16;
+pub(super) const VMALLOC: usize = 17;
 /// `FIELDS[SHMEM]`: tmpfs and shared memory.
-pub const SHMEM: usize = 16;
-pub(super) const FILE_MAPPED: usize = 17;
-const INACTIVE_FILE: usize = 24;
-pub(super) const SLAB: usize = 30;
+pub const SHMEM: usize = 18;
+pub(super) const FILE_MAPPED: usize = 19;
+pub(super) const SWAPCACHED: usize = 21;
+pub(super) const ZSWAP: usize = 22;
+pub(super) const HUGETLB: usize = 23;
+pub(super) const INACTIVE_ANON: usize = 26;
+const INACTIVE_FILE: usize = 27;
+pub(super) const ACTIVE_ANON: usize = 28;
+pub(super) const UNEVICTABLE: usize = 30;
+pub(super) const SLAB: usize = 33;
 /// `FIELDS[OOM_KILLS]`: the processes of the cgroup that the kernel killed for want of memory.
-pub const OOM_KILLS: usize = 37;
+pub const OOM_KILLS: usize = 40;
 
 /// Version 1's "no limit" is `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 less a page. Pages have at most 64 KiB.
 const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
@@ -207,8 +215,10 @@ pub static FIELDS: [Field; N_FIELDS] = [
     },
     stat("memory_stat_kernel_stack", Bytes, "kernel_stack", "", "Kernel stacks."),
     stat("memory_stat_pagetables", Bytes, "pagetables", "", "Page tables."),
+    stat("memory_stat_sec_pagetables", Bytes, "sec_pagetables", "", "Page tables of KVM and IOMMUs."),
     stat("memory_stat_percpu", Bytes, "percpu", "", "Kernel data kept for each CPU."),
     stat("memory_stat_sock", Bytes, "sock", "", "Network buffers."),
+    stat("memory_stat_vmalloc", Bytes, "vmalloc", "", "Kernel memory from vmalloc, as of BPF maps."),
     stat("memory_stat_shmem", Bytes, "shmem", "total_shmem", "Tmpfs and shared memory."),
     stat("memory_stat_file_mapped", Bytes, "file_mapped", "total_mapped_file", "Page cache that is mapped."),
     stat(
@@ -226,6 +236,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
         "Swap that is in memory as well.",
     ),
     stat("memory_stat_zswap", Bytes, "zswap", "", "Memory that holds compressed swap."),
+    stat("memory_stat_hugetlb", Bytes, "hugetlb", "", "Hugetlbfs, with memory_hugetlb_accounting."),
     stat(
         "memory_stat_anon_thp",
         Bytes,
