@@ -129,3 +129,23 @@ fn early_signals_end_the_program_well() {
         assert!(is_before_main || text.contains("[INFO ] received SIGTERM, shutting down\n"), "{text}");
     }
 }
+
+/// A kernel may be built without smaps.
+#[test]
+fn a_kernel_without_smaps_is_named() {
+    let node = Directory::new();
+    let socket = node.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    node.write("proc/self/status", "Name:\tx\n");
+    let proc = node.path().join("proc");
+    let args =
+        ["--once", "--containerd-sock", socket.to_str().unwrap(), "--proc-path", proc.to_str().unwrap()];
+    let mut command = exporter(&args);
+    let output = command.output().unwrap();
+    let expected = format!(
+        "smaps-container-exporter: no smaps in {:?}: expected a kernel with CONFIG_PROC_PAGE_MONITOR\n",
+        proc.join("self")
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -100,6 +100,12 @@ impl CgroupFs {
         &self.path
     }
 
+    /// Why no container's cgroup is found, for the log.
+    pub fn explain_absence(&self) -> String {
+        let namespace = fs::read_link("/proc/self/ns/cgroup").unwrap_or_default();
+        explain_absence(&self.path, self.version, &namespace)
+    }
+
     /// Makes `values` what the cgroup at `path`, as proc prints it, says now. Says whether there is one.
     pub fn read(&mut self, path: &[u8], cgroup: &mut Cgroup, values: &mut Values) -> bool {
         // A directory that was held is of a cgroup that is gone, if it fails: there may be another.
@@ -286,6 +292,21 @@ impl CgroupFs {
         }
         Ok(())
     }
+}
+
+/// The cgroup namespace that the kernel begins with (include/linux/proc_ns.h, `PROC_CGROUP_INIT_INO`).
+const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
+
+fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
+    // Version 2's files say where the namespace has its root; version 1's do not.
+    if version == Version::V1 && namespace != Path::new(FIRST_NAMESPACE) && !namespace.as_os_str().is_empty()
+    {
+        return format!(
+            "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, and with \
+             cgroup version 1 it needs the node's"
+        );
+    }
+    format!("no container's cgroup is below {path:?}: expected the node's, by --cgroup-path")
 }
 
 #[cfg(test)]

@@ -333,11 +333,7 @@ impl Accounts {
         if let Some(level) = self.complaint.take()
             && self.order.is_empty()
         {
-            log!(
-                level,
-                "no cgroup_* metrics: no container's cgroup is below {:?}: expected the node's, by --cgroup-path",
-                self.fs.path()
-            );
+            log!(level, "no cgroup_* metrics: {}", self.fs.explain_absence());
         }
     }
 

@@ -107,6 +107,13 @@ impl Scraper {
         };
         let proc = Proc::open(&proc_path)
             .map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
+        if !proc.has_smaps() {
+            return Err(format!(
+                "no smaps in {:?}: expected a kernel with CONFIG_PROC_PAGE_MONITOR",
+                proc_path.join("self")
+            ));
+        }
+        permissions::ensure_visible(&proc_path)?;
         let mut discovery = Discovery::new(source, &options.filters);
         if options.fixture.is_some() {
             discovery.list_first(Instant::now())?;
@@ -166,7 +173,7 @@ impl Scraper {
         Reader::new(shape.group_by, shape.max_samples)
     }
 
-    /// Where it reads.
+    /// Where it reads in this pass.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
@@ -193,6 +200,12 @@ impl Scraper {
     /// Fails with one line when proc cannot be listed.
     pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
+        if self.proc.is_replaced() {
+            let reopened = Proc::open(self.proc.path());
+            self.proc = Arc::new(
+                reopened.map_err(|error| format!("cannot open {:?}: {}", self.proc.path(), plain(&error)))?,
+            );
+        }
         let Self { proc, discovery, processes, budget, .. } = self;
         self.passed_at = Some(now);
         discovery.refresh(now);

@@ -13,7 +13,6 @@ use log::error;
 use super::{Pass, Scraper};
 use crate::demand::Demand;
 use crate::errors::plain;
-use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
 /// A read that takes longer loses its thread the turn. The second that a scrape leaves behind has half of it, and later ones a quarter,
@@ -50,7 +49,6 @@ struct Shared {
     state: Mutex<State>,
     watch: Mutex<Watch>,
     changed: Condvar,
-    proc: Arc<Proc>,
     demand: Arc<Demand>,
 }
 
@@ -90,9 +88,8 @@ impl Watch {
 /// Scrapes on this thread when that is wanted, and on others while this one is inside a read. Returns when there is no next scrape, or
 /// when others have gone on without this thread.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
-    let proc = scraper.proc();
     let state = Mutex::new(State { scraper, after });
-    let shared = Shared { state, watch: Mutex::default(), changed: Condvar::new(), proc, demand };
+    let shared = Shared { state, watch: Mutex::default(), changed: Condvar::new(), demand };
     Arc::new(shared).run(0);
 }
 
@@ -137,9 +134,10 @@ impl Shared {
             self.begin_watch();
             reader.restart_clock();
             while let Some(job) = state.scraper.next(thread) {
+                let proc = state.scraper.proc();
                 drop(state);
                 lock(&self.watch).reading_since = Some(Instant::now());
-                let result = reader.read(&self.proc, job);
+                let result = reader.read(&proc, job);
                 let has_turn = self.end_read(number);
                 state = lock(&self.state);
                 state.scraper.take(job, result, &reader);
