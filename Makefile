@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 run: protoc
 	SMAPS_EXPORTER_REVISION=$(REVISION) $(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
 
-# Every test that needs neither root nor a network.
+# Unit and integration tests: all that need neither root nor a network.
 .PHONY: test
 test: protoc
 	$(CARGO) test --locked
@@ -38,9 +38,10 @@ build: protoc
 	$(CARGO) build --release --locked
 
 # The same program against a real containerd, a real kernel and a real Prometheus. Needs root; installs the rest on Debian.
+# GROUPS are groups of tests/e2e/groups.py: make e2e GROUPS=waiting
 .PHONY: e2e
 e2e: protoc
-	tests/e2e/run
+	tests/e2e/run $(GROUPS)
 
 # The static binary and its image on the kernels that users run, in virtual machines: make e2e-nodes NODES="bookworm sid".
 # Needs root on Debian; no KVM.
@@ -50,9 +51,10 @@ e2e-nodes: image-tar
 	EXPORTER=$(STATIC) IMAGE_TAR=$(IMAGE_TAR) tests/nodes/run $(NODES)
 
 # The static aarch64 binary: the tests of recordings by qemu-user, and machines with 4 KiB and 16 KiB pages. Needs root on Debian.
-.PHONY: test-arm64 e2e-arm64
-test-arm64:
+.PHONY: static-arm64 test-arm64 e2e-arm64
+static-arm64:
 	$(MAKE) static TARGET=aarch64-unknown-linux-musl
+test-arm64: static-arm64
 	tests/nodes/arm64 $(or $(CARGO_TARGET_DIR),target)/aarch64-unknown-linux-musl/release/smaps-container-exporter
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
@@ -82,6 +84,11 @@ bench: protoc
 	$(CARGO) bench --locked --bench bench
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
 
+# The same, each part once and small and without optimization: proves only that it ends.
+.PHONY: bench-short
+bench-short: protoc
+	$(CARGO) test --locked --bench bench -- --short
+
 # The README's table of what 100 pods give under each setting, resident memory included, with the static binary.
 .PHONY: sizing
 sizing: static
@@ -101,6 +108,11 @@ record-fixture: protoc
 .PHONY: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
+
+# Looks for rare faults for hours: soaks, 3,000 steps of exactness, all machines, long fuzzing. Needs what .ci/run needs.
+.PHONY: night
+night:
+	.ci/night
 
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------------------------
 
@@ -174,12 +186,17 @@ sbom:
 
 # --- Fuzzing ------------------------------------------------------------------------------------------------------------------
 
-# Each fuzz target for so long, with options of libFuzzer: make fuzz FUZZ_SECONDS=20 FUZZ_OPTIONS=-seed=1. Needs a nightly toolchain.
-FUZZ_SECONDS ?= 60
+# Explores with each fuzz target for FUZZ_SECONDS, with options of libFuzzer: make fuzz FUZZ_SECONDS=20 FUZZ_OPTIONS=-seed=1.
+# Needs a nightly toolchain.
 FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
+
+# Each fuzz target on its seeds only, once. The stable toolchain does.
+.PHONY: fuzz-seeds
+fuzz-seeds:
+	tests/fuzz/run seeds
 
 # Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices. Needs cargo-mutants
 # and hours; for a part of it: make mutants MUTANTS='--file src/smaps/scanner.rs'. Without optimization: nearly all of the time is building.

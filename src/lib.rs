@@ -9,16 +9,16 @@
 //!                         -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
 //! ```
 //!
-//! Only the wish for a scrape goes the other way: http -> demand (who asks, who is expected) -> scrape.
+//! Only requests for scrapes go the other way: http -> demand -> scrape.
 //!
 //! | room | owns | knows nothing of |
 //! | --- | --- | --- |
 //! | [`cli`] | the options, their table, help | what is done with them |
 //! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; which source the options name; the records of OOM kills | HTTP |
-//! | [`demand`] | who asks and who is expected; so when the next scrape begins | what a scrape is |
+//! | [`demand`] | requests for scrapes, and so when the next one begins; waking the threads that wait | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
-//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; who shares an address space; the containers' accounts and whom the kernel has killed | options, text |
-//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space, whether two are one | containers |
+//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; the containers' accounts and whom the kernel has killed | options, text |
+//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
 //! | [`cgroupfs`] | Linux: the table of a cgroup's fields and the account that they add up to (pure), its files, where it is among the others | containers |
 //! | [`smaps`] | pure: the table of fields, the scanner | everything else |
 //! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
@@ -34,7 +34,7 @@
 //! - A process is its pid and start time, held by a descriptor of its directory while it is read; never by its name or its number.
 //! - No process, no container runtime and no client can hold up the others: whatever may wait can be left behind.
 //! - A scrape allocates nothing while nothing changes, and everything that strangers choose has a bound.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod cgroupfs;
 pub mod cli;
@@ -180,7 +180,7 @@ fn scrape_once<T: Send + 'static>(
             let _ = sender.send(result.and_then(|()| then(scraper))); // the receiver waits for it
             Next::Never
         });
-        let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()));
+        let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()).map_err(no_demand)?);
         thread::Builder::new()
             .name("scrape".into())
             .spawn(move || threads::run(scraper, demand, after))
@@ -207,10 +207,8 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     let ooms = Document::default();
     let records = ooms.clone();
     let interval = options.scrape_interval;
-    let demand = Arc::new(Demand::new(interval, Instant::now()));
-    let bell =
-        demand.listen().map_err(|error| format!("cannot make a pair of sockets: {}", plain(&error)))?;
-    let asked = demand.clone();
+    let demand = Arc::new(Demand::new(interval, Instant::now()).map_err(no_demand)?);
+    let requests = demand.clone();
     thread::Builder::new()
         .name("scrape".into())
         .spawn(move || {
@@ -222,11 +220,15 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
         .map_err(|error| no_thread(&error))?;
     let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, ooms, asked, bell, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
+        .start(published, ooms, requests, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| no_thread(&error))?;
     info!("listening on http://{addr}/");
     info!("received {}, shutting down", signals.wait().name);
     Ok(())
+}
+
+fn no_demand(error: io::Error) -> String {
+    format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
 /// Publishes each scrape, and the records of OOM kills whenever there are new ones.
@@ -253,7 +255,7 @@ fn publish_each(mut publisher: Publisher, ooms: Document) -> AfterPass {
                 last_error = Some(error);
             }
         }
-        Next::WhenWanted
+        Next::OnRequest
     })
 }
 

@@ -78,14 +78,26 @@ fn startup_failures_exit_with_1() {
     );
     let recording = Directory::new();
     recording.write("containers.tsv", "");
-    let error = error_of(&["--fixture", recording.path().to_str().unwrap()], 1);
-    assert!(error.ends_with(r#": it has no "proc", as --record makes"#), "{error}");
     recording.write("proc/x", "");
     recording.write("containers.tsv", "id\tpid\n");
     let error = error_of(&["--once", "--fixture", recording.path().to_str().unwrap()], 1);
     let path = recording.path().join("containers.tsv");
     let expected = r#"line 1 is "id\tpid": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#;
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
+}
+
+/// With `--addr` the default port is not used, so `make test` passes beside `make run`.
+#[test]
+fn a_listener_on_the_default_port_does_not_hide_the_cause() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:8080");
+    if let Err(error) = &listener {
+        // Then something else listens there, such as `make run`.
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    }
+    let recording = Directory::new();
+    recording.write("containers.tsv", "");
+    let error = error_of(&["--addr", "127.0.0.1:0", "--fixture", recording.path().to_str().unwrap()], 1);
+    assert!(error.ends_with(r#": it has no "proc", as --record makes"#), "{error}");
 }
 
 #[test]

@@ -26,21 +26,20 @@ fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     (publisher, addr)
 }
 
-/// What was published is young for `interval`; that anything was, is up to the caller.
+/// The demand counts one scrape, which stays fresh for `interval`; the caller publishes its result.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let now = Instant::now();
-    let demand = Arc::new(Demand::new(interval, now));
-    let bell = demand.listen().unwrap();
+    let demand = Arc::new(Demand::new(interval, now).unwrap());
     demand.begin(now);
     demand.end(true, None, now);
-    server.start(published, Document::default(), demand.clone(), bell, DEADLINE, hosts).unwrap();
+    server.start(published, Document::default(), demand.clone(), DEADLINE, hosts).unwrap();
     (publisher, addr, demand)
 }
 
-/// What was published is old.
+/// The published exposition is stale.
 fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");
@@ -48,7 +47,7 @@ fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     (publisher, addr, demand)
 }
 
-/// A scrape that whoever waits has waited for.
+/// Runs the scrape that requests wait for.
 fn scrape(publisher: &mut Publisher, demand: &Demand, text: &[u8]) {
     demand.begin(Instant::now());
     publish(publisher, text);
@@ -82,13 +81,12 @@ fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
     (head, body)
 }
 
-/// Everybody who finds old data waits for one scrape, and gets what it gave.
 #[test]
-fn all_who_wait_get_the_next_scrape() {
+fn requests_for_stale_data_share_the_next_scrape() {
     let (mut publisher, addr, demand) = serve_old();
     let mut clients: Vec<_> = (0..60).map(|_| send(addr, GET)).collect();
     let mut other = send(addr, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(receive(&mut other).0.starts_with("HTTP/1.1 200 "), "who does not wait is not held up");
+    assert!(receive(&mut other).0.starts_with("HTTP/1.1 200 "), "other requests are not delayed");
     let gone = send(addr, GET);
     drop(gone);
     while demand.next_start(Instant::now()).is_none() {
@@ -105,14 +103,14 @@ fn all_who_wait_get_the_next_scrape() {
     }
 }
 
-/// Those that wait for a scrape, or have gone without a word, take nobody else's place: a probe gets in, and who finds no place to wait
-/// gets what there is.
+/// Neither do requests whose client has gone. A probe is answered, and a request beyond the 64 that may wait gets
+/// the last exposition.
 #[test]
-fn who_waits_takes_nobody_elses_place() {
+fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
     let mut clients: Vec<_> = (0..40).map(|_| send(addr, GET)).collect();
     (0..24).for_each(|_| drop(send(addr, GET)));
-    // Connections are taken in the order in which they come.
+    // Connections are accepted in the order in which they arrive.
     let mut late = send(addr, GET);
     assert_eq!(receive(&mut late).1, b"old 1\n");
     for _ in 0..100 {
@@ -125,9 +123,9 @@ fn who_waits_takes_nobody_elses_place() {
     }
 }
 
-/// Prometheus says when it gives up: shortly before, it gets what there is.
+/// Prometheus sends its timeout; shortly before that it gets the last exposition.
 #[test]
-fn who_has_waited_long_enough_gets_what_there_is() {
+fn a_request_waits_until_shortly_before_its_timeout() {
     let (_publisher, addr, _) = serve_old();
     let timeout = "X-Prometheus-Scrape-Timeout-Seconds: 0.1";
     let mut client =

@@ -1,21 +1,27 @@
 //! A plain reader of smaps to hold the scanner against; the fuzz targets use it too.
 
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
-use smaps_container_exporter::smaps::scanner::Scanner;
+use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
-/// Path and values of each mapping.
-pub type Mappings = Vec<(Vec<u8>, Values)>;
+/// Path and values of each mapping, and what the one behind it says about it.
+pub type Mappings = Vec<(Vec<u8>, Values, Next)>;
 
 /// What the rules in smaps.rs say, written for plainness: lines, then words.
 pub fn mappings(text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
+    let mut before: Option<[Vec<u8>; 2]> = None;
     let lines = text.strip_suffix(b"\n").unwrap_or(text);
     for line in lines.split(|&b| b == b'\n') {
         if let Some(path) = naive_header(line) {
-            mappings.push((path, Values::default()));
+            let range = range(line);
+            if let (Some(before), Some((.., next))) = (before, mappings.last_mut()) {
+                *next = naive_next(&before, &range[0]);
+            }
+            before = Some(range);
+            mappings.push((path, Values::default(), Next::Above));
             continue;
         }
-        let Some((_, values)) = mappings.last_mut() else { continue };
+        let Some((_, values, _)) = mappings.last_mut() else { continue };
         let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
         let Some(field) = FIELDS.iter().position(|field| field.key.as_bytes() == &line[..colon]) else {
             continue;
@@ -48,13 +54,28 @@ fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
     Some(rest[rest.iter().take_while(|&&b| b == b' ').count()..].to_vec())
 }
 
+/// The digits of both addresses in a header line.
+fn range(line: &[u8]) -> [Vec<u8>; 2] {
+    let mut addresses = line.split(|&b| b == b'-' || b == b' ').map(<[u8]>::to_vec);
+    [addresses.next().unwrap(), addresses.next().unwrap()]
+}
+
+fn naive_next([begin, end]: &[Vec<u8>; 2], next: &[u8]) -> Next {
+    let width = begin.len().max(end.len()).max(next.len());
+    let padded = |address: &[u8]| [&vec![b'0'; width - address.len()][..], address].concat();
+    if padded(begin) == padded(next) {
+        return Next::Same;
+    }
+    if padded(next) < padded(end) { Next::Torn } else { Next::Above }
+}
+
 /// The same by a scanner, which must go on at every step.
 pub fn scanned(scanner: &mut Scanner, text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
     let mut at = 0;
-    while let Some((mapping, n_bytes)) = scanner.next(&text[at..], true) {
+    while let Some((mapping, n_bytes, next)) = scanner.next(&text[at..], true) {
         assert!(n_bytes > 0, "it goes on");
-        mappings.push((mapping.path.to_vec(), *mapping.values));
+        mappings.push((mapping.path.to_vec(), *mapping.values, next));
         at += n_bytes;
     }
     mappings

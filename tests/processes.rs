@@ -71,15 +71,15 @@ fn values_stay_while_the_turn_has_not_come_and_go_with_their_process() {
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
     recording.process(8, "renamed", SMAPS);
-    assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"], "a process cannot hide behind another name");
+    assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// What a read has found is not asked again by the next pass. Whoever has another name has it as soon as it is read, and until then that of
-/// its values; whoever is elsewhere is another one at once. Neither is an error.
+/// A process with another name has it as soon as it is read; until then it has no values, because without `stat` it may be another program.
+/// One with another cgroup is another process at once. Neither is an error.
 #[test]
 fn who_changes_between_two_scrapes() {
     // With all the time there is, and with none after the first scrape.
-    for (budget, found) in [("0", &["init 1", "renamed 1"][..]), ("0.000000001", &["init 1", "worker 1"])] {
+    for (budget, found) in [("0", &["init 1", "renamed 1"][..]), ("0.000000001", &["init 1"])] {
         let recording = three();
         let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", budget]);
         assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
@@ -91,7 +91,7 @@ fn who_changes_between_two_scrapes() {
         let text = String::from_utf8(text).unwrap();
         let errors: Vec<_> =
             text.lines().filter(|line| line.starts_with("smaps_exporter_read_errors_total{")).collect();
-        assert_eq!(errors.len(), 6, "{text}");
+        assert_eq!(errors.len(), 7, "{text}");
         assert!(errors.iter().all(|line| line.ends_with(" 0")), "{errors:?}");
         recording.write("proc/7/cgroup", "0::/kubepods/pod1/c1\n");
         recording.write("proc/8/comm", "worker\n");
@@ -99,6 +99,72 @@ fn who_changes_between_two_scrapes() {
             assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
         }
     }
+}
+
+/// What `stat` says of a process whose code and stack begin at these addresses; 1 and 0 are those that the kernel does not show.
+fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
+    format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
+}
+
+/// After the first scrape nothing is read for lack of budget, so all values are kept.
+#[test]
+fn kept_values_go_with_the_program_that_they_belong_to() {
+    const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];
+    const HIDDEN: [u64; 2] = [1, 0];
+    for (before, comm, now, stays, why) in [
+        (PROGRAM, "worker", PROGRAM, true, "nothing has changed"),
+        (PROGRAM, "worker", [PROGRAM[0], 150_000_000], false, "the same program at another address"),
+        (PROGRAM, "worker", [PROGRAM[0] + 4096, PROGRAM[1]], false, "another program of the same name"),
+        (PROGRAM, "other", [PROGRAM[0] + 4096, PROGRAM[1]], false, "another program"),
+        (PROGRAM, "other", PROGRAM, true, "a process does not hide behind another name"),
+        (PROGRAM, "other", HIDDEN, false, "the name decides where stat no longer shows the program"),
+        (PROGRAM, "worker", HIDDEN, true, "nothing shows another program"),
+        (HIDDEN, "other", HIDDEN, false, "the name decides where stat shows no program"),
+        (HIDDEN, "worker", HIDDEN, true, "nothing has changed"),
+    ] {
+        let recording = three();
+        recording.write("proc/7/stat", stat(7, before));
+        let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", "0.000000001"]);
+        assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"], "the first scrape reads all");
+        recording.write("proc/7/comm", format!("{comm}\n"));
+        recording.write("proc/7/stat", stat(7, now));
+        let expected = if stays { ["init 1", "worker 2"] } else { ["init 1", "worker 1"] };
+        assert_eq!(scrape(&mut scraper), expected, "{why}");
+    }
+}
+
+/// A read of mappings that overlap is no read: what was read before stays. A mapping that is printed again is one.
+#[test]
+fn torn_mappings_leave_the_last_values() {
+    let recording = three();
+    let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
+    let mappings = |scraper: &mut Scraper| {
+        let found = scrape(scraper);
+        let mut text = Vec::new();
+        scraper.render(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        (found, value("smaps_exporter_mappings"), value("smaps_exporter_read_errors_total{reason=\"torn\"}"))
+    };
+    let shown = |n: u64, n_torn| (vec!["init 1".to_owned(), "worker 2".to_owned()], n, n_torn);
+    assert_eq!(mappings(&mut scraper), shown(3, 0));
+    let grown = SMAPS.replace("1000-2000", "1000-3000");
+    recording.process(7, "worker", [SMAPS, &grown].concat());
+    assert_eq!(mappings(&mut scraper), shown(3, 0), "printed again");
+    recording.process(7, "worker", [SMAPS, &SMAPS.replace("1000-2000", "2000-3000")].concat());
+    assert_eq!(mappings(&mut scraper), shown(4, 0), "another one");
+    recording.process(
+        7,
+        "worker",
+        [&grown, &SMAPS.replace("1000-2000", "2000-3000")].map(|text| text.as_str()).concat(),
+    );
+    assert_eq!(mappings(&mut scraper), shown(4, 1), "torn");
+    assert_eq!(mappings(&mut scraper), shown(4, 2), "torn again");
+    recording.process(7, "worker", SMAPS);
+    assert_eq!(mappings(&mut scraper), shown(3, 2), "whole");
 }
 
 /// Of a process that has ended proc may still have the directory: its values go all the same, though its turn has not come.

@@ -2,9 +2,10 @@
 
 use std::io::{self, Read};
 
+use smaps_container_exporter::procfs::errors::ReadError;
 use smaps_container_exporter::procfs::memory;
 use smaps_container_exporter::smaps::fields::{FIELDS, N_FIELDS};
-use smaps_container_exporter::smaps::scanner::Scanner;
+use smaps_container_exporter::smaps::scanner::{Mapping, Next, Scanner};
 
 use crate::naive::{self, Mappings};
 use crate::support::smaps_fixtures;
@@ -46,32 +47,88 @@ fn every_prefix_of_every_fixture() {
     }
 }
 
+/// What is read of `text`, so many bytes at a time, through a buffer of this size; `None` if it is torn.
+fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
+    let mut mappings = Mappings::new();
+    let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
+    let (mut buffer, pieces) = (vec![0; buffer_size], Pieces(text, read_size));
+    match memory::scan(pieces, &mut buffer, memory::Limits::NONE, scanner, &mut add) {
+        Ok(n) => assert_eq!(n, mappings.len()),
+        Err(ReadError::Torn) => return None,
+        Err(error) => panic!("{error}"),
+    }
+    Some(mappings)
+}
+
+/// The same by the plain reader: of a mapping that is printed again the last print counts, and none may begin inside another.
+fn naively_read(text: &[u8]) -> Option<Mappings> {
+    let mut mappings = naive::mappings(text);
+    mappings.retain(|(.., next)| *next != Next::Same);
+    mappings.iter().all(|(.., next)| *next == Next::Above).then_some(mappings)
+}
+
 #[test]
 fn every_read_size_and_buffer_size() {
     let mut scanner = Scanner::default();
-    for (name, text) in smaps_fixtures() {
-        let expected = naive::mappings(&text);
+    let mut random = Random(0x5eed);
+    let fixtures = smaps_fixtures();
+    let generated = (0..1000).map(|i| (format!("record {i}"), generated(&mut random)));
+    let mut n_torn = 0;
+    for (name, text) in fixtures.into_iter().chain(generated) {
+        let expected = naively_read(&text);
+        n_torn += usize::from(expected.is_none());
         for read_size in [1, 7, 4096, usize::MAX] {
             for buffer_size in [0, 1, 700, 65536] {
-                let mut mappings = Mappings::new();
-                let mut add = |mapping: smaps_container_exporter::smaps::scanner::Mapping<'_>| {
-                    mappings.push((mapping.path.to_vec(), *mapping.values));
-                };
-                let mut buffer = vec![0; buffer_size];
-                let n = memory::scan(
-                    Pieces(&text, read_size),
-                    &mut buffer,
-                    memory::Limits::NONE,
-                    &mut scanner,
-                    &mut add,
-                )
-                .unwrap();
-                assert_eq!(n, expected.len());
                 assert_eq!(
-                    mappings, expected,
+                    read(&mut scanner, &text, read_size, buffer_size),
+                    expected,
                     "{name}, {read_size} bytes a read, {buffer_size} in the buffer"
                 );
             }
+        }
+    }
+    assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
+}
+
+/// Mappings as address ranges, and which of them count; none do where two overlap.
+#[test]
+fn a_mapping_that_is_printed_again_counts_once() {
+    for (ranges, counted) in [
+        (&["00400000-00401000", "00401000-00402000"][..], Some(&[0, 1][..])),
+        // Grown by brk, twice while it was read; then the last mappings of the process.
+        (
+            &["1c2a3000-1c2c4000", "1c2a3000-1c2e5000", "1c2a3000-1c306000", "7ffd000ed000-7ffd000ef000"],
+            Some(&[2, 3]),
+        ),
+        // By mprotect, which takes from the mapping behind it.
+        (
+            &["7f0000000000-7f0000021000", "7f0000000000-7f0000022000", "7f0000022000-7f0004000000"],
+            Some(&[1, 2]),
+        ),
+        (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
+        // The mapping before it gave to it, or took all of it and of another before.
+        (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
+        (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
+        (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
+        // Addresses of other widths.
+        (&["ffff0000-100000000", "100000000-100001000"], Some(&[0, 1])),
+        (&["ffff0000-100001000", "100000000-100002000"], None),
+        (&["ffff0000-100001000", "ffff0000-100000000"], Some(&[1])),
+        (&["7ffd000ed000-7ffd000ef000", "ffffffffff600000-ffffffffff601000"], Some(&[0, 1])),
+        (&["00000000-00001000", "00001000-00002000"], Some(&[0, 1])),
+        (&["0-1000", "00000000-00002000"], Some(&[1])),
+    ] {
+        let text: String = (0..)
+            .zip(ranges)
+            .map(|(i, range)| format!("{range} rw-p 00000000 00:00 0 {i}\nRss:                   {i} kB\n"))
+            .collect();
+        for read_size in [1, 7, 4096] {
+            let found = read(&mut Scanner::default(), text.as_bytes(), read_size, 700);
+            let found: Option<Vec<usize>> = found.map(|mappings| {
+                let number = |path: &[u8]| String::from_utf8_lossy(path).parse().unwrap();
+                mappings.iter().map(|(path, ..)| number(path)).collect()
+            });
+            assert_eq!(found.as_deref(), counted, "{ranges:?}");
         }
     }
 }
@@ -105,7 +162,16 @@ fn generated(random: &mut Random) -> Vec<u8> {
         order.insert(random.below(order.len() as u64) as usize, again); // the last one counts
     }
     let mut text = Vec::new();
+    let address_bits = random.of(&[&20, &33, &40, &46, &60]);
+    let (mut begin, mut end) = (0, random.below(1 << address_bits));
     for _ in 0..1 + random.below(12) {
+        (begin, end) = match random.below(60) {
+            0..6 => (begin, end + 4096), // it has grown
+            6 => (begin, begin + 1),
+            7 => (begin + 1, end),
+            8 => (random.below(1 << address_bits), random.below(1 << address_bits)),
+            _ => (end + 4096 * random.below(2), end + 4096 * (2 + random.below(4))),
+        };
         let path = random.of(&[
             "",
             "[heap]",
@@ -116,9 +182,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
             "[anon:x y]",
         ]);
         let inode_bits = random.of(&[&1, &20, &40]);
-        let (start, inode) = (random.below(1 << 40), random.below(1 << inode_bits));
-        let header =
-            format!("{start:08x}-{:08x} r--p {:08x} fe:00 {inode} ", start + 4096, random.below(1 << 33));
+        let inode = random.below(1 << inode_bits);
+        let header = format!("{begin:08x}-{end:08x} r--p {:08x} fe:00 {inode} ", random.below(1 << 33));
         text.extend_from_slice(format!("{header:<73}{path}\n").as_bytes());
         for &field in &order {
             let digits = random.below(11) as u32;
@@ -211,7 +276,7 @@ fn values_of_a_known_file() {
         (mappings[i].1.present & 1 << field != 0).then_some(mappings[i].1.bytes[field])
     };
     assert_eq!(
-        mappings.iter().map(|(path, _)| path.as_slice()).collect::<Vec<_>>(),
+        mappings.iter().map(|(path, ..)| path.as_slice()).collect::<Vec<_>>(),
         [&b""[..], b"/data/huge", b"/data/overflow"]
     );
     assert_eq!(value(0, "size"), Some(137_438_953_472 * 1024));

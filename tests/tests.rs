@@ -1,7 +1,9 @@
 //! What the program does, seen from outside: one crate, a module a subject.
 
+mod attribution;
 mod cli;
 mod controls;
+mod folding;
 mod golden;
 mod http;
 mod logging;

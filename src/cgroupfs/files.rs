@@ -43,6 +43,22 @@ pub struct CgroupFs {
     name: String,
 }
 
+/// The paths of a container's cgroup, as proc prints them; empty where it is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Where its memory is accounted.
+    pub memory: Vec<u8>,
+    /// In the other hierarchies of version 1.
+    pub others: Vec<u8>,
+}
+
+impl Paths {
+    /// The path in the hierarchy of this name, which is empty for that of version 2.
+    fn in_hierarchy(&self, name: &str) -> &[u8] {
+        if matches!(name, "" | "memory") { &self.memory } else { &self.others }
+    }
+}
+
 /// A cgroup's directories, once they are open: one in each hierarchy.
 #[derive(Debug, Default)]
 pub struct Cgroup {
@@ -106,12 +122,12 @@ impl CgroupFs {
         explain_absence(&self.path, self.version, &namespace)
     }
 
-    /// Makes `values` what the cgroup at `path`, as proc prints it, says now. Says whether there is one.
-    pub fn read(&mut self, path: &[u8], cgroup: &mut Cgroup, values: &mut Values) -> bool {
+    /// Makes `values` what the cgroup at `paths` says now. Says whether there is one.
+    pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         // A directory that was held is of a cgroup that is gone, if it fails: there may be another.
         for _ in 0..2 {
             *values = Values::default();
-            if self.open_missing(path, cgroup) && self.try_read(cgroup, values) {
+            if self.open_missing(paths, cgroup) && self.try_read(cgroup, values) {
                 return true;
             }
             *cgroup = Cgroup::default();
@@ -122,16 +138,18 @@ impl CgroupFs {
 
     /// Opens the directories that are not open: all at first, later one of a hierarchy that a process came to later. Says whether
     /// one is open.
-    fn open_missing(&mut self, path: &[u8], cgroup: &mut Cgroup) -> bool {
+    fn open_missing(&mut self, paths: &Paths, cgroup: &mut Cgroup) -> bool {
         let is_whole = cgroup.directories.len() == self.roots.len();
         if is_whole && cgroup.directories.iter().all(Option::is_some) {
             return true;
         }
-        let Some(n_above) = namespace::resolve(&self.own, path, &mut self.resolved) else { return false };
-        cgroup.n_above = n_above;
         cgroup.directories.resize_with(self.roots.len(), || None);
-        for (directory, (_, root)) in cgroup.directories.iter_mut().zip(&self.roots) {
-            if directory.is_none() {
+        for (directory, (hierarchy, root)) in cgroup.directories.iter_mut().zip(&self.roots) {
+            let path = paths.in_hierarchy(hierarchy);
+            if directory.is_none()
+                && let Some(n_above) = namespace::resolve(&self.own, path, &mut self.resolved)
+            {
+                cgroup.n_above = n_above;
                 *directory = open_directory(root.as_fd(), &self.resolved[..]).ok();
             }
         }
@@ -215,24 +233,24 @@ impl CgroupFs {
         values.get(OOM_KILLS)
     }
 
-    /// The same of the cgroup above the one at `path`, a pod's: with those of all cgroups below it, also of such as are gone. Version 1 does
-    /// not count so. What is just below the root has other services below it.
+    /// The same of the pod of the container whose cgroup is at `path`: with those of all cgroups below it, also of such
+    /// as are gone. Version 1 does not count so. What is just below the root has other services below it.
     pub fn oom_kills_above(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 || namespace::resolve(&self.own, path, &mut self.resolved)? < 3 {
             return None;
         }
-        let above = Path::new(OsStr::from_bytes(&self.resolved)).parent()?;
+        let above = Path::new(OsStr::from_bytes(namespace::pod_of(&self.resolved)?));
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
         let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
         self.text_of_kills(directory.as_fd(), file.name)
     }
 
-    /// What is charged, in bytes, to the cgroup above the one at `path`, if that has a limit of so many bytes.
+    /// What is charged, in bytes, to the pod of the container whose cgroup is at `path`, if the pod has this limit.
     pub fn use_above(&mut self, path: &[u8], limit: u64) -> Option<u64> {
         namespace::resolve(&self.own, path, &mut self.resolved)?;
         let (at, current) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
         let (_, max) = self.files.iter().find(|(_, file)| file.has(MAX))?;
-        let above = Path::new(OsStr::from_bytes(&self.resolved)).parent()?;
+        let above = Path::new(OsStr::from_bytes(namespace::pod_of(&self.resolved)?));
         let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
         let mut number =
             |name| read_file(directory.as_fd(), name, &mut self.text).ok().and_then(fields::limit);
@@ -246,26 +264,32 @@ impl CgroupFs {
         values.get(OOM_KILLS)
     }
 
-    /// Calls `each` with the text of every file that was read of the cgroup at `path`, and its place in a recording; also those of the
+    /// Calls `each` with the text of every file that was read of the cgroup at `paths`, and its place in a recording; also those of the
     /// cgroups above whose limits count.
     ///
     /// Fails when `each` does.
     pub fn record(
         &mut self,
-        path: &[u8],
+        paths: &Paths,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
-        let Some(n_above) = namespace::resolve(&self.own, path, &mut self.resolved) else { return Ok(()) };
-        let Self { version, roots, files, has_memory, resolved, text, .. } = self;
-        let place = Path::new(OsStr::from_bytes(resolved));
+        let Self { version, roots, files, has_memory, own, resolved, text, .. } = self;
         for (at, file) in files {
             let (hierarchy, root) = &roots[*at];
+            if namespace::resolve(own, paths.in_hierarchy(hierarchy), resolved).is_none() {
+                continue;
+            }
+            let place = Path::new(OsStr::from_bytes(resolved));
             let Ok(directory) = open_directory(root.as_fd(), place) else { continue };
             if let Ok(text) = read_file(directory.as_fd(), file.name, text) {
                 each(&Path::new(hierarchy).join(place).join(file.name), text)?;
             }
         }
-        if *version == Version::V2 && *has_memory {
+        if *version == Version::V2
+            && *has_memory
+            && let Some(n_above) = namespace::resolve(own, &paths.memory, resolved)
+        {
+            let place = Path::new(OsStr::from_bytes(resolved));
             for above in place.ancestors().skip(1).take(n_above) {
                 let name = above.join(LIMIT);
                 if let Ok(text) = read_file(roots[0].1.as_fd(), &name, text) {

@@ -59,6 +59,15 @@ pub(super) fn resolve(own: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option
     (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
 }
 
+/// The pod's cgroup, from that of a container in it: the one above, unless that is the root.
+///
+/// `None` for `<slice>:cri-containerd:<id>`: when the kubelet uses systemd's driver and containerd does not, runc takes this
+/// for a path below its own cgroup, which is containerd's. Then the pod's cgroup, the slice, is elsewhere and empty.
+pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
+    let slash = resolved.iter().rposition(|&b| b == b'/')?;
+    (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +92,20 @@ mod tests {
             let n_above = resolve(own.as_bytes(), path.as_bytes(), &mut resolved);
             let found = n_above.map(|n_above| (n_above, std::str::from_utf8(&resolved).unwrap()));
             assert_eq!(found, expected, "{path:?} from {own:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_above_its_containers_unless_containerd_ignores_its_slice() {
+        for (path, pod) in [
+            ("kubepods/pod1/abc", Some("kubepods/pod1")),
+            ("kubepods.slice/pod1.slice/cri-containerd-abc.scope", Some("kubepods.slice/pod1.slice")),
+            ("system.slice/containerd.service/pod1.slice:cri-containerd:abc", None),
+            ("a:b/abc", Some("a:b")),
+            ("abc", None),
+            ("", None),
+        ] {
+            assert_eq!(pod_of(path.as_bytes()), pod.map(str::as_bytes), "{path:?}");
         }
     }
 

@@ -1,167 +1,154 @@
-//! Who wants an exposition, and so when the next scrape begins. Nothing is scraped while nobody asks.
+//! When the next scrape begins: on request. Nothing is scraped on a timer.
 //!
-//! The HTTP thread says who asks; the scrape thread asks when to begin, and waits. A client that comes at a steady period is
-//! expected: the scrape for it ends just before it comes.
+//! The HTTP thread requests scrapes and the scrape thread runs them; each wakes the other. A request that finds
+//! a fresh result gets it at once. All requests that find a stale one wait for the same scrape.
 
-pub mod rhythms;
+mod wake;
 
-use std::io::{self, Write as _};
-use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rhythms::Rhythms;
-use tokio::sync::Notify;
+pub use self::wake::Wake;
 
-/// What has ended so recently is young, however long it took: a client would wait for the next, and get it no younger.
-const MIN_YOUTH: Duration = Duration::from_millis(200);
+/// A result stays fresh for at least this long after its scrape ends, however long the scrape took: a client
+/// that waited for the next one would get no fresher result.
+const MIN_FRESH: Duration = Duration::from_millis(200);
 
-/// Who wants an exposition: shared by the thread that scrapes and the one that serves.
+/// Requests for scrapes, shared by the thread that scrapes and the thread that serves.
 #[derive(Debug)]
 pub struct Demand {
+    /// The shortest time between the starts of two scrapes, and how long a result stays fresh.
     interval: Duration,
     state: Mutex<State>,
-    wake: Wake,
-    bell: OnceLock<UnixStream>,
+    /// Wakes the scrape thread when the first request for a scrape arrives.
+    requested: Wake,
+    /// Wakes the HTTP thread when a scrape has succeeded.
+    done: Wake,
 }
 
-/// What a client is told that asks for an exposition.
+/// Whether the last result can answer a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// The latest is young.
-    Young,
-    /// It is not: a scrape is wanted. What is served once more scrapes than this have ended is what the client waits for.
+pub enum Freshness {
+    /// The last result is fresh.
+    Fresh,
+    /// A scrape is needed, and now requested. Its result can be served once more than this number of scrapes
+    /// have succeeded.
     WaitFor(u64),
 }
 
 #[derive(Debug)]
 struct State {
-    rhythms: Rhythms,
-    /// How many scrapes have ended well.
-    n_ended: u64,
-    /// Since when somebody waits for a scrape that has not ended well.
-    wanted_since: Option<Instant>,
-    /// When the last scrape began, and until when what it gave is young.
+    /// The number of scrapes that have succeeded.
+    n_succeeded: u64,
+    /// The time of the oldest request that no successful scrape has answered yet.
+    requested_since: Option<Instant>,
+    /// When the last scrape began.
     began_at: Option<Instant>,
-    young_until: Option<Instant>,
-    is_under_way: bool,
-    /// No scrape begins sooner, for scrapes cost more than they may.
-    rests_until: Option<Instant>,
-    /// How long a scrape takes, of late.
-    usual_length: Duration,
+    /// Until when the last result is fresh.
+    fresh_until: Option<Instant>,
+    is_running: bool,
+    /// No scrape begins before this time, to stay within the CPU budget.
+    not_before: Option<Instant>,
 }
 
 impl Demand {
-    /// One scrape is wanted at once. `interval` is the shortest time between the beginnings of two, and how long what one gave is young.
-    pub fn new(interval: Duration, now: Instant) -> Self {
-        let state = State {
-            rhythms: Rhythms::default(),
-            n_ended: 0,
-            wanted_since: Some(now),
-            began_at: None,
-            young_until: None,
-            is_under_way: false,
-            rests_until: None,
-            usual_length: Duration::ZERO,
-        };
-        Self { interval, state: Mutex::new(state), wake: Wake::default(), bell: OnceLock::new() }
-    }
-
-    /// What becomes readable whenever a scrape has ended well: for the one thread that serves.
+    /// Requests the first scrape, for which no client has to ask. `interval` is the shortest time between the
+    /// starts of two scrapes, and how long a result stays fresh.
     ///
-    /// Fails with the system's error when there is no pair of sockets, and when there is a listener already.
-    pub fn listen(&self) -> io::Result<UnixStream> {
-        let (bell, ear) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        ear.set_nonblocking(true)?;
-        self.bell.set(bell).map_err(|_| io::Error::other("somebody listens already"))?;
-        Ok(ear)
+    /// Fails with the system's error when no descriptor is left.
+    pub fn new(interval: Duration, now: Instant) -> io::Result<Self> {
+        let state = State {
+            n_succeeded: 0,
+            requested_since: Some(now),
+            began_at: None,
+            fresh_until: None,
+            is_running: false,
+            not_before: None,
+        };
+        Ok(Self { interval, state: Mutex::new(state), requested: Wake::new()?, done: Wake::new()? })
     }
 
-    /// A client asks for an exposition. Where the latest is not young, a scrape is wanted.
-    pub fn ask(&self, client: IpAddr, now: Instant) -> Asked {
+    /// Returns whether the last result is fresh, and requests a scrape if it is not.
+    pub fn request(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        state.rhythms.note(client, now);
-        let is_young = state.young_until.is_some_and(|until| now < until);
-        // A rhythm may be new, so that the next scrape begins sooner than whoever waits for it knows.
-        self.wake.wake();
-        if is_young {
-            return Asked::Young;
+        if state.fresh_until.is_some_and(|until| now < until) {
+            return Freshness::Fresh;
         }
-        state.wanted_since.get_or_insert(now);
-        Asked::WaitFor(state.n_ended)
+        self.request_in(&mut state, now);
+        Freshness::WaitFor(state.n_succeeded)
     }
 
-    /// Whether more scrapes than this have ended well.
-    pub fn has_ended(&self, n_ended: u64) -> bool {
-        self.lock().n_ended > n_ended
+    /// Requests a scrape, even if the last result is fresh.
+    pub fn request_another(&self, now: Instant) {
+        self.request_in(&mut self.lock(), now);
     }
 
-    /// A scrape is wanted, by whoever is not a client.
-    pub fn want(&self, now: Instant) {
-        self.lock().wanted_since.get_or_insert(now);
-        self.wake.wake();
+    fn request_in(&self, state: &mut State, now: Instant) {
+        // Only the first request changes when the next scrape begins.
+        if state.requested_since.is_none() {
+            state.requested_since = Some(now);
+            self.requested.wake();
+        }
     }
 
-    /// When the next scrape begins, as things stand; `None` while nobody wants one.
+    /// Returns whether more than `n` scrapes have succeeded.
+    pub fn has_succeeded(&self, n: u64) -> bool {
+        self.lock().n_succeeded > n
+    }
+
+    /// Returns when the next scrape may begin, which may be in the past; `None` while none is requested.
     pub fn next_start(&self, now: Instant) -> Option<Instant> {
-        let mut state = self.lock();
-        let earliest = state.began_at.map_or(now, |began| began + self.interval);
-        let earliest = state.rests_until.map_or(earliest, |until| earliest.max(until));
-        if state.wanted_since.is_some() {
-            return Some(earliest);
-        }
-        let State { rhythms, began_at, young_until, usual_length, .. } = &mut *state;
-        let start = rhythms.next_start(now, *began_at, *young_until, *usual_length);
-        start.map(|start| start.max(earliest))
+        let state = self.lock();
+        state.requested_since?;
+        let earliest = state.began_at.map_or(now, |began_at| began_at + self.interval);
+        Some(state.not_before.map_or(earliest, |not_before| earliest.max(not_before)))
     }
 
-    /// A scrape begins.
+    /// Notes that a scrape begins.
     pub fn begin(&self, now: Instant) {
         let mut state = self.lock();
         state.began_at = Some(now);
-        state.is_under_way = true;
+        state.is_running = true;
     }
 
-    /// It has ended, and what it gave can be had: whoever waits gets it. One that failed leaves the wish for another, which begins no sooner
-    /// than `rests_until`.
-    pub fn end(&self, is_success: bool, rests_until: Option<Instant>, now: Instant) {
+    /// Notes that the scrape has ended. After a success its result has been published, and the requests that
+    /// wait for it are answered. A failed scrape is tried again. Neither begins another before `not_before`.
+    pub fn end(&self, is_success: bool, not_before: Option<Instant>, now: Instant) {
         let mut state = self.lock();
-        state.is_under_way = false;
-        state.rests_until = rests_until;
+        state.is_running = false;
+        state.not_before = not_before;
         let Some(began_at) = state.began_at.filter(|_| is_success) else {
-            state.wanted_since.get_or_insert(now);
+            state.requested_since.get_or_insert(now);
             return;
         };
-        state.wanted_since = None;
-        state.n_ended += 1;
-        state.young_until = Some((began_at + self.interval).max(now + MIN_YOUTH.min(self.interval)));
-        let length = now.saturating_duration_since(began_at);
-        // It rises faster than it falls: a client that comes too early waits, one that comes later gets data a little older.
-        state.usual_length = match state.usual_length {
-            usual if length > usual => (usual + length) / 2,
-            usual => (3 * usual + length) / 4,
-        };
+        state.requested_since = None;
+        state.n_succeeded += 1;
+        state.fresh_until = Some((began_at + self.interval).max(now + MIN_FRESH.min(self.interval)));
         drop(state);
-        // If it is full, it has rung and was not heard yet.
-        self.bell.get().map(|mut bell| bell.write(&[0]));
+        self.done.wake();
     }
 
-    /// For how long a scrape has been under way, or wanted in vain: what takes too long is not well.
+    /// Returns for how long a scrape has been running, or due without succeeding; zero while none is requested.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
-        let began_at = state.began_at.filter(|_| state.is_under_way);
-        // Until it may begin it is not late.
-        let wanted_since =
-            state.wanted_since.map(|since| state.rests_until.map_or(since, |until| since.max(until)));
-        let since = [wanted_since, began_at].into_iter().flatten().min();
+        let began_at = state.began_at.filter(|_| state.is_running);
+        // A scrape is not due before it may begin.
+        let due_at = state
+            .requested_since
+            .map(|since| state.not_before.map_or(since, |not_before| since.max(not_before)));
+        let since = [due_at, began_at].into_iter().flatten().min();
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// What ends a wait for [`Demand::next_start`] when that changes.
-    pub fn wake(&self) -> &Wake {
-        &self.wake
+    /// Returns what wakes the scrape thread when [`Demand::next_start`] changes.
+    pub fn requested(&self) -> &Wake {
+        &self.requested
+    }
+
+    /// Returns what wakes the HTTP thread when a scrape has succeeded.
+    pub fn done(&self) -> &Wake {
+        &self.done
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,103 +156,92 @@ impl Demand {
     }
 }
 
-/// Ends a wait of the thread that scrapes, from another thread.
-#[derive(Debug, Default)]
-pub struct Wake {
-    is_awake: Mutex<bool>,
-    changed: Condvar,
-    notify: Notify,
-}
-
-impl Wake {
-    fn wake(&self) {
-        *self.is_awake.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_one();
-        self.notify.notify_one();
-    }
-
-    /// Waits until `deadline`, or until something has changed since the last wait.
-    pub fn wait_until(&self, deadline: Instant) {
-        let is_awake = self.is_awake.lock().unwrap_or_else(PoisonError::into_inner);
-        let timeout = deadline.saturating_duration_since(Instant::now());
-        let waited = self.changed.wait_timeout_while(is_awake, timeout, |is_awake| !*is_awake);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
-    }
-
-    /// The same, for whoever has a runtime to drive meanwhile.
-    pub async fn woken(&self) {
-        self.notify.notified().await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const INTERVAL: Duration = Duration::from_secs(1);
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
-    /// The first scrape began at 0 and ended at 100 ms.
+    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time of 0.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
-        let demand = Demand::new(INTERVAL, start);
-        assert_eq!(demand.next_start(start), Some(start), "the first is wanted at once");
+        let demand = Demand::new(INTERVAL, start).unwrap();
+        assert_eq!(demand.next_start(start), Some(start), "the first scrape needs no client");
         demand.begin(start);
         demand.end(true, None, start + ms(100));
         (demand, start)
     }
 
+    /// Whether a wait on this would end at once. Clears it.
+    fn is_awake(wake: &Wake) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_readable = poll(&mut [PollFd::new(wake, PollFlags::IN)], Some(&now)) == Ok(1);
+        wake.clear();
+        is_readable
+    }
+
     #[test]
-    fn nobody_asks_and_nothing_is_scraped() {
+    fn without_requests_nothing_is_scraped() {
         let (demand, start) = demand();
         assert_eq!(demand.next_start(start + ms(3_600_000)), None);
         assert_eq!(demand.overdue(start + ms(3_600_000)), Duration::ZERO);
     }
 
     #[test]
-    fn what_is_young_is_given_and_what_is_old_is_made_anew() {
+    fn fresh_result_is_served_and_stale_one_waits() {
         let (demand, start) = demand();
-        assert_eq!(demand.ask(CLIENT, start + ms(999)), Asked::Young);
+        assert_eq!(demand.request(start + ms(999)), Freshness::Fresh);
         assert_eq!(demand.next_start(start + ms(999)), None);
-        assert_eq!(demand.ask(CLIENT, start + ms(1001)), Asked::WaitFor(1));
-        assert_eq!(demand.ask(CLIENT, start + ms(1002)), Asked::WaitFor(1));
-        let at_once = demand.next_start(start + ms(1002)).unwrap();
-        assert!(at_once <= start + ms(1002));
+        assert_eq!(demand.request(start + ms(1001)), Freshness::WaitFor(1));
+        assert_eq!(demand.request(start + ms(1002)), Freshness::WaitFor(1));
+        assert!(demand.next_start(start + ms(1002)).unwrap() <= start + ms(1002), "it begins at once");
         demand.begin(start + ms(1002));
-        assert!(!demand.has_ended(1));
+        assert!(!demand.has_succeeded(1));
         demand.end(true, None, start + ms(1100));
-        assert!(demand.has_ended(1));
-        assert_eq!(demand.next_start(start + ms(1100)), None, "one scrape is enough for both");
-        assert_eq!(demand.ask(CLIENT, start + ms(2001)), Asked::Young);
+        assert!(demand.has_succeeded(1));
+        assert_eq!(demand.next_start(start + ms(1100)), None, "both requests share one scrape");
+        assert_eq!(demand.request(start + ms(2001)), Freshness::Fresh);
     }
 
     #[test]
-    fn two_scrapes_begin_an_interval_apart() {
+    fn regular_requests_start_no_scrape_ahead() {
         let (demand, start) = demand();
-        demand.want(start + ms(200));
+        for i in 1..=20 {
+            let now = start + ms(15_000 * i);
+            assert_eq!(demand.next_start(now), None, "before request {i}");
+            assert_eq!(demand.request(now), Freshness::WaitFor(i));
+            demand.begin(now);
+            demand.end(true, None, now + ms(100));
+        }
+    }
+
+    #[test]
+    fn scrapes_begin_at_least_an_interval_apart() {
+        let (demand, start) = demand();
+        demand.request_another(start + ms(200));
         assert_eq!(demand.next_start(start + ms(200)), Some(start + INTERVAL));
     }
 
     #[test]
-    fn a_long_scrape_is_young_when_it_ends() {
+    fn a_long_scrape_is_fresh_when_it_ends() {
         let (demand, start) = demand();
         demand.begin(start + ms(2000));
-        assert_eq!(demand.ask(CLIENT, start + ms(2500)), Asked::WaitFor(1), "the one that is under way");
+        assert_eq!(demand.request(start + ms(2500)), Freshness::WaitFor(1), "for the running scrape");
         demand.end(true, None, start + ms(5000));
-        assert_eq!(demand.ask(CLIENT, start + ms(5100)), Asked::Young);
+        assert_eq!(demand.request(start + ms(5100)), Freshness::Fresh);
         assert_eq!(demand.next_start(start + ms(5100)), None);
-        assert_eq!(demand.ask(CLIENT, start + ms(5201)), Asked::WaitFor(2));
+        assert_eq!(demand.request(start + ms(5201)), Freshness::WaitFor(2));
     }
 
     #[test]
-    fn what_is_wanted_in_vain_is_overdue() {
+    fn failed_and_hanging_scrapes_are_overdue() {
         let (demand, start) = demand();
-        demand.want(start + ms(2000));
+        demand.request_another(start + ms(2000));
         demand.begin(start + ms(2000));
         demand.end(false, None, start + ms(2001));
         assert_eq!(demand.next_start(start + ms(2002)), Some(start + ms(3000)), "it is tried again");
@@ -278,39 +254,36 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_begin_yet_is_not_overdue() {
+    fn a_pause_for_the_budget_is_not_overdue() {
         let (demand, start) = demand();
         demand.begin(start + ms(1000));
         demand.end(true, Some(start + ms(60_000)), start + ms(1001));
-        demand.want(start + ms(3000));
+        demand.request_another(start + ms(3000));
         assert_eq!(demand.next_start(start + ms(3000)), Some(start + ms(60_000)));
         assert_eq!(demand.overdue(start + ms(59_000)), Duration::ZERO);
         assert_eq!(demand.overdue(start + ms(61_000)), ms(1000));
     }
 
     #[test]
-    fn the_bell_rings_when_a_scrape_has_ended() {
-        use std::io::Read as _;
+    fn only_a_successful_scrape_wakes_the_server() {
         let (demand, start) = demand();
-        let mut ear = demand.listen().unwrap();
-        assert!(demand.listen().is_err());
+        assert!(is_awake(demand.done()));
         demand.begin(start + ms(2000));
         demand.end(false, None, start + ms(2001));
-        assert!(ear.read(&mut [0; 9]).is_err(), "it has failed");
-        for i in 0..100_000 {
-            demand.begin(start + ms(3000 + i));
-            demand.end(true, None, start + ms(3000 + i));
-        }
-        assert!(ear.read(&mut [0; 9]).is_ok());
+        assert!(!is_awake(demand.done()), "the scrape failed");
+        demand.begin(start + ms(3000));
+        demand.end(true, None, start + ms(3000));
+        assert!(is_awake(demand.done()));
     }
 
     #[test]
-    fn a_wait_ends_when_somebody_asks() {
+    fn the_first_request_for_stale_data_wakes_the_scraper() {
         let (demand, start) = demand();
-        demand.ask(CLIENT, start);
-        let begun = Instant::now();
-        demand.wake().wait_until(begun + ms(60_000));
-        assert!(begun.elapsed() < ms(60_000));
-        demand.wake().wait_until(Instant::now() + ms(1)); // nothing has changed since
+        assert_eq!(demand.request(start + ms(500)), Freshness::Fresh);
+        assert!(!is_awake(demand.requested()), "a fresh result needs no scrape");
+        demand.request(start + ms(1500));
+        assert!(is_awake(demand.requested()));
+        demand.request(start + ms(1501));
+        assert!(!is_awake(demand.requested()), "the scrape is requested already");
     }
 }

@@ -21,6 +21,8 @@ pub struct Report {
     pub containerd_errors: u64,
     /// Labels of containers that were cut for their length.
     pub n_cut_labels: u64,
+    /// Links of the kubelet that no container was found by; `None` where containers are not listed by links.
+    pub n_unmatched_links: Option<u64>,
     /// Containers that run.
     pub n_containers: u64,
     /// Processes whose values are exported.
@@ -31,8 +33,8 @@ pub struct Report {
     pub n_samples: u64,
     /// Scrapes made.
     pub n_scrapes: u64,
-    /// Reads that gave each mapping, reads that gave the kernel's sum, and those that found nothing changed.
-    pub reads: [u64; 3],
+    /// Reads that succeeded.
+    pub reads: Reads,
     /// CPU time that went into reading processes.
     pub read_time: Duration,
     /// Reads that came to nothing.
@@ -55,7 +57,18 @@ pub struct Report {
     pub max_open_files: Option<u64>,
 }
 
-/// Reads of a process that came to nothing, by reason.
+/// Reads of processes that succeeded, by what was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Every mapping was read.
+    pub smaps: u64,
+    /// The kernel's sums were read.
+    pub rollup: u64,
+    /// Nothing had changed, so nothing was read.
+    pub unchanged: u64,
+}
+
+/// Reads of processes that failed, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadErrors {
     /// smaps may not be opened.
@@ -64,6 +77,8 @@ pub struct ReadErrors {
     pub exec: u64,
     /// The process ended meanwhile.
     pub gone: u64,
+    /// Its mappings changed while they were read, twice in a row; the last values stay.
+    pub torn: u64,
     /// Its mappings took too long to print; their sum was read instead.
     pub slow: u64,
     /// The read did not return.
@@ -80,12 +95,13 @@ impl Default for Report {
             containerd_up: None,
             containerd_errors: 0,
             n_cut_labels: 0,
+            n_unmatched_links: None,
             n_containers: 0,
             n_processes: 0,
             n_mappings: 0,
             n_samples: 0,
             n_scrapes: 0,
-            reads: [0; 3],
+            reads: Reads::default(),
             read_time: Duration::ZERO,
             read_errors: ReadErrors::default(),
             n_stuck: 0,
@@ -184,7 +200,7 @@ impl SelfMetrics {
         if oom_kills.peek().is_some() {
             labelled(text, "smaps_exporter_oom_kills_total", Counter, help, oom_kills);
         }
-        let [smaps, rollup, unchanged] = report.reads;
+        let Reads { smaps, rollup, unchanged } = report.reads;
         labelled(
             text,
             "smaps_exporter_reads_total",
@@ -192,16 +208,17 @@ impl SelfMetrics {
             "Reads of a process: smaps gave its mappings, rollup their sum, unchanged showed that there is nothing new.",
             [("{kind=\"smaps\"}", smaps), ("{kind=\"rollup\"}", rollup), ("{kind=\"unchanged\"}", unchanged)],
         );
-        let ReadErrors { denied, exec, gone, slow, stuck, io } = report.read_errors;
+        let ReadErrors { denied, exec, gone, torn, slow, stuck, io } = report.read_errors;
         labelled(
             text,
             "smaps_exporter_read_errors_total",
             Counter,
-            "Reads of a process that did not give its mappings.",
+            "Reads of a process that did not give its mappings; torn: they changed during the read, and the last values stay.",
             [
                 ("{reason=\"denied\"}", denied),
                 ("{reason=\"exec\"}", exec),
                 ("{reason=\"gone\"}", gone),
+                ("{reason=\"torn\"}", torn),
                 ("{reason=\"slow\"}", slow),
                 ("{reason=\"stuck\"}", stuck),
                 ("{reason=\"io\"}", io),
@@ -252,6 +269,12 @@ impl SelfMetrics {
                 Gauge,
                 "Labels of containers that were cut because they are longer than 4 KiB.",
                 count(report.n_cut_labels),
+            ),
+            (
+                "smaps_exporter_unmatched_links",
+                Gauge,
+                "Kubelet links that name no container, or whose cut id matches more than one; with --container-logs.",
+                report.n_unmatched_links.and_then(count),
             ),
             ("smaps_exporter_processes", Gauge, "Processes that were summed.", count(report.n_processes)),
             ("smaps_exporter_mappings", Gauge, "Mappings that were summed.", count(report.n_mappings)),

@@ -1,35 +1,35 @@
-//! A snapshot as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
+//! Writes a table of series as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
-//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the snapshot. The label text of a series is
-//! copied as it is, so a sample costs three copies and the digits of its value.
+//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the table. The label
+//! text of a series is copied as it is, so a sample costs three copies and the digits of its value.
 
 use std::fmt::Display;
 use std::io::Write as _;
 use std::ops::Range;
 
 use crate::smaps::fields::FIELDS;
-use crate::totals::snapshot::Snapshot;
+use crate::totals::table::Table;
 
-/// Appends the `process_smaps_*` families to `text`; says how many samples that were.
-pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
-    let shape = snapshot.shape();
+/// Appends the `process_smaps_*` families to `text`. Returns the number of samples.
+pub fn render(text: &mut Vec<u8>, table: &Table) -> u64 {
+    let shape = table.shape();
     let mut n_samples = 0;
     for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| shape.fields & 1 << i != 0) {
         let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", Kind::Gauge, field.help);
-        for series in snapshot.series().filter(|series| shape.has_sample(&series.totals, i)) {
+        for series in table.series().filter(|series| shape.has_sample(&series.totals, i)) {
             family.sample(&series.labels, "", series.totals.values.bytes[i]);
         }
         n_samples += family.n_samples;
     }
     let help = "Mappings that stand behind the series.";
     let mut mappings = Family::new(text, "process_smaps_", "mappings", "", Kind::Gauge, help);
-    for series in snapshot.series() {
+    for series in table.series() {
         mappings.sample(&series.labels, "", series.totals.n_mappings);
     }
     n_samples += mappings.n_samples;
     let help = "Processes of the command that were summed.";
     let mut processes = Family::new(text, "process_smaps_", "processes", "", Kind::Gauge, help);
-    for (labels, n_processes) in snapshot.processes() {
+    for (labels, n_processes) in table.processes() {
         processes.sample(labels, "}", n_processes);
     }
     n_samples + processes.n_samples
@@ -40,7 +40,7 @@ pub fn render(text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
 pub enum Kind {
     /// It goes up and down.
     Gauge,
-    /// It only goes up, from the start of the exporter on.
+    /// It only goes up, starting with the exporter.
     Counter,
 }
 
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-/// A family that is being written. One without samples leaves no trace.
+/// A family that is being written. Without samples, nothing is written.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
@@ -61,7 +61,7 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// Where `text` holds the whole name, once the head is written: one copy from there costs less than three pieces.
+    /// Where `text` holds the whole name, once the head is written: one copy costs less than three pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }
@@ -103,7 +103,7 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample of so many nanoseconds, in seconds.
+    /// Writes a sample of a time given in nanoseconds, in seconds.
     pub(super) fn sample_of_time(&mut self, labels: &str, more_labels: &str, nanoseconds: u64) {
         self.begin_sample(labels, more_labels);
         let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail
@@ -122,14 +122,14 @@ impl<'a> Family<'a> {
     }
 }
 
-/// Appends a family of one sample without labels; without a value nothing.
+/// Appends a family of one sample without labels, or nothing without a value.
 pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static str, value: Option<f64>) {
     if let Some(value) = value {
         labelled(text, name, kind, help, [("", value)]);
     }
 }
 
-/// Appends a family: each sample's label text, with its braces or empty, and value.
+/// Appends a family, given the label text of each sample (with braces, or empty) and its value.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,
@@ -163,8 +163,9 @@ mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values};
     use crate::smaps::scanner::Mapping;
-    use crate::totals::reading::Reading;
-    use crate::totals::snapshot::Shape;
+    use crate::totals::shape::Shape;
+    use crate::totals::snapshot::{Process, Snapshot};
+    use crate::totals::table::ContainerKey;
     use crate::totals::tally::Tally;
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
@@ -173,12 +174,14 @@ mod tests {
         for (path, values) in mappings {
             tally.add(&Mapping { path, values, count: 1 });
         }
-        let mut reading = Reading::default();
-        snapshot.record("{pod=\"p\"", b"c", 1, &tally, &mut reading);
-        snapshot.sum(|each| each(&mut reading));
+        let mut id = None;
+        snapshot.register(ContainerKey(7), "{pod=\"p\"");
+        let process = Process { container: ContainerKey(7), comm: b"c", pid: 1 };
+        snapshot.record(process, &tally, &mut id);
+        snapshot.sum(id.iter().map(|id| (id, true)));
         let mut text = Vec::new();
-        let n_samples = render(&mut text, &snapshot);
-        assert_eq!(n_samples as usize, snapshot.n_samples());
+        let n_samples = render(&mut text, snapshot.table());
+        assert_eq!(n_samples as usize, snapshot.table().n_samples());
         (String::from_utf8(text).unwrap(), n_samples)
     }
 
@@ -213,7 +216,7 @@ process_smaps_processes{pod="p",comm="c"} 1
     }
 
     #[test]
-    fn numbers() {
+    fn values_are_decimal_numbers() {
         for number in [0, 1, 9, 10, 1024, 99_999, u64::MAX] {
             let mut text = b"x".to_vec();
             push_value(&mut text, number);
@@ -222,7 +225,7 @@ process_smaps_processes{pod="p",comm="c"} 1
     }
 
     #[test]
-    fn families_of_few_samples() {
+    fn families_with_few_samples() {
         let mut text = Vec::new();
         single(&mut text, "a_total", Kind::Counter, "Help.", Some(1.5));
         single(&mut text, "c", Kind::Gauge, "Absent.", None);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// As many requests wait for a scrape at a time; who comes then gets what there is.
+/// Maximum number of requests waiting for a scrape. Further requests get the last exposition.
 pub const MAX_WAITING: usize = 64;
 
 /// The server's limits; tests shorten them.

@@ -12,7 +12,7 @@ use super::head::{Head, Host};
 use super::hosts::{Hosts, misdirected};
 use super::limits::MAX_WAITING;
 use super::page;
-use crate::demand::{Asked, Demand};
+use crate::demand::{Demand, Freshness};
 use crate::http::publish::{Document, Exposition, Published};
 
 /// A printed head and the body that goes with it.
@@ -73,11 +73,11 @@ impl From<&'static str> for Body {
 
 const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
-/// How long a client waits for an exposition that does not say how long it would.
+/// How long a request waits for a scrape when it names no timeout.
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
-/// Nobody waits longer, for each who does holds a connection.
+/// No request waits longer, because a waiting request holds a connection.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// What is left of a client's patience for the answer.
+/// How long before the client's timeout the wait ends, so that the answer arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
 
 /// What `/ooms` says before the first kill.
@@ -91,9 +91,9 @@ pub struct Site {
     pub published: Published,
     /// The records of OOM kills, as JSON.
     pub ooms: Document,
-    /// Who asks for them.
+    /// Requests for scrapes.
     pub demand: Arc<Demand>,
-    /// Shared by each that waits for a scrape.
+    /// Each waiting request holds a clone: the number of clones is the number of waiting requests.
     pub places: Arc<()>,
     /// `/healthz` finds scrapes that take longer than this, or do not come for so long, unhealthy.
     pub max_age: Duration,
@@ -101,24 +101,24 @@ pub struct Site {
     pub hosts: Hosts,
 }
 
-/// What a request waits for that finds nothing young.
+/// A request that waits for a scrape, because the last exposition is stale.
 pub struct Wait {
-    /// More scrapes than this have ended.
-    n_ended: u64,
-    /// Then it gets what there is.
+    /// The wait ends when more than this number of scrapes have succeeded.
+    n_succeeded: u64,
+    /// At this time the request gets the last exposition, however old.
     pub deadline: Instant,
-    /// One of the places for those that wait.
+    /// Counts this request among those that wait.
     _place: Arc<()>,
 }
 
 impl Wait {
     /// Whether it is over.
     pub fn is_over(&self, site: &Site, now: Instant) -> bool {
-        now >= self.deadline || site.demand.has_ended(self.n_ended)
+        now >= self.deadline || site.demand.has_succeeded(self.n_succeeded)
     }
 }
 
-/// What a request for an exposition has to wait for first, if it has to: one that is answered otherwise need not.
+/// Returns what a request must wait for. A request that gets no exposition, or a fresh one, need not wait.
 pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Option<Wait> {
     let host = match request.host {
         Host::Invalid => return None,
@@ -129,17 +129,17 @@ pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Opti
     if request.path != b"/metrics" || !is_get || request.has_body || !site.hosts.allow(peer, host) {
         return None;
     }
-    match site.demand.ask(peer, now) {
-        // One of the owners is the site.
-        Asked::WaitFor(n_ended) if Arc::strong_count(&site.places) <= MAX_WAITING => {
+    match site.demand.request(now) {
+        // The site holds the original, which is no waiting request.
+        Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.places) <= MAX_WAITING => {
             let deadline = now + patience(request.scrape_timeout);
-            Some(Wait { n_ended, deadline, _place: site.places.clone() })
+            Some(Wait { n_succeeded, deadline, _place: site.places.clone() })
         }
-        Asked::WaitFor(_) | Asked::Young => None,
+        Freshness::WaitFor(_) | Freshness::Fresh => None,
     }
 }
 
-/// How long a client waits that gives up after so many seconds: a little less.
+/// Returns how long a request may wait, given the client's timeout in seconds: a little less than that.
 fn patience(scrape_timeout: &[u8]) -> Duration {
     let seconds = std::str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -289,7 +289,7 @@ mod tests {
             publisher.buffer().extend_from_slice(text);
             publisher.publish(None);
             let now = Instant::now();
-            let demand = Arc::new(Demand::new(MINUTE, now));
+            let demand = Arc::new(Demand::new(MINUTE, now).unwrap());
             demand.begin(now);
             demand.end(true, None, now);
             Site {
@@ -303,7 +303,7 @@ mod tests {
         }
 
         fn empty() -> Site {
-            let demand = Arc::new(Demand::new(MINUTE, Instant::now()));
+            let demand = Arc::new(Demand::new(MINUTE, Instant::now()).unwrap());
             Site { published: publish::publisher().1, demand, ..Site::of(b"") }
         }
     }
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let (young, scraped) = (Site::empty(), Site::of(b"x 1\n"));
+        let (unscraped, scraped) = (Site::empty(), Site::of(b"x 1\n"));
         for (lines, before, after) in [
             ("GET /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
             ("HEAD /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
@@ -347,7 +347,7 @@ mod tests {
             ("POST /metrics HTTP/1.1\nContent-Length: 1", "405 Method Not Allowed", "405 Method Not Allowed"),
             ("get /metrics HTTP/1.1", "405 Method Not Allowed", "405 Method Not Allowed"),
         ] {
-            for (site, status) in [(&young, before), (&scraped, after)] {
+            for (site, status) in [(&unscraped, before), (&scraped, after)] {
                 let (head, _) = ask(site, lines);
                 assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{lines}: {head}");
             }

@@ -11,9 +11,8 @@
 //! told so. What all this costs is charged to the [`Throttle`]; without credit everybody waits in the kernel's queues.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -98,14 +97,13 @@ impl Server {
         self.addr
     }
 
-    /// Serves until the process ends, on a thread of its own that `bell` wakes when a scrape has ended. A scrape that is due for `max_age`
-    /// is unhealthy; requests from this machine may also use the host names `allowed_hosts`.
+    /// Serves until the process ends, on a thread of its own. `/healthz` fails when a scrape has been due for
+    /// `max_age`. Requests from this machine may also use the host names `allowed_hosts`.
     pub fn start(
         self,
         published: Published,
         ooms: Document,
         demand: Arc<Demand>,
-        bell: UnixStream,
         max_age: Duration,
         allowed_hosts: Vec<String>,
     ) -> io::Result<()> {
@@ -122,17 +120,17 @@ impl Server {
         thread::Builder::new()
             .name("http".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || self.serve(&site, &bell))?;
+            .spawn(move || self.serve(&site))?;
         Ok(())
     }
 
-    fn serve(&self, site: &Site, bell: &UnixStream) {
+    fn serve(&self, site: &Site) {
         let mut throttle = Throttle::new(&self.limits);
         let mut connections = Connections::new(self.limits);
         let mut acceptor = Acceptor { listener: &self.listener, failed_at: None };
         loop {
             throttle.wait();
-            let (mut ready, can_accept) = wait(&connections, &acceptor, site, bell);
+            let (mut ready, can_accept) = wait(&connections, &acceptor, site);
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             // What this loop itself costs is nobody's.
@@ -154,17 +152,12 @@ impl Server {
 }
 
 /// Waits until a connection is ready, a new one comes, a scrape ends, or a deadline passes. Says which are ready, and whether one comes.
-fn wait(
-    connections: &Connections,
-    acceptor: &Acceptor<'_>,
-    site: &Site,
-    mut bell: &UnixStream,
-) -> (Vec<usize>, bool) {
+fn wait(connections: &Connections, acceptor: &Acceptor<'_>, site: &Site) -> (Vec<usize>, bool) {
     let now = Instant::now();
     let resume_at = acceptor.resume_at().filter(|&at| at > now);
     let mut fds: Vec<_> =
         connections.open.iter().map(|connection| PollFd::new(connection, connection.interest())).collect();
-    fds.push(PollFd::new(bell, PollFlags::IN));
+    fds.push(PollFd::new(site.demand.done(), PollFlags::IN));
     if resume_at.is_none() {
         fds.push(PollFd::new(acceptor.listener, PollFlags::IN));
     }
@@ -186,7 +179,7 @@ fn wait(
     let n_open = connections.open.len();
     let can_accept = fds.len() > n_open + 1 && is_ready(n_open + 1);
     if is_ready(n_open) {
-        let _ = bell.read(&mut [0; 64]); // how often it has rung does not matter
+        site.demand.done().clear();
     }
     let now = Instant::now();
     let ready = (0..n_open).filter(|&i| is_ready(i) || connections.open[i].has_turn(site, now)).collect();
@@ -266,11 +259,10 @@ mod tests {
         };
         shorten(&mut server.limits);
         let now = Instant::now();
-        let demand = Arc::new(Demand::new(MINUTE, now));
+        let demand = Arc::new(Demand::new(MINUTE, now).unwrap());
         demand.begin(now);
         demand.end(true, None, now);
-        let bell = demand.listen().unwrap();
-        server.start(published, Document::default(), demand, bell, MINUTE, Vec::new()).unwrap();
+        server.start(published, Document::default(), demand, MINUTE, Vec::new()).unwrap();
         addr
     }
 

@@ -6,9 +6,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::limits::Limits;
+use crate::procfs::this_process::thread_cpu_time;
 
 /// The credit of the thread that made it.
 pub struct Throttle {
@@ -24,12 +23,12 @@ impl Throttle {
     /// With a full bucket.
     pub fn new(limits: &Limits) -> Self {
         let burst = limits.cpu_burst.as_secs_f64();
-        Throttle { fraction: limits.cpu, burst, credit: burst, at: Instant::now(), cpu: thread_cpu() }
+        Throttle { fraction: limits.cpu, burst, credit: burst, at: Instant::now(), cpu: thread_cpu_time() }
     }
 
     /// Charges what this thread has used since the last call, and says how much that was.
     pub fn charge(&mut self) -> Duration {
-        self.advance(Instant::now(), thread_cpu())
+        self.advance(Instant::now(), thread_cpu_time())
     }
 
     fn advance(&mut self, at: Instant, cpu: Duration) -> Duration {
@@ -60,11 +59,6 @@ impl Throttle {
     }
 }
 
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::limits::LIMITS;
@@ -86,7 +80,7 @@ mod tests {
             now += throttle.pause();
             throttle.advance(now, cpu);
         }
-        let used = cpu.as_secs_f64() - thread_cpu().as_secs_f64();
+        let used = cpu.as_secs_f64() - thread_cpu_time().as_secs_f64();
         assert!((0.9..1.2).contains(&used), "{used} s in 10 s");
     }
 

@@ -13,16 +13,18 @@ use rustix::process::{Resource, getrlimit};
 
 use super::discovery::Discovery;
 use super::ooms::{Kill, Kills, LastReading};
-use super::owners::{Container, named_cgroup};
+use super::owners::{Container, Owners, Place};
 use super::process::Process;
 use super::processes::Processes;
 use crate::cgroupfs::account::{self, Exported};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, MAX, SHMEM, Values};
-use crate::cgroupfs::files::{Cgroup, CgroupFs};
+use crate::cgroupfs::files::{Cgroup, CgroupFs, Paths};
+use crate::procfs::cgroup::Cgroups;
 use crate::procfs::mounts::Mounts;
 use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::grouping::kind;
+use crate::totals::largest::mapped_files;
 use crate::totals::snapshot::Snapshot;
 
 /// What is looked at between scrapes is read whole so often: a limit may have been changed.
@@ -56,8 +58,8 @@ pub(super) struct Account {
     is_seen: bool,
     /// One of its processes.
     pid: u32,
-    /// Where its cgroup is, as proc prints it; empty while that is not known.
-    pub(super) path: Vec<u8>,
+    /// Where its cgroup is.
+    pub(super) paths: Paths,
     /// When its init process began, once known.
     started_at: Option<u64>,
     pub(super) cgroup: Cgroup,
@@ -104,12 +106,12 @@ impl Accounts {
 
     /// Sees which containers have a process, and which processes the kernel has killed since that was done last.
     pub fn update(&mut self, processes: &Processes, discovery: &Discovery, proc: &Proc) {
-        let is_new = self.see(processes);
+        let is_new = self.see(processes, discovery.owners());
         let is_gone = self.drop_unseen();
         let mut is_changed = is_new || is_gone;
         for account in &mut self.table {
-            let (first_cgroup, started_at) = discovery.init_of(&account.container.listed.id);
-            account.locate(first_cgroup);
+            let (first, started_at) = discovery.init_of(&account.container.listed.id);
+            account.locate(first, discovery.owners(), processes);
             is_changed |= account.started_at != started_at;
             account.started_at = started_at;
         }
@@ -162,7 +164,7 @@ impl Accounts {
             if !is_due(&mut self.fs, account) {
                 continue;
             }
-            let is_there = self.fs.read(&account.path, &mut account.cgroup, &mut values);
+            let is_there = self.fs.read(&account.paths, &mut account.cgroup, &mut values);
             is_changed |= account.values.is_some() != is_there;
             if is_there {
                 account.take(values, now);
@@ -170,7 +172,7 @@ impl Accounts {
                 self.kills.begin(&mut self.fs, account);
             } else {
                 account.values = None;
-                account.path.clear();
+                account.paths = Paths::default();
             }
             if is_there && !account.is_full() {
                 account.last_reading = None;
@@ -209,7 +211,7 @@ impl Accounts {
     /// Looks at those counters.
     pub fn watch(&mut self) {
         for account in self.table.iter_mut().filter(|account| account.is_watched()) {
-            if let Some(n_kills) = self.fs.oom_kills_again(&account.path, &mut account.cgroup) {
+            if let Some(n_kills) = self.fs.oom_kills_again(&account.paths.memory, &mut account.cgroup) {
                 self.kills.compare(account, n_kills);
             }
         }
@@ -232,8 +234,7 @@ impl Accounts {
                 continue;
             }
             let last = account.last_reading.get_or_insert_default();
-            let labels = &account.container.labels;
-            if snapshot.largest(labels, &mut last.largest, &mut self.scratch) {
+            if last.largest.find(snapshot.table(), account.container.key, &mut self.scratch) {
                 (last.values, last.current) = (account.values.unwrap_or_default(), account.current);
                 last.oldest = None;
             }
@@ -272,7 +273,7 @@ impl Accounts {
     }
 
     /// Sees which containers have a process, and where: says whether one is new.
-    fn see(&mut self, processes: &Processes) -> bool {
+    fn see(&mut self, processes: &Processes, owners: &Owners) -> bool {
         let mut is_new = false;
         let mut last: Option<usize> = None;
         for process in processes.iter() {
@@ -295,7 +296,7 @@ impl Accounts {
                 // The same id, but restarted.
                 self.gone.push(std::mem::replace(&mut self.table[at], Account::new(container)));
             }
-            self.table[at].see(process);
+            self.table[at].see(process, owners);
             last = Some(at);
         }
         is_new
@@ -356,7 +357,7 @@ impl Accounts {
         }
         self.fs.record_root(|name, text| to.cgroup_file(name, text))?;
         for account in self.table.iter().filter(|account| account.values.is_some()) {
-            self.fs.record(&account.path, |name, text| to.cgroup_file(name, text))?;
+            self.fs.record(&account.paths, |name, text| to.cgroup_file(name, text))?;
         }
         Ok(())
     }
@@ -368,7 +369,7 @@ impl Account {
             container: container.clone(),
             is_seen: false,
             pid: 0,
-            path: Vec::new(),
+            paths: Paths::default(),
             started_at: None,
             cgroup: Cgroup::default(),
             values: None,
@@ -397,7 +398,7 @@ impl Account {
     fn look_above(&mut self, fs: &mut CgroupFs) {
         let limits = self.values.map(|values| (values.get(LIMIT), values.get(MAX)));
         self.use_above = match limits {
-            Some((Some(limit), max)) if max != Some(limit) => fs.use_above(&self.path, limit),
+            Some((Some(limit), max)) if max != Some(limit) => fs.use_above(&self.paths.memory, limit),
             _ => None,
         };
     }
@@ -427,9 +428,9 @@ impl Account {
     /// Finds out how much its processes map of tmpfs and shared memory, if there is any.
     fn find_mapped_shmem(&mut self, snapshot: &Snapshot, proc: &Proc, buffers: &mut Buffers, now: Instant) {
         let has_some = self.values.is_some_and(|values| values.get(SHMEM).is_some_and(|bytes| bytes > 0));
-        let labels = &self.container.labels;
+        let (table, key) = (snapshot.table(), self.container.key);
         if !has_some {
-            self.mapped_shmem = snapshot.mapped_files(labels, |_| false);
+            self.mapped_shmem = mapped_files(table, key, |_| false);
             return;
         }
         if self.mounts.as_ref().is_none_or(|(_, known_at)| now > *known_at + MOUNTS_AGE) {
@@ -438,7 +439,7 @@ impl Account {
             self.mounts = Some((mounts, now));
         }
         let mounts = self.mounts.as_ref().map(|(mounts, _)| mounts);
-        self.mapped_shmem = snapshot.mapped_files(labels, |path| match kind(path.as_bytes()) {
+        self.mapped_shmem = mapped_files(table, key, |path| match kind(path.as_bytes()) {
             "shm" => true,
             "file" => mounts.is_some_and(|mounts| mounts.is_tmpfs(path)),
             _ => false,
@@ -446,7 +447,7 @@ impl Account {
     }
 
     /// Takes note of a process of the container.
-    fn see(&mut self, process: &Process) {
+    fn see(&mut self, process: &Process, owners: &Owners) {
         if !std::mem::replace(&mut self.is_seen, true) {
             (self.pid, self.has_others) = (process.pid(), false);
         }
@@ -454,24 +455,59 @@ impl Account {
         if self.values.is_some() {
             return;
         }
-        // A workload may name a cgroup of its own after another container: that lies deeper than the true one.
+        // The outermost of several is the container's own.
         let n_above = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
-        if let Some(path) = named_cgroup(&self.container.listed.id, process.cgroup())
-            && (self.path.is_empty() || n_above(path) < n_above(&self.path))
+        let found = self.find(process.cgroups(), owners);
+        for (path, found) in [(&mut self.paths.memory, found.memory), (&mut self.paths.others, found.others)]
         {
-            self.path.clear();
-            self.path.extend_from_slice(path);
+            if !found.is_empty() && (path.is_empty() || n_above(&found) < n_above(path)) {
+                *path = found;
+            }
         }
     }
 
-    /// Decides where its cgroup is: where its init process was seen first, if that is known, else where its processes are.
-    fn locate(&mut self, first_cgroup: Option<&[u8]>) {
-        let Some(first) = first_cgroup.filter(|_| self.values.is_none()) else { return };
-        let named = named_cgroup(&self.container.listed.id, first);
-        if let Some(path) = named.or(self.path.is_empty().then_some(first)) {
-            self.path.clear();
-            self.path.extend_from_slice(path);
+    /// Decides where its cgroup is: where its init process was first, if that is known, else where its processes are.
+    fn locate(&mut self, first: Option<&Cgroups>, owners: &Owners, processes: &Processes) {
+        if self.values.is_some() {
+            return;
         }
+        let found = first.map(|first| self.find(first, owners)).unwrap_or_default();
+        if !found.memory.is_empty() {
+            self.paths.memory = found.memory;
+        }
+        if !found.others.is_empty() {
+            self.paths.others = found.others;
+        }
+        if self.paths.memory.is_empty() {
+            self.paths.memory = self.unnamed_memory(processes).unwrap_or_default().into();
+        }
+    }
+
+    /// Where the container's cgroup is, by those of a process in it.
+    fn find(&self, cgroups: &Cgroups, owners: &Owners) -> Paths {
+        let is_own = |place: &Place| Arc::ptr_eq(place.container, &self.container);
+        let others = owners.owner_of(cgroups).filter(is_own).map(|place| place.cgroup);
+        let memory = match cgroups.memory() {
+            Some(path) => owners.owner_of_path(path).filter(is_own).map(|place| place.cgroup),
+            None => others,
+        };
+        let [memory, others] = [memory, others].map(|path| path.unwrap_or_default().into());
+        Paths { memory, others }
+    }
+
+    /// Where version 1 accounts the memory of a container whose id is in the paths of other controllers only, as on
+    /// ECS: where its process is, if nothing else is there.
+    fn unnamed_memory<'a>(&self, processes: &'a Processes) -> Option<&'a [u8]> {
+        let path = processes.find(self.pid)?.cgroups().memory().filter(|path| *path != b"/")?;
+        let is_below = |other: &[u8]| {
+            other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        let is_own = |process: &Process| {
+            process.container().is_some_and(|container| Arc::ptr_eq(container, &self.container))
+        };
+        let is_alone =
+            processes.iter().all(|other| is_own(other) || !other.cgroups().memory().is_some_and(is_below));
+        is_alone.then_some(path)
     }
 }
 

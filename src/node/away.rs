@@ -9,8 +9,9 @@ use super::reader::Job;
 /// A read is stuck that has got no CPU time for so long.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// With so many reads left behind a process that looks stuck is tried last, and one at a time: each may cost another thread.
-pub const MAX_AWAY: usize = 8;
+/// The number of detached reads, each of which costs a thread. While there are this many, a process that has a thread in state D is
+/// skipped.
+pub const MAX_DETACHED: usize = 64;
 
 /// The reads that were left behind, each with its thread.
 #[derive(Debug, Default)]
@@ -38,6 +39,12 @@ impl Away {
         at.map(|at| self.0.swap_remove(at)).is_some()
     }
 
+    /// The reads of a process.
+    pub fn of(&self, pid: u32, inode: u64) -> impl Iterator<Item = &Job> {
+        let jobs = self.0.iter().map(|read| &read.job);
+        jobs.filter(move |job| (job.pid, job.inode) == (pid, inode))
+    }
+
     /// Looks at them, given what CPU time a thread has got; calls `each` with every job that has become stuck.
     pub fn review(
         &mut self,
@@ -59,7 +66,7 @@ impl Away {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 }
@@ -71,7 +78,7 @@ mod tests {
     use super::*;
 
     fn job(pid: u32) -> Job {
-        Job { pid, inode: 7, detail: Detail::Mappings(Look::Away) }
+        Job { pid, inode: 7, detail: Detail::Mappings(Look::Away), with_stat: false }
     }
 
     /// Which reads have become stuck at this time in milliseconds, given the CPU time of both threads.
@@ -98,9 +105,9 @@ mod tests {
         // The slow one waits from here on.
         assert_eq!(stuck(&mut away, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut away, start, 5000, [300, 6600]), [2]);
-        assert_eq!(away.len(), 2);
+        assert_eq!(away.count(), 2);
         assert!(away.end(&job(1)) && !away.end(&job(1)) && !away.end(&job(3)));
-        assert_eq!(away.len(), 1);
+        assert_eq!(away.count(), 1);
     }
 
     #[test]

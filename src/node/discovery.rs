@@ -3,12 +3,15 @@
 //! Proc shows nearly all that changes: a new container is a process in a cgroup that nobody knows, one that ends is an init
 //! process that is gone. So the source, whom a listing costs 0.6 ms CPU a task, is asked only then, and once a minute to be sure.
 
+mod cut_ids;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
+use self::cut_ids::CutIds;
 use super::filter::Filter;
 use super::owners::{Container, Owners};
 use super::process::Process;
@@ -16,6 +19,7 @@ use super::processes::Processes;
 use super::schedule::Schedule;
 use super::selection::Selection;
 use crate::demand::Wake;
+use crate::procfs::cgroup::Cgroups;
 use crate::sources::{self, Listing, Source};
 use crate::totals::labels;
 
@@ -34,10 +38,13 @@ pub struct Discovery {
     source: Box<dyn Source>,
     filters: Vec<Filter>,
     containers: Vec<Tracked>,
+    cut_ids: CutIds,
     owners: Owners,
     has_new_claims: bool,
-    /// The cgroups that are no container's, with the number of the scrape that saw each last.
-    unowned: HashMap<Box<[u8]>, u64>,
+    /// Whether the log says that containers of different pods have one cgroup.
+    has_reported_sharing: bool,
+    /// The cgroups of processes in no container, with the number of the last scrape that saw each.
+    unowned: HashMap<Cgroups, u64>,
     n_scrapes: u64,
     schedule: Schedule,
     /// Whether the last listing succeeded and the runtime that answered lives.
@@ -45,6 +52,7 @@ pub struct Discovery {
     has_listed: bool,
     n_errors: u64,
     n_cut_labels: u64,
+    n_unclear: Option<u64>,
     /// The label text of each namespace, and how many containers it has: of the first hundred namespaces by name.
     namespaces: Vec<(String, u64)>,
     last_error: Option<String>,
@@ -57,22 +65,32 @@ struct Tracked {
     /// Once seen; another process with the same pid began at another time.
     init_start_time: Option<u64>,
     init_is_gone: bool,
-    /// The cgroup that its init process was seen in first.
-    first_cgroup: Option<Box<[u8]>>,
+    /// The cgroups that its init process was first seen in.
+    first_cgroups: Option<Cgroups>,
     /// Whether it runs: its source says so, or a process of it was seen; and whether it did in the scrape before.
     runs: bool,
     ran: bool,
+}
+
+impl Tracked {
+    /// The init process, if it is there. Another process with its pid began at another time.
+    fn init<'a>(&self, processes: &'a Processes) -> Option<&'a Process> {
+        let init = processes.find(self.container.listed.init_pid?)?;
+        (self.init_start_time.is_none() || self.init_start_time == init.start_time()).then_some(init)
+    }
 }
 
 impl Discovery {
     /// Containers from `source`, none yet.
     pub fn new(source: Box<dyn Source>, filters: &[Filter]) -> Self {
         Self {
+            owners: Owners::new(source.lists_what_is_gone()),
             source,
             filters: filters.to_vec(),
             containers: Vec::new(),
-            owners: Owners::default(),
+            cut_ids: CutIds::default(),
             has_new_claims: false,
+            has_reported_sharing: false,
             unowned: HashMap::new(),
             n_scrapes: 0,
             schedule: Schedule::default(),
@@ -80,6 +98,7 @@ impl Discovery {
             has_listed: false,
             n_errors: 0,
             n_cut_labels: 0,
+            n_unclear: None,
             namespaces: Vec::new(),
             last_error: None,
         }
@@ -90,10 +109,10 @@ impl Discovery {
         self.containers.iter().map(|tracked| &*tracked.container)
     }
 
-    /// What proc has shown of the init process of the container with this id: the cgroup that it was seen in first, and when it began.
-    pub fn init_of(&self, id: &str) -> (Option<&[u8]>, Option<u64>) {
+    /// The cgroups that the init process of the container with this id was first seen in, and when it began.
+    pub fn init_of(&self, id: &str) -> (Option<&Cgroups>, Option<u64>) {
         match self.containers.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)) {
-            Ok(i) => (self.containers[i].first_cgroup.as_deref(), self.containers[i].init_start_time),
+            Ok(i) => (self.containers[i].first_cgroups.as_ref(), self.containers[i].init_start_time),
             Err(_) => (None, None),
         }
     }
@@ -117,7 +136,8 @@ impl Discovery {
             }
         }
         (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
-        (selection.n_listed, selection.lister) = (self.containers.len(), self.source.runtime());
+        selection.n_listed = self.containers.len() + self.cut_ids.n_incomplete();
+        selection.lister = self.source.runtime();
         let running = self.containers.iter().filter(|tracked| tracked.runs);
         selection.namespaces = running.map(|tracked| tracked.container.listed.namespace.as_str()).collect();
         selection
@@ -136,6 +156,11 @@ impl Discovery {
     /// Labels of the containers that were cut for their length.
     pub fn n_cut_labels(&self) -> u64 {
         self.n_cut_labels
+    }
+
+    /// Links of the kubelet that name no container, or whose cut ids match more than one; `None` for other sources.
+    pub fn n_unmatched_links(&self) -> Option<u64> {
+        Some(self.n_unclear? + self.cut_ids.n_ambiguous())
     }
 
     /// The label text of each namespace, and how many containers it has: of the first hundred namespaces by name.
@@ -194,7 +219,7 @@ impl Discovery {
         }
         match self.source.take() {
             None => Ok(()),
-            Some(Ok(Listing { containers, more_to_come, n_cut_labels })) => {
+            Some(Ok(Listing { containers, more_to_come, n_cut_labels, cut, n_unclear })) => {
                 if self.last_error.take().is_some() {
                     info!("containers are listed again");
                 }
@@ -202,7 +227,8 @@ impl Discovery {
                 self.has_listed = true;
                 debug!("{} containers are listed", containers.len());
                 self.schedule.succeed(more_to_come, now);
-                self.n_cut_labels = n_cut_labels;
+                (self.n_cut_labels, self.n_unclear) = (n_cut_labels, n_unclear);
+                let containers = self.cut_ids.take(containers, cut);
                 self.adopt(containers);
                 Ok(())
             }
@@ -243,7 +269,7 @@ impl Discovery {
                     container,
                     init_start_time: None,
                     init_is_gone: false,
-                    first_cgroup: None,
+                    first_cgroups: None,
                     runs,
                     ran: runs,
                 }
@@ -251,6 +277,7 @@ impl Discovery {
         }));
         before.for_each(|gone| told("a container is gone", &gone.container));
         self.claim_cgroups();
+        self.owners.forget_unlisted();
         self.count_running();
     }
 
@@ -295,8 +322,15 @@ impl Discovery {
 
     fn claim_cgroups(&mut self) {
         self.owners.clear();
-        for Tracked { container, first_cgroup, .. } in &self.containers {
-            self.owners.claim(container, first_cgroup.as_deref());
+        for Tracked { container, first_cgroups, .. } in &self.containers {
+            let is_shared = self.owners.claim(container, first_cgroups.as_ref());
+            if is_shared && !std::mem::replace(&mut self.has_reported_sharing, true) {
+                let path = first_cgroups.as_ref().and_then(Cgroups::main).unwrap_or_default();
+                let path = String::from_utf8_lossy(path);
+                warn!(
+                    "containers of different pods have the cgroup {path:?}: its processes are exported for none"
+                );
+            }
         }
         self.has_new_claims = true;
     }
@@ -304,27 +338,8 @@ impl Discovery {
     /// Looks at the processes that were found: sees where the containers' init processes are, and whatever calls for another
     /// listing. Says whether cgroups may have other owners than before.
     pub fn observe(&mut self, processes: &Processes, now: Instant) -> bool {
-        let mut is_unexplained = false;
-        let mut has_news = self.owners.look_around(processes.iter().map(Process::cgroup));
-        for tracked in &mut self.containers {
-            let Some(init_pid) = tracked.container.listed.init_pid else { continue };
-            let is_same = |start_time| tracked.init_start_time.is_none_or(|known| Some(known) == start_time);
-            let Some(init) = processes.find(init_pid).filter(|init| is_same(init.start_time())) else {
-                // Its cgroup stays its own until a listing says that it has ended.
-                is_unexplained |= !tracked.init_is_gone;
-                tracked.init_is_gone = true;
-                continue;
-            };
-            tracked.init_start_time = init.start_time();
-            tracked.init_is_gone = false;
-            if tracked.first_cgroup.is_none() {
-                tracked.first_cgroup = Some(init.cgroup().into());
-                has_news = true;
-            }
-        }
-        if has_news {
-            self.claim_cgroups();
-        }
+        self.learn(processes);
+        let mut is_unexplained = self.misses_init(processes);
         is_unexplained |= self.sees_new_unowned(processes);
         if is_unexplained {
             self.schedule.see_unexplained(now);
@@ -337,9 +352,49 @@ impl Discovery {
             if is_unexplained && self.is_up {
                 self.source.wait_for_listing(now + PATIENCE);
                 self.refresh(now);
+                if self.has_new_claims {
+                    self.learn(processes);
+                }
             }
         }
         std::mem::take(&mut self.has_new_claims)
+    }
+
+    /// Learns from the processes where the containers are.
+    fn learn(&mut self, processes: &Processes) {
+        let cgroups = || processes.iter().map(Process::cgroups);
+        if let Some(containers) = self.cut_ids.complete(cgroups()) {
+            self.adopt(containers);
+        }
+        let mut has_news = false;
+        for tracked in &mut self.containers {
+            let Some(init) = tracked.init(processes) else { continue };
+            tracked.init_start_time = init.start_time();
+            if tracked.first_cgroups.is_none() {
+                tracked.first_cgroups = Some(init.cgroups().clone());
+                has_news = true;
+            }
+        }
+        if has_news {
+            self.claim_cgroups();
+        }
+        if self.owners.learn(cgroups()) {
+            self.claim_cgroups();
+        }
+    }
+
+    /// Whether an init process is gone that was there before. A container keeps its cgroup until a listing says that it
+    /// has ended.
+    fn misses_init(&mut self, processes: &Processes) -> bool {
+        let mut is_missed = false;
+        for tracked in
+            self.containers.iter_mut().filter(|tracked| tracked.container.listed.init_pid.is_some())
+        {
+            let is_gone = tracked.init(processes).is_none();
+            is_missed |= is_gone && !tracked.init_is_gone;
+            tracked.init_is_gone = is_gone;
+        }
+        is_missed
     }
 
     /// Whether a process is in a cgroup that is no container's and that no process was in before.
@@ -348,18 +403,18 @@ impl Discovery {
         let mut has_new = false;
         let mut n_unowned = 0;
         for process in processes.iter() {
-            let path = process.cgroup();
-            match self.unowned.get_mut(path) {
-                Some(_) if self.has_new_claims && self.owners.owner_of(path).is_some() => {}
+            let cgroups = process.cgroups();
+            match self.unowned.get_mut(cgroups) {
+                Some(_) if self.has_new_claims && self.owners.owner_of(cgroups).is_some() => {}
                 Some(seen) => {
                     n_unowned += usize::from(*seen != self.n_scrapes);
                     *seen = self.n_scrapes;
                 }
-                None if self.owners.owner_of(path).is_some() => {}
+                None if self.owners.owner_of(cgroups).is_some() => {}
                 None => {
                     has_new = true;
                     n_unowned += 1;
-                    self.unowned.insert(path.into(), self.n_scrapes);
+                    self.unowned.insert(cgroups.clone(), self.n_scrapes);
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::procfs::memory::Prints;
 use crate::procfs::stat::Work;
 
 /// A process that only stands still is read again after this time.
-const MAX_CONFIRMED: Duration = Duration::from_secs(300);
+pub(super) const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
 /// A process that has worked so often in a row is just read for so many scrapes: to ask whether it has worked costs a twelfth of reading a
 /// small process.
@@ -72,13 +72,6 @@ impl Ladder {
             return Look::Away;
         }
         Look::At(self.marks)
-    }
-
-    /// How much it has worked since it was looked at before, in faults and clock ticks, if both times are known.
-    pub fn activity(&self, now: Option<Marks>) -> Option<u64> {
-        let (before, now) = (self.marks?.work, now?.work);
-        let count = |work: Work| work.faults.iter().chain(&work.cpu_ticks).sum::<u64>();
-        Some(count(now).saturating_sub(count(before)))
     }
 
     /// The read has found that the last reading stands; that cost so much.

@@ -1,7 +1,7 @@
 //! The node's containers and processes: which there are, whose they are, whose turn it is to be read.
 
 pub mod accounts;
-mod away;
+pub mod away;
 pub mod budget;
 pub mod discovery;
 pub mod filter;
@@ -15,4 +15,3 @@ pub mod reader;
 mod reads;
 mod schedule;
 pub mod selection;
-mod spaces;

@@ -66,8 +66,8 @@ impl Kills {
     /// was found, is not told.
     pub(super) fn begin(&mut self, fs: &mut CgroupFs, account: &mut Account) {
         if account.n_kills.is_none() {
-            account.n_kills = fs.oom_kills(&account.path, &account.cgroup);
-            account.counted_at.clone_from(&account.path);
+            account.n_kills = fs.oom_kills(&account.paths.memory, &account.cgroup);
+            account.counted_at.clone_from(&account.paths.memory);
             account.n_kills_above = fs.oom_kills_above(&account.counted_at);
             self.count(&account.container.labels, 0);
         }
@@ -105,7 +105,7 @@ impl Kills {
         // Those whose own counter is gone: a cgroup may be so while a process of it is still listed.
         let mut silent: Vec<&mut Account> = gone.iter_mut().collect();
         for account in live {
-            match fs.oom_kills(&account.path, &account.cgroup) {
+            match fs.oom_kills(&account.paths.memory, &account.cgroup) {
                 Some(n_now) => {
                     let n_kills = self.compare(account, n_now);
                     if n_kills > 0 {

@@ -9,12 +9,13 @@ use super::discovery::Discovery;
 use super::ladder::{Ladder, Look};
 use super::owners::Container;
 use super::reader::{Detail, Job, Reader};
+use crate::procfs::cgroup::Cgroups;
 use crate::procfs::errors::ReadError;
 use crate::procfs::stat::Stat;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources;
 use crate::totals::labels;
-use crate::totals::reading::Reading;
+use crate::totals::reading::ReadingId;
 
 /// Of a read that takes long, so many times its length passes before the next: a process's memory map is held 1% of the time at most.
 const REST: u32 = 100;
@@ -33,13 +34,7 @@ pub struct Process {
     pub(super) formerly: Option<Box<Process>>,
     /// It has no memory of its own and stays where it is.
     pub(super) is_kernel_thread: bool,
-    /// Where its code and its stack begin, if that was told.
-    pub(super) program: Option<[u64; 2]>,
-    /// Its place in the order of address spaces among those that run the same program, once it has been asked.
-    pub(super) space_rank: Option<u32>,
-    /// The process whose memory it shares, for which that counts.
-    pub(super) shares_with: Option<u32>,
-    pub(super) cgroup: Vec<u8>,
+    pub(super) cgroups: Cgroups,
     /// Whose it is, as far as the claims are known that were looked at last.
     pub(super) container: Option<Arc<Container>>,
     /// Its container may be another than `container` says.
@@ -69,17 +64,16 @@ pub struct Process {
     pub(super) is_stuck: bool,
     /// It looked stuck and was not tried, since then.
     pub(super) skipped_since: Option<Instant>,
-    /// It looks stuck, and is tried all the same.
-    pub(super) is_on_trial: bool,
-    /// It looks stuck, but its reads return.
-    pub(super) is_cleared: bool,
     /// Its last read ended with another name than it had before, and is made again.
     pub(super) has_new_name: bool,
     pub(super) count: MappingCount,
     pub(super) ladder: Ladder,
-    /// How much it worked between the last two looks at it, in faults and clock ticks.
-    pub(super) activity: u64,
-    pub(super) reading: Reading,
+    /// The program that ran when the values were read, if that is known (see [`Reader::program`]).
+    pub(super) program: Option<[u64; 2]>,
+    /// When its mappings overlapped in the last read: until the next one its turn counts from here, and its values are older.
+    pub(super) torn_at: Option<Instant>,
+    /// What its last read returned, unless it maps nothing.
+    pub(super) reading: Option<ReadingId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,23 +88,20 @@ impl Process {
         entry: Entry,
         proc: &Proc,
         buffers: &mut Buffers,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Cgroups,
     ) -> Option<Self> {
         // Zombies are found again by each listing: for them nothing is kept.
-        proc.cgroup(entry.pid, buffers, scratch).ok()?;
+        proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
     }
 
-    pub(super) fn new(entry: Entry, cgroup: Vec<u8>) -> Self {
+    pub(super) fn new(entry: Entry, cgroups: Cgroups) -> Self {
         Self {
             entry,
             start_time: None,
             formerly: None,
             is_kernel_thread: false,
-            program: None,
-            space_rank: None,
-            shares_with: None,
-            cgroup,
+            cgroups,
             container: None,
             is_unattributed: true,
             is_selected: false,
@@ -126,13 +117,12 @@ impl Process {
             is_away: false,
             is_stuck: false,
             skipped_since: None,
-            is_on_trial: false,
-            is_cleared: false,
             has_new_name: false,
             count: MappingCount::default(),
             ladder: Ladder::default(),
-            activity: 0,
-            reading: Reading::default(),
+            program: None,
+            torn_at: None,
+            reading: None,
         }
     }
 
@@ -158,12 +148,12 @@ impl Process {
 
     /// When its values were read, if it has any.
     pub fn values_from(&self) -> Option<Instant> {
-        self.read_at.filter(|_| self.is_selected && !self.reading.is_empty())
+        self.read_at.filter(|_| self.is_selected && self.reading.is_some())
     }
 
-    /// Its cgroup path.
-    pub fn cgroup(&self) -> &[u8] {
-        &self.cgroup
+    /// The cgroups that the process was last seen in.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// Takes what its `stat` says; without one, in a recording, a process is its directory.
@@ -171,21 +161,9 @@ impl Process {
         let start_time = stat.map_or(self.entry.inode, |stat| stat.start_time);
         self.start_time = Some(start_time);
         self.is_kernel_thread = stat.is_some_and(|stat| stat.is_kernel_thread);
-        if let Some(stat) = stat {
-            self.note_program(stat.work.program);
-        }
         if let Some(formerly) = self.formerly.take().filter(|before| before.start_time == self.start_time) {
             let entry = self.entry;
             *self = Self { entry, ..*formerly };
-        }
-    }
-
-    /// Where it has another program its address space is another one.
-    fn note_program(&mut self, [code, stack]: [u64; 2]) {
-        // 0 and 1 stand for an address that may not be read.
-        let program = (code > 1 && stack > 1).then_some([code, stack]);
-        if self.program != program {
-            (self.program, self.space_rank) = (program, None);
         }
     }
 
@@ -194,17 +172,16 @@ impl Process {
         &mut self,
         proc: &Proc,
         buffers: &mut Buffers,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Cgroups,
     ) -> Result<(), ReadError> {
-        proc.cgroup(self.entry.pid, buffers, scratch)?;
+        proc.cgroups(self.entry.pid, buffers, scratch)?;
         self.move_to(scratch);
         Ok(())
     }
 
-    pub(super) fn move_to(&mut self, cgroup: &[u8]) {
-        if self.cgroup != cgroup {
-            self.cgroup.clear();
-            self.cgroup.extend_from_slice(cgroup);
+    pub(super) fn move_to(&mut self, cgroups: &Cgroups) {
+        if self.cgroups != *cgroups {
+            self.cgroups.clone_from(cgroups);
             self.is_unattributed = true;
         }
     }
@@ -212,7 +189,7 @@ impl Process {
     /// Decides whose it is. One that has another container has no values there yet.
     pub(super) fn attribute(&mut self, discovery: &Discovery) {
         self.is_unattributed = false;
-        let owner = discovery.owners().owner_of(&self.cgroup);
+        let owner = discovery.owners().owner_of(&self.cgroups).map(|place| place.container);
         if owner.map(|owner| &owner.labels) != self.container.as_ref().map(|before| &before.labels) {
             self.deselect();
             self.is_explained = false;
@@ -220,20 +197,24 @@ impl Process {
         self.container = owner.cloned();
     }
 
-    /// Decides whether a filter selects it under this name. One that has another name keeps its turn, and its values under the name that it
-    /// had when they were read, until it is read.
+    /// Decides whether a filter selects it under this name. Under another name it may be another program, so the values go.
     pub(super) fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         if self.is_selected && self.comm == comm {
             return;
         }
-        let container = self.container.as_ref();
-        if !container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch))) {
+        if !self.would_be_selected(comm, discovery, scratch) {
             return self.deselect();
         }
         self.is_selected = true;
-        self.ladder.forget();
+        self.forget_values();
         self.comm.clear();
         self.comm.extend_from_slice(comm);
+    }
+
+    /// Whether a filter selects it under this name.
+    pub(super) fn would_be_selected(&self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
     /// Tells the log once why it is not selected.
@@ -242,7 +223,8 @@ impl Process {
         let (pid, comm) = (self.entry.pid, String::from_utf8_lossy(comm));
         match &self.container {
             None => {
-                let cgroup = String::from_utf8_lossy(&self.cgroup);
+                let cgroup = self.cgroups.main().or(self.cgroups.paths().next()).unwrap_or_default();
+                let cgroup = String::from_utf8_lossy(cgroup);
                 debug!("process {pid}, {comm:?}, is not exported: {cgroup:?} is no container's cgroup");
             }
             Some(container) => {
@@ -254,14 +236,37 @@ impl Process {
 
     pub(super) fn deselect(&mut self) {
         self.is_selected = false;
-        self.read_at = None;
+        (self.read_at, self.torn_at) = (None, None);
         self.forget_values();
     }
 
     pub(super) fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.ladder.forget();
-        self.reading.clear();
+        self.reading = None;
+    }
+
+    /// Whether `program`, or what is known of it, shows that it has executed another program since its values were read.
+    pub(super) fn has_executed(&self, program: Option<[u64; 2]>) -> bool {
+        matches!((self.program, program), (Some(before), Some(now)) if before != now)
+    }
+
+    /// Whether it has values, or rests because its last read was long. One that is stuck has none.
+    pub(super) fn keeps_values(&self) -> bool {
+        !self.is_stuck && (self.reading.is_some() || self.rests_until.is_some())
+    }
+
+    /// Starts over with a process that has executed another program: what its reads cost says nothing about this one.
+    pub(super) fn start_over(&mut self) {
+        self.forget_values();
+        (self.program, self.read_at, self.torn_at) = (None, None, None);
+        (self.rests_until, self.is_summed_until) = (None, None);
+        self.found_at = Instant::now();
+    }
+
+    /// Since when it has not been read, or could not be read whole.
+    pub(super) fn due_since(&self) -> Instant {
+        self.read_at.max(self.torn_at).unwrap_or(self.found_at)
     }
 
     /// Whose account is charged for reading it.
@@ -282,22 +287,16 @@ impl Process {
                 self.count.n_uses_left = n_uses_left.saturating_sub(1);
                 Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
             }
-            _ if always_reads || self.reading.is_cut() => Detail::Mappings(Look::Away),
+            _ if always_reads => Detail::Mappings(Look::Away),
             _ => Detail::Mappings(self.ladder.look(now)),
         };
-        Job { pid: self.entry.pid, inode: self.entry.inode, detail }
+        Job { pid: self.entry.pid, inode: self.entry.inode, detail, with_stat: false }
     }
 
     /// Remembers what its read has cost it, and when the next may come: one that took over a hundredth of `interval` makes it rest.
     pub(super) fn note_read(&mut self, job: &Job, reader: &Reader, interval: Duration) {
-        let ended_at = reader.began_at + reader.elapsed;
         self.read_at = Some(reader.began_at);
-        if let Some(marks) = reader.marks {
-            self.note_program(marks.work.program);
-        }
-        if let Some(activity) = self.ladder.activity(reader.marks) {
-            self.activity = activity;
-        }
+        self.program = reader.program;
         match job.detail {
             Detail::Mappings(_) if reader.is_unchanged => self.ladder.confirm(reader.cpu_time),
             Detail::Mappings(look) => self.ladder.read(look, reader.marks, reader.cpu_time, reader.began_at),
@@ -305,21 +304,30 @@ impl Process {
         }
         if !reader.is_unchanged {
             self.read_took = reader.elapsed;
-            // It may have executed the same program at the same addresses.
-            self.space_rank = None;
         }
-        let is_long = REST * reader.cpu_time > interval;
-        self.rests_until = is_long.then(|| ended_at + REST * reader.elapsed);
+        self.rest_after(reader, interval);
         if reader.was_slow {
-            self.rests_until = None;
-            self.is_summed_until = Some((ended_at + REST * reader.elapsed, reader.n_mappings));
+            self.is_summed_until = self.rests_until.take().map(|until| (until, reader.n_mappings));
         }
         if job.detail == (Detail::Rollup { known_count: None }) {
             self.count = MappingCount { n_mappings: reader.n_mappings, n_uses_left: MAX_COUNT_USES };
         }
     }
 
-    /// It no longer looks stuck, or was found not to be.
+    /// Makes it rest after a long read.
+    fn rest_after(&mut self, reader: &Reader, interval: Duration) {
+        let rest = REST * reader.elapsed;
+        let is_long = REST * reader.cpu_time > interval || reader.was_slow;
+        self.rests_until = is_long.then(|| reader.began_at + reader.elapsed + rest);
+    }
+
+    /// Its mappings overlapped, twice in a row: the values of its last read stay, and age.
+    pub(super) fn note_torn(&mut self, reader: &Reader, interval: Duration) {
+        self.torn_at = Some(reader.began_at);
+        self.rest_after(reader, interval);
+    }
+
+    /// Its read is tried again, because it no longer looks stuck or a thread is free.
     pub(super) fn end_skipping(&mut self) {
         if self.skipped_since.take().is_some() && std::mem::take(&mut self.is_stuck) {
             info!("{} is tried again", self.name());
@@ -368,7 +376,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(10);
 
     fn process() -> Process {
-        Process::new(Entry { pid: 7, inode: 70 }, b"/a".to_vec())
+        Process::new(Entry { pid: 7, inode: 70 }, Cgroups::from("0::/a\n"))
     }
 
     /// A read that took so many milliseconds, and as much CPU time.
@@ -381,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_refused_process_is_tried_after_ever_more_scrapes() {
-        let mut process = Process::new(Entry { pid: 1, inode: 1 }, Vec::new());
+        let mut process = Process::new(Entry { pid: 1, inode: 1 }, Cgroups::default());
         let mut tried = Vec::new();
         for scrape in 1..=200 {
             if !process.is_left_alone() {
@@ -397,7 +405,10 @@ mod tests {
         let (mut process, now) = (process(), Instant::now());
         for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
             let job = process.job(true, false, now);
-            assert_eq!(job, Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count } });
+            assert_eq!(
+                job,
+                Job { pid: 7, inode: 70, detail: Detail::Rollup { known_count }, with_stat: false }
+            );
             process.note_read(&job, &read(now, 1, false), INTERVAL);
         }
         assert_eq!(process.job(false, false, now).detail, Detail::Mappings(Look::At(None)));
@@ -416,6 +427,35 @@ mod tests {
         assert_eq!(process.read_took, Duration::from_millis(101));
         process.note_read(&job, &read(now, 1, false), INTERVAL);
         assert_eq!(process.rests_until, None);
+    }
+
+    #[test]
+    fn a_torn_read_takes_its_turn_and_its_rest_and_leaves_the_values_their_age() {
+        let (mut process, first) = (process(), Instant::now());
+        let job = process.job(false, false, first);
+        process.note_read(&job, &read(first, 1, false), INTERVAL);
+        let second = first + INTERVAL;
+        process.note_torn(&read(second, 1, false), INTERVAL);
+        assert_eq!((process.read_at, process.due_since(), process.rests_until), (Some(first), second, None));
+        process.note_torn(&read(second, 101, false), INTERVAL);
+        assert_eq!(process.rests_until, Some(second + Duration::from_millis(101 + 10_100)));
+        process.note_read(&job, &read(second + INTERVAL, 1, false), INTERVAL);
+        assert_eq!(process.due_since(), second + INTERVAL);
+    }
+
+    #[test]
+    fn another_program_starts_over() {
+        let (mut process, now) = (process(), Instant::now());
+        let job = process.job(false, false, now);
+        let mut reader = read(now, 1000, true);
+        reader.program = Some([2, 3]);
+        process.note_read(&job, &reader, INTERVAL);
+        for (program, expected) in [(None, false), (Some([2, 3]), false), (Some([2, 4]), true)] {
+            assert_eq!(process.has_executed(program), expected, "{program:?}");
+        }
+        process.start_over();
+        assert_eq!((process.read_at, process.program, process.is_summed_until), (None, None, None));
+        assert!(!process.has_executed(Some([2, 4])), "nothing is known of the program before");
     }
 
     #[test]
@@ -438,7 +478,7 @@ mod tests {
             let mut before = process();
             before.learn(stat(5));
             before.comm = b"known".to_vec();
-            let mut now = Process::new(Entry { pid: 7, inode: 71 }, b"/a".to_vec());
+            let mut now = Process::new(Entry { pid: 7, inode: 71 }, Cgroups::from("0::/a\n"));
             now.formerly = Some(Box::new(before));
             assert_eq!(now.start_time(), None);
             now.learn(stat(start_time));

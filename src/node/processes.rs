@@ -14,10 +14,12 @@ use super::owners::Container;
 use super::process::Process;
 use super::queue::Queue;
 use super::reader::Job;
-use super::spaces;
+use crate::exposition::self_metrics::{ReadErrors, Reads};
+use crate::procfs::cgroup::Cgroups;
 use crate::procfs::{Buffers, Entry, Proc};
 use crate::sources::recording::Writer;
-use crate::totals::reading::Reading;
+use crate::totals::reading::ReadingId;
+use crate::totals::snapshot::Snapshot;
 
 /// The table, by pid.
 #[derive(Debug)]
@@ -34,47 +36,20 @@ pub struct Processes {
     /// The read that the scrape waits for, its thread, and when it began.
     pub(super) under_way: Option<(Job, u32, Instant)>,
     pub(super) away: Away,
-    /// Processes that look stuck, and when they were read last: they come after all others.
-    pub(super) suspects: Vec<(Option<Instant>, u32)>,
+    /// Processes whose values are kept without a read in this scrape: whether they still run the same program is checked last.
+    pub(super) kept: Vec<u32>,
+    /// When the budget left out a process last.
+    pub(super) left_out_at: Option<Instant>,
     /// Up to here the table was looked through for processes that are not known yet.
     pub(super) n_known: usize,
     pub(super) interval: Duration,
     /// Everything is read in each scrape, whatever looks unchanged.
     pub always_reads: bool,
     pub(super) buffers: Buffers,
-    path: Vec<u8>,
+    cgroups: Cgroups,
     pub(super) scratch: String,
-    pub(super) spaces: spaces::Scratch,
-    pub(super) counts: ReadCounts,
+    pub(super) read_errors: ReadErrors,
     pub(super) reads: Reads,
-}
-
-/// Reads that gave values, or showed that those there are still stand, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reads {
-    /// Each mapping was read.
-    pub smaps: u64,
-    /// The kernel's sums were read.
-    pub rollup: u64,
-    /// Nothing had changed.
-    pub unchanged: u64,
-}
-
-/// Reads that did not give the mappings of a process, by reason, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadCounts {
-    /// smaps may not be opened.
-    pub denied: u64,
-    /// The process executed another program meanwhile.
-    pub exec: u64,
-    /// The process ended meanwhile.
-    pub gone: u64,
-    /// The mappings took too long to print.
-    pub slow: u64,
-    /// The read did not return.
-    pub stuck: u64,
-    /// Anything else.
-    pub io: u64,
 }
 
 impl Processes {
@@ -87,15 +62,15 @@ impl Processes {
             queue: Queue::default(),
             under_way: None,
             away: Away::default(),
-            suspects: Vec::new(),
+            kept: Vec::new(),
+            left_out_at: None,
             n_known: 0,
             interval,
             always_reads: false,
             buffers: Buffers::default(),
-            path: Vec::new(),
+            cgroups: Cgroups::default(),
             scratch: String::new(),
-            spaces: spaces::Scratch::default(),
-            counts: ReadCounts::default(),
+            read_errors: ReadErrors::default(),
             reads: Reads::default(),
         }
     }
@@ -104,7 +79,7 @@ impl Processes {
     ///
     /// Fails when the directory cannot be read.
     pub fn list(&mut self, proc: &Proc) -> io::Result<()> {
-        let Self { table, before, entries, buffers, path, .. } = self;
+        let Self { table, before, entries, buffers, cgroups, .. } = self;
         proc.list(buffers, entries)?;
         std::mem::swap(table, before);
         let mut known = before.drain(..).peekable();
@@ -113,9 +88,9 @@ impl Processes {
             let process = match known.next_if(|process| process.entry.pid == entry.pid) {
                 Some(mut process) if process.entry == entry => {
                     let is_settled = process.is_selected || process.is_kernel_thread;
-                    (is_settled || process.locate(proc, buffers, path).is_ok()).then_some(process)
+                    (is_settled || process.locate(proc, buffers, cgroups).is_ok()).then_some(process)
                 }
-                formerly => Process::find(entry, proc, buffers, path)
+                formerly => Process::find(entry, proc, buffers, cgroups)
                     .map(|process| Box::new(Process { formerly, ..process })),
             };
             table.extend(process);
@@ -159,17 +134,32 @@ impl Processes {
         self.table.iter().filter_map(|process| Some((&**process.container.as_ref()?, process.is_selected)))
     }
 
-    /// Finds out who a process is that is not read, and whose.
+    /// Finds out name and container of a process that is not read. Neither file can block.
     pub(super) fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
-        let Self { table, buffers, path, scratch, .. } = self;
+        let Self { table, buffers, cgroups, scratch, .. } = self;
         let process = &mut table[i];
-        let located = process.locate(proc, buffers, path);
+        let located = process.locate(proc, buffers, cgroups);
         if process.is_unattributed {
             process.attribute(discovery);
         }
         match located.and_then(|()| proc.comm(process.entry.pid, buffers)) {
             Ok(comm) => process.select(comm, discovery, scratch),
             Err(_) => process.deselect(), // it has ended
+        }
+    }
+
+    /// The same for a process whose values are kept. Under another name they stay until `stat`, which can block and is therefore read by a
+    /// job (see [`Processes::next_check`]), shows whether it runs another program: no process hides by taking another name.
+    pub(super) fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
+        let Self { table, buffers, cgroups, scratch, .. } = self;
+        let process = &mut table[i];
+        let is_where_it_was = process.locate(proc, buffers, cgroups).is_ok() && !process.is_unattributed;
+        let comm = proc.comm(process.entry.pid, buffers).unwrap_or_default();
+        let waits_for_stat = process.is_selected
+            && process.program.is_some()
+            && process.would_be_selected(comm, discovery, scratch);
+        if !is_where_it_was || process.comm != comm && !waits_for_stat {
+            self.probe(i, proc, discovery);
         }
     }
 
@@ -186,9 +176,7 @@ impl Processes {
             match proc.process(pid, &mut self.buffers).and_then(|dir| dir.raw(&mut self.buffers)) {
                 Ok(files) => {
                     for (name, content) in files {
-                        // A recording does not tell who shares an address space: it stands there once.
-                        let is_elsewhere = name == "smaps" && process.shares_with.is_some();
-                        to.file(pid, name, if is_elsewhere { b"" } else { &content })?;
+                        to.file(pid, name, &content)?;
                     }
                     let mounts = proc.raw_mounts(pid, &mut self.buffers).unwrap_or_default();
                     if !mounts.is_empty() {
@@ -216,19 +204,38 @@ impl Processes {
         self.table.binary_search_by_key(&pid, |process| process.entry.pid).ok()
     }
 
-    /// What each selected process gave last.
-    pub fn readings(&mut self) -> impl Iterator<Item = &mut Reading> {
-        self.table.iter_mut().filter(|process| process.is_selected).map(|process| &mut process.reading)
+    /// Every reading that a process owns, and whether it counts. A process that had this pid, which may be the same
+    /// one, keeps its reading until that is known.
+    pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
+        let with_former = self.table.iter().flat_map(|process| {
+            std::iter::successors(Some((&**process, true)), |(process, _)| {
+                Some((process.formerly.as_deref()?, false))
+            })
+        });
+        with_former.filter_map(|(process, counts)| Some((process.reading.as_ref()?, counts)))
     }
 
-    /// What became of all reads.
-    pub fn counts(&self) -> &ReadCounts {
-        &self.counts
+    /// Registers the container of each process that has values. A listing may have replaced it by another one with
+    /// the same labels, and then the values stay.
+    pub fn register_containers(&self, snapshot: &mut Snapshot) {
+        let mut last = None;
+        for process in self.table.iter().filter(|process| process.reading.is_some()) {
+            if let Some(container) = process.container()
+                && last.replace(container.key) != Some(container.key)
+            {
+                snapshot.register(container.key, &container.labels);
+            }
+        }
     }
 
-    /// What the others gave.
-    pub fn reads(&self) -> &Reads {
-        &self.reads
+    /// Returns how many reads failed since the start, by reason.
+    pub fn read_errors(&self) -> ReadErrors {
+        self.read_errors
+    }
+
+    /// Returns how many reads succeeded since the start, by what was read.
+    pub fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// How many processes are stuck.
@@ -244,22 +251,26 @@ impl Processes {
 
     /// How long the longest read took, of those that gave the values there are.
     pub fn longest_read(&self) -> Duration {
-        let with_values = self.table.iter().filter(|process| !process.reading.is_empty());
+        let with_values = self.table.iter().filter(|process| process.reading.is_some());
         with_values.map(|process| process.read_took).max().unwrap_or_default()
     }
 
     /// When the oldest values were read.
     pub fn oldest(&self) -> Option<Instant> {
-        let with_values = self.table.iter().filter(|process| !process.reading.is_empty());
+        let with_values = self.table.iter().filter(|process| process.reading.is_some());
         with_values.filter_map(|process| process.read_at).min()
     }
 
-    /// A table of these: pid, start time and cgroup path, by ascending pid.
+    /// A table of these, by ascending pid: pid, start time, and the text of the cgroup file, or the path on version 2.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
+        let cgroups = |text: &str| match text.starts_with('/') {
+            true => Cgroups::from(format!("0::{text}").as_str()),
+            false => Cgroups::from(text),
+        };
         let process = |&(pid, start_time, path): &(u32, u64, &str)| Process {
             start_time: Some(start_time),
-            ..Process::new(Entry { pid, inode: start_time }, path.into())
+            ..Process::new(Entry { pid, inode: start_time }, cgroups(path))
         };
         let table = processes.iter().map(process).map(Box::new).collect();
         Self { table, ..Self::new(Duration::from_secs(1)) }
@@ -269,5 +280,51 @@ impl Processes {
     #[cfg(test)]
     pub(crate) fn attribute_all(&mut self, discovery: &Discovery) {
         self.table.iter_mut().for_each(|process| process.attribute(discovery));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::smaps::fields::values;
+    use crate::smaps::scanner::Mapping;
+    use crate::sources;
+    use crate::totals::largest::Largest;
+    use crate::totals::snapshot;
+    use crate::totals::tally::Tally;
+
+    #[test]
+    fn values_stay_when_a_container_is_replaced_by_one_with_the_same_labels() {
+        let container = || {
+            let listed = sources::Container {
+                id: "c1".into(),
+                namespace: "shop".into(),
+                pod: "web-0".into(),
+                name: "app".into(),
+                init_pid: None,
+            };
+            Arc::new(Container::new(listed, true))
+        };
+        let (before, after) = (container(), container());
+        let mut processes = Processes::of(&[(1, 100, "/c1")]);
+        let mut snapshot = Snapshot::default();
+        let mut tally = Tally::new(snapshot.shape().group_by, 0);
+        tally.add(&Mapping { path: b"/x", values: &values(&[("pss", 7)]), count: 1 });
+        snapshot.register(before.key, &before.labels);
+        let process = snapshot::Process { container: before.key, comm: b"a", pid: 1 };
+        snapshot.record(process, &tally, &mut processes.table[0].reading);
+        let mut pss = |processes: &Processes, container: &Container| {
+            snapshot.sum(processes.readings());
+            let mut largest = Largest::default();
+            largest.find(snapshot.table(), container.key, &mut Vec::new()).then_some(largest.pss)
+        };
+        assert_eq!((pss(&processes, &before), pss(&processes, &after)), (Some(7), None));
+        processes.table[0].container = Some(after.clone());
+        processes.register_containers(&mut snapshot);
+        let mut largest = Largest::default();
+        assert!(largest.find(snapshot.table(), after.key, &mut Vec::new()));
+        assert_eq!(largest.pss, 7);
     }
 }

@@ -2,16 +2,12 @@
 //!
 //! Turns are paid with what reads cost. Containers that want to be read have equal shares (start-time fair queueing), so that none can starve
 //! another. Of a container's share whoever is new gets at most half while others wait, so that a workload which forks faster than the
-//! budget allows does not keep the rest from ever being read again. The others come by age, which counts up to ten times for those
-//! that work most.
+//! budget allows does not keep the rest from ever being read again. Both come by age, the oldest first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-
-/// The age of a process that works most counts so many times.
-const MAX_WEIGHT: u64 = 10;
 
 /// A process that is due.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +19,6 @@ pub struct Due {
     /// It was never read, and since when it has waited for that; or since when it has not been read.
     pub is_new: bool,
     pub since: Instant,
-    /// How much it has worked of late, in any unit.
-    pub activity: u64,
 }
 
 /// The order in which processes are read.
@@ -62,7 +56,7 @@ struct Account {
 
 impl Queue {
     /// Queues what is due now.
-    pub fn fill(&mut self, due: impl Iterator<Item = Due>, now: Instant) {
+    pub fn fill(&mut self, due: impl Iterator<Item = Due>) {
         let Self { due: all, groups, waiting, accounts, .. } = self;
         all.clear();
         all.extend(due);
@@ -75,7 +69,6 @@ impl Queue {
         while let Some(&Due { container, .. }) = all.get(start) {
             let end = start + all[start..].partition_point(|due| due.container == container);
             let middle = start + all[start..end].partition_point(|due| !due.is_new);
-            by_age(&mut all[start..middle], now);
             let account = accounts.entry(container).or_default();
             account.is_due = true;
             account.tag = account.tag.max(self.clock);
@@ -124,15 +117,6 @@ impl Queue {
     }
 }
 
-/// Sorts processes of a container that have been read before: whoever has waited longest comes first.
-fn by_age(due: &mut [Due], now: Instant) {
-    let most = due.iter().map(|due| due.activity).max().unwrap_or_default().max(1);
-    due.sort_unstable_by_key(|due| {
-        let weight = 1.0 + (MAX_WEIGHT - 1) as f64 * (due.activity as f64 / most as f64);
-        (Reverse(now.saturating_duration_since(due.since).mul_f64(weight)), due.position)
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,13 +132,12 @@ mod tests {
         cost: Duration,
         /// It is new in each scrape, as one that executes or is followed by another.
         is_new: bool,
-        activity: u64,
         read_at: Option<Instant>,
         n_reads: u32,
     }
 
     fn process(container: usize, cost: u64) -> Process {
-        Process { container, cost: ms(cost), is_new: false, activity: 0, read_at: None, n_reads: 0 }
+        Process { container, cost: ms(cost), is_new: false, read_at: None, n_reads: 0 }
     }
 
     /// Scrapes each second, and reads for `budget` in each. Says for how long each process waited at most, in scrapes.
@@ -172,9 +155,8 @@ mod tests {
                 } else {
                     start
                 }),
-                activity: process.activity,
             });
-            queue.fill(due, now);
+            queue.fill(due);
             let mut left = budget;
             while left > Duration::ZERO
                 && let Some(i) = queue.pop()
@@ -200,7 +182,7 @@ mod tests {
         let mut processes: Vec<Process> = (0..100).map(|i| process(i % 7, 1)).collect();
         assert_eq!(run(&mut processes, ms(1000), 5), [1; 100]);
         let mut queue = Queue::default();
-        queue.fill(std::iter::empty(), Instant::now());
+        queue.fill(std::iter::empty());
         assert_eq!(queue.pop(), None);
     }
 
@@ -233,19 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn who_works_comes_sooner_and_nobody_waits_ten_times_as_long() {
-        let mut processes = vec![process(0, 10); 50];
-        processes[..5].iter_mut().for_each(|process| process.activity = 1000);
-        let waits = run(&mut processes, ms(100), 500); // a rotation takes five scrapes
-        assert!(waits[..5].iter().all(|&wait| wait <= 2), "{waits:?}");
-        assert!(waits[5..].iter().all(|&wait| wait <= 50), "{waits:?}");
+    fn the_processes_of_a_container_are_read_in_rotation() {
+        let known = Process { read_at: Some(Instant::now()), ..process(0, 10) };
+        let mut processes = vec![known; 50];
+        assert_eq!(run(&mut processes, ms(100), 500), [5; 50], "a rotation takes five scrapes");
     }
 
     #[test]
     fn one_comes_again_at_once() {
         let (mut queue, now) = (Queue::default(), Instant::now());
-        let due = |position| Due { position, container: 1, is_new: false, since: now, activity: 0 };
-        queue.fill([due(0), due(1)].into_iter(), now);
+        let due = |position| Due { position, container: 1, is_new: false, since: now };
+        queue.fill([due(0), due(1)].into_iter());
         let first = queue.pop().unwrap();
         queue.again(first);
         assert_eq!(queue.pop(), Some(first));

@@ -5,17 +5,18 @@ use std::time::Instant;
 
 use log::{debug, info, warn};
 
-use super::away::MAX_AWAY;
+use super::away::MAX_DETACHED;
 use super::budget::Budget;
 use super::discovery::Discovery;
+use super::ladder::MAX_CONFIRMED;
 use super::process::Process;
 use super::processes::Processes;
 use super::queue::Due;
 use super::reader::{Detail, Job, Reader};
-use crate::procfs::Proc;
 use crate::procfs::errors::ReadError;
 use crate::procfs::this_process::cpu_time_of_thread;
-use crate::totals::snapshot::Snapshot;
+use crate::procfs::{Entry, Proc};
+use crate::totals::snapshot::{self, Snapshot};
 
 impl Processes {
     /// The next process of which nothing is known but its number, to be asked what it is on `thread`.
@@ -29,15 +30,53 @@ impl Processes {
                     continue;
                 }
                 let entry = self.table[i].entry;
-                let job = Job { pid: entry.pid, inode: entry.inode, detail: Detail::Stat };
-                self.under_way = Some((job, thread, Instant::now()));
-                return Some(job);
+                return Some(self.stat_job(entry, thread));
             }
         }
         None
     }
 
-    /// Queues the selected processes that are `wanted`, but for those that rest after a long read.
+    /// The read of a process on `thread`. It includes `stat` while the budget leaves out processes, because values are then kept for
+    /// longer than a scrape; otherwise that would be up to a twelfth of reading a small process.
+    fn memory_job(&mut self, i: usize, snapshot: &Snapshot, thread: u32) -> Job {
+        let now = Instant::now();
+        let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
+        let process = &mut self.table[i];
+        // Where paths were merged, only reading all of them can tell them apart.
+        let has_merged = process.reading.as_ref().is_some_and(|id| snapshot.has_merged(id));
+        let job = process.job(snapshot.shape().is_rollup(), self.always_reads || has_merged, now);
+        let job = Job { with_stat: is_short, ..job };
+        self.under_way = Some((job, thread, now));
+        job
+    }
+
+    fn stat_job(&mut self, entry: Entry, thread: u32) -> Job {
+        let job = Job { pid: entry.pid, inode: entry.inode, detail: Detail::Stat, with_stat: true };
+        self.under_way = Some((job, thread, Instant::now()));
+        job
+    }
+
+    /// The next of the processes whose values are kept without a read, to check which program it runs. `stat` can block on
+    /// `exec_update_lock`, so it is read like memory: nothing is locked meanwhile, and the scrape can go on without it.
+    fn next_check(&mut self, proc: &Proc, discovery: &Discovery, thread: u32) -> Option<Job> {
+        while let Some(i) = self.kept.pop() {
+            let i = i as usize;
+            let process = &self.table[i];
+            let entry = process.entry;
+            if !process.is_selected || !process.keeps_values() || process.program.is_none() {
+                continue;
+            }
+            let is_checked = self.away.of(entry.pid, entry.inode).any(|job| job.detail == Detail::Stat);
+            if !is_checked && !self.looks_stuck(i, proc) {
+                return Some(self.stat_job(entry, thread));
+            }
+            self.probe(i, proc, discovery); // without stat the name decides
+        }
+        None
+    }
+
+    /// Queues the selected processes that are `wanted`, except those that rest after a long read or are being read. Of these it checks name
+    /// and container now, and the program when the queue is empty.
     pub fn queue(
         &mut self,
         now: Instant,
@@ -45,112 +84,78 @@ impl Processes {
         discovery: &Discovery,
         wanted: impl Fn(&Process) -> bool,
     ) {
-        for i in 0..self.table.len() {
-            if self.table[i].shares_with.is_some() && wanted(&self.table[i]) && self.still_shares(i) {
-                self.probe(i, proc, discovery);
-            }
-        }
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.clear();
         let Self { table, queue, .. } = self;
         let is_due = |process: &mut Process| {
             let rests = process.rests_until.is_some_and(|until| now < until);
-            process.is_selected
-                && wanted(process)
-                && process.shares_with.is_none()
-                && !process.is_away
-                && !rests
-                && !process.is_left_alone()
+            process.is_selected && wanted(process) && !process.is_away && !rests && !process.is_left_alone()
         };
         let due = (0..).zip(table.iter_mut()).filter_map(|(position, process)| {
-            is_due(process).then(|| Due {
-                position,
-                container: process.account(),
-                is_new: process.read_at.is_none(),
-                since: process.read_at.unwrap_or(process.found_at),
-                activity: process.activity,
-            })
+            if is_due(process) {
+                return Some(Due {
+                    position,
+                    container: process.account(),
+                    is_new: process.read_at.is_none(),
+                    since: process.due_since(),
+                });
+            }
+            if process.is_selected && wanted(process) && process.keeps_values() {
+                kept.push(position);
+            }
+            None
         });
-        queue.fill(due, now);
+        queue.fill(due);
+        kept.iter().for_each(|&i| self.probe_kept(i as usize, proc, discovery));
+        self.kept = kept;
         self.under_way = None;
-        self.suspects.clear();
     }
 
-    /// The next process to read on `thread`, while the budget lasts; `None` when no more is read. Whoever is left out is probed: its
-    /// values stay if it still is who it was.
+    /// Returns the next process to read on `thread`, or `None` when no more is read in this scrape. A process that the budget or a held
+    /// memory-map lock leaves out is probed instead: its values stay while it is the same process.
     pub fn next(
         &mut self,
         proc: &Proc,
         discovery: &Discovery,
         budget: &Budget,
-        with_rollup: bool,
+        snapshot: &Snapshot,
         thread: u32,
     ) -> Option<Job> {
-        loop {
-            let Some(i) = self.queue.pop() else {
-                return self.next_suspect(proc, discovery, with_rollup, thread);
-            };
+        while let Some(i) = self.queue.pop() {
             if !budget.allows() {
-                self.probe(i, proc, discovery);
+                self.left_out_at = Some(Instant::now());
+                self.probe_kept(i, proc, discovery);
+                self.kept.push(i as u32);
                 continue;
             }
             if self.looks_stuck(i, proc) {
-                self.suspects.push((self.table[i].read_at, i as u32));
-                continue;
-            }
-            let now = Instant::now();
-            let job = self.table[i].job(with_rollup, self.always_reads, now);
-            self.under_way = Some((job, thread, now));
-            return Some(job);
-        }
-    }
-
-    /// Of the processes that look stuck, the one that was read last, on trial: it may wait for something else, as the parent of a slow
-    /// vfork does. When a trial is left behind there is no other, and the rest is skipped.
-    fn next_suspect(
-        &mut self,
-        proc: &Proc,
-        discovery: &Discovery,
-        with_rollup: bool,
-        thread: u32,
-    ) -> Option<Job> {
-        self.suspects.sort_unstable();
-        while let Some((_, i)) = self.suspects.pop() {
-            let i = i as usize;
-            if self.away.len() > MAX_AWAY {
                 self.skip(i);
                 self.probe(i, proc, discovery);
                 continue;
             }
-            let now = Instant::now();
-            let job = self.table[i].job(with_rollup, self.always_reads, now);
-            self.table[i].is_on_trial = true;
-            self.under_way = Some((job, thread, now));
-            return Some(job);
+            return Some(self.memory_job(i, snapshot, thread));
         }
-        None
+        self.next_check(proc, discovery, thread)
     }
 
-    /// With many reads left behind: whether the process looks as if its read would not return either. One that was found to return all the
-    /// same is believed while there is a thread in reserve.
+    /// Returns whether this read would probably not return either. This is checked only once as many reads are detached as may be.
     fn looks_stuck(&mut self, i: usize, proc: &Proc) -> bool {
-        let n_away = self.away.len();
         let process = &mut self.table[i];
-        if n_away < MAX_AWAY || n_away == MAX_AWAY + 1 && process.is_cleared {
-            process.end_skipping();
-            return false;
-        }
-        let dir = proc.process(process.entry.pid, &mut self.buffers);
-        let is_waiting = dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers));
+        let is_waiting = self.away.count() >= MAX_DETACHED
+            && proc
+                .process(process.entry.pid, &mut self.buffers)
+                .is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers));
         if !is_waiting {
-            process.is_cleared = false;
             process.end_skipping();
         }
-        is_waiting && !(n_away == MAX_AWAY && process.is_cleared)
+        is_waiting
     }
 
-    /// Leaves out a process that looks stuck; one that looks so for long is.
+    /// Leaves out a process that looks stuck. After two seconds it counts as stuck, unless it is in no container, as a kernel thread.
     fn skip(&mut self, i: usize) {
-        let since = *self.table[i].skipped_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= super::away::STUCK_AFTER {
+        let process = &mut self.table[i];
+        let since = *process.skipped_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= super::away::STUCK_AFTER && process.can_be_selected() {
             self.mark_stuck(i);
         }
     }
@@ -178,7 +183,7 @@ impl Processes {
         let process = &mut self.table[i];
         process.forget_values();
         if !std::mem::replace(&mut process.is_stuck, true) {
-            self.counts.stuck += 1;
+            self.read_errors.stuck += 1;
             warn!("{} does not let itself be read: it is left out until it does", process.name());
         }
     }
@@ -198,17 +203,13 @@ impl Processes {
             _ if self.away.end(&job) => {}
             _ => return,
         }
-        self.counts.exec += reader.n_execs;
+        self.read_errors.exec += reader.n_execs;
         let Some(i) = self.position(job.pid).filter(|&i| self.table[i].entry.inode == job.inode) else {
             return;
         };
         let process = &mut self.table[i];
         self.queue.charge(process.account(), process.read_at.is_none(), reader.cpu_time);
-        let was_away = std::mem::take(&mut process.is_away);
-        if std::mem::take(&mut process.is_on_trial) && !was_away {
-            process.is_cleared = true;
-            process.end_skipping();
-        }
+        process.is_away = self.away.of(job.pid, job.inode).next().is_some();
         if std::mem::take(&mut process.is_stuck) {
             info!("{} lets itself be read again", process.name());
             // What it gave may be from before it was stuck, unless it was being printed most of the time.
@@ -219,14 +220,20 @@ impl Processes {
         if let Err(error) = result {
             debug!("cannot read process {} in {:?}: {error}", job.pid, proc.path());
             match error {
-                ReadError::Exec => self.counts.exec += 1,
+                ReadError::Exec => self.read_errors.exec += 1,
                 ReadError::Denied => {
-                    self.counts.denied += 1;
+                    self.read_errors.denied += 1;
                     process.note_refusal();
                 }
-                ReadError::Gone => self.counts.gone += 1,
-                ReadError::Slow => self.counts.slow += 1,
-                ReadError::Io(_) => self.counts.io += 1,
+                ReadError::Gone => self.read_errors.gone += 1,
+                ReadError::Torn => self.read_errors.torn += 1,
+                ReadError::Slow => self.read_errors.slow += 1,
+                ReadError::Io(_) => self.read_errors.io += 1,
+            }
+            if matches!(error, ReadError::Torn) && reader.n_execs == 0 {
+                process.note_torn(reader, self.interval);
+                self.kept.push(i as u32);
+                return self.probe_kept(i, proc, discovery);
             }
             process.forget_values();
             process.read_at = Some(reader.began_at);
@@ -239,16 +246,29 @@ impl Processes {
             // Another process with its pid, or the same one under a new inode number.
             let is_same = reader.stat.is_some_and(|stat| Some(stat.start_time) == process.start_time);
             process.entry.inode = reader.inode;
-            if job.detail != Detail::Stat && !is_same {
+            let is_known = job.detail != Detail::Stat || process.start_time.is_some();
+            if is_known && !is_same {
                 process.start_time = None;
                 return process.deselect();
             }
         }
-        if job.detail == Detail::Stat {
+        if job.detail == Detail::Stat && process.start_time.is_none() {
             return process.learn(reader.stat);
         }
-        if !reader.cgroup.is_empty() {
-            process.move_to(&reader.cgroup);
+        let has_executed = process.has_executed(reader.program);
+        if has_executed {
+            process.start_over();
+        }
+        if job.detail == Detail::Stat {
+            if has_executed && !process.is_away {
+                self.queue.again(i);
+            } else if reader.program.is_none() {
+                self.probe(i, proc, discovery); // without stat the name decides
+            }
+            return;
+        }
+        if !reader.cgroups.is_empty() {
+            process.move_to(&reader.cgroups);
         }
         if process.is_unattributed {
             process.attribute(discovery);
@@ -260,12 +280,14 @@ impl Processes {
         // that memory still lives. So a process with a new name is read once more.
         process.has_new_name = is_renamed && !process.has_new_name;
         // So is one whose memory is as it was, and whose values are gone: it has another name or another container now.
-        let has_lost_values = reader.is_unchanged && process.reading.is_empty();
+        let has_lost_values = reader.is_unchanged && process.reading.is_none();
+        // And one whose mappings took the program before it too long to print.
+        let has_lost_values = has_lost_values || has_executed && matches!(job.detail, Detail::Other { .. });
         if process.has_new_name || has_lost_values {
             return self.queue.again(i);
         }
         if reader.was_slow {
-            self.counts.slow += 1;
+            self.read_errors.slow += 1;
             if process.is_summed_until.is_none() {
                 warn!("{} takes too long to read: its mappings are summed as [other]", process.name());
             }
@@ -278,15 +300,11 @@ impl Processes {
             _ => self.reads.rollup += 1,
         }
         if reader.tally.is_empty() {
-            return process.reading.clear(); // a zombie
+            process.reading = None; // a zombie
+            return;
         }
-        let record = |snapshot: &mut Snapshot, process: &mut Process| {
-            let Process { comm, reading, .. } = process;
-            snapshot.record(&container.labels, comm, job.pid, &reader.tally, reading)
-        };
-        if !record(snapshot, process) {
-            snapshot.make_room(|each| self.readings().for_each(each));
-            record(snapshot, &mut self.table[i]);
-        }
+        snapshot.register(container.key, &container.labels);
+        let of = snapshot::Process { container: container.key, comm: &process.comm, pid: job.pid };
+        snapshot.record(of, &reader.tally, &mut process.reading);
     }
 }

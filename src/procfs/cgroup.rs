@@ -1,36 +1,127 @@
 //! Where a process is in the cgroup hierarchies, from the text of `/proc/<pid>/cgroup` (man 7 cgroups): lines
 //! `hierarchy:controllers:path`, version 1, version 2 or both.
 
-/// The cgroup path of a process, from the text of its `cgroup` file: the `0::` line's unless that is `/`, else the
-/// memory controller's, else `name=systemd`'s. `/` when none of them says more; `None` when none is there.
-pub fn path_of(text: &[u8]) -> Option<&[u8]> {
-    // The best line so far: a path, and how far down the list of preferences it stands.
-    let mut best: Option<(u32, &[u8])> = None;
-    for line in text.split(|&b| b == b'\n') {
-        let mut parts = line.splitn(3, |&b| b == b':');
-        let (Some(hierarchy), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        let rank = match (hierarchy, controllers) {
-            (b"0", b"") if path == b"/" => 3,
-            (b"0", b"") => 0,
-            (_, b"name=systemd") => 2,
-            _ if controllers.split(|&b| b == b',').any(|name| name == b"memory") => 1,
-            _ => continue,
-        };
-        if path.starts_with(b"/") && best.is_none_or(|(other, _)| rank < other) {
-            best = Some((rank, path));
-        }
-    }
-    best.map(|(_, path)| path)
+/// The paths that the lines of a `cgroup` file print, without those that repeat a path already kept.
+///
+/// On version 1 a process has a dozen lines, mostly of one path: keeping each path once saves 1 KiB a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Cgroups {
+    /// For each line the byte of its [`Kind`], its path and a newline, in the order in which lines decide.
+    lines: Vec<u8>,
 }
 
-/// Whether this text may hide where a process is: its path is `/`, and a version 1 hierarchy says so, which it says of every
-/// process that has ended, too. Version 2 keeps to the truth.
-pub fn may_hide(text: &[u8]) -> bool {
-    path_of(text) == Some(b"/")
-        && text.split(|&b| b == b'\n').any(|line| !line.is_empty() && !line.starts_with(b"0::"))
+/// What a line is about, by the byte that stands for it. The kernel allows no newline in a cgroup's name.
+type Kind = u8;
+const MEMORY: Kind = b'm';
+const SYSTEMD: Kind = b's';
+/// Any other hierarchy of version 1.
+const OTHER: Kind = b'o';
+const UNIFIED: Kind = b'u';
+
+impl Cgroups {
+    /// Replaces the paths by those of the text of a `cgroup` file. Returns whether it has any.
+    pub fn parse(&mut self, text: &[u8]) -> bool {
+        let Self { lines } = self;
+        lines.clear();
+        let (mut memory, mut systemd, mut unified) = (None, None, None);
+        for (kind, path) in parse_lines(text) {
+            match kind {
+                MEMORY => memory = memory.or(Some(path)),
+                SYSTEMD => systemd = systemd.or(Some(path)),
+                UNIFIED => unified = unified.or(Some(path)),
+                _ => {}
+            }
+        }
+        memory.into_iter().for_each(|path| push(lines, MEMORY, path));
+        systemd.into_iter().for_each(|path| push(lines, SYSTEMD, path));
+        for (kind, path) in parse_lines(text) {
+            if kind == OTHER && split(lines).all(|(_, known)| known != path) {
+                push(lines, OTHER, path);
+            }
+        }
+        unified.into_iter().for_each(|path| push(lines, UNIFIED, path));
+        !lines.is_empty()
+    }
+
+    /// Whether no path is known.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Forgets every path.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+    }
+
+    /// Every path, in the order in which they decide: the `memory` controller's, `name=systemd`'s, those of the
+    /// other hierarchies of version 1, and that of the `0::` line.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        split(&self.lines).map(|(_, path)| path)
+    }
+
+    /// The path of the `memory` controller's line, which is printed only if version 1 accounts memory.
+    pub fn memory(&self) -> Option<&[u8]> {
+        self.first(MEMORY)
+    }
+
+    /// The path that says where the process is if no path holds a container's id: the `memory` controller's, else
+    /// `name=systemd`'s, else that of the `0::` line, which says nothing where version 1 accounts memory.
+    ///
+    /// A root says nothing while another of them says more: version 1 leaves a service in the root of `memory`
+    /// unless systemd accounts its memory.
+    pub fn main(&self) -> Option<&[u8]> {
+        let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
+        let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
+        paths().find(|path| *path != b"/").or_else(|| paths().next())
+    }
+
+    /// Whether the file may hide where the process is: every hierarchy of version 1 prints `/`, as it does for a
+    /// thread that has exited. The `0::` line stays right.
+    pub fn may_hide(&self) -> bool {
+        let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
+        let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
+        has_main && version_1.all(|(_, path)| path == b"/")
+    }
+
+    fn first(&self, kind: Kind) -> Option<&[u8]> {
+        split(&self.lines).find(|(found, _)| *found == kind).map(|(_, path)| path)
+    }
+}
+
+/// The paths of a `cgroup` file that the test gives.
+#[cfg(test)]
+impl From<&str> for Cgroups {
+    fn from(text: &str) -> Self {
+        let mut cgroups = Self::default();
+        cgroups.parse(text.as_bytes());
+        cgroups
+    }
+}
+
+fn push(lines: &mut Vec<u8>, kind: Kind, path: &[u8]) {
+    lines.push(kind);
+    lines.extend_from_slice(path);
+    lines.push(b'\n');
+}
+
+/// Divides what [`Cgroups`] keeps into kinds and paths.
+fn split(lines: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
+    lines.split(|&b| b == b'\n').filter_map(|line| line.split_first()).map(|(kind, path)| (*kind, path))
+}
+
+/// The kind and the path of each line of a `cgroup` file; lines that have no path are skipped.
+fn parse_lines(text: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
+    text.split(|&b| b == b'\n').filter_map(|line| {
+        let mut parts = line.splitn(3, |&b| b == b':');
+        let (hierarchy, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let kind = match (hierarchy, controllers) {
+            (b"0", b"") => UNIFIED,
+            (_, b"name=systemd") => SYSTEMD,
+            _ if controllers.split(|&b| b == b',').any(|name| name == b"memory") => MEMORY,
+            _ => OTHER,
+        };
+        path.starts_with(b"/").then_some((kind, path))
+    })
 }
 
 #[cfg(test)]
@@ -38,47 +129,73 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_of_a_process() {
-        let cases: &[(&str, Option<&str>)] = &[
-            ("0::/kubepods/pod1/c1\n", Some("/kubepods/pod1/c1")),
-            ("0::/kubepods/pod1/c1", Some("/kubepods/pod1/c1")),
-            // Hybrid: the v2 hierarchy is there but unused.
-            ("4:memory:/kubepods/c1\n1:name=systemd:/other\n0::/\n", Some("/kubepods/c1")),
-            ("0::/\n1:name=systemd:/sys\n4:memory:/mem\n", Some("/mem")),
-            ("5:cpu,cpuacct:/cpu\n4:hugetlb,memory:/mem\n0::/v2\n", Some("/v2")),
-            ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n", Some("/sys")),
-            // systemd's driver; a path that holds colons.
-            ("0::/system.slice/cri-containerd-abc.scope", Some("/system.slice/cri-containerd-abc.scope")),
-            ("0::/pod:1/cri-containerd:abc", Some("/pod:1/cri-containerd:abc")),
-            ("0::/\n", Some("/")),
-            ("4:memory:/\n0::/\n", Some("/")),
-            // From inside a cgroup namespace.
-            ("0::/../pod2/c2\n", Some("/../pod2/c2")),
-            // Of two that count the same the first.
-            ("4:memory:/a\n5:memory:/b\n", Some("/a")),
-            ("5:cpu:/cpu\n", None),
-            ("", None),
-            ("garbage\n0:\n::\n0::no-slash\n", None),
+    fn lines_decide_in_the_order_memory_systemd_others_unified() {
+        // The text, its paths in order, and the path that decides without an id.
+        let cases: &[(&str, &[&str], Option<&str>)] = &[
+            ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
+            ("0::/kubepods/pod1/c1", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
+            // Hybrid: containerd's own cgroup is in version 2, and version 1 accounts memory.
+            (
+                "4:memory:/c1\n3:pids:/c1\n1:name=systemd:/c1\n0::/system.slice/containerd.service\n",
+                &["/c1", "/c1", "/system.slice/containerd.service"],
+                Some("/c1"),
+            ),
+            // OpenRC has no name=systemd, and every container of Docker's in one cgroup of version 2.
+            (
+                "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
+                &["/docker/a", "/docker", "/docker"],
+                Some("/docker/a"),
+            ),
+            // A controller of version 1 that accounts no memory leaves the rest to version 2.
+            ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
+            // Memory is off: systemd's hierarchy says more than an empty version 2.
+            ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
+            ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
+            // systemd accounts no memory of a service.
+            ("4:memory:/\n1:name=systemd:/sys\n0::/v2\n", &["/", "/sys", "/v2"], Some("/sys")),
+            ("4:memory:/\n0::/v2\n", &["/", "/v2"], Some("/")),
+            (
+                "5:cpu,cpuacct:/a\n4:hugetlb,memory:/m\n3:pids:/m\n2:rdma:/a\n0::/\n",
+                &["/m", "/a", "/"],
+                Some("/m"),
+            ),
+            // Paths that hold colons, and paths from inside a cgroup namespace.
+            (
+                "0::/pod.slice:cri-containerd:abc",
+                &["/pod.slice:cri-containerd:abc"],
+                Some("/pod.slice:cri-containerd:abc"),
+            ),
+            ("4:memory:/../pod2/c2\n0::/\n", &["/../pod2/c2", "/"], Some("/../pod2/c2")),
+            ("0::/\n", &["/"], Some("/")),
+            ("4:memory:/\n0::/\n", &["/", "/"], Some("/")),
+            ("5:cpu:/cpu\n", &["/cpu"], None),
+            ("1:name=memory:/x\n", &["/x"], None),
+            ("", &[], None),
+            ("garbage\n0:\n::\n0::no-slash\n", &[], None),
         ];
-        for (text, path) in cases {
-            assert_eq!(path_of(text.as_bytes()), path.map(str::as_bytes), "{text:?}");
+        for (text, paths, main) in cases {
+            let cgroups = Cgroups::from(*text);
+            let found: Vec<_> = cgroups.paths().map(|path| std::str::from_utf8(path).unwrap()).collect();
+            assert_eq!(found, *paths, "{text:?}");
+            assert_eq!(cgroups.main(), main.map(str::as_bytes), "{text:?}");
+            assert_eq!(cgroups.is_empty(), paths.is_empty());
         }
     }
 
     #[test]
-    fn version_1_says_of_a_process_that_has_ended_that_it_is_in_the_root() {
+    fn version_1_prints_the_root_for_a_thread_that_has_exited() {
         for (text, expected) in [
             ("4:memory:/\n1:name=systemd:/\n0::/\n", true),
             ("4:memory:/\n", true),
             ("0::/\n1:name=systemd:/", true),
+            ("4:memory:/\n1:name=systemd:/\n0::/system.slice/containerd.service\n", true),
+            ("4:memory:/\n3:pids:/a\n0::/\n", false),
+            ("1:net_cls:/\n0::/a\n", false),
             ("0::/\n", false),
-            ("0::/", false),
             ("4:memory:/a\n0::/\n", false),
-            ("0::/a\n4:memory:/\n", false),
-            ("5:cpu:/\n", false),
             ("", false),
         ] {
-            assert_eq!(may_hide(text.as_bytes()), expected, "{text:?}");
+            assert_eq!(Cgroups::from(text).may_hide(), expected, "{text:?}");
         }
     }
 }

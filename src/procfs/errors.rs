@@ -16,6 +16,8 @@ pub enum ReadError {
     Exec,
     /// It ended (`ENOENT`, `ESRCH`).
     Gone,
+    /// Two of its mappings overlap: they changed while they were read, and never existed at the same time.
+    Torn,
     /// The kernel had not printed all of it when it was given up.
     Slow,
     /// Anything else.
@@ -28,6 +30,7 @@ impl fmt::Display for ReadError {
             Self::Denied => f.write_str("permission denied"),
             Self::Exec => f.write_str("it executed another program meanwhile"),
             Self::Gone => f.write_str("it ended meanwhile"),
+            Self::Torn => f.write_str("its mappings changed while they were read"),
             Self::Slow => f.write_str("it takes too long"),
             Self::Io(error) => f.write_str(&plain(error)),
         }

@@ -17,7 +17,7 @@ use super::errors::ReadError;
 use super::files::open_file;
 use super::{Buffers, ProcessDir};
 use crate::smaps::fields::Values;
-use crate::smaps::scanner::{Mapping, Scanner};
+use crate::smaps::scanner::{Mapping, Next, Scanner};
 
 /// As much of smaps as is scanned at a time: about ten reads, and still in the first cache when it is scanned.
 const CHUNK: usize = 32 * 1024;
@@ -105,7 +105,8 @@ impl MemoryReader {
         }
     }
 
-    /// Looks at the process without reading its mappings; `None` where the kernel has no `smaps_rollup`, and for a process without memory.
+    /// Looks at the process without reading its mappings; a mapping that `maps` prints twice makes a hash that no other has, so the process
+    /// is read. `None` where the kernel has no `smaps_rollup`, and for a process without memory.
     /// [`MemoryReader::ensure_alive`] says afterwards whether both were of one address space. [`MemoryReader::sums`] gives the sums.
     pub fn prints(&mut self, process: &ProcessDir) -> Result<Option<Prints>, ReadError> {
         self.last = None;
@@ -137,21 +138,17 @@ impl MemoryReader {
     /// The kernel's sums that the last [`MemoryReader::prints`] has seen.
     pub fn sums(&mut self) -> Values {
         let mut scanner = Scanner::default();
-        scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, _)| *sum.values)
+        scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process, by `maps`.
+    /// Counts the mappings of the process, by `maps`: that is smaps without fields, and mappings that grow are printed twice there, too.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
-        let Some(mut maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
-        let mut count = 0;
-        while count <= process.max_mappings {
-            match maps.read(&mut self.chunk)? {
-                0 if count == 0 => return Ok(0), // a zombie
-                0 => return ensure_alive(process.as_fd(), "maps", &maps).map(|()| count as u64),
-                n => count += self.chunk[..n].iter().filter(|&&b| b == b'\n').count(),
-            }
+        let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
+        let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
+        match scan(&maps, &mut self.chunk, limits, &mut Scanner::default(), &mut |_| {})? {
+            0 => Ok(0), // a zombie
+            count => ensure_alive(process.as_fd(), "maps", &maps).map(|()| count as u64),
         }
-        Err(endless().into())
     }
 
     /// Makes sure that the address space whose mappings were read last is not gone: then the end that was read may not have been its
@@ -220,7 +217,10 @@ impl Limits {
 /// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping and says how many there were. The buffer grows
 /// only for a mapping that is larger than all of it, to 1 MiB; a path is cut at 4 KiB.
 ///
-/// Fails with [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
+/// A mapping that is printed again counts once, as it is printed last (see [`Next`]).
+///
+/// Fails with [`ReadError::Torn`] when two mappings overlap: the process changed between two `read` calls. Fails with
+/// [`ReadError::Slow`] at the deadline, and when there are more mappings than a process can have: the kernel goes on from
 /// the address where it was, so a process that maps ahead of the reader and unmaps behind it would be read for hours.
 pub fn scan(
     mut file: impl Read,
@@ -229,7 +229,7 @@ pub fn scan(
     scanner: &mut Scanner,
     each: &mut impl FnMut(Mapping<'_>),
 ) -> Result<usize, ReadError> {
-    let mut n_mappings = 0;
+    let (mut n_mappings, mut n_replaced) = (0, 0);
     // Invariant: `chunk[..filled]` is read and not yet scanned. If the line is cut, what comes is passed over up to its end.
     let mut filled = 0;
     let mut is_cut = false;
@@ -265,15 +265,21 @@ pub fn scan(
             }
         }
         let mut scanned = 0;
-        while let Some((mut mapping, n_bytes)) = scanner.next(&chunk[scanned..filled], at_end) {
-            mapping.path = &mapping.path[..mapping.path.len().min(MAX_PATH)];
-            each(mapping);
-            n_mappings += 1;
+        while let Some((mut mapping, n_bytes, next)) = scanner.next(&chunk[scanned..filled], at_end) {
             scanned += n_bytes;
+            match next {
+                Next::Above => {
+                    mapping.path = &mapping.path[..mapping.path.len().min(MAX_PATH)];
+                    each(mapping);
+                    n_mappings += 1;
+                }
+                Next::Same => n_replaced += 1,
+                Next::Torn => return Err(ReadError::Torn),
+            }
         }
         chunk.copy_within(scanned..filled, 0);
         filled -= scanned;
-        if n_mappings > limits.n_mappings {
+        if n_mappings + n_replaced > limits.n_mappings {
             return Err(endless().into());
         }
         if !at_end && limits.deadline.is_some_and(|deadline| Instant::now() > deadline) {
@@ -323,15 +329,16 @@ mod tests {
 
     #[test]
     fn more_mappings_than_there_can_be_are_an_error() {
-        let mapping = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 \nRss:                   8 kB\n";
+        let mapping = |begin| format!("{begin:x}-{:x} r--p 00000000 00:00 0 \nRss: 8 kB\n", begin + 4096);
         let scan_at_most = |max| {
-            let text = mapping.repeat(2000);
+            let text: String = (0..2000).map(|i| mapping(0x5598_af1c_e000_u64 + i * 4096)).collect();
             let limits = Limits { n_mappings: max, ..Limits::NONE };
             scan(text.as_bytes(), &mut vec![0; 4096], limits, &mut Scanner::default(), &mut |_| {})
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
-        // and it is noticed before the end
+        // One that grows ahead of the reader is printed without end.
+        let mapping = mapping(0x5598_af1c_e000);
         let endless = |limits| {
             let text = Forever(mapping.as_bytes(), 0);
             scan(text, &mut vec![0; 4096], limits, &mut Scanner::default(), &mut |_| {})
@@ -347,7 +354,8 @@ mod tests {
         for len in [0, MAX_PATH, MAX_PATH + 2, MAX_LINE, 8192, 40_000, 1_000_002] {
             let path = "/x".repeat(len / 2);
             let header = "5598af1ce000-5598af1d0000 r--p 00000000 00:00 0 ";
-            let text = format!("{header}{path}\n{fields}{header}/next\n{fields}");
+            let next = "5598af1d0000-5598af1d2000 r--p 00000000 00:00 0 /next";
+            let text = format!("{header}{path}\n{fields}{next}\n{fields}");
             let (mut chunk, mut found) = (vec![0; CHUNK], Vec::new());
             let each = &mut |mapping: Mapping<'_>| {
                 found.push((mapping.path.to_vec(), mapping.values.bytes[crate::smaps::fields::RSS]));

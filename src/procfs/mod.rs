@@ -8,7 +8,6 @@
 pub mod cgroup;
 pub mod errors;
 pub mod files;
-pub mod kcmp;
 pub mod memory;
 pub mod mounts;
 pub mod permissions;
@@ -26,6 +25,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use cgroup::Cgroups;
 use errors::ReadError;
 use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
@@ -42,7 +42,6 @@ pub struct Proc {
     root: OwnedFd,
     /// As many mappings as the kernel lets a process have.
     max_mappings: usize,
-    has_own_pids: bool,
 }
 
 /// A process's entry in a listing of proc.
@@ -74,14 +73,7 @@ impl Proc {
         let mut text = Vec::new();
         let limit = read_file(root.as_fd(), "sys/vm/max_map_count", &mut text).ok().and_then(number);
         let max_mappings = limit.map_or(usize::MAX, |limit| limit.max(DEFAULT_MAX_MAPPINGS) + SPARE_MAPPINGS);
-        let own = rustix::fs::readlinkat(&root, "self", Vec::new());
-        let has_own_pids = own.is_ok_and(|own| own.to_bytes() == std::process::id().to_string().as_bytes());
-        Ok(Self { path: path.to_owned(), root, max_mappings, has_own_pids })
-    }
-
-    /// Whether its process numbers are those of this process's PID namespace, so that system calls take them.
-    pub fn has_own_pids(&self) -> bool {
-        self.has_own_pids
+        Ok(Self { path: path.to_owned(), root, max_mappings })
     }
 
     /// Where it is.
@@ -130,14 +122,15 @@ impl Proc {
         Ok(without_newline(self.file_of(pid, "comm", buffers)?))
     }
 
-    /// Makes `path` the cgroup path of process `pid` (see [`ProcessDir::cgroup`]).
-    pub fn cgroup(&self, pid: u32, buffers: &mut Buffers, path: &mut Vec<u8>) -> Result<(), ReadError> {
-        // In one step: of the many processes that are no container's nothing else is read.
-        let text = self.file_of(pid, "cgroup", buffers)?;
-        if cgroup::may_hide(text) {
-            return self.process(pid, buffers)?.cgroup(buffers, path);
+    /// Makes `cgroups` those of process `pid` (see [`ProcessDir::cgroups`]).
+    pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
+        // In one step: nothing else is read of the many processes outside containers.
+        if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
+            return Err(Errno::INVAL.into());
         }
-        replace(path, cgroup::path_of(text).ok_or(Errno::INVAL)?);
+        if cgroups.may_hide() {
+            return self.process(pid, buffers)?.cgroups(buffers, cgroups);
+        }
         Ok(())
     }
 
@@ -190,17 +183,17 @@ impl ProcessDir {
         Ok(without_newline(read_file(self.dir.as_fd(), "comm", &mut buffers.text)?))
     }
 
-    /// Makes `path` the cgroup path (see [`cgroup::path_of`]); where the first thread has exited, that of the other threads.
+    /// Makes `cgroups` those of the process; where the first thread has exited, those of the other threads.
     ///
-    /// Of a thread that has exited, a version 1 hierarchy says `/` (kernel/cgroup/cgroup.c, `proc_cgroup_show`). Taken at its word, a
-    /// container whose init process is a zombie would own the whole node.
+    /// A version 1 hierarchy prints `/` for a thread that has exited (kernel/cgroup/cgroup.c, `proc_cgroup_show`). Taken
+    /// at its word, a container whose init process is a zombie would own the whole node.
     ///
     /// Fails with [`ReadError::Gone`] when no thread says where it is.
-    pub fn cgroup(&self, buffers: &mut Buffers, path: &mut Vec<u8>) -> Result<(), ReadError> {
-        let text = read_file(self.dir.as_fd(), "cgroup", &mut buffers.text)?;
-        let may_hide = cgroup::may_hide(text);
-        replace(path, cgroup::path_of(text).ok_or(Errno::INVAL)?);
-        if !may_hide || !self.leader_has_exited(buffers) {
+    pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
+        if !cgroups.parse(read_file(self.dir.as_fd(), "cgroup", &mut buffers.text)?) {
+            return Err(Errno::INVAL.into());
+        }
+        if !cgroups.may_hide() || !self.leader_has_exited(buffers) {
             return Ok(());
         }
         let tasks = self.threads(buffers)?;
@@ -208,12 +201,12 @@ impl ProcessDir {
             buffers.name.clear();
             let _ = write!(buffers.name, "{}/cgroup", buffers.tids[i]); // writing to a String cannot fail
             let text = read_file(tasks.as_fd(), &buffers.name, &mut buffers.text).unwrap_or_default();
-            if let Some(elsewhere) = cgroup::path_of(text).filter(|path| path != b"/") {
-                replace(path, elsewhere);
+            if cgroups.parse(text) && !cgroups.may_hide() {
                 return Ok(());
             }
         }
-        Err(ReadError::Gone)
+        // The `0::` line alone is right for a thread that has exited, too.
+        if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
     /// Whether the first thread has exited, and the process lives on in others, or is a zombie. A recording has no `status`, and what it
@@ -255,11 +248,6 @@ fn state_of(status: &[u8]) -> Option<u8> {
 
 fn without_newline(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
-}
-
-fn replace(path: &mut Vec<u8>, by: &[u8]) {
-    path.clear();
-    path.extend_from_slice(by);
 }
 
 /// The pid that the name of a directory stands for.
@@ -362,10 +350,10 @@ pub(crate) mod tests {
             let own = proc.process(std::process::id(), &mut buffers).unwrap();
             let [own_stat, stat] = [&own, &dir].map(|dir| dir.stat(&mut buffers).unwrap());
             assert!(own_stat.start_time <= stat.start_time && !stat.is_kernel_thread);
-            let (mut of_own, mut of_child, mut in_one_step) = (Vec::new(), Vec::new(), Vec::new());
-            own.cgroup(&mut buffers, &mut of_own).unwrap();
-            dir.cgroup(&mut buffers, &mut of_child).unwrap();
-            proc.cgroup(pid, &mut buffers, &mut in_one_step).unwrap();
+            let [mut of_own, mut of_child, mut in_one_step] = [(); 3].map(|()| Cgroups::default());
+            own.cgroups(&mut buffers, &mut of_own).unwrap();
+            dir.cgroups(&mut buffers, &mut of_child).unwrap();
+            proc.cgroups(pid, &mut buffers, &mut in_one_step).unwrap();
             assert_eq!((&of_own, &of_own), (&of_child, &in_one_step), "a child is where its parent is");
             drop(child);
             proc.list(&mut buffers, &mut listed).unwrap();
@@ -382,9 +370,9 @@ pub(crate) mod tests {
             if proc.comm(2, &mut buffers).is_ok_and(|comm| comm == b"kthreadd") {
                 let dir = proc.process(2, &mut buffers).unwrap();
                 assert!(dir.stat(&mut buffers).unwrap().is_kernel_thread);
-                let mut path = Vec::new();
-                dir.cgroup(&mut buffers, &mut path).unwrap();
-                assert_eq!(path, b"/");
+                let mut cgroups = Cgroups::default();
+                dir.cgroups(&mut buffers, &mut cgroups).unwrap();
+                assert_eq!(cgroups.main(), Some(&b"/"[..]));
             }
         }
     }

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::Read;
 
+use super::cgroup::Cgroups;
 use super::errors::ReadError;
 use super::files::open_file;
-use super::{Buffers, ProcessDir, cgroup};
+use super::{Buffers, ProcessDir};
 
 impl ProcessDir {
     /// The files `comm`, `cgroup` and `smaps`, by name.
@@ -28,11 +29,16 @@ impl ProcessDir {
     /// The file `cgroup`; where the first thread has exited and so says nothing, that of another thread.
     pub fn raw_cgroup(&self, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let cgroup = self.raw_file("cgroup")?;
-        if !cgroup::may_hide(&cgroup) {
+        let may_hide = |text: &[u8]| {
+            let mut cgroups = Cgroups::default();
+            cgroups.parse(text);
+            cgroups.may_hide()
+        };
+        if !may_hide(&cgroup) {
             return Ok(cgroup);
         }
         let of_threads = |tid| self.raw_file(&format!("task/{tid}/cgroup")).ok();
-        Ok(self.first_of_threads(buffers, of_threads, |text| !cgroup::may_hide(text)).unwrap_or(cgroup))
+        Ok(self.first_of_threads(buffers, of_threads, |text| !may_hide(text)).unwrap_or(cgroup))
     }
 
     fn first_of_threads(

@@ -15,6 +15,13 @@ pub struct Work {
     pub is_recorded: bool,
 }
 
+impl Work {
+    /// The program's addresses, if the kernel shows them: to a reader without the right to, it prints 1 and 0 (fs/proc/array.c).
+    pub fn visible_program(&self) -> Option<[u64; 2]> {
+        self.program.iter().all(|&address| address > 1).then_some(self.program)
+    }
+}
+
 /// What is needed of a `stat` file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat {

@@ -119,9 +119,6 @@ const OPEN_MASK: i32 = libc::O_WRONLY
 /// What the kernel told the program at its start: the clock's ticks, the size of a page.
 const PR_GET_AUXV: i32 = 0x41555856;
 
-/// `KCMP_VM`: do two processes share their memory?
-const KCMP_VM: u64 = 1;
-
 /// Forbids this process's threads, also those that run already, whatever is not on its list.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
@@ -169,7 +166,6 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
             .into(),
     );
     list.insert(libc::SYS_ioctl, vec![equal(1, FIONBIO)]);
-    list.insert(libc::SYS_kcmp, vec![equal(2, KCMP_VM)]);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         list.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)]);
     }

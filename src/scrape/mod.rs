@@ -18,12 +18,12 @@ use crate::cli::options::Options;
 use crate::demand::Wake;
 use crate::errors::plain;
 use crate::exposition;
-use crate::exposition::self_metrics::{ReadErrors, Report, SelfMetrics};
+use crate::exposition::self_metrics::{Report, SelfMetrics};
 use crate::logging;
 use crate::node::accounts::Accounts;
 use crate::node::budget::Budget;
 use crate::node::discovery::Discovery;
-use crate::node::processes::{Processes, ReadCounts, Reads};
+use crate::node::processes::Processes;
 use crate::node::reader::{Job, Reader};
 use crate::procfs::errors::ReadError;
 use crate::procfs::files::Entries;
@@ -32,7 +32,8 @@ use crate::procfs::{Buffers, Proc, permissions};
 
 use self::ooms::Ooms;
 use crate::sources::recording::Writer;
-use crate::totals::snapshot::{Shape, Snapshot};
+use crate::totals::shape::Shape;
+use crate::totals::snapshot::Snapshot;
 
 /// The first scrape is not held to the CPU budget; but after so long what there is is shown.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
@@ -257,9 +258,8 @@ impl Scraper {
         if self.is_first && self.began_at.is_some_and(|began| began.elapsed() > MAX_FIRST_SCRAPE) {
             return None; // there is something to show; the rest follows
         }
-        let with_rollup = self.snapshot.shape().is_rollup();
         let clock = thread_cpu_time();
-        let next = self.processes.next(&self.proc, &self.discovery, &self.budget, with_rollup, thread);
+        let next = self.processes.next(&self.proc, &self.discovery, &self.budget, &self.snapshot, thread);
         if next.is_none() {
             // What is not read is asked who it is, and no read is charged for that.
             self.overhead += thread_cpu_time().saturating_sub(clock);
@@ -297,8 +297,8 @@ impl Scraper {
             }
         }
         if self.pass == Pass::Scrape || self.has_read {
-            self.processes.find_shared(&self.proc);
-            self.snapshot.sum(|each| self.processes.readings().for_each(each));
+            self.processes.register_containers(&mut self.snapshot);
+            self.snapshot.sum(self.processes.readings());
             self.summed_at = Some(now);
             if let Some(accounts) = &mut self.accounts {
                 accounts.join(&self.snapshot, &self.processes, &self.proc, now);
@@ -332,21 +332,20 @@ impl Scraper {
     }
 
     fn report(&mut self, began_at: Instant) -> Report {
-        let ReadCounts { denied, exec, gone, slow, stuck, io } = *self.processes.counts();
-        let Reads { smaps, rollup, unchanged } = *self.processes.reads();
         Report {
             scrape_duration: began_at.elapsed(),
             scraped_at: SystemTime::now(),
             containerd_up: self.discovery.is_runtime_up(began_at),
             containerd_errors: self.discovery.n_errors(),
             n_cut_labels: self.discovery.n_cut_labels(),
+            n_unmatched_links: self.discovery.n_unmatched_links(),
             n_containers: self.discovery.n_running(),
-            n_processes: self.snapshot.processes().map(|(_, n_processes)| n_processes).sum(),
-            n_mappings: self.snapshot.series().map(|series| series.totals.n_mappings).sum(),
+            n_processes: self.snapshot.table().processes().map(|(_, n_processes)| n_processes).sum(),
+            n_mappings: self.snapshot.table().series().map(|series| series.totals.n_mappings).sum(),
             read_time: self.report.read_time,
-            read_errors: ReadErrors { denied, exec, gone, slow, stuck, io },
+            read_errors: self.processes.read_errors(),
             n_scrapes: self.report.n_scrapes + 1,
-            reads: [smaps, rollup, unchanged],
+            reads: self.processes.reads(),
             n_stuck: self.processes.n_stuck() as u64,
             longest_read: self.processes.longest_read(),
             ..Report::default()
@@ -389,7 +388,7 @@ impl Scraper {
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
-        exposition::text::render(text, &self.snapshot)
+        exposition::text::render(text, self.snapshot.table())
     }
 
     /// Appends the families `cgroup_*` of the last scrape to `text`.

@@ -37,8 +37,8 @@ impl Ooms {
         let (largest, read_at, values, current) = match &kill.last_reading {
             Some(last) => (&last.largest, last.oldest, &last.values, last.current),
             None => {
-                let labels = &kill.container.labels;
-                let is_known = kill.is_alone && snapshot.largest(labels, &mut summed, &mut Vec::new());
+                let (table, key) = (snapshot.table(), kill.container.key);
+                let is_known = kill.is_alone && summed.find(table, key, &mut Vec::new());
                 (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
             }
         };

@@ -13,18 +13,22 @@ use log::error;
 use super::{Pass, Scraper};
 use crate::demand::Demand;
 use crate::errors::plain;
+use crate::node::away::MAX_DETACHED;
 use crate::procfs::this_process::this_thread;
 
-/// A read that takes longer loses its thread the turn. The second that a scrape leaves behind has half of it, and later ones a quarter,
-/// for somebody may wait for that scrape: ten cost it 0.7 s. Less would leave reads behind on a node that is merely busy.
+/// A read that takes longer is detached: another thread continues the scrape. Each further read of the same scrape gets half the time of
+/// the one before, because a request may wait for that scrape: 64 processes that are stuck at once delay it by 0.6 s.
 const PATIENCE: Duration = Duration::from_millis(200);
-const LEAST_PATIENCE: Duration = Duration::from_millis(50);
+const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// More threads are never left behind: the next one waits with its read. With eight left behind only what does not
-/// look stuck is read at all, so that takes several processes that become stuck at once, just as they are read.
-const MAX_LEFT_BEHIND: usize = 10;
+/// No more threads than this are detached; then the scrape waits for its read. From 64 on a process that looks stuck is not read at all,
+/// so that takes eight processes that become stuck between that check and their read.
+const MAX_LEFT_BEHIND: usize = MAX_DETACHED + 8;
 
-/// While nobody wants a scrape, whoever waits for that looks around so often.
+/// The stack of a thread that scrapes.
+const STACK: usize = 256 << 10;
+
+/// How long the active thread waits at most while no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// While reads are left behind, whoever waits for the next scrape lets them deliver for so long, then the containers' source answer, by turns.
@@ -36,8 +40,8 @@ pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Ne
 /// When the next scrape begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// When somebody asks, or is expected to.
-    WhenWanted,
+    /// When a client requests one.
+    OnRequest,
     /// As soon as the interval is over.
     Soon,
     /// There is none.
@@ -102,7 +106,7 @@ impl Shared {
             let shared = self.clone();
             move || shared.run(number + 1)
         };
-        if let Err(error) = thread::Builder::new().name("scrape".into()).spawn(stand_by) {
+        if let Err(error) = thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(stand_by) {
             let error = plain(&error);
             error!("cannot start a thread: {error}; a read that does not return would stop the scrapes");
         }
@@ -159,7 +163,7 @@ impl Shared {
     /// Waits until a scrape is wanted and may begin, or a check is due. Meanwhile the source of the containers may answer, and reads that
     /// were left behind may bring what they have found.
     fn wait_for_demand<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
-        let wake = self.demand.wake();
+        let wake = self.demand.requested();
         loop {
             let now = Instant::now();
             let start = match self.demand.next_start(now) {
@@ -197,7 +201,7 @@ impl Shared {
         let now = Instant::now();
         self.demand.end(is_success, rests_until, now);
         if next == Next::Soon {
-            self.demand.want(now);
+            self.demand.request_another(now);
         }
         next != Next::Never
     }

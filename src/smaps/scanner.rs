@@ -19,6 +19,12 @@
 //! run of such lines that the general way met behind a header, each with its value. Behind the next header most lines are the same again, byte
 //! for byte (two of three values are 0), so they say the same again; of the others 16 bytes of key are compared and 8 bytes of digits
 //! decoded at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
+//!
+//! Mappings come in address order. The kernel drops the memory-map lock between two `read` calls and continues at the end of the
+//! last mapping: if that one has grown, it is printed again, whole. So a mapping is returned only once the next header is there, with
+//! what that header says about it (see [`Next`]).
+
+use std::ops::Range;
 
 use super::fields::{FIELDS, N_FIELDS, Values};
 
@@ -31,6 +37,17 @@ pub struct Mapping<'a> {
     pub values: &'a Values,
     /// How many mappings it stands for: 1, but for the sum that smaps_rollup gives.
     pub count: u64,
+}
+
+/// How the addresses of a mapping relate to those of the mapping printed behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next mapping begins at the end of this one or above, or there is none.
+    Above,
+    /// The next mapping begins at the same address: it is this one, printed again since it has changed, and replaces it.
+    Same,
+    /// The next mapping begins elsewhere below the end of this one: the two never existed at the same time.
+    Torn,
 }
 
 /// The scanner. One serves any number of files; what it has learned of one helps with the next.
@@ -69,12 +86,12 @@ impl Scanner {
         Self { only_general: true, ..Self::default() }
     }
 
-    /// The first whole mapping in `bytes`, and how many bytes end with it.
+    /// The first whole mapping in `bytes`, how many bytes end with it, and what the header behind it says about it.
     ///
     /// `None` says that `bytes` holds no whole mapping yet: read more and ask again with the same beginning. With
     /// `at_end` no more will come: the last mapping ends with `bytes`, and `None` says that there is none.
-    pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize)> {
-        let (range_end, header_end) = find_header(bytes, at_end)?;
+    pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
+        let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.len() * LINE_LEN {
             return None; // most likely cut short: more bytes will tell
         }
@@ -93,8 +110,10 @@ impl Scanner {
         if let Run::Unlike = run {
             self.learn(&bytes[header_end..end]);
         }
-        let path = path_of(&bytes[range_end..header_end]);
-        Some((Mapping { path, values: &self.values, count: 1 }, end))
+        let path = path_of(&bytes[range.end..header_end]);
+        // Unless the input ends here, a header begins here.
+        let next = if end == bytes.len() { Next::Above } else { next(&bytes[range], &bytes[end..]) };
+        Some((Mapping { path, values: &self.values, count: 1 }, end, next))
     }
 
     /// Takes field lines one by one from `at` to the next header, whose position is returned.
@@ -224,8 +243,8 @@ fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     Some(high.wrapping_add(low) >> 32)
 }
 
-/// The first header line from the beginning of `bytes`: where its range ends, and where the line does.
-fn find_header(bytes: &[u8], at_end: bool) -> Option<(usize, usize)> {
+/// The first header line from the beginning of `bytes`: where its address range is, and where the line ends.
+fn find_header(bytes: &[u8], at_end: bool) -> Option<(Range<usize>, usize)> {
     let mut at = 0;
     while at < bytes.len() {
         let range = range_end(&bytes[at..]);
@@ -235,7 +254,7 @@ fn find_header(bytes: &[u8], at_end: bool) -> Option<(usize, usize)> {
             None => return None,
         };
         if let Some(range) = range {
-            return Some((at + range, end));
+            return Some((at..at + range, end));
         }
         at = end;
     }
@@ -307,6 +326,48 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     let dash = hex_end(0).filter(|&at| at > 0 && bytes[at] == b'-')?;
     let space = hex_end(dash + 1).filter(|&at| at > dash + 1 && bytes[at] == b' ')?;
     Some(space + 1)
+}
+
+/// What the header at the beginning of `following` says about the mapping with this address range.
+#[inline]
+fn next(range: &[u8], following: &[u8]) -> Next {
+    // Digits and lower-case letters are ordered as the numbers are that they stand for. Nearly all addresses have twelve.
+    if let (Some([begin @ .., b'-']), Some([next @ .., b'-'])) =
+        (range.first_chunk::<13>(), following.first_chunk::<13>())
+        && let [b'-', end @ .., b' '] = &range[12..]
+        && let Ok(end) = <&[u8; 12]>::try_from(end)
+    {
+        let number = |digits: &[u8; 12]| {
+            let (high, low) = digits.split_first_chunk::<8>().expect("twelve bytes");
+            let low = u32::from_be_bytes(*low.first_chunk().expect("four bytes"));
+            u128::from(u64::from_be_bytes(*high)) << 32 | u128::from(low)
+        };
+        let [begin, end, next] = [begin, end, next].map(number);
+        return decide(begin == next, end > next);
+    }
+    any_next(range, following)
+}
+
+fn decide(begins_the_same: bool, begins_inside: bool) -> Next {
+    match (begins_the_same, begins_inside) {
+        (true, _) => Next::Same,
+        (false, true) => Next::Torn,
+        (false, false) => Next::Above,
+    }
+}
+
+/// The same for addresses of any width.
+#[cold]
+fn any_next(range: &[u8], following: &[u8]) -> Next {
+    // Without leading zeros the longer one is the larger one.
+    fn number(digits: &[u8]) -> (usize, &[u8]) {
+        let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
+        (digits.len() - n_zeros, &digits[n_zeros..])
+    }
+    let mut addresses = range.split(|&b| b == b'-' || b == b' ').map(number);
+    let (begin, end) = (addresses.next(), addresses.next());
+    let next = following.split(|&b| b == b'-').next().map(number);
+    decide(begin == next, end > next)
 }
 
 /// The path in a header line, given what follows its range: it stands behind permissions, offset, device and inode.

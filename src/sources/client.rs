@@ -76,8 +76,12 @@ impl Source for Client {
     }
 
     fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
-        // made inside the runtime: a timer asks for its reactor when it is made
-        let _ = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
+        // A timer needs to be made inside the runtime.
+        let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
+        if let Ok(Err(_)) = woken {
+            // No descriptor is left: the listing makes no progress, but this does not spin.
+            wake.wait_until(deadline);
+        }
     }
 
     fn wait_for_listing(&mut self, deadline: Instant) {

@@ -1,11 +1,15 @@
 //! Containers by the names of the links that the kubelet keeps for logs, without any socket.
 //!
-//! For each container there is `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. A link may be older or younger than its
-//! container; what is not running owns no process. Links are never followed: their names tell all.
+//! For each container there is `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. A link may be older or
+//! younger than its container; a container that does not run has no process. Links are never followed: their names say
+//! enough. The kubelet cuts a name at 255 bytes, before `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`), and
+//! with it the id of a container whose names are long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+use log::warn;
 
 use crate::demand::Wake;
 use crate::errors::plain;
@@ -13,33 +17,52 @@ use crate::sources::{Container, Listing, Source};
 
 /// The most names read. A node has some hundreds.
 const MAX_COUNT: usize = 100_000;
-/// Every runtime makes ids of so many hexadecimal digits. With shorter ones a name could claim a cgroup such as `system`.
+/// Every runtime's ids have this many hexadecimal digits. With shorter ones a name could claim a cgroup such as `system`.
 const ID_LEN: usize = 64;
+/// At this length a name is cut.
+const MAX_NAME_LEN: usize = 255;
+/// Fewer digits of a cut id may be the same for two containers: 12 are what runtimes print as a short id.
+const MIN_CUT_LEN: usize = 12;
 
 /// The directory, perhaps with a listing that nobody has taken yet.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
     listed: Option<Result<Listing, String>>,
+    has_reported: bool,
 }
 
 impl ContainerLogs {
     /// The links in `directory`.
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), listed: None }
+        Self { directory: directory.to_owned(), listed: None, has_reported: false }
     }
 
-    fn list(&self) -> Result<Listing, String> {
+    fn list(&mut self) -> Result<Listing, String> {
         let fail = |cause: String| format!("cannot list {:?}: {cause}", self.directory);
         let mut listing = Listing::default();
+        let (mut n_unclear, mut example) = (0, None);
         let links = fs::read_dir(&self.directory).map_err(|error| fail(plain(&error)))?;
         for (i, link) in links.enumerate() {
             if i == MAX_COUNT {
                 return Err(fail(format!("over {MAX_COUNT} names")));
             }
-            let link = link.map_err(|error| fail(plain(&error)))?;
-            listing.containers.extend(link.file_name().to_str().and_then(container));
+            let name = link.map_err(|error| fail(plain(&error)))?.file_name();
+            match name.to_str().and_then(container) {
+                Some(container) if container.id.len() == ID_LEN => listing.containers.push(container),
+                Some(container) => listing.cut.push(container),
+                None => {
+                    n_unclear += 1;
+                    example.get_or_insert(name);
+                }
+            }
         }
+        if let Some(name) = example
+            && !std::mem::replace(&mut self.has_reported, true)
+        {
+            warn!("{n_unclear} names in {:?} name no container, {name:?} for one", self.directory);
+        }
+        listing.n_unclear = Some(n_unclear);
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         listing.containers.dedup_by(|a, b| a.id == b.id);
         Ok(listing)
@@ -84,11 +107,12 @@ impl Source for ContainerLogs {
     }
 }
 
-/// The container whose log has this name; `None` if no log has.
+/// The container whose log has this name; only the first digits of its id if the name is cut. `None` if no log has it.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if id.len() != ID_LEN || !id.bytes().all(is_digit) {
+    let is_cut = file_name.len() == MAX_NAME_LEN && (MIN_CUT_LEN..ID_LEN).contains(&id.len());
+    if !(id.len() == ID_LEN || is_cut) || !id.bytes().all(is_digit) {
         return None;
     }
     // Kubernetes allows no underscore in any of the three.
@@ -145,6 +169,43 @@ mod tests {
         ] {
             assert_eq!(container(&name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_of_255_bytes_has_the_first_digits_of_an_id() {
+        let name = |n_digits: usize, len: usize| {
+            let names = "_shop_app-";
+            let pod = "p".repeat(len - names.len() - n_digits - ".log".len());
+            format!("{pod}{names}{}.log", &ID[..n_digits])
+        };
+        for (n_digits, len, is_known) in [
+            (64, 255, true),
+            (63, 255, true),
+            (12, 255, true),
+            (11, 255, false),
+            (63, 254, false),
+            (63, 256, false),
+        ] {
+            let found = container(&name(n_digits, len)).map(|container| container.id);
+            assert_eq!(
+                found.as_deref(),
+                is_known.then_some(&ID[..n_digits]),
+                "{n_digits} digits, {len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn names_that_name_no_container_are_counted() {
+        let directory = std::env::temp_dir().join(format!("smaps-links-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let cut = format!("{}_shop_app-{}.log", "p".repeat(255 - 10 - 20 - 4), &ID[..20]);
+        for name in [format!("web-0_shop_app-{ID}.log"), cut, "README".into(), "x.log".into()] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        let Listing { containers, cut, n_unclear, .. } = ContainerLogs::new(&directory).list().unwrap();
+        assert_eq!((containers.len(), cut.len(), n_unclear), (1, 1, Some(2)));
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

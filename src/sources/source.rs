@@ -15,6 +15,10 @@ pub struct Listing {
     pub more_to_come: bool,
     /// Labels of these containers that were cut, for they were longer than containerd itself takes.
     pub n_cut_labels: u64,
+    /// Containers like these of which only the first digits of the id are known.
+    pub cut: Vec<Container>,
+    /// Names that no container could be read from; `None` where containers are not listed by names.
+    pub n_unclear: Option<u64>,
 }
 
 /// Somebody who lists containers and is never waited for unless the caller says so.

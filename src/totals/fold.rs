@@ -1,243 +1,284 @@
-//! What folds into `[other]` until the samples keep to `--max-samples`. Every sum stays what it was.
+//! Folds what is too much for `--max-samples` into `[other]`. Every sum stays the same.
 //!
-//! The samples are shared out among containers: each that needs no more than its share keeps everything, and what it leaves is the
-//! others'. Within a container its smallest paths fold. Where that is not enough, because there are too many commands, the smallest
-//! commands fold into one, too.
+//! Each container gets a fair share of the samples; one that needs more folds its commands and paths, see
+//! [`part`](super::part).
 
 use std::cmp::Reverse;
-use std::ops::Range;
 
-use super::grouping::GroupBy;
-use super::labels;
-use super::memory::{Size, size};
-use super::snapshot::{Command, Snapshot};
-use super::tally::{OTHER, Totals};
+use super::fair_share::FairShare;
+use super::other::Candidate;
+use super::part::Part;
+use super::sums::Totals;
+use super::table::Table;
 
-/// Of more containers is not told how many paths are folded.
-const MAX_TOLD: usize = 100;
+/// Folded paths are reported for at most this many containers.
+const MAX_REPORTED: usize = 100;
 
-/// Of which containers it is told how many paths are folded, and scratch for the next scrape.
+/// The containers for which folded paths are reported, and scratch for the next scrape.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    told: Vec<u32>,
-    containers: Vec<Part>,
-    needs: Vec<usize>,
-    /// What may fold, to be sorted by its size.
-    smallest: Vec<Candidate>,
+    reported: Vec<u32>,
+    parts: Vec<Part>,
+    candidates: Vec<Candidate>,
+    n_named: Vec<u32>,
 }
 
-/// A container's part of the samples.
-#[derive(Debug)]
-struct Part {
-    container: u32,
-    /// Its place in the order of commands.
-    commands: Range<usize>,
-    n_samples: usize,
-}
-
-/// The size of what may fold, its place among equals, and its number.
-type Candidate = ((Size, u32), u32);
-
-/// The largest share for each, if none gets more than it needs and all together get `total`. Sorts the needs.
-pub(super) fn share(needs: &mut [usize], total: usize) -> usize {
-    needs.sort_unstable();
-    let (mut left, mut n_left) = (total, needs.len());
-    for &need in needs.iter() {
-        if need > left / n_left {
-            return left / n_left;
-        }
-        (left, n_left) = (left - need, n_left - 1);
-    }
-    usize::MAX
-}
-
-impl Snapshot {
-    /// Folds until the samples keep to the limit, or one series is left of each container that has more than its share.
-    pub(super) fn fold(&mut self) {
-        for command in self.commands.iter_mut() {
-            command.takes_in = false;
-        }
-        let mut folding = std::mem::take(&mut self.folding);
-        let Folding { told, containers, needs, smallest } = &mut folding;
-        containers.clear();
-        let max_samples = self.shape.max_samples;
-        if max_samples > 0 && self.n_samples() > max_samples {
-            self.count_samples(containers);
-            needs.clear();
-            needs.extend(containers.iter().map(|container| container.n_samples));
-            let share = share(needs, max_samples);
-            for container in containers.iter_mut().filter(|container| container.n_samples > share) {
-                self.fold_commands(container, share, smallest);
-                if self.shape.group_by == GroupBy::Path {
-                    self.fold_paths(container, share, smallest);
+impl Folding {
+    /// Folds until the samples are within the limit, or one series is left of each container with more than
+    /// its share.
+    pub(super) fn fold(&mut self, table: &mut Table) {
+        table.commands.iter_mut().for_each(|command| command.fold.takes_in = false);
+        self.parts.clear();
+        let limit = table.shape.max_samples;
+        if limit > 0 && table.cost() > limit {
+            self.measure(table);
+            self.parts.sort_unstable_by_key(|part| (part.cost, part.commands.start));
+            let mut shares = FairShare::new(limit, self.parts.len());
+            for part in &mut self.parts {
+                let share = shares.next();
+                if part.cost > share {
+                    part.fold(table, share, &mut self.candidates, &mut self.n_named);
                 }
+                shares.take(part.cost);
             }
-            smallest.shrink_to(2 * self.order.series.len());
+            self.candidates.shrink_to(2 * table.order.series.len());
         }
-        let containers = &self.containers;
-        told.clear();
-        told.extend(containers.ids().filter(|&id| containers.get(id).n_folded > 0));
-        told.sort_unstable_by_key(|&id| (Reverse(containers.get(id).n_folded), &containers.get(id).labels));
-        told.truncate(MAX_TOLD);
-        told.sort_unstable_by_key(|&id| &containers.get(id).labels);
-        self.folding = folding;
+        self.choose_reported(table);
     }
 
-    /// The label text of each container of which paths are folded, left open, and how many; of the hundred of which most are.
-    pub fn folded(&self) -> impl Iterator<Item = (&str, u64)> {
-        let told = self.folding.told.iter().map(|&id| self.containers.get(id));
-        told.map(|container| (&*container.labels, container.n_folded))
-    }
-
-    /// Finds the containers and the samples of each, and of each command.
-    fn count_samples(&mut self, containers: &mut Vec<Part>) {
-        for command in self.commands.iter_mut() {
-            (command.n_samples, command.sum) = (0, Totals::default());
+    /// Finds what each container costs, and each command.
+    fn measure(&mut self, table: &mut Table) {
+        let Table { shape, commands, series, order, .. } = table;
+        for command in commands.iter_mut() {
+            (command.fold.cost, command.fold.sum) = (0, Totals::default());
         }
-        for (position, &id) in (0..).zip(&self.order.series) {
-            let series = self.series.get_mut(id);
+        for (position, &id) in (0..).zip(&order.series) {
+            let series = series.get_mut(id);
             series.position = position;
-            let command = self.commands.get_mut(series.command);
-            command.n_samples += self.shape.n_samples(&series.totals);
-            command.sum.add(&series.totals);
+            let fold = &mut commands.get_mut(series.command).fold;
+            fold.cost += shape.cost(series.labels.len(), &series.totals);
+            fold.sum.add(&series.totals);
         }
-        let mut before: Option<&Command> = None;
-        for (position, &id) in self.order.commands.iter().enumerate() {
-            let command = self.commands.get(id);
-            if before.is_none_or(|before| before.container != command.container) {
-                let commands = position..position;
-                containers.push(Part { container: command.container, commands, n_samples: 0 });
+        let mut before: Option<(u32, u32)> = None;
+        for (position, &id) in (0..).zip(&order.commands) {
+            let command = commands.get(id);
+            // A command without processes has no sample for their number.
+            if command.n_processes == 0 {
+                continue;
             }
-            let is_counted =
-                command.n_processes > 0 && before.is_none_or(|before| before.comm() != command.comm());
-            if let Some(container) = containers.last_mut() {
-                container.commands.end = position + 1;
-                container.n_samples += command.n_samples + usize::from(is_counted);
-            }
-            before = Some(command);
-        }
-    }
-
-    /// If all paths folded are not enough, folds the smallest commands until the rest takes half of the share; the other half is for
-    /// the largest paths.
-    fn fold_commands(&mut self, container: &mut Part, share: usize, smallest: &mut Vec<Candidate>) {
-        let (shape, by_path) = (self.shape, self.shape.group_by == GroupBy::Path);
-        // The least that a command takes: one series, or as many as before, and the number of its processes.
-        let least =
-            |command: &Command| 1 + if by_path { shape.n_samples(&command.sum) } else { command.n_samples };
-        smallest.clear();
-        let mut n_least = 0;
-        for (position, &id) in (0..).zip(&self.order.commands[container.commands.clone()]) {
-            let command = self.commands.get(id);
-            if command.n_processes > 0 {
-                n_least += least(command);
-                if !command.is_other {
-                    smallest.push(((size(&command.sum), position), id));
+            let same = before.map(|(id, comm)| (commands.get(id), comm)).filter(|(before, _)| {
+                before.container == command.container && before.comm() == command.comm()
+            });
+            let comm = same.map_or(position, |(_, comm)| comm);
+            let cost = command.fold.cost + usize::from(comm == position);
+            match self.parts.last_mut().filter(|part| part.container == command.container) {
+                Some(part) => {
+                    part.commands.end = position as usize + 1;
+                    part.cost += cost;
+                }
+                None => {
+                    let commands = position as usize..position as usize + 1;
+                    self.parts.push(Part { container: command.container, commands, cost });
                 }
             }
+            commands.get_mut(id).fold.comm = comm;
+            before = Some((id, comm));
         }
-        if n_least <= share || smallest.len() < 2 {
-            return;
-        }
-        smallest.sort_unstable();
-        let other = self.other_command(container.container);
-        for &(_, id) in smallest.iter() {
-            if n_least + least(self.commands.get(other)) <= share / 2 {
-                break;
-            }
-            let command = self.commands.get_mut(id);
-            n_least -= least(command);
-            container.n_samples -= command.n_samples + usize::from(!shape.by_pid);
-            command.is_folded = true;
-            let (sum, n_processes) = (command.sum, command.n_processes);
-            let series = std::mem::take(&mut command.series);
-            for (value, &id) in &series {
-                let one = self.series.get_mut(id);
-                one.is_folded = true;
-                self.containers.get_mut(container.container).n_folded += u64::from(by_path && !one.is_other);
-                let totals = one.totals;
-                let into = self.series_in(other, if by_path { OTHER } else { value });
-                self.series.get_mut(into).totals.add(&totals);
-            }
-            self.commands.get_mut(id).series = series;
-            let command = self.commands.get_mut(other);
-            command.takes_in = true;
-            command.n_processes += n_processes;
-            command.sum.add(&sum);
-        }
-        let series = self.commands.get(other).series.values();
-        let n_samples: usize = series.map(|&id| shape.n_samples(&self.series.get(id).totals)).sum();
-        let other = self.commands.get_mut(other);
-        container.n_samples += n_samples + 1 - std::mem::replace(&mut other.n_samples, n_samples);
     }
 
-    /// The command that others of a container fold into.
-    pub(super) fn other_command(&mut self, container: u32) -> u32 {
-        self.text.clear();
-        labels::command(&mut self.text, &self.containers.get(container).labels, OTHER, None);
-        self.command_labelled(container, self.text.len(), true)
+    fn choose_reported(&mut self, table: &Table) {
+        let containers = &table.containers;
+        let reported = &mut self.reported;
+        reported.clear();
+        reported.extend(containers.ids().filter(|&id| containers.get(id).n_folded > 0));
+        reported
+            .sort_unstable_by_key(|&id| (Reverse(containers.get(id).n_folded), &containers.get(id).labels));
+        reported.truncate(MAX_REPORTED);
+        reported.sort_unstable_by_key(|&id| &containers.get(id).labels);
     }
 
-    /// Folds the smallest paths, until the container keeps to its share.
-    fn fold_paths(&mut self, container: &mut Part, share: usize, smallest: &mut Vec<Candidate>) {
-        smallest.clear();
-        for &id in &self.order.commands[container.commands.clone()] {
-            for &id in self.commands.get(id).series.values() {
-                let series = self.series.get(id);
-                if !series.is_other && !series.is_folded {
-                    smallest.push(((size(&series.totals), series.position), id));
-                }
-            }
-        }
-        smallest.sort_unstable();
-        for &(_, id) in smallest.iter() {
-            if container.n_samples <= share {
-                break;
-            }
-            let series = self.series.get_mut(id);
-            series.is_folded = true;
-            let (totals, owner) = (series.totals, series.command);
-            let command = self.commands.get_mut(owner);
-            (command.n_folded, command.last_folded) = (command.n_folded + 1, id);
-            let other = self.series_in(owner, OTHER);
-            let other = &mut self.series.get_mut(other).totals;
-            container.n_samples -= self.shape.n_samples(other) + self.shape.n_samples(&totals);
-            other.add(&totals);
-            container.n_samples += self.shape.n_samples(other);
-            self.containers.get_mut(container.container).n_folded += 1;
-        }
-        // A path that is alone in its fold is shown under its name again: it takes as many samples either way.
-        for &id in &self.order.commands[container.commands.clone()] {
-            let command = self.commands.get_mut(id);
-            let Some(other) = command.other.filter(|_| command.n_folded == 1) else { continue };
-            let lonely = self.series.get(command.last_folded).totals;
-            let other = self.series.get_mut(other);
-            if other.totals == lonely {
-                other.totals = Totals::default();
-                self.series.get_mut(command.last_folded).is_folded = false;
-                command.n_folded = 0;
-                self.containers.get_mut(container.container).n_folded -= 1;
-            }
-        }
+    /// The label text, left open, and the number of folded paths of each container that has some. Of more
+    /// than 100 containers, those with the most.
+    pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
+        let reported = self.reported.iter().map(|&id| table.containers.get(id));
+        reported.map(|container| (&*container.labels, container.n_folded))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::smaps::fields::{ALL_FIELDS, RSS, values};
+    use crate::totals::grouping::GroupBy;
+    use crate::totals::shape::Shape;
+    use crate::totals::table::ContainerKey;
+
+    /// A series has 3 samples here, a command one more.
+    struct Node {
+        table: Table,
+        folding: Folding,
+        /// Container, command, pid, path, resident bytes.
+        mapped: Vec<(u32, String, u32, String, u64)>,
+    }
+
+    impl Node {
+        fn new(shape: Shape) -> Self {
+            let table = Table::new(Shape { fields: ALL_FIELDS, ..shape });
+            Self { table, folding: Folding::default(), mapped: Vec::new() }
+        }
+
+        fn process(&mut self, container: u32, comm: &str, mappings: impl Iterator<Item = (String, u64)>) {
+            let pid = self.mapped.last().map_or(0, |mapped| mapped.2) + 1;
+            self.mapped.extend(mappings.map(|(path, rss)| (container, comm.to_owned(), pid, path, rss)));
+        }
+
+        /// Sums and folds.
+        fn fold(&mut self) {
+            self.table.clear_sums();
+            let mut last_pid = 0;
+            for (container, comm, pid, path, rss) in &self.mapped {
+                let key = ContainerKey(*container);
+                self.table.register(key, &format!("{{c=\"{container}\""));
+                let container = self.table.container(key).unwrap();
+                let command = self.table.command(container, comm, *pid, |_, _| true).unwrap();
+                self.table.commands.get_mut(command).n_readings += 1;
+                self.table.commands.get_mut(command).n_processes += u64::from(last_pid != *pid);
+                last_pid = *pid;
+                let value = str::from_utf8(self.table.shape.group_by.value(path.as_bytes())).unwrap();
+                let series = self.table.series_of(command, value);
+                let series = self.table.series.get_mut(series);
+                let values = values(&[("rss", *rss), ("mmu_page_size", 4096)]);
+                series.totals.add(&Totals { values, n_mappings: 1 });
+                series.n_readings += 1;
+            }
+            self.table.remove_unused();
+            self.table.sort();
+            self.folding.fold(&mut self.table);
+            self.table.sort();
+        }
+
+        /// Label text and resident bytes of each series.
+        fn series(&self) -> Vec<(&str, u64)> {
+            self.table.series().map(|series| (&*series.labels, series.totals.values.bytes[RSS])).collect()
+        }
+
+        fn n_folded(&self) -> u64 {
+            self.folding.reported(&self.table).map(|(_, n)| n).sum()
+        }
+
+        /// Resident bytes by container.
+        fn sums(&self) -> BTreeMap<&str, u64> {
+            let mut sums = BTreeMap::new();
+            for (labels, rss) in self.series() {
+                *sums.entry(labels.split('"').nth(1).unwrap()).or_default() += rss;
+            }
+            sums
+        }
+    }
+
+    fn paths(n: u64, rss: impl Fn(u64) -> u64) -> impl Iterator<Item = (String, u64)> {
+        (0..n).map(move |i| (format!("/{i:03}"), rss(i)))
+    }
 
     #[test]
-    fn what_one_leaves_is_the_others() {
-        for (needs, total, expected) in [
-            (&mut [][..], 100, usize::MAX),
-            (&mut [100], 100, usize::MAX),
-            (&mut [101], 100, 100),
-            (&mut [60, 60], 100, 50),
-            (&mut [90, 10, 30], 100, 60),
-            (&mut [5, 90, 90], 100, 47),
-            (&mut [1, 2, 3], 0, 0),
-        ] {
-            assert_eq!(share(needs, total), expected, "{needs:?}");
+    fn the_smallest_paths_fold_and_come_back() {
+        let mut node = Node::new(Shape { max_samples: 14, ..Shape::default() });
+        let mappings = [("/big", 900), ("/m", 20), ("/n", 20), ("/o", 30)];
+        node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
+        node.process(0, "b", [("/tiny".to_owned(), 1)].into_iter());
+        // /tiny is the smallest but alone, so it keeps its name; of two of equal size the first folds first.
+        let folded = [
+            (r#"{c="0",comm="a",path="/big"}"#, 900),
+            (r#"{c="0",comm="a",path="/o"}"#, 30),
+            (r#"{c="0",comm="a",path="[other]"}"#, 40),
+            (r#"{c="0",comm="b",path="/tiny"}"#, 1),
+        ];
+        for _ in 0..3 {
+            node.fold();
+            assert_eq!(node.series(), folded);
+            assert_eq!((node.table.n_samples(), node.n_folded()), (14, 2));
         }
+        node.mapped.pop();
+        node.fold();
+        assert_eq!((node.series().len(), node.table.n_samples(), node.n_folded()), (4, 13, 0));
+    }
+
+    #[test]
+    fn a_path_named_other_is_summed_with_what_folds() {
+        let mut node = Node::new(Shape { max_samples: 4, ..Shape::default() });
+        let mappings = [("[other]", 1), ("/x", 2), ("/y", 4)];
+        node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
+        node.fold();
+        assert_eq!(node.series(), [(r#"{c="0",comm="a",path="[other]"}"#, 7)]);
+        assert_eq!(node.n_folded(), 2);
+    }
+
+    /// With any number of paths, of any size: other containers lose no name.
+    #[test]
+    fn no_container_folds_the_paths_of_another() {
+        for rss in [0, 1 << 25] {
+            let mut node = Node::new(Shape { max_samples: 1000, ..Shape::default() });
+            node.process(0, "crowd", paths(2000, |_| rss));
+            for container in [1, 2] {
+                node.process(container, "app", paths(3, |i| i << 20));
+            }
+            for _ in 0..2 {
+                node.fold();
+                assert!((980..=1000).contains(&node.table.n_samples()));
+                let folded: Vec<&str> = node.folding.reported(&node.table).map(|(c, _)| c).collect();
+                assert_eq!(folded, ["{c=\"0\""]);
+                assert_eq!(node.sums(), [("0", 2000 * rss), ("1", 3 << 20), ("2", 3 << 20)].into());
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_commands_fold_into_one() {
+        for (group_by, by_pid) in [
+            (GroupBy::Path, false),
+            (GroupBy::Path, true),
+            (GroupBy::Kind, false),
+            (GroupBy::Process, false),
+            (GroupBy::Process, true),
+        ] {
+            let mut node = Node::new(Shape { max_samples: 120, group_by, by_pid, ..Shape::default() });
+            for i in 0..300 {
+                let comm = if by_pid { "same".to_owned() } else { format!("worker-{i:03}") };
+                let mappings = [("/bin/worker".to_owned(), 10), ("[heap]".to_owned(), i)];
+                node.process(0, &comm, mappings.into_iter());
+            }
+            node.process(1, "app", paths(1, |_| 5));
+            for _ in 0..3 {
+                node.fold();
+                let n_samples = node.table.n_samples();
+                assert!((114..=120).contains(&n_samples), "{group_by:?} {by_pid}: {n_samples}");
+                assert_eq!(node.sums(), [("0", 3000 + 299 * 300 / 2), ("1", 5)].into());
+                assert_eq!(node.table.processes().map(|(_, n)| n).sum::<u64>(), 301);
+                let has = |text: &str| node.series().iter().any(|(labels, _)| labels.contains(text));
+                assert!(has("comm=\"[other]\"") && has("comm=\"app\""));
+                let (largest, smallest) =
+                    if by_pid { ("pid=\"300\"", "pid=\"1\"") } else { ("worker-299", "worker-000") };
+                assert!(has(largest) && !has(smallest), "{group_by:?} {by_pid}");
+            }
+            node.mapped.drain(20..600);
+            node.fold();
+            let has_other = node.series().iter().any(|(labels, _)| labels.contains("[other]"));
+            assert!(!has_other && node.n_folded() == 0, "{group_by:?} {by_pid}: they come back");
+        }
+    }
+
+    /// The text of a long path stands in each of its samples.
+    #[test]
+    fn long_paths_count_as_several_samples() {
+        let mut node = Node::new(Shape { max_samples: 300, ..Shape::default() });
+        node.process(0, "a", (0..300).map(|i| (format!("/{i:0>4000}"), 1)));
+        node.process(0, "b", paths(3, |_| 7));
+        node.fold();
+        let n_bytes: usize = node.series().iter().map(|(labels, _)| 3 * labels.len()).sum();
+        assert!((200 * 512..300 * 512).contains(&n_bytes), "{n_bytes}");
+        assert_eq!(node.series().iter().filter(|(labels, _)| labels.contains("comm=\"b\"")).count(), 3);
+        assert_eq!(node.sums(), [("0", 300 + 21)].into());
     }
 }

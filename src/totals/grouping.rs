@@ -13,8 +13,8 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
-    /// The value that a mapping with this path, as the kernel prints it, is grouped by; the label's value, but for bytes that are
-    /// not UTF-8.
+    /// The value that a mapping is grouped by, given its path as the kernel prints it. It is the value of the
+    /// label, except that bytes may not be UTF-8.
     pub fn value(self, path: &[u8]) -> &[u8] {
         match (self, path) {
             (Self::Process, _) => b"",
@@ -25,8 +25,8 @@ impl GroupBy {
     }
 }
 
-/// The kind of mapping that a path stands for, the value of the label `kind`. The names are the kernel's; where each comes from is said in
-/// the tests.
+/// The kind of mapping that a path stands for, the value of the label `kind`. The names are the kernel's; the
+/// tests say where each comes from.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
@@ -48,12 +48,12 @@ pub fn kind(path: &[u8]) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Every name that the kernel gives a mapping, with the file of its source that does, as of Linux 6.18.
+    /// Every name that the kernel gives a mapping, with the source file that does so, as of Linux 6.18.
     #[test]
-    fn kinds() {
+    fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name: no file and no name; names by PR_SET_VMA_ANON_NAME; the heap; the stack, until 4.5 that
-            // of each thread
+            // fs/proc/task_mmu.c, get_vma_name: no file and no name; names by PR_SET_VMA_ANON_NAME; the heap;
+            // the stack, until 4.5 that of each thread
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -61,7 +61,8 @@ mod tests {
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            // fs/hugetlbfs/inode.c, hugetlb_file_setup: MAP_ANONYMOUS | MAP_HUGETLB, a System V segment, a memfd; a file of hugetlbfs
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup: MAP_ANONYMOUS | MAP_HUGETLB, a System V segment, a
+            // memfd; a file of hugetlbfs
             ("/anon_hugepage (deleted)", "anon"),
             ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
@@ -79,7 +80,7 @@ mod tests {
             // mm/secretmem.c; virt/kvm/guest_memfd.c, a guest's memory
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
-            // a tmpfs by its usual place; another's place says nothing
+            // a tmpfs in its usual place; other mount points cannot be recognized
             ("/dev/shm/x", "shm"),
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),
@@ -91,7 +92,7 @@ mod tests {
             ("/dmabuf:", "special"),
             ("/dmabuf:frame", "special"),
             ("anon_inode:dmabuf", "special"),
-            // a device's memory, or the kernel's: what is resident of it is no page of a file that could be dropped
+            // memory of a device or of the kernel: its resident pages are no file pages that could be dropped
             ("/dev/nvidia0", "special"),
             ("/dev/nvidiactl", "special"),
             ("/dev/nvidia-uvm", "special"),
@@ -101,12 +102,12 @@ mod tests {
             ("/dev/infiniband/uverbs0", "special"),
             ("/dev/mem", "special"),
             ("/sys/devices/pci0000:00/0000:00:02.0/resource0", "special"),
-            // security/selinux/selinuxfs.c: the page that libselinux looks at
+            // security/selinux/selinuxfs.c: the page that libselinux reads
             ("/sys/fs/selinux/status", "special"),
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),
             ("/[aio]", "file"),
-            // fs/anon_inodes.c, by many
+            // fs/anon_inodes.c, used by many
             ("anon_inode:[perf_event]", "special"),
             ("anon_inode:[io_uring]", "special"),
             ("anon_inode:i915.gem", "special"),
@@ -114,7 +115,8 @@ mod tests {
             ("anon_inode:bpf-map", "special"),
             // net/socket.c, sockfs_dname
             ("socket:[1]", "special"),
-            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c, arch/arm/kernel/process.c
+            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c,
+            // arch/arm/kernel/process.c
             ("[vdso]", "special"),
             ("[vvar]", "special"),
             ("[vvar_vclock]", "special"),
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mapping_is_grouped_by() {
+    fn mappings_are_grouped_by_path_kind_or_process() {
         assert_eq!(GroupBy::Path.value(b""), b"[anon]");
         assert_eq!(GroupBy::Path.value(b"/a\xff"), b"/a\xff");
         assert_eq!(GroupBy::Kind.value(b"/a"), b"file");

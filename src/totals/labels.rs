@@ -1,11 +1,12 @@
 //! Label text: what stands between the braces of a sample.
 //!
-//! Values are escaped as the text format asks (Prometheus, "Exposition formats"): `\`, `"` and newline. Names that workloads
-//! choose may be any bytes; what is not UTF-8 becomes U+FFFD.
+//! Values are escaped as the text format requires (Prometheus, "Exposition formats"): `\`, `"` and newline.
+//! Names that workloads choose may be any bytes; those that are not UTF-8 become U+FFFD.
 
 use std::fmt::Write as _;
 
-/// The beginning of the label text of everything in a container: `{namespace="..",pod="..",container=".."`.
+/// Returns the beginning of the label text of everything in a container:
+/// `{namespace="..",pod="..",container=".."`.
 pub fn container(namespace: &str, pod: &str, container: &str) -> String {
     let mut text = String::new();
     push(&mut text, "{namespace=\"", namespace);
@@ -14,7 +15,8 @@ pub fn container(namespace: &str, pod: &str, container: &str) -> String {
     text
 }
 
-/// Appends what names a command: the container's text, then the command name, then the pid if there is one.
+/// Appends the label text of a command: the container's text, then the command name, then the pid if there is
+/// one.
 pub fn command(text: &mut String, container: &str, comm: &str, pid: Option<u32>) {
     text.push_str(container);
     push(text, ",comm=\"", comm);
@@ -23,7 +25,7 @@ pub fn command(text: &mut String, container: &str, comm: &str, pid: Option<u32>)
     }
 }
 
-/// Appends a label: `begin` is the comma, the name and all up to the value.
+/// Appends a label. `begin` is everything before the value: the comma, the name, `="`.
 pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push_str(begin);
     let mut rest = value;
@@ -40,7 +42,8 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
-/// Appends the value that is escaped so; of a long one the beginning, and an ellipsis.
+/// Appends a value that was escaped by [`push`], unescaped. One longer than `max_len` bytes is cut and ends
+/// with an ellipsis.
 pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     let end = text.len() + max_len;
     let mut chars = escaped.chars();
@@ -55,7 +58,7 @@ pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     }
 }
 
-/// `bytes` as text, through `scratch` when they are not UTF-8.
+/// Returns `bytes` as text, built in `scratch` if they are not UTF-8.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text;
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn label_text() {
+    fn commands_have_label_text() {
         let mut text = String::new();
         command(&mut text, &container("ns", "", "c"), "a\\b\"c\nd/é", None);
         assert_eq!(text, r#"{namespace="ns",pod="",container="c",comm="a\\b\"c\nd/é""#);
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_escaped_is_had_again() {
+    fn unescaping_reverts_escaping() {
         for value in ["", "plain", "a\\b\"c\nd", "\\n", "é\\", "\\\\\""] {
             let mut escaped = String::new();
             push(&mut escaped, "x=\"", value);
@@ -110,10 +113,10 @@ mod tests {
             (b"\xe2\x82", "\u{fffd}"),
             ("\u{fffd}é".as_bytes(), "\u{fffd}é"),
         ];
-        let mut scratch = String::from("left over");
+        let mut scratch = String::from("old");
         for (bytes, text) in cases {
             assert_eq!(lossy(bytes, &mut scratch), *text);
-            assert_eq!(lossy(bytes, &mut scratch), String::from_utf8_lossy(bytes), "as std does it");
+            assert_eq!(lossy(bytes, &mut scratch), String::from_utf8_lossy(bytes), "the same as std");
         }
     }
 }

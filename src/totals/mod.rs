@@ -1,15 +1,22 @@
-//! Pure: the mappings of processes become sums, a series each.
+//! Sums the mappings of processes into series. Pure: no I/O.
 //!
-//! A [`tally`] sums one process while it is read; [`reading`] keeps what it gave, packed; a [`snapshot`] is the sum over the readings of
-//! the processes that live. Of that the smallest paths are dropped to keep within a number of [bytes](memory), and [folded](fold) to keep
-//! within a number of samples; [`largest`] tells what a container is full of.
+//! A [`tally`] sums one process while it is read. A [`snapshot`] keeps the packed [`reading`] of each process
+//! and sums them into a [`table`] of containers, commands and series. [`memory`] keeps all of that within a
+//! number of bytes, [`fold`] keeps what is exported within a number of samples; [`other`] decides for both
+//! what becomes `[other]`. [`largest`] finds what fills a container.
 
+mod fair_share;
 mod fold;
 pub mod grouping;
 pub mod labels;
 pub mod largest;
 mod memory;
+mod other;
+mod part;
 pub mod reading;
+pub mod shape;
 mod slab;
 pub mod snapshot;
+pub mod sums;
+pub mod table;
 pub mod tally;

@@ -1,94 +1,83 @@
-//! What one process gave when it was read last: its totals by series, packed to about 20 bytes a series.
+//! What the last read of a process returned: its totals by series, packed to about 20 bytes per series.
 
-use super::tally::Totals;
+use super::sums::Totals;
 
-/// What one process contributes to the series of its command.
+/// The number of a reading that a [`Snapshot`](super::snapshot::Snapshot) keeps. The process owns it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReadingId(pub(super) u32);
+
+/// What one process adds to the series of its command.
 #[derive(Debug, Default)]
-pub struct Reading {
+pub(super) struct Reading {
     pub(super) command: u32,
+    pub(super) state: State,
+    /// How many of its paths were merged into `[other]`.
+    n_merged: u32,
     packed: Vec<u8>,
-    /// The process counts, and its values do not: it shares them with another.
-    is_counted_only: bool,
-    /// How many of its values are not told apart, for there are too many.
-    pub(super) n_cut: u32,
 }
 
-/// smaps counts in KiB: rotated by these bits, usual values become small numbers and none is lost.
+/// Whether a reading is still in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum State {
+    /// No process owns it any more.
+    #[default]
+    Unused,
+    /// A process owns it and does not count at the moment.
+    Kept,
+    /// Its process counts.
+    Counted,
+}
+
+/// smaps counts in KiB: rotated by these bits, usual values become small numbers and no bit is lost.
 const KIB_BITS: u32 = 10;
 
 impl Reading {
-    /// Whether it holds no mapping.
-    pub fn is_empty(&self) -> bool {
-        self.packed.is_empty() && !self.is_counted_only
-    }
-
-    /// Leaves its process among those of its command, and nothing else.
-    pub fn count_only(&mut self) {
-        self.clear();
-        self.is_counted_only = true;
-    }
-
-    /// Whether values of it are not told apart that may be told apart by the next read.
-    pub fn is_cut(&self) -> bool {
-        self.n_cut > 0
-    }
-
-    /// Forgets what it holds.
-    pub fn clear(&mut self) {
-        self.packed = Vec::new();
-        self.n_cut = 0;
-        self.is_counted_only = false;
-    }
-
-    /// Begins anew, for a process of this command.
-    pub(super) fn begin(&mut self, command: u32) {
+    /// Starts over, for a process of this command of which `n_merged` paths were merged while it was read.
+    pub(super) fn begin(&mut self, command: u32, n_merged: usize) {
         self.command = command;
+        self.state = State::Counted;
+        self.n_merged = n_merged as u32;
         self.packed.clear();
-        self.n_cut = 0;
-        self.is_counted_only = false;
     }
 
-    /// How long it is.
-    pub(super) fn len(&self) -> usize {
-        self.packed.len()
+    /// How many of its paths were merged into `[other]`.
+    pub(super) fn n_merged(&self) -> u32 {
+        self.n_merged
     }
 
-    /// How many bytes it takes.
+    /// The memory that it takes.
     pub(super) fn n_bytes(&self) -> usize {
-        self.packed.capacity()
+        size_of::<Self>() + self.packed.capacity()
     }
 
-    /// Gives back memory that a larger reading before this one has needed.
+    /// Frees memory that a larger reading before this one needed.
     pub(super) fn shrink(&mut self) {
         self.packed.shrink_to(2 * self.packed.len());
     }
 
-    /// Puts the values of series under others, where `instead` says which; those are not told apart any more.
-    pub(super) fn replace(&mut self, instead: impl Fn(u32) -> Option<u32>) {
+    /// Adds the totals of the series for which `is_merged` holds to the series `other`.
+    pub(super) fn merge(&mut self, other: u32, is_merged: impl Fn(u32) -> bool) {
         let mut is_affected = false;
-        self.for_each(|series, _| is_affected |= instead(series).is_some());
+        self.for_each(|series, _| is_affected |= is_merged(series));
         if !is_affected {
             return;
         }
         let before = std::mem::take(self);
-        self.begin(before.command);
-        self.n_cut = before.n_cut;
+        (self.command, self.state, self.n_merged) = (before.command, before.state, before.n_merged);
         let mut others = Totals::default();
-        let mut other = None;
-        before.for_each(|series, totals| match instead(series) {
-            Some(into) => {
+        before.for_each(|series, totals| {
+            if is_merged(series) {
                 others.add(totals);
-                other = Some(into);
-                self.n_cut += 1;
+                self.n_merged += 1;
+            } else {
+                self.push(series, totals);
             }
-            None => self.push(series, totals),
         });
-        if let Some(other) = other {
-            self.push(other, &others);
-        }
+        self.push(other, &others);
         self.shrink();
     }
 
+    /// Appends the totals of a series.
     pub(super) fn push(&mut self, series: u32, totals: &Totals) {
         self.put(u64::from(series));
         self.put(totals.n_mappings);
@@ -101,7 +90,7 @@ impl Reading {
         }
     }
 
-    /// Seven bits a byte, the lowest first, the high bit says that more follow (LEB128).
+    /// Writes seven bits per byte, the lowest first; the high bit means that more follow (LEB128).
     fn put(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.packed.push(number as u8 | 0x80);
@@ -110,14 +99,15 @@ impl Reading {
         self.packed.push(number as u8);
     }
 
-    /// Calls `each` with every series and its totals, in the order in which they were pushed; a series may come more than once.
+    /// Calls `each` with every series and its totals, in the order of [`Reading::push`]; a series may occur
+    /// twice.
     pub(super) fn for_each(&self, mut each: impl FnMut(u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {
             let mut take = || {
                 let mut number = 0;
                 for shift in (0..64).step_by(7) {
-                    let (&byte, rest) = packed.split_first().expect("push() writes whole numbers");
+                    let (&byte, rest) = packed.split_first().expect("push() writes complete numbers");
                     packed = rest;
                     number |= u64::from(byte & 0x7f) << shift;
                     if byte < 0x80 {
@@ -144,8 +134,15 @@ mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values, values};
 
+    /// Every series of a reading with its totals.
+    fn series(reading: &Reading) -> Vec<(u32, Totals)> {
+        let mut series = Vec::new();
+        reading.for_each(|id, totals| series.push((id, *totals)));
+        series
+    }
+
     #[test]
-    fn readings_hold_every_number() {
+    fn readings_keep_every_number() {
         for bytes in [0, 1, 1023, 1024, 4096, 127 << 10, 128 << 10, 1 << 40, u64::MAX - 1023, u64::MAX] {
             for n_mappings in [1, 127, 128, 65_530, u64::MAX] {
                 let all = Values { present: ALL_FIELDS, bytes: [bytes; N_FIELDS] };
@@ -153,14 +150,27 @@ mod tests {
                 let pushed = [all, some].map(|values| Totals { values, n_mappings });
                 let mut reading = Reading::default();
                 for _ in 0..2 {
-                    reading.begin(7);
+                    reading.begin(7, 1);
                     reading.push(3, &pushed[0]);
                     reading.push(u32::MAX, &pushed[1]);
                 }
-                let mut read = Vec::new();
-                reading.for_each(|series, totals| read.push((series, *totals)));
-                assert_eq!((reading.command, read), (7, vec![(3, pushed[0]), (u32::MAX, pushed[1])]));
+                assert_eq!((reading.command, reading.n_merged()), (7, 1));
+                assert_eq!(series(&reading), [(3, pushed[0]), (u32::MAX, pushed[1])]);
             }
         }
+    }
+
+    #[test]
+    fn merged_series_become_one_and_are_counted() {
+        let totals = |rss| Totals { values: values(&[("rss", rss)]), n_mappings: 1 };
+        let mut reading = Reading::default();
+        reading.begin(7, 1);
+        (1..5).for_each(|id| reading.push(id, &totals(u64::from(id))));
+        reading.merge(9, |id| id > 7);
+        assert_eq!((series(&reading).len(), reading.n_merged()), (4, 1));
+        reading.merge(9, |id| id % 2 == 0);
+        let merged = Totals { n_mappings: 2, ..totals(6) };
+        assert_eq!(series(&reading), [(1, totals(1)), (3, totals(3)), (9, merged)]);
+        assert_eq!((reading.command, reading.state, reading.n_merged()), (7, State::Counted, 3));
     }
 }

@@ -1,6 +1,6 @@
-//! Values by number: a number stays with its value until the value is dropped, then serves another.
+//! Values by number: a number belongs to one value until that is removed, then to another.
 
-/// A growable table whose numbers are stable and reused.
+/// A table that grows. Numbers do not change while a value lives, and are reused afterwards.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Option<T>>,
@@ -14,7 +14,7 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// How many values there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -24,7 +24,7 @@ impl<T> Slab<T> {
         self.slots.get(id as usize).is_some_and(Option::is_some)
     }
 
-    /// Keeps `value` and says under which number.
+    /// Keeps `value` and returns its number.
     pub fn insert(&mut self, value: T) -> u32 {
         match self.free.pop() {
             Some(id) => {
@@ -38,17 +38,18 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The value with this number, which must be one that [`Slab::insert`] gave and [`Slab::retain`] has not dropped.
+    /// The value with this number. It must come from [`Slab::insert`], and [`Slab::retain`] must not have
+    /// removed it.
     pub fn get(&self, id: u32) -> &T {
-        self.slots[id as usize].as_ref().expect("a number outlives its value only by a bug")
+        self.slots[id as usize].as_ref().expect("the number of a value that was removed is not used")
     }
 
-    /// The same, to change.
+    /// The value with this number, to change it.
     pub fn get_mut(&mut self, id: u32) -> &mut T {
-        self.slots[id as usize].as_mut().expect("a number outlives its value only by a bug")
+        self.slots[id as usize].as_mut().expect("the number of a value that was removed is not used")
     }
 
-    /// Every value.
+    /// Every value, to change it.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().flatten()
     }
@@ -63,16 +64,17 @@ impl<T> Slab<T> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(id, _)| id as u32)
     }
 
-    /// Drops the values that `keep` refuses, and the memory at the end that nothing uses any more.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        for slot in &mut self.slots {
-            slot.take_if(|value| !keep(value));
+    /// Removes the values for which `keep` returns false, and frees memory at the end that nothing uses any
+    /// more.
+    pub fn retain(&mut self, mut keep: impl FnMut(u32, &T) -> bool) {
+        for (id, slot) in (0..).zip(&mut self.slots) {
+            slot.take_if(|value| !keep(id, value));
         }
         let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        // The lowest is taken first, so that the end becomes empty and can be given back.
+        // The lowest number is used first, so that the end becomes empty and its memory can be freed.
         let ids = self.slots.iter().enumerate().rev();
         self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
         self.free.shrink_to(2 * self.free.len());
@@ -87,14 +89,14 @@ mod tests {
     fn numbers_are_stable_and_reused() {
         let mut slots = Slab::default();
         let ids: Vec<u32> = ["a", "b", "c", "d"].map(|value| slots.insert(value)).into();
-        slots.retain(|value| !["b", "d"].contains(value));
+        slots.retain(|id, value| id != ids[1] && *value != "d");
         assert_eq!(slots.len(), 2);
         assert_eq!((*slots.get(ids[0]), *slots.get(ids[2])), ("a", "c"));
         assert_eq!(slots.insert("e"), ids[1]);
         assert_eq!(slots.insert("f"), ids[3]);
         assert_eq!(slots.ids().collect::<Vec<_>>(), [0, 1, 2, 3]);
         assert_eq!(slots.iter().copied().collect::<String>(), "aecf");
-        slots.retain(|_| false);
+        slots.retain(|_, _| false);
         assert_eq!(slots.len(), 0);
         assert_eq!(slots.insert("g"), 0);
     }

@@ -1,466 +1,398 @@
-//! One scrape's totals: the readings of the processes that live, summed by command and by what a series stands for.
+//! The readings of all processes, and their sums.
 //!
-//! A *command* is a command name in a container; a *series* is what is summed under one label text. Each process keeps the
-//! [`Reading`] it gave last; a snapshot is the sum over those of the processes that live. So a process that was not read
-//! this time counts with its last values, and one that is gone no longer counts, without any subtraction.
+//! Each process owns the [reading](super::reading) of its last read; the sums are those over the readings of
+//! all processes that live. So a process that was not read this time counts with its last values, and one
+//! that is gone no longer counts, without any subtraction.
 //!
-//! Nothing is allocated while the commands and paths stay the same.
-
-use std::collections::HashMap;
+//! Nothing is allocated while commands and paths stay the same.
 
 use super::fold::Folding;
-use super::grouping::GroupBy;
 use super::labels;
-use super::memory::{Container, READING_BYTES, size};
-use super::reading::Reading;
+use super::memory;
+use super::other::max_bytes;
+use super::reading::{Reading, ReadingId, State};
+use super::shape::Shape;
 use super::slab::Slab;
-use super::tally::{OTHER, Tally, Totals};
-use crate::smaps::fields::{FieldMask, N_FIELDS, NOT_IN_ROLLUP};
+use super::table::{ContainerKey, Table};
+use super::tally::Tally;
 
-/// What a snapshot sums by, and which samples of it are exported.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Shape {
-    /// What one series stands for.
-    pub group_by: GroupBy,
-    /// Each process has series of its own.
-    pub by_pid: bool,
-    /// The fields that are exported.
-    pub fields: FieldMask,
-    /// Samples of value 0 are left out.
-    pub omit_zero: bool,
-    /// Beyond so many samples paths are folded; 0 is no limit.
-    pub max_samples: usize,
+/// Which process a reading is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Process<'a> {
+    /// Its container, which must be [registered](Snapshot::register).
+    pub container: ContainerKey,
+    /// Its name, any bytes.
+    pub comm: &'a [u8],
+    /// Its pid.
+    pub pid: u32,
 }
 
-impl Shape {
-    /// Whether the kernel's own sum over the mappings of a process says enough: it has neither sizes nor page sizes.
-    pub fn is_rollup(&self) -> bool {
-        self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
-    }
-
-    /// Whether the field at this position of the table gives a sample.
-    pub fn has_sample(&self, totals: &Totals, field: usize) -> bool {
-        totals.values.present & self.fields & 1 << field != 0
-            && !(self.omit_zero && totals.values.bytes[field] == 0)
-    }
-
-    /// Makes `text` the label text of a series: the command's, and what it is grouped by.
-    pub(super) fn label(&self, text: &mut String, command: &str, value: &str) {
-        text.clear();
-        text.push_str(command);
-        match self.group_by {
-            GroupBy::Path => labels::push(text, ",path=\"", value),
-            GroupBy::Kind => labels::push(text, ",kind=\"", value),
-            GroupBy::Process => {}
-        }
-        text.push('}');
-    }
-
-    /// How many samples a series with these totals gives.
-    pub(super) fn n_samples(&self, totals: &Totals) -> usize {
-        if totals.n_mappings == 0 {
-            return 0;
-        }
-        let fields = totals.values.present & self.fields;
-        let n_zero = match self.omit_zero {
-            true => (0..N_FIELDS).filter(|&i| fields & 1 << i != 0 && totals.values.bytes[i] == 0).count(),
-            false => 0,
-        };
-        fields.count_ones() as usize - n_zero + 1 // and process_smaps_mappings
-    }
-}
-
-/// A path longer than this is a long one. Programs do not have such; whoever makes them could fill our memory, for a path
-/// stands in every sample of its series.
-const LONG_PATH_LEN: usize = 512;
-
-/// Long paths beyond so many bytes on the node are not told apart: they fold from the start.
-const MAX_LONG_BYTES: usize = 1 << 20;
-
-/// A command name in a container; with `--pid`, one process of it.
+/// The readings of the processes of a node, and their sums.
 #[derive(Debug)]
-pub(super) struct Command {
-    pub(super) container: u32,
-    /// `{namespace="..",pod="..",container="..",comm=".."` and the pid, left open for further labels.
-    pub(super) labels: Box<str>,
-    /// Up to here, `labels` holds no pid.
-    comm_end: usize,
-    pub(super) n_processes: u64,
-    pub(super) series: HashMap<Box<str>, u32>,
-    /// The series into which paths are folded, once there has been one, and which of them are at the moment.
-    pub(super) other: Option<u32>,
-    pub(super) n_folded: u64,
-    pub(super) last_folded: u32,
-    /// Commands may fold into it, and whether some do. It stays while they do.
-    pub(super) is_other: bool,
-    pub(super) takes_in: bool,
-    /// It stands in that command.
-    pub(super) is_folded: bool,
-    /// While it is decided what folds: its samples, and the sum of its series.
-    pub(super) n_samples: usize,
-    pub(super) sum: Totals,
-}
-
-impl Command {
-    /// Its label text without a pid, left open.
-    pub(super) fn comm(&self) -> &str {
-        &self.labels[..self.comm_end]
-    }
-
-    /// Its name, escaped, of one in the container with this label text.
-    pub(super) fn name(&self, container: &str) -> &str {
-        let comm = &self.comm()[container.len()..];
-        comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
-    }
-}
-
-/// What is summed under one label text.
-#[derive(Debug)]
-pub struct Series {
-    /// The whole label text, with its braces.
-    pub labels: Box<str>,
-    /// The sums.
-    pub totals: Totals,
-    pub(super) command: u32,
-    /// Its totals stand in the series of the other paths.
-    pub(super) is_folded: bool,
-    /// Its place in the order, while it is decided what folds.
-    pub(super) position: u32,
-    /// How many readings have it, and whether they no longer may.
-    pub(super) n_readings: usize,
-    pub(super) is_dropped: bool,
-    /// Others fold into it. It stays while its command does.
-    pub(super) is_other: bool,
-    /// The length of its path, if that is a long one; else 0.
-    long_len: usize,
-}
-
-impl Series {
-    /// What it stands for within its command, escaped.
-    pub(super) fn value(&self, command: &Command) -> &str {
-        let label = &self.labels[command.labels.len()..];
-        label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
-    }
-
-    pub(super) fn new(labels: &str, command: u32, is_other: bool) -> Self {
-        let totals = Totals::default();
-        Self {
-            labels: labels.into(),
-            totals,
-            command,
-            is_folded: false,
-            position: 0,
-            n_readings: 0,
-            is_dropped: false,
-            is_other,
-            long_len: 0,
-        }
-    }
-}
-
-/// The commands and series of a node.
-#[derive(Debug, Default)]
 pub struct Snapshot {
-    pub(super) containers: Slab<Container>,
-    containers_by_labels: HashMap<Box<str>, u32>,
-    pub(super) commands: Slab<Command>,
-    commands_by_labels: HashMap<Box<str>, u32>,
-    pub(super) series: Slab<Series>,
-    pub(super) order: Order,
-    pub(super) shape: Shape,
-    pub(super) folding: Folding,
-    /// What all containers together take, and whether one needs room.
-    pub(super) n_bytes: usize,
-    pub(super) is_crowded: bool,
-    /// What the paths of all series together have in long ones.
-    long_bytes: usize,
+    table: Table,
+    readings: Slab<Reading>,
+    folding: Folding,
+    /// The most memory that the table and the readings take.
+    max_bytes: usize,
+    /// Between sums, they are reduced when they take more than this.
+    reduce_above: usize,
     /// Scratch.
-    pub(super) text: String,
     lossy: String,
 }
 
-/// Live commands and series, each in the order of their label text.
-#[derive(Debug, Default)]
-pub(super) struct Order {
-    pub(super) commands: Vec<u32>,
-    pub(super) series: Vec<u32>,
-    pub(super) is_stale: bool,
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(Shape::default())
+    }
 }
 
 impl Snapshot {
-    /// An empty one of this shape.
+    /// An empty snapshot of this shape.
     pub fn new(shape: Shape) -> Self {
-        Self { shape, ..Self::default() }
-    }
-
-    /// What it sums by, and which samples of it are exported.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    /// Makes `reading` what process `pid` has given: a process with the name `comm` (any bytes), in the container with these labels
-    /// (as [`labels::container`] makes them).
-    ///
-    /// Says whether there was room: where there was not, there is after [`Snapshot::make_room`], and it is to be recorded again.
-    pub fn record(
-        &mut self,
-        container: &str,
-        comm: &[u8],
-        pid: u32,
-        tally: &Tally,
-        reading: &mut Reading,
-    ) -> bool {
-        let container_id = self.container(container);
-        let command = self.command(container_id, container, comm, pid);
-        let n_bytes = reading.n_bytes();
-        reading.begin(command);
-        let mut others = Totals::default();
-        let mut lossy = std::mem::take(&mut self.lossy);
-        for (value, totals) in tally.sums() {
-            let value = labels::lossy(value, &mut lossy);
-            // What was there before takes nothing more.
-            let entry_bytes = if reading.len() < n_bytes { 0 } else { READING_BYTES };
-            match self.series_of(command, container_id, value, totals, entry_bytes) {
-                Some(series) => reading.push(series, totals),
-                None => {
-                    others.add(totals);
-                    reading.n_cut += 1;
-                }
-            }
+        let max_bytes = max_bytes(shape.max_samples);
+        Self {
+            table: Table::new(shape),
+            readings: Slab::default(),
+            folding: Folding::default(),
+            max_bytes,
+            reduce_above: max_bytes,
+            lossy: String::new(),
         }
-        self.lossy = lossy;
-        reading.n_cut += tally.n_cut() as u32;
-        if others.n_mappings > 0 {
-            reading.push(self.series_in(command, OTHER), &others);
+    }
+
+    /// The sums, as of the last [`Snapshot::sum`].
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What series stand for, and which samples are exported.
+    pub fn shape(&self) -> &Shape {
+        self.table.shape()
+    }
+
+    /// Makes `key` stand for the container with these labels, as [`labels::container`] makes them. A key
+    /// stays registered while a reading names its container; registering it again costs one look-up.
+    pub fn register(&mut self, key: ContainerKey, labels: &str) {
+        self.table.register(key, labels);
+    }
+
+    /// Keeps what a read of a process returned, in place of its reading before.
+    ///
+    /// Panics if the container is not registered.
+    pub fn record(&mut self, process: Process<'_>, tally: &Tally, id: &mut Option<ReadingId>) {
+        let container = self.table.container(process.container).expect("the container is registered");
+        let command = self.command(container, process);
+        let slot = id.get_or_insert_with(|| ReadingId(self.readings.insert(Reading::default()))).0;
+        let mut reading = std::mem::take(self.readings.get_mut(slot));
+        let n_bytes_before = if reading.state == State::Unused { 0 } else { reading.n_bytes() };
+        reading.begin(command, tally.n_merged());
+        for (value, totals) in tally.sums() {
+            let value = labels::lossy(value, &mut self.lossy);
+            reading.push(self.table.series_of(command, value), totals);
         }
         reading.shrink();
-        self.take_bytes(container_id, reading.n_bytes().saturating_sub(n_bytes));
-        !std::mem::take(&mut self.is_crowded)
+        self.table.take_bytes(container, reading.n_bytes().saturating_sub(n_bytes_before));
+        *self.readings.get_mut(slot) = reading;
+        if self.table.n_bytes > self.reduce_above {
+            self.add_up();
+            self.reduce(self.max_bytes / 2);
+        }
     }
 
-    fn container(&mut self, labels: &str) -> u32 {
-        if let Some(&id) = self.containers_by_labels.get(labels) {
-            return id;
-        }
-        let id = self.containers.insert(Container::new(labels));
-        self.containers_by_labels.insert(labels.into(), id);
-        id
+    /// The command of a process; `[other]` if there is no room for a new one.
+    fn command(&mut self, container: u32, process: Process<'_>) -> u32 {
+        let comm = labels::lossy(process.comm, &mut self.lossy);
+        let max_bytes = self.max_bytes;
+        let has_room = |table: &Table, n_bytes| memory::has_room(table, container, n_bytes, max_bytes);
+        let command = self.table.command(container, comm, process.pid, has_room);
+        command.unwrap_or_else(|| self.table.other_command(container))
     }
 
-    fn command(&mut self, container_id: u32, container: &str, comm: &[u8], pid: u32) -> u32 {
-        let comm = labels::lossy(comm, &mut self.lossy);
-        self.text.clear();
-        labels::command(&mut self.text, container, comm, None);
-        let comm_end = self.text.len();
-        if self.shape.by_pid {
-            self.text.clear();
-            labels::command(&mut self.text, container, comm, Some(pid));
-        }
-        if let Some(&id) = self.commands_by_labels.get(self.text.as_str()) {
-            return id;
-        }
-        let is_other = comm == OTHER && !self.shape.by_pid;
-        let n_bytes = Command::n_bytes(self.text.len()) + Series::n_bytes(self.text.len(), 0);
-        if !self.has_room(container_id, n_bytes, (0, 0)) {
-            return self.other_command(container_id);
-        }
-        self.command_labelled(container_id, comm_end, is_other)
+    /// Whether paths of a reading were merged into `[other]` that another read may tell apart.
+    pub fn has_merged(&self, id: &ReadingId) -> bool {
+        self.readings.get(id.0).n_merged() > 0
     }
 
-    /// The command whose label text is in `text`.
-    pub(super) fn command_labelled(&mut self, container: u32, comm_end: usize, is_other: bool) -> u32 {
-        if let Some(&id) = self.commands_by_labels.get(self.text.as_str()) {
-            return id;
+    /// Sums the readings. `owned` names each reading that a process owns, and says whether the process
+    /// counts; all other readings are removed.
+    pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
+        self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
+        for (id, counts) in owned {
+            self.readings.get_mut(id.0).state = if counts { State::Counted } else { State::Kept };
         }
-        let labels: Box<str> = self.text.as_str().into();
-        let command = Command {
-            container,
-            labels: labels.clone(),
-            comm_end,
-            n_processes: 0,
-            series: HashMap::new(),
-            other: None,
-            n_folded: 0,
-            last_folded: 0,
-            is_other,
-            takes_in: false,
-            is_folded: false,
-            n_samples: 0,
-            sum: Totals::default(),
-        };
-        self.take_bytes(container, Command::n_bytes(labels.len()));
-        let id = self.commands.insert(command);
-        self.commands_by_labels.insert(labels, id);
-        self.order.is_stale = true;
-        id
+        if self.readings.iter().any(|reading| reading.state == State::Unused) {
+            self.readings.retain(|_, reading| reading.state != State::Unused);
+        }
+        self.add_up();
+        self.table.remove_unused();
+        self.reduce(self.max_bytes);
+        self.table.sort();
+        self.folding.fold(&mut self.table);
+        self.table.sort();
     }
 
-    /// The series of a command to which belongs what is grouped under `value` and has these totals; none if there is no room for it, and
-    /// for so many bytes in its reading.
-    fn series_of(
-        &mut self,
-        command_id: u32,
-        container: u32,
-        value: &str,
-        totals: &Totals,
-        entry_bytes: usize,
-    ) -> Option<u32> {
-        let command = self.commands.get(command_id);
-        let is_by_path = self.shape.group_by == GroupBy::Path;
-        let may_be_cut = is_by_path && value != OTHER;
-        if let Some(&id) = command.series.get(value) {
-            let has_room =
-                !may_be_cut || entry_bytes == 0 || self.has_room(container, entry_bytes, size(totals));
-            return has_room.then_some(id);
-        }
-        let long_len = if may_be_cut && value.len() > LONG_PATH_LEN { value.len() } else { 0 };
-        let n_bytes = Series::n_bytes(command.labels.len() + value.len(), value.len());
-        let is_too_long = long_len > 0 && self.long_bytes + long_len > MAX_LONG_BYTES;
-        if may_be_cut && (is_too_long || !self.has_room(container, n_bytes + entry_bytes, size(totals))) {
-            return None;
-        }
-        let id = self.series_in(command_id, value);
-        self.long_bytes += long_len;
-        self.series.get_mut(id).long_len = long_len;
-        Some(id)
-    }
-
-    /// The series of a command that has this value.
-    pub(super) fn series_in(&mut self, command_id: u32, value: &str) -> u32 {
-        let command = self.commands.get_mut(command_id);
-        if let Some(&id) = command.series.get(value) {
-            return id;
-        }
-        let is_other = self.shape.group_by == GroupBy::Path && value == OTHER;
-        self.shape.label(&mut self.text, &command.labels, value);
-        let id = self.series.insert(Series::new(&self.text, command_id, is_other));
-        if is_other {
-            command.other = Some(id);
-        }
-        command.series.insert(value.into(), id);
-        let container = command.container;
-        self.order.is_stale = true;
-        self.take_bytes(container, Series::n_bytes(self.text.len(), value.len()));
-        id
-    }
-
-    /// Makes the totals the sum over the readings, with each of which `readings` calls what it is given, and drops the commands and series
-    /// that none of them names.
-    pub fn sum(&mut self, mut readings: impl FnMut(&mut dyn FnMut(&mut Reading))) {
-        self.add_up(&mut readings);
-        self.drop_unused();
-        self.keep_to_memory(self.max_bytes(), readings);
-        self.sort();
-        self.fold();
-        self.sort();
-    }
-
-    pub(super) fn add_up(&mut self, readings: &mut impl FnMut(&mut dyn FnMut(&mut Reading))) {
-        for container in self.containers.iter_mut() {
-            container.n_folded = 0;
-        }
-        for series in self.series.iter_mut() {
-            (series.totals, series.n_readings) = (Totals::default(), 0);
-            series.is_folded = false;
-        }
-        for command in self.commands.iter_mut() {
-            command.n_processes = 0;
-            command.n_folded = 0;
-            command.is_folded = false;
-        }
-        // A process without mappings (a zombie, a kernel thread) is not counted.
-        readings(&mut |reading| {
-            if reading.is_empty() {
-                return;
+    fn add_up(&mut self) {
+        let Self { table, readings, .. } = self;
+        table.clear_sums();
+        for reading in readings.iter() {
+            let command = table.commands.get_mut(reading.command);
+            command.n_readings += 1;
+            let counts = reading.state == State::Counted;
+            command.n_processes += u64::from(counts);
+            if counts {
+                table.containers.get_mut(command.container).n_folded += u64::from(reading.n_merged());
             }
-            let command = self.commands.get_mut(reading.command);
-            command.n_processes += 1;
-            self.containers.get_mut(command.container).n_folded += u64::from(reading.n_cut);
             reading.for_each(|id, totals| {
-                let series = self.series.get_mut(id);
-                series.totals.add(totals);
+                let series = table.series.get_mut(id);
                 series.n_readings += 1;
+                if counts {
+                    series.totals.add(totals);
+                }
             });
-        });
-    }
-
-    fn drop_unused(&mut self) {
-        let commands = &self.commands;
-        // What folds mostly folds again in the next scrape.
-        let is_used = |series: &Series| {
-            let command = commands.get(series.command);
-            series.totals.n_mappings > 0 || command.takes_in || series.is_other && command.n_processes > 0
-        };
-        if !self.series.iter().all(is_used) {
-            self.series.retain(is_used);
-            self.long_bytes = self.series.iter().map(|series| series.long_len).sum();
-            for command in self.commands.iter_mut() {
-                command.series.retain(|_, id| self.series.has(*id));
-                command.series.shrink_to(2 * command.series.len());
-            }
-            self.order.is_stale = true;
-        }
-        let is_used = |command: &Command| command.n_processes > 0 || command.takes_in;
-        if !self.commands.iter().all(is_used) {
-            self.commands.retain(is_used);
-            self.commands_by_labels.retain(|_, id| self.commands.has(*id));
-            self.commands_by_labels.shrink_to(2 * self.commands.len());
-            self.drop_unused_containers();
-            self.order.is_stale = true;
         }
     }
 
-    fn drop_unused_containers(&mut self) {
-        self.containers.iter_mut().for_each(|container| container.has_commands = false);
-        for command in self.commands.iter() {
-            self.containers.get_mut(command.container).has_commands = true;
-        }
-        self.containers.retain(|container| container.has_commands);
-        self.containers_by_labels.retain(|_, id| self.containers.has(*id));
+    /// Brings the memory down to `max_bytes`, as far as merging paths does.
+    fn reduce(&mut self, max_bytes: usize) {
+        memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
+        // If it stays above, reducing again for each further reading would free nothing.
+        self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 
-    fn sort(&mut self) {
-        let Order { commands, series, is_stale } = &mut self.order;
-        if !std::mem::take(is_stale) {
-            return;
-        }
-        commands.clear();
-        commands.extend(self.commands.ids());
-        commands.sort_by(|&a, &b| self.commands.get(a).labels.cmp(&self.commands.get(b).labels));
-        series.clear();
-        series.extend(self.series.ids());
-        series.sort_by(|&a, &b| self.series.get(a).labels.cmp(&self.series.get(b).labels));
-        series.shrink_to(2 * series.len());
-    }
-
-    /// How many samples of `process_smaps_*` it gives.
-    pub fn n_samples(&self) -> usize {
-        self.series().map(|series| self.shape.n_samples(&series.totals)).sum::<usize>()
-            + self.processes().count()
-    }
-
-    /// How many processes stand behind each command: its label text, left open, and their number; by label text.
-    pub fn processes(&self) -> impl Iterator<Item = (&str, u64)> {
-        let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
-        let commands = self.order.commands.iter().map(|&id| self.commands.get(id));
-        let mut commands = commands.filter(is_shown).peekable();
-        std::iter::from_fn(move || {
-            let command = commands.next()?;
-            let mut n_processes = command.n_processes;
-            // With --pid, the processes of one command follow each other.
-            while let Some(same) = commands.next_if(|next| next.comm() == command.comm()) {
-                n_processes += same.n_processes;
-            }
-            Some((command.comm(), n_processes))
-        })
-    }
-
-    /// The series that are exported, by their label text.
-    pub fn series(&self) -> impl Iterator<Item = &Series> {
-        let series = self.order.series.iter().map(|&id| self.series.get(id));
-        series.filter(|series| !series.is_folded && series.totals.n_mappings > 0)
+    /// The label text, left open, and the number of folded paths of each container that has some; of more
+    /// than 100 containers, those with the most.
+    pub fn folded(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.folding.reported(&self.table)
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::smaps::fields::{ALL_FIELDS, RSS, values};
+    use crate::smaps::scanner::Mapping;
+    use crate::totals::grouping::GroupBy;
+    use crate::totals::table::Series;
+
+    /// A snapshot, and the readings that its processes own.
+    struct Node {
+        snapshot: Snapshot,
+        readings: Vec<Option<ReadingId>>,
+    }
+
+    impl Node {
+        fn new(shape: Shape) -> Self {
+            let snapshot = Snapshot::new(Shape { fields: ALL_FIELDS, ..shape });
+            Self { snapshot, readings: Vec::new() }
+        }
+
+        /// Adds a process with mappings of these paths and resident bytes, in the container with this key.
+        fn process_in(&mut self, container: u32, comm: &[u8], mappings: &[(&[u8], u64)]) {
+            let shape = self.snapshot.shape();
+            let mut tally = Tally::new(shape.group_by, shape.max_samples);
+            for &(path, rss) in mappings {
+                let values = values(&[("rss", rss), ("mmu_page_size", 4096)]);
+                tally.add(&Mapping { path, values: &values, count: 1 });
+            }
+            let key = ContainerKey(container);
+            self.snapshot.register(key, &format!("{{container=\"{container}\""));
+            let pid = self.readings.len() as u32 + 1;
+            let mut id = None;
+            self.snapshot.record(Process { container: key, comm, pid }, &tally, &mut id);
+            self.readings.push(id);
+        }
+
+        fn process(&mut self, comm: &[u8], mappings: &[(&[u8], u64)]) {
+            self.process_in(0, comm, mappings);
+        }
+
+        fn sum(&mut self) {
+            self.snapshot.sum(self.readings.iter().flatten().map(|id| (id, true)));
+        }
+
+        fn rss(&self, is_of: impl Fn(&Series) -> bool) -> u64 {
+            let series = self.snapshot.table().series().filter(|series| is_of(series));
+            series.map(|series| series.totals.values.bytes[RSS]).sum()
+        }
+
+        /// Label text behind that of container 0, resident bytes and mappings of each series.
+        fn series(&self) -> Vec<(&str, u64, u64)> {
+            let labels = |series: &'_ Series| series.labels.len() - "{container=\"0\",".len();
+            let series = self.snapshot.table().series();
+            series
+                .map(|s| {
+                    let start = s.labels.len() - labels(s);
+                    (&s.labels[start..], s.totals.values.bytes[RSS], s.totals.n_mappings)
+                })
+                .collect()
+        }
+
+        fn processes(&self) -> Vec<(&str, u64)> {
+            let processes = self.snapshot.table().processes();
+            processes.map(|(labels, n)| (labels.strip_prefix("{container=\"0\",").unwrap(), n)).collect()
+        }
+    }
+
+    #[test]
+    fn processes_of_a_command_are_summed() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a", &[(b"/x", 1024), (b"", 2048), (b"/x", 4096)]);
+        node.process(b"b", &[(b"/x", 1024)]);
+        node.process(b"a", &[(b"[anon]", 1024)]);
+        node.sum();
+        let expected = [
+            (r#"comm="a",path="/x"}"#, 5120, 2),
+            (r#"comm="a",path="[anon]"}"#, 3072, 2),
+            (r#"comm="b",path="/x"}"#, 1024, 1),
+        ];
+        assert_eq!(node.series(), expected);
+        assert_eq!(node.processes(), [(r#"comm="a""#, 2), (r#"comm="b""#, 1)]);
+    }
+
+    #[test]
+    fn adds_and_removes_processes() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a", &[(b"/x", 1024), (b"/y", 1024)]);
+        node.process(b"b", &[(b"/z", 1024)]);
+        node.sum();
+        node.readings.remove(0);
+        node.process(b"c", &[(b"/w", 2048)]);
+        node.sum();
+        let expected = [(r#"comm="b",path="/z"}"#, 1024, 1), (r#"comm="c",path="/w"}"#, 2048, 1)];
+        assert_eq!(node.series(), expected);
+        node.process(b"a", &[(b"/y", 512)]);
+        node.sum();
+        assert_eq!(node.series(), [(r#"comm="a",path="/y"}"#, 512, 1), expected[0], expected[1]]);
+        node.readings.clear();
+        node.sum();
+        assert_eq!((node.series().len(), node.processes().len()), (0, 0));
+        assert_eq!(node.snapshot.table().n_samples(), 0);
+    }
+
+    #[test]
+    fn a_reading_that_is_kept_counts_again_later() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a", &[(b"/x", 1), (b"/y", 2)]);
+        node.process(b"b", &[(b"/z", 4)]);
+        let sum = |node: &mut Node, counts: bool| {
+            let owned = node.readings.iter().flatten().enumerate();
+            node.snapshot.sum(owned.map(|(i, id)| (id, i > 0 || counts)));
+            (node.rss(|_| true), node.processes().len())
+        };
+        assert_eq!(sum(&mut node, false), (4, 1));
+        node.process(b"c", &[(b"/v", 8), (b"/w", 16)]);
+        assert_eq!(sum(&mut node, false), (28, 2));
+        assert_eq!(sum(&mut node, true), (31, 3));
+    }
+
+    #[test]
+    fn containers_that_share_labels_are_one_and_keys_are_reused() {
+        let mut node = Node::new(Shape::default());
+        node.process_in(0, b"a", &[(b"/x", 1)]);
+        node.snapshot.register(ContainerKey(7), "{container=\"0\"");
+        let tally = Tally::new(GroupBy::Path, 0);
+        let mut id = None;
+        node.snapshot.record(Process { container: ContainerKey(7), comm: b"a", pid: 9 }, &tally, &mut id);
+        node.readings.push(id);
+        node.sum();
+        assert_eq!(node.processes(), [(r#"comm="a""#, 2)]);
+        node.snapshot.register(ContainerKey(7), "{container=\"7\"");
+        node.process_in(7, b"b", &[(b"/x", 2)]);
+        node.sum();
+        assert_eq!(node.rss(|series| series.labels.contains("container=\"7\",comm=\"b\"")), 2);
+        node.readings.clear();
+        node.sum();
+        assert_eq!(node.snapshot.table().container(ContainerKey(7)), None, "no reading names it");
+    }
+
+    #[test]
+    fn texts_that_read_the_same_are_one_series() {
+        let mut node = Node::new(Shape::default());
+        node.process(b"a\xff", &[(b"/\xff", 1024), (b"/\xfe", 2048), ("/\u{fffd}".as_bytes(), 4096)]);
+        node.process(b"a\xfe", &[(b"/\xff", 1024)]);
+        node.sum();
+        assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
+        assert_eq!(node.processes(), [("comm=\"a\u{fffd}\"", 2)]);
+    }
+
+    #[test]
+    fn grouped_by_kind_and_process_and_pid() {
+        let mappings: &[(&[u8], u64)] = &[(b"/x", 1), (b"/y", 2), (b"", 4), (b"[heap]", 8), (b"[vdso]", 16)];
+        let mut kinds = Node::new(Shape { group_by: GroupBy::Kind, ..Shape::default() });
+        kinds.process(b"a", mappings);
+        kinds.sum();
+        let expected = [
+            (r#"comm="a",kind="anon"}"#, 4, 1),
+            (r#"comm="a",kind="file"}"#, 3, 2),
+            (r#"comm="a",kind="heap"}"#, 8, 1),
+            (r#"comm="a",kind="special"}"#, 16, 1),
+        ];
+        assert_eq!(kinds.series(), expected);
+        let mut whole = Node::new(Shape { group_by: GroupBy::Process, by_pid: true, ..Shape::default() });
+        whole.process(b"a", mappings);
+        whole.process(b"a", &mappings[..1]);
+        whole.sum();
+        assert_eq!(whole.series(), [(r#"comm="a",pid="1"}"#, 31, 5), (r#"comm="a",pid="2"}"#, 1, 1)]);
+        assert_eq!(whole.processes(), [(r#"comm="a""#, 2)]);
+    }
+
+    /// Whatever a container maps, its memory stays within the limit, its sums stay, its largest paths keep
+    /// their names, and other containers lose nothing.
+    #[test]
+    fn no_container_fills_the_memory() {
+        let max_samples = 2000;
+        let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();
+        let mut node = Node::new(Shape { max_samples, ..Shape::default() });
+        let quiet: Vec<(&[u8], u64)> = paths[..50].iter().map(|path| (path.as_slice(), 100)).collect();
+        node.process_in(1, b"app", &quiet);
+        node.sum();
+        for round in 0..4 {
+            node.readings.truncate(1);
+            for process in 0..60 {
+                // Each process has paths of its own, and a large one.
+                let own: Vec<Vec<u8>> =
+                    (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
+                let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();
+                mappings.push((b"/large", 1000));
+                mappings.extend(paths.iter().map(|path| (path.as_slice(), 0)));
+                node.process_in(0, format!("crowd-{}", process % 2).as_bytes(), &mappings);
+                let n_bytes = node.snapshot.table.n_bytes;
+                assert!(n_bytes < 2 << 20, "{n_bytes} bytes, round {round}");
+            }
+            node.sum();
+            let n_bytes = node.snapshot.table.n_bytes;
+            assert!(n_bytes <= (1 << 20) + (16 << 10), "{n_bytes} bytes");
+            assert!(node.snapshot.table().n_samples() <= max_samples);
+            assert_eq!(node.rss(|series| series.labels.contains("container=\"0\"")), 60 * 1400);
+            assert_eq!(node.rss(|series| series.labels.contains("container=\"1\"")), 5000);
+            assert_eq!(node.rss(|series| series.labels.contains("/large")), 60_000);
+            let quiet = node.snapshot.table().series().filter(|s| s.labels.contains("container=\"1\""));
+            assert_eq!(quiet.count(), 50);
+            let folded: BTreeMap<&str, u64> = node.snapshot.folded().collect();
+            assert!(folded.len() == 1 && folded["{container=\"0\""] > 20_000, "{folded:?}");
+        }
+        node.readings.truncate(1);
+        node.sum();
+        assert!(node.snapshot.table.n_bytes < 100_000 && node.snapshot.table().series().count() == 50);
+    }
+
+    /// A container with too many commands for its share of the memory gets no new ones.
+    #[test]
+    fn commands_without_room_are_other() {
+        let mut node = Node::new(Shape { max_samples: 1, group_by: GroupBy::Process, ..Shape::default() });
+        node.process_in(1, b"app", &[(b"", 1)]);
+        for i in 0..5000 {
+            node.process(format!("name-{i}").as_bytes(), &[(b"", 1)]);
+        }
+        assert!(node.snapshot.table.n_bytes < 2 << 20, "{}", node.snapshot.table.n_bytes);
+        let n_commands = node.snapshot.table.commands.len();
+        assert!((500..2500).contains(&n_commands), "{n_commands}");
+        node.process_in(1, b"another", &[(b"", 2)]);
+        assert_eq!(node.snapshot.table.commands.len(), n_commands + 1, "others still get new commands");
+        node.sum();
+        assert_eq!(node.rss(|_| true), 5003);
+    }
+}

@@ -1,53 +1,18 @@
-//! What one process maps, summed by what a series stands for, while it is read. Knows neither its name nor its container: those are
-//! known for sure only when the read has ended.
+//! Sums what one process maps while it is read. The name and the container of the process are not needed:
+//! they are certain only when the read has ended.
 //!
-//! A hash table of its own over one buffer of text: it is filled anew for every process, and std's map would allocate each key.
+//! It has its own hash table over one text buffer: the table is filled again for every process, and std's map
+//! would allocate each key.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use super::grouping::GroupBy;
-use crate::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELDS, NOT_IN_ROLLUP, PSS, ROUNDED, RSS, Values};
+use super::other::{Candidate, OTHER, max_process_bytes, merge_smallest};
+use super::sums::Totals;
+use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, NOT_IN_ROLLUP, ROUNDED, Values};
 use crate::smaps::scanner::Mapping;
-
-/// Values of several mappings together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Their fields, in bytes: sums, and for page sizes the largest.
-    pub values: Values,
-    /// How many mappings they are.
-    pub n_mappings: u64,
-}
-
-impl Totals {
-    /// Adds others.
-    pub fn add(&mut self, other: &Totals) {
-        self.add_values(&other.values, other.n_mappings);
-    }
-
-    fn add_values(&mut self, values: &Values, n_mappings: u64) {
-        self.values.present |= values.present;
-        self.n_mappings += n_mappings;
-        let (sums, largest) = self.values.bytes.split_at_mut(FIRST_LARGEST);
-        let (other_sums, other_largest) = values.bytes.split_at(FIRST_LARGEST);
-        for (sum, other) in sums.iter_mut().zip(other_sums) {
-            *sum = sum.saturating_add(*other);
-        }
-        for (largest, other) in largest.iter_mut().zip(other_largest) {
-            *largest = (*largest).max(*other);
-        }
-    }
-}
-
-/// The value under which is summed what is not told apart.
-pub const OTHER: &str = "[other]";
-
-/// Of one process so many values are told apart at least, if there are as many; and so many bytes of text for each.
-const MIN_VALUES: usize = 1024;
-const VALUE_BYTES: usize = 128;
-/// The most text where samples have no limit.
-const MAX_TEXT_BYTES: usize = 16 << 20;
 
 /// The totals of one process by value.
 #[derive(Debug)]
@@ -56,22 +21,24 @@ pub struct Tally {
     /// The values, one after the other.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// Open addressing: one more than a position in `sums`, or 0. Its length is a power of two, and at most half is in use.
+    /// Open addressing: one more than a position in `sums`, or 0. Its length is a power of two; at most half
+    /// is used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position of the last mapping's value: neighbours mostly have the same, such as the segments of a library.
+    /// The position of the last mapping's value: neighbours mostly share it, such as the segments of a
+    /// library.
     last: usize,
-    /// So many values, and bytes of them, are told apart at most.
-    limits: (usize, usize),
-    /// Hashes of the values that are not told apart any more: a value is either wholly under its name or not at all.
-    cut: HashSet<u64>,
-    /// The most values, and bytes of them, since the memory was last given back.
+    /// The most memory that `text` and `sums` take.
+    max_bytes: usize,
+    /// Hashes of the values that were merged. A value is completely under its own name or not at all.
+    merged: HashSet<u64>,
+    /// The most sums and text bytes since memory was freed last.
     most: (usize, usize),
 }
 
 #[derive(Debug)]
 struct Sum {
-    /// Where its value ends in the text; it begins where the one before it ends.
+    /// Where its value ends in the text. It begins where the one before it ends.
     end: usize,
     /// Its place in the table.
     place: usize,
@@ -79,19 +46,16 @@ struct Sum {
 }
 
 const MIN_TABLE: usize = 64;
+/// Freeing memory keeps room for this many merged values.
+const MIN_MERGED: usize = 1024;
 
 impl Tally {
-    /// An empty one, for an exposition of at most so many samples; 0 is no limit.
+    /// An empty tally, for an exposition of at most this many samples; 0 is no limit.
     pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
-        let limits = match max_samples {
-            0 => (usize::MAX, MAX_TEXT_BYTES),
-            // Hardly any choice of fields gives a series fewer than four samples.
-            _ => (MIN_VALUES.max(max_samples / 4), MIN_VALUES.max(max_samples / 4) * VALUE_BYTES),
-        };
         Self {
             group_by,
-            limits,
-            cut: HashSet::new(),
+            max_bytes: max_process_bytes(max_samples),
+            merged: HashSet::new(),
             text: Vec::new(),
             sums: Vec::new(),
             table: vec![0; MIN_TABLE],
@@ -101,14 +65,14 @@ impl Tally {
         }
     }
 
-    /// Forgets everything, for the next process.
+    /// Clears everything, for the next process.
     pub fn clear(&mut self) {
         self.most = (self.most.0.max(self.sums.len()), self.most.1.max(self.text.len()));
         for sum in self.sums.drain(..) {
             self.table[sum.place] = 0;
         }
         self.text.clear();
-        self.cut.clear();
+        self.merged.clear();
         self.last = 0;
     }
 
@@ -121,15 +85,15 @@ impl Tally {
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Adds what is not told apart.
+    /// Adds the sum of mappings that cannot be told apart.
     pub fn add_other(&mut self, mapping: &Mapping<'_>) {
         self.last = self.find_or_insert(OTHER.as_bytes());
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// How many values are not told apart, for there are too many.
-    pub fn n_cut(&self) -> usize {
-        self.cut.len()
+    /// How many values were merged into [`OTHER`].
+    pub(super) fn n_merged(&self) -> usize {
+        self.merged.len()
     }
 
     /// Whether nothing was added.
@@ -137,7 +101,8 @@ impl Tally {
         self.sums.is_empty()
     }
 
-    /// Whether the kernel's own sums over the same mappings are these. It rounds what is shared out only after adding up.
+    /// Whether the kernel's own sums over the same mappings equal these. The kernel rounds what is shared out
+    /// only after adding up.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));
@@ -150,17 +115,17 @@ impl Tally {
         })
     }
 
-    /// Each value, as the kernel printed it, with its totals, in the order in which they came.
-    pub fn sums(&self) -> impl Iterator<Item = (&[u8], &Totals)> {
+    /// Each value as the kernel printed it, with its totals, in the order of first occurrence.
+    pub(super) fn sums(&self) -> impl Iterator<Item = (&[u8], &Totals)> {
         self.sums.iter().enumerate().map(|(i, sum)| (self.value(i), &sum.totals))
     }
 
-    /// Gives back the memory that no process has needed since this was called last.
+    /// Frees the memory that no process has needed since the last call.
     pub fn shrink(&mut self) {
         let (n_sums, n_bytes) = std::mem::take(&mut self.most);
         self.sums.shrink_to(2 * n_sums);
         self.text.shrink_to(2 * n_bytes);
-        self.cut.shrink_to(MIN_VALUES);
+        self.merged.shrink_to(MIN_MERGED);
         let needed = (4 * n_sums).next_power_of_two().max(MIN_TABLE);
         if self.table.len() > 2 * needed && self.sums.is_empty() {
             self.table.truncate(needed); // all of it is 0
@@ -174,17 +139,17 @@ impl Tally {
     }
 
     fn find_or_insert(&mut self, value: &[u8]) -> usize {
-        let place = match self.find(value) {
+        let mut place = match self.find(value) {
             Ok(found) => return found,
             Err(place) => place,
         };
         if value != OTHER.as_bytes() {
-            if !self.cut.is_empty() && self.cut.contains(&self.hasher.hash_one(value)) {
+            if !self.merged.is_empty() && self.merged.contains(&self.hasher.hash_one(value)) {
                 return self.find_or_insert(OTHER.as_bytes());
             }
-            if self.sums.len() >= self.limits.0 || self.text.len() + value.len() > self.limits.1 {
-                self.keep_the_larger_half();
-                return self.find_or_insert(value);
+            if self.n_bytes() + Self::value_bytes(value.len()) > self.max_bytes {
+                self.merge_smallest();
+                place = self.place_of_new(value);
             }
         }
         self.text.extend_from_slice(value);
@@ -199,7 +164,7 @@ impl Tally {
     /// The position of a value in `sums`, or else its place in the table.
     fn find(&self, value: &[u8]) -> Result<usize, usize> {
         let mask = self.table.len() - 1;
-        // Randomly keyed: whoever chooses the paths cannot make them collide.
+        // The hash has a random key, so that chosen paths cannot be made to collide.
         let mut place = self.hasher.hash_one(value) as usize & mask;
         loop {
             match self.table[place] {
@@ -210,25 +175,36 @@ impl Tally {
         }
     }
 
-    /// Sums the smaller half of the values as [`OTHER`], for good.
-    fn keep_the_larger_half(&mut self) {
-        let size = |sum: &Sum| {
-            let bytes = &sum.totals.values.bytes;
-            (bytes[PSS], bytes[RSS])
-        };
-        let mut sizes: Vec<_> = (0..self.sums.len()).map(|i| (size(&self.sums[i]), i)).collect();
-        let (_, median, _) = sizes.select_nth_unstable(self.sums.len() / 2);
-        let median = *median;
+    fn n_bytes(&self) -> usize {
+        self.text.len() + self.sums.len() * size_of::<Sum>()
+    }
+
+    fn value_bytes(len: usize) -> usize {
+        len + size_of::<Sum>()
+    }
+
+    /// Merges the smallest values into [`OTHER`], for good, until half of the memory is free.
+    fn merge_smallest(&mut self) {
+        let mut candidates: Vec<Candidate> = (0..)
+            .zip(&self.sums)
+            .map(|(i, sum)| ((sum.totals.size(), i), i))
+            .filter(|&(_, i)| self.value(i as usize) != OTHER.as_bytes())
+            .collect();
+        let mut is_merged = vec![false; self.sums.len()];
+        merge_smallest(&mut candidates, self.n_bytes(), self.max_bytes / 2, |i, n_bytes| {
+            is_merged[i as usize] = true;
+            n_bytes - Self::value_bytes(self.value(i as usize).len())
+        });
         let (text, sums) = (std::mem::take(&mut self.text), std::mem::take(&mut self.sums));
         let (mut start, mut other) = (0, Totals::default());
-        for (i, sum) in sums.into_iter().enumerate() {
+        for (sum, is_merged) in sums.into_iter().zip(is_merged) {
             let value = &text[start..sum.end];
             start = sum.end;
             if value == OTHER.as_bytes() {
                 other.add(&sum.totals);
-            } else if (size(&sum), i) < median {
+            } else if is_merged {
                 other.add(&sum.totals);
-                self.cut.insert(self.hasher.hash_one(value));
+                self.merged.insert(self.hasher.hash_one(value));
             } else {
                 self.text.extend_from_slice(value);
                 self.sums.push(Sum { end: self.text.len(), ..sum });
@@ -248,10 +224,14 @@ impl Tally {
     fn fill_table(&mut self) {
         self.table.fill(0);
         for i in 0..self.sums.len() {
-            let Err(place) = self.find(self.value(i)) else { unreachable!("each value is there once") };
+            let place = self.place_of_new(self.value(i));
             self.table[place] = i as u32 + 1;
             self.sums[i].place = place;
         }
+    }
+
+    fn place_of_new(&self, value: &[u8]) -> usize {
+        self.find(value).expect_err("the table does not hold this value yet")
     }
 }
 
@@ -289,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn many_values_are_found_again_and_their_memory_goes() {
+    fn many_values_are_found_again_and_their_memory_is_freed() {
         let mut tally = Tally::new(GroupBy::Path, 0);
         let paths: Vec<String> = (0..5000).map(|i| format!("/{i}")).collect();
         for _ in 0..2 {
@@ -303,7 +283,7 @@ mod tests {
             );
             tally.clear();
             tally.shrink();
-            assert!(tally.table.len() >= 10_000, "it is needed again");
+            assert!(tally.table.len() >= 10_000, "the table is kept while it is needed");
         }
         add(&mut tally, b"/0", 1);
         tally.clear();
@@ -314,29 +294,40 @@ mod tests {
     }
 
     #[test]
-    fn text_has_a_bound() {
-        let mut tally = Tally::new(GroupBy::Path, 0);
+    fn long_values_stay_within_the_limit() {
+        let mut tally = Tally::new(GroupBy::Path, 1);
         for i in 0..2000 {
-            add(&mut tally, format!("/{i:0>16000}").as_bytes(), 1);
+            add(&mut tally, format!("/{i:0>4000}").as_bytes(), 1);
+            assert!(tally.n_bytes() <= 1 << 19);
         }
         add(&mut tally, b"/short", 1);
-        assert!(tally.text.len() <= MAX_TEXT_BYTES + OTHER.len());
         let sums = sums(&tally);
         assert_eq!(sums.iter().map(|(_, rss, _)| rss).sum::<u64>(), 2001);
         assert!(sums.iter().any(|(value, rss, _)| value == OTHER && *rss > 900));
     }
 
-    /// More values than are told apart: those that are have all of theirs, the largest among them.
     #[test]
-    fn a_value_is_wholly_under_its_name_or_not_at_all() {
+    fn a_value_above_the_limit_is_kept_beside_other() {
+        let mut tally = Tally::new(GroupBy::Path, 1);
+        for path in [b'x', b'y', b'x'].map(|c| [c; 1 << 20]) {
+            add(&mut tally, &path, 1);
+        }
+        assert_eq!(sums(&tally).iter().map(|(_, rss, _)| rss).sum::<u64>(), 3);
+        assert!(tally.n_bytes() < 2 << 20 && tally.n_merged() == 1);
+    }
+
+    /// Of more values than fit, those that are kept are complete, and the largest are among them.
+    #[test]
+    fn a_value_is_completely_under_its_name_or_not_at_all() {
         let mut tally = Tally::new(GroupBy::Path, 4000);
         for round in 1..=3 {
             for i in 0..5000 {
                 add(&mut tally, format!("/{i}").as_bytes(), if i % 100 == 0 { 1000 + i } else { 1 });
             }
-            assert!(tally.sums.len() <= MIN_VALUES + 1);
+            assert!(tally.n_bytes() <= 1 << 19);
             let sums = sums(&tally);
-            assert_eq!(sums.len() - 1 + tally.n_cut(), 5000, "with [other]");
+            assert!(sums.len() > 1000, "at least half of what fits is kept");
+            assert_eq!(sums.len() - 1 + tally.n_merged(), 5000, "[other] is one more");
             let named = sums.iter().filter(|(value, ..)| value != OTHER);
             assert!(named.clone().all(|(_, _, n_mappings)| *n_mappings == round));
             assert_eq!(named.filter(|(_, rss, _)| *rss >= 1000).count(), 50);
@@ -344,15 +335,6 @@ mod tests {
         }
         tally.clear();
         tally.shrink();
-        assert_eq!((tally.n_cut(), tally.is_empty()), (0, true));
-    }
-
-    #[test]
-    fn sums_saturate_and_page_sizes_do_not_add_up() {
-        let totals = |fields: &[(&str, u64)], n_mappings| Totals { values: values(fields), n_mappings };
-        let mut sum = totals(&[("rss", u64::MAX - 1), ("mmu_page_size", 4096)], 1);
-        sum.add(&totals(&[("rss", 1 << 20), ("mmu_page_size", 2 << 20)], 2));
-        sum.add(&totals(&[("swap", 5), ("mmu_page_size", 4096)], 1));
-        assert_eq!(sum, totals(&[("rss", u64::MAX), ("swap", 5), ("mmu_page_size", 2 << 20)], 4));
+        assert_eq!((tally.n_merged(), tally.is_empty()), (0, true));
     }
 }

@@ -1,6 +1,6 @@
 //! `make bench`: what the exporter costs, as ratios to something that is measured in the same run.
 //!
-//! `cargo bench --bench bench -- scanner budget` runs these parts only.
+//! `cargo bench --bench bench -- scanner budget` runs these parts only, `-- --short` all of them once and small: whether they end.
 
 mod counting;
 mod demand;
@@ -15,6 +15,7 @@ use std::hint::black_box;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::counting::Counting;
 use crate::generated::{Numbers, Recording, Size};
 use crate::scrapes::Scrapes;
 use crate::table::Target::{self, AtLeast, AtMost};
-use crate::table::{heading, rate, ratio, rounds, single, time};
+use crate::table::{IS_SHORT, full_or_short, heading, rate, ratio, rounds, single, time};
 use crate::workload::Workload;
 
 #[global_allocator]
@@ -67,12 +68,17 @@ fn main() -> io::Result<()> {
     if let [resident::ROLE, args @ ..] = &args[..] {
         return resident::play(args);
     }
-    let wanted = |name: &str| args.iter().all(|&arg| arg == "--bench") || args.contains(&name);
+    IS_SHORT.store(args.contains(&"--short"), Ordering::Relaxed);
+    let named: Vec<_> = args.into_iter().filter(|arg| !arg.starts_with("--")).collect();
     for (name, part) in PARTS {
-        if wanted(name) {
+        if named.is_empty() || named.contains(&name) {
             part()?;
         }
     }
+    println!(
+        "\nbench: all parts have ended{}",
+        full_or_short("", ", in the short form: the figures mean nothing")
+    );
     Ok(())
 }
 
@@ -89,7 +95,7 @@ fn scanner() -> io::Result<()> {
         let mut general_scanner = Scanner::general();
         // Repeated for about 30 ms each, so that it no longer matters what the one before left in the processor's caches.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
-        let n_times = N_BYTES.map(|n_bytes| n_bytes.div_ceil(text.len()));
+        let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
             31,
             [
@@ -142,8 +148,8 @@ fn readable_texts(directory: &Path) -> io::Result<Vec<u8>> {
 
 fn scan(scanner: &mut Scanner, text: &[u8]) {
     let mut rest = black_box(text);
-    while let Some((mapping, n_bytes)) = scanner.next(rest, true) {
-        black_box(mapping);
+    while let Some((mapping, n_bytes, next)) = scanner.next(rest, true) {
+        black_box((mapping, next));
         rest = &rest[n_bytes..];
     }
 }
@@ -226,10 +232,10 @@ fn read_to_end(path: &str, buffer: &mut [u8]) {
 
 /// The cost a mapping over recordings of growing size: it must not grow with them.
 fn size() -> io::Result<()> {
-    const SIZES: [usize; 3] = [10, 100, 1000];
+    let sizes = full_or_short([10, 100, 1000], [10, 20, 30]);
     heading("cost over size: recordings of containers of 10 processes of 100 mappings");
     let mut first = Vec::new();
-    for n_containers in SIZES {
+    for n_containers in sizes {
         let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
         let mut scrape = Scrapes::new(&recording.directory, &ALL).always_reading();
@@ -245,7 +251,7 @@ fn size() -> io::Result<()> {
             first = a_mapping;
         } else {
             ratio(
-                &format!("{n_containers} containers against {}", SIZES[0]),
+                &format!("{n_containers} containers against {}", sizes[0]),
                 &a_mapping,
                 &first,
                 AtMost(1.3),
@@ -257,7 +263,7 @@ fn size() -> io::Result<()> {
 
 /// What stays resident, against the size of the exposition and over a thousand scrapes.
 fn memory() -> io::Result<()> {
-    const N_SCRAPES: [usize; 3] = [10, 100, 1000];
+    let n_scrapes = full_or_short([10, 100, 1000], [1, 2, 3]);
     heading("resident memory of a process that runs scrapes");
     let row = |name: &str, fixture: &Path, options: &[&str], n_scrapes: [usize; 3]| -> io::Result<()> {
         let mut scrape = Scrapes::new(fixture, options).always_reading();
@@ -289,11 +295,16 @@ fn memory() -> io::Result<()> {
     for n_containers in [10, 50] {
         let size = Size { n_containers, ..SIZE };
         let recording = Recording::generate(size)?;
-        row(&format!("recording, {n_containers} containers"), &recording.directory, &ALL, N_SCRAPES)?;
+        row(&format!("recording, {n_containers} containers"), &recording.directory, &ALL, n_scrapes)?;
     }
     let workload = Workload::many_series(50)?;
     let options = ["--filter", &workload.filter(), "--cpu-budget", "0"];
-    row("50 live processes, 2,500 paths", workload.fixture(), &options, [10, 50, 100])
+    row(
+        "50 live processes, 2,500 paths",
+        workload.fixture(),
+        &options,
+        full_or_short([10, 50, 100], [1, 2, 3]),
+    )
 }
 
 fn round(value: f64) -> f64 {
@@ -304,7 +315,7 @@ fn round(value: f64) -> f64 {
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;
-    const N_SCRAPES: u32 = 150;
+    let n_scrapes = full_or_short(150, 5);
     heading("--cpu-budget 0.05 over live processes that would need 0.3 of a core");
     let workload = Workload::few_series(50)?;
     let filter = workload.filter();
@@ -323,7 +334,7 @@ fn budget() -> io::Result<()> {
     let read_before = scrape.value("smaps_exporter_read_seconds_total");
     let began = Instant::now();
     let mut oldest: f64 = 0.0;
-    for i in 1..=N_SCRAPES {
+    for i in 1..=n_scrapes {
         thread::sleep((began + i * interval).saturating_duration_since(Instant::now()));
         scrape.run();
         oldest = oldest.max(scrape.value("smaps_exporter_oldest_data_seconds"));
@@ -360,7 +371,7 @@ fn rollup() -> io::Result<()> {
 /// What folding costs and saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
-    let recording = Recording::generate(Size { n_containers: 1000, ..SIZE })?;
+    let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;
     let folded = [&ALL[..5], &["100000"]].concat();
     let mut all_scrape = Scrapes::new(&recording.directory, &ALL).always_reading();
     let mut folded_scrape = Scrapes::new(&recording.directory, &folded).always_reading();

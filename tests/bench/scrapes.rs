@@ -1,9 +1,11 @@
 //! Whole scrapes in this process, as the exporter's scrape thread does them.
 
 use std::path::Path;
+use std::time::Instant;
 
 use smaps_container_exporter::cli::args::{self, Command};
-use smaps_container_exporter::http::publish::{self, Published, Publisher};
+use smaps_container_exporter::exposition::self_metrics::OLDEST_DATA;
+use smaps_container_exporter::http::publish::{self, Age, Published, Publisher};
 use smaps_container_exporter::node::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
 
@@ -37,7 +39,8 @@ impl Scrapes {
     pub fn run(&mut self) {
         self.scraper.scrape(&mut self.reader).expect("proc can be listed");
         self.scraper.render(self.publisher.buffer());
-        self.publisher.publish(None);
+        let age = |since| Age { family: OLDEST_DATA, since };
+        self.publisher.publish(self.scraper.oldest_data().map(age));
     }
 
     /// The exposition's size and how many samples of mappings it has.
@@ -48,10 +51,11 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// The value of a family without labels.
+    /// The value of a family without labels, as a client would get it now: the age of the oldest values comes with a response.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
-        let text = str::from_utf8(exposition.text()).expect("an exposition is UTF-8");
+        let served = [exposition.text(), &exposition.tail(Instant::now())].concat();
+        let text = str::from_utf8(&served).expect("an exposition is UTF-8");
         let sample = text.lines().find_map(|line| line.strip_prefix(family)?.strip_prefix(' '));
         sample.and_then(|value| value.parse().ok()).expect("the family is there")
     }

@@ -151,6 +151,16 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
     return values
 
 
+@contextmanager
+def pod(lab: Lab, name: str, *containers: Container):
+    """A pod of the namespace `accounts`, which is removed at the end."""
+    made = lab.run_pod("accounts", name, list(containers))
+    try:
+        yield made
+    finally:
+        lab.remove_pod(made)
+
+
 def works(lab: Lab, container: Container) -> Cgroup:
     """Wait until a container has done its work, and sleeps."""
 

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
+import groups
 import kernel
 from exporter import BINARY, EVERYTHING, Exporter
-from lab import CONTAINER, NODE, POD, Container, Lab, cri, until
+from fake_containerd import RUNNING, Containerd
+from lab import CONTAINER, HERE, NODE, POD, Container, Lab, cri, until
+from live_node import Cgroup, Node, roots
 
 FOREVER = "1000000"
 TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
@@ -34,7 +38,20 @@ NODE_PROCESSES = {
 }
 
 
-def pytest_sessionstart():
+def pytest_addoption(parser):
+    parser.addoption("--group", choices=groups.GROUPS, help="only this group's tests, see groups.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    if name := config.getoption("--group"):
+        others = [item for item in items if groups.group_of(item.path.stem, item.originalname) != name]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
+def pytest_sessionstart(session):
+    if session.config.option.collectonly:
+        return
     if os.geteuid() != 0:
         pytest.exit("the end-to-end tests run containerd: they need root", 1)
     if not BINARY.exists():
@@ -66,3 +83,46 @@ def exporter(node):
     """An exporter of everything on the node."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The directory of the workloads of programs/, compiled."""
+    directory = tmp_path_factory.mktemp("programs")
+    for source in (HERE / "programs").glob("*.c"):
+        libraries = ["-lfuse3"] if source.stem == "stuck" else ["-static"]
+        command = ["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", directory / source.stem, source, *libraries]
+        subprocess.run(command, check=True)
+    return directory
+
+
+@pytest.fixture
+def any_node(tmp_path):
+    """A recording of live processes, in one container."""
+    node = Node(tmp_path, sorted(roots().items())[0][1])
+    yield node
+    node.cgroup.close()
+
+
+@pytest.fixture
+def containerd(tmp_path):
+    """A server that stands for containerd."""
+    containerd = Containerd(tmp_path / "sock")
+    containerd.start()
+    yield containerd
+    containerd.stop()
+
+
+@pytest.fixture
+def cgroups(containerd):
+    """The two containers that it lists, a and b."""
+    root = sorted(roots().items())[0][1]
+    made = {}
+    try:
+        for id in ("a", "b"):
+            made[id] = Cgroup(root)
+            containerd.tasks[id] = (made[id].init.pid, RUNNING)
+        yield made
+    finally:
+        for cgroup in made.values():
+            cgroup.close()

@@ -3,8 +3,10 @@
 import itertools
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -94,6 +96,14 @@ class Exporter(Client):
         self.process.wait()
         print(f"the exporter's log:\n{self.log()}")
         self._log.close()
+
+
+def assert_exits_within_a_second(exporter: Exporter, how: signal.Signals = signal.SIGTERM):
+    """Send a signal: it ends in less than a second, with exit code 0."""
+    sent = time.monotonic()
+    exporter.process.send_signal(how)
+    assert exporter.process.wait(timeout=10) == 0
+    assert time.monotonic() - sent < 1
 
 
 def once(*arguments: str | Path) -> str:

@@ -58,3 +58,20 @@ class Exposition(dict[str, Family]):
 def smaps_lines(text: str) -> list[str]:
     """The lines of the families that come from smaps, in order: the same for the same processes."""
     return [line for line in text.splitlines() if re.match(r"(# (HELP|TYPE) )?process_smaps_", line)]
+
+
+def comms(exposition: Exposition) -> dict[str, float]:
+    """The number of processes by command."""
+    family = "process_smaps_processes"
+    return {comm: n for (comm,), n in exposition.by(family, "comm").items()} if family in exposition else {}
+
+
+def errors(exposition: Exposition) -> dict[str, int]:
+    """The number of failed reads by reason."""
+    counts = exposition.by("smaps_exporter_read_errors_total", "reason")
+    return {reason: int(n) for (reason,), n in counts.items()}
+
+
+def errors_of_the_living(exposition: Exposition) -> dict[str, int]:
+    """The same without processes that ended: any process of the machine may end while its cgroup is read, also one of no container."""
+    return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

@@ -4,6 +4,9 @@ import time
 
 from exposition import Exposition
 
+# The exporter's options: every process has series of its own and is read in each scrape.
+BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
+
 
 class Growth:
     """The growing processes of a node, by pid (run the exporter with --pid). Needs to look at every scrape."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 
@@ -36,6 +37,18 @@ def busybox_layer(out: Path, busybox: Path):
         },
         {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"},
     )
+
+
+def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[str]]) -> Path:
+    """The archive of images that share busybox's layer. It is made once in this directory, also if several tests need it at once."""
+    made_of = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
+    archive = directory / f"busybox-{hashlib.sha256(b''.join(made_of)).hexdigest()[:12]}.tar"
+    if not archive.exists():
+        with tempfile.TemporaryDirectory(dir=directory) as partial:
+            busybox_layer(Path(partial, "layer"), busybox)
+            pack(Path(partial, "archive"), Path(partial, "layer"), entrypoints)
+            Path(partial, "archive").rename(archive)
+    return archive
 
 
 def pack(out: Path, layer: Path, entrypoints: dict[str, list[str]]):

@@ -83,6 +83,21 @@ def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
     return {name: dict(family) for name, family in families.items()}
 
 
+def naive(pids: list[int]) -> tuple[dict, Counter]:
+    """Bytes by (pid, comm, path) and field, and how many mappings stand behind each."""
+    values, counts = defaultdict(Counter), Counter()
+    for pid in pids:
+        comm = Path(f"/proc/{pid}/comm").read_text()[:-1]
+        for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in SUMMED:
+                values[key][SUMMED[name]] += int(rest.split()[0]) * 1024
+            elif "-" in name.split(" ")[0]:
+                key = (str(pid), comm, (line.split(None, 5) + [""])[5] or "[anon]")
+                counts[key] += 1
+    return values, counts
+
+
 def rollup_rss(pid: int) -> int:
     """Resident bytes of a process by the kernel's own sum."""
     return 1024 * int(re.search(rb"^Rss: +(\d+) kB$", read_proc(pid, "smaps_rollup"), re.MULTILINE)[1])

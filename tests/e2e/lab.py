@@ -5,6 +5,7 @@ cgroups, the directory. Pods share the machine's network, so nothing of CNI is n
 owner was killed.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -29,6 +30,8 @@ cri, cri_services = grpc.protos_and_services("cri.proto")
 BOOKWORM = HERE / ".debs/bookworm"
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
+# Each lab that may have cgroups holds this lock: the last one removes the parents that they share.
+CGROUPS_LOCK = Path(tempfile.gettempdir()) / "smaps-lab-cgroups.lock"
 CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 
@@ -74,16 +77,14 @@ class Lab:
         self._containerd: subprocess.Popen | None = None
         self._channel: grpc.Channel | None = None
         self._execs: list[grpc.Future] = []
+        self._cgroups_lock = CGROUPS_LOCK.open("w")
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
+        fcntl.flock(self._cgroups_lock, fcntl.LOCK_SH)
         try:
             self.start()
-            archive = self.directory / "busybox.tar"
-            layer = self.directory / "layer.tar"
-            image.busybox_layer(layer, BOOKWORM / "bin/busybox")
-            image.pack(archive, layer, {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
-            self.import_image(archive)
+            self.import_image(image.busybox_archive(HERE / ".debs", BOOKWORM / "bin/busybox", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]}))
         except BaseException:
             self.close()
             raise
@@ -320,16 +321,24 @@ class Lab:
         return [pid for pid in pids() if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "]
 
     def _remove_cgroups(self):
-        """Remove the pods' cgroups, which would be the kubelet's work, and the parents when no other lab uses them."""
+        """Remove the pods' cgroups, which would be the kubelet's work, and the parents unless another lab may use them."""
         made = self._cgroups.read_text().split() if self._cgroups.exists() else []
-        for root in (Path(root) for _, root, kind, *_ in mounts() if kind in ("cgroup", "cgroup2")):
+        roots = [Path(root) for _, root, kind, *_ in mounts() if kind in ("cgroup", "cgroup2")]
+        for root in roots:
             for cgroup in made:
                 pod = root / cgroup.lstrip("/")
                 if pod.is_dir():
                     for below in [path for path, _, _ in os.walk(pod, topdown=False)]:
                         until(lambda: _rmdir(Path(below)), 10, f"{below} is empty")
+        try:
+            fcntl.flock(self._cgroups_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for parent in ("kubepods/burstable", "kubepods"):
-                _rmdir(root / parent)
+                for root in roots:
+                    _rmdir(root / parent)
+        except BlockingIOError:
+            pass
+        finally:
+            fcntl.flock(self._cgroups_lock, fcntl.LOCK_UN)
 
     def _log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])

@@ -1,13 +1,13 @@
 """A real Prometheus."""
 
 import json
-import socket
 import subprocess
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 
+from clients import free_port
 from lab import BOOKWORM
 
 
@@ -15,9 +15,7 @@ class Prometheus:
     """Debian's Prometheus on a free port, with one target, with several by (node, address), or with whole scrape configurations."""
 
     def __init__(self, directory, targets: str | list[tuple[str, str]] | list[dict], interval: str = "1s"):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = "127.0.0.1:%d" % free.getsockname()[1]
+        self.address = f"127.0.0.1:{free_port()}"
         match targets:
             case str():
                 configs = _config([{"targets": [targets]}])

@@ -5,6 +5,9 @@
 # starts, a containerd that the machine already has stays as it is, and another release (sid: containerd 2.x) can stand beside.
 set -eu
 cd "$(dirname "$0")"
+mkdir -p .debs
+exec 9>.debs/.lock
+flock 9 # one at a time: groups of tests run at once
 
 install() {
     echo "setup: installing $*"

@@ -2,24 +2,14 @@
 
 import os
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import kernel
-from cgroups import CONTAINER, EVERY_GROUP, IS_V2, MIB, WORK, assert_same, exported, path_of, read, works
+from cgroups import CONTAINER, EVERY_GROUP, IS_V2, MIB, WORK, assert_same, exported, path_of, pod, read, works
 from conftest import FOREVER
 from exporter import BINARY, EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import BOOKWORM, Container, Lab, mounts, until
-
-
-@contextmanager
-def pod(lab: Lab, name: str, *containers: Container):
-    made = lab.run_pod("accounts", name, list(containers))
-    try:
-        yield made
-    finally:
-        lab.remove_pod(made)
 
 
 def test_every_value_is_the_files(node):

@@ -4,22 +4,22 @@ import grpc
 import pytest
 
 from exporter import EVERYTHING, Exporter
+from fake_containerd import RUNNING, is_up, messages, processes
 from lab import until
-from test_containerd_hostile import RUNNING, Containerd, containerd, cgroups, is_up, messages, processes  # noqa: F401 (fixtures)
-from test_hostile_processes import MIB, Cgroup, resident
+from live_node import MIB, Cgroup, resident
 
 # a task of two bytes: field 1, no content
 TWO_BYTES = b"\x0a\x00"
 
 
 @pytest.fixture
-def exporter(containerd, cgroups):  # noqa: F811
+def exporter(containerd, cgroups):
     with Exporter("--containerd-sock", containerd.path, *EVERYTHING, "--scrape-interval", "200ms") as exporter:
         assert processes(exporter.after()) == {"a": 1, "b": 1}
         yield exporter
 
 
-def ask_again(containerd, cgroups):  # noqa: F811
+def ask_again(containerd, cgroups):
     """A cgroup that nobody knows calls for a listing."""
     cgroups[f"new-{len(cgroups)}"] = Cgroup(cgroups["a"].path.parent)
 
@@ -28,7 +28,7 @@ def n_errors(exporter) -> float:
     return exporter.metrics().value("smaps_exporter_containerd_errors_total")
 
 
-def assert_stays(exporter, containerd, cgroups):  # noqa: F811
+def assert_stays(exporter, containerd, cgroups):
     """Listings fail, and the containers known go on being read: what is done to them shows."""
     ask_again(containerd, cgroups)
     until(lambda: n_errors(exporter) >= 2, 60, "listings fail")
@@ -45,14 +45,14 @@ def assert_stays(exporter, containerd, cgroups):  # noqa: F811
     return peak
 
 
-def assert_recovers(exporter, cgroups):  # noqa: F811
+def assert_recovers(exporter, cgroups):
     until(lambda: is_up(exporter), 60, "the listing succeeds")
     assert processes(exporter.after())["a"] == 2
     lines = exporter.news()
     assert len(lines) <= 2 and all(line.isprintable() and len(line) < 1000 for line in lines), f"one line a change: {lines}"
 
 
-def test_tasks_are_not_found(containerd, cgroups, exporter):  # noqa: F811
+def test_tasks_are_not_found(containerd, cgroups, exporter):
     containerd.list_fails = grpc.StatusCode.NOT_FOUND, "no such namespace " + "x" * 5000
     assert_stays(exporter, containerd, cgroups)
     containerd.list_fails = None
@@ -69,7 +69,7 @@ def test_tasks_are_not_found(containerd, cgroups, exporter):  # noqa: F811
         pytest.param(b"\x0a\x8f\x27" + b"\x12\x88\x27" + b"x" * 5000 + b"\x18\x01\x20\x02", id="a task with an id of 5,000 bytes"),
     ],
 )
-def test_answers_that_are_refused(containerd, cgroups, exporter, answer):  # noqa: F811
+def test_answers_that_are_refused(containerd, cgroups, exporter, answer):
     before = resident(exporter.process.pid)
     containerd.list_raw = answer
     peak = assert_stays(exporter, containerd, cgroups)
@@ -79,7 +79,7 @@ def test_answers_that_are_refused(containerd, cgroups, exporter, answer):  # noq
     assert_recovers(exporter, cgroups)
 
 
-def test_a_task_that_comes_twice_is_one_container(containerd, cgroups, exporter):  # noqa: F811
+def test_a_task_that_comes_twice_is_one_container(containerd, cgroups, exporter):
     listed = [messages.Process(id=id, pid=pid, status=status) for id, (pid, status) in containerd.tasks.items()]
     containerd.list_raw = messages.ListTasksResponse(tasks=listed * 1000).SerializeToString()
     n_asked = containerd.asked.count("tasks")
@@ -90,7 +90,7 @@ def test_a_task_that_comes_twice_is_one_container(containerd, cgroups, exporter)
     assert processes(exposition) == {"a": 1, "b": 1}
 
 
-def test_labels_of_a_megabyte_are_cut(containerd, cgroups):  # noqa: F811
+def test_labels_of_a_megabyte_are_cut(containerd, cgroups):
     containerd.labels = {"io.kubernetes.pod.name": "ö" * MIB, "io.kubernetes.container.name": "c" * MIB}
     pid = cgroups["a"].init.pid
     containerd.tasks = {f"c{i}": (pid, RUNNING) for i in range(300)}
@@ -104,7 +104,7 @@ def test_labels_of_a_megabyte_are_cut(containerd, cgroups):  # noqa: F811
         assert size < 64 * MIB
 
 
-def test_more_labels_than_are_kept(containerd, cgroups, exporter):  # noqa: F811
+def test_more_labels_than_are_kept(containerd, cgroups, exporter):
     """2,200 containers with two labels of 4 KiB each are over 16 MiB."""
     before = resident(exporter.process.pid)
     containerd.labels = {"io.kubernetes.pod.name": "p" * 4096, "io.kubernetes.container.name": "c" * 4096}

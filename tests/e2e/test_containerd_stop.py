@@ -28,11 +28,12 @@ def stops(lab: Lab, exporters: int) -> float:
     for _ in range(3):
         with ExitStack() as stack:
             watching = [
-                stack.enter_context(Exporter("--containerd-sock", lab.socket, *EVERYTHING)) for _ in range(exporters)
+                stack.enter_context(Exporter("--containerd-sock", lab.socket, *EVERYTHING, "--scrape-interval", "100ms"))
+                for _ in range(exporters)
             ]
             for exporter in watching:
                 until(lambda: is_up(exporter.metrics()), 30, "the exporter has listed")
-                exporter.after(3)  # listings of the beginning are over, connections idle
+                exporter.after(10)  # listings of the beginning are over, connections idle
             begun = time.monotonic()
             end(lab)
             seconds.append(time.monotonic() - begun)

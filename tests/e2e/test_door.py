@@ -17,20 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import HERE, until
-from test_hostile_http import Target, record, without_age
+from clients import command, free_port, running
+from target import ONCE, Target, record, without_age
 
-CLIENTS = HERE / ".debs/clients"
-LIBRARIES = ":".join(map(str, CLIENTS.glob("usr/lib/*-linux-gnu")))
-# 100,000 take four minutes in all: that many by hand.
-N_REQUESTS = int(os.environ.get("N_REQUESTS", 30_000))
-# one scrape in the test, so that every body is the same
-ONCE = ("--scrape-interval", "1h")
-
-
-def command(name: str, *arguments) -> list[str]:
-    (program,) = [path for path in (CLIENTS / "usr/bin" / name, CLIENTS / "usr/sbin" / name) if path.exists()]
-    return ["env", f"LD_LIBRARY_PATH={LIBRARIES}", str(program), *map(str, arguments)]
+# 100,000 take four minutes in all: `make night` makes that many.
+N_REQUESTS = int(os.environ.get("N_REQUESTS", 10_000))
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +33,6 @@ def small_node(tmp_path_factory):
 def target(small_node):
     with Target(small_node, *ONCE) as target:
         yield target
-
-
-@contextlib.contextmanager
-def running(arguments: list[str], peer: tuple[str, int]):
-    """A server that listens at `peer` while the test runs."""
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
-    try:
-
-        def listens():
-            assert process.poll() is None, f"{arguments} exited {process.returncode}"
-            with contextlib.suppress(OSError):
-                return socket.create_connection(peer, timeout=1).close() or True
-
-        until(listens, 20, f"{arguments[2]} listens")
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -178,7 +146,7 @@ def test_answering_takes_a_tenth_of_a_core(small_node, tmp_path, kind):
     recording = small_node if kind == "small" else record(tmp_path / "large", n_containers=40, n_mappings=65)
     with Target(recording, *ONCE) as target:
         begin, before = time.monotonic(), http_cpu(target)
-        arguments = ["-t2", "-c32", "-d20s", "--timeout", "60s", f"http://{target.address}/metrics"]
+        arguments = ["-t2", "-c32", "-d10s", "--timeout", "60s", f"http://{target.address}/metrics"]
         clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
         waited = []
         while clients.poll() is None:

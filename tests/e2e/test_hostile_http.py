@@ -6,104 +6,25 @@ The node is a generated recording of 10 MB of exposition, so none of this needs 
 import gzip
 import http.client
 import multiprocessing
-import os
 import random
-import re
 import selectors
 import socket
 import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from exporter import EVERYTHING, Exporter
 from lab import until
+from target import MIB, Target, record, scraped_at, without_age
 
-KEYS = """Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean Private_Dirty Referenced
-Anonymous KSM LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb Swap SwapPss Locked""".split()
-MIB = 1 << 20
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-def record(directory: Path, n_containers: int, n_mappings: int) -> Path:
-    """A recorded node with one process a container; a mapping makes 4 kB of exposition."""
-    chance = random.Random(7)
-    rows = ["id\tinit_pid\tnamespace\tpod\tcontainer"]
-    for i in range(n_containers):
-        pid = 100 + i
-        rows.append(f"{i:064x}\t{pid}\tnamespace-{i % 5}\tserver-7d4b9c6f5d-{i:05}\tserver")
-        process = directory / "proc" / str(pid)
-        process.mkdir(parents=True)
-        (process / "comm").write_text("server\n")
-        (process / "cgroup").write_text(f"0::/kubepods/pod{i}/{i:064x}\n")
-        with (process / "smaps").open("w") as smaps:
-            for j in range(n_mappings):
-                start = 0x7F0000000000 + j * MIB
-                smaps.write(f"{start:x}-{start + MIB:x} r-xp 00000000 08:01 {j + 1}")
-                smaps.write(f"                   /usr/lib/x86_64-linux-gnu/liblibrary-{j:03}.so.1.2.3\n")
-                for key in KEYS:
-                    smaps.write(f"{key + ':':16}{4 * chance.randrange(256):8} kB\n")
-                smaps.write("VmFlags: rd ex mr mw me \n")
-    (directory / "containers.tsv").write_text("\n".join(rows) + "\n")
-    return directory
 
 
 @pytest.fixture(scope="module")
 def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
-
-
-class Target(Exporter):
-    """An exporter that may have 1024 file descriptors open, and what it takes of the machine."""
-
-    def __init__(self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0"):
-        limits = ("prlimit", "--nofile=1024:1024")
-        super().__init__("--fixture", recording, *EVERYTHING, *arguments, prefix=limits, addr=addr)
-        self.proc = Path("/proc", str(self.process.pid))
-        host, port = self.address.split(":")
-        self.peer = host, int(port)
-
-    def connect(self, sends: bytes = b"") -> socket.socket:
-        client = socket.create_connection(self.peer, timeout=10)
-        client.sendall(sends)
-        return client
-
-    def scrape(self) -> tuple[float, bytes]:
-        """A well-behaved scrape on a connection of its own: the seconds it took, and its body."""
-        begin = time.monotonic()
-        connection = http.client.HTTPConnection(*self.peer, timeout=10)
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
-        body = response.read()
-        connection.close()
-        assert response.status == 200, body[:200]
-        assert len(body) == int(response.headers["Content-Length"])
-        return time.monotonic() - begin, body
-
-    def wait_for_scrapes(self, n: int):
-        for _ in range(n):
-            seen = scraped_at(self.scrape()[1])
-            until(lambda: scraped_at(self.scrape()[1]) != seen, 10, "another scrape")
-
-    def n_open(self) -> tuple[int, int]:
-        """How many threads it has, and how many file descriptors are open."""
-        return len(os.listdir(self.proc / "task")), len(os.listdir(self.proc / "fd"))
-
-    def memory(self, name: str) -> int:
-        """VmRSS, or VmHWM, the most since `forget_peak`."""
-        return int(re.search(rf"{name}:\s*(\d+) kB", (self.proc / "status").read_text())[1]) << 10
-
-    def forget_peak(self):
-        (self.proc / "clear_refs").write_text("5")
-
-
-def scraped_at(body: bytes) -> bytes:
-    """What says which scrape a body is of."""
-    (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
-    return timestamp
 
 
 # The six things that stop tiny_http's own server. Each leaves its connections open, and gives them back.
@@ -250,13 +171,6 @@ def test_a_swarm(big_node):
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "its connections are gone")
         until(lambda: target.memory("VmRSS") <= steady + 4 * MIB, 10, "its memory is back")
-
-
-def without_age(body: bytes) -> bytes:
-    """An exposition without its last sample, whose value is that of the moment it is served at."""
-    text, last, age = body.rpartition(b"\nsmaps_exporter_oldest_data_seconds ")
-    assert last and 0 <= float(age) < 1000
-    return text
 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["on_kept_connections", "on_new_connections"])

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import threading
 import time
-import uuid
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,85 +17,9 @@ from pathlib import Path
 import pytest
 
 from exporter import BINARY, EVERYTHING, Exporter, once
-from exposition import Exposition
+from exposition import Exposition, comms, errors, errors_of_the_living
 from lab import children, kill, until
-
-PROGRAMS = Path(__file__).parent / "programs"
-MIB = 1 << 20
-
-
-def roots() -> dict[str, Path]:
-    """Where cgroups can be made that tell containers apart, by kind of hierarchy."""
-    found = {}
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, root, kind, options, *_ = line.split()
-        if kind == "cgroup2":
-            found["v2"] = Path(root)
-        elif kind == "cgroup" and "memory" in options.split(","):
-            found["v1"] = Path(root)
-    return found
-
-
-class Cgroup:
-    """A container: a cgroup with a process that stays, and whatever is run in it."""
-
-    def __init__(self, root: Path, name: str = ""):
-        self.path = root / (name or f"smaps-hostile-{uuid.uuid4()}")
-        self.path.mkdir()
-        self.init = self.run("/bin/sleep", "1000000")
-
-    def run(self, *command, stdin=subprocess.DEVNULL, **options) -> subprocess.Popen:
-        def enter():
-            (self.path / "cgroup.procs").write_text(str(os.getpid()))
-
-        return subprocess.Popen(command, preexec_fn=enter, stdin=stdin, **options)
-
-    def run_ready(self, *command, **options) -> subprocess.Popen:
-        process = self.run(*command, stdout=subprocess.PIPE, **options)
-        assert process.stdout.readline() == b"ready\n"
-        return process
-
-    def pids(self) -> list[int]:
-        return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
-
-    def empty(self):
-        """End everything in it: what forks meanwhile as well."""
-
-        def is_empty():
-            for pid in self.pids():
-                kill(pid, signal.SIGKILL)
-            if self.init.poll() is None:
-                self.init.wait()
-            return not self.pids()
-
-        until(is_empty, 60, f"{self.path} is empty")
-
-    def close(self):
-        self.empty()
-        until(lambda: rmdir(self.path), 20, f"{self.path} is removed")
-
-
-def rmdir(path: Path) -> bool:
-    try:
-        path.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-class Node:
-    """A recording of live processes, with one container, `workload`."""
-
-    def __init__(self, directory: Path, root: Path):
-        self.directory = directory
-        self.cgroup = Cgroup(root)
-        (directory / "proc").symlink_to("/proc")
-        row = f"c1\t{self.cgroup.init.pid}\tdefault\tpod-0\tworkload"
-        (directory / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\n{row}\n")
-
-    def exporter(self, *arguments, **options) -> Exporter:
-        return Exporter("--fixture", self.directory, *EVERYTHING, *arguments, **options)
-
+from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
@@ -105,38 +28,9 @@ def node(request, tmp_path):
     node.cgroup.close()
 
 
-@pytest.fixture
-def any_node(tmp_path):
-    node = Node(tmp_path, sorted(roots().items())[0][1])
-    yield node
-    node.cgroup.close()
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("programs")
-    for source in PROGRAMS.glob("*.c"):
-        libraries = ["-lfuse3"] if source.stem == "stuck" else ["-static"]
-        command = ["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", directory / source.stem, source, *libraries]
-        subprocess.run(command, check=True)
-    return directory
-
-
-def resident(pid: int) -> int:
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
-
-
-def comms(exposition: Exposition) -> dict[str, float]:
-    return {comm: n for (comm,), n in exposition.by("process_smaps_processes", "comm").items()} if "process_smaps_processes" in exposition else {}
-
-
-def errors(exposition: Exposition) -> dict[str, int]:
-    return {reason: int(n) for (reason,), n in exposition.by("smaps_exporter_read_errors_total", "reason").items()}
-
-
 # exec, exit, fork, vfork and posix_spawn, hundreds a second
 
-CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 60))
+CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 20))
 
 
 @contextmanager
@@ -251,7 +145,7 @@ def test_zombies_are_not_counted(node, programs):
         until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "it is a zombie")
         exposition = exporter.after()
         assert comms(exposition) == comms(first_scrape(node.directory)) == {"sleep": 1}
-        assert sum(errors(exposition).values()) == 0
+        assert errors_of_the_living(exposition) == {}
         process.wait()
 
 
@@ -306,7 +200,7 @@ def test_hostile_names(any_node, programs, tmp_path):
         # two names that are not UTF-8 read the same here; so do two paths, which then are one series
         texts = Counter(name.decode(errors="replace") for name in NAMES)
         assert comms(exposition) == {"sleep": 1, **texts}
-        assert sum(errors(exposition).values()) == 0
+        assert errors_of_the_living(exposition) == {}
         expected = Counter(path.replace(b"\n", rb"\012").decode(errors="replace") for path in paths)
         assert sorted(expected.values())[-1] == 2, "two paths read the same"
         for name, n_processes in texts.items():

@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from cgroups import CONTAINER, IS_V2, MIB, Cgroup
+from cgroups import CONTAINER, IS_V2, MIB, Cgroup, pod
 from conftest import FOREVER
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import Container, Lab, cri, kill, until
+from live_node import rmdir
 from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
-from test_cgroups import pod
-from test_hostile_processes import programs, rmdir  # noqa: F401
 
 
 @pytest.fixture
-def mounts(programs):  # noqa: F811
+def mounts(programs):
     """What `leak` needs in a container: itself, at /programs, and a tmpfs at /cache."""
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
     yield [cri.Mount(host_path=str(programs), container_path="/programs", readonly=True), cri.Mount(host_path=cache, container_path="/cache")]
@@ -170,7 +169,7 @@ def test_each_part_of_the_account(node, mounts, tmp_path):
 
 
 @contextmanager
-def killed_elsewhere(programs: Path):  # noqa: F811
+def killed_elsewhere(programs: Path):
     """A process in a cgroup of no container that the kernel kills for want of memory, once `go` is called."""
     cgroup = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory") / f"lab-elsewhere-{os.getpid()}"
     cgroup.mkdir()
@@ -190,7 +189,7 @@ def killed_elsewhere(programs: Path):  # noqa: F811
         until(lambda: rmdir(cgroup), 10, "the cgroup is empty")
 
 
-def test_a_kill_elsewhere_is_nobodys(node, mounts, programs):  # noqa: F811
+def test_a_kill_elsewhere_is_nobodys(node, mounts, programs):
     """A full container ends just when the kernel kills a process of something else."""
     full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "full-0", full), killed_elsewhere(programs) as go:

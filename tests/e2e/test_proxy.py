@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 
 import readme
+from clients import command, free_port, running
 from lab import until
 from prometheus import Prometheus
-from test_door import ONCE, command, free_port, running
-from test_hostile_http import Target, record, without_age
+from target import ONCE, Target, record, without_age
 
 TOKEN = "correct-horse"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from growth import Growth, rss
+from exporter import assert_exits_within_a_second
+from exposition import comms
+from growth import BY_PID, Growth, rss
 from lab import until
-from test_hostile_processes import any_node, comms, programs  # noqa: F401 (fixtures)
-from test_stuck import ARGUMENTS, leaves_within_a_second
 
 LARGE = 2 << 30
 
@@ -24,12 +24,12 @@ def seconds_to_read(pid: int) -> float:
     return best
 
 
-def test_a_large_process_is_read_a_hundredth_of_the_time(any_node, programs):  # noqa: F811
+def test_a_large_process_is_read_a_hundredth_of_the_time(any_node, programs):
     large = Growth(any_node, programs, 1, LARGE // 4096)
     small = Growth(any_node, programs, 20)
     pid = large.processes[0].pid
     each = seconds_to_read(pid)
-    with any_node.exporter("--scrape-interval", "100ms", *ARGUMENTS) as exporter:
+    with any_node.exporter("--scrape-interval", "100ms", *BY_PID) as exporter:
         until(lambda: str(pid) in rss(exporter.metrics()), 30, "it is read")
         exposition = exporter.after()
         large.begin(exposition)
@@ -67,10 +67,10 @@ def long_path(tmp_path):
     return path
 
 
-def test_60000_mappings_of_long_paths_delay_nobody(any_node, programs, long_path):  # noqa: F811
+def test_60000_mappings_of_long_paths_delay_nobody(any_node, programs, long_path):
     growth = Growth(any_node, programs, 20)
     any_node.cgroup.run_ready(programs / "slow", "paths", "60000", long_path)
-    with any_node.exporter(*ARGUMENTS) as exporter:
+    with any_node.exporter(*BY_PID) as exporter:
         until(lambda: comms(exporter.metrics()).get("pages") == 20, 10, "the others are read")
         growth.begin(exporter.metrics())
         deadline = time.monotonic() + 30
@@ -84,4 +84,4 @@ def test_60000_mappings_of_long_paths_delay_nobody(any_node, programs, long_path
         print(f"the others no older than {growth.oldest:.2f} s, answers within {slowest:.3f} s, shown: {comms(exporter.metrics())}")
         assert growth.oldest < 3
         assert slowest < 1
-        leaves_within_a_second(exporter)
+        assert_exits_within_a_second(exporter)

@@ -15,7 +15,7 @@ from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition, smaps_lines
 from kernel import COMMAND
 from lab import Container, Lab, cri, until
-from test_hostile_processes import Cgroup, roots
+from live_node import Cgroup, roots
 
 CREATED, RUNNING, EXITED, UNKNOWN = range(4)
 

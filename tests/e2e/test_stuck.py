@@ -5,7 +5,6 @@ happens to the test, and after less than a minute in any case: ps and pgrep of e
 """
 
 import os
-import signal
 import subprocess
 import time
 from contextlib import ExitStack
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from growth import Growth
+from exporter import assert_exits_within_a_second
+from exposition import comms, errors
+from growth import BY_PID, Growth
 from lab import until
-from test_hostile_processes import MIB, any_node, comms, errors, programs, resident  # noqa: F401 (fixtures)
+from live_node import MIB, resident
 
 INTERVAL = 1.0
 YOUNG = 2 * INTERVAL + 3
-ARGUMENTS = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Stuck:
@@ -70,19 +70,12 @@ def watch(exporter, growth: Growth, seconds: float, look=lambda exposition: None
     assert growth.oldest < YOUNG
 
 
-def leaves_within_a_second(exporter):
-    told = time.monotonic()
-    exporter.process.send_signal(signal.SIGTERM)
-    assert exporter.process.wait(timeout=10) == 0
-    assert time.monotonic() - told < 1
-
-
 @pytest.fixture
-def growth(any_node, programs):  # noqa: F811
+def growth(any_node, programs):
     return Growth(any_node, programs, 20)
 
 
-def test_the_program_does_what_it_is_for(any_node, programs, tmp_path):  # noqa: F811
+def test_the_program_does_what_it_is_for(any_node, programs, tmp_path):
     """Else the other tests would prove nothing: smaps of a stuck process is read for as long as it is stuck."""
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         reader = subprocess.Popen(["cat", f"/proc/{stuck.pid}/smaps"], stdout=subprocess.DEVNULL)
@@ -92,8 +85,8 @@ def test_the_program_does_what_it_is_for(any_node, programs, tmp_path):  # noqa:
         assert reader.wait(timeout=10) == 0
 
 
-def test_a_process_gets_stuck_among_healthy_ones(any_node, programs, growth, tmp_path):  # noqa: F811
-    with any_node.exporter(*ARGUMENTS) as exporter:
+def test_a_process_gets_stuck_among_healthy_ones(any_node, programs, growth, tmp_path):
+    with any_node.exporter(*BY_PID) as exporter:
         growth.begin(exporter.after(2))
         assert n_stuck(exporter.metrics()) == 0 and errors(exporter.metrics())["stuck"] == 0
         with Stuck(any_node, programs, tmp_path / "fs") as stuck:
@@ -116,12 +109,12 @@ def test_a_process_gets_stuck_among_healthy_ones(any_node, programs, growth, tmp
             watch(exporter, growth, 3)
         with Stuck(any_node, programs, tmp_path / "again"):
             until(lambda: n_stuck(exporter.metrics()) == 1, 10, "the second one is noticed")
-            leaves_within_a_second(exporter)
+            assert_exits_within_a_second(exporter)
 
 
-def test_a_process_was_stuck_before_the_exporter_started(any_node, programs, growth, tmp_path):  # noqa: F811
+def test_a_process_was_stuck_before_the_exporter_started(any_node, programs, growth, tmp_path):
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
-        with any_node.exporter(*ARGUMENTS) as exporter:
+        with any_node.exporter(*BY_PID) as exporter:
             until(lambda: n_stuck(exporter.metrics()) == 1, 10, "it is noticed")
             growth.begin(exporter.after(2))
             watch(exporter, growth, 15)
@@ -129,13 +122,13 @@ def test_a_process_was_stuck_before_the_exporter_started(any_node, programs, gro
             stuck.free()
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "it is read again")
             assert n_stuck(exporter.metrics()) == 0
-        with Stuck(any_node, programs, tmp_path / "again"), any_node.exporter(*ARGUMENTS) as exporter:
-            leaves_within_a_second(exporter)
+        with Stuck(any_node, programs, tmp_path / "again"), any_node.exporter(*BY_PID) as exporter:
+            assert_exits_within_a_second(exporter)
 
 
-def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_path):  # noqa: F811
+def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_path):
     """Of one that shares memory with a stuck process, as after vfork, not even stat can be read (Linux 6.18.44), nor smaps opened."""
-    with any_node.exporter(*ARGUMENTS) as exporter:
+    with any_node.exporter(*BY_PID) as exporter:
         growth.begin(exporter.after(2))
         with Stuck(any_node, programs, tmp_path / "fs", 50, "exec") as stuck:
             watch(exporter, growth, 12)
@@ -151,26 +144,30 @@ def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_p
             assert n_stuck(exporter.metrics()) == 0
         with Stuck(any_node, programs, tmp_path / "again", 50, "exec"):
             until(lambda: n_stuck(exporter.metrics()) == 2, 15, "both are noticed")
-            leaves_within_a_second(exporter)
+            assert_exits_within_a_second(exporter)
 
 
-def test_twenty_stuck_processes_at_once(any_node, programs, growth, tmp_path):  # noqa: F811
-    with any_node.exporter(*ARGUMENTS) as exporter, ExitStack() as stack:
+@pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
+def test_many_stuck_processes_at_once(any_node, programs, growth, tmp_path, n_processes):
+    """Up to 64 reads are detached, each on its own thread. Beyond that, stuck processes are skipped."""
+    with any_node.exporter(*BY_PID) as exporter, ExitStack() as stack:
         growth.begin(exporter.after(2))
-        all_stuck = [stack.enter_context(Stuck(any_node, programs, tmp_path / f"fs{i}", 58)) for i in range(20)]
-        sizes = []
+        before = resident(exporter.process.pid)
+        all_stuck = [stack.enter_context(Stuck(any_node, programs, tmp_path / f"fs{i}", 58)) for i in range(n_processes)]
+        sizes, n_threads = [], []
 
         def look(exposition):
             sizes.append(resident(exporter.process.pid))
-            assert len(os.listdir(f"/proc/{exporter.process.pid}/task")) < 16
+            n_threads.append(len(os.listdir(f"/proc/{exporter.process.pid}/task")))
 
-        watch(exporter, growth, 45, look)
+        watch(exporter, growth, 35, look)
         warm = max(sizes[len(sizes) // 4 : len(sizes) // 2])
         most = max(sizes[len(sizes) // 2 :])
-        print(f"{n_stuck(exporter.metrics()):.0f} known to be stuck, RSS {warm >> 10} KiB, then at most {most >> 10} KiB")
+        print(f"RSS {before >> 10} KiB before, {warm >> 10} KiB, then at most {most >> 10} KiB; at most {max(n_threads)} threads")
         assert most < warm + MIB
-        assert n_stuck(exporter.metrics()) == 20 and "victim" not in comms(exporter.metrics())
+        assert min(n_processes, 64) < max(n_threads) < 64 + 16
+        assert n_stuck(exporter.metrics()) == n_processes and "victim" not in comms(exporter.metrics())
         for stuck in all_stuck[:10]:
             stuck.free()
         until(lambda: comms(exporter.metrics()).get("victim") == 10, 20, "the freed ones are read again")
-        leaves_within_a_second(exporter)
+        assert_exits_within_a_second(exporter)

@@ -227,13 +227,13 @@ def finish(system: Path, *platforms: str):
     )
 
 
-def kernel(release: str, flavour: str, containerd: str) -> Path:
-    """The directory with a release's kernel, and a release's containerd unless it is the root file system's own."""
-    path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd)}"
-    return made(path, lambda out: _make_kernel(out, release, flavour, containerd))
+def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
+    """The directory with a release's kernel, and releases' containerd and runc unless they are the root file system's own."""
+    path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
+    return made(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
 
 
-def _make_kernel(out: Path, release: str, flavour: str, containerd: str):
+def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: str):
     out.mkdir()
     architecture = "arm64" if "arm64" in flavour else "amd64"
     apt = Apt(release, architecture)
@@ -257,6 +257,8 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str):
         initrd(node / "modules" / modules.name, out / "initrd", architecture)
         if containerd != "bookworm":
             Apt(containerd, architecture).unpack(node / "containerd", "containerd")
+        if runc != "bookworm":
+            Apt(runc, architecture).unpack(node / "runc", "runc")
         disk(node, out / "node.ext4", 512)
 
 

@@ -1,6 +1,7 @@
 """Boots the machines, two at a time, runs the tests of guest/ in each, and prints what came of it as a table.
 
-usage: nodes.py [NODE...]     all of machines.py but arm64's by default
+usage: nodes.py [NODE...]             all of machines.py but arm64's by default
+       nodes.py prepare [NODE...]     makes only what they boot from
 
 NODES_TESTS: more for pytest in the guest, such as "-k 'rights or inside'". BLESS=1: fixtures/smaps gets what these kernels print.
 """
@@ -22,7 +23,6 @@ from build import NODES_DIR
 from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BINARY, IMAGE = Path(os.environ["EXPORTER"]).resolve(), Path(os.environ["IMAGE_TAR"]).resolve()
 MINUTES = 20  # the longest that a machine may take; two at once on two cores take nine
 AT_ONCE = 2  # a machine's tests are mostly one process
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
@@ -69,14 +69,14 @@ def pack(out: Path, architecture: str):
             for path in sorted(REPOSITORY.glob(pattern)):
                 if path.is_file():
                     tar.add(path, path.relative_to(REPOSITORY))
-        tar.add(BINARY, "bin/smaps-container-exporter")
-        tar.add(IMAGE, "bin/image.tar")
+        for variable, name in (("EXPORTER", "smaps-container-exporter"), ("IMAGE_TAR", "image.tar")):
+            tar.add(Path(os.environ[variable]).resolve(), f"bin/{name}")
         tar.add(programs(architecture), "bin")
 
 
 def prepare(machine: Machine):
     """Make what is missing of what it boots from; others use some of that, too."""
-    build.kernel(machine.kernel, machine.flavour, machine.containerd)
+    build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
     programs(machine.architecture)
 
@@ -87,7 +87,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd), directory / "serial.log", directory / "results.tar"
+    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc), directory / "serial.log", directory / "results.tar"
     pack(directory / "lab.tar", machine.architecture)
     with results.open("wb") as file:
         file.truncate(64 << 20)
@@ -165,7 +165,9 @@ def bless(machine: Machine, result: Result):
         shutil.copy(smaps, REPOSITORY / f"fixtures/smaps/{'-'.join(words)}.smaps")
 
 
-def main(names: list[str]) -> int:
+def main(words: list[str]) -> int:
+    is_preparing = words[:1] == ["prepare"]
+    names = words[is_preparing:]
     known = {machine.name: machine for machine in (*MACHINES, *ARM64)}
     if unknown := [name for name in names if name not in known]:
         print(f'no machine "{unknown[0]}": expected some of {", ".join(known)}', file=sys.stderr)
@@ -174,6 +176,8 @@ def main(names: list[str]) -> int:
     machines = [known[name] for name in names or [machine.name for machine in MACHINES]]
     for machine in machines:
         prepare(machine)
+    if is_preparing:
+        return 0
     for machine, (result, seconds) in zip(machines, ThreadPool(AT_ONCE).imap(boot, machines), strict=True):
         print(f"nodes: {machine.name}: {result.n_passed} passed, {len(result.failed)} failed, {result.n_skipped} skipped in {seconds:.0f} s")
         if result.failed:

@@ -45,6 +45,11 @@ fn get(values: &Values, name: &str) -> Option<u64> {
     values.get(FIELDS.iter().position(|field| field.name == name).unwrap())
 }
 
+/// The same path in each hierarchy.
+fn at(path: impl AsRef<[u8]>) -> Paths {
+    Paths { memory: path.as_ref().into(), others: path.as_ref().into() }
+}
+
 #[track_caller]
 fn assert_values(values: &Values, expected: &[(&str, Option<u64>)]) {
     for (name, number) in expected {
@@ -71,7 +76,7 @@ fn the_smallest_limit_on_the_way_to_the_root_applies() {
         ("kubepods/memory.max", "max\n", None, None),
     ] {
         tree.write(file, text);
-        assert!(fs.read(path, &mut cgroup, &mut values));
+        assert!(fs.read(&at(path), &mut cgroup, &mut values));
         let expected = [
             ("memory_max", own),
             ("memory_limit", limit),
@@ -96,7 +101,7 @@ fn version_1_has_a_hierarchy_for_each_controller() {
     fs::create_dir_all(tree.0.join("pids")).unwrap();
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/abc";
-    assert!(fs.read(path, &mut cgroup, &mut values));
+    assert!(fs.read(&at(path), &mut cgroup, &mut values));
     let memory = [
         ("memory_current", Some(1000)),
         ("memory_max", None),
@@ -108,11 +113,11 @@ fn version_1_has_a_hierarchy_for_each_controller() {
     assert_values(&values, &[("pids_current", None)]);
     // a process comes to one hierarchy after the other
     tree.write("pids/kubepods/abc/pids.current", "3\n");
-    assert!(fs.read(path, &mut cgroup, &mut values));
+    assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(&values, &memory);
     assert_values(&values, &[("pids_current", Some(3))]);
     for nobody in ["/", "", "/..", "/../kubepods/abc"] {
-        assert!(!fs.read(nobody.as_bytes(), &mut Cgroup::default(), &mut values), "{nobody:?}");
+        assert!(!fs.read(&at(nobody), &mut Cgroup::default(), &mut values), "{nobody:?}");
         assert_eq!(values, Values::default());
     }
 }
@@ -122,18 +127,18 @@ fn a_cgroup_that_has_gone_is_absent_and_one_made_anew_is_noticed() {
     let tree = version_2("anew");
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
-    assert!(fs.read(path, &mut cgroup, &mut values));
+    assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(&values, &[("memory_current", Some(1000))]);
     fs::remove_dir_all(tree.0.join("kubepods/pod1/abc")).unwrap();
-    assert!(!fs.read(path, &mut cgroup, &mut values));
+    assert!(!fs.read(&at(path), &mut cgroup, &mut values));
     assert!(cgroup.directories.is_empty(), "its directory is not held");
     assert_eq!(values, Values::default());
     tree.write("kubepods/pod1/abc/memory.current", "1\n");
-    assert!(fs.read(path, &mut cgroup, &mut values));
+    assert!(fs.read(&at(path), &mut cgroup, &mut values));
     // and again, between two reads
     fs::remove_dir_all(tree.0.join("kubepods/pod1/abc")).unwrap();
     tree.write("kubepods/pod1/abc/memory.current", "2\n");
-    assert!(fs.read(path, &mut cgroup, &mut values));
+    assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(
         &values,
         &[("memory_current", Some(2)), ("memory_max", None), ("memory_limit", Some(8192))],
@@ -152,7 +157,7 @@ fn from_inside_a_cgroup_namespace() {
         ("/../../../..", false),
         ("/", false),
     ] {
-        assert_eq!(fs.read(path.as_bytes(), &mut Cgroup::default(), &mut values), is_there, "{path}");
+        assert_eq!(fs.read(&at(path), &mut Cgroup::default(), &mut values), is_there, "{path}");
     }
 }
 
@@ -184,7 +189,7 @@ fn a_recording_says_the_same() {
         Ok(())
     };
     fs.record_root(&mut write).unwrap();
-    fs.record(path, &mut write).unwrap();
+    fs.record(&at(path), &mut write).unwrap();
     let expected = [
         "cgroup.controllers",
         "own",
@@ -197,8 +202,8 @@ fn a_recording_says_the_same() {
     ];
     assert_eq!(names, expected);
     let (mut live, mut replayed) = (Values::default(), Values::default());
-    assert!(fs.read(path, &mut Cgroup::default(), &mut live));
-    assert!(recording.open().read(path, &mut Cgroup::default(), &mut replayed));
+    assert!(fs.read(&at(path), &mut Cgroup::default(), &mut live));
+    assert!(recording.open().read(&at(path), &mut Cgroup::default(), &mut replayed));
     assert_eq!(live, replayed);
     assert_eq!(get(&live, "memory_limit"), Some(8192));
 }

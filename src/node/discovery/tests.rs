@@ -129,7 +129,8 @@ impl Node {
     }
 
     fn owner(&self, path: &str) -> Option<&str> {
-        self.discovery.owners().owner_of(path.as_bytes()).map(|owner| owner.listed.id.as_str())
+        let place = self.discovery.owners().owner_of_path(path.as_bytes());
+        place.map(|place| place.container.listed.id.as_str())
     }
 }
 

@@ -1,93 +1,212 @@
-//! Which cgroup a process is in, and whose it is: against the rules as they are told.
+//! Which container a process is in, by the text of its cgroup file: against the rules as DESIGN.md states them.
 #![no_main]
 
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use smaps_container_exporter::node::owners::{Container, Owners};
-use smaps_container_exporter::procfs::cgroup::path_of;
+use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-fuzz_target!(|bytes: &[u8]| {
-    // Up to a NUL the text of a cgroup file; then a line for each container: its id, a space, the first cgroup of its init process.
-    let mut parts = bytes.splitn(2, |&b| b == 0);
-    let text = parts.next().unwrap_or_default();
-    let path = path_of(text);
-    assert_eq!(path, naive_path(text));
+/// A container: its id, and the paths of its init process, if that is known.
+struct Claim {
+    id: String,
+    first: Option<Vec<Line>>,
+}
 
-    let claims: Vec<(String, Vec<u8>)> = parts
-        .next()
-        .unwrap_or_default()
-        .split(|&b| b == b'\n')
-        .filter_map(|line| {
-            let space = line.iter().position(|&b| b == b' ')?;
-            Some((String::from_utf8(line[..space].to_vec()).ok()?, line[space + 1..].to_vec()))
-        })
-        .collect();
+#[derive(Clone)]
+struct Line {
+    controllers: Vec<u8>,
+    path: Vec<u8>,
+    is_unified: bool,
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    // Up to a NUL the text of a cgroup file; up to the next the containers, a line each: an id, a space, the line of the
+    // cgroup file of its init process, or nothing; then the cgroup files of other processes, a NUL before each.
+    let mut parts = bytes.split(|&b| b == 0);
+    let text = parts.next().unwrap_or_default();
+    let claims: Vec<(Claim, &[u8])> =
+        parts.next().unwrap_or_default().split(|&b| b == b'\n').filter_map(parse_claim).collect();
+    let others: Vec<&[u8]> = parts.collect();
+
     let mut owners = Owners::default();
-    for (i, (id, first_cgroup)) in claims.iter().enumerate() {
+    for (i, (claim, first)) in claims.iter().enumerate() {
         let listed = sources::Container {
-            id: id.clone(),
+            id: claim.id.clone(),
             init_pid: None,
             namespace: String::new(),
             pod: String::new(),
             name: i.to_string(),
         };
-        owners.claim(&Arc::new(Container::new(listed, true)), Some(first_cgroup));
+        let mut cgroups = Cgroups::default();
+        let first = cgroups.parse(first).then_some(&cgroups);
+        owners.claim(&Arc::new(Container::new(listed, true)), first);
     }
-    for path in claims.iter().map(|(_, path)| path.as_slice()).chain(path) {
-        let owner = owners.owner_of(path).map(|owner| owner.listed.name.parse().unwrap());
-        assert_eq!(owner, naive_owner(&claims, path), "{}", path.escape_ascii());
+    let processes: Vec<Cgroups> = others.iter().copied().chain([text]).map(parse).collect();
+    owners.learn(processes.iter());
+
+    let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
+    let files: Vec<Vec<Line>> = others.iter().copied().chain([text]).map(naive_lines).collect();
+    let naive = Naive { claims: &claims, files: &files };
+    for (cgroups, lines) in processes.iter().zip(&files) {
+        let owner = owners.owner_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
+        assert_eq!(owner, naive.owner(lines), "{}", text.escape_ascii());
     }
 });
 
-/// The 0:: line's unless that is `/`, else the memory controller's, else systemd's; the first of each kind.
-fn naive_path(text: &[u8]) -> Option<&[u8]> {
-    let lines: Vec<Vec<&[u8]>> = text
-        .split(|&b| b == b'\n')
-        .map(|line| line.splitn(3, |&b| b == b':').collect())
-        .filter(|line: &Vec<&[u8]>| line.len() == 3 && line[2].starts_with(b"/"))
-        .collect();
-    let is_unified = |line: &[&[u8]]| line[0] == b"0" && line[1].is_empty();
-    let is_memory = |line: &[&[u8]]| line[1] != b"name=systemd" && line[1].split(|&b| b == b',').any(|n| n == b"memory");
-    let is_systemd = |line: &[&[u8]]| line[1] == b"name=systemd";
-    let first = |is: &dyn Fn(&[&[u8]]) -> bool| lines.iter().find(|line| is(line)).map(|line| line[2]);
-    first(&|line| is_unified(line) && line[2] != b"/")
-        .or_else(|| first(&is_memory))
-        .or_else(|| first(&is_systemd))
-        .or_else(|| first(&is_unified))
+fn parse(text: &[u8]) -> Cgroups {
+    let mut cgroups = Cgroups::default();
+    cgroups.parse(text);
+    cgroups
 }
 
-/// From the innermost component outwards: the container whose first cgroup ends there and is not named by its id, or the one whose
-/// id stands there. What lies above (`..`) is nobody's child.
-fn naive_owner(claims: &[(String, Vec<u8>)], path: &[u8]) -> Option<usize> {
-    let components: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
-    for n in (2..=components.len()).rev() {
-        let (above, last) = (components[..n].join(&b'/'), components[n - 1]);
-        let is_named = |id: &str, path: &[u8]| {
-            let stands_for = |component: &[u8]| match without_runtime(component) {
-                Some(rest) => rest == id.as_bytes(),
-                None => component == id.as_bytes(),
-            };
-            !id.is_empty() && path.split(|&b| b == b'/').any(stands_for)
-        };
-        let by_path = claims.iter().position(|(id, first)| {
-            let is_root = first.split(|&b| b == b'/').all(|c| c.is_empty() || c == b"..");
-            *first == above && !is_root && !is_named(id, first)
-        });
-        if let Some(owner) = by_path.or_else(|| claims.iter().position(|(id, _)| is_named(id, last))) {
-            return Some(owner);
+fn parse_claim(line: &[u8]) -> Option<(Claim, &[u8])> {
+    let space = line.iter().position(|&b| b == b' ')?;
+    let id = String::from_utf8(line[..space].to_vec()).ok()?;
+    let first = naive_lines(&line[space + 1..]);
+    let first = Some(first).filter(|lines| !lines.is_empty());
+    Some((Claim { id, first }, &line[space + 1..]))
+}
+
+fn naive_lines(text: &[u8]) -> Vec<Line> {
+    let lines = text.split(|&b| b == b'\n').map(|line| line.splitn(3, |&b| b == b':').collect::<Vec<_>>());
+    lines
+        .filter(|parts| parts.len() == 3 && parts[2].starts_with(b"/"))
+        .map(|parts| Line {
+            is_unified: parts[0] == b"0" && parts[1].is_empty(),
+            controllers: parts[1].into(),
+            path: parts[2].into(),
+        })
+        .collect()
+}
+
+/// 0 for the memory controller, 1 for name=systemd, 2 for others, 3 for version 2.
+fn rank(line: &Line) -> u8 {
+    match &line.controllers[..] {
+        _ if line.is_unified => 3,
+        b"name=systemd" => 1,
+        names if names.split(|&b| b == b',').any(|name| name == b"memory") => 0,
+        _ => 2,
+    }
+}
+
+/// The paths in the order in which they decide; of the same kind, others excepted, the first.
+fn ordered(lines: &[Line]) -> Vec<&[u8]> {
+    let of_rank = |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
+    of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
+}
+
+/// The path that decides without an id: memory's, name=systemd's, version 2's unless memory has a line; no root before
+/// another.
+fn main_path(lines: &[Line]) -> Option<&[u8]> {
+    let has_memory = lines.iter().any(|line| rank(line) == 0);
+    let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
+    let first = |wanted: u8| lines.iter().find(|line| rank(line) == wanted).map(|line| &line.path[..]);
+    let paths: Vec<&[u8]> = wanted.iter().filter_map(|&wanted| first(wanted)).collect();
+    paths.iter().find(|path| **path != b"/").or(paths.first()).copied()
+}
+
+struct Naive<'a> {
+    claims: &'a [Claim],
+    /// The cgroup files of all processes.
+    files: &'a [Vec<Line>],
+}
+
+impl Naive<'_> {
+    fn owner(&self, lines: &[Line]) -> Option<usize> {
+        for path in ordered(lines) {
+            if path.split(|&b| b == b'/').any(|component| self.by_id(component).is_some()) {
+                return self.owner_of_path(path);
+            }
         }
-        if last == b".." {
+        self.owner_of_path(main_path(lines)?)
+    }
+
+    /// The container whose id is this component.
+    fn by_id(&self, component: &[u8]) -> Option<usize> {
+        self.claims.iter().position(|claim| stands_for(component, &claim.id))
+    }
+
+    /// The container that has just this path as the first cgroup of its init process, unless two have it.
+    fn by_path(&self, path: &[u8]) -> Option<usize> {
+        let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
+        let has_it = |claim: &Claim| {
+            let Some(first) = &claim.first else { return false };
+            let is_named = ordered(first).iter().any(|path| named(path, &claim.id).is_some());
+            !is_root && !is_named && main_path(first) == Some(path)
+        };
+        let all: Vec<usize> = (0..self.claims.len()).filter(|&i| has_it(&self.claims[i])).collect();
+        if let [one] = all[..] { Some(one) } else { None }
+    }
+
+    /// By recursion from the innermost component outwards.
+    fn owner_of_path(&self, path: &[u8]) -> Option<usize> {
+        let slash = path.iter().rposition(|&b| b == b'/')?;
+        let component = &path[slash + 1..];
+        if component == b".." {
             return None;
         }
+        if let Some(owner) = self.by_path(path)
+            && self.by_id(component).is_none()
+        {
+            return Some(owner);
+        }
+        let outer = self.owner_of_path(&path[..slash]);
+        let outer = self.by_path(path).or(outer);
+        match (self.by_id(component), outer) {
+            (Some(named), None) => Some(named),
+            (Some(named), Some(outer)) if self.is_placed_at(named, path) => Some(if named == outer { outer } else { named }),
+            _ => outer,
+        }
     }
-    None
+
+    fn is_placed_at(&self, i: usize, path: &[u8]) -> bool {
+        let Claim { id, first } = &self.claims[i];
+        match first {
+            Some(first) => ordered(first).iter().any(|first| named(first, id) == Some(path)),
+            None => !self.is_seen_outside(i),
+        }
+    }
+
+    /// Whether a path of any process has the container's id outside other containers.
+    fn is_seen_outside(&self, i: usize) -> bool {
+        self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
+            let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
+            let mut outermost = None;
+            for end in ends {
+                let above = &path[..end];
+                let component = above.rsplit(|&b| b == b'/').next().unwrap_or_default();
+                if component == b".." {
+                    outermost = None;
+                } else if outermost.is_none() {
+                    // A container without an id comes first.
+                    outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
+                }
+            }
+            outermost == Some(Some(i))
+        })
+    }
 }
 
-/// What follows a runtime's name, in the name of a scope or of a directory.
-fn without_runtime(component: &[u8]) -> Option<&[u8]> {
+/// The path down to the outermost component that stands for this id.
+fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
+    let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
+    ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
+}
+
+/// Whether a component is this id: itself, behind a colon, or behind a runtime's name, in a scope or not.
+fn stands_for(component: &[u8], id: &str) -> bool {
+    if id.is_empty() {
+        return false;
+    }
+    if component.contains(&b':') {
+        return component.rsplit(|&b| b == b':').next() == Some(id.as_bytes());
+    }
     let name = component.strip_suffix(b".scope").unwrap_or(component);
     let runtimes: [&[u8]; 5] = [b"libpod-", b"nerdctl-", b"docker-", b"crio-", b"cri-containerd-"];
-    runtimes.iter().find_map(|runtime| name.strip_prefix(*runtime))
+    match runtimes.iter().find_map(|runtime| name.strip_prefix(*runtime)) {
+        Some(rest) => rest == id.as_bytes(),
+        None => component == id.as_bytes(),
+    }
 }

@@ -2,7 +2,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use smaps_container_exporter::smaps::fields::Values;
 use smaps_container_exporter::smaps::scanner::Scanner;
 
 #[path = "../../naive.rs"]
@@ -18,10 +17,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     // As it comes from the kernel: so many bytes at first, then all.
     let cut = text.len() * usize::from(cut) / 255;
-    let mut before: Vec<(Vec<u8>, Values)> = Vec::new();
+    let mut before = naive::Mappings::new();
     let mut at = 0;
-    while let Some((mapping, n_bytes)) = learned.next(&text[at..cut], false) {
-        before.push((mapping.path.to_vec(), *mapping.values));
+    while let Some((mapping, n_bytes, next)) = learned.next(&text[at..cut], false) {
+        before.push((mapping.path.to_vec(), *mapping.values, next));
         at += n_bytes;
     }
     before.extend(naive::scanned(&mut learned, &text[at..]));

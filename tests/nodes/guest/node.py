@@ -59,6 +59,8 @@ class SystemdNode(Node):
         self.directory.mkdir()
         for program in Path("/node/containerd/usr/bin").glob("*"):
             command("mount", "--bind", program, self.bin / program.name)
+        for program in Path("/node/runc").glob("usr/sbin/runc"):
+            command("mount", "--bind", program, "/usr/sbin/runc")
         Path("/etc/containerd").mkdir(exist_ok=True)
         Path("/etc/containerd/config.toml").write_text(self._config())
         self.start()

@@ -14,7 +14,7 @@ from exporter import EVERYTHING, Exporter, once
 from kernel import COMMAND
 from lab import until
 from node import PROGRAMS, settled
-from test_sandbox import AT_FDCWD, EPERM, NUMBERS, O_RDONLY, calls, injector
+from sandbox import AT_FDCWD, EPERM, NUMBERS, O_RDONLY, calls, injector
 
 TRACING = Path("/sys/kernel/tracing")
 

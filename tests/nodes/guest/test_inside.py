@@ -9,7 +9,7 @@ import kernel
 from in_pod import OWN, InPod
 from kernel import COMMAND
 from node import PROGRAMS, SYSTEMD, settled
-from test_sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, calls, injector
+from sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, calls, injector
 
 pytestmark = pytest.mark.skipif(
     not SYSTEMD or KERNEL < (6, 15), reason="CAP_PERFMON reads smaps from Linux 6.15 on; without systemd the exporter has no image"

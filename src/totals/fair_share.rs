@@ -1,0 +1,57 @@
+//! Divides a limit among containers, so that none can use up the share of another.
+
+/// What is left of a limit, and the number of containers that still come. Containers come in the order of
+/// their needs, the smallest first. Each may use an equal part of what is left, so the unused part of one
+/// goes to those after it, and no share is smaller than the one before.
+#[derive(Debug)]
+pub(super) struct FairShare {
+    left: usize,
+    n_left: usize,
+}
+
+impl FairShare {
+    /// Divides `limit` among `n` containers.
+    pub(super) fn new(limit: usize, n: usize) -> Self {
+        Self { left: limit, n_left: n }
+    }
+
+    /// What the next container may use.
+    pub(super) fn next(&self) -> usize {
+        self.left / self.n_left.max(1)
+    }
+
+    /// Takes away what the next container uses.
+    pub(super) fn take(&mut self, used: usize) {
+        self.left = self.left.saturating_sub(used);
+        self.n_left -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unused_share_goes_to_the_others() {
+        for (needs, limit, expected) in [
+            (&[][..], 100, &[][..]),
+            (&[100], 100, &[100]),
+            (&[101], 100, &[100]),
+            (&[60, 60], 100, &[50, 50]),
+            (&[10, 30, 90], 100, &[10, 30, 60]),
+            (&[5, 90, 90], 100, &[5, 47, 48]),
+            (&[1, 2, 3], 0, &[0, 0, 0]),
+        ] {
+            let mut shares = FairShare::new(limit, needs.len());
+            let used: Vec<usize> = needs
+                .iter()
+                .map(|&need| {
+                    let used = shares.next().min(need);
+                    shares.take(used);
+                    used
+                })
+                .collect();
+            assert_eq!(used, expected, "{needs:?}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Decides what is summed as `[other]`: always the smallest, and only as much as a limit needs.
+//!
+//! | limit | what is summed as `[other]` | applied by |
+//! | --- | --- | --- |
+//! | [`max_process_bytes`] | paths of one process, while it is read | [`tally`](super::tally) |
+//! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
+//! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
+//!
+//! A process whose mappings take too long to print is read as one sum, which is `[other]` as a whole.
+
+use super::sums::Size;
+
+/// The label value of what is not shown under its own name.
+pub const OTHER: &str = "[other]";
+
+/// What is kept of all containers takes at most this for each sample that may be exported, 12.8 MB by
+/// default.
+const BYTES_PER_SAMPLE: usize = 128;
+/// That limit is at least this.
+const MIN_BYTES: usize = 1 << 20;
+/// That limit where samples have no limit: far more than programs need, far less than hostile paths could
+/// take.
+const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
+
+/// The most memory that commands, series and readings of all containers take, with this `--max-samples`.
+pub(super) fn max_bytes(max_samples: usize) -> usize {
+    match max_samples {
+        0 => BYTES_WITHOUT_LIMIT,
+        _ => MIN_BYTES.max(max_samples.saturating_mul(BYTES_PER_SAMPLE)),
+    }
+}
+
+/// The most memory that the values of one process take while it is read: half of [`max_bytes`].
+pub(super) fn max_process_bytes(max_samples: usize) -> usize {
+    max_bytes(max_samples) / 2
+}
+
+/// Something that may be summed as `[other]`: its size, its place among candidates of equal size, and its
+/// number.
+pub(super) type Candidate = ((Size, u32), u32);
+
+/// Merges the smallest candidates while `cost` is above `limit`. `merge` gets the number of a candidate and
+/// the cost before, and returns the cost after. Returns the final cost.
+pub(super) fn merge_smallest(
+    candidates: &mut [Candidate],
+    mut cost: usize,
+    limit: usize,
+    mut merge: impl FnMut(u32, usize) -> usize,
+) -> usize {
+    if cost > limit {
+        candidates.sort_unstable();
+    }
+    for &(_, id) in candidates.iter() {
+        if cost <= limit {
+            break;
+        }
+        cost = merge(id, cost);
+    }
+    cost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_are_merged_until_the_rest_fits() {
+        let candidates: [Candidate; 4] =
+            [(((5, 0), 0), 10), (((1, 2), 3), 11), (((1, 2), 1), 12), (((1, 1), 2), 13)];
+        for (limit, expected, cost_after) in
+            [(40, &[][..], 40), (39, &[13], 30), (20, &[13, 12], 20), (0, &[13, 12, 11, 10], 0)]
+        {
+            let mut merged = Vec::new();
+            let cost = merge_smallest(&mut candidates.clone(), 40, limit, |id, cost| {
+                merged.push(id);
+                cost - 10
+            });
+            assert_eq!((&*merged, cost), (expected, cost_after), "{limit}");
+        }
+    }
+
+    #[test]
+    fn memory_has_a_limit_for_every_number_of_samples() {
+        for (max_samples, expected) in
+            [(0, 256 << 20), (1, 1 << 20), (100_000, 12_800_000), (usize::MAX, usize::MAX)]
+        {
+            assert_eq!(max_bytes(max_samples), expected);
+            assert_eq!(max_process_bytes(max_samples), expected / 2);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What series stand for, and which samples of them are exported.
+
+use super::grouping::GroupBy;
+use super::labels;
+use super::sums::Totals;
+use crate::smaps::fields::{FieldMask, N_FIELDS, NOT_IN_ROLLUP};
+
+/// A series whose label text is longer than this counts as several towards `--max-samples`, for the text
+/// stands in each of its samples. An exposition of N samples therefore takes at most N times as many bytes of
+/// labels.
+const LABEL_BYTES_PER_SAMPLE: usize = 512;
+
+/// What series stand for, and which samples of them are exported.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// What one series stands for.
+    pub group_by: GroupBy,
+    /// Each process has series of its own.
+    pub by_pid: bool,
+    /// The fields that are exported.
+    pub fields: FieldMask,
+    /// Samples of value 0 are left out.
+    pub omit_zero: bool,
+    /// The most samples that are exported; beyond it paths are folded. 0 is no limit.
+    pub max_samples: usize,
+}
+
+impl Shape {
+    /// Whether the kernel's own sum over the mappings of a process is enough: it has neither sizes nor page
+    /// sizes.
+    pub fn is_rollup(&self) -> bool {
+        self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
+    }
+
+    /// Whether the field at this position of the table gives a sample.
+    pub fn has_sample(&self, totals: &Totals, field: usize) -> bool {
+        totals.values.present & self.fields & 1 << field != 0
+            && !(self.omit_zero && totals.values.bytes[field] == 0)
+    }
+
+    /// Makes `text` the label text of a series of the command with these labels.
+    pub(super) fn label(&self, text: &mut String, command: &str, value: &str) {
+        text.clear();
+        text.push_str(command);
+        match self.group_by {
+            GroupBy::Path => labels::push(text, ",path=\"", value),
+            GroupBy::Kind => labels::push(text, ",kind=\"", value),
+            GroupBy::Process => {}
+        }
+        text.push('}');
+    }
+
+    /// How many samples a series with these totals has.
+    pub(super) fn n_samples(&self, totals: &Totals) -> usize {
+        if totals.n_mappings == 0 {
+            return 0;
+        }
+        let fields = totals.values.present & self.fields;
+        let n_zero = match self.omit_zero {
+            true => (0..N_FIELDS).filter(|&i| fields & 1 << i != 0 && totals.values.bytes[i] == 0).count(),
+            false => 0,
+        };
+        fields.count_ones() as usize - n_zero + 1 // and process_smaps_mappings
+    }
+
+    /// How many samples a series with these totals and a label text of this length counts as.
+    pub(super) fn cost(&self, label_len: usize, totals: &Totals) -> usize {
+        self.n_samples(totals) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smaps::fields::{ALL_FIELDS, values};
+
+    #[test]
+    fn samples_are_counted_and_long_labels_count_more() {
+        let totals = Totals { values: values(&[("rss", 1), ("pss", 0), ("swap", 0)]), n_mappings: 2 };
+        let all = Shape { fields: ALL_FIELDS, ..Shape::default() };
+        let some = Shape { fields: values(&[("rss", 0), ("swap", 0)]).present, ..Shape::default() };
+        for (shape, n_samples) in [
+            (all, 4),
+            (some, 3),
+            (Shape { omit_zero: true, ..all }, 2),
+            (Shape { omit_zero: true, ..some }, 2),
+        ] {
+            assert_eq!(shape.n_samples(&totals), n_samples);
+            assert_eq!(shape.n_samples(&Totals::default()), 0);
+            for (label_len, factor) in [(1, 1), (512, 1), (513, 2), (4096, 8)] {
+                assert_eq!(shape.cost(label_len, &totals), factor * n_samples);
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Values of several mappings together.
+
+use crate::smaps::fields::{FIRST_LARGEST, PSS, RSS, Values};
+
+/// Values of several mappings together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The fields in bytes: sums, and the largest for page sizes.
+    pub values: Values,
+    /// The number of mappings.
+    pub n_mappings: u64,
+}
+
+/// Decides which of two things is smaller: proportional bytes, then resident bytes.
+pub(super) type Size = (u64, u64);
+
+impl Totals {
+    /// Adds other totals.
+    pub fn add(&mut self, other: &Totals) {
+        self.add_values(&other.values, other.n_mappings);
+    }
+
+    /// Adds the values of `n_mappings` mappings. Sums saturate.
+    pub(super) fn add_values(&mut self, values: &Values, n_mappings: u64) {
+        self.values.present |= values.present;
+        self.n_mappings += n_mappings;
+        let (sums, largest) = self.values.bytes.split_at_mut(FIRST_LARGEST);
+        let (other_sums, other_largest) = values.bytes.split_at(FIRST_LARGEST);
+        for (sum, other) in sums.iter_mut().zip(other_sums) {
+            *sum = sum.saturating_add(*other);
+        }
+        for (largest, other) in largest.iter_mut().zip(other_largest) {
+            *largest = (*largest).max(*other);
+        }
+    }
+
+    /// The proportional and the resident bytes.
+    pub(super) fn size(&self) -> Size {
+        (self.values.bytes[PSS], self.values.bytes[RSS])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smaps::fields::values;
+
+    #[test]
+    fn sums_saturate_and_page_sizes_do_not_add_up() {
+        let totals = |fields: &[(&str, u64)], n_mappings| Totals { values: values(fields), n_mappings };
+        let mut sum = totals(&[("rss", u64::MAX - 1), ("mmu_page_size", 4096)], 1);
+        sum.add(&totals(&[("rss", 1 << 20), ("mmu_page_size", 2 << 20)], 2));
+        sum.add(&totals(&[("swap", 5), ("mmu_page_size", 4096)], 1));
+        assert_eq!(sum, totals(&[("rss", u64::MAX), ("swap", 5), ("mmu_page_size", 2 << 20)], 4));
+        assert_eq!(sum.size(), (0, u64::MAX));
+    }
+}

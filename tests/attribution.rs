@@ -1,0 +1,228 @@
+//! Which container each process counts for, and which cgroup's memory: recordings of nodes whose cgroups are not all
+//! version 2 below `kubepods.slice`. The right values are worked out by hand from the recordings.
+
+use std::fmt::Write as _;
+
+use crate::support::{Directory, exporter, fixture, once, told};
+
+const KIB: u64 = 1024;
+const HYBRID: &[&str] = &[
+    "db-0/redis redis 200000",
+    "db-0/redis sh 9",
+    "db-0/redis uses 210000000 of 536870912",
+    "web-0/nginx nginx 1000",
+    "web-0/nginx sh 7",
+    "web-0/nginx uses 2000000 of 268435456",
+];
+const MEMORY_OFF: &[&str] =
+    &["db-0/redis has 2 pids", "db-0/redis redis 2000", "web-0/nginx has 1 pids", "web-0/nginx nginx 1000"];
+const NESTED: &[&str] = &[
+    "db-0/redis redis 2000",
+    "db-0/redis uses 3000000 of 4000000",
+    "web-0/nginx attacker 300000",
+    "web-0/nginx nginx 1000",
+    "web-0/nginx uses 400000000 of 536870912",
+];
+const DOCKER_IN_DOCKER: &[&str] = &[
+    "/nginx nginx 1000",
+    "/nginx uses 9000000 of none",
+    "/redis redis 2000",
+    "/redis sh 7",
+    "/redis uses 3000000 of 4000000",
+];
+
+/// The recordings below `fixtures/attribution`, each with what it must show: the RSS of each command in KiB, and the
+/// account of each container. No recording shows its container runtime.
+const RECORDINGS: &[(&str, &[&str])] = &[
+    // Version 1's controllers beside an empty version 2, where every container has the path of containerd's service;
+    // kubectl exec's shells are in the container's cgroup in version 1 only.
+    ("hybrid-by-pid", HYBRID),
+    ("hybrid-by-id", HYBRID),
+    // The kubelet uses systemd's driver and containerd does not: `<slice>:cri-containerd:<id>` below containerd.service.
+    (
+        "colon",
+        &[
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of 800000000",
+            "web-0/nginx nginx 1000",
+            "web-0/nginx uses 2000000 of 4000000",
+        ],
+    ),
+    // The same on version 1, where hierarchies that systemd does not use have it below the root.
+    (
+        "colon-version-1",
+        &[
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of none",
+            "web-0/nginx nginx 1000",
+            "web-0/nginx uses 2000000 of 4000000",
+        ],
+    ),
+    // Every container is in `/docker` by the 0:: line.
+    (
+        "openrc",
+        &[
+            "/nginx nginx 1000",
+            "/nginx uses 2000000 of 4000000",
+            "/redis redis 2000",
+            "/redis uses 3000000 of none",
+        ],
+    ),
+    // cgroup_disable=memory: the ids are in other controllers' lines.
+    ("memory-off-by-pid", MEMORY_OFF),
+    ("memory-off-by-id", MEMORY_OFF),
+    // The memory line has no id. What two containers share is the account of neither.
+    (
+        "ecs",
+        &[
+            "/nginx has 1 pids",
+            "/nginx nginx 1000",
+            "/nginx uses 2000000 of 4000000",
+            "/redis has 2 pids",
+            "/redis redis 2000",
+            "/sidecar sidecar 4000",
+        ],
+    ),
+    // A workload names a cgroup of its own after another container.
+    ("nested-by-pid", NESTED),
+    ("nested-by-id", NESTED),
+    ("nested-version-1", NESTED),
+    // The runtime has put one container below another.
+    ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
+    ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
+    // A node inside a container, seen from inside a cgroup namespace.
+    (
+        "kind",
+        &[
+            "agent-0/agent agent 40",
+            "agent-0/agent uses 50000 of none",
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of none",
+            "web-0/nginx nginx 1000",
+            "web-0/nginx uses 2000000 of 4000000",
+        ],
+    ),
+    // Two pods' containers and containerd in one cgroup without an id.
+    ("shared", &[]),
+];
+
+/// What an exposition shows, in the words of [`RECORDINGS`].
+fn shown(exposition: &str) -> Vec<String> {
+    let label = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(&format!(",{name}=\"")).unwrap_or_default();
+        rest.split('"').next().unwrap_or_default().to_owned()
+    };
+    let samples = |metric: &str| -> Vec<(String, String, String)> {
+        let prefix = format!("{metric}{{");
+        let lines = exposition.lines().filter(|line| line.starts_with(&prefix));
+        let sample = |line: &str| {
+            let container = format!("{}/{}", label(line, "pod"), label(line, "container"));
+            let (_, value) = line.rsplit_once(' ').unwrap();
+            (container, label(line, "comm"), value.to_owned())
+        };
+        lines.map(sample).collect()
+    };
+    let limits = samples("cgroup_memory_limit_bytes");
+    let limit_of = |container: &str| {
+        let limit = limits.iter().find(|(other, ..)| other == container);
+        limit.map_or("none".to_owned(), |(.., limit)| limit.clone())
+    };
+    let rss = samples("process_smaps_rss_bytes").into_iter().map(|(container, comm, bytes)| {
+        format!("{container} {comm} {}", bytes.parse::<u64>().unwrap() / KIB)
+    });
+    let use_ = samples("cgroup_memory_current_bytes")
+        .into_iter()
+        .map(|(container, _, bytes)| format!("{container} uses {bytes} of {}", limit_of(&container)));
+    let pids = samples("cgroup_pids_current")
+        .into_iter()
+        .map(|(container, _, n_pids)| format!("{container} has {n_pids} pids"));
+    let mut shown: Vec<String> = rss.chain(use_).chain(pids).collect();
+    shown.sort();
+    shown
+}
+
+#[test]
+fn processes_and_accounts_are_those_of_the_right_container() {
+    for (name, expected) in RECORDINGS {
+        let recording = fixture(&format!("attribution/{name}"));
+        let text = once(&recording, &["--cgroup-metrics", "memory,pids"]);
+        assert_eq!(shown(&text), *expected, "{name}");
+    }
+    let recordings = std::fs::read_dir(fixture("attribution")).unwrap();
+    assert_eq!(recordings.count(), RECORDINGS.len(), "every recording is checked");
+}
+
+#[test]
+fn a_cgroup_of_containers_of_different_pods_is_logged_once() {
+    let recording = fixture("attribution/shared");
+    let mut command = exporter(&["--once", "--filter", "*/*/*/*", "--fixture", recording.to_str().unwrap()]);
+    let output = command.output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    let n_lines =
+        log.lines().filter(|line| line.contains(r#"have the cgroup "/system.slice/containerd.service""#));
+    assert_eq!(n_lines.count(), 1, "{}", told(&command, &output));
+}
+
+/// A container id that begins with these digits.
+fn id(digits: &str, rest: char) -> String {
+    digits.to_owned() + &rest.to_string().repeat(64 - digits.len())
+}
+
+/// The name of a link of the kubelet's for a container of this name and id, cut at 255 bytes, after this many digits.
+fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
+    let names = format!("_shop_{container}-");
+    let pod = "p".repeat(255 - names.len() - n_digits - ".log".len());
+    format!("{pod}{names}{}.log", &id[..n_digits])
+}
+
+#[test]
+fn links_with_cut_names_are_matched_by_the_digits_left() {
+    let node = Directory::new();
+    let ids: Vec<String> =
+        ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
+    // The last two begin with the same digits, so neither is that of its link.
+    let twin = id("cccccccccccc", '1');
+    // The first container names a cgroup of its own so that the second link's digits match it, too.
+    let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
+    let paths = [
+        format!("/pod1/{}", ids[0]),
+        format!("/pod2.slice/cri-containerd-{}.scope", ids[1]),
+        fake,
+        format!("/pod3/{}", ids[2]),
+        format!("/pod4/{twin}"),
+    ];
+    for (i, path) in paths.iter().enumerate() {
+        let smaps = format!("1000-2000 rw-p 00000000 00:00 0\nRss: {} kB\n", i + 1);
+        node.process(10 + i as u32, "sh", smaps);
+        node.write(&format!("proc/{}/cgroup", 10 + i), format!("0::{path}\n"));
+    }
+    let links = [
+        format!("web-0_shop_whole-{}.log", ids[0]),
+        cut_link("cut", &ids[1], 12),
+        cut_link("twin", &ids[2], 12),
+        cut_link("short", &ids[1], 11),
+        "README".to_owned(),
+    ];
+    for link in &links {
+        node.write(&format!("links/{link}"), "");
+    }
+    let path = |name: &str| node.path().join(name).to_str().unwrap().to_owned();
+    let args = ["--once", "--filter", "*/*/*/*", "--fields", "rss", "--cgroup-metrics", "none"];
+    let mut command = exporter(&args);
+    command.args(["--container-logs", &path("links"), "--proc-path", &path("proc")]);
+    let output = command.output().unwrap();
+    let what = told(&command, &output);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut found = String::new();
+    for line in text.lines().filter(|line| line.starts_with("process_smaps_rss_bytes{")) {
+        let container = line.split("container=\"").nth(1).unwrap().split('"').next().unwrap();
+        let (_, bytes) = line.rsplit_once(' ').unwrap();
+        write!(found, "{container} {}; ", bytes.parse::<u64>().unwrap() / KIB).unwrap();
+    }
+    // In the order of their label texts.
+    assert_eq!(found, "cut 2; whole 4; ", "{what}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    for expected in ["2 names in", "1 containers are not exported: their links' names are cut at 255 bytes"] {
+        assert_eq!(log.lines().filter(|line| line.contains(expected)).count(), 1, "{expected}: {what}");
+    }
+}

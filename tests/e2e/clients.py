@@ -1,0 +1,43 @@
+"""Clients and proxies of Debian's packages: ab, wrk, nginx, haproxy, strace."""
+
+import contextlib
+import random
+import socket
+import subprocess
+
+from lab import HERE, until
+
+CLIENTS = HERE / ".debs/clients"
+LIBRARIES = ":".join(map(str, CLIENTS.glob("usr/lib/*-linux-gnu")))
+
+
+def command(name: str, *arguments) -> list[str]:
+    (program,) = [path for path in (CLIENTS / "usr/bin" / name, CLIENTS / "usr/sbin" / name) if path.exists()]
+    return ["env", f"LD_LIBRARY_PATH={LIBRARIES}", str(program), *map(str, arguments)]
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], peer: tuple[str, int]):
+    """A server that listens at `peer` while the test runs."""
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+    try:
+
+        def listens():
+            assert process.poll() is None, f"{arguments} exited {process.returncode}"
+            with contextlib.suppress(OSError):
+                return socket.create_connection(peer, timeout=1).close() or True
+
+        until(listens, 20, f"{arguments[2]} listens")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 for a server that starts soon. It lies below the range that the kernel takes for clients
+    (net.ipv4.ip_local_port_range begins at 32768): a client's port could be taken before the server listens."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -1,0 +1,220 @@
+//! What `--max-samples` shows: what fits is never folded, and the limit is used up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smaps_container_exporter::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELDS, Values};
+use smaps_container_exporter::smaps::scanner::Mapping;
+use smaps_container_exporter::totals::grouping::GroupBy;
+use smaps_container_exporter::totals::reading::ReadingId;
+use smaps_container_exporter::totals::shape::Shape;
+use smaps_container_exporter::totals::snapshot::{Process, Snapshot};
+use smaps_container_exporter::totals::table::{ContainerKey, Table};
+use smaps_container_exporter::totals::tally::Tally;
+
+use crate::support::{Directory, once};
+
+/// Records containers that have commands with this many paths each, and returns what is shown of them: the
+/// number of samples, and of commands under their own names.
+fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
+    let recording = Directory::new();
+    let mut listed = String::from("id\tinit_pid\tnamespace\tpod\tcontainer\n");
+    let mut pid = 0;
+    for (id, commands) in containers.iter().enumerate() {
+        listed += &format!("c{id}\t{}\tns\tpod-{id}\tapp\n", pid + 1);
+        for &n_paths in commands {
+            pid += 1;
+            let smaps: String = (0..n_paths)
+                .map(|path| {
+                    let start = 0x10000 * (path + 1);
+                    let fields = ["Size", "KernelPageSize", "MMUPageSize", "Rss", "Pss", "Swap"]
+                        .map(|field| format!("{field}: {} kB\n", pid + path));
+                    format!("{start:x}-{:x} r--p 00000000 08:01 42 /{path}\n", start + 0x1000)
+                        + &fields.concat()
+                })
+                .collect();
+            recording.write(&format!("proc/{pid}/cgroup"), format!("0::/c{id}\n"));
+            recording.write(&format!("proc/{pid}/comm"), format!("worker-{pid}\n"));
+            recording.write(&format!("proc/{pid}/smaps"), smaps);
+        }
+    }
+    recording.write("containers.tsv", listed);
+    let text = once(recording.path(), &["--max-samples", &max_samples.to_string()]);
+    let samples = || text.lines().filter(|line| line.starts_with("process_smaps_"));
+    let commands = samples().filter(|line| line.starts_with("process_smaps_processes{"));
+    (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
+}
+
+/// 101 commands. A series has 7 samples here, a command one more.
+#[test]
+fn commands_that_fit_are_not_folded() {
+    for (containers, max_samples, min_samples, n_commands) in [
+        (vec![vec![1; 101]], 808, 808, 101),
+        // One sample less: two commands have to become one.
+        (vec![vec![1; 101]], 807, 800, 99),
+        // 30 paths take 211 samples, within the fair share. The rest is for commands with one path each.
+        (vec![vec![1; 100], vec![30]], 808, 803, 74),
+        (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
+        (vec![vec![3; 100], vec![1]], 808, 808, 101),
+        // All commands fit, and one path.
+        (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
+    ] {
+        let (n_samples, n_shown) = shown(&containers, max_samples);
+        assert!(
+            (min_samples..=max_samples).contains(&n_samples) && n_shown == n_commands,
+            "{containers:?}: {n_samples} of {max_samples} samples, {n_shown} commands"
+        );
+    }
+}
+
+/// A sequence of numbers that only looks random (Marsaglia, "Xorshift RNGs", 2003).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    /// A number below `end`, small ones being more likely.
+    fn small(&mut self, end: u64) -> u64 {
+        let end = 1 + self.below(end);
+        self.below(end)
+    }
+}
+
+/// The same processes in a snapshot of each shape.
+fn tables(numbers: &mut Numbers, shapes: &[Shape; 2]) -> [(Snapshot, Vec<Option<ReadingId>>); 2] {
+    let mut snapshots = shapes.map(|shape| (Snapshot::new(shape), Vec::new()));
+    let mut pid = 0;
+    for container in 0..1 + numbers.small(12) as u32 {
+        let max_paths = 1 + numbers.small(60);
+        for _ in 0..1 + numbers.small(60) {
+            pid += 1;
+            let comm = format!("command-{}", numbers.small(60));
+            let mut tallies = shapes.map(|shape| Tally::new(shape.group_by, shape.max_samples));
+            for _ in 0..1 + numbers.small(max_paths) {
+                let path = format!(
+                    "{}{}",
+                    ["/", "[", "/dev/shm/", "[heap", "x"][numbers.below(5) as usize],
+                    numbers.small(60)
+                );
+                let mut values = Values { present: ALL_FIELDS, bytes: [0; N_FIELDS] };
+                values.bytes.iter_mut().for_each(|bytes| *bytes = numbers.small(1 << 20));
+                values.bytes[numbers.below(N_FIELDS as u64) as usize] = 0;
+                let mapping = Mapping { path: path.as_bytes(), values: &values, count: 1 };
+                tallies.iter_mut().for_each(|tally| tally.add(&mapping));
+            }
+            for ((snapshot, readings), tally) in snapshots.iter_mut().zip(&tallies) {
+                let key = ContainerKey(container);
+                snapshot.register(key, &format!("{{c=\"{container}\""));
+                let mut id = None;
+                snapshot.record(Process { container: key, comm: comm.as_bytes(), pid }, tally, &mut id);
+                readings.push(id);
+            }
+        }
+    }
+    for (snapshot, readings) in &mut snapshots {
+        snapshot.sum(readings.iter().flatten().map(|id| (id, true)));
+    }
+    snapshots
+}
+
+/// Of one container: the sums of its fields and mappings, its processes, and how many samples, commands and
+/// series.
+#[derive(Debug, Default, PartialEq)]
+struct Shown {
+    sums: Vec<u64>,
+    n_mappings: u64,
+    n_processes: u64,
+    n_samples: usize,
+    commands: BTreeSet<String>,
+    n_series: usize,
+}
+
+fn by_container(table: &Table) -> BTreeMap<String, Shown> {
+    let mut containers: BTreeMap<String, Shown> = BTreeMap::new();
+    let shape = table.shape();
+    for series in table.series() {
+        let (container, _) = series.labels.split_once(",comm").unwrap();
+        let shown = containers.entry(container.to_owned()).or_default();
+        shown.sums.resize(FIRST_LARGEST, 0);
+        shown.sums.iter_mut().zip(series.totals.values.bytes).for_each(|(sum, bytes)| *sum += bytes);
+        shown.n_mappings += series.totals.n_mappings;
+        shown.n_samples += 1 + (0..N_FIELDS).filter(|&i| shape.has_sample(&series.totals, i)).count();
+        shown.n_series += 1;
+    }
+    for (labels, n_processes) in table.processes() {
+        let shown = containers.get_mut(labels.split_once(",comm").unwrap().0).unwrap();
+        shown.n_processes += n_processes;
+        shown.n_samples += 1;
+        shown.commands.insert(labels.to_owned());
+    }
+    containers
+}
+
+#[test]
+fn random_tables_use_the_limit_up() {
+    let (mut n_folded, mut n_minimum) = (0, 0);
+    for seed in 1..=2000 {
+        let mut numbers = Numbers(seed * 0x9e37_79b9);
+        let group_by = [GroupBy::Path, GroupBy::Kind, GroupBy::Process][numbers.below(5).min(2) as usize];
+        let shape = Shape {
+            group_by,
+            by_pid: numbers.below(3) == 0,
+            fields: 1 << numbers.below(22) | (numbers.below(1 << 22) as u32 & ALL_FIELDS),
+            omit_zero: numbers.below(3) == 0,
+            max_samples: 0,
+        };
+        let max_samples = 1 + numbers.small(4000) as usize;
+        let [(all, _), (limited, _)] = tables(&mut numbers, &[shape, Shape { max_samples, ..shape }]);
+        let (all, limited) = (all.table(), limited.table());
+        let case = format!("seed {seed}: {:?}", limited.shape());
+        let (before, after) = (by_container(all), by_container(limited));
+        let n_samples = limited.n_samples();
+        assert_eq!(n_samples, after.values().map(|shown| shown.n_samples).sum(), "{case}");
+        assert!(before.keys().eq(after.keys()), "{case}");
+        let fields = shape.fields.count_ones() as usize;
+        // The least of a container, and the most that showing one more command or path can take.
+        let (least, step) = match group_by {
+            GroupBy::Kind => (6 * (fields + 1) + 1, 7 * (fields + 1) + 2),
+            _ => (fields + 2, 2 * fields + 4),
+        };
+        let fair_share = max_samples / after.len();
+        for (container, shown) in &after {
+            let all = &before[container];
+            assert_eq!(
+                (&shown.sums, shown.n_mappings, shown.n_processes),
+                (&all.sums, all.n_mappings, all.n_processes),
+                "{case}, {container}"
+            );
+            assert!(
+                shown.n_samples == all.n_samples || shown.n_samples + step > fair_share,
+                "{case}, {container}: {} of {fair_share} samples, {} needed",
+                shown.n_samples,
+                all.n_samples
+            );
+        }
+        let is_folded =
+            before.values().map(|shown| shown.n_series).ne(after.values().map(|shown| shown.n_series));
+        assert_eq!(is_folded, all.n_samples() > max_samples || before != after, "{case}");
+        if !is_folded {
+            assert!(before == after && n_samples <= max_samples, "{case}");
+            continue;
+        }
+        n_folded += 1;
+        assert!(all.n_samples() > max_samples, "{case}: what fits is not folded");
+        assert!(
+            n_samples * 100 >= max_samples * 95 || n_samples + step > max_samples,
+            "{case}: {n_samples} of {max_samples} samples are used"
+        );
+        if n_samples > max_samples {
+            n_minimum += 1;
+            let at_minimum = after.values().filter(|shown| shown.n_samples > fair_share);
+            assert!(at_minimum.clone().count() > 0 && fair_share < least, "{case}: {n_samples} samples");
+            assert!(n_samples <= after.len() * least.max(fair_share), "{case}: {n_samples} samples");
+        }
+    }
+    assert!(n_folded > 500 && n_minimum > 50, "{n_folded} tables were folded, {n_minimum} to the minimum");
+}
