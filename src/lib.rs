@@ -4,9 +4,10 @@
 //! Data flows one way, through rooms that are folders:
 //!
 //! ```text
-//! cli (options) -> scrape -> sources (which containers run)
-//!                         -> node (whose each process is, whose turn it is) -> procfs, cgroupfs (the kernel's files)
-//!                         -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
+//! cli (options) -> start (parts) -> scrape
+//!   -> sources (which containers run)
+//!   -> node (whose each process is, whose turn it is) -> procfs, cgroupfs (the kernel's files)
+//!   -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
 //! ```
 //!
 //! Only requests for scrapes go the other way: http -> demand -> scrape.
@@ -14,7 +15,7 @@
 //! | room | owns | knows nothing of |
 //! | --- | --- | --- |
 //! | [`cli`] | the options, their table, help | what is done with them |
-//! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; which source the options name; the records of OOM kills | HTTP |
+//! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; the records of OOM kills | HTTP, options |
 //! | [`demand`] | requests for scrapes, and so when the next one begins; waking the threads that wait | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
 //! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; the containers' accounts and whom the kernel has killed | options, text |
@@ -26,7 +27,8 @@
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
 //! | `logging` | the queue of log lines, the thread that writes them | everything else |
 //! | `signals` | SIGTERM and SIGINT | everything else |
-//! | `sandbox` | what the process gives up before its first scrape | everything but the options |
+//! | `sandbox` | what the process gives up before its first scrape | everything else |
+//! | [`start`] | from the options to the parts of the program; which source the options name | what the parts do |
 //!
 //! What must never break:
 //! - Nothing is exported that is not true: a read that was cut short counts for nothing, a process that is gone is gone, a field that the
@@ -51,6 +53,7 @@ pub mod scrape;
 mod signals;
 pub mod smaps;
 pub mod sources;
+pub mod start;
 pub mod totals;
 
 use std::ffi::OsString;
@@ -62,8 +65,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::{Command, UsageError};
+use log::{info, warn};
+
+use crate::cli::args::Command;
 use crate::cli::options::Options;
+use crate::cli::usage_error::UsageError;
 use crate::demand::Demand;
 use crate::errors::plain;
 use crate::exposition::self_metrics::OLDEST_DATA;
@@ -74,7 +80,6 @@ use crate::scrape::threads::{self, AfterPass, Next};
 use crate::scrape::{Pass, Scraper};
 use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
-use log::{info, warn};
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
@@ -166,8 +171,8 @@ fn scrape_once<T: Send + 'static>(
     signals: Signals,
     mut then: impl FnMut(&mut Scraper) -> Result<T, String> + Send + 'static,
 ) -> Result<T, Failure> {
-    let mut scraper = Scraper::new(options).map_err(Failure::Start)?;
-    sandbox::enter(options);
+    let mut scraper = start::scraper(options).map_err(Failure::Start)?;
+    start::enter_sandbox(options);
     logging::start().map_err(|error| Failure::Start(no_thread(&error)))?;
     let work = move || {
         scraper.list_first(ONLY_LISTING)?;
@@ -195,13 +200,13 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     std::panic::set_hook(Box::new(end_on_panic));
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
-    let mut scraper = Scraper::new(options)?;
+    let mut scraper = start::scraper(options)?;
     // Only now: what cannot start says why in one line, and nothing else.
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
     // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
-    sandbox::enter(options);
+    start::enter_sandbox(options);
     logging::start().map_err(|error| no_thread(&error))?;
     let (publisher, published) = publish::publisher();
     let ooms = Document::default();

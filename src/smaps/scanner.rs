@@ -10,9 +10,10 @@
 //! VmFlags: rd mr mw me
 //! ```
 //!
-//! Every line is judged by its beginning, so nothing inside a path is ever taken for a field: a header begins with
-//! `hex-hex `, in lower case, and the kernel escapes a newline in a path. Whatever is neither a header nor a known field in kB is
-//! passed over. A mapping ends where the next header begins, or with the input.
+//! The beginning of a line decides what it is, so text inside a path is never mistaken for a field: a header
+//! begins with `hex-hex `, in lower case, and the kernel escapes a newline in a path. A line that is neither
+//! a header nor a known field in kB is skipped. A mapping ends where the next header begins, or with the
+//! input.
 //!
 //! Two ways lead to the same result. The general one takes a line at a time. The learned one rests on a fact: on one
 //! kernel the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change within a boot. It remembers the
@@ -20,9 +21,9 @@
 //! for byte (two of three values are 0), so they say the same again; of the others 16 bytes of key are compared and 8 bytes of digits
 //! decoded at once. A mapping that does not fit (a value of nine digits, another order) goes the general way.
 //!
-//! Mappings come in address order. The kernel drops the memory-map lock between two `read` calls and continues at the end of the
-//! last mapping: if that one has grown, it is printed again, whole. So a mapping is returned only once the next header is there, with
-//! what that header says about it (see [`Next`]).
+//! Mappings come in address order. The kernel drops the memory-map lock between two `read` calls and
+//! continues at the end of the last mapping. If that mapping has grown meanwhile, it is printed again, whole.
+//! So a mapping is returned only once the next header has been read, and [`Next`] says how the two relate.
 
 use std::ops::Range;
 
@@ -39,14 +40,15 @@ pub struct Mapping<'a> {
     pub count: u64,
 }
 
-/// How the addresses of a mapping relate to those of the mapping printed behind it.
+/// How the mapping that is printed after a mapping relates to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The next mapping begins at the end of this one or above, or there is none.
+    /// The next mapping begins at or above the end of this one, or there is none.
     Above,
-    /// The next mapping begins at the same address: it is this one, printed again since it has changed, and replaces it.
+    /// The next mapping begins at the same address: it is this mapping after a change, and replaces it.
     Same,
-    /// The next mapping begins elsewhere below the end of this one: the two never existed at the same time.
+    /// The next mapping begins at another address below the end of this one: the two never existed at the
+    /// same time.
     Torn,
 }
 
@@ -86,10 +88,12 @@ impl Scanner {
         Self { only_general: true, ..Self::default() }
     }
 
-    /// The first whole mapping in `bytes`, how many bytes end with it, and what the header behind it says about it.
+    /// Returns the first whole mapping in `bytes`, the number of bytes up to its end, and how the next
+    /// mapping relates to it.
     ///
-    /// `None` says that `bytes` holds no whole mapping yet: read more and ask again with the same beginning. With
-    /// `at_end` no more will come: the last mapping ends with `bytes`, and `None` says that there is none.
+    /// Returns `None` if `bytes` does not hold a whole mapping yet: read more and call again with the same
+    /// beginning. With `at_end`, `bytes` is all there is: the last mapping ends with `bytes`, and `None`
+    /// means that there is none.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.len() * LINE_LEN {
@@ -111,7 +115,7 @@ impl Scanner {
             self.learn(&bytes[header_end..end]);
         }
         let path = path_of(&bytes[range.end..header_end]);
-        // Unless the input ends here, a header begins here.
+        // A header begins at `end` unless the input ends there.
         let next = if end == bytes.len() { Next::Above } else { next(&bytes[range], &bytes[end..]) };
         Some((Mapping { path, values: &self.values, count: 1 }, end, next))
     }
@@ -243,7 +247,7 @@ fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     Some(high.wrapping_add(low) >> 32)
 }
 
-/// The first header line from the beginning of `bytes`: where its address range is, and where the line ends.
+/// Returns the address range of the first header line in `bytes`, and the end of that line.
 fn find_header(bytes: &[u8], at_end: bool) -> Option<(Range<usize>, usize)> {
     let mut at = 0;
     while at < bytes.len() {
@@ -328,10 +332,10 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// What the header at the beginning of `following` says about the mapping with this address range.
+/// Compares the address range of a mapping with the header at the beginning of `following`.
 #[inline]
 fn next(range: &[u8], following: &[u8]) -> Next {
-    // Digits and lower-case letters are ordered as the numbers are that they stand for. Nearly all addresses have twelve.
+    // Hexadecimal digits in lower case sort like the numbers. Nearly all addresses have twelve of them.
     if let (Some([begin @ .., b'-']), Some([next @ .., b'-'])) =
         (range.first_chunk::<13>(), following.first_chunk::<13>())
         && let [b'-', end @ .., b' '] = &range[12..]
@@ -356,10 +360,10 @@ fn decide(begins_the_same: bool, begins_inside: bool) -> Next {
     }
 }
 
-/// The same for addresses of any width.
+/// Does the same for addresses of any width.
 #[cold]
 fn any_next(range: &[u8], following: &[u8]) -> Next {
-    // Without leading zeros the longer one is the larger one.
+    // Without leading zeros, the number with more digits is the larger one.
     fn number(digits: &[u8]) -> (usize, &[u8]) {
         let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
         (digits.len() - n_zeros, &digits[n_zeros..])

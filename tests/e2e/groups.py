@@ -35,7 +35,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "containerd": Group(True, ("test_containerd_bounds", "test_containerd_hostile", "test_containerd_sick")),
+    "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(True, ("test_fleet", "test_proxy", "test_ship")),
     "pods": Group(
         True,
@@ -61,6 +61,7 @@ GROUPS = {
         False,
         (
             "test_exactness",
+            "test_growing",
             "test_kernel",
             "test_prometheus",
             "test_recording",
@@ -76,6 +77,7 @@ GROUPS = {
             "test_demand",
             "test_door",
             "test_end",
+            "test_growing",
             "test_hostile_http",
             "test_hostile_processes::test_5000_processes",
             "test_hostile_processes::test_a_process_of_65000_mappings",
