@@ -146,8 +146,7 @@ impl Scraper {
         if self.proc.is_replaced() {
             let path = self.proc.path();
             let proc = Proc::open(path);
-            self.proc =
-                Arc::new(proc.map_err(|error| format!("cannot open {path:?}: {}", plain(&error)))?);
+            self.proc = Arc::new(proc.map_err(|error| format!("cannot open {path:?}: {}", plain(&error)))?);
         }
         let Self { proc, discovery, processes, reads, budget, .. } = self;
         self.checks.begin(now);
