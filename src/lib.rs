@@ -25,6 +25,8 @@
 //! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
 //! | [`exposition`] | pure: the text of a snapshot, of cgroups and of OOM kills, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
+//! | `logging` | the queue of log lines, the thread that writes them | everything else |
+//! | `signals` | SIGTERM and SIGINT | everything else |
 //! | `sandbox` | what the process gives up before its first scrape | everything else |
 //! | [`start`] | from the options to the parts of the program; which source the options name | what the parts do |
 //!
@@ -42,29 +44,28 @@ pub mod demand;
 mod errors;
 pub mod exposition;
 pub mod http;
+mod logging;
 pub mod node;
 pub mod procfs;
 #[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
 mod sandbox;
 pub mod scrape;
+mod signals;
 pub mod smaps;
 pub mod sources;
 pub mod start;
 pub mod totals;
 
 use std::ffi::OsString;
-use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
 use std::path::Path;
-use std::process;
+use std::process::{self, ExitCode};
 use std::sync::{Arc, mpsc};
-use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::args::Command;
 use crate::cli::options::Options;
@@ -74,8 +75,10 @@ use crate::errors::plain;
 use crate::exposition::self_metrics::OLDEST_DATA;
 use crate::http::Server;
 use crate::http::publish::{self, Age, Document, Publisher};
+use crate::procfs::this_process::raise_open_file_limit;
 use crate::scrape::threads::{self, AfterPass, Next};
 use crate::scrape::{Pass, Scraper};
+use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
 
 /// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
@@ -85,6 +88,9 @@ const ONLY_LISTING: Duration = Duration::from_secs(30);
 /// How long they wait for reads that take long, and how soon they look again.
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
+/// With fewer open files a scrape would be incomplete: what is open at once without any container is 20 to 30, and each
+/// read that does not return holds up to three more.
+const MIN_OPEN_FILES: u64 = 64;
 /// `/healthz` is well unless a scrape has been due for the longer of these.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
@@ -96,81 +102,102 @@ pub enum Failure {
     Usage(UsageError),
     /// It makes sense, but not here: no proc, no socket, the address in use.
     Start(String),
+    /// A signal arrived before the work was done.
+    Signal(Received),
+}
+
+impl Failure {
+    /// Writes the line, after the log, and returns the exit code.
+    pub fn report(self) -> ExitCode {
+        let (error, code) = match self {
+            Self::Usage(error) => (error.to_string(), 2),
+            Self::Start(error) => (error, 1),
+            Self::Signal(received) => (format!("ended by {}", received.name), received.exit_code),
+        };
+        logging::end_with(format!("smaps-container-exporter: {error}"));
+        ExitCode::from(code)
+    }
 }
 
 /// Runs the program with the arguments that follow its name, until it is done or told to end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    if let Some(limit) = raise_open_file_limit().filter(|limit| *limit < MIN_OPEN_FILES) {
+        return Err(Failure::Start(format!(
+            "cannot run with at most {limit} open files (ulimit -n): expected at least {MIN_OPEN_FILES}"
+        )));
+    }
+    let signals = Signals::install().map_err(Failure::Start)?;
     let options = match cli::args::parse(args).map_err(Failure::Usage)? {
-        Command::Help => return print(cli::help::help().as_bytes()).map_err(Failure::Start),
-        Command::Version => return print(cli::help::version().as_bytes()).map_err(Failure::Start),
+        Command::Help => return finish(signals.wait_for(|| print(cli::help::help().as_bytes()))),
+        Command::Version => return finish(signals.wait_for(|| print(cli::help::version().as_bytes()))),
         Command::Run(options) => options,
     };
-    env_logger::Builder::new().filter_level(options.log_level).format_target(false).init();
-    let result = match &options.record {
-        Some(directory) => record(&options, directory),
-        None if options.once => once(&options),
-        None => serve(&options),
-    };
-    result.map_err(Failure::Start)
+    logging::init(options.log_level);
+    match &options.record {
+        Some(directory) => record(&options, signals, directory),
+        None if options.once => once(&options, signals),
+        None => serve(&options, signals).map_err(Failure::Start),
+    }?;
+    logging::flush();
+    Ok(())
+}
+
+fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> {
+    result.map_err(Failure::Signal)?.map_err(Failure::Start)
 }
 
 /// `--once`: one scrape to stdout, without the metrics of the exporter itself, so that the same node gives the same bytes.
-fn once(options: &Options) -> Result<(), String> {
-    let text = scrape_once(options, |scraper| {
+fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
+    scrape_once(options, signals, |scraper| {
         let mut text = Vec::new();
         scraper.render_processes(&mut text);
         scraper.render_accounts(&mut text);
-        text
-    })?;
-    print(&text)
+        print(&text)
+    })
 }
 
 /// `--record`: one recording to a new directory. That there is nothing to record is a failure.
-fn record(options: &Options, directory: &Path) -> Result<(), String> {
-    let mut writer = Writer::new(directory)?;
-    let n_processes = scrape_once(options, move |scraper| scraper.record(&mut writer))??;
+fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), Failure> {
+    let mut writer = Writer::new(directory).map_err(Failure::Start)?;
+    let n_processes = scrape_once(options, signals, move |scraper| scraper.record(&mut writer))?;
     info!("recorded {n_processes} processes into {directory:?}");
     Ok(())
 }
 
-/// One scrape, on threads of its own: a process whose read does not return is left out. Gives what `then` makes of it.
+/// Scrapes once, on threads of its own, and returns the result of `then`. A process whose read does not return is left
+/// out, and a signal ends everything.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
-    mut then: impl FnMut(&mut Scraper) -> T + Send + 'static,
-) -> Result<T, String> {
-    let mut scraper = start::scraper(options)?;
+    signals: Signals,
+    mut then: impl FnMut(&mut Scraper) -> Result<T, String> + Send + 'static,
+) -> Result<T, Failure> {
+    let mut scraper = start::scraper(options).map_err(Failure::Start)?;
     start::enter_sandbox(options);
-    scraper.list_first(ONLY_LISTING)?;
-    let (sender, receiver) = mpsc::channel();
-    let deadline = Instant::now() + ONLY_READS;
-    let after: AfterPass = Box::new(move |scraper, _, result| {
-        if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
-            return Next::Soon;
-        }
-        let _ = sender.send(result.map(|()| then(scraper))); // who waits for it has not gone
-        Next::Never
-    });
-    let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()).map_err(no_demand)?);
-    thread::Builder::new()
-        .name("scrape".into())
-        .spawn(move || threads::run(scraper, demand, after))
-        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
-    receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
+    logging::start().map_err(|error| Failure::Start(no_thread(&error)))?;
+    let work = move || {
+        scraper.list_first(ONLY_LISTING)?;
+        let (sender, receiver) = mpsc::channel();
+        let deadline = Instant::now() + ONLY_READS;
+        let after: AfterPass = Box::new(move |scraper, _, result| {
+            if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
+                return Next::Soon;
+            }
+            let _ = sender.send(result.and_then(|()| then(scraper))); // the receiver waits for it
+            Next::Never
+        });
+        let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()).map_err(no_demand)?);
+        thread::Builder::new()
+            .name("scrape".into())
+            .spawn(move || threads::run(scraper, demand, after))
+            .map_err(|error| no_thread(&error))?;
+        receiver.recv().map_err(|_| "the scrape has ended without a result".to_owned())?
+    };
+    finish(signals.wait_for(work))
 }
 
 /// Scrapes and serves until SIGTERM or SIGINT.
-fn serve(options: &Options) -> Result<(), String> {
+fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     std::panic::set_hook(Box::new(end_on_panic));
-    // Before anything that takes time: as PID 1, a signal without a handler is lost.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let signals = runtime.and_then(|runtime| {
-        let _inside = runtime.enter();
-        let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok((signals, runtime))
-    });
-    let ((mut terminate, mut interrupt), runtime) =
-        signals.map_err(|error| format!("cannot handle signals: {}", plain(&error)))?;
-
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
     let mut scraper = start::scraper(options)?;
@@ -180,6 +207,7 @@ fn serve(options: &Options) -> Result<(), String> {
     info!("{}", scraper.describe_source());
     // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
     start::enter_sandbox(options);
+    logging::start().map_err(|error| no_thread(&error))?;
     let (publisher, published) = publish::publisher();
     let ooms = Document::default();
     let records = ooms.clone();
@@ -194,20 +222,13 @@ fn serve(options: &Options) -> Result<(), String> {
             }
             threads::run(scraper, demand, publish_each(publisher, records));
         })
-        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+        .map_err(|error| no_thread(&error))?;
     let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
         .start(published, ooms, requests, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
-        .map_err(|error| format!("cannot start a thread: {}", plain(&error)))?;
+        .map_err(|error| no_thread(&error))?;
     info!("listening on http://{addr}/");
-    let name = runtime.block_on(poll_fn(|context| {
-        if terminate.poll_recv(context).is_ready() {
-            Poll::Ready("SIGTERM")
-        } else {
-            interrupt.poll_recv(context).map(|_| "SIGINT")
-        }
-    }));
-    info!("{name}: leaving");
+    info!("received {}, shutting down", signals.wait().name);
     Ok(())
 }
 
@@ -247,9 +268,12 @@ fn publish_each(mut publisher: Publisher, ooms: Document) -> AfterPass {
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    // not eprintln!, which panics in turn where standard error takes nothing
-    let _ = writeln!(io::stderr(), "smaps-container-exporter: this is a bug: {cause} at {place}");
+    logging::end_with(format!("smaps-container-exporter: this is a bug: {cause} at {place}"));
     process::exit(1);
+}
+
+fn no_thread(error: &io::Error) -> String {
+    format!("cannot start a thread: {}", plain(error))
 }
 
 /// Writes to stdout. A reader who has seen enough is no error.

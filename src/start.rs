@@ -16,7 +16,7 @@ use crate::node::cgroups::usage::CgroupUsage;
 use crate::node::containers::discovery::Discovery;
 use crate::node::reads::budget::Budget;
 use crate::node::reads::scheduler::Reads;
-use crate::procfs::Proc;
+use crate::procfs::{Proc, permissions};
 use crate::sandbox::{self, Needs};
 use crate::scrape::{Parts, Scraper};
 use crate::sources::Source;
@@ -44,7 +44,8 @@ const SOCKETS: [(&str, Api); 3] = [
 /// Opens proc and the source of containers that the options name. Sends no request to a container runtime
 /// yet.
 ///
-/// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
+/// Fails with one line when proc cannot be opened or shows no process, there is no socket, or the recording
+/// cannot be read.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
     let source = source(options)?;
     let proc_path = match &options.fixture {
@@ -53,6 +54,11 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     };
     let proc =
         Proc::open(&proc_path).map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
+    if !proc.has_smaps() {
+        let directory = proc_path.join("self");
+        return Err(format!("no smaps in {directory:?}: expected a kernel with CONFIG_PROC_PAGE_MONITOR"));
+    }
+    permissions::ensure_visible(&proc_path)?;
     let mut discovery = Discovery::new(source, &options.filters);
     if options.fixture.is_some() {
         discovery.list_first(Instant::now())?;

@@ -218,3 +218,19 @@ fn pipes_and_devices_in_a_recording_are_not_read() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// A recording may be replaced under a running exporter: renamed over, or removed and made again.
+#[test]
+fn a_proc_that_is_replaced_is_opened_again() {
+    let recording = three();
+    let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
+    assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
+    let proc = recording.path().join("proc");
+    fs::rename(&proc, recording.path().join("before")).unwrap();
+    recording.process(1, "replaced", SMAPS);
+    assert_eq!(scrape(&mut scraper), ["replaced 1"]);
+    fs::remove_dir_all(&proc).unwrap();
+    assert!(scraper.scrape(&mut scraper.reader()).is_err(), "there is none for a while");
+    recording.process(2, "again", SMAPS);
+    assert_eq!(scrape(&mut scraper), ["again 1"]);
+}

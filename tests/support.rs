@@ -1,9 +1,12 @@
 //! What several tests need: the program, directories that clean up after themselves, recordings, golden files.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// A directory that is removed with its content when the test ends.
 pub struct Directory(PathBuf);
@@ -53,6 +56,69 @@ pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));
     command.args(args).env_remove("RUST_BACKTRACE");
     command
+}
+
+/// A running program, ended when it is dropped.
+pub struct Serving {
+    pub child: Child,
+    pub log: BufReader<ChildStderr>,
+    addr: String,
+}
+
+impl Serving {
+    /// Starts `command` and waits until it listens.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut serving = Self { child, log, addr: String::new() };
+        serving.addr = loop {
+            let line = serving.line();
+            assert!(!line.is_empty(), "{command:?} ended");
+            if let Some((_, addr)) = line.trim().split_once("listening on http://") {
+                break addr.replace('/', "");
+            }
+        };
+        serving
+    }
+
+    /// The next line of the log; empty at its end.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.log.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// The value of a metric without labels.
+    pub fn value(&self, name: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let text = self.get("/metrics");
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            match line {
+                Some(value) => return value.to_owned(),
+                // Nothing is published yet.
+                None => assert!(text.starts_with("HTTP/1.1 503 "), "{name} is missing in\n{text}"),
+            }
+            assert!(Instant::now() < deadline, "no scrape ends");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The whole answer to a request.
+    pub fn get(&self, path: &str) -> String {
+        let mut client = TcpStream::connect(&self.addr).unwrap();
+        client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs the program to its end, which must be a good one, and returns what it printed.

@@ -7,6 +7,7 @@ mod controls;
 mod folding;
 mod golden;
 mod http;
+mod logging;
 mod naive;
 mod processes;
 mod readme;
@@ -14,6 +15,7 @@ mod rooms;
 mod scanner;
 #[path = "bench/scrapes.rs"]
 mod scrapes;
+mod startup;
 mod support;
 mod tables;
 mod unchanged;

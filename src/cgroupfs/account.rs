@@ -3,18 +3,24 @@
 //! Each part is the kernel's own counter, or the difference of two; what no counter says is the remainder.
 
 use super::fields::{
-    ANON, CURRENT, FILE, FILE_MAPPED, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SHMEM, SLAB, SOCK, Values,
+    ACTIVE_ANON, ANON, CURRENT, FILE, FILE_MAPPED, HUGETLB, INACTIVE_ANON, KERNEL, KERNEL_STACK, PAGETABLES,
+    PERCPU, SEC_PAGETABLES, SHMEM, SLAB, SOCK, SWAPCACHED, UNEVICTABLE, VMALLOC, Values, ZSWAP,
 };
 
 /// The parts, as label values, in the order in which they are exported.
-pub const PARTS: [&str; 10] = [
+pub const PARTS: [&str; 15] = [
     "anon",
+    "anon_unmapped",
     "page_cache",
     "shmem",
+    "hugetlb",
     "slab",
     "page_tables",
+    "sec_page_tables",
     "kernel_stacks",
     "percpu",
+    "vmalloc",
+    "zswap",
     "kernel_other",
     "sockets",
     "remainder",
@@ -36,20 +42,58 @@ pub struct Exported<'a> {
 ///
 /// None at all for a cgroup that does not say what is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
-    let get = |field| values.get(field).map(|bytes| bytes.min(i64::MAX as u64) as i64);
+    let get = |field| signed(values, field);
     let current = get(CURRENT)?;
     let shmem = get(SHMEM);
     // What the kernel calls file is all that lies in the page cache: tmpfs and shared memory, too.
     let page_cache = get(FILE).map(|file| (file - shmem.unwrap_or(0)).max(0));
-    let [slab, page_tables, stacks, percpu] = [SLAB, PAGETABLES, KERNEL_STACK, PERCPU].map(get);
-    let told: i64 = [slab, page_tables, stacks, percpu].into_iter().flatten().sum();
-    let other = get(KERNEL).map(|kernel| (kernel - told).max(0));
-    let named = [get(ANON), page_cache, shmem, slab, page_tables, stacks, percpu, other, get(SOCK)];
+    // Of kernel memory each kind is counted once: stacks from vmalloc are not in `vmalloc` (mm/vmalloc.c), and zswap's
+    // compressed pages are in no slab.
+    let kernel = [SLAB, PAGETABLES, SEC_PAGETABLES, KERNEL_STACK, PERCPU, VMALLOC, ZSWAP].map(&get);
+    let n_known: i64 = kernel.iter().flatten().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
+    let [slab, page_tables, sec_page_tables, stacks, percpu, vmalloc, zswap] = kernel;
+    let other = get(KERNEL).map(|kernel| (kernel - n_known).max(0));
+    let named = [
+        get(ANON),
+        anon_unmapped(values),
+        page_cache,
+        shmem,
+        get(HUGETLB),
+        slab,
+        page_tables,
+        sec_page_tables,
+        stacks,
+        percpu,
+        vmalloc,
+        zswap,
+        other,
+        get(SOCK),
+    ];
     let sum = named.iter().flatten().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
     let mut parts = [None; PARTS.len()];
     parts[..named.len()].copy_from_slice(&named);
     parts[named.len()] = Some(current - sum);
     Some(parts)
+}
+
+/// Bytes of anonymous memory that is charged though no process maps it: above all what is left of huge pages of which a part
+/// was unmapped, until the kernel splits them. `anon` counts mapped pages alone, the LRU lists whole ones.
+///
+/// `None` where the lists do not show it: locked memory is on the list of what is unevictable, so where that exceeds 1% of
+/// `anon`, or where the kernel does not say what of the lists is swap cache.
+fn anon_unmapped(values: &Values) -> Option<i64> {
+    let get = |field| signed(values, field);
+    let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
+    if get(UNEVICTABLE)? > anon / 100 {
+        return None;
+    }
+    let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
+    // Below 0 where memory was freed by MADV_FREE: it stays in `anon` and is on the list of files.
+    Some((listed - anon - shmem - swap_cached).max(0))
+}
+
+fn signed(values: &Values, field: usize) -> Option<i64> {
+    values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
 /// How much of the page cache, and of tmpfs and shared memory, no process maps: in bytes, in this order. `mapped_shmem` is how much of the
@@ -93,6 +137,52 @@ mod tests {
         ];
         assert_eq!(by_name(&values), expected);
         assert_eq!(expected.iter().map(|(_, bytes)| bytes).sum::<i64>(), 230);
+    }
+
+    #[test]
+    fn what_was_unexplained_has_parts_of_its_own() {
+        // With swap, zswap, hugetlb accounting, a virtual machine and huge pages that wait to be split.
+        let stat = "anon 100\nfile 30\nkernel 90\nkernel_stack 5\npagetables 7\nsec_pagetables 8\npercpu 3\nsock 4\n\
+                    vmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\nactive_anon 30\n\
+                    unevictable 1\nslab 25\n";
+        let values = values(&[("memory.current", "500\n"), ("memory.stat", stat)]);
+        let expected = [
+            ("anon", 100),
+            ("anon_unmapped", 44),
+            ("page_cache", 10),
+            ("shmem", 20),
+            ("hugetlb", 200),
+            ("slab", 25),
+            ("page_tables", 7),
+            ("sec_page_tables", 8),
+            ("kernel_stacks", 5),
+            ("percpu", 3),
+            ("vmalloc", 11),
+            ("zswap", 13),
+            ("kernel_other", 18),
+            ("sockets", 4),
+            ("remainder", 32),
+        ];
+        assert_eq!(by_name(&values), expected);
+        assert_eq!(expected.iter().map(|(_, bytes)| bytes).sum::<i64>(), 500);
+    }
+
+    #[test]
+    fn anonymous_memory_that_no_process_maps() {
+        for (active, inactive, unevictable, swap_cached, expected, why) in [
+            (300, 1000, 0, Some(0), Some(200), "huge pages that wait to be split"),
+            (300, 1000, 10, Some(0), Some(200), "1% is locked"),
+            (300, 1000, 11, Some(0), None, "more than 1% is locked: it is on another list"),
+            (300, 1000, 0, Some(50), Some(150), "swap cache is explained"),
+            (300, 1000, 0, None, None, "an old kernel does not print the swap cache"),
+            (0, 600, 0, Some(0), Some(0), "memory freed by MADV_FREE is on the list of files"),
+        ] {
+            let swap_cached = swap_cached.map_or(String::new(), |bytes| format!("swapcached {bytes}\n"));
+            let stat = format!(
+                "anon 1000\nshmem 100\nactive_anon {active}\ninactive_anon {inactive}\nunevictable {unevictable}\n{swap_cached}"
+            );
+            assert_eq!(anon_unmapped(&values(&[("memory.stat", &stat)])), expected, "{why}");
+        }
     }
 
     #[test]

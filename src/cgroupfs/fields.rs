@@ -4,83 +4,10 @@
 //! Documentation/admin-guide/cgroup-v2.rst; version 1: cgroup-v1/memory.rst, cpuacct.rst, pids.rst. A field of version 1 is
 //! there only where it means the same.
 
-/// One cgroup field.
-#[derive(Debug)]
-pub struct Field {
-    /// The metric is `cgroup_<name>` and the suffix of the unit. Fields of one name follow each other, each with a label of its own.
-    pub name: &'static str,
-    /// How its label text ends: with a label of its own, if it has one, and the brace.
-    pub labels: &'static str,
-    /// What the number counts.
-    pub unit: Unit,
-    /// Where version 2 keeps it.
-    pub v2: Place,
-    /// Where version 1 keeps it.
-    pub v1: Place,
-    /// The metric's HELP text.
-    pub help: &'static str,
-}
-
-/// What a number counts; that says how its metric is called, and whether it is a counter (Prometheus, "Metric and label naming").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Memory, a gauge.
-    Bytes,
-    /// Things, a gauge.
-    Number,
-    /// Events, a counter.
-    Events,
-    /// Time that adds up, a counter, kept in nanoseconds.
-    Time,
-}
-
-impl Unit {
-    /// What the metric's name ends with.
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::Bytes => "_bytes",
-            Self::Number => "",
-            Self::Events => "_total",
-            Self::Time => "_seconds_total",
-        }
-    }
-
-    /// Whether it only goes up.
-    pub fn is_counter(self) -> bool {
-        matches!(self, Self::Events | Self::Time)
-    }
-}
-
-use Unit::{Bytes, Events, Number, Time};
-
-/// Where a version of the file system keeps a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The file; none if that version does not have the field, or it is derived from others.
-    pub file: &'static str,
-    /// What its line begins with; empty in a file that is one number.
-    pub key: &'static str,
-    /// The kernel's number times this is ours.
-    pub factor: u64,
-}
-
-/// A version of the file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// A hierarchy for each controller.
-    V1,
-    /// One hierarchy.
-    V2,
-}
-
-/// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
-pub type GroupMask = u8;
-
-/// Groups of fields: what the names in them begin with, and the controllers that they are of.
-pub const GROUPS: [&str; 3] = ["memory", "cpu", "pids"];
-
-/// How many fields there are.
-pub const N_FIELDS: usize = 51;
+use super::field::Place;
+pub use super::field::{GROUPS, GroupMask, Unit, Version};
+pub use super::field_table::FIELDS;
+use super::field_table::N_FIELDS;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
@@ -94,258 +21,26 @@ pub(super) const FILE: usize = 10;
 pub(super) const KERNEL: usize = 11;
 pub(super) const KERNEL_STACK: usize = 12;
 pub(super) const PAGETABLES: usize = 13;
-pub(super) const PERCPU: usize = 14;
-pub(super) const SOCK: usize = 15;
+pub(super) const SEC_PAGETABLES: usize = 14;
+pub(super) const PERCPU: usize = 15;
+pub(super) const SOCK: usize = 16;
+pub(super) const VMALLOC: usize = 17;
 /// `FIELDS[SHMEM]`: tmpfs and shared memory.
-pub const SHMEM: usize = 16;
-pub(super) const FILE_MAPPED: usize = 17;
-const INACTIVE_FILE: usize = 24;
-pub(super) const SLAB: usize = 30;
+pub const SHMEM: usize = 18;
+pub(super) const FILE_MAPPED: usize = 19;
+pub(super) const SWAPCACHED: usize = 21;
+pub(super) const ZSWAP: usize = 22;
+pub(super) const HUGETLB: usize = 23;
+pub(super) const INACTIVE_ANON: usize = 26;
+const INACTIVE_FILE: usize = 27;
+pub(super) const ACTIVE_ANON: usize = 28;
+pub(super) const UNEVICTABLE: usize = 30;
+pub(super) const SLAB: usize = 33;
 /// `FIELDS[OOM_KILLS]`: the processes of the cgroup that the kernel killed for want of memory.
-pub const OOM_KILLS: usize = 37;
+pub const OOM_KILLS: usize = 40;
 
 /// Version 1's "no limit" is `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 less a page. Pages have at most 64 KiB.
 const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
-
-const NOWHERE: Place = Place { file: "", key: "", factor: 1 };
-const MICROSECONDS: u64 = 1_000;
-/// `USER_HZ`, which is 100 wherever containers run.
-const TICKS: u64 = 10_000_000;
-
-const fn file(file: &'static str) -> Place {
-    Place { file, ..NOWHERE }
-}
-
-const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
-    Place { file, key, factor }
-}
-
-/// A file of one number.
-const fn one(
-    name: &'static str,
-    unit: Unit,
-    v2: &'static str,
-    v1: &'static str,
-    help: &'static str,
-) -> Field {
-    Field { name, labels: "}", unit, v2: file(v2), v1: file(v1), help }
-}
-
-/// A line of memory.stat.
-const fn stat(
-    name: &'static str,
-    unit: Unit,
-    v2: &'static str,
-    v1: &'static str,
-    help: &'static str,
-) -> Field {
-    let v1 = if v1.is_empty() { NOWHERE } else { line("memory.stat", v1, 1) };
-    Field { name, labels: "}", unit, v2: line("memory.stat", v2, 1), v1, help }
-}
-
-const fn event(key: &'static str, labels: &'static str) -> Field {
-    Field {
-        name: "memory_events",
-        labels,
-        unit: Events,
-        v2: line("memory.events", key, 1),
-        v1: NOWHERE,
-        help: "Memory events: use went above low, high or max, no memory was left below the limit (oom), a process was killed (oom_kill), a socket was held up (sock_throttled).",
-    }
-}
-
-const fn time(name: &'static str, v2: Place, v1: Place, help: &'static str) -> Field {
-    Field { name, labels: "}", unit: Time, v2, v1, help }
-}
-
-/// The table, in the order in which families are exported.
-pub static FIELDS: [Field; N_FIELDS] = [
-    one(
-        "memory_current",
-        Bytes,
-        "memory.current",
-        "memory.usage_in_bytes",
-        "All memory charged to the container.",
-    ),
-    one("memory_peak", Bytes, "memory.peak", "memory.max_usage_in_bytes", "The most that was ever charged."),
-    one("memory_low", Bytes, "memory.low", "", "Below this the kernel takes nothing while others have any."),
-    one("memory_high", Bytes, "memory.high", "", "Above this the kernel slows the container down."),
-    one("memory_max", Bytes, "memory.max", "memory.limit_in_bytes", "The container's own limit."),
-    Field {
-        v1: line("memory.stat", "hierarchical_memory_limit", 1),
-        ..one(
-            "memory_limit",
-            Bytes,
-            "",
-            "",
-            "The limit that applies: the smallest of the container's and those of all cgroups above it.",
-        )
-    },
-    one(
-        "memory_working_set",
-        Bytes,
-        "",
-        "",
-        "Memory charged, less inactive page cache: what the kubelet evicts by.",
-    ),
-    Field {
-        v1: line("memory.stat", "total_swap", 1),
-        ..one("memory_swap_current", Bytes, "memory.swap.current", "", "Swap in use.")
-    },
-    one("memory_swap_max", Bytes, "memory.swap.max", "", "The container's limit of swap."),
-    stat("memory_stat_anon", Bytes, "anon", "total_rss", "Anonymous memory."),
-    stat("memory_stat_file", Bytes, "file", "total_cache", "Page cache, with tmpfs and shared memory."),
-    Field {
-        v1: file("memory.kmem.usage_in_bytes"),
-        ..stat(
-            "memory_stat_kernel",
-            Bytes,
-            "kernel",
-            "",
-            "Kernel memory: stacks, page tables, slab and the rest.",
-        )
-    },
-    stat("memory_stat_kernel_stack", Bytes, "kernel_stack", "", "Kernel stacks."),
-    stat("memory_stat_pagetables", Bytes, "pagetables", "", "Page tables."),
-    stat("memory_stat_percpu", Bytes, "percpu", "", "Kernel data kept for each CPU."),
-    stat("memory_stat_sock", Bytes, "sock", "", "Network buffers."),
-    stat("memory_stat_shmem", Bytes, "shmem", "total_shmem", "Tmpfs and shared memory."),
-    stat("memory_stat_file_mapped", Bytes, "file_mapped", "total_mapped_file", "Page cache that is mapped."),
-    stat(
-        "memory_stat_file_dirty",
-        Bytes,
-        "file_dirty",
-        "total_dirty",
-        "Page cache that is still to be written.",
-    ),
-    stat(
-        "memory_stat_swapcached",
-        Bytes,
-        "swapcached",
-        "total_swapcached",
-        "Swap that is in memory as well.",
-    ),
-    stat("memory_stat_zswap", Bytes, "zswap", "", "Memory that holds compressed swap."),
-    stat(
-        "memory_stat_anon_thp",
-        Bytes,
-        "anon_thp",
-        "total_rss_huge",
-        "Anonymous memory in transparent huge pages.",
-    ),
-    stat("memory_stat_file_thp", Bytes, "file_thp", "", "Page cache in transparent huge pages."),
-    stat(
-        "memory_stat_inactive_anon",
-        Bytes,
-        "inactive_anon",
-        "total_inactive_anon",
-        "Anonymous memory, tmpfs and shared memory not used lately.",
-    ),
-    stat(
-        "memory_stat_inactive_file",
-        Bytes,
-        "inactive_file",
-        "total_inactive_file",
-        "Page cache of files not used lately.",
-    ),
-    stat(
-        "memory_stat_active_anon",
-        Bytes,
-        "active_anon",
-        "total_active_anon",
-        "Anonymous memory, tmpfs and shared memory used lately.",
-    ),
-    stat(
-        "memory_stat_active_file",
-        Bytes,
-        "active_file",
-        "total_active_file",
-        "Page cache of files used lately.",
-    ),
-    stat(
-        "memory_stat_unevictable",
-        Bytes,
-        "unevictable",
-        "total_unevictable",
-        "Memory that cannot be taken: locked, for example.",
-    ),
-    stat(
-        "memory_stat_slab_reclaimable",
-        Bytes,
-        "slab_reclaimable",
-        "",
-        "Slab that can be taken: directory entries and the like.",
-    ),
-    stat("memory_stat_slab_unreclaimable", Bytes, "slab_unreclaimable", "", "Slab that cannot be taken."),
-    stat("memory_stat_slab", Bytes, "slab", "", "Kernel objects."),
-    stat("memory_stat_pgfault", Events, "pgfault", "total_pgfault", "Page faults."),
-    stat("memory_stat_pgmajfault", Events, "pgmajfault", "total_pgmajfault", "Page faults that took I/O."),
-    event("low", ",event=\"low\"}"),
-    event("high", ",event=\"high\"}"),
-    event("max", ",event=\"max\"}"),
-    event("oom", ",event=\"oom\"}"),
-    Field { v1: line("memory.oom_control", "oom_kill", 1), ..event("oom_kill", ",event=\"oom_kill\"}") },
-    event("oom_group_kill", ",event=\"oom_group_kill\"}"),
-    event("sock_throttled", ",event=\"sock_throttled\"}"),
-    time(
-        "memory_pressure_some",
-        line("memory.pressure", "some", MICROSECONDS),
-        NOWHERE,
-        "Time in which some of the container's tasks waited for memory.",
-    ),
-    time(
-        "memory_pressure_full",
-        line("memory.pressure", "full", MICROSECONDS),
-        NOWHERE,
-        "Time in which all of its tasks that had work waited for memory.",
-    ),
-    time("cpu_usage", line("cpu.stat", "usage_usec", MICROSECONDS), file("cpuacct.usage"), "CPU time."),
-    time(
-        "cpu_user",
-        line("cpu.stat", "user_usec", MICROSECONDS),
-        line("cpuacct.stat", "user", TICKS),
-        "CPU time in user space.",
-    ),
-    time(
-        "cpu_system",
-        line("cpu.stat", "system_usec", MICROSECONDS),
-        line("cpuacct.stat", "system", TICKS),
-        "CPU time in the kernel.",
-    ),
-    Field {
-        v2: line("cpu.stat", "nr_periods", 1),
-        v1: line("cpu.stat", "nr_periods", 1),
-        ..one("cpu_nr_periods", Events, "", "", "Periods of the CPU limit in which the container ran.")
-    },
-    Field {
-        v2: line("cpu.stat", "nr_throttled", 1),
-        v1: line("cpu.stat", "nr_throttled", 1),
-        ..one("cpu_nr_throttled", Events, "", "", "Periods in which it was throttled.")
-    },
-    time(
-        "cpu_throttled",
-        line("cpu.stat", "throttled_usec", MICROSECONDS),
-        line("cpu.stat", "throttled_time", 1),
-        "Time in which it was throttled.",
-    ),
-    one("pids_current", Number, "pids.current", "pids.current", "Processes and threads."),
-    one("pids_max", Number, "pids.max", "pids.max", "The container's own limit of them."),
-    one("pids_peak", Number, "pids.peak", "pids.peak", "The most there ever were."),
-];
-
-impl Field {
-    /// Where this version keeps it, if it does.
-    pub fn place(&self, version: Version) -> Option<Place> {
-        let place = if version == Version::V2 { self.v2 } else { self.v1 };
-        (!place.file.is_empty()).then_some(place)
-    }
-
-    /// The group it is of, as a position in [`GROUPS`].
-    pub fn group(&self) -> usize {
-        let group = GROUPS.iter().position(|group| self.name.starts_with(group));
-        group.expect("each name begins with its group")
-    }
-}
 
 /// What the fields of one cgroup say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -434,7 +129,7 @@ impl File {
             let Some(&Line { factor, field, .. }) = self.lines.iter().find(|line| line.key == key) else {
                 continue;
             };
-            let is_bytes = FIELDS[field].unit == Bytes;
+            let is_bytes = FIELDS[field].unit == Unit::Bytes;
             if let Some(number) = total(rest).or_else(|| number(rest))
                 && !(is_bytes && number >= UNLIMITED)
                 && let Some(number) = number.checked_mul(factor)

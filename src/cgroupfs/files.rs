@@ -116,6 +116,12 @@ impl CgroupFs {
         &self.path
     }
 
+    /// Why no container's cgroup is found, for the log.
+    pub fn explain_absence(&self) -> String {
+        let namespace = fs::read_link("/proc/self/ns/cgroup").unwrap_or_default();
+        explain_absence(&self.path, self.version, &namespace)
+    }
+
     /// Makes `values` what the cgroup at `paths` says now. Says whether there is one.
     pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         // A directory that was held is of a cgroup that is gone, if it fails: there may be another.
@@ -197,15 +203,24 @@ impl CgroupFs {
         fields::number(text[..n_bytes].trim_ascii_end())
     }
 
-    /// How many processes of the cgroup, of one that was read before, the kernel has killed for want of memory.
-    pub fn oom_kills(&mut self, cgroup: &Cgroup) -> Option<u64> {
+    /// How many processes of the cgroup at `path` the kernel has killed because no memory was left. A cgroup whose
+    /// directories are not held is opened by its path.
+    pub fn oom_kills(&mut self, path: &[u8], cgroup: &Cgroup) -> Option<u64> {
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
-        let directory = cgroup.directories.get(*at)?.as_ref()?;
-        self.text_of_kills(directory.as_fd(), file.name)
+        let name = file.name;
+        if let Some(directory) = cgroup.directories.get(*at) {
+            return self.text_of_kills(directory.as_ref()?.as_fd(), name);
+        }
+        namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let directory = open_directory(self.roots[*at].1.as_fd(), &self.resolved[..]).ok()?;
+        self.text_of_kills(directory.as_fd(), name)
     }
 
-    /// The same, by a file that stays open.
-    pub fn oom_kills_again(&mut self, cgroup: &mut Cgroup) -> Option<u64> {
+    /// The same, by a file that stays open as long as the directories do.
+    pub fn oom_kills_again(&mut self, path: &[u8], cgroup: &mut Cgroup) -> Option<u64> {
+        if cgroup.directories.is_empty() {
+            return self.oom_kills(path, cgroup);
+        }
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
         if cgroup.kills.is_none() {
             let directory = cgroup.directories.get(*at)?.as_ref()?;
@@ -301,6 +316,21 @@ impl CgroupFs {
         }
         Ok(())
     }
+}
+
+/// The cgroup namespace that the kernel begins with (include/linux/proc_ns.h, `PROC_CGROUP_INIT_INO`).
+const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
+
+fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
+    // Version 2's files say where the namespace has its root; version 1's do not.
+    if version == Version::V1 && namespace != Path::new(FIRST_NAMESPACE) && !namespace.as_os_str().is_empty()
+    {
+        return format!(
+            "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, and with \
+             cgroup version 1 it needs the node's"
+        );
+    }
+    format!("no container's cgroup is below {path:?}: expected the node's, by --cgroup-path")
 }
 
 #[cfg(test)]

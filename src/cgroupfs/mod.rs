@@ -1,6 +1,8 @@
 //! Linux's cgroup file system, version 2 or version 1's hierarchies, or a recording of one. Knows cgroups and nothing of containers.
 
 pub mod account;
+mod field;
+mod field_table;
 pub mod fields;
 pub mod files;
 mod namespace;

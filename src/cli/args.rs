@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn repeated() {
-        let options = run(&["--filter=a/b/c/d", "-filter", "e/f/g/h"]);
+        let options = run(&["--filter=a/b/c/d", "-filter", "e/f/g/h", "--filter", "a/b/c/d"]);
         assert_eq!(options.filters, filters(&["a/b/c/d", "e/f/g/h"]));
         let options = run(&[
             "--containerd-namespace=moby",

@@ -36,7 +36,7 @@ pub struct Options {
     pub container_logs: Option<PathBuf>,
     /// The containerd namespaces to list, at least one, each once.
     pub containerd_namespaces: Vec<String>,
-    /// A process is taken when any of them matches; at least one.
+    /// A process is selected when any of them matches; at least one, each once.
     pub filters: Vec<Filter>,
     /// A recorded node to read in place of containerd and the live proc.
     pub fixture: Option<PathBuf>,

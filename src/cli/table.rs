@@ -39,6 +39,14 @@ fn put<T>(value: Option<T>, to: &mut T) -> Option<()> {
     Some(())
 }
 
+/// Appends a value of an option that may be repeated, unless it was given before.
+fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
+    if !to.contains(&value) {
+        to.push(value);
+    }
+    Some(())
+}
+
 pub(super) const OPTIONS: &[Spec] = &[
     Spec {
         name: "addr",
@@ -121,13 +129,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         expected: "a containerd namespace such as \"k8s.io\", \"moby\" or \"default\"",
         is_repeatable: true,
         set: |options, value| {
-            let name = values::containerd_namespace(value)?;
-            let names = &mut options.containerd_namespaces;
-            // one given twice is listed once
-            if !names.contains(&name) {
-                names.push(name);
-            }
-            Some(())
+            add_once(values::containerd_namespace(value)?, &mut options.containerd_namespaces)
         },
         ..UNSET
     },
@@ -154,7 +156,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         help: "NAMESPACE/POD/CONTAINER/COMMAND, * is any; repeatable",
         expected: filter::EXPECTED,
         is_repeatable: true,
-        set: |options, value| Filter::parse(value.to_str()?).ok().map(|filter| options.filters.push(filter)),
+        set: |options, value| add_once(Filter::parse(value.to_str()?).ok()?, &mut options.filters),
         ..UNSET
     },
     Spec {

@@ -13,16 +13,24 @@ pub const UNMAPPED: &str = "What no process maps of the page cache, and of tmpfs
 /// How the label text of each part ends.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
+    ",part=\"anon_unmapped\"}",
     ",part=\"page_cache\"}",
     ",part=\"shmem\"}",
+    ",part=\"hugetlb\"}",
     ",part=\"slab\"}",
     ",part=\"page_tables\"}",
+    ",part=\"sec_page_tables\"}",
     ",part=\"kernel_stacks\"}",
     ",part=\"percpu\"}",
+    ",part=\"vmalloc\"}",
+    ",part=\"zswap\"}",
     ",part=\"kernel_other\"}",
     ",part=\"sockets\"}",
     ",part=\"remainder\"}",
 ];
+
+/// The same of what is exported of [`Exported::unmapped`].
+const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
 /// Appends the families to `text`, those that have a sample. The accounts are in the order in which they are exported.
 pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Exported<'a>> + Clone) {
@@ -52,8 +60,7 @@ pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Exported<'a
     }
     let mut family = Family::new(text, "cgroup_", "memory_unmapped", "_bytes", Kind::Gauge, UNMAPPED);
     for Exported { labels, unmapped, .. } in accounts {
-        // Of the page cache, and of tmpfs and shared memory.
-        for (part, bytes) in PART_LABELS[1..=2].iter().zip(unmapped.into_iter().flatten()) {
+        for (part, bytes) in UNMAPPED_LABELS.iter().zip(unmapped.into_iter().flatten()) {
             family.sample(labels, part, bytes);
         }
     }

@@ -41,6 +41,8 @@ pub struct Report {
     pub n_stuck: u64,
     /// The longest read of those that gave the values exported.
     pub longest_read: Duration,
+    /// Log lines that were dropped because standard error was not read.
+    pub n_log_lines_dropped: u64,
     /// The exporter's own CPU time.
     pub cpu_time: Duration,
     /// Its virtual size in bytes.
@@ -101,6 +103,7 @@ impl Default for Report {
             read_errors: ReadErrors::default(),
             n_stuck: 0,
             longest_read: Duration::ZERO,
+            n_log_lines_dropped: 0,
             cpu_time: Duration::ZERO,
             virtual_bytes: None,
             resident_bytes: None,
@@ -289,6 +292,12 @@ impl SelfMetrics {
                 Counter,
                 "CPU time spent reading smaps.",
                 seconds(report.read_time),
+            ),
+            (
+                "smaps_exporter_log_lines_dropped_total",
+                Counter,
+                "Log lines that were dropped because standard error was not read.",
+                count(report.n_log_lines_dropped),
             ),
             (
                 "process_cpu_seconds_total",

@@ -82,6 +82,21 @@ impl Proc {
         &self.path
     }
 
+    /// Whether another directory is at its path now, as when a recording is replaced.
+    pub fn is_replaced(&self) -> bool {
+        let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let (held, now) = (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path));
+        now.is_ok_and(|now| held.map(id) != Ok(id(now)))
+    }
+
+    /// Whether this kernel shows the memory maps of processes; `true` where that is not known.
+    pub fn has_smaps(&self) -> bool {
+        let exists = |name| {
+            rustix::fs::accessat(&self.root, name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
+        };
+        exists("self/smaps") != Err(Errno::NOENT) || exists("self/status").is_err()
+    }
+
     /// Lists every process into `processes`, by ascending pid.
     ///
     /// Fails when the directory cannot be read.

@@ -1,6 +1,7 @@
 //! What this process lacks to read the smaps of others (kernel: PTRACE_MODE_READ_FSCREDS, man 2 ptrace).
 
 use std::fs;
+use std::path::Path;
 
 const CAP_SYS_PTRACE: u32 = 19;
 const CAP_PERFMON: u32 = 38;
@@ -15,10 +16,38 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// The same for the text of a `status` file and the name of the AppArmor profile.
+/// Fails with one line where proc shows this process no other: mounted with hidepid=4 it shows those that may be traced, and
+/// `CAP_PERFMON`, which is enough to read them, is not enough for that (kernel: fs/proc/base.c, `has_pid_permissions`).
+pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());
+    let is_hidden = hides_processes(&read("/proc/self/mountinfo"), &path);
+    if is_hidden && effective(&read("/proc/self/status")) & 1 << CAP_SYS_PTRACE == 0 {
+        return Err(format!(
+            "cannot see processes: {proc_path:?} is mounted with hidepid=ptraceable (4), which needs CAP_SYS_PTRACE"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the last mount at `path` has hidepid=4, by the text of a `mountinfo` file.
+fn hides_processes(mounts: &str, path: &Path) -> bool {
+    let mut mounts = mounts.lines().filter_map(|line| {
+        let (mount, rest) = line.split_once(" - ")?;
+        (Path::new(mount.split(' ').nth(4)?) == path).then_some(rest)
+    });
+    let options = mounts.next_back().and_then(|rest| rest.rsplit(' ').next()).unwrap_or_default();
+    options.split(',').any(|option| ["hidepid=ptraceable", "hidepid=4"].contains(&option))
+}
+
+fn effective(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
+/// What is missing, by the text of a `status` file and the name of the AppArmor profile.
 fn explain(status: &str, confinement: &str) -> String {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let effective = effective(status);
     let has = |capability: u32| effective & 1 << capability != 0;
     if !has(CAP_SYS_PTRACE) {
         let instead =
@@ -36,6 +65,22 @@ fn explain(status: &str, confinement: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_that_hides_processes() {
+        let proc = "22 1 0:20 / /proc rw,nosuid - proc proc rw\n";
+        let host = |options: &str| format!("{proc}30 1 0:30 / /host/proc ro - proc proc rw,{options}\n");
+        for (mounts, path, expected) in [
+            (host("gid=5,hidepid=ptraceable"), "/host/proc", true),
+            (host("hidepid=4"), "/host/proc", true),
+            (host("hidepid=invisible"), "/host/proc", false),
+            (host("hidepid=ptraceable"), "/proc", false),
+            (host("hidepid=ptraceable") + &host("subset=x"), "/host/proc", false),
+            (String::new(), "/proc", false),
+        ] {
+            assert_eq!(hides_processes(&mounts, Path::new(path)), expected, "{path} {mounts}");
+        }
+    }
 
     #[test]
     fn what_is_missing() {

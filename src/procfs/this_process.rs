@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::files::Entries;
@@ -38,6 +38,14 @@ impl ThisProcess {
             max_open_files: getrlimit(Resource::Nofile).current,
         }
     }
+}
+
+/// Raises the soft limit of open files to the hard limit, as Go programs do, and returns the limit that applies then;
+/// `None` is no limit. The soft limit is 1,024 on most nodes only for programs that use `select(2)`.
+pub fn raise_open_file_limit() -> Option<u64> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // where that is refused, the old one stays
+    getrlimit(Resource::Nofile).current
 }
 
 /// The CPU time of this thread, user and system.

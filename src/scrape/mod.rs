@@ -117,7 +117,7 @@ impl Scraper {
         Reader::new(shape.group_by, shape.max_samples)
     }
 
-    /// Where it reads.
+    /// Where it reads in this pass.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
@@ -144,6 +144,11 @@ impl Scraper {
     /// Fails with one line when proc cannot be listed.
     pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
+        if self.proc.is_replaced() {
+            let path = self.proc.path();
+            let proc = Proc::open(path);
+            self.proc = Arc::new(proc.map_err(|error| format!("cannot open {path:?}: {}", plain(&error)))?);
+        }
         let Self { proc, discovery, processes, reads, budget, .. } = self;
         self.checks.begin(now);
         discovery.refresh(now);

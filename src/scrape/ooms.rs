@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 
 use crate::exposition::ooms::{Record, document};
+use crate::logging;
 use crate::node::cgroups::oom::Kill;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
@@ -51,7 +52,7 @@ impl Ooms {
             age: read_at.map(|read_at| read_at.elapsed()),
             largest,
         };
-        warn!("{}", record.log_line());
+        warn!(target: logging::OOM_KILL, "{}", record.log_line());
         self.records.push_front(record.json());
         let mut n_bytes = 0;
         let fits = |record: &&String| {

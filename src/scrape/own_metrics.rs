@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use log::debug;
 
 use crate::exposition::self_metrics::{Report, SelfMetrics};
+use crate::logging;
 use crate::node::containers::discovery::Discovery;
 use crate::node::processes::table::ProcessTable;
 use crate::node::reads::scheduler::Reads;
@@ -85,6 +86,7 @@ impl OwnMetrics {
             resident_bytes,
             n_open_files,
             max_open_files,
+            n_log_lines_dropped: logging::n_dropped(),
             ..self.report
         };
         self.metrics.render(text, &report, namespaces, folded, oom_kills);

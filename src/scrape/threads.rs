@@ -14,7 +14,6 @@ use super::handover::Handover;
 use super::{Pass, Scraper};
 use crate::demand::Demand;
 use crate::errors::plain;
-use crate::procfs::Proc;
 use crate::procfs::this_process::this_thread;
 
 /// How long the active thread waits at most while no scrape is requested.
@@ -45,7 +44,6 @@ pub enum Next {
 struct Shared {
     state: Mutex<State>,
     handover: Handover,
-    proc: Arc<Proc>,
     demand: Arc<Demand>,
 }
 
@@ -67,9 +65,8 @@ impl State {
 /// Scrapes on this thread on request, and on others while this one is blocked in a read. Returns when there
 /// is no next scrape, or when another thread has taken over.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
-    let proc = scraper.proc();
     let state = Mutex::new(State { scraper, after });
-    let shared = Shared { state, handover: Handover::default(), proc, demand };
+    let shared = Shared { state, handover: Handover::default(), demand };
     Arc::new(shared).run(0);
 }
 
@@ -114,9 +111,10 @@ impl Shared {
             };
             reader.restart_clock();
             while let Some(job) = state.scraper.next(thread) {
+                let proc = state.scraper.proc();
                 drop(state);
                 self.handover.begin_read();
-                let finding = reader.read(&self.proc, job);
+                let finding = reader.read(&proc, job);
                 let is_active = self.handover.end_read(number);
                 state = self.lock();
                 state.scraper.apply(&job, &finding);

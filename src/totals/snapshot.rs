@@ -38,8 +38,7 @@ pub struct Snapshot {
     max_bytes: usize,
     /// Between sums, they are reduced when they take more than this.
     reduce_above: usize,
-    /// Scratch.
-    lossy: String,
+    lossy: String, // scratch
 }
 
 impl Default for Snapshot {

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
-PARTS = "anon page_cache shmem slab page_tables kernel_stacks percpu kernel_other sockets remainder".split()
+PARTS = (
+    "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu vmalloc zswap kernel_other sockets remainder"
+).split()
 # The parts that the treemap shows as they are: of the others it shows what is mapped and what is not.
-KERNEL = PARTS[3:9]
+TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Charge:
     def tiles(self, mapped):
         """What the treemap shows of it beside `mapped` bytes of paths: {name: bytes}."""
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
-        tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in KERNEL if self.parts.get(part, 0) > 0}
+        tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
         left = self.current - mapped - sum(tiles.values())
         return tiles | ({"cgroup_memory_difference": left} if left > 0 else {})
 
@@ -42,7 +44,7 @@ def charges_of(exposition):
         if k % 11 == 9:
             continue
         cache, tmpfs = (pss // (3 + k % 5)) & -4096, (8 * MIB if k % 4 == 1 else 0)
-        parts = dict(slab=(2 + k % 3) * MIB, page_tables=MIB + k * 4096, kernel_stacks=(1 + k % 5) * 65536, percpu=k * 1440, kernel_other=300_000, sockets=k % 2 * 40_960)
+        parts = dict(anon_unmapped=k % 3 * 2 * MIB, hugetlb=k % 5 // 4 * 4 * MIB, slab=(2 + k % 3) * MIB, page_tables=MIB + k * 4096, kernel_stacks=(1 + k % 5) * 65536, percpu=k * 1440, vmalloc=k * 4096, zswap=k % 4 * 65536, kernel_other=300_000, sockets=k % 2 * 40_960)
         difference = (-9 if k % 17 == 4 else 3 + k % 6) * MIB
         current = pss + cache + tmpfs + sum(parts.values()) + difference
         anon, page_cache = pss * 2 // 3, pss // 3 + cache
@@ -73,7 +75,7 @@ def families(charges):
 
 def record(time, namespace="shop", pod="web-1", container="app", command="java", paths=(("java", "[heap]", 88_000_000), ("java", "/opt/java/lib/server/libjvm.so", 9_000_000)), **more):
     """One record of /ooms."""
-    account = dict(zip(PARTS, (90_000_000, 8_000_000, 0, 3_000_000, 2_000_000, 400_000, 100_000, 300_000, 0, 1_000_000)))
+    account = dict(zip(PARTS, (90_000_000, 0, 8_000_000, 0, 0, 3_000_000, 2_000_000, 0, 400_000, 100_000, 0, 0, 300_000, 0, 1_000_000)))
     return {
         "time": time, "namespace": namespace, "pod": pod, "container": container, "command": command, "kills": 1, "limit_bytes": 104_857_600, "use_bytes": 104_800_000,
         "reading_age_seconds": 0.8, "mapped_bytes": 99_000_000, "paths": [{"command": c, "path": path, "pss_bytes": v} for c, path, v in paths], "account": account, **more,

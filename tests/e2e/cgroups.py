@@ -19,7 +19,7 @@ WORK = "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x b
 
 # metric -> the file and the key that it is read from, and the number by which it is divided
 STAT_KEYS = (
-    "anon file kernel kernel_stack pagetables percpu sock shmem file_mapped file_dirty swapcached zswap anon_thp file_thp inactive_anon "
+    "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 V2 = {

@@ -1,6 +1,10 @@
 //! The exporter's modules that do no I/O, as a crate of their own: so a fuzz target builds in seconds, without containerd's client.
 #![allow(dead_code, unused_imports)]
 
+#[path = "../../src/cgroupfs/field.rs"]
+mod field;
+#[path = "../../src/cgroupfs/field_table.rs"]
+mod field_table;
 #[path = "../../src/cgroupfs/fields.rs"]
 pub mod cgroup_fields;
 #[path = "../../src/cli/mod.rs"]

@@ -5,7 +5,8 @@ import { test } from 'node:test';
 import { exposition, line, load, place, randomFrom } from './load.mjs';
 
 const WHERE = { namespace: 'shop', pod: 'web-1', container: 'app' };
-const PARTS = { anon: 500, page_cache: 300, shmem: 40, slab: 30, page_tables: 20, kernel_stacks: 10, percpu: 5, kernel_other: 15, sockets: 0, remainder: 80 };
+const PARTS = { anon: 500, anon_unmapped: 17, page_cache: 300, shmem: 40, hugetlb: 16, slab: 30, page_tables: 20, sec_page_tables: 6, kernel_stacks: 10, percpu: 5, vmalloc: 3, zswap: 2,
+	kernel_other: 15, sockets: 0, remainder: 36 };
 function cgroup(where, { current, limit, working_set, parts = {}, unmapped = {} }) {
 	const one = (name, value, more) => value === undefined ? [] : [line(`cgroup_memory_${name}_bytes`, { ...where, ...more }, value)];
 	return [...one('current', current), ...one('limit', limit), ...one('working_set', working_set), ...Object.entries(parts).flatMap(([part, v]) => one('account', v, { part })),
@@ -31,7 +32,8 @@ test('tiles of paths and of parts fill what is charged', async () => {
 	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 450, '/lib/libc.so': 100 }) },
 		cgroup(WHERE, { current: 1000, limit: 2000, working_set: 900, parts: PARTS, unmapped: { page_cache: 210, shmem: 40 } })));
 	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'page cache that nobody maps': 210, 'tmpfs that nobody maps': 40, slab: 30, 'page tables': 20,
-		'kernel stacks': 10, 'per-CPU': 5, 'other kernel memory': 15, difference: 120 });
+		'anonymous memory that no process maps': 17, 'huge pages of hugetlbfs': 16, 'secondary page tables': 6, 'kernel stacks': 10, 'per-CPU': 5, vmalloc: 3, zswap: 2, 'other kernel memory': 15,
+		difference: 76 });
 	for (const names of [['shop', 'web-1', 'app'], ['shop', 'web-1'], ['shop'], []]) assert.equal(page.at(charged(page), find(page, ...names)), 1000);
 	assert.equal(page.answer.broken, 0);
 	assert.deepEqual(page.excesses(), []);
@@ -121,7 +123,7 @@ test('names of any kind keep their accounts apart, and lines that are none are c
 test('bars: the limit is the width, without one the largest use', () => {
 	const { barOf } = load(), sum = bar => bar.parts.reduce((sum, [, , , share]) => sum + share, 0), near = (a, b) => assert.ok(Math.abs(a - b) < 1e-9, `${a} ${b}`);
 	const a = { current: 1000, limit: 2000, parts: PARTS }, bar = barOf(a, 5000);
-	assert.deepEqual([bar.isLimited, bar.width, bar.used, bar.parts.length], [true, .5, .5, 10]);
+	assert.deepEqual([bar.isLimited, bar.width, bar.used, bar.parts.length], [true, .5, .5, 15]);
 	near(sum(bar), .5);
 	near(bar.parts[0][3], .25);
 	assert.deepEqual([barOf({ ...a, limit: NaN }, 5000).isLimited, barOf({ ...a, limit: NaN }, 5000).width], [false, .2]);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cgroupfs::field::Field;
 
 /// As Linux 6.12 prints it, with zswap and huge pages built in.
 const STAT_6_12: &str = "anon 18653184
@@ -159,8 +160,10 @@ fn version_2() {
             ("memory_stat_kernel_bytes", 3604480),
             ("memory_stat_kernel_stack_bytes", 131072),
             ("memory_stat_pagetables_bytes", 430080),
+            ("memory_stat_sec_pagetables_bytes", 0),
             ("memory_stat_percpu_bytes", 1440),
             ("memory_stat_sock_bytes", 8192),
+            ("memory_stat_vmalloc_bytes", 16384),
             ("memory_stat_shmem_bytes", 20971520),
             ("memory_stat_file_mapped_bytes", 10637312),
             ("memory_stat_file_dirty_bytes", 135168),
@@ -310,11 +313,19 @@ fn the_table_is_sound() {
         (KERNEL, "memory_stat_kernel"),
         (KERNEL_STACK, "memory_stat_kernel_stack"),
         (PAGETABLES, "memory_stat_pagetables"),
+        (SEC_PAGETABLES, "memory_stat_sec_pagetables"),
         (PERCPU, "memory_stat_percpu"),
         (SOCK, "memory_stat_sock"),
+        (VMALLOC, "memory_stat_vmalloc"),
         (SHMEM, "memory_stat_shmem"),
         (FILE_MAPPED, "memory_stat_file_mapped"),
+        (SWAPCACHED, "memory_stat_swapcached"),
+        (ZSWAP, "memory_stat_zswap"),
+        (HUGETLB, "memory_stat_hugetlb"),
+        (INACTIVE_ANON, "memory_stat_inactive_anon"),
         (INACTIVE_FILE, "memory_stat_inactive_file"),
+        (ACTIVE_ANON, "memory_stat_active_anon"),
+        (UNEVICTABLE, "memory_stat_unevictable"),
         (SLAB, "memory_stat_slab"),
         (OOM_KILLS, "memory_events"),
     ] {

@@ -207,3 +207,19 @@ fn a_recording_says_the_same() {
     assert_eq!(live, replayed);
     assert_eq!(get(&live, "memory_limit"), Some(8192));
 }
+
+#[test]
+fn an_absence_names_its_cause() {
+    let explain = |version, namespace| explain_absence(Path::new("/c"), version, Path::new(namespace));
+    let elsewhere = r#"no container's cgroup is below "/c": expected the node's, by --cgroup-path"#;
+    for (version, namespace) in
+        [(Version::V1, FIRST_NAMESPACE), (Version::V1, ""), (Version::V2, "cgroup:[4026532000]")]
+    {
+        assert_eq!(explain(version, namespace), elsewhere);
+    }
+    let own = explain(Version::V1, "cgroup:[4026532000]");
+    assert!(
+        own.ends_with("a cgroup namespace of its own, and with cgroup version 1 it needs the node's"),
+        "{own}"
+    );
+}

@@ -318,14 +318,16 @@ impl Account {
 
     /// Reads the count of its own cgroup. Returns how many kills are new; `None` if the cgroup is gone.
     pub fn new_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
-        fs.oom_kills(&self.cgroup).map(|n_now| self.kills.see(n_now))
+        fs.oom_kills(&self.paths.memory, &self.cgroup).map(|n_now| self.kills.see(n_now))
     }
 
     /// As [`Account::new_kills`], if the count must be read often: it is near its limit, and has no pod whose counter outlives
     /// its own.
     pub fn watched_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
-        let n_now = self.is_watched().then(|| fs.oom_kills_again(&mut self.cgroup)).flatten()?;
-        Some(self.kills.see(n_now))
+        if !self.is_watched() {
+            return None;
+        }
+        fs.oom_kills_again(&self.paths.memory, &mut self.cgroup).map(|n_now| self.kills.see(n_now))
     }
 
     /// Whether its count of kills must be read often.

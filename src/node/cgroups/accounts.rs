@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use log::{Level, log};
+use log::{Level, log, warn};
 use rustix::process::{Resource, getrlimit};
 
 use super::account::Account;
@@ -25,7 +25,8 @@ pub struct Accounts {
     gone: Vec<Account>,
     /// The cgroups of this many containers are kept open between scrapes, up to five descriptors each. The rest of the
     /// descriptors that the process may have is for others.
-    max_open: usize,
+    pub(super) max_open: usize,
+    has_logged_limit: bool,
     /// The level at which it is logged that no container's cgroup is there; `None` once that is logged, or one was there.
     missing_cgroup_log_level: Option<Level>,
 }
@@ -35,7 +36,14 @@ impl Accounts {
     pub fn new(level: Level) -> Self {
         let max_open = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 8);
         let missing_cgroup_log_level = Some(level);
-        Self { table: Vec::new(), order: Vec::new(), gone: Vec::new(), max_open, missing_cgroup_log_level }
+        Self {
+            table: Vec::new(),
+            order: Vec::new(),
+            gone: Vec::new(),
+            max_open,
+            has_logged_limit: false,
+            missing_cgroup_log_level,
+        }
     }
 
     /// Notes which containers have a process, and where their cgroups are.
@@ -135,6 +143,7 @@ impl Accounts {
         if is_changed {
             self.sort();
         }
+        self.log_limit();
     }
 
     /// Sorts by label text. If several containers have the same labels, only the youngest is exported; where it is not known
@@ -155,6 +164,19 @@ impl Accounts {
         equal.into_iter().for_each(|i| table[i].set_shares_labels(true));
     }
 
+    /// Logs once if not all cgroups can be kept open.
+    fn log_limit(&mut self) {
+        let n = self.table.len();
+        if n > self.max_open && !std::mem::replace(&mut self.has_logged_limit, true) {
+            warn!(
+                "the limit of open files (ulimit -Hn) is too low for {n} containers: the cgroups of {} are opened for each \
+                 read; expected at least {}",
+                n - self.max_open,
+                8 * n
+            );
+        }
+    }
+
     /// Logs once if no container's cgroup is there: without the node's own mount, a container sees its own cgroup alone.
     pub fn log_missing(&mut self, fs: &CgroupFs) {
         if self.table.is_empty() {
@@ -163,11 +185,7 @@ impl Accounts {
         if let Some(level) = self.missing_cgroup_log_level.take()
             && self.order.is_empty()
         {
-            log!(
-                level,
-                "no cgroup_* metrics: no container's cgroup is below {:?}: expected the node's, by --cgroup-path",
-                fs.path()
-            );
+            log!(level, "no cgroup_* metrics: {}", fs.explain_absence());
         }
     }
 

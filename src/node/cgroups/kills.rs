@@ -158,6 +158,19 @@ mod tests {
         }
     }
 
+    /// Cgroups that are not kept open are read by their paths: the fuller container of the pod is not blamed.
+    #[test]
+    fn kills_are_counted_beyond_the_limit_of_open_cgroups() {
+        let (mut node, processes) = pod("beyond");
+        node.usage.keep_open(0);
+        node.cgroup("kubepods/pod/c1", 600);
+        assert_eq!(node.check(&processes), (vec![], vec![]));
+        node.oom_kills(8);
+        node.write("kubepods/pod/c2/memory.events", "oom_kill 4\n");
+        node.write("kubepods/pod/memory.events", "oom_kill 7\n");
+        assert_eq!(node.check(&processes).1, [killed("b", 1, 500)]);
+    }
+
     #[test]
     fn a_kill_is_counted_if_the_node_counts_it_first() {
         let (mut node, processes) = pod("node-first");

@@ -64,7 +64,7 @@ impl KillCounter {
         if self.own.is_some() {
             return false;
         }
-        self.own = fs.oom_kills(cgroup);
+        self.own = fs.oom_kills(path, cgroup);
         self.path.clear();
         self.path.extend_from_slice(path);
         self.see_above(fs);

@@ -141,6 +141,12 @@ impl CgroupUsage {
         self.ooms.counts()
     }
 
+    /// Keeps the cgroups of at most this many containers open.
+    #[cfg(test)]
+    pub fn keep_open(&mut self, max_open: usize) {
+        self.accounts.max_open = max_open;
+    }
+
     /// Records the files that the accounts are read from into `to`.
     ///
     /// Fails with one line when a file cannot be written.

@@ -3,17 +3,19 @@
 const CGROUP = /cgroup_memory_(current|limit|working_set|account|unmapped)_bytes\{/y;
 // The parts that together are the use, as bars show them: by the label `part`, their name and their colour.
 const PARTS = {
-	anon: ['anonymous', 'anon'], page_cache: ['page cache', 'file'], shmem: ['tmpfs and shared memory', 'shm'], slab: ['slab', 'slab'],
-	page_tables: ['page tables', 'page_tables'], kernel_stacks: ['kernel stacks', 'kernel_stacks'], percpu: ['per-CPU', 'percpu'],
+	anon: ['anonymous', 'anon'], anon_unmapped: ['unmapped anonymous', 'anon_unmapped'], page_cache: ['page cache', 'file'], shmem: ['tmpfs and shared memory', 'shm'],
+	hugetlb: ['hugetlbfs', 'hugetlb'], slab: ['slab', 'slab'], page_tables: ['page tables', 'page_tables'], sec_page_tables: ['secondary page tables', 'sec_page_tables'],
+	kernel_stacks: ['kernel stacks', 'kernel_stacks'], percpu: ['per-CPU', 'percpu'], vmalloc: ['vmalloc', 'vmalloc'], zswap: ['zswap', 'zswap'],
 	kernel_other: ['other kernel memory', 'kernel_other'], sockets: ['sockets', 'sockets'], remainder: ['remainder', 'difference'],
 };
 // The parts that no process maps, as the treemap shows them.
 const UNMAPPED = { unmapped_page_cache: 'Page cache that nobody maps', unmapped_shmem: 'Tmpfs that nobody maps' };
 const TILES = {
-	...UNMAPPED, slab: 'Slab', page_tables: 'Page tables', kernel_stacks: 'Kernel stacks', percpu: 'Per-CPU', kernel_other: 'Other kernel memory',
+	...UNMAPPED, anon_unmapped: 'Anonymous memory that no process maps', hugetlb: 'Huge pages of hugetlbfs', slab: 'Slab', page_tables: 'Page tables',
+	sec_page_tables: 'Secondary page tables', kernel_stacks: 'Kernel stacks', percpu: 'Per-CPU', vmalloc: 'Vmalloc', zswap: 'Zswap', kernel_other: 'Other kernel memory',
 	sockets: 'Sockets', difference: 'Difference',
 };
-const SHORT = { unmapped_page_cache: 'unmapped cache', unmapped_shmem: 'unmapped tmpfs', kernel_other: 'other kernel' };
+const SHORT = { unmapped_page_cache: 'unmapped cache', unmapped_shmem: 'unmapped tmpfs', anon_unmapped: 'unmapped anon', hugetlb: 'hugetlbfs', kernel_other: 'other kernel' };
 Object.assign(KINDS, TILES);
 // The node of a tile is a child of its container, beside the commands. A command's name is at most 15 bytes, so none is called this.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory';

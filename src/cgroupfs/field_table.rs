@@ -1,0 +1,236 @@
+//! The rows of the table of cgroup fields.
+
+use super::field::Unit::{Bytes, Events, Number, Time};
+use super::field::{Field, Place, Unit};
+
+/// How many fields there are.
+pub const N_FIELDS: usize = 54;
+
+const NOWHERE: Place = Place { file: "", key: "", factor: 1 };
+const MICROSECONDS: u64 = 1_000;
+/// `USER_HZ`, which is 100 wherever containers run.
+const TICKS: u64 = 10_000_000;
+
+const fn file(file: &'static str) -> Place {
+    Place { file, ..NOWHERE }
+}
+
+const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
+    Place { file, key, factor }
+}
+
+/// A file of one number.
+const fn one(
+    name: &'static str,
+    unit: Unit,
+    v2: &'static str,
+    v1: &'static str,
+    help: &'static str,
+) -> Field {
+    Field { name, labels: "}", unit, v2: file(v2), v1: file(v1), help }
+}
+
+/// A line of memory.stat.
+const fn stat(
+    name: &'static str,
+    unit: Unit,
+    v2: &'static str,
+    v1: &'static str,
+    help: &'static str,
+) -> Field {
+    let v1 = if v1.is_empty() { NOWHERE } else { line("memory.stat", v1, 1) };
+    Field { name, labels: "}", unit, v2: line("memory.stat", v2, 1), v1, help }
+}
+
+const fn event(key: &'static str, labels: &'static str) -> Field {
+    Field {
+        name: "memory_events",
+        labels,
+        unit: Events,
+        v2: line("memory.events", key, 1),
+        v1: NOWHERE,
+        help: "Memory events: use went above low, high or max, no memory was left below the limit (oom), a process was killed (oom_kill), a socket was held up (sock_throttled).",
+    }
+}
+
+const fn time(name: &'static str, v2: Place, v1: Place, help: &'static str) -> Field {
+    Field { name, labels: "}", unit: Time, v2, v1, help }
+}
+
+/// The table, in the order in which families are exported.
+pub static FIELDS: [Field; N_FIELDS] = [
+    one(
+        "memory_current",
+        Bytes,
+        "memory.current",
+        "memory.usage_in_bytes",
+        "All memory charged to the container.",
+    ),
+    one("memory_peak", Bytes, "memory.peak", "memory.max_usage_in_bytes", "The most that was ever charged."),
+    one("memory_low", Bytes, "memory.low", "", "Below this the kernel takes nothing while others have any."),
+    one("memory_high", Bytes, "memory.high", "", "Above this the kernel slows the container down."),
+    one("memory_max", Bytes, "memory.max", "memory.limit_in_bytes", "The container's own limit."),
+    Field {
+        v1: line("memory.stat", "hierarchical_memory_limit", 1),
+        ..one(
+            "memory_limit",
+            Bytes,
+            "",
+            "",
+            "The limit that applies: the smallest of the container's and those of all cgroups above it.",
+        )
+    },
+    one(
+        "memory_working_set",
+        Bytes,
+        "",
+        "",
+        "Memory charged, less inactive page cache: what the kubelet evicts by.",
+    ),
+    Field {
+        v1: line("memory.stat", "total_swap", 1),
+        ..one("memory_swap_current", Bytes, "memory.swap.current", "", "Swap in use.")
+    },
+    one("memory_swap_max", Bytes, "memory.swap.max", "", "The container's limit of swap."),
+    stat("memory_stat_anon", Bytes, "anon", "total_rss", "Anonymous memory."),
+    stat("memory_stat_file", Bytes, "file", "total_cache", "Page cache, with tmpfs and shared memory."),
+    Field {
+        v1: file("memory.kmem.usage_in_bytes"),
+        ..stat(
+            "memory_stat_kernel",
+            Bytes,
+            "kernel",
+            "",
+            "Kernel memory: stacks, page tables, slab and the rest.",
+        )
+    },
+    stat("memory_stat_kernel_stack", Bytes, "kernel_stack", "", "Kernel stacks."),
+    stat("memory_stat_pagetables", Bytes, "pagetables", "", "Page tables."),
+    stat("memory_stat_sec_pagetables", Bytes, "sec_pagetables", "", "Page tables of KVM and IOMMUs."),
+    stat("memory_stat_percpu", Bytes, "percpu", "", "Kernel data kept for each CPU."),
+    stat("memory_stat_sock", Bytes, "sock", "", "Network buffers."),
+    stat("memory_stat_vmalloc", Bytes, "vmalloc", "", "Kernel memory from vmalloc, as of BPF maps."),
+    stat("memory_stat_shmem", Bytes, "shmem", "total_shmem", "Tmpfs and shared memory."),
+    stat("memory_stat_file_mapped", Bytes, "file_mapped", "total_mapped_file", "Page cache that is mapped."),
+    stat(
+        "memory_stat_file_dirty",
+        Bytes,
+        "file_dirty",
+        "total_dirty",
+        "Page cache that is still to be written.",
+    ),
+    stat(
+        "memory_stat_swapcached",
+        Bytes,
+        "swapcached",
+        "total_swapcached",
+        "Swap that is in memory as well.",
+    ),
+    stat("memory_stat_zswap", Bytes, "zswap", "", "Memory that holds compressed swap."),
+    stat("memory_stat_hugetlb", Bytes, "hugetlb", "", "Hugetlbfs, with memory_hugetlb_accounting."),
+    stat(
+        "memory_stat_anon_thp",
+        Bytes,
+        "anon_thp",
+        "total_rss_huge",
+        "Anonymous memory in transparent huge pages.",
+    ),
+    stat("memory_stat_file_thp", Bytes, "file_thp", "", "Page cache in transparent huge pages."),
+    stat(
+        "memory_stat_inactive_anon",
+        Bytes,
+        "inactive_anon",
+        "total_inactive_anon",
+        "Anonymous memory, tmpfs and shared memory not used lately.",
+    ),
+    stat(
+        "memory_stat_inactive_file",
+        Bytes,
+        "inactive_file",
+        "total_inactive_file",
+        "Page cache of files not used lately.",
+    ),
+    stat(
+        "memory_stat_active_anon",
+        Bytes,
+        "active_anon",
+        "total_active_anon",
+        "Anonymous memory, tmpfs and shared memory used lately.",
+    ),
+    stat(
+        "memory_stat_active_file",
+        Bytes,
+        "active_file",
+        "total_active_file",
+        "Page cache of files used lately.",
+    ),
+    stat(
+        "memory_stat_unevictable",
+        Bytes,
+        "unevictable",
+        "total_unevictable",
+        "Memory that cannot be taken: locked, for example.",
+    ),
+    stat(
+        "memory_stat_slab_reclaimable",
+        Bytes,
+        "slab_reclaimable",
+        "",
+        "Slab that can be taken: directory entries and the like.",
+    ),
+    stat("memory_stat_slab_unreclaimable", Bytes, "slab_unreclaimable", "", "Slab that cannot be taken."),
+    stat("memory_stat_slab", Bytes, "slab", "", "Kernel objects."),
+    stat("memory_stat_pgfault", Events, "pgfault", "total_pgfault", "Page faults."),
+    stat("memory_stat_pgmajfault", Events, "pgmajfault", "total_pgmajfault", "Page faults that took I/O."),
+    event("low", ",event=\"low\"}"),
+    event("high", ",event=\"high\"}"),
+    event("max", ",event=\"max\"}"),
+    event("oom", ",event=\"oom\"}"),
+    Field { v1: line("memory.oom_control", "oom_kill", 1), ..event("oom_kill", ",event=\"oom_kill\"}") },
+    event("oom_group_kill", ",event=\"oom_group_kill\"}"),
+    event("sock_throttled", ",event=\"sock_throttled\"}"),
+    time(
+        "memory_pressure_some",
+        line("memory.pressure", "some", MICROSECONDS),
+        NOWHERE,
+        "Time in which some of the container's tasks waited for memory.",
+    ),
+    time(
+        "memory_pressure_full",
+        line("memory.pressure", "full", MICROSECONDS),
+        NOWHERE,
+        "Time in which all of its tasks that had work waited for memory.",
+    ),
+    time("cpu_usage", line("cpu.stat", "usage_usec", MICROSECONDS), file("cpuacct.usage"), "CPU time."),
+    time(
+        "cpu_user",
+        line("cpu.stat", "user_usec", MICROSECONDS),
+        line("cpuacct.stat", "user", TICKS),
+        "CPU time in user space.",
+    ),
+    time(
+        "cpu_system",
+        line("cpu.stat", "system_usec", MICROSECONDS),
+        line("cpuacct.stat", "system", TICKS),
+        "CPU time in the kernel.",
+    ),
+    Field {
+        v2: line("cpu.stat", "nr_periods", 1),
+        v1: line("cpu.stat", "nr_periods", 1),
+        ..one("cpu_nr_periods", Events, "", "", "Periods of the CPU limit in which the container ran.")
+    },
+    Field {
+        v2: line("cpu.stat", "nr_throttled", 1),
+        v1: line("cpu.stat", "nr_throttled", 1),
+        ..one("cpu_nr_throttled", Events, "", "", "Periods in which it was throttled.")
+    },
+    time(
+        "cpu_throttled",
+        line("cpu.stat", "throttled_usec", MICROSECONDS),
+        line("cpu.stat", "throttled_time", 1),
+        "Time in which it was throttled.",
+    ),
+    one("pids_current", Number, "pids.current", "pids.current", "Processes and threads."),
+    one("pids_max", Number, "pids.max", "pids.max", "The container's own limit of them."),
+    one("pids_peak", Number, "pids.peak", "pids.peak", "The most there ever were."),
+];

@@ -1,0 +1,151 @@
+//! Start and end of the built program: its limit of open files, its signals.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Directory, Serving, exporter, fixture, told};
+
+/// Runs the program in a shell that changes a limit first.
+fn limited(ulimit: &str, args: &[&str]) -> Command {
+    let program = exporter(args);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit {ulimit} && exec \"$@\""), "sh"]);
+    shell.arg(program.get_program()).args(program.get_args());
+    shell
+}
+
+const SERVE: [&str; 5] = ["--fixture", "fixtures/node", "--filter=*/*/*/*", "--addr", "127.0.0.1:0"];
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_limit() {
+    let command = limited("-Sn 64 && ulimit -Hn 500", &SERVE);
+    assert_eq!(Serving::start(command).value("process_max_fds"), "500");
+}
+
+/// Too few open files are one line: not a panic, and not an exposition that lacks most of its lines.
+#[test]
+fn too_few_open_files_are_one_line() {
+    let node = Directory::new();
+    node.one_container();
+    let socket = node.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let socket = ["--containerd-sock", socket.to_str().unwrap(), "--addr", "127.0.0.1:0"];
+    let once = ["--fixture", "fixtures/node", "--once"];
+    for (limit, args) in [(6, &once[..]), (6, &SERVE), (6, &socket), (12, &socket), (63, &once)] {
+        let mut command = limited(&format!("-n {limit}"), args);
+        let output = command.output().unwrap();
+        let expected = format!(
+            "smaps-container-exporter: cannot run with at most {limit} open files (ulimit -n): expected at least 64\n"
+        );
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+    }
+    let node = fixture("node");
+    let args = ["--once", "--filter=*/*/*/*", "--fixture", node.to_str().unwrap()];
+    let output = limited("-n 64", &args).output().unwrap();
+    assert_eq!(
+        output.stdout,
+        exporter(&args).output().unwrap().stdout,
+        "the least that is accepted is enough"
+    );
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// Waits until the kernel says that the process has a handler for SIGTERM (bit 14 of `SigCgt`).
+fn wait_for_handler(child: &Child) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        if u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << 14 != 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "SIGTERM has no handler: {status}");
+        std::thread::yield_now();
+    }
+}
+
+/// Whatever the program does, it has handlers, and a signal ends it: waiting for a runtime that does not answer, or for a
+/// reader of its output that does not read.
+#[test]
+fn a_signal_ends_what_is_not_done() {
+    let directory = Directory::new();
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let socket = socket.to_str().unwrap();
+    let recording = directory.path().join("recording");
+    let once = ["--once", "--containerd-sock", socket];
+    let record = ["--record", recording.to_str().unwrap(), "--containerd-sock", socket];
+    for (args, how, code) in [
+        (&once[..], Signal::TERM, 143),
+        (&once, Signal::INT, 130),
+        (&record, Signal::TERM, 143),
+        (&["--help"], Signal::TERM, 143),
+        (&["--once", "--fixture", "fixtures/node", "--filter=*/*/*/*"], Signal::INT, 130),
+    ] {
+        let (reader, mut full) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&full, true).unwrap();
+        while full.write(&[0; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&full, false).unwrap();
+        let mut child = exporter(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_handler(&child);
+        signal(&child, how);
+        let status = child.wait().unwrap();
+        drop(reader);
+        let mut log = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?} {status}\n{log}");
+        assert!(
+            log.ends_with(if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" }),
+            "{log}"
+        );
+    }
+}
+
+/// A signal soon after exec ends the program before it runs, or well. Once it has logged a line, always well.
+#[test]
+fn early_signals_end_the_program_well() {
+    for i in 0..40 {
+        let mut child = exporter(&SERVE).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut text = String::new();
+        match i % 2 {
+            0 => std::thread::sleep(Duration::from_micros(i * 125)), // not to be right: any moment must do
+            _ => _ = log.read_line(&mut text).unwrap(),
+        }
+        signal(&child, Signal::TERM);
+        let status = child.wait().unwrap();
+        log.read_to_string(&mut text).unwrap();
+        let is_before_main = text.is_empty() && status.signal() == Some(Signal::TERM.as_raw());
+        assert!(is_before_main || status.code() == Some(0), "{status}\n{text}");
+        assert!(is_before_main || text.contains("[INFO ] received SIGTERM, shutting down\n"), "{text}");
+    }
+}
+
+/// A kernel may be built without smaps.
+#[test]
+fn a_kernel_without_smaps_is_named() {
+    let node = Directory::new();
+    let socket = node.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    node.write("proc/self/status", "Name:\tx\n");
+    let proc = node.path().join("proc");
+    let args =
+        ["--once", "--containerd-sock", socket.to_str().unwrap(), "--proc-path", proc.to_str().unwrap()];
+    let mut command = exporter(&args);
+    let output = command.output().unwrap();
+    let expected = format!(
+        "smaps-container-exporter: no smaps in {:?}: expected a kernel with CONFIG_PROC_PAGE_MONITOR\n",
+        proc.join("self")
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert_eq!(output.status.code(), Some(1));
+}
