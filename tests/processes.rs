@@ -6,6 +6,7 @@ use std::process::Command as Program;
 
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::scrape::Scraper;
+use smaps_container_exporter::start;
 
 use crate::support::{Directory, exporter, told};
 
@@ -19,7 +20,7 @@ fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
     let args = args.iter().chain(more).chain(budget).map(OsString::from);
     match args::parse(args).unwrap() {
-        Command::Run(options) => Scraper::new(&options).unwrap(),
+        Command::Run(options) => start::scraper(&options).unwrap(),
         other => panic!("{other:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use smaps_container_exporter::procfs::errors::ReadError;
-use smaps_container_exporter::procfs::memory;
+use smaps_container_exporter::procfs::scan::{Limits, scan};
 use smaps_container_exporter::smaps::fields::{FIELDS, N_FIELDS};
 use smaps_container_exporter::smaps::scanner::{Mapping, Next, Scanner};
 
@@ -52,7 +52,7 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
     let (mut buffer, pieces) = (vec![0; buffer_size], Pieces(text, read_size));
-    match memory::scan(pieces, &mut buffer, memory::Limits::NONE, scanner, &mut add) {
+    match scan(pieces, &mut buffer, Limits::NONE, scanner, &mut add) {
         Ok(n) => assert_eq!(n, mappings.len()),
         Err(ReadError::Torn) => return None,
         Err(error) => panic!("{error}"),

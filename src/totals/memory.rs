@@ -10,16 +10,35 @@ use super::grouping::GroupBy;
 use super::other::{Candidate, OTHER, merge_smallest};
 use super::reading::Reading;
 use super::slab::Slab;
+use super::sums::Totals;
 use super::table::{Command, Series, Table};
 
 /// What a series takes in each reading that names it, about.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may take this much more for a new command, with all containers together below
+/// Whether a container may take this much more for something new, with all containers together below
 /// `max_bytes`.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
+}
+
+/// Whether a container may take a new path. Without this, paths that were merged would come back with every read, to
+/// be merged again.
+pub(super) fn has_room_for_path(
+    table: &Table,
+    command: u32,
+    value: &str,
+    totals: &Totals,
+    max_bytes: usize,
+) -> bool {
+    let command = table.commands.get(command);
+    let n_bytes = Series::n_bytes(command.labels.len() + value.len(), value.len()) + READING_BYTES;
+    has_room(table, command.container, n_bytes, max_bytes)
+        || table.shape.group_by != GroupBy::Path
+        || value == OTHER
+        || totals.size() > table.containers.get(command.container).largest_merged
+        || command.series.contains_key(value)
 }
 
 /// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of those that
@@ -85,8 +104,9 @@ fn merge_path(table: &mut Table, id: u32) -> usize {
     let freed = n_bytes(series, table.commands.get(command)) + READING_BYTES * series.n_readings as usize;
     let other = table.series_of(command, OTHER);
     table.series.get_mut(other).totals.add(&totals);
-    let container = table.commands.get(command).container;
-    table.containers.get_mut(container).n_folded += 1;
+    let container = table.containers.get_mut(table.commands.get(command).container);
+    container.n_folded += 1;
+    container.largest_merged = container.largest_merged.max(totals.size());
     freed
 }
 

@@ -90,6 +90,12 @@ impl Reading {
         }
     }
 
+    /// Appends the sum of `n` paths to the series of `[other]`.
+    pub(super) fn push_merged(&mut self, series: u32, totals: &Totals, n: u32) {
+        self.push(series, totals);
+        self.n_merged += n;
+    }
+
     /// Writes seven bits per byte, the lowest first; the high bit means that more follow (LEB128).
     fn put(&mut self, mut number: u64) {
         while number >= 0x80 {

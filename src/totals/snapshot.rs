@@ -9,10 +9,11 @@
 use super::fold::Folding;
 use super::labels;
 use super::memory;
-use super::other::max_bytes;
+use super::other::{OTHER, max_bytes};
 use super::reading::{Reading, ReadingId, State};
 use super::shape::Shape;
 use super::slab::Slab;
+use super::sums::Totals;
 use super::table::{ContainerKey, Table};
 use super::tally::Tally;
 
@@ -87,16 +88,25 @@ impl Snapshot {
         let mut reading = std::mem::take(self.readings.get_mut(slot));
         let n_bytes_before = if reading.state == State::Unused { 0 } else { reading.n_bytes() };
         reading.begin(command, tally.n_merged());
+        let (mut others, mut n_others) = (Totals::default(), 0);
         for (value, totals) in tally.sums() {
             let value = labels::lossy(value, &mut self.lossy);
-            reading.push(self.table.series_of(command, value), totals);
+            if memory::has_room_for_path(&self.table, command, value, totals, self.max_bytes) {
+                reading.push(self.table.series_of(command, value), totals);
+            } else {
+                others.add(totals);
+                n_others += 1;
+            }
+        }
+        if n_others > 0 {
+            reading.push_merged(self.table.series_of(command, OTHER), &others, n_others);
         }
         reading.shrink();
         self.table.take_bytes(container, reading.n_bytes().saturating_sub(n_bytes_before));
         *self.readings.get_mut(slot) = reading;
         if self.table.n_bytes > self.reduce_above {
             self.add_up();
-            self.reduce(self.max_bytes / 2);
+            self.reduce(self.max_bytes / 4 * 3);
         }
     }
 
@@ -127,6 +137,9 @@ impl Snapshot {
         self.add_up();
         self.table.remove_unused();
         self.reduce(self.max_bytes);
+        if self.table.n_bytes <= self.max_bytes / 2 {
+            self.table.forget_merged();
+        }
         self.table.sort();
         self.folding.fold(&mut self.table);
         self.table.sort();
@@ -169,8 +182,6 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, RSS, values};
     use crate::smaps::scanner::Mapping;
@@ -220,14 +231,9 @@ mod tests {
 
         /// Label text behind that of container 0, resident bytes and mappings of each series.
         fn series(&self) -> Vec<(&str, u64, u64)> {
-            let labels = |series: &'_ Series| series.labels.len() - "{container=\"0\",".len();
+            let prefix = "{container=\"0\",".len();
             let series = self.snapshot.table().series();
-            series
-                .map(|s| {
-                    let start = s.labels.len() - labels(s);
-                    (&s.labels[start..], s.totals.values.bytes[RSS], s.totals.n_mappings)
-                })
-                .collect()
+            series.map(|s| (&s.labels[prefix..], s.totals.values.bytes[RSS], s.totals.n_mappings)).collect()
         }
 
         fn processes(&self) -> Vec<(&str, u64)> {
@@ -268,8 +274,7 @@ mod tests {
         assert_eq!(node.series(), [(r#"comm="a",path="/y"}"#, 512, 1), expected[0], expected[1]]);
         node.readings.clear();
         node.sum();
-        assert_eq!((node.series().len(), node.processes().len()), (0, 0));
-        assert_eq!(node.snapshot.table().n_samples(), 0);
+        assert_eq!((node.series().len(), node.snapshot.table().n_samples()), (0, 0));
     }
 
     #[test]
@@ -359,20 +364,18 @@ mod tests {
                 mappings.push((b"/large", 1000));
                 mappings.extend(paths.iter().map(|path| (path.as_slice(), 0)));
                 node.process_in(0, format!("crowd-{}", process % 2).as_bytes(), &mappings);
-                let n_bytes = node.snapshot.table.n_bytes;
-                assert!(n_bytes < 2 << 20, "{n_bytes} bytes, round {round}");
+                assert!(node.snapshot.table.n_bytes < 2 << 20, "round {round}");
             }
             node.sum();
-            let n_bytes = node.snapshot.table.n_bytes;
-            assert!(n_bytes <= (1 << 20) + (16 << 10), "{n_bytes} bytes");
+            assert!(node.snapshot.table.n_bytes <= (1 << 20) + (16 << 10));
             assert!(node.snapshot.table().n_samples() <= max_samples);
             assert_eq!(node.rss(|series| series.labels.contains("container=\"0\"")), 60 * 1400);
             assert_eq!(node.rss(|series| series.labels.contains("container=\"1\"")), 5000);
             assert_eq!(node.rss(|series| series.labels.contains("/large")), 60_000);
-            let quiet = node.snapshot.table().series().filter(|s| s.labels.contains("container=\"1\""));
-            assert_eq!(quiet.count(), 50);
-            let folded: BTreeMap<&str, u64> = node.snapshot.folded().collect();
-            assert!(folded.len() == 1 && folded["{container=\"0\""] > 20_000, "{folded:?}");
+            let is_quiet = |series: &&Series| series.labels.contains("container=\"1\"");
+            assert_eq!(node.snapshot.table().series().filter(is_quiet).count(), 50);
+            let folded: Vec<(&str, u64)> = node.snapshot.folded().collect();
+            assert!(folded.len() == 1 && folded[0].1 > 20_000, "{folded:?}");
         }
         node.readings.truncate(1);
         node.sum();
@@ -387,7 +390,7 @@ mod tests {
         for i in 0..5000 {
             node.process(format!("name-{i}").as_bytes(), &[(b"", 1)]);
         }
-        assert!(node.snapshot.table.n_bytes < 2 << 20, "{}", node.snapshot.table.n_bytes);
+        assert!(node.snapshot.table.n_bytes < 2 << 20);
         let n_commands = node.snapshot.table.commands.len();
         assert!((500..2500).contains(&n_commands), "{n_commands}");
         node.process_in(1, b"another", &[(b"", 2)]);

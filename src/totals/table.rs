@@ -11,7 +11,7 @@ use super::labels;
 use super::other::OTHER;
 use super::shape::Shape;
 use super::slab::Slab;
-use super::sums::Totals;
+use super::sums::{Size, Totals};
 
 /// What an entry of a hash table takes beside its key, about.
 const ENTRY_BYTES: usize = 48;
@@ -30,6 +30,8 @@ pub(super) struct Container {
     pub(super) n_bytes: usize,
     /// The number of its paths that are summed as `[other]`.
     pub(super) n_folded: u64,
+    /// The size of the largest path that was merged to save memory, until half of it is free again.
+    pub(super) largest_merged: Size,
     is_used: bool,
 }
 
@@ -162,7 +164,13 @@ impl Table {
             return;
         }
         let id = self.containers_by_labels.get(labels).copied().unwrap_or_else(|| {
-            let container = Container { labels: labels.into(), n_bytes: 0, n_folded: 0, is_used: true };
+            let container = Container {
+                labels: labels.into(),
+                n_bytes: 0,
+                n_folded: 0,
+                largest_merged: Size::default(),
+                is_used: true,
+            };
             let id = self.containers.insert(container);
             self.containers_by_labels.insert(labels.into(), id);
             id
@@ -263,6 +271,11 @@ impl Table {
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;
+    }
+
+    /// Lets paths of any size in again.
+    pub(super) fn forget_merged(&mut self) {
+        self.containers.iter_mut().for_each(|container| container.largest_merged = Size::default());
     }
 
     /// Sets all sums to zero and unfolds everything.

@@ -35,7 +35,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "containerd": Group(True, ("test_containerd_bounds", "test_containerd_hostile", "test_containerd_sick")),
+    "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(True, ("test_fleet", "test_proxy", "test_ship")),
     "pods": Group(
         True,
@@ -72,6 +72,7 @@ GROUPS = {
         False,
         (
             "test_adversary",
+            "test_containerd_failures::test_listing_stays_within_the_documented_memory",
             "test_containerd_stop",
             "test_demand",
             "test_door",
