@@ -131,7 +131,7 @@ mod tests {
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
-        // One that grows ahead of the reader is printed without end.
+        // A mapping that grows ahead of the reader would be printed forever.
         let mapping = mapping(0x5598_af1c_e000);
         let endless = |limits| {
             let text = Forever(mapping.as_bytes(), 0);
@@ -159,12 +159,13 @@ mod tests {
             assert!(found == [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
             assert_eq!(chunk.len(), CHUNK);
         }
-        // As a recording may hold it that somebody sent: nothing but zeros, and lines that say nothing.
-        for (text, expected) in [(&b"\0"[..], "takes too long"), (b"Rss: 1 kB\n", "more than 1 MiB")] {
-            let limits = Limits {
-                deadline: Some(Instant::now() + std::time::Duration::from_millis(50)),
-                ..Limits::NONE
-            };
+        // A recording may hold anything: zeros without end, or lines without a header. Only the zeros need a
+        // deadline: the lines end the read at 1 MiB, however slow the machine is.
+        let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
+        for (text, deadline, expected) in
+            [(&b"\0"[..], deadline, "takes too long"), (b"Rss: 1 kB\n", None, "more than 1 MiB")]
+        {
+            let limits = Limits { deadline, ..Limits::NONE };
             let mut text = Forever(text, 0);
             let header = b"5598af1ce000-5598af1d0000 r--p 00000000 00:00 0\n";
             let text = Read::chain(&header[..], &mut text);
