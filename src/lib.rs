@@ -4,9 +4,10 @@
 //! Data flows one way, through rooms that are folders:
 //!
 //! ```text
-//! cli (options) -> scrape -> sources (which containers run)
-//!                         -> node (whose each process is, whose turn it is) -> procfs, cgroupfs (the kernel's files)
-//!                         -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
+//! cli (options) -> start (parts) -> scrape
+//!   -> sources (which containers run)
+//!   -> node (containers, processes, reads, cgroups) -> procfs, cgroupfs (the kernel's files)
+//!   -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
 //! ```
 //!
 //! Only requests for scrapes go the other way: http -> demand -> scrape.
@@ -14,17 +15,18 @@
 //! | room | owns | knows nothing of |
 //! | --- | --- | --- |
 //! | [`cli`] | the options, their table, help | what is done with them |
-//! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; which source the options name; the records of OOM kills | HTTP |
+//! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; the records of OOM kills | HTTP, options |
 //! | [`demand`] | requests for scrapes, and so when the next one begins; waking the threads that wait | what a scrape is |
 //! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
-//! | [`node`] | the tables of containers and of processes; when to list; what to read next, and within which budget; the containers' accounts and whom the kernel has killed | options, text |
+//! | [`node`] | the containers and their cgroups, and when to list them; the processes and their attribution; what to read next, within which budget, and what the result means; the memory that cgroups use, and OOM kills | options |
 //! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
 //! | [`cgroupfs`] | Linux: the table of a cgroup's fields and the account that they add up to (pure), its files, where it is among the others | containers |
 //! | [`smaps`] | pure: the table of fields, the scanner | everything else |
 //! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
 //! | [`exposition`] | pure: the text of a snapshot, of cgroups and of OOM kills, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
 //! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
-//! | `sandbox` | what the process gives up before its first scrape | everything but the options |
+//! | `sandbox` | what the process gives up before its first scrape | everything else |
+//! | [`start`] | from the options to the parts of the program; which source the options name | what the parts do |
 //!
 //! What must never break:
 //! - Nothing is exported that is not true: a read that was cut short counts for nothing, a process that is gone is gone, a field that the
@@ -47,6 +49,7 @@ mod sandbox;
 pub mod scrape;
 pub mod smaps;
 pub mod sources;
+pub mod start;
 pub mod totals;
 
 use std::ffi::OsString;
@@ -63,8 +66,9 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::args::{Command, UsageError};
+use crate::cli::args::Command;
 use crate::cli::options::Options;
+use crate::cli::usage_error::UsageError;
 use crate::demand::Demand;
 use crate::errors::plain;
 use crate::exposition::self_metrics::OLDEST_DATA;
@@ -134,8 +138,8 @@ fn scrape_once<T: Send + 'static>(
     options: &Options,
     mut then: impl FnMut(&mut Scraper) -> T + Send + 'static,
 ) -> Result<T, String> {
-    let mut scraper = Scraper::new(options)?;
-    sandbox::enter(options);
+    let mut scraper = start::scraper(options)?;
+    start::enter_sandbox(options);
     scraper.list_first(ONLY_LISTING)?;
     let (sender, receiver) = mpsc::channel();
     let deadline = Instant::now() + ONLY_READS;
@@ -169,13 +173,13 @@ fn serve(options: &Options) -> Result<(), String> {
 
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
-    let mut scraper = Scraper::new(options)?;
+    let mut scraper = start::scraper(options)?;
     // Only now: what cannot start says why in one line, and nothing else.
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
     // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
-    sandbox::enter(options);
+    start::enter_sandbox(options);
     let (publisher, published) = publish::publisher();
     let ooms = Document::default();
     let records = ooms.clone();

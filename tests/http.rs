@@ -103,8 +103,8 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// Neither do requests whose client has gone. A probe is answered, and a request beyond the 64 that may wait gets
-/// the last exposition.
+/// Neither do requests whose client has gone. A probe is answered, and a request beyond the 64 that may wait
+/// gets the last exposition.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
@@ -266,7 +266,8 @@ fn those_who_stop_reading_hold_up_nobody() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // One outdated exposition may be held, a second one may not: new readers that stop are the end of the old ones.
+    // One outdated exposition may be held, a second one may not: new readers that stop are the end of the old
+    // ones.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

@@ -3,7 +3,7 @@
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
 use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
-/// Path and values of each mapping, and what the one behind it says about it.
+/// Path and values of each mapping, and how the next mapping relates to it.
 pub type Mappings = Vec<(Vec<u8>, Values, Next)>;
 
 /// What the rules in smaps.rs say, written for plainness: lines, then words.
@@ -54,7 +54,7 @@ fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
     Some(rest[rest.iter().take_while(|&&b| b == b' ').count()..].to_vec())
 }
 
-/// The digits of both addresses in a header line.
+/// Returns the digits of both addresses in a header line.
 fn range(line: &[u8]) -> [Vec<u8>; 2] {
     let mut addresses = line.split(|&b| b == b'-' || b == b' ').map(<[u8]>::to_vec);
     [addresses.next().unwrap(), addresses.next().unwrap()]

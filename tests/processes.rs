@@ -6,6 +6,7 @@ use std::process::Command as Program;
 
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::scrape::Scraper;
+use smaps_container_exporter::start;
 
 use crate::support::{Directory, exporter, told};
 
@@ -19,7 +20,7 @@ fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
     let args = args.iter().chain(more).chain(budget).map(OsString::from);
     match args::parse(args).unwrap() {
-        Command::Run(options) => Scraper::new(&options).unwrap(),
+        Command::Run(options) => start::scraper(&options).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -74,11 +75,12 @@ fn values_stay_while_the_turn_has_not_come_and_go_with_their_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// A process with another name has it as soon as it is read; until then it has no values, because without `stat` it may be another program.
-/// One with another cgroup is another process at once. Neither is an error.
+/// A process that changes its name is shown under the new one once it is read. Until then it has no values:
+/// without `stat` it may be another program. A process that changes its cgroup leaves its container at once.
+/// Neither is an error.
 #[test]
-fn who_changes_between_two_scrapes() {
-    // With all the time there is, and with none after the first scrape.
+fn changed_name_or_cgroup_is_no_read_error() {
+    // Without a limit on CPU time, and with no CPU time after the first scrape.
     for (budget, found) in [("0", &["init 1", "renamed 1"][..]), ("0.000000001", &["init 1"])] {
         let recording = three();
         let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", budget]);
@@ -101,14 +103,15 @@ fn who_changes_between_two_scrapes() {
     }
 }
 
-/// What `stat` says of a process whose code and stack begin at these addresses; 1 and 0 are those that the kernel does not show.
+/// The `stat` file of a process whose code and stack begin at these addresses. The kernel prints 1 and 0 to
+/// hide them.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }
 
-/// After the first scrape nothing is read for lack of budget, so all values are kept.
+/// The budget is used up by the first scrape, so later ones keep its values and read nothing.
 #[test]
-fn kept_values_go_with_the_program_that_they_belong_to() {
+fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];
     const HIDDEN: [u64; 2] = [1, 0];
     for (before, comm, now, stays, why) in [
@@ -116,9 +119,9 @@ fn kept_values_go_with_the_program_that_they_belong_to() {
         (PROGRAM, "worker", [PROGRAM[0], 150_000_000], false, "the same program at another address"),
         (PROGRAM, "worker", [PROGRAM[0] + 4096, PROGRAM[1]], false, "another program of the same name"),
         (PROGRAM, "other", [PROGRAM[0] + 4096, PROGRAM[1]], false, "another program"),
-        (PROGRAM, "other", PROGRAM, true, "a process does not hide behind another name"),
+        (PROGRAM, "other", PROGRAM, true, "only the name has changed"),
         (PROGRAM, "other", HIDDEN, false, "the name decides where stat no longer shows the program"),
-        (PROGRAM, "worker", HIDDEN, true, "nothing shows another program"),
+        (PROGRAM, "worker", HIDDEN, true, "no sign of another program"),
         (HIDDEN, "other", HIDDEN, false, "the name decides where stat shows no program"),
         (HIDDEN, "worker", HIDDEN, true, "nothing has changed"),
     ] {
@@ -133,9 +136,10 @@ fn kept_values_go_with_the_program_that_they_belong_to() {
     }
 }
 
-/// A read of mappings that overlap is no read: what was read before stays. A mapping that is printed again is one.
+/// A read with overlapping mappings fails, and the values of the read before stay. A mapping that is printed
+/// again is counted once.
 #[test]
-fn torn_mappings_leave_the_last_values() {
+fn torn_read_keeps_the_last_values() {
     let recording = three();
     let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
     let mappings = |scraper: &mut Scraper| {
@@ -155,7 +159,7 @@ fn torn_mappings_leave_the_last_values() {
     recording.process(7, "worker", [SMAPS, &grown].concat());
     assert_eq!(mappings(&mut scraper), shown(3, 0), "printed again");
     recording.process(7, "worker", [SMAPS, &SMAPS.replace("1000-2000", "2000-3000")].concat());
-    assert_eq!(mappings(&mut scraper), shown(4, 0), "another one");
+    assert_eq!(mappings(&mut scraper), shown(4, 0), "a second mapping");
     recording.process(
         7,
         "worker",

@@ -1,4 +1,4 @@
-//! The rooms under src and the arrows between them: who may mention whom.
+//! The rooms under src, their files, and which may import which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,13 +11,20 @@ const IO: [&str; 7] =
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
 /// A room, the rooms (or modules of one) that it may not mention, and whether it is pure: no I/O.
-const ROOMS: [(&str, &[&str], bool); 6] = [
+const ROOMS: [(&str, &[&str], bool); 13] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),
     ("exposition", TEXT, true),
     ("procfs", LINUX, false),
     ("cgroupfs", LINUX, false),
     ("node", &["cli", "http"], false),
+    ("node::containers", &["node::processes", "node::reads", "node::cgroups"], false),
+    ("node::processes", &["node::reads", "node::cgroups"], false),
+    ("node::reads", &["node::cgroups"], false),
+    ("node::cgroups", &["node::reads"], false),
+    ("sources", &["cli", "http", "node", "scrape"], false),
+    ("scrape", &["cli", "http", "sandbox", "start"], false),
+    ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
 /// Whoever writes the text of a family knows the tables of fields. That of cgroups is pure, beside what reads them.
@@ -34,20 +41,26 @@ const TEXT: &[&str] = &[
 ];
 const LINUX: &[&str] = &["node", "sources", "cli", "http", "totals", "exposition"];
 
-const MAX_LINES: usize = 500;
+const MAX_LINES: usize = 400;
+
+/// Files that still have more lines, and how they are to be split. None may grow.
+const LONG_FILES: [(&str, usize); 2] = [
+    ("src/cgroupfs/fields.rs", 482), // the table apart from the values
+    ("src/http/response.rs", 488),   // routes apart from printing
+];
 
 #[test]
 fn arrows_go_one_way() {
     let mut faults = Vec::new();
     let mut n_pure = 0;
     for (file, module) in sources() {
-        let Some((_, forbidden, is_pure)) = ROOMS.iter().find(|(room, ..)| *room == module[0]) else {
-            continue;
-        };
-        n_pure += usize::from(*is_pure);
-        for path in mentions(&module, &fs::read_to_string(&file).unwrap()) {
-            if is_fault(&path, forbidden, *is_pure) {
-                faults.push(format!("{} mentions {path}", file.display()));
+        let module_path = module.join("::");
+        for (_, forbidden, is_pure) in ROOMS.iter().filter(|(room, ..)| is_below(&module_path, room)) {
+            n_pure += usize::from(*is_pure);
+            for path in mentions(&module, &fs::read_to_string(&file).unwrap()) {
+                if is_fault(&path, forbidden, *is_pure) {
+                    faults.push(format!("{} mentions {path}", file.display()));
+                }
             }
         }
     }
@@ -65,26 +78,94 @@ fn no_two_rooms_need_each_other() {
         }
         needed.remove(&module[0]);
     }
-    let rooms: BTreeSet<String> = needs.keys().cloned().collect();
-    // Rooms that need only rooms already taken away, until none is left or none can go.
-    let mut left = rooms.clone();
-    while let Some(free) = left.iter().find(|room| needs[*room].is_disjoint(&left)).cloned() {
-        left.remove(&free);
+    let circle = circle(needs);
+    assert!(circle.is_empty(), "these rooms import each other in a circle: {circle:?}");
+}
+
+/// Unit tests, which stand at the end of a file or in a file of their own, may import any other file.
+#[test]
+fn files_of_a_room_import_each_other_in_one_direction() {
+    let mut files = Files::default();
+    for (file, module) in sources().into_iter().filter(|(_, module)| module.last().unwrap() != "tests") {
+        let text = fs::read_to_string(&file).unwrap();
+        files.insert(&module, without_tests(&text));
     }
-    needs.retain(|room, _| left.contains(room));
-    needs.values_mut().for_each(|needed| needed.retain(|room| left.contains(room)));
-    assert!(left.is_empty(), "a circle is among these: {needs:?}");
+    let mut rooms: BTreeMap<&str, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for (file, needs) in files.imports() {
+        rooms.entry(first(file)).or_default().insert(file.to_owned(), needs);
+    }
+    assert!(rooms["scrape"]["scrape::threads"].contains("scrape"), "imports are found");
+    for needs in rooms.into_values() {
+        let circle = circle(needs);
+        assert!(circle.is_empty(), "these files import each other in a circle: {circle:?}");
+    }
 }
 
 #[test]
 fn files_are_short() {
-    let too_long: Vec<String> = files(Path::new("src"))
-        .into_iter()
-        .map(|file| (fs::read_to_string(&file).unwrap().lines().count(), file))
-        .filter(|(n_lines, _)| *n_lines > MAX_LINES)
-        .map(|(n_lines, file)| format!("{} has {n_lines} lines", file.display()))
-        .collect();
-    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
+    let mut faults = Vec::new();
+    for file in files(Path::new("src")) {
+        let n_lines = fs::read_to_string(&file).unwrap().lines().count();
+        let long = LONG_FILES.iter().find(|(long, _)| Path::new(long) == file);
+        if n_lines > long.map_or(MAX_LINES, |(_, n_lines)| *n_lines) {
+            faults.push(format!("{} has {n_lines} lines", file.display()));
+        } else if long.is_some() && n_lines <= MAX_LINES {
+            faults.push(format!("{} is short now: remove it from the list", file.display()));
+        }
+    }
+    let gone = LONG_FILES.iter().filter(|(file, _)| !Path::new(file).exists());
+    faults.extend(gone.map(|(file, _)| format!("{file} is gone: remove it from the list")));
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Returns what is left of `needs` when all that need nothing of the rest are taken away: circles, and what needs them.
+fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut left: BTreeSet<String> = needs.keys().cloned().collect();
+    while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
+        left.remove(&free);
+    }
+    needs.retain(|each, _| left.contains(each));
+    needs.values_mut().for_each(|needed| needed.retain(|each| left.contains(each)));
+    needs
+}
+
+/// The text of a file up to its unit tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
+}
+
+/// Files by module path: the paths that each mentions, and the names that its `use` declarations bring in.
+#[derive(Default)]
+struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
+
+impl Files {
+    fn insert(&mut self, module: &[String], text: &str) {
+        self.0.insert(module.join("::"), paths(module, text));
+    }
+
+    /// The other files that each file mentions.
+    fn imports(&self) -> impl Iterator<Item = (&str, BTreeSet<String>)> {
+        self.0.iter().map(|(file, (mentions, _))| {
+            let mut needs: BTreeSet<String> = mentions.iter().filter_map(|path| self.file_of(path)).collect();
+            needs.remove(file);
+            (file.as_str(), needs)
+        })
+    }
+
+    /// The file that defines what a path names, which another file may export again.
+    fn file_of(&self, path: &str) -> Option<String> {
+        let inside = path.strip_prefix("crate::")?;
+        let ends = inside.match_indices("::").map(|(end, _)| end).chain([inside.len()]);
+        let file = ends.map(|end| &inside[..end]).filter(|module| self.0.contains_key(*module)).last()?;
+        let rest = inside[file.len()..].trim_start_matches("::");
+        match self.0[file].1.get(first(rest)) {
+            Some(original) if original != path => {
+                let rest = &rest[first(rest).len()..];
+                self.file_of(&format!("{original}{rest}"))
+            }
+            _ => Some(file.to_owned()),
+        }
+    }
 }
 
 fn is_fault(path: &str, forbidden: &[&str], is_pure: bool) -> bool {
@@ -135,9 +216,26 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 /// The absolute paths that a module's text names, in `use` declarations and in full, those of its tests too.
 fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
+    paths(module, text).0
+}
+
+/// The same, and each name that a `use` declaration brings in, wherever in the file, with what it stands for.
+fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
+    let children: BTreeSet<&str> = tokens
+        .windows(3)
+        .filter(|three| three[0] == "mod" && three[2] == ";")
+        .map(|three| three[1])
+        .collect();
+    let absolute = |inside: &[String], path: &[&str]| {
+        let is_child = inside == module && path.len() > 1 && children.contains(path[0]);
+        match is_child {
+            true => absolute(inside, &[&["self"], path].concat()),
+            false => absolute(inside, path),
+        }
+    };
     let mut found = BTreeSet::new();
-    let mut names = BTreeMap::new(); // what `use` brings in, wherever in the file
+    let mut names = BTreeMap::new();
     let mut relative = Vec::new();
     let mut inside = vec![(0, module.to_vec())];
     let mut depth = 0;
@@ -181,7 +279,7 @@ fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
                 if tokens.get(at + 1) == Some(&"!") && path.len() == 1 {
                     path.push("!");
                 }
-                if path != ["self"] {
+                if path != ["self"] && path != ["super"] {
                     relative.push((module.clone(), path));
                 }
             }
@@ -204,7 +302,7 @@ fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
             found.insert(path);
         }
     }
-    found
+    (found, names)
 }
 
 /// Reads one tree of a `use` declaration from `at`; pushes its leaves and the name each is known by. Says where it ends.
@@ -394,4 +492,42 @@ fn what_counts_as_a_fault() {
     assert!(is_fault("crate::cgroupfs::files::CgroupFs", TEXT, true));
     assert!(!is_fault("std::fs::File", LINUX, false));
     assert!(is_fault("crate::totals", LINUX, false));
+}
+
+#[test]
+fn what_counts_as_an_import_between_files() {
+    let cases: [(&str, &str, &str, &[&str]); 6] = [
+        ("mod one; pub use one::One;", "struct One;", "use super::One;", &["a::one"]),
+        ("pub mod one; pub struct A;", "use crate::a::A;", "use super::one::One;", &["a::one"]),
+        ("mod one; struct A { one: one::One }", "", "use super::{A, one};", &["a", "a::one"]),
+        ("mod one; use self::one::One as A;", "", "fn f() { crate::a::A::new() }", &["a::one"]),
+        ("mod one;", "", "use crate::b::One; use std::fs;", &[]),
+        ("mod one;", "", "use super::two::Two; use self::Two as X; pub(super) fn f() {}", &[]),
+    ];
+    for (parent, one, two, expected) in cases {
+        let mut files = Files::default();
+        let module = |path: &str| path.split("::").map(str::to_owned).collect::<Vec<_>>();
+        for (path, text) in [("a", parent), ("a::one", one), ("a::two", two)] {
+            files.insert(&module(path), text);
+        }
+        let (_, needs) = files.imports().find(|(file, _)| *file == "a::two").unwrap();
+        assert_eq!(needs, expected.iter().map(|file| file.to_string()).collect(), "{two}");
+    }
+}
+
+#[test]
+fn what_counts_as_a_circle() {
+    for (arrows, expected) in [
+        (&[("a", "b"), ("b", "c"), ("a", "c")][..], &[][..]),
+        (&[("a", "b"), ("b", "a"), ("c", "d")], &["a", "b"]),
+        (&[("a", "b"), ("b", "c"), ("c", "a")], &["a", "b", "c"]),
+    ] {
+        let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (from, to) in arrows {
+            needs.entry(to.to_string()).or_default();
+            needs.entry(from.to_string()).or_default().insert(to.to_string());
+        }
+        assert!(circle(needs).keys().eq(expected), "{arrows:?}");
+    }
+    assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\nb"), "a\n");
 }

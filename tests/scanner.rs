@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use smaps_container_exporter::procfs::errors::ReadError;
-use smaps_container_exporter::procfs::memory;
+use smaps_container_exporter::procfs::scan::{Limits, scan};
 use smaps_container_exporter::smaps::fields::{FIELDS, N_FIELDS};
 use smaps_container_exporter::smaps::scanner::{Mapping, Next, Scanner};
 
@@ -47,12 +47,12 @@ fn every_prefix_of_every_fixture() {
     }
 }
 
-/// What is read of `text`, so many bytes at a time, through a buffer of this size; `None` if it is torn.
+/// Reads `text`, `read_size` bytes at a time, through a buffer of `buffer_size` bytes. `None` if it is torn.
 fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
     let (mut buffer, pieces) = (vec![0; buffer_size], Pieces(text, read_size));
-    match memory::scan(pieces, &mut buffer, memory::Limits::NONE, scanner, &mut add) {
+    match scan(pieces, &mut buffer, Limits::NONE, scanner, &mut add) {
         Ok(n) => assert_eq!(n, mappings.len()),
         Err(ReadError::Torn) => return None,
         Err(error) => panic!("{error}"),
@@ -60,7 +60,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// The same by the plain reader: of a mapping that is printed again the last print counts, and none may begin inside another.
+/// The same by the plain reader: a mapping that is printed again replaces the one before, and none may begin
+/// inside another.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
@@ -90,27 +91,27 @@ fn every_read_size_and_buffer_size() {
     assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
 }
 
-/// Mappings as address ranges, and which of them count; none do where two overlap.
+/// Each case is a list of address ranges and the indexes of those that count, `None` if the read is torn.
 #[test]
 fn a_mapping_that_is_printed_again_counts_once() {
     for (ranges, counted) in [
         (&["00400000-00401000", "00401000-00402000"][..], Some(&[0, 1][..])),
-        // Grown by brk, twice while it was read; then the last mappings of the process.
+        // A heap that brk extends twice during the read.
         (
             &["1c2a3000-1c2c4000", "1c2a3000-1c2e5000", "1c2a3000-1c306000", "7ffd000ed000-7ffd000ef000"],
             Some(&[2, 3]),
         ),
-        // By mprotect, which takes from the mapping behind it.
+        // A mapping that mprotect extends into the next one.
         (
             &["7f0000000000-7f0000021000", "7f0000000000-7f0000022000", "7f0000022000-7f0004000000"],
             Some(&[1, 2]),
         ),
         (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
-        // The mapping before it gave to it, or took all of it and of another before.
+        // A mapping that grew downwards, then two mappings that became one.
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
         (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
-        // Addresses of other widths.
+        // Addresses with more or fewer than twelve digits.
         (&["ffff0000-100000000", "100000000-100001000"], Some(&[0, 1])),
         (&["ffff0000-100001000", "100000000-100002000"], None),
         (&["ffff0000-100001000", "ffff0000-100000000"], Some(&[1])),

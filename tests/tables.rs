@@ -82,6 +82,7 @@ fn own_metrics() {
     let known = Some(1);
     let report = Report {
         containerd_up: Some(true),
+        n_unmatched_links: known,
         virtual_bytes: known,
         resident_bytes: known,
         n_open_files: known,

@@ -1,6 +1,7 @@
 //! What the program does, seen from outside: one crate, a module a subject.
 
 mod attribution;
+mod cgroup_lines;
 mod cli;
 mod controls;
 mod folding;

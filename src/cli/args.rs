@@ -1,13 +1,13 @@
 //! The command line: arguments become [`Options`], or one line that says what is wrong with them.
 
 use std::ffi::OsString;
-use std::fmt;
 
 use lexopt::Arg;
 
 use super::options::Options;
 use super::suggestion;
 use super::table::{EXCLUSIVE, OPTIONS};
+use super::usage_error::UsageError;
 
 /// What the user asked for.
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
@@ -19,12 +19,6 @@ pub enum Command {
     Help,
     /// Print the version.
     Version,
-}
-
-/// A command line that makes no sense; one line that quotes the argument and says what is expected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsageError {
-    text: String,
 }
 
 /// Parses the arguments that follow the program's name.
@@ -50,7 +44,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
             Arg::Long("version") => return Ok(Command::Version),
             Arg::Long(name) => match OPTIONS.iter().position(|spec| spec.name == name) {
                 Some(i) => i,
-                None => return Err(UsageError::unknown("--", name)),
+                None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
                 // What double_dashes() left alone: not a cluster of short options but an unknown long one.
@@ -58,7 +52,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
                     ('V', true) => Ok(Command::Version),
-                    _ => Err(UsageError::unknown("-", &format!("{letter}{}", rest.display()))),
+                    _ => Err(unknown_option("-", &format!("{letter}{}", rest.display()))),
                 };
             }
             Arg::Value(value) => {
@@ -127,29 +121,16 @@ fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     args
 }
 
-impl UsageError {
-    pub(super) fn new(text: String) -> UsageError {
-        UsageError { text }
-    }
-
-    fn unknown(dashes: &str, option: &str) -> UsageError {
-        let name = option.split('=').next().unwrap_or_default();
-        let names = OPTIONS.iter().map(|spec| spec.name).chain(["help", "version"]);
-        let option = format!("{dashes}{option}");
-        UsageError::new(match suggestion::nearest(name, names) {
-            Some(name) => format!("unknown option {option:?}: did you mean --{name}?"),
-            None => format!("unknown option {option:?}: expected one of those that --help lists"),
-        })
-    }
+/// Quotes an option that does not exist, and suggests the one that is most like it.
+fn unknown_option(dashes: &str, option: &str) -> UsageError {
+    let name = option.split('=').next().unwrap_or_default();
+    let names = OPTIONS.iter().map(|spec| spec.name).chain(["help", "version"]);
+    let option = format!("{dashes}{option}");
+    UsageError::new(match suggestion::nearest(name, names) {
+        Some(name) => format!("unknown option {option:?}: did you mean --{name}?"),
+        None => format!("unknown option {option:?}: expected one of those that --help lists"),
+    })
 }
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for UsageError {}
 
 #[cfg(test)]
 mod tests {
@@ -158,7 +139,7 @@ mod tests {
     use log::LevelFilter;
 
     use super::*;
-    use crate::node::filter::Filter;
+    use crate::node::containers::filter::Filter;
     use crate::smaps::fields::ALL_FIELDS;
     use crate::totals::grouping::GroupBy;
     use std::os::unix::ffi::OsStringExt;

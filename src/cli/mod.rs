@@ -7,4 +7,5 @@ pub mod help;
 pub mod options;
 mod suggestion;
 mod table;
+pub mod usage_error;
 mod values;

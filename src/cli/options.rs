@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::cgroupfs::fields::GroupMask;
-use crate::node::filter::Filter;
+use crate::node::containers::filter::Filter;
 use crate::smaps::fields::FieldMask;
 use crate::totals::grouping::GroupBy;
 

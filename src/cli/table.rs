@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 
-use super::args::UsageError;
 use super::options::Options;
+use super::usage_error::UsageError;
 use super::values;
 use crate::cgroupfs::fields::GROUPS;
-use crate::node::filter::{self, Filter};
+use crate::node::containers::filter::{self, Filter};
 use crate::smaps::fields::FIELDS;
 
 /// One option that takes a value, or a flag, whose `value` is empty.

@@ -1,7 +1,7 @@
 //! When the next scrape begins: on request. Nothing is scraped on a timer.
 //!
-//! The HTTP thread requests scrapes and the scrape thread runs them; each wakes the other. A request that finds
-//! a fresh result gets it at once. All requests that find a stale one wait for the same scrape.
+//! The HTTP thread requests scrapes and the scrape thread runs them; each wakes the other. A request that
+//! finds a fresh result gets it at once. All requests that find a stale one wait for the same scrape.
 
 mod wake;
 
@@ -129,7 +129,8 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns for how long a scrape has been running, or due without succeeding; zero while none is requested.
+    /// Returns for how long a scrape has been running, or due without succeeding; zero while none is
+    /// requested.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);

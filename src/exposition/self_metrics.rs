@@ -19,8 +19,6 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// Listings that failed.
     pub containerd_errors: u64,
-    /// Labels of containers that were cut for their length.
-    pub n_cut_labels: u64,
     /// Links of the kubelet that no container was found by; `None` where containers are not listed by links.
     pub n_unmatched_links: Option<u64>,
     /// Containers that run.
@@ -92,7 +90,6 @@ impl Default for Report {
             scraped_at: UNIX_EPOCH,
             containerd_up: None,
             containerd_errors: 0,
-            n_cut_labels: 0,
             n_unmatched_links: None,
             n_containers: 0,
             n_processes: 0,
@@ -210,7 +207,7 @@ impl SelfMetrics {
             text,
             "smaps_exporter_read_errors_total",
             Counter,
-            "Reads of a process that did not give its mappings; torn: they changed during the read, and the last values stay.",
+            "Failed reads of a process. After reason torn (its mappings changed during the read) the last values stay.",
             [
                 ("{reason=\"denied\"}", denied),
                 ("{reason=\"exec\"}", exec),
@@ -260,12 +257,6 @@ impl SelfMetrics {
                 Gauge,
                 "Containers that run, whether a filter selects them or not; by the kubelet's links, those that have a process.",
                 count(report.n_containers),
-            ),
-            (
-                "smaps_exporter_cut_labels",
-                Gauge,
-                "Labels of containers that were cut because they are longer than 4 KiB.",
-                count(report.n_cut_labels),
             ),
             (
                 "smaps_exporter_unmatched_links",

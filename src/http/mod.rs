@@ -3,6 +3,7 @@
 mod connection;
 mod connections;
 mod head;
+mod header_fields;
 mod hosts;
 mod limits;
 mod page;

@@ -1,17 +1,10 @@
-//! The node's containers and processes: which there are, whose they are, whose turn it is to be read.
+//! Containers and processes on the node: discovery, attribution, read scheduling, and the memory that cgroups use.
+//!
+//! Four rooms, whose arrows point one way: `containers <- processes <- reads`, and `cgroups -> containers, processes`. The state
+//! of the reads of a process is kept with the process, so that it is dropped with it: a table of its own would be
+//! matched with the processes at each listing.
 
-pub mod accounts;
-pub mod away;
-pub mod budget;
-pub mod discovery;
-pub mod filter;
-pub mod ladder;
-pub mod ooms;
-pub mod owners;
-mod process;
+pub mod cgroups;
+pub mod containers;
 pub mod processes;
-mod queue;
-pub mod reader;
-mod reads;
-mod schedule;
-pub mod selection;
+pub mod reads;

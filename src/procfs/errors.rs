@@ -16,7 +16,7 @@ pub enum ReadError {
     Exec,
     /// It ended (`ENOENT`, `ESRCH`).
     Gone,
-    /// Two of its mappings overlap: they changed while they were read, and never existed at the same time.
+    /// Two mappings overlap: they changed during the read and never existed at the same time.
     Torn,
     /// The kernel had not printed all of it when it was given up.
     Slow,

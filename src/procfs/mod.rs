@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mounts;
 pub mod permissions;
 mod raw;
+pub mod scan;
 pub mod stat;
 pub mod this_process;
 

@@ -16,7 +16,8 @@ pub struct Work {
 }
 
 impl Work {
-    /// The program's addresses, if the kernel shows them: to a reader without the right to, it prints 1 and 0 (fs/proc/array.c).
+    /// Returns the addresses of code and stack. `None` if the kernel hides them: a reader that may not trace
+    /// the process gets 1 and 0 (fs/proc/array.c).
     pub fn visible_program(&self) -> Option<[u64; 2]> {
         self.program.iter().all(|&address| address > 1).then_some(self.program)
     }

@@ -60,6 +60,7 @@ mod tests {
 
     fn needs(sockets: &[&str]) -> Needs {
         Needs {
+            proc_path: "/proc".into(),
             reads: Vec::new(),
             sockets: sockets.iter().map(Into::into).collect(),
             writes: None,

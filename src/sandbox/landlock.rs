@@ -22,8 +22,8 @@ const KNOWN: ABI = ABI::V10;
 const MAX_TRIED: usize = 1000;
 
 /// Restricts this thread and those that it starts. Whether that was possible: not if it would end reading.
-pub(super) fn enter(needs: &Needs, proc_path: &Path) -> Result<bool, String> {
-    let Some(readable) = a_readable_process(proc_path) else { return Ok(false) };
+pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
+    let Some(readable) = a_readable_process(&needs.proc_path) else { return Ok(false) };
     let ruleset = rules(needs).map_err(|error| error.to_string())?;
     let trial = ruleset.try_clone().map_err(|error| crate::errors::plain(&error))?;
     let is_readable = thread::spawn(move || trial.restrict_self().is_ok() && is_readable(&readable));
@@ -103,6 +103,7 @@ mod tests {
         let socket = base.join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
         let needs = Needs {
+            proc_path: "/proc".into(),
             reads: vec![inner.clone(), base.join("absent")],
             sockets: vec![socket.clone()],
             writes: Some(outer.join("recording")),
@@ -131,7 +132,8 @@ mod tests {
 
     #[test]
     fn nothing_readable_is_no_reason_to_go_in() {
-        let needs = Needs { reads: Vec::new(), sockets: Vec::new(), writes: None, serves: true };
-        assert_eq!(enter(&needs, Path::new("/nonexistent")), Ok(false));
+        let proc_path = "/nonexistent".into();
+        let needs = Needs { proc_path, reads: Vec::new(), sockets: Vec::new(), writes: None, serves: true };
+        assert_eq!(enter(&needs), Ok(false));
     }
 }

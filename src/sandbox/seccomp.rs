@@ -242,6 +242,7 @@ mod tests {
     fn needs(socket: bool, writes: bool) -> Needs {
         let path = |is_needed: bool| is_needed.then(|| "/tmp/x".into());
         Needs {
+            proc_path: "/proc".into(),
             reads: Vec::new(),
             sockets: path(socket).into_iter().collect(),
             writes: path(writes),

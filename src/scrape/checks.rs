@@ -1,50 +1,89 @@
-//! While nobody asks: when containers that are close to their limit are looked at, and what is told of those that the kernel kills.
+//! When containers are checked between scrapes. Pure: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-use super::Scraper;
-use crate::node::accounts::Accounts;
-use crate::procfs::this_process::thread_cpu_time;
-
-/// How often the counters of kills are looked at that may soon be gone: the cgroup of a container whose init process was killed is there for
-/// 30 ms or so.
+/// How often kill counters are read that may soon be gone: the cgroup of a container lives for about 30 ms
+/// after the kernel has killed its init process.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 
-impl Scraper {
-    /// When there is to be a check, unless there is a scrape before; none if there are none.
-    pub fn next_check(&self) -> Option<Instant> {
-        let soonest = self.passed_at? + self.check_interval?;
-        Some(self.budget.next_check().map_or(soonest, |next| next.max(soonest)))
+/// The schedule of checks, and of reading kill counters between them.
+#[derive(Debug)]
+pub struct CheckSchedule {
+    /// The shortest time from the start of a scrape or a check to the next check; `None` if there are no
+    /// checks.
+    interval: Option<Duration>,
+    /// When the last scrape or check began.
+    began_at: Option<Instant>,
+    /// When the kill counters were read last, or the start.
+    watched_at: Instant,
+}
+
+impl CheckSchedule {
+    /// Checks at this interval, or none.
+    pub fn new(interval: Option<Duration>, now: Instant) -> Self {
+        Self { interval, began_at: None, watched_at: now }
     }
 
-    /// When counters of kills are to be looked at that may soon be gone; none if there are none.
-    pub fn next_watch(&self) -> Option<Instant> {
-        let is_due =
-            self.check_interval.is_some() && self.accounts.as_ref().is_some_and(Accounts::has_watched);
-        is_due.then(|| self.watched_at + WATCH_INTERVAL)
+    /// Notes that a scrape or a check begins.
+    pub fn begin(&mut self, now: Instant) {
+        self.began_at = Some(now);
     }
 
-    /// Looks at them, if it is time.
-    pub fn watch_if_due(&mut self) {
+    /// Returns when the next check is due if no scrape comes first, given when the CPU budget allows it.
+    pub fn next_check(&self, allowed_at: Option<Instant>) -> Option<Instant> {
+        let soonest = self.began_at? + self.interval?;
+        Some(allowed_at.map_or(soonest, |allowed_at| allowed_at.max(soonest)))
+    }
+
+    /// Returns when the kill counters are due, given whether there are any to read; `None` without them. The
+    /// time may be in the past.
+    pub fn next_watch(&self, has_watched: bool) -> Option<Instant> {
+        (self.interval.is_some() && has_watched).then(|| self.watched_at + WATCH_INTERVAL)
+    }
+
+    /// Notes that the kill counters are read.
+    pub fn watch(&mut self, now: Instant) {
+        self.watched_at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_check_follows_an_interval_after_the_last_scrape_or_check() {
         let now = Instant::now();
-        if self.next_watch().is_some_and(|at| at <= now)
-            && let Some(accounts) = &mut self.accounts
-        {
-            let clock = thread_cpu_time();
-            self.watched_at = now;
-            accounts.watch();
-            self.ooms.record(accounts.take_kills(), &self.snapshot, self.summed_at);
-            self.overhead += thread_cpu_time().saturating_sub(clock);
+        let mut schedule = CheckSchedule::new(Some(INTERVAL), now);
+        assert_eq!(schedule.next_check(None), None, "the first scrape comes first");
+        for begun in [now, now + 7 * INTERVAL] {
+            schedule.begin(begun);
+            assert_eq!(schedule.next_check(None), Some(begun + INTERVAL));
+            assert_eq!(schedule.next_check(Some(begun)), Some(begun + INTERVAL));
+            let allowed_at = begun + 3 * INTERVAL;
+            assert_eq!(schedule.next_check(Some(allowed_at)), Some(allowed_at), "the budget is used up");
         }
     }
 
-    /// Whether more kills have been recorded than were told.
-    pub fn has_news_of_ooms(&self) -> bool {
-        self.ooms.has_news()
+    #[test]
+    fn kill_counters_are_read_only_if_there_are_any() {
+        let now = Instant::now();
+        let mut schedule = CheckSchedule::new(Some(INTERVAL), now);
+        for watched_at in [now, now + INTERVAL] {
+            schedule.watch(watched_at);
+            assert_eq!(schedule.next_watch(false), None);
+            assert_eq!(schedule.next_watch(true), Some(watched_at + WATCH_INTERVAL));
+        }
     }
 
-    /// What tells of the containers whose processes the kernel has killed for want of memory, as JSON, if there is news.
-    pub fn news_of_ooms(&mut self) -> Option<String> {
-        self.ooms.news()
+    #[test]
+    fn without_checks_nothing_is_due() {
+        let now = Instant::now();
+        let mut schedule = CheckSchedule::new(None, now);
+        schedule.begin(now);
+        assert_eq!(schedule.next_check(None), None);
+        assert_eq!(schedule.next_watch(true), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The records of what containers were full of whose processes the kernel has killed for want of memory: the newest of them.
+//! The records of what containers were full of whose processes the kernel has killed for want of memory: the
+//! newest of them.
 
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
@@ -6,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use log::warn;
 
 use crate::exposition::ooms::{Record, document};
-use crate::node::ooms::Kill;
+use crate::node::cgroups::oom::Kill;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
@@ -28,15 +29,15 @@ impl Ooms {
         kills.iter().for_each(|kill| self.record_one(kill, snapshot, summed_at));
     }
 
-    /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed last tells what it mapped,
-    /// which was at `summed_at`.
+    /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed
+    /// last tells what it mapped, which was at `summed_at`.
     fn record_one(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
         let listed = &kill.container.listed;
         let mut summed = Largest::default();
         let (largest, read_at, values, current) = match &kill.last_reading {
             Some(last) => (&last.largest, last.oldest, &last.values, last.current),
             None => {
-                let (table, key) = (snapshot.table(), kill.container.key);
+                let (table, key) = (snapshot.table(), kill.container.id.key());
                 let is_known = kill.is_alone && summed.find(table, key, &mut Vec::new());
                 (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
             }
@@ -77,8 +78,8 @@ impl Ooms {
 mod tests {
     use super::*;
     use crate::cgroupfs::fields::Values;
-    use crate::node::ooms::LastReading;
-    use crate::node::owners::Container;
+    use crate::node::cgroups::oom::LastReading;
+    use crate::node::containers::table::{Container, ContainerId};
     use crate::sources;
     use std::sync::Arc;
 
@@ -91,7 +92,7 @@ mod tests {
             pod: name(pod),
             name: name("app"),
         };
-        let container = Arc::new(Container::new(listed, true));
+        let container = Arc::new(Container::new(ContainerId(0), listed, true));
         Kill { container, n_kills: 1, values: Values::default(), current: 5, is_alone: true, last_reading }
     }
 

@@ -1,31 +1,41 @@
-//! A container runtime is asked over its socket without ever holding up the scrape.
+//! Lists the containers of a runtime over its socket without delaying the scrape.
 //!
-//! A listing is a task on a current-thread runtime that runs only while the scrape thread waits for its next tick. So a
-//! runtime that hangs costs nothing but the listing: the scrape keeps its rate, and the containers known last go on being read.
+//! A listing is a task that runs only while the scrape thread waits for its next scrape. A runtime that hangs
+//! delays the listing and nothing else: the containers that were listed last are still read, as often as
+//! before.
 
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind::ConnectionRefused, ErrorKind::NotFound};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use crate::demand::Wake;
 use crate::sources::connection::Error;
-use crate::sources::lifeline::Lifeline;
-use crate::sources::{Listing, Source, containerd, cri};
+use crate::sources::containerd::{self, Containerd};
+use crate::sources::cri::{self, Cri};
+use crate::sources::{Listing, Source};
 
-/// A container runtime, perhaps with a listing under way.
+/// A container runtime, and perhaps a listing that has begun.
 #[derive(Debug)]
 pub struct Client {
-    /// How the log calls the runtime.
+    /// The container runtime's name in the log.
     peer: &'static str,
     description: String,
+    socket: PathBuf,
+    /// The socket when the last listing began. A runtime that restarts makes another.
+    listed_at: Option<SocketId>,
     runtime: Runtime,
     state: State,
-    /// An idle connection, which ends when the runtime does: it tells of a death that no call would notice for a minute.
-    lifeline: Option<Lifeline>,
 }
+
+/// A socket's device and inode.
+type SocketId = (u64, u64);
 
 #[derive(Debug)]
 enum State {
@@ -36,21 +46,35 @@ enum State {
     Moving,
 }
 
-type Listed = (Lister, Result<(Listing, Lifeline), Error>);
+type Listed = (Lister, Result<Listing, Error>);
 
 impl Client {
-    /// Of whatever `lister` asks. Connects when it is first asked.
+    /// Connects when the first listing begins.
     ///
-    /// Fails when the system has no runtime to give (descriptors, mostly).
+    /// Fails when tokio's runtime cannot be made, for lack of descriptors for example.
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (peer, description) = (lister.peer(), lister.describe());
-        Ok(Self { peer, description, runtime, state: State::Idle(lister), lifeline: None })
+        let socket = lister.socket().to_owned();
+        Ok(Self { peer, description, socket, listed_at: None, runtime, state: State::Idle(lister) })
+    }
+
+    /// The socket, if a process listens there. Connects and closes the connection at once, which never waits.
+    fn live_socket(&self) -> Option<SocketId> {
+        match self.runtime.block_on(UnixStream::connect(&self.socket)) {
+            Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
+            // Connected, or the runtime hangs and its queue of connections is full.
+            _ => id(&self.socket),
+        }
     }
 }
 
+fn id(socket: &Path) -> Option<SocketId> {
+    fs::metadata(socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 impl Source for Client {
-    fn runtime(&self) -> Option<&'static str> {
+    fn lister(&self) -> Option<&'static str> {
         Some(self.peer)
     }
 
@@ -58,15 +82,15 @@ impl Source for Client {
         self.description.clone()
     }
 
-    fn begin(&mut self) {
+    fn begin_listing(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Moving) {
-            State::Idle(mut lister) => State::Listing(self.runtime.spawn(async move {
-                let listing = lister.list().await;
-                if listing.is_err() {
-                    lister.start_over();
-                }
-                (lister, listing)
-            })),
+            State::Idle(mut lister) => {
+                self.listed_at = id(&self.socket);
+                State::Listing(self.runtime.spawn(async move {
+                    let listing = lister.list().await;
+                    (lister, listing)
+                }))
+            }
             listing => listing,
         };
     }
@@ -92,7 +116,7 @@ impl Source for Client {
         }
     }
 
-    fn take(&mut self) -> Option<Result<Listing, String>> {
+    fn take_listing(&mut self) -> Option<Result<Listing, String>> {
         let (lister, listed) = match std::mem::replace(&mut self.state, State::Moving) {
             State::Listing(handle) if handle.is_finished() => self.runtime.block_on(handle).expect(NO_PANIC),
             State::Listed(listed) => listed,
@@ -101,38 +125,25 @@ impl Source for Client {
                 return None;
             }
         };
-        let peer = lister.peer();
         self.state = State::Idle(lister);
-        let (listing, mut lifeline) = match listed {
-            Ok((listing, lifeline)) => (listing, lifeline),
-            Err(error) => {
-                self.lifeline = None;
-                return Some(Err(error.to_string()));
-            }
-        };
-        // The one who answered may have ended since, or be another than the lifeline hangs on: the channel connects anew by itself.
-        if lifeline.has_ended() {
-            let is_known = self.is_lost();
-            return (!is_known).then(|| Err(format!("{peer} has ended while it was asked")));
-        }
-        self.lifeline = Some(lifeline);
-        Some(Ok(listing))
+        Some(listed.map_err(|error| error.to_string()))
     }
 
-    fn is_lost(&mut self) -> bool {
-        self.lifeline.as_mut().is_some_and(Lifeline::has_ended)
+    fn has_runtime_ended(&mut self) -> bool {
+        let live = self.live_socket();
+        live.is_none() || live != self.listed_at
     }
 }
 
 const NO_PANIC: &str = "a panic would have ended the process";
 
-/// What asks, by one API or another.
+/// The API that containers are listed with.
 #[derive(Debug)]
 pub enum Lister {
     /// containerd's own.
-    Containerd(containerd::Lister),
+    Containerd(Containerd),
     /// The kubelet's.
-    Cri(cri::Lister),
+    Cri(Cri),
 }
 
 impl Lister {
@@ -150,26 +161,28 @@ impl Lister {
         }
     }
 
-    async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
+    fn socket(&self) -> &Path {
         match self {
-            Self::Containerd(lister) => lister.list().await,
-            Self::Cri(lister) => lister.list().await,
+            Self::Containerd(lister) => lister.socket(),
+            Self::Cri(lister) => lister.socket(),
         }
     }
 
-    /// After a failed listing.
-    fn start_over(&mut self) {
+    async fn list(&mut self) -> Result<Listing, Error> {
         match self {
-            Self::Containerd(lister) => lister.start_over(),
-            Self::Cri(lister) => lister.start_over(),
+            Self::Containerd(lister) => lister.list().await,
+            Self::Cri(lister) => lister.list().await,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixListener;
     use std::time::Duration;
+
+    use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
     use super::*;
 
@@ -177,17 +190,55 @@ mod tests {
     fn a_socket_that_is_not_there_is_one_line() {
         let socket = Path::new("/does/not/exist.sock");
         for (lister, peer) in [
-            (Lister::Containerd(containerd::Lister::new(socket, &["k8s.io".into()])), "containerd"),
-            (Lister::Cri(cri::Lister::new(socket)), "the container runtime"),
+            (Lister::Containerd(Containerd::new(socket, &["k8s.io".into()])), "containerd"),
+            (Lister::Cri(Cri::new(socket)), "the container runtime"),
         ] {
             let mut client = Client::new(lister).unwrap();
-            client.begin();
+            client.begin_listing();
             client.wait_for_listing(Instant::now() + Duration::from_secs(10));
-            let error = client.take().expect("it has ended").unwrap_err();
+            let error = client.take_listing().expect("it has ended").unwrap_err();
             let expected =
                 format!(r#"cannot connect to {peer} at "/does/not/exist.sock": no such file or directory"#);
-            assert_eq!((client.runtime(), error), (Some(peer), expected));
-            assert!(!client.is_lost() && !client.is_listing());
+            assert_eq!((client.lister(), error), (Some(peer), expected));
+            assert!(client.has_runtime_ended() && !client.is_listing());
         }
+    }
+    #[test]
+    fn a_restarted_runtime_has_another_socket() {
+        let path = std::env::temp_dir().join(format!("smaps-restart-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
+        client.begin_listing();
+        assert!(!client.has_runtime_ended());
+        // Both exist for a moment, so that they cannot have the same inode.
+        let other = path.with_extension("other");
+        let restarted = UnixListener::bind(&other).unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(client.has_runtime_ended(), "it is another socket");
+        drop((listener, restarted));
+        assert!(client.has_runtime_ended(), "no process listens there");
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_runtime_that_hangs_is_not_lost() {
+        let path = std::env::temp_dir().join(format!("smaps-hangs-{}", std::process::id()));
+        let listener = socket_with_a_queue_of_one(&path);
+        let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
+        client.begin_listing();
+        for _ in 0..5 {
+            assert!(!client.has_runtime_ended());
+        }
+        drop(listener);
+        assert!(client.has_runtime_ended());
+        fs::remove_file(path).unwrap();
+    }
+
+    /// A third connection is refused until the first is accepted (unix(7)).
+    fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
+        let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        net::listen(&socket, 1).unwrap();
+        socket
     }
 }

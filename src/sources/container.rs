@@ -1,15 +1,16 @@
-//! A container as the scrape sees it, wherever it comes from.
+//! A container as every source lists it.
 
-/// A container that runs.
+/// A running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// Its id; containers are listed in the order of their ids.
+    /// The runtime's id. Containers are listed in the order of their ids.
     pub id: String,
-    /// The pid of its first process in the node's PID namespace, where the source tells it; never 0.
+    /// The pid of the container's first process in the node's PID namespace, never 0; `None` if the source
+    /// has no pids.
     pub init_pid: Option<u32>,
     /// The label `namespace`.
     pub namespace: String,
-    /// The label `pod`; empty for a container that is in none.
+    /// The label `pod`; empty for a container that is in no pod.
     pub pod: String,
     /// The label `container`.
     pub name: String,

@@ -1,9 +1,9 @@
-//! Containers by the names of the links that the kubelet keeps for logs, without any socket.
+//! Containers from the names of the links that the kubelet keeps for logs, without any socket.
 //!
-//! For each container there is `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. A link may be older or
-//! younger than its container; a container that does not run has no process. Links are never followed: their names say
-//! enough. The kubelet cuts a name at 255 bytes, before `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`), and
-//! with it the id of a container whose names are long.
+//! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
+//! outlive its container, or appear before it; a container that does not run has no process. Links are never
+//! followed. The kubelet cuts a name at 255 bytes, before `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`),
+//! and with it the id of a container whose names are long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,15 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The most names read. A node has some hundreds.
-const MAX_COUNT: usize = 100_000;
-/// Every runtime's ids have this many hexadecimal digits. With shorter ones a name could claim a cgroup such as `system`.
+/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup such as
+/// `system`.
 const ID_LEN: usize = 64;
 /// At this length a name is cut.
 const MAX_NAME_LEN: usize = 255;
 /// Fewer digits of a cut id may be the same for two containers: 12 are what runtimes print as a short id.
 const MIN_CUT_LEN: usize = 12;
 
-/// The directory, perhaps with a listing that nobody has taken yet.
+/// The directory, and perhaps a listing that has not been taken yet.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
@@ -33,7 +32,7 @@ pub struct ContainerLogs {
 }
 
 impl ContainerLogs {
-    /// The links in `directory`.
+    /// Reads the links in `directory`.
     pub fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), listed: None, has_reported: false }
     }
@@ -43,10 +42,7 @@ impl ContainerLogs {
         let mut listing = Listing::default();
         let (mut n_unclear, mut example) = (0, None);
         let links = fs::read_dir(&self.directory).map_err(|error| fail(plain(&error)))?;
-        for (i, link) in links.enumerate() {
-            if i == MAX_COUNT {
-                return Err(fail(format!("over {MAX_COUNT} names")));
-            }
+        for link in links {
             let name = link.map_err(|error| fail(plain(&error)))?.file_name();
             match name.to_str().and_then(container) {
                 Some(container) if container.id.len() == ID_LEN => listing.containers.push(container),
@@ -70,7 +66,7 @@ impl ContainerLogs {
 }
 
 impl Source for ContainerLogs {
-    fn runtime(&self) -> Option<&'static str> {
+    fn lister(&self) -> Option<&'static str> {
         Some("the kubelet")
     }
 
@@ -79,12 +75,12 @@ impl Source for ContainerLogs {
     }
 
     /// The kubelet keeps the link of a container that has ended until it removes the container.
-    fn lists_what_is_gone(&self) -> bool {
+    fn lists_ended_containers(&self) -> bool {
         true
     }
 
-    /// Lists at once: a directory of a local disk.
-    fn begin(&mut self) {
+    /// Lists at once, because the directory is on a local disk.
+    fn begin_listing(&mut self) {
         self.listed = Some(self.list());
     }
 
@@ -92,11 +88,11 @@ impl Source for ContainerLogs {
         false
     }
 
-    fn take(&mut self) -> Option<Result<Listing, String>> {
+    fn take_listing(&mut self) -> Option<Result<Listing, String>> {
         self.listed.take()
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn has_runtime_ended(&mut self) -> bool {
         false
     }
 
@@ -107,7 +103,8 @@ impl Source for ContainerLogs {
     }
 }
 
-/// The container whose log has this name; only the first digits of its id if the name is cut. `None` if no log has it.
+/// The container that the link's name stands for, with only the first digits of its id if the name is cut; `None` if
+/// it is not the name of a link for logs.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -211,9 +208,9 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_one_line() {
         let mut logs = ContainerLogs::new(Path::new("/does/not/exist"));
-        assert!(logs.take().is_none());
-        logs.begin();
-        let error = logs.take().expect("it was listed").unwrap_err();
+        assert!(logs.take_listing().is_none());
+        logs.begin_listing();
+        let error = logs.take_listing().expect("it was listed").unwrap_err();
         assert_eq!(error, r#"cannot list "/does/not/exist": no such file or directory"#);
     }
 }

@@ -1,57 +1,47 @@
-//! Containers by containerd's own API: its tasks, and their labels.
+//! Containers from containerd's own API: its tasks, and the labels of their containers.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use containerd_client::types::v1::Status;
-use tonic::metadata::AsciiMetadataValue;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{GetContainerRequest, ListTasksRequest};
+use containerd_client::types::v1::{Process, Status};
+use containerd_client::with_namespace;
+use prost::DecodeError;
+use prost::bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType, message, skip_field};
+use tonic::transport::Channel;
+use tonic::{Code, Request};
 
-use crate::sources::answers::{self, Labels, MAX_TASKS};
-use crate::sources::connection::{Call, Connection, Error};
-use crate::sources::lifeline::Lifeline;
+use crate::sources::connection::{self, Connection, Error, MAX_ANSWER};
 use crate::sources::{Container, Listing};
 
-/// How the log calls it.
+/// The runtime's name in the log.
 pub const PEER: &str = "containerd";
-/// How long `Tasks.List` may take. It waits 2 s for each shim that hangs.
+/// `Tasks.List` waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
-/// How long one `Containers.Get` may take; usually it is 0.4 ms.
+/// `Containers.Get` usually takes 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);
-/// The most bytes of ids and labels kept of all containers: with [`MAX_TASKS`] of them 160 bytes each, which is more than a pod's.
-const MAX_TEXT: usize = 16 << 20;
 
-/// The connection, and the labels of the containers that were met.
+/// The connection, and the containers of the tasks that were listed.
 #[derive(Debug)]
-pub struct Lister {
+pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// By containerd namespace and id. Labels do not change while a task lives.
-    known: HashMap<(String, String), Known>,
+    /// By containerd namespace and id; a sandbox is `None`. Labels do not change while a task lives.
+    known: HashMap<(String, String), Option<Container>>,
 }
 
-#[derive(Clone, Debug)]
-enum Known {
-    Sandbox,
-    Container { container: Container, n_cut: u64 },
-}
-
-impl Known {
-    fn text(&self) -> usize {
-        match self {
-            Known::Sandbox => 0,
-            Known::Container { container: Container { id, namespace, pod, name, .. }, .. } => {
-                id.len() + namespace.len() + pod.len() + name.len()
-            }
-        }
-    }
-}
-
-impl Lister {
-    /// Asks the containerd at `socket`, in these namespaces of its.
+impl Containerd {
+    /// Lists these namespaces of the containerd at `socket`.
     pub fn new(socket: &Path, namespaces: &[String]) -> Self {
         let connection = Connection::new(PEER, socket);
         Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new() }
+    }
+
+    pub fn socket(&self) -> &Path {
+        self.connection.socket()
     }
 
     /// For the log.
@@ -60,152 +50,193 @@ impl Lister {
         format!("containers are listed by containerd's API at {socket:?}, in its namespaces {namespaces}")
     }
 
-    /// Lists the tasks, and asks for the labels of those that are new.
-    pub async fn list(&mut self) -> Result<(Listing, Lifeline), Error> {
-        let lifeline = self.connection.lifeline().await?;
-        self.connection.open().await?;
+    /// Lists the tasks, and gets the labels of those that are new.
+    pub async fn list(&mut self) -> Result<Listing, Error> {
+        let channel = self.connection.connect().await?;
         let mut listing = Listing::default();
         let mut listed = HashMap::new();
-        let mut text = 0;
-        for namespace in self.namespaces.clone() {
-            for task in self.tasks(&namespace).await? {
-                if task.status == Status::Created as i32 {
-                    listing.more_to_come = true;
-                    continue;
-                }
-                // The task of a shim that hangs comes with pid 0: its last known pid serves on.
-                let is_hung = task.pid == 0;
-                let key = (namespace.clone(), task.id);
-                if listed.contains_key(&key) {
-                    continue; // one id, one task
-                }
-                let mut known = match self.known.get(&key).cloned() {
-                    Some(known) => known,
-                    None if is_hung => continue,
-                    None => match self.get(&namespace, &key.1).await? {
-                        Some(known) => {
-                            // Kept also when a later call fails: the next listing goes on from here.
-                            self.known.insert(key.clone(), known.clone());
-                            known
-                        }
-                        None => continue, // removed meanwhile
-                    },
+        for namespace in &self.namespaces {
+            for task in tasks(&self.connection, &channel, namespace).await? {
+                let is_hung = match task.status() {
+                    Status::Created => {
+                        listing.more_to_come = true;
+                        continue;
+                    }
+                    Status::Running | Status::Paused | Status::Pausing => task.pid == 0,
+                    // The task of a shim that hangs: its pid is 0.
+                    Status::Unknown if task.pid == 0 => true,
+                    // A stopped task is listed with its old pid until it is deleted.
+                    Status::Unknown | Status::Stopped => continue,
                 };
-                text += key.0.len() + key.1.len() + known.text();
-                if listed.len() == MAX_TASKS || text > MAX_TEXT {
-                    let n = listed.len() + 1;
-                    let cause = format!("{n} containers with {text} bytes of labels");
-                    return Err(self.connection.error("cannot list tasks of", &cause));
-                }
-                if let Known::Container { container, n_cut } = &mut known {
+                let key = (namespace.clone(), task.id);
+                let mut container = match self.known.get(&key) {
+                    Some(known) => known.clone(),
+                    None if is_hung => continue,
+                    None => {
+                        let labels = labels(&self.connection, &channel, namespace, &key.1).await?;
+                        let Some(labels) = labels else { continue }; // removed in the meantime
+                        let container = container(namespace, &key.1, labels);
+                        // Kept also when a later call fails, so that the next listing goes on from here.
+                        self.known.insert(key.clone(), container.clone());
+                        container
+                    }
+                };
+                if let Some(container) = &mut container {
+                    // A task that hangs keeps the pid that was listed last.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }
-                    listing.n_cut_labels += *n_cut;
                     listing.containers.push(container.clone());
                 }
-                listed.insert(key, known);
+                listed.insert(key, container);
             }
         }
         self.known = listed;
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok((listing, lifeline))
+        Ok(listing)
     }
+}
 
-    /// The tasks of a namespace that are created, alive, or lost to a shim that hangs.
-    async fn tasks(&self, namespace: &str) -> Result<Vec<answers::Task>, Error> {
-        let call = Call {
-            may_be_missing: false,
-            what: "tasks",
-            deadline: LIST_DEADLINE,
-            method: "/containerd.services.tasks.v1.Tasks/List",
-            namespace: Some(header(namespace)),
-            request: Vec::new(),
-            decode: |answer| answers::tasks(answer, is_of_interest),
-        };
-        Ok(self.connection.call(call).await?.unwrap_or_default())
-    }
+/// Calls `Tasks.List`. A call without the namespace's header is refused.
+async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> Result<Vec<Process>, Error> {
+    let mut client = TasksClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    let request = with_namespace!(ListTasksRequest::default(), namespace);
+    let answer = connection.answer("tasks", LIST_DEADLINE, client.list(request)).await?;
+    Ok(answer.into_inner().tasks)
+}
 
-    /// Asks for the labels of a container; `None` if there is no such container any more.
-    async fn get(&self, namespace: &str, id: &str) -> Result<Option<Known>, Error> {
-        let call = Call {
-            may_be_missing: true,
-            what: "a container",
-            deadline: GET_DEADLINE,
-            method: "/containerd.services.containers.v1.Containers/Get",
-            namespace: Some(header(namespace)),
-            request: answers::get_container_request(id),
-            decode: answers::labels,
-        };
-        let labels = self.connection.call(call).await?.flatten();
-        Ok(labels.map(|labels| known(namespace, id, labels)))
-    }
-
-    /// After a failed listing: connects anew, and forgets the labels when listing after listing fails and each names other containers.
-    pub fn start_over(&mut self) {
-        self.connection.close();
-        let text =
-            self.known.iter().map(|((namespace, id), known)| namespace.len() + id.len() + known.text());
-        if self.known.len() > MAX_TASKS || text.sum::<usize>() > MAX_TEXT {
-            self.known = HashMap::new();
+/// Calls `Containers.Get`; `None` if there is no such container any more.
+///
+/// A container with a record that is too large counts as one without labels, which is named by its id: an
+/// image can have any number of labels, and must not be able to stop the listing.
+async fn labels(
+    connection: &Connection,
+    channel: &Channel,
+    namespace: &str,
+    id: &str,
+) -> Result<Option<HashMap<String, String>>, Error> {
+    let method = "/containerd.services.containers.v1.Containers/Get";
+    let request = with_namespace!(GetContainerRequest { id: id.to_owned() }, namespace);
+    let call = async {
+        match connection::call(channel, method, request).await {
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            // The record is larger than containerd sends, or than is accepted here.
+            Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) => {
+                Ok(Some(ContainerRecord::default()))
+            }
+            answer => answer.map(|GetContainerResponse { container }| container),
         }
+    };
+    let container = connection.answer("a container", GET_DEADLINE, call).await?;
+    Ok(container.map(|container| container.labels))
+}
+
+/// `GetContainerResponse` with the labels that are used.
+///
+/// containerd's CRI plugin copies the labels of a container's image, which are the workload's to choose, into
+/// this answer. With 1.5 million labels it has 15 MB, of which the generated type makes 185 MiB and this one
+/// 17.
+#[derive(prost::Message)]
+struct GetContainerResponse {
+    #[prost(message, tag = "1")]
+    container: Option<ContainerRecord>,
+}
+
+#[derive(Debug, Default)]
+struct ContainerRecord {
+    labels: HashMap<String, String>,
+}
+
+#[derive(prost::Message)]
+struct Label {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+const KIND: &str = "io.cri-containerd.kind";
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const POD: &str = "io.kubernetes.pod.name";
+const CONTAINER: &str = "io.kubernetes.container.name";
+const NERDCTL_NAME: &str = "nerdctl/name";
+
+impl prost::Message for ContainerRecord {
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if tag != 2 {
+            return skip_field(wire_type, tag, buffer, context);
+        }
+        let mut label = Label::default();
+        message::merge(wire_type, &mut label, buffer, context)?;
+        if [KIND, NAMESPACE, POD, CONTAINER, NERDCTL_NAME].contains(&label.key.as_str()) {
+            self.labels.insert(label.key, label.value);
+        }
+        Ok(())
+    }
+
+    // An answer is never sent.
+    fn encode_raw(&self, _: &mut impl BufMut) {}
+
+    fn encoded_len(&self) -> usize {
+        0
+    }
+
+    fn clear(&mut self) {
+        self.labels.clear();
     }
 }
 
-fn header(namespace: &str) -> AsciiMetadataValue {
-    namespace.parse().expect("the command line takes only names that fit a header")
-}
-
-/// Whether a task of this status and pid is created, alive, or lost to a shim that hangs: it comes as unknown, with pid 0.
-fn is_of_interest(status: i32, pid: u32) -> bool {
-    match Status::try_from(status) {
-        Ok(Status::Created) => true,
-        Ok(Status::Running | Status::Paused | Status::Pausing) => pid != 0,
-        Ok(Status::Unknown) => pid == 0,
-        Ok(Status::Stopped) | Err(_) => false,
+/// The container that has these labels; `None` for a sandbox.
+fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> Option<Container> {
+    if labels.get(KIND).is_some_and(|kind| kind == "sandbox") {
+        return None;
     }
-}
-
-/// Which container this is, by its labels.
-fn known(namespace: &str, id: &str, labels: Labels) -> Known {
-    if labels.kind.as_deref() == Some("sandbox") {
-        return Known::Sandbox;
-    }
-    let container = Container {
+    let mut label = |key| labels.remove(key);
+    Some(Container {
         id: id.into(),
         init_pid: None,
-        namespace: labels.pod_namespace.unwrap_or_else(|| namespace.into()),
-        pod: labels.pod.unwrap_or_default(),
-        name: labels.container.or(labels.nerdctl_name).unwrap_or_else(|| id.into()),
-    };
-    Known::Container { container, n_cut: labels.n_cut }
+        namespace: label(NAMESPACE).unwrap_or_else(|| namespace.into()),
+        pod: label(POD).unwrap_or_default(),
+        name: label(CONTAINER).or_else(|| label(NERDCTL_NAME)).unwrap_or_else(|| id.into()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
-    fn a_container_is_named_by_its_labels() {
-        let named = |labels| match known("moby", "abc", labels) {
-            Known::Sandbox => "sandbox".into(),
-            Known::Container { container: Container { namespace, pod, name, .. }, .. } => {
-                format!("{namespace}/{pod}/{name}")
-            }
-        };
-        let some = |text: &str| Some(text.to_string());
-        let none = Labels::default;
-        assert_eq!(named(none()), "moby//abc");
-        let nerdctl = Labels { nerdctl_name: some("web"), ..none() };
-        assert_eq!(named(nerdctl), "moby//web");
-        let pod = Labels {
-            kind: some("container"),
-            pod_namespace: some("shop"),
-            pod: some("web-1"),
-            container: some("app"),
-            ..none()
-        };
-        assert_eq!(named(pod), "shop/web-1/app");
-        assert_eq!(named(Labels { kind: some("sandbox"), ..none() }), "sandbox");
+    fn labels_name_the_container() {
+        let pod =
+            [(KIND, "container"), (NAMESPACE, "shop"), (POD, "web-1"), (CONTAINER, "app"), ("app", "web")];
+        for (labels, expected) in [
+            (&[][..], Some("moby//abc")),
+            (&[(NERDCTL_NAME, "web")], Some("moby//web")),
+            (&pod, Some("shop/web-1/app")),
+            (&[(KIND, "sandbox")], None),
+        ] {
+            let labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+            let name = container("moby", "abc", labels)
+                .map(|Container { namespace, pod, name, .. }| format!("{namespace}/{pod}/{name}"));
+            assert_eq!(name.as_deref(), expected);
+        }
+    }
+    #[test]
+    fn only_labels_that_are_used_are_kept() {
+        use containerd_client::services::v1::{Container, GetContainerResponse as Generated};
+        let labels = [(POD, "web-1"), ("app", "web")].map(|(key, value)| (key.into(), value.into()));
+        let container = Container { id: "abc".into(), labels: labels.into(), ..Container::default() };
+        let message = Generated { container: Some(container) }.encode_to_vec();
+        let record = GetContainerResponse::decode(&message[..]).unwrap().container.expect("it has one");
+        assert_eq!(record.labels, HashMap::from([(POD.to_owned(), "web-1".to_owned())]));
+        assert!(GetContainerResponse::decode(&message[..message.len() - 1]).is_err(), "it is truncated");
     }
 }

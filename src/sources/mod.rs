@@ -1,14 +1,11 @@
 //! Where containers come from: containerd, any runtime that speaks CRI, the kubelet's links, or a recording.
 
-mod answers;
 pub(crate) mod client;
 mod connection;
 mod container;
 pub(crate) mod container_logs;
 pub(crate) mod containerd;
 pub(crate) mod cri;
-mod lifeline;
-mod protobuf;
 pub mod recording;
 mod source;
 

@@ -1,9 +1,10 @@
-//! A recorded node: a directory that stands for containerd and proc.
+//! A recorded node: a directory that replaces containerd and proc.
 //!
 //! ```text
-//! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container; init_pid is - if unknown
+//! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
+//!                           init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
-//! DIR/cgroup/               as the file system of cgroups, with what was read of it
+//! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 
 use std::fs;
@@ -16,14 +17,14 @@ use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
-/// Stands for an init process that the container's source did not tell.
+/// Written for an init process that the container's source did not list.
 const UNKNOWN: &str = "-";
 
 /// The containers of a recording.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
-    /// The text that was parsed last, to parse it again only when it has changed.
+    /// The text that was parsed last: it is parsed again only after a change.
     parsed: Vec<u8>,
     text: Vec<u8>,
 }
@@ -32,18 +33,18 @@ pub struct Recording {
 const MAX_BYTES: u64 = 16 << 20;
 
 impl Recording {
-    /// The recording in `directory`.
+    /// Reads the recording in `directory`.
     pub fn new(directory: &Path) -> Self {
         Self { path: directory.join("containers.tsv"), parsed: Vec::new(), text: Vec::new() }
     }
 
-    /// The containers, by id; `None` if they are those of the last call.
+    /// Returns the containers by id; `None` if they are the same as in the last call.
     ///
-    /// Fails with one line that names the file, and the line if one is not as it should be.
+    /// Fails with one line that names the file and quotes a malformed line.
     fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
-        // A pipe would be waited for, a device read without end.
+        // Reading a pipe could block, and reading a device might never end.
         let is_file = fs::metadata(&self.path).map_err(|error| fail(plain(&error)))?.is_file();
         if !is_file {
             return Err(fail("it is not a file".into()));
@@ -63,28 +64,28 @@ impl Recording {
     }
 }
 
-/// Asking costs one small file, so each call of `take` asks.
+/// Listing reads one small file, so each call of `take_listing` does it.
 impl Source for Recording {
     fn describe(&self) -> String {
         format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))
     }
 
-    fn runtime(&self) -> Option<&'static str> {
+    fn lister(&self) -> Option<&'static str> {
         None
     }
 
-    fn begin(&mut self) {}
+    fn begin_listing(&mut self) {}
 
     fn is_listing(&self) -> bool {
         false
     }
 
-    fn take(&mut self) -> Option<Result<Listing, String>> {
+    fn take_listing(&mut self) -> Option<Result<Listing, String>> {
         let containers = self.containers().transpose()?;
         Some(containers.map(|containers| Listing { containers, ..Listing::default() }))
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn has_runtime_ended(&mut self) -> bool {
         false
     }
 
@@ -95,9 +96,9 @@ impl Source for Recording {
     }
 }
 
-/// The containers of a `containers.tsv`, by id. Bytes that are not UTF-8 become U+FFFD.
+/// Returns the containers of a `containers.tsv` by id. Bytes that are not UTF-8 become U+FFFD.
 ///
-/// Fails with a text that quotes the line which is not as it should be.
+/// Fails with a text that quotes the malformed line.
 pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().enumerate();
@@ -132,7 +133,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     Ok(containers)
 }
 
-/// Writes a new recording. Its directory is made with the first file: where there is nothing to record, nothing is left behind.
+/// Writes a new recording. The directory is made with the first file, so that an empty recording leaves
+/// nothing.
 #[derive(Debug)]
 pub struct Writer {
     directory: PathBuf,
@@ -140,7 +142,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Of a recording in `directory`, which must not exist; what it will be in must.
+    /// Prepares a recording in `directory`, which must not exist. Its parent must.
     pub fn new(directory: &Path) -> Result<Self, String> {
         let fail = |cause: &str| format!("cannot record to {directory:?}: {cause}");
         match fs::symlink_metadata(directory) {
@@ -154,7 +156,7 @@ impl Writer {
         Ok(Self { directory: directory.to_owned(), is_made: false })
     }
 
-    /// Makes the directory, unless that has been done.
+    /// Makes the directory once.
     fn make(&mut self) -> Result<(), String> {
         if !self.is_made {
             fs::create_dir(&self.directory)
@@ -171,7 +173,7 @@ impl Writer {
         write(&self.directory.join("proc").join(pid.to_string()).join(name), content)
     }
 
-    /// Writes one file of the file system of cgroups.
+    /// Writes one file of the cgroup file system.
     pub fn cgroup_file(&mut self, name: &Path, content: &[u8]) -> Result<(), String> {
         self.make()?;
         write(&self.directory.join("cgroup").join(name), content)
@@ -180,7 +182,7 @@ impl Writer {
     /// Writes the containers.
     pub fn containers<'a>(&mut self, containers: impl Iterator<Item = &'a Container>) -> Result<(), String> {
         self.make()?;
-        // containerd and Kubernetes allow neither tab nor newline in a name; a name that has them all the same loses them.
+        // containerd and Kubernetes allow neither tab nor newline in a name.
         let cell = |text: &str| text.replace(['\t', '\n', '\r'], " ");
         let mut text = format!("{HEADER}\n");
         for Container { id, init_pid, namespace, pod, name } in containers {
@@ -192,7 +194,7 @@ impl Writer {
     }
 }
 
-/// Writes a file, and makes the directories that it is in.
+/// Writes a file, and makes its directories.
 fn write(path: &Path, content: &[u8]) -> Result<(), String> {
     fs::create_dir_all(path.parent().unwrap_or(path))
         .and_then(|()| fs::write(path, content))

@@ -97,7 +97,8 @@ impl Drop for Exporter {
     }
 }
 
-/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no requests.
+/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no
+/// requests.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));

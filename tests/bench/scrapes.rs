@@ -6,8 +6,9 @@ use std::time::Instant;
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::exposition::self_metrics::OLDEST_DATA;
 use smaps_container_exporter::http::publish::{self, Age, Published, Publisher};
-use smaps_container_exporter::node::reader::Reader;
+use smaps_container_exporter::node::reads::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
+use smaps_container_exporter::start;
 
 /// A scrape thread without the thread.
 pub struct Scrapes {
@@ -23,7 +24,7 @@ impl Scrapes {
         let fixture = fixture.to_str().expect("a temporary path is text");
         let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
         let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} make no sense") };
-        let scraper = Scraper::new(&options).expect("the recording is there");
+        let scraper = start::scraper(&options).expect("the recording is there");
         let (publisher, published) = publish::publisher();
         let reader = scraper.reader();
         Self { scraper, reader, publisher, published }

@@ -9,9 +9,8 @@ import pytest
 import groups
 import kernel
 from exporter import BINARY, EVERYTHING, Exporter
-from fake_containerd import RUNNING, Containerd
 from lab import CONTAINER, HERE, NODE, POD, Container, Lab, cri, until
-from live_node import Cgroup, Node, roots
+from live_node import Node, roots
 
 FOREVER = "1000000"
 TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
@@ -102,27 +101,3 @@ def any_node(tmp_path):
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()
-
-
-@pytest.fixture
-def containerd(tmp_path):
-    """A server that stands for containerd."""
-    containerd = Containerd(tmp_path / "sock")
-    containerd.start()
-    yield containerd
-    containerd.stop()
-
-
-@pytest.fixture
-def cgroups(containerd):
-    """The two containers that it lists, a and b."""
-    root = sorted(roots().items())[0][1]
-    made = {}
-    try:
-        for id in ("a", "b"):
-            made[id] = Cgroup(root)
-            containerd.tasks[id] = (made[id].init.pid, RUNNING)
-        yield made
-    finally:
-        for cgroup in made.values():
-            cgroup.close()

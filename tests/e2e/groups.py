@@ -35,7 +35,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "containerd": Group(True, ("test_containerd_bounds", "test_containerd_hostile", "test_containerd_sick")),
+    "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(True, ("test_fleet", "test_proxy", "test_ship")),
     "pods": Group(
         True,
@@ -72,10 +72,12 @@ GROUPS = {
         False,
         (
             "test_adversary",
+            "test_containerd_failures::test_listing_stays_within_the_documented_memory",
             "test_containerd_stop",
             "test_demand",
             "test_door",
             "test_end",
+            "test_growing",
             "test_hostile_http",
             "test_hostile_processes::test_5000_processes",
             "test_hostile_processes::test_a_process_of_65000_mappings",

@@ -73,13 +73,13 @@ def rmdir(path: Path) -> bool:
 
 
 class Node:
-    """A recording of live processes, with one container, `workload`."""
+    """A recording of live processes, with one container, `workload`. `id`: the container's, which its cgroup has for a name."""
 
-    def __init__(self, directory: Path, root: Path):
+    def __init__(self, directory: Path, root: Path, id: str = ""):
         self.directory = directory
-        self.cgroup = Cgroup(root)
+        self.cgroup = Cgroup(root, id)
         (directory / "proc").symlink_to("/proc")
-        row = f"c1\t{self.cgroup.init.pid}\tdefault\tpod-0\tworkload"
+        row = f"{id or 'c1'}\t{self.cgroup.init.pid}\tdefault\tpod-0\tworkload"
         (directory / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\n{row}\n")
 
     def exporter(self, *arguments, **options) -> Exporter:

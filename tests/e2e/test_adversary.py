@@ -196,7 +196,7 @@ def test_3000_names(node):
 
 @pytest.mark.parametrize(("what", "n_processes"), [(("shared", 9), 9), (("vfork",), 2)], ids=["CLONE_VM", "vfork"])
 def test_processes_that_share_memory_count_once_each(node, what, n_processes):
-    """Attack 7: it inflates the adversary's own values and nothing else."""
+    """Attack 7 inflates only the adversary's own values."""
     node.run(*what)
     with node.exporter() as exporter:
         for _ in range(5):

@@ -16,7 +16,9 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # its value is rendered for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-INTERVAL = 5
+# Of Prometheus, in seconds: longer than a result is fresh.
+INTERVAL = 2
+N_SCRAPES = 12
 
 
 def cpu_seconds(pid: int) -> float:
@@ -26,7 +28,7 @@ def cpu_seconds(pid: int) -> float:
 
 @pytest.fixture(scope="module")
 def stored(node, tmp_path_factory):
-    """The samples of both families that one server, and two servers of another exporter, stored within a minute, with the times of
+    """The samples of both families that one server, and two servers of another exporter, stored in a dozen scrapes, with the times of
     their requests."""
     directory = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:
@@ -38,7 +40,7 @@ def stored(node, tmp_path_factory):
                 place.mkdir()
                 servers.append(stack.enter_context(Prometheus(place, exporter.address, f"{INTERVAL}s")))
         until(lambda: all(server.query("up") for server in servers), 30, "each has scraped")
-        time.sleep(60)
+        until(lambda: all(len(samples(server, ENDED)) >= N_SCRAPES for server in servers), 120, "each has stored a dozen scrapes")
         one, *two = [{family: samples(server, family) for family in (SCRAPES, ENDED)} for server in servers]
         return {1: [one], 2: two}
 
@@ -56,7 +58,7 @@ def test_every_request_of_prometheus_gets_fresh_data(stored, n_servers):
 
 def check(stored, n_servers: int):
     scrapes, ended = stored[SCRAPES], stored[ENDED]
-    assert len(scrapes) >= 12, f"{len(scrapes)} scrapes are stored"
+    assert len(scrapes) >= N_SCRAPES, f"{len(scrapes)} scrapes are stored"
     n_requests = len(scrapes) - 1
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]

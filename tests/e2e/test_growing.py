@@ -1,6 +1,7 @@
-"""Mappings that grow while smaps is read count once, and values go with the program that they belong to.
+"""A mapping that grows during a read counts once, and an exec drops kept values.
 
-The kernel prints a few mappings per read(2) and continues at the end of the last one: if that has grown, it prints it again, whole.
+The kernel prints a few mappings per read(2) and continues at the end of the last one. If that one has grown
+meanwhile, it is printed again, whole.
 """
 
 import shutil
@@ -12,125 +13,117 @@ import pytest
 
 from exporter import EVERYTHING, once
 from exposition import Exposition
-from growth import rss
-from lab import until
-from test_hostile_processes import MIB, PROGRAMS, any_node, programs  # noqa: F401 (fixtures)
+from growth import BY_PID, rss
+from lab import HERE, until
+from live_node import MIB
 
 N_READS = 300
-ARGUMENTS = (*EVERYTHING, "--pid", "--fields", "rss")
-SIZE_MIB = 1536
-# A reader that has walked a mapping for over 4 ms lets the process in that waits to map more (RWSEM_WAIT_TIMEOUT): so it grows in between.
-BEGIN_MIB = 600
+# The kernel prints about five mappings per read(2): in one of five layouts, the heap is the last of them.
+N_LAYOUTS = 5
 
 
 class Growing:
-    """A process that has all its mappings, and grows from `begin` on."""
+    """A process whose memory grows without end while its number of mappings stays the same."""
 
-    def __init__(self, node, program: Path, mode: str, n_more: int):
-        self.process = node.cgroup.run_ready(program, mode, str(SIZE_MIB), str(n_more), stdin=subprocess.PIPE)
+    def __init__(self, node, program: Path, mode: str, layout: int):
+        self.process = node.cgroup.run_ready(program, mode, str(layout))
         self.pid = self.process.pid
-        self.n_mappings = len(Path(f"/proc/{self.pid}/maps").read_text().splitlines())
+        self.n_mappings = len(self._starts())
 
-    def begin(self):
-        self.process.stdin.write(b"\n")
-        self.process.stdin.flush()
+    def _starts(self) -> set[str]:
+        """The distinct start addresses in maps, which prints a mapping again, too, if it grows meanwhile."""
+        return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """The kernel's own sum, made with the memory map locked."""
+        """The kernel's own sum, which it makes without dropping the memory-map lock."""
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
-        raise AssertionError("smaps_rollup says no Rss")
+        raise AssertionError("smaps_rollup has no Rss line")
 
     def close(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        self.process.stdin.close()
         self.process.stdout.close()
 
 
 @pytest.fixture(scope="session")
 def dynamic(tmp_path_factory):
-    """The program linked dynamically, as most are: libraries stand between its heap and its stack."""
+    """The program as most are linked: libraries lie between its heap and its stack."""
     program = tmp_path_factory.mktemp("dynamic") / "dynamic"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, PROGRAMS / "grows.c"], check=True)
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, HERE / "programs/grows.c"], check=True)
     return program
 
 
 @pytest.mark.parametrize("kind", ["static-brk", "static-mprotect", "dynamic-brk", "dynamic-mprotect"])
-def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):  # noqa: F811
+def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):
+    """The sum of each read lies between the kernel's own sums before and after it."""
     linked, mode = kind.split("-")
     program = programs / "grows" if linked == "static" else dynamic
-    n_values = n_grown = n_processes = 0
-    growing = None
-    for _ in range(N_READS):
-        # It must still grow during its last read.
-        if growing and growing.resident() > (SIZE_MIB - 256) * MIB:
-            growing.close()
-            growing = None
-        if not growing:
-            growing = Growing(any_node, program, mode, n_processes % 5)
-            n_processes += 1
-            growing.begin()
-            until(lambda: growing.resident() > BEGIN_MIB * MIB, 30, "it is large")
-        before = growing.resident()
-        exposition = Exposition(once("--once", "--fixture", any_node.directory, *ARGUMENTS))
-        after = growing.resident()
-        pid = str(growing.pid)
-        exported = rss(exposition).get(pid)
-        if exported is None:
-            continue
-        n_values += 1
-        n_grown += before < after
-        n_mappings = exposition.by("process_smaps_mappings", "pid")[pid,]
-        assert n_mappings == growing.n_mappings, f"{n_mappings} mappings, the process has {growing.n_mappings}"
-        assert before <= exported <= after, f"{exported / MIB:.1f} MiB, the kernel's sums are {before / MIB:.1f} and {after / MIB:.1f}"
-    growing.close()
-    print(f"{n_values} of {N_READS} reads of {n_processes} processes gave values, during {n_grown} the process grew")
-    assert n_grown > N_READS / 2, "it grows while it is read"
+    n_values, wrong = 0, []
+    for layout in range(N_LAYOUTS):
+        growing = Growing(any_node, program, mode, layout)
+        for _ in range(N_READS // N_LAYOUTS):
+            before = growing.resident()
+            text = once("--once", "--fixture", any_node.directory, *EVERYTHING, "--pid", "--fields", "rss")
+            after = growing.resident()
+            assert before < after, "it grows during each read"
+            exposition = Exposition(text)
+            exported = rss(exposition).get(str(growing.pid))
+            if exported is None:
+                continue
+            n_values += 1
+            n_mappings = exposition.by("process_smaps_mappings", "pid")[str(growing.pid),]
+            if n_mappings != growing.n_mappings or not before <= exported <= after:
+                sums = [f"{n_bytes / MIB:.1f}" for n_bytes in (before, exported, after)]
+                n = growing.n_mappings
+                wrong.append(f"layout {layout}: {n_mappings} mappings instead of {n}, {' '.join(sums)} MiB")
+        growing.close()
+    print(f"{n_values} of {N_READS} reads gave values, {len(wrong)} of them wrong ones")
+    assert not wrong, "the kernel's sum before, the exported sum, the kernel's sum after"
     assert n_values >= N_READS - 10
 
 
-class Replaced:
-    """A process whose smaps takes long to read, so that it rests for seconds once it has been read."""
+class Replaceable:
+    """A process that takes long to read, so that the exporter keeps its values for seconds after a read."""
 
     def __init__(self, node, programs: Path):
         self.process = node.cgroup.run_ready(programs / "replaced", "1024", stdin=subprocess.PIPE)
         self.pid = str(self.process.pid)
 
-    def say(self, line: str, answer: str):
+    def order(self, line: str, answer: str):
         self.process.stdin.write(f"{line}\n".encode())
         self.process.stdin.flush()
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Its resident bytes by name, in the second scrape that ends from now on."""
+        """Its resident bytes by name, in a scrape that begins from now on."""
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}
 
 
 @pytest.fixture
-def resting(any_node, programs):  # noqa: F811
-    """A process that has just been read, rests, and has its values; and the exporter. A scrape each 100 ms: its reads take longer than 1%."""
-    replaced = Replaced(any_node, programs)
-    with any_node.exporter("--scrape-interval", "100ms", "--pid", "--fields", "rss", "--cpu-budget", "0") as exporter:
-        until(lambda: replaced.values(exporter), 30, "it is read")
-        yield replaced, exporter
+def kept(any_node, programs):
+    """A process that was read just now and whose values are kept, and the exporter that keeps them."""
+    process = Replaceable(any_node, programs)
+    with any_node.exporter("--scrape-interval", "100ms", *BY_PID) as exporter:
+        until(lambda: process.values(exporter), 30, "the process is read")
+        yield process, exporter
 
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
-def test_values_of_a_resting_process_go_when_it_executes_another_program(resting, tmp_path, programs, name):  # noqa: F811
-    """Under another name, and under the same: then only the addresses in `stat` differ."""
-    replaced, exporter = resting
-    assert sum(replaced.values(exporter).values()) > 1000 * MIB
+def test_kept_values_go_when_a_process_executes_another_program(kept, tmp_path, programs, name):
+    """Under another name, and under the same one: then only the addresses in `stat` differ."""
+    process, exporter = kept
+    assert sum(process.values(exporter).values()) > 1000 * MIB
     shutil.copy(programs / "replaced", tmp_path / name)
-    replaced.say(f"exec {tmp_path / name}", "ready")
-    shown = replaced.values(exporter)
-    assert set(shown) <= {name} and sum(shown.values()) < 100 * MIB, f"{shown} are of the program before"
-    until(lambda: 0 < sum(replaced.values(exporter).values()) < 100 * MIB, 5, "the new program is read, and does not rest for the old one")
+    process.order(f"exec {tmp_path / name}", "ready")
+    shown = process.values(exporter)
+    assert set(shown) <= {name} and sum(shown.values()) < 100 * MIB, f"{shown} belong to the program before"
+    until(lambda: 0 < sum(process.values(exporter).values()) < 100 * MIB, 5, "the new program is read")
 
 
-def test_a_resting_process_does_not_hide_behind_another_name(resting):
-    replaced, exporter = resting
-    replaced.say("name other", "done")
-    assert sum(replaced.values(exporter).values()) > 1000 * MIB, "it runs the same program"
+def test_kept_values_stay_when_a_process_changes_its_name(kept):
+    process, exporter = kept
+    process.order("name other", "done")
+    assert sum(process.values(exporter).values()) > 1000 * MIB, "it runs the same program"

@@ -14,12 +14,18 @@ pub mod totals;
 
 #[path = "../../src/procfs/cgroup.rs"]
 pub mod cgroup;
-#[path = "../../src/node/filter.rs"]
+#[path = "../../src/node/containers/cgroup_index.rs"]
+pub mod cgroup_index;
+#[path = "../../src/node/containers/cgroup_path.rs"]
+pub mod cgroup_path;
+#[path = "../../src/node/containers/filter.rs"]
 pub mod filter;
-#[path = "../../src/node/owners.rs"]
-pub mod owners;
+#[path = "../../src/node/containers/table.rs"]
+pub mod table;
 #[path = "../../src/http/head.rs"]
 pub mod head;
+#[path = "../../src/http/header_fields.rs"]
+mod header_fields;
 #[path = "../../src/http/hosts.rs"]
 mod hosts;
 #[path = "../../src/sources/container.rs"]
@@ -43,8 +49,9 @@ pub mod http {
     pub use crate::hosts::is_host_name;
 }
 pub mod node {
-    pub use crate::filter;
-    pub use crate::owners;
+    pub mod containers {
+        pub use crate::{cgroup_index, cgroup_path, filter, table};
+    }
 }
 pub mod procfs {
     pub use crate::cgroup;

@@ -1,18 +1,30 @@
-// grows MODE MIB N: memory that grows without a pause up to MIB MiB, page by page, while its mappings stay as many as they are.
-// It says "ready" once all mappings are there, grows from the first line of standard input on, and stays.
-// Below all others it has N mappings more: the kernel prints about five per read, so with one of five N the heap is printed last.
-//   brk       malloc(1008), as a program with one heap does
-//   mprotect  four mappings side by side, each of which takes pages from one behind it that nothing can read
+// grows MODE N: has 64 MiB resident, says "ready" and grows by a page every 200 us, up to 1 GiB. The number
+// of its mappings stays the same.
+//   brk       malloc(1008), like a program with one heap
+//   mprotect  four mappings, each of which takes its pages from an unreadable mapping behind it
+// N mappings lie below all others: they decide which mapping is the last of those that one read(2) of smaps
+// prints.
+//
+// It runs with SCHED_FIFO. A real-time process that waits to change its mappings gets the memory-map lock
+// before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock), so it grows whenever a reader drops
+// the lock.
+#include <malloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
 #define MIB (1ul << 20)
 #define REGIONS 4
+#define FIRST_PAGES (64 * MIB / PAGE)
+#define LAST_PAGES (1024 * MIB / PAGE)
+
+static char *regions[REGIONS];
 
 static void must(int is_good, const char *what) {
     if (is_good) return;
@@ -20,42 +32,45 @@ static void must(int is_good, const char *what) {
     exit(1);
 }
 
-static void begin(void) {
-    char line[16];
-    if (write(1, "ready\n", 6) != 6 || read(0, line, sizeof line) < 1) exit(1);
+static void grow_by_brk(unsigned long page) {
+    (void)page;
+    for (int i = 0; i < 4; i++) must(malloc(1008) != NULL, "malloc");
 }
 
-static void grow_by_brk(unsigned long size) {
-    must(malloc(1008) != NULL, "malloc");
-    begin();
-    for (unsigned long done = 0; done < size; done += 1024) must(malloc(1008) != NULL, "malloc");
-}
-
-static void grow_by_mprotect(unsigned long size) {
-    char *regions[REGIONS];
-    unsigned long each = size / REGIONS;
+static void reserve_regions(void) {
+    unsigned long size = (LAST_PAGES / REGIONS + 1) * PAGE;
     for (int i = 0; i < REGIONS; i++) {
-        regions[i] = mmap(NULL, each + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        must(regions[i] != MAP_FAILED && !madvise(regions[i], each + PAGE, MADV_NOHUGEPAGE), "mmap");
-        must(!mprotect(regions[i], PAGE, PROT_READ | PROT_WRITE), "mprotect");
-        regions[i][0] = 1;
+        regions[i] = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        must(regions[i] != MAP_FAILED, "mmap");
     }
-    begin();
-    for (unsigned long at = PAGE; at < each; at += PAGE)
-        for (int i = 0; i < REGIONS; i++) {
-            must(!mprotect(regions[i] + at, PAGE, PROT_READ | PROT_WRITE), "mprotect");
-            regions[i][at] = 1;
-        }
+}
+
+static void grow_by_mprotect(unsigned long page) {
+    char *at = regions[page % REGIONS] + page / REGIONS * PAGE;
+    must(!mprotect(at, PAGE, PROT_READ | PROT_WRITE), "mprotect");
+    at[0] = 1;
 }
 
 int main(int argc, char **argv) {
-    must(argc == 4 && !prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "arguments");
-    for (long i = 0; i < atol(argv[3]); i++) {
+    must(argc == 3 && !prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "arguments");
+    // Without padding, malloc calls brk for every page.
+    must(mallopt(M_TOP_PAD, 0) == 1, "mallopt");
+    for (long i = 0; i < atol(argv[2]); i++) {
         void *at = (void *)(MIB + 2 * i * PAGE);
         must(mmap(at, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at, "mmap");
     }
-    unsigned long size = strtoul(argv[2], NULL, 10) * MIB;
-    if (!strcmp(argv[1], "brk")) grow_by_brk(size);
-    else grow_by_mprotect(size);
+    int by_brk = !strcmp(argv[1], "brk");
+    if (!by_brk) reserve_regions();
+    void (*grow)(unsigned long) = by_brk ? grow_by_brk : grow_by_mprotect;
+    unsigned long page = 0;
+    while (page < FIRST_PAGES) grow(page++);
+    struct sched_param priority = {.sched_priority = 1};
+    must(!sched_setscheduler(0, SCHED_FIFO, &priority), "sched_setscheduler");
+    must(write(1, "ready\n", 6) == 6, "write");
+    struct timespec pause_between = {.tv_nsec = 200000};
+    for (; page < LAST_PAGES; page++) {
+        grow(page);
+        nanosleep(&pause_between, NULL);
+    }
     for (;;) pause();
 }

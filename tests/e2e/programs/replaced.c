@@ -1,6 +1,6 @@
-// replaced MIB: has MIB MiB resident in pages of 4 KiB, says "ready" and does what standard input says:
+// replaced MIB: has MIB MiB resident in pages of 4 KiB, says "ready" and obeys the lines of standard input:
 //   name NAME   takes another name and answers "done"
-//   exec PATH   executes PATH with the arguments "0": this program, or one that takes them for its own
+//   exec PATH   executes PATH with the argument "0"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use smaps_container_exporter::node::owners::{Container, Owners};
+use smaps_container_exporter::node::containers::cgroup_index::CgroupIndex;
+use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
@@ -30,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         parts.next().unwrap_or_default().split(|&b| b == b'\n').filter_map(parse_claim).collect();
     let others: Vec<&[u8]> = parts.collect();
 
-    let mut owners = Owners::default();
+    let mut index = CgroupIndex::default();
     for (i, (claim, first)) in claims.iter().enumerate() {
         let listed = sources::Container {
             id: claim.id.clone(),
@@ -41,16 +42,17 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let mut cgroups = Cgroups::default();
         let first = cgroups.parse(first).then_some(&cgroups);
-        owners.claim(&Arc::new(Container::new(listed, true)), first);
+        let id = ContainerId(i as u32);
+        index.insert(&Arc::new(Container::new(id, listed, true)), first);
     }
     let processes: Vec<Cgroups> = others.iter().copied().chain([text]).map(parse).collect();
-    owners.learn(processes.iter());
+    index.observe(processes.iter());
 
     let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
     let files: Vec<Vec<Line>> = others.iter().copied().chain([text]).map(naive_lines).collect();
     let naive = Naive { claims: &claims, files: &files };
     for (cgroups, lines) in processes.iter().zip(&files) {
-        let owner = owners.owner_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
+        let owner = index.container_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
         assert_eq!(owner, naive.owner(lines), "{}", text.escape_ascii());
     }
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use smaps_container_exporter::node::filter::Filter;
+use smaps_container_exporter::node::containers::filter::Filter;
 
 fuzz_target!(|bytes: &[u8]| {
     // A filter, then the labels of a process, separated by NULs.

@@ -1,4 +1,5 @@
-//! The learned way, the general way and a naive reader of smaps agree, and a prefix never says what the whole contradicts.
+//! The learned way, the general way and a naive reader of smaps agree, and text that comes in two parts gives
+//! the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     for round in ["learning", "learned"] {
         assert_eq!(naive::scanned(&mut learned, text), expected, "{round}");
     }
-    // As it comes from the kernel: so many bytes at first, then all.
+    // Like a reader that gets the text in two parts.
     let cut = text.len() * usize::from(cut) / 255;
     let mut before = naive::Mappings::new();
     let mut at = 0;

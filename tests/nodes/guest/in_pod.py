@@ -14,14 +14,17 @@ OWN = (*PLACE, "smaps-container")  # a comm has 15 bytes
 
 
 class InPod(Client):
-    """An exporter in a pod. `apparmor`: the profile, by name; `capabilities` take the place of those that the manifest adds."""
+    """An exporter in a pod. `apparmor`: the profile, by name; `capabilities` take the place of those that the manifest adds; `arguments`
+    come after its own."""
 
-    def __init__(self, node: Lab, capabilities: list[str] | None = None, apparmor: str | None = None):
+    def __init__(
+        self, node: Lab, capabilities: list[str] | None = None, apparmor: str | None = None, arguments: tuple[str, ...] = ()
+    ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             super().__init__(f"127.0.0.1:{free.getsockname()[1]}")
         self.node = node
-        self.container = readme.exporter_container(node, self.address)
+        self.container = readme.exporter_container(node, self.address, arguments=arguments)
         security = self.container.security
         if capabilities is not None:
             del security.capabilities.add_capabilities[:]

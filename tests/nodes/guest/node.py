@@ -24,9 +24,10 @@ def command(*words: str | Path) -> str:
 def settled(get, want, seconds: float = 60):
     """Wait until both functions give the same; what differs at last is the error's text."""
     deadline = time.monotonic() + seconds
-    while get() != want() and time.monotonic() < deadline:
+    # Both are looked at once when they are the same: each look takes a second on an emulated processor.
+    while (seen := get()) != (wanted := want()) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert get() == want()
+    assert seen == wanted
 
 
 class Node(Lab):

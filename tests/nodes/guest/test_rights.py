@@ -13,6 +13,8 @@ from node import SYSTEMD, settled
 
 pytestmark = pytest.mark.skipif(not SYSTEMD, reason="containers have no AppArmor here, and the exporter no image")
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
+# A dozen scrapes take a dozen seconds by default.
+OFTEN = ("--scrape-interval=100ms",)
 CANNOT = re.compile(r"cannot read (\d+) of (\d+) processes: (.*)")
 
 
@@ -59,12 +61,12 @@ def is_own(node):
 
 
 def test_without_a_capability_it_says_which(node):
-    with InPod(node, capabilities=[]) as exporter:
+    with InPod(node, capabilities=[], arguments=OFTEN) as exporter:
         sees_some(node, exporter, is_own(node), "CAP_SYS_PTRACE")
 
 
 def test_perfmon_is_enough_from_linux_6_15_on(node):
-    with InPod(node, capabilities=["PERFMON"]) as exporter:
+    with InPod(node, capabilities=["PERFMON"], arguments=OFTEN) as exporter:
         assert int(exporter.status()["CapEff"], 16) == 1 << 38, "CAP_PERFMON and nothing else"
         if KERNEL >= (6, 15):
             settled(lambda: seen(exporter), lambda: kernel.counts(node))
@@ -82,7 +84,7 @@ def profile_of(node) -> bytes:
 
 
 def test_under_apparmors_default_profile_it_names_apparmor(node):
-    with InPod(node, apparmor="RuntimeDefault") as exporter:
+    with InPod(node, apparmor="RuntimeDefault", arguments=OFTEN) as exporter:
         profile = profile_of(node)
         sees_some(node, exporter, lambda pid: read_proc(pid, "attr/current") == profile, "AppArmor")
 

@@ -1,0 +1,23 @@
+//! The error of a command line that makes no sense.
+
+use std::fmt;
+
+/// One line that quotes the wrong argument and says what is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError {
+    text: String,
+}
+
+impl UsageError {
+    pub(super) fn new(text: String) -> UsageError {
+        UsageError { text }
+    }
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for UsageError {}

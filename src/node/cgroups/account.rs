@@ -1,0 +1,354 @@
+//! The account of one container: where its cgroup is, and how much memory it uses.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::oom::{Kill, KillCounter, LastReading};
+use crate::cgroupfs::account::{self, Exported};
+use crate::cgroupfs::fields::{CURRENT, LIMIT, MAX, SHMEM, Values};
+use crate::cgroupfs::files::{Cgroup, CgroupFs, Paths};
+use crate::node::containers::cgroup_index::{CgroupIndex, Place};
+use crate::node::containers::discovery::Discovery;
+use crate::node::containers::table::Container;
+use crate::node::processes::process::Process;
+use crate::node::processes::table::ProcessTable;
+use crate::procfs::cgroup::Cgroups;
+use crate::procfs::mounts::Mounts;
+use crate::procfs::{Buffers, Proc};
+use crate::totals::grouping::kind;
+use crate::totals::largest::mapped_files;
+use crate::totals::snapshot::Snapshot;
+
+/// The values are read at least this often: a limit may have been changed.
+const MAX_AGE: Duration = Duration::from_secs(60);
+/// The mounts of a container that uses tmpfs are read again after this time.
+const MOUNTS_AGE: Duration = Duration::from_secs(60);
+/// A container is near its limit from this many thousandths of it on.
+const NEAR_LIMIT: u64 = 900;
+
+/// The account of a container.
+#[derive(Debug)]
+pub struct Account {
+    container: Arc<Container>,
+    /// Whether a process was seen in it since [`Account::take_seen`].
+    is_seen: bool,
+    /// One of its processes.
+    pid: u32,
+    /// Whether one of its processes is not selected.
+    has_unselected: bool,
+    /// Whether another running container has the same labels.
+    shares_labels: bool,
+    paths: Paths,
+    /// When its init process started, once that is known.
+    started_at: Option<u64>,
+    cgroup: Cgroup,
+    usage: Usage,
+    kills: KillCounter,
+    shmem: MappedShmem,
+    /// What it mapped when it was near its limit last.
+    last_reading: Option<LastReading>,
+}
+
+/// How much memory a container uses.
+#[derive(Debug)]
+struct Usage {
+    /// `None` if its cgroup is not there.
+    values: Option<Values>,
+    read_at: Instant,
+    /// The bytes charged to it, as of the last check.
+    current: u64,
+    /// The bytes charged to its pod, if the pod has the limit that applies.
+    above: Option<u64>,
+    /// The kernel has killed a process in it since it was read.
+    is_outdated: bool,
+}
+
+/// What the processes of a container map of tmpfs and shared memory.
+#[derive(Debug, Default)]
+struct MappedShmem {
+    /// In bytes by PSS, if it can be told.
+    bytes: Option<u64>,
+    mounts: Option<(Mounts, Instant)>,
+}
+
+impl Account {
+    /// Creates the account of a container whose cgroup is not known yet.
+    pub fn new(container: &Arc<Container>) -> Self {
+        let usage =
+            Usage { values: None, read_at: Instant::now(), current: 0, above: None, is_outdated: false };
+        Self {
+            container: container.clone(),
+            is_seen: false,
+            pid: 0,
+            has_unselected: false,
+            shares_labels: false,
+            paths: Paths::default(),
+            started_at: None,
+            cgroup: Cgroup::default(),
+            usage,
+            kills: KillCounter::default(),
+            shmem: MappedShmem::default(),
+            last_reading: None,
+        }
+    }
+
+    /// Returns the container.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Returns the paths of its cgroup.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Whether its cgroup is there.
+    pub fn is_there(&self) -> bool {
+        self.usage.values.is_some()
+    }
+
+    /// Returns what orders containers by age.
+    pub fn age(&self) -> (Option<u64>, &str) {
+        (self.started_at, &self.container.listed.id)
+    }
+
+    /// Notes whether another running container has the same labels.
+    pub fn set_shares_labels(&mut self, shares_labels: bool) {
+        self.shares_labels = shares_labels;
+    }
+
+    /// Notes a process of the container.
+    pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
+        if !std::mem::replace(&mut self.is_seen, true) {
+            (self.pid, self.has_unselected) = (process.pid(), false);
+        }
+        self.has_unselected |= !process.is_selected();
+        if self.is_there() {
+            return;
+        }
+        // The outermost of several is the container's own.
+        let n_above = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
+        let found = self.find(process.cgroups(), index);
+        for (path, found) in [(&mut self.paths.memory, found.memory), (&mut self.paths.others, found.others)]
+        {
+            if !found.is_empty() && (path.is_empty() || n_above(&found) < n_above(path)) {
+                *path = found;
+            }
+        }
+    }
+
+    /// Returns whether a process was seen since this was called last.
+    pub fn take_seen(&mut self) -> bool {
+        std::mem::take(&mut self.is_seen)
+    }
+
+    /// Decides where its cgroup is: where its init process was first, if that is known, else where its processes are.
+    /// Returns whether another start time became known.
+    pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
+        let tracked = discovery.find(&self.container);
+        if !self.is_there() {
+            let first = tracked.and_then(|tracked| tracked.first_cgroups.as_ref());
+            let found = first.map(|first| self.find(first, discovery.index())).unwrap_or_default();
+            if !found.memory.is_empty() {
+                self.paths.memory = found.memory;
+            }
+            if !found.others.is_empty() {
+                self.paths.others = found.others;
+            }
+            if self.paths.memory.is_empty() {
+                self.paths.memory = self.unnamed_memory(processes).unwrap_or_default().into();
+            }
+        }
+        let started_at = tracked.and_then(|tracked| tracked.init_start_time);
+        std::mem::replace(&mut self.started_at, started_at) != started_at
+    }
+
+    /// Returns where the container's cgroup is, by those of a process in it.
+    fn find(&self, cgroups: &Cgroups, index: &CgroupIndex) -> Paths {
+        let is_own = |place: &Place| place.container.id == self.container.id;
+        let others = index.container_of(cgroups).filter(is_own).map(|place| place.cgroup);
+        let memory = match cgroups.memory() {
+            Some(path) => index.container_at(path).filter(is_own).map(|place| place.cgroup),
+            None => others,
+        };
+        let [memory, others] = [memory, others].map(|path| path.unwrap_or_default().into());
+        Paths { memory, others }
+    }
+
+    /// Returns where version 1 accounts the memory of a container whose id is in the paths of other controllers only, as on
+    /// ECS: where its process is, if nothing else is there.
+    fn unnamed_memory<'a>(&self, processes: &'a ProcessTable) -> Option<&'a [u8]> {
+        let path = processes.find(self.pid)?.cgroups().memory().filter(|path| *path != b"/")?;
+        let is_below = |other: &[u8]| {
+            other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        let is_own = |process: &Process| {
+            process.container().is_some_and(|container| container.id == self.container.id)
+        };
+        let is_alone =
+            processes.iter().all(|other| is_own(other) || !other.cgroups().memory().is_some_and(is_below));
+        is_alone.then_some(path)
+    }
+
+    /// Reads its cgroup. Returns whether the cgroup is there.
+    pub fn read(&mut self, fs: &mut CgroupFs, values: &mut Values, now: Instant) -> bool {
+        let is_there = fs.read(&self.paths, &mut self.cgroup, values);
+        if is_there {
+            let current = values.get(CURRENT).unwrap_or(0);
+            self.usage =
+                Usage { values: Some(*values), read_at: now, current, above: None, is_outdated: false };
+            self.read_above(fs);
+            if !self.is_near_limit() {
+                self.last_reading = None;
+            }
+        } else {
+            self.usage.values = None;
+            self.paths = Paths::default();
+        }
+        is_there
+    }
+
+    /// Closes its cgroup's files.
+    pub fn close(&mut self) {
+        self.cgroup = Cgroup::default();
+    }
+
+    /// Reads what is charged to its pod, if the pod has the limit that applies. A limit further up is the node's: however
+    /// much of that is used, the container need not be read for it.
+    fn read_above(&mut self, fs: &mut CgroupFs) {
+        let limits = self.usage.values.map(|values| (values.get(LIMIT), values.get(MAX)));
+        self.usage.above = match limits {
+            Some((Some(limit), max)) if max != Some(limit) => fs.use_above(&self.paths.memory, limit),
+            _ => None,
+        };
+    }
+
+    /// Checks what is charged to it. Returns whether it must be read: it is near its limit, or its values are old.
+    pub fn check(&mut self, fs: &mut CgroupFs, now: Instant) -> bool {
+        if !self.is_there() || self.usage.is_outdated || now > self.usage.read_at + MAX_AGE {
+            return true;
+        }
+        let Some(current) = fs.current(&mut self.cgroup) else { return true };
+        self.usage.current = current;
+        self.read_above(fs);
+        self.is_near_limit()
+    }
+
+    /// Returns the thousandths used of the limit that applies, if there is one.
+    pub fn use_permille(&self) -> Option<u64> {
+        let limit = self.usage.values?.get(LIMIT)?;
+        let used = self.usage.current.max(self.usage.above.unwrap_or(0));
+        Some(used.saturating_mul(1000) / limit.max(1))
+    }
+
+    /// Whether nine tenths of what it may use are used.
+    pub fn is_near_limit(&self) -> bool {
+        self.use_permille().is_some_and(|permille| permille >= NEAR_LIMIT)
+    }
+
+    /// Returns what is exported, if its cgroup is there.
+    pub fn exported(&self) -> Option<Exported<'_>> {
+        let values = self.usage.values.as_ref()?;
+        let mapped = self.shmem.bytes.filter(|_| !self.has_unselected && !self.shares_labels);
+        let unmapped = mapped.and_then(|mapped| account::unmapped(values, mapped));
+        Some(Exported { labels: &self.container.labels, values, unmapped })
+    }
+
+    /// Finds out how much its processes map of tmpfs and shared memory, if there is any.
+    pub fn find_mapped_shmem(
+        &mut self,
+        snapshot: &Snapshot,
+        proc: &Proc,
+        buffers: &mut Buffers,
+        now: Instant,
+    ) {
+        let has_some =
+            self.usage.values.is_some_and(|values| values.get(SHMEM).is_some_and(|bytes| bytes > 0));
+        let (table, key) = (snapshot.table(), self.container.id.key());
+        let MappedShmem { bytes, mounts } = &mut self.shmem;
+        if !has_some {
+            *bytes = mapped_files(table, key, |_| false);
+            return;
+        }
+        if mounts.as_ref().is_none_or(|(_, known_at)| now > *known_at + MOUNTS_AGE) {
+            // Where they cannot be read, in a recording that has none, the usual places of shared memory are known.
+            *mounts = Some((proc.mounts(self.pid, buffers).unwrap_or_default(), now));
+        }
+        let mounts = mounts.as_ref().map(|(mounts, _)| mounts);
+        *bytes = mapped_files(table, key, |path| match kind(path.as_bytes()) {
+            "shm" => true,
+            "file" => mounts.is_some_and(|mounts| mounts.is_tmpfs(path)),
+            _ => false,
+        });
+    }
+
+    /// Keeps what it maps now, if it is near its limit and no other container has its labels.
+    pub fn keep_reading(&mut self, snapshot: &Snapshot, scratch: &mut Vec<(u64, u32)>) {
+        if !self.is_near_limit() || self.shares_labels {
+            return;
+        }
+        let last = self.last_reading.get_or_insert_default();
+        if last.largest.find(snapshot.table(), self.container.id.key(), scratch) {
+            (last.values, last.current) = (self.usage.values.unwrap_or_default(), self.usage.current);
+            last.oldest = None;
+        }
+    }
+
+    /// Notes when values of one of its processes were read.
+    pub fn note_read_at(&mut self, read_at: Instant) {
+        if let Some(last) = &mut self.last_reading {
+            last.oldest = last.oldest.into_iter().chain([read_at]).min();
+        }
+    }
+
+    /// Begins to count kills, unless that has begun. Returns whether it has begun now.
+    pub fn begin_counting(&mut self, fs: &mut CgroupFs) -> bool {
+        self.kills.begin(fs, &self.cgroup, &self.paths.memory)
+    }
+
+    /// Returns the counters of its kills.
+    pub fn kills(&self) -> &KillCounter {
+        &self.kills
+    }
+
+    /// Takes the count of the cgroup above.
+    pub fn see_kills_above(&mut self, fs: &mut CgroupFs) {
+        self.kills.see_above(fs);
+    }
+
+    /// Reads the count of its own cgroup. Returns how many kills are new; `None` if the cgroup is gone.
+    pub fn new_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
+        fs.oom_kills(&self.cgroup).map(|n_now| self.kills.see(n_now))
+    }
+
+    /// As [`Account::new_kills`], if the count must be read often: it is near its limit, and has no pod whose counter outlives
+    /// its own.
+    pub fn watched_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
+        let n_now = self.is_watched().then(|| fs.oom_kills_again(&mut self.cgroup)).flatten()?;
+        Some(self.kills.see(n_now))
+    }
+
+    /// Whether its count of kills must be read often.
+    pub fn is_watched(&self) -> bool {
+        !self.kills.has_above() && self.is_near_limit()
+    }
+
+    /// Makes it look as if all of its processes were selected.
+    #[cfg(test)]
+    pub fn forget_unselected(&mut self) {
+        self.has_unselected = false;
+    }
+
+    /// Creates the report of kills in it. Its values are outdated then.
+    pub fn kill(&mut self, n_kills: u64) -> Kill {
+        self.usage.is_outdated = true;
+        Kill {
+            container: self.container.clone(),
+            n_kills,
+            values: self.usage.values.unwrap_or_default(),
+            current: self.usage.current,
+            is_alone: !self.shares_labels,
+            last_reading: self.last_reading.take(),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The cgroups of the containers: how much memory each uses, and the kernel's OOM kills.
+
+mod account;
+mod accounts;
+mod kills;
+pub mod oom;
+pub mod usage;

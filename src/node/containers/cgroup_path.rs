@@ -1,0 +1,61 @@
+//! The path of a cgroup: its components, and the container ids in them.
+
+/// Returns the components of a path, each with the path that ends in it.
+pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut end = 0;
+    path.split(|&b| b == b'/').map(move |component| {
+        let above = &path[..end + component.len()];
+        end = above.len() + 1;
+        (component, above)
+    })
+}
+
+/// Returns a path that [`components`] gives, or `/` for the root.
+pub fn key(path: &[u8]) -> &[u8] {
+    if path.is_empty() { b"/" } else { path }
+}
+
+/// Returns the cgroup of the container with this id, given the path of a process in it: the path down to the outermost
+/// component that is its id. The container's limits are there, whatever cgroups it has made below. `None` if no component
+/// is its id.
+pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
+    let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
+    found.map(|(_, above)| above)
+}
+
+/// Returns the container id in a component of a cgroup path, or the component if it holds none: `<id>`, `cri-containerd-<id>.scope`,
+/// `crio-<id>` as CRI-O's cgroupfs driver names it, or `<slice>:cri-containerd:<id>` as runc does when the kubelet uses
+/// systemd's driver and containerd does not.
+///
+/// The id is never a part of anything else: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the container's monitor.
+pub fn id_of(component: &[u8]) -> &[u8] {
+    const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
+    if let Some(colon) = component.iter().rposition(|&b| b == b':') {
+        return &component[colon + 1..];
+    }
+    let name = component.strip_suffix(b".scope").unwrap_or(component);
+    RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_cgroup_ends_with_its_id() {
+        for (path, expected) in [
+            ("/kubepods/pod1/abc", Some("/kubepods/pod1/abc")),
+            ("/kubepods/pod1/abc/", Some("/kubepods/pod1/abc")),
+            (
+                "/kubepods.slice/cri-containerd-abc.scope/app/abc",
+                Some("/kubepods.slice/cri-containerd-abc.scope"),
+            ),
+            ("/../../pod1/crio-abc.scope/container", Some("/../../pod1/crio-abc.scope")),
+            ("/kubepods/pod1/abcd", None),
+            ("/", None),
+        ] {
+            assert_eq!(named_cgroup(b"abc", path.as_bytes()), expected.map(str::as_bytes), "{path:?}");
+        }
+        assert_eq!(named_cgroup(b"", b"/a"), None);
+    }
+}

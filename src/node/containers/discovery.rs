@@ -1,0 +1,393 @@
+//! Discovery: which containers run and which cgroups are theirs.
+//!
+//! Proc shows nearly every change: a new container is a process in an unknown cgroup, and a container that ends is an init
+//! process that disappears. A listing costs the runtime 0.6 ms of CPU per task, so containers are listed only on a
+//! change, and once a minute as a safety net.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use log::warn;
+
+use super::cgroup_index::CgroupIndex;
+use super::cut_ids::CutIds;
+use super::filter::Filter;
+use super::listings::Listings;
+use super::selection::Selection;
+use super::table::{Container, Containers, Seen, Tracked};
+use super::unknown_cgroups::UnknownCgroups;
+use crate::demand::Wake;
+use crate::procfs::cgroup::Cgroups;
+use crate::sources::{self, Listing, Source};
+
+/// The containers of the node and the index of their cgroups.
+#[derive(Debug)]
+pub struct Discovery {
+    listings: Listings,
+    filters: Vec<Filter>,
+    containers: Containers,
+    cut_ids: CutIds,
+    index: CgroupIndex,
+    /// Whether the index has changed since [`Discovery::observe`] returned last.
+    has_changed: bool,
+    /// Whether the log says that containers of different pods have one cgroup.
+    has_reported_sharing: bool,
+    unknown_cgroups: UnknownCgroups,
+    /// Names that no container could be read from; `None` where containers are not listed by names.
+    n_unclear: Option<u64>,
+    /// The label text of each namespace, and how many containers it has.
+    namespaces: Vec<(String, u64)>,
+}
+
+impl Discovery {
+    /// Creates the state before the first listing from `source`.
+    pub fn new(source: Box<dyn Source>, filters: &[Filter]) -> Self {
+        Self {
+            index: CgroupIndex::new(source.lists_ended_containers()),
+            listings: Listings::new(source),
+            filters: filters.to_vec(),
+            containers: Containers::default(),
+            cut_ids: CutIds::default(),
+            has_changed: false,
+            has_reported_sharing: false,
+            unknown_cgroups: UnknownCgroups::default(),
+            n_unclear: None,
+            namespaces: Vec::new(),
+        }
+    }
+
+    /// Returns the listed containers, by the runtime's id.
+    pub fn containers(&self) -> impl ExactSizeIterator<Item = &Container> {
+        self.containers.iter().map(|tracked| &*tracked.container)
+    }
+
+    /// Returns what is known about a container, if it is still listed.
+    pub fn find(&self, container: &Container) -> Option<&Tracked> {
+        self.containers.find(container)
+    }
+
+    /// Whether a filter selects a process of this name in the container.
+    pub fn selects(&self, container: &Container, comm: &str) -> bool {
+        let sources::Container { namespace, pod, name, .. } = &container.listed;
+        container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
+    }
+
+    /// Returns what the filters select of the processes in containers, each given with its container.
+    pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
+        let mut selection = Selection { filters: &self.filters, ..Selection::default() };
+        let (mut selected, mut known) = (HashSet::new(), HashSet::new());
+        for (container, is_selected) in processes {
+            selection.n_processes += 1;
+            selection.n_selected += usize::from(is_selected);
+            known.insert(container.id);
+            if is_selected {
+                selected.insert(container.id);
+            }
+        }
+        (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
+        selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
+        selection.lister = self.listings.lister();
+        let running = self.containers.running();
+        selection.namespaces = running.map(|container| container.listed.namespace.as_str()).collect();
+        selection
+    }
+
+    /// Describes the source of the containers for the log.
+    pub fn describe_source(&self) -> String {
+        self.listings.describe_source()
+    }
+
+    /// Whether containers have been listed, ever.
+    pub fn has_listed(&self) -> bool {
+        self.listings.has_listed()
+    }
+
+    /// Returns the number of the kubelet's links that name no container or whose cut ids match more than one; `None` for
+    /// other sources.
+    pub fn n_unmatched_links(&self) -> Option<u64> {
+        Some(self.n_unclear? + self.cut_ids.n_ambiguous())
+    }
+
+    /// Returns the label text of each namespace and how many containers it has, for the first 100 namespaces by name.
+    pub fn namespaces(&self) -> &[(String, u64)] {
+        &self.namespaces
+    }
+
+    /// Returns the index of the containers' cgroups.
+    pub fn index(&self) -> &CgroupIndex {
+        &self.index
+    }
+
+    /// Whether the container runtime answers; `None` for a recording.
+    pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
+        self.listings.is_runtime_up(now)
+    }
+
+    /// Returns how many listings failed.
+    pub fn n_errors(&self) -> u64 {
+        self.listings.n_errors()
+    }
+
+    /// Waits for the first listing, so that the first scrape has containers.
+    ///
+    /// Fails with one line when there is none until `deadline`.
+    pub fn list_first(&mut self, deadline: Instant) -> Result<(), String> {
+        self.listings.begin_first(deadline);
+        if let Some(listing) = self.listings.take(Instant::now())? {
+            self.take_listing(listing);
+        }
+        self.listings.check_answered()
+    }
+
+    /// Takes the listing that has ended, if one has. Never waits.
+    pub fn refresh(&mut self, now: Instant) {
+        if let Some(listing) = self.listings.take_and_log(now) {
+            self.take_listing(listing);
+        }
+    }
+
+    fn take_listing(&mut self, Listing { containers, cut, n_unclear, .. }: Listing) {
+        self.n_unclear = n_unclear;
+        let containers = self.cut_ids.take(containers, cut);
+        self.adopt(containers);
+    }
+
+    fn adopt(&mut self, listed: Vec<sources::Container>) {
+        self.containers.adopt(listed, &self.filters, self.listings.includes_ended());
+        self.fill_index();
+        self.index.forget_unlisted();
+        self.namespaces = self.containers.count_by_namespace();
+    }
+
+    /// Notes which containers have a process, if the source lists containers that have ended as well.
+    pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) {
+        if self.listings.includes_ended() && self.containers.see_running(with_process) {
+            self.namespaces = self.containers.count_by_namespace();
+        }
+    }
+
+    /// Returns how many containers run.
+    pub fn n_running(&self) -> u64 {
+        self.containers.running().count() as u64
+    }
+
+    fn fill_index(&mut self) {
+        self.index.clear();
+        for Tracked { container, first_cgroups, .. } in self.containers.iter() {
+            let is_shared = self.index.insert(container, first_cgroups.as_ref());
+            if is_shared && !std::mem::replace(&mut self.has_reported_sharing, true) {
+                let path = first_cgroups.as_ref().and_then(Cgroups::main).unwrap_or_default();
+                let path = String::from_utf8_lossy(path);
+                warn!(
+                    "containers of different pods have the cgroup {path:?}: its processes are exported for none"
+                );
+            }
+        }
+        self.has_changed = true;
+    }
+
+    /// Looks at the processes of the node: notes where the init processes are, and begins a listing if something calls
+    /// for one. Returns whether the index has changed, so that a process may be in another container than before.
+    ///
+    /// The processes are an iterator, because a slice of them would be an allocation in each scrape.
+    pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
+        self.learn(processes.clone());
+        let cgroups = processes.clone().map(|process| process.cgroups);
+        let misses_init = self.containers.misses_init();
+        let is_unexplained = self.unknown_cgroups.see(cgroups, &self.index, self.has_changed) || misses_init;
+        let had_changed = std::mem::take(&mut self.has_changed);
+        if self.listings.begin_if_due(is_unexplained, now) {
+            self.refresh(now);
+            if self.has_changed {
+                self.learn(processes);
+            }
+        }
+        std::mem::take(&mut self.has_changed) || had_changed
+    }
+
+    /// Learns from the processes where the containers are.
+    fn learn<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone) {
+        let cgroups = processes.clone().map(|process| process.cgroups);
+        if let Some(containers) = self.cut_ids.complete(cgroups.clone()) {
+            self.adopt(containers);
+        }
+        if self.containers.see_inits(processes) {
+            self.fill_index();
+        }
+        if self.index.observe(cgroups) {
+            self.fill_index();
+        }
+    }
+
+    /// Lets a listing go on until `deadline`, or until `wake` reports a change.
+    pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
+        self.listings.wait_until(deadline, wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::listings::tests::Played;
+    use super::super::table::{ContainerId, tests::listed};
+    use super::*;
+
+    /// A discovery, its source and its clock.
+    struct Node {
+        discovery: Discovery,
+        source: Played,
+        start: Instant,
+    }
+
+    /// A pid, a start time and a cgroup.
+    type Process = (u32, u64, &'static str);
+
+    const HOST: Process = (1, 10, "/init.scope");
+    const A: Process = (100, 11, "/kubepods/a");
+    /// No component of its cgroup is b's id.
+    const B: Process = (200, 12, "/kubepods/x/init");
+
+    impl Node {
+        fn new() -> Self {
+            let source = Played::default();
+            let filters = [Filter::parse("default/pod/b/java").unwrap(), Filter::parse("*/*/a/*").unwrap()];
+            let discovery = Discovery::new(Box::new(source.clone()), &filters);
+            Self { discovery, source, start: Instant::now() }
+        }
+
+        /// A node with the containers a and b that has been quiet for ten seconds.
+        fn quiet() -> Self {
+            let mut node = Self::new();
+            for ms in [0, 3000] {
+                node.see(ms, &[HOST, A, B]);
+                node.answer(ms, &[("a", 100), ("b", 200)]);
+            }
+            node.see(10_000, &[HOST, A, B]);
+            node.source.state().n_begun = 0;
+            node
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        /// The listing that is under way ends with these containers: their ids, and the pids of their init processes.
+        fn answer(&mut self, ms: u64, containers: &[(&str, u32)]) {
+            let containers =
+                containers.iter().map(|&(id, pid)| listed(id, Some(pid).filter(|&pid| pid != 0)));
+            let listing = Listing { containers: containers.collect(), ..Listing::default() };
+            self.source.state().answer = Some(Ok(listing));
+            self.discovery.refresh(self.at(ms));
+        }
+
+        /// A scrape finds these processes. Returns whether one may be in another container than before.
+        fn see(&mut self, ms: u64, processes: &[Process]) -> bool {
+            let with_cgroups: Vec<_> = processes
+                .iter()
+                .map(|&(pid, start_time, path)| (pid, start_time, Cgroups::from(&*format!("0::{path}\n"))))
+                .collect();
+            let seen = with_cgroups.iter().map(|(pid, start_time, cgroups)| Seen {
+                pid: *pid,
+                start_time: Some(*start_time),
+                cgroups,
+            });
+            self.discovery.observe(seen, self.at(ms))
+        }
+
+        /// How many listings have begun since this was called last.
+        fn n_begun(&self) -> u32 {
+            std::mem::take(&mut self.source.state().n_begun)
+        }
+
+        fn container_at(&self, path: &str) -> Option<&str> {
+            let place = self.discovery.index().container_at(path.as_bytes());
+            place.map(|place| place.container.listed.id.as_str())
+        }
+    }
+
+    #[test]
+    fn unknown_cgroups_and_missing_init_processes_call_for_a_listing() {
+        let cases: &[(&str, &[Process], u32)] = &[
+            ("nothing new", &[HOST, A, B], 0),
+            ("another process of the node's own", &[HOST, (5, 20, "/init.scope"), A, B], 0),
+            ("another process of a container", &[HOST, A, (150, 20, "/kubepods/a/sub"), B], 0),
+            ("a process of the node's own that ends", &[A, B], 0),
+            ("an init process that has moved into a child", &[HOST, (100, 11, "/kubepods/a/init"), B], 0),
+            ("an unknown cgroup", &[HOST, A, B, (300, 20, "/kubepods/c")], 1),
+            ("an init process that is gone", &[HOST, A], 1),
+            ("an init process that started at another time", &[HOST, A, (200, 99, "/kubepods/x/init")], 1),
+            ("an init process that has moved out", &[HOST, A, (200, 12, "/kubepods/y")], 1),
+        ];
+        for (what, processes, n_begun) in cases {
+            let mut node = Node::quiet();
+            node.see(11_000, processes);
+            assert_eq!(node.n_begun(), *n_begun, "{what}");
+        }
+        let mut node = Node::quiet();
+        node.see(62_999, &[HOST, A, B]);
+        assert_eq!(node.n_begun(), 0);
+        node.see(63_000, &[HOST, A, B]);
+        assert_eq!(node.n_begun(), 1, "a minute has passed");
+        node.see(63_500, &[HOST, A, B, (300, 20, "/kubepods/c")]);
+        assert_eq!(node.n_begun(), 0, "one is under way");
+    }
+
+    #[test]
+    fn a_missing_init_process_calls_for_one_listing() {
+        let mut node = Node::quiet();
+        for ms in [11_000, 14_000] {
+            node.see(ms, &[HOST, A]);
+            node.answer(ms, &[("a", 100), ("b", 200)]);
+        }
+        node.n_begun();
+        node.see(15_000, &[HOST, A]);
+        assert_eq!(node.n_begun(), 0, "its shim hangs: the runtime says that it runs");
+        assert_eq!(node.container_at("/kubepods/x/init/sub"), Some("b"), "and keeps its cgroup");
+        node.answer(15_000, &[("a", 100)]);
+        assert_eq!(
+            (node.container_at("/kubepods/x/init/sub"), node.container_at("/kubepods/a")),
+            (None, Some("a"))
+        );
+        assert!(node.see(15_500, &[HOST, A]), "the index has changed");
+        assert!(!node.see(16_000, &[HOST, A]));
+        node.answer(17_000, &[("b", 200), ("c", 300)]);
+        assert_eq!(node.container_at("/kubepods/x/init"), None, "it is another container with the same id");
+    }
+
+    #[test]
+    fn a_container_keeps_the_first_cgroup_of_its_init_process() {
+        let mut node = Node::quiet();
+        assert_eq!(
+            (node.container_at("/kubepods/a/sub"), node.container_at("/kubepods/x/init")),
+            (Some("a"), Some("b"))
+        );
+        node.see(11_000, &[HOST, (100, 11, "/kubepods/a/init"), (200, 12, "/init.scope")]);
+        assert_eq!(
+            (node.container_at("/kubepods/a/app"), node.container_at("/kubepods/x/init")),
+            (Some("a"), Some("b"))
+        );
+        assert_eq!(node.container_at("/init.scope"), None);
+        node.answer(12_000, &[("b", 200), ("c", 300)]);
+        assert_eq!(node.container_at("/kubepods/x/init"), Some("b"), "other containers come and go");
+        let mut node = Node::quiet();
+        node.see(11_000, &[HOST, A, (200, 99, "/system.slice/ssh.service")]);
+        assert_eq!(node.container_at("/system.slice/ssh.service"), None, "a pid that is used again");
+        let mut node = Node::new();
+        node.see(0, &[HOST, A]);
+        node.answer(0, &[("a", 0)]);
+        assert_eq!(node.container_at("/kubepods/a/sub"), Some("a"), "a source without pids");
+    }
+
+    #[test]
+    fn filters_select_processes_by_container_and_name() {
+        let node = Node::quiet();
+        let selects = |id: &str, comm| {
+            let container = node.discovery.containers().find(|container| container.listed.id == id);
+            node.discovery.selects(container.unwrap(), comm)
+        };
+        assert!(selects("a", "sh") && selects("b", "java") && !selects("b", "sh"));
+        let unselected = Container::new(ContainerId(9), listed("a", None), false);
+        assert!(!node.discovery.selects(&unselected, "java"));
+    }
+}

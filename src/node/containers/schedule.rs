@@ -1,0 +1,168 @@
+//! When to list the containers again. Pure: the time is passed in.
+
+use std::time::{Duration, Instant};
+
+/// A listing that begins this long after something new was seen has explained it: the runtime may not list a container at
+/// once whose first process is already there.
+const LAG: Duration = Duration::from_secs(2);
+/// The longest time between two listings.
+const MAX_AGE: Duration = Duration::from_secs(60);
+/// The shortest time between two listings, and the first pause after a failed one; it doubles with each.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// When the next listing is due.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    /// When something was seen that no listing has explained yet.
+    unexplained_since: Option<Instant>,
+    /// When the last good listing began.
+    listed_at: Option<Instant>,
+    began_at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Schedule {
+    /// Whether a listing is due.
+    pub fn is_due(&self, now: Instant) -> bool {
+        if self.began_at.is_some_and(|began| now < began + self.pause) {
+            return false;
+        }
+        let Some(listed) = self.listed_at else { return true };
+        now >= listed + MAX_AGE || self.unexplained_since.is_some_and(|since| listed < since + LAG)
+    }
+
+    /// Notes that a listing begins.
+    pub fn begin(&mut self, now: Instant) {
+        self.began_at = Some(now);
+    }
+
+    /// Returns when the last listing began.
+    pub fn began_at(&self) -> Option<Instant> {
+        self.began_at
+    }
+
+    /// Notes that proc shows something that the known containers do not explain.
+    pub fn see_unexplained(&mut self, now: Instant) {
+        self.unexplained_since = Some(now);
+    }
+
+    /// Notes that the listing has succeeded. With `more_to_come`, some container had not started yet.
+    pub fn succeed(&mut self, more_to_come: bool, now: Instant) {
+        self.listed_at = self.began_at;
+        if more_to_come {
+            self.unexplained_since = Some(now);
+            self.lengthen_pause(); // a task may stay created for good
+        } else {
+            self.pause = SHORTEST_PAUSE;
+        }
+    }
+
+    /// Notes that the listing has failed: the next one comes soon, but not at once.
+    pub fn fail(&mut self) {
+        self.listed_at = None;
+        self.lengthen_pause();
+    }
+
+    /// Notes that the runtime has ended: the next listing comes as soon as possible.
+    pub fn lose(&mut self) {
+        self.listed_at = None;
+    }
+
+    fn lengthen_pause(&mut self) {
+        self.pause = (2 * self.pause).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schedule and its clock, in milliseconds.
+    struct Clock(Schedule, Instant);
+
+    impl Clock {
+        /// Listed well at 0 and at 3,000.
+        fn quiet() -> Self {
+            let mut clock = Self(Schedule::default(), Instant::now());
+            clock.list(0, false);
+            clock.list(3000, false);
+            clock
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.1 + Duration::from_millis(ms)
+        }
+
+        fn list(&mut self, ms: u64, more_to_come: bool) {
+            let now = self.at(ms);
+            self.0.begin(now);
+            self.0.succeed(more_to_come, now);
+        }
+
+        fn is_due(&self, ms: u64) -> bool {
+            self.0.is_due(self.at(ms))
+        }
+    }
+
+    #[test]
+    fn a_quiet_node_is_listed_once_a_minute() {
+        assert!(Schedule::default().is_due(Instant::now()));
+        let clock = Clock::quiet();
+        assert!(!clock.is_due(10_000) && !clock.is_due(62_999));
+        assert!(clock.is_due(63_000));
+    }
+
+    #[test]
+    fn a_listing_that_begins_two_seconds_later_explains_what_was_seen() {
+        let mut clock = Clock::quiet();
+        clock.0.see_unexplained(clock.at(11_000));
+        assert!(clock.is_due(11_000));
+        clock.list(11_000, false);
+        assert!(!clock.is_due(11_249), "not so soon");
+        assert!(clock.is_due(12_000), "the source may not have known yet");
+        clock.list(12_999, false);
+        assert!(clock.is_due(13_500));
+        clock.list(13_500, false);
+        assert!(!clock.is_due(14_000), "it is no container");
+    }
+
+    #[test]
+    fn failed_listings_come_at_longer_and_longer_intervals() {
+        let mut clock = Clock::quiet();
+        let mut ms = 100_000;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            clock.0.begin(clock.at(ms));
+            clock.0.fail();
+            let pause = (0..).step_by(250).find(|pause| clock.is_due(ms + pause)).unwrap();
+            pauses.push(pause);
+            ms += pause;
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 4000, 4000, 4000, 4000]);
+        clock.list(ms, false);
+        assert!(!clock.is_due(ms + 59_999), "what was seen before is explained");
+    }
+
+    #[test]
+    fn a_source_that_has_ended_is_asked_as_soon_as_may_be() {
+        let mut clock = Clock::quiet();
+        clock.0.lose();
+        assert!(clock.is_due(3250) && !clock.is_due(3249));
+        assert_eq!(clock.0.began_at(), Some(clock.at(3000)));
+    }
+
+    #[test]
+    fn a_task_that_is_created_and_never_started_is_asked_about_less_and_less() {
+        let mut clock = Clock::quiet();
+        let mut n_listings = 0;
+        clock.list(20_000, true);
+        for tick in (20_000..80_000).step_by(250) {
+            if clock.is_due(tick) {
+                clock.list(tick, true);
+                n_listings += 1;
+            }
+        }
+        assert!((14..=18).contains(&n_listings), "{n_listings} in a minute");
+    }
+}

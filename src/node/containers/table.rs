@@ -1,0 +1,300 @@
+//! The containers of the last listing, with what proc has shown of their init processes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use log::debug;
+
+use super::filter::Filter;
+use crate::procfs::cgroup::Cgroups;
+use crate::sources;
+use crate::totals::labels;
+use crate::totals::table::ContainerKey;
+
+/// At most this many namespaces are exported: a cluster has dozens, and each name takes memory.
+const MAX_NAMESPACES: usize = 100;
+
+/// Identifies a container while it is listed without a change. A container that is listed with another init process or
+/// under another name gets a new one, and none is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId(pub u32);
+
+impl ContainerId {
+    /// The key of the container's sums.
+    pub fn key(self) -> ContainerKey {
+        ContainerKey(self.0)
+    }
+}
+
+/// A container that processes are attributed to.
+#[derive(Debug)]
+pub struct Container {
+    /// Identifies it.
+    pub id: ContainerId,
+    /// What the runtime says about it.
+    pub listed: sources::Container,
+    /// Its label text, see [`labels::container`].
+    pub labels: String,
+    /// Whether a filter can select a process in it.
+    pub is_selected: bool,
+}
+
+impl Container {
+    /// Creates a container from its entry in a listing.
+    pub fn new(id: ContainerId, listed: sources::Container, is_selected: bool) -> Self {
+        let labels = labels::container(&listed.namespace, &listed.pod, &listed.name);
+        Self { id, listed, labels, is_selected }
+    }
+
+    /// Whether both are in one pod.
+    pub fn is_in_pod_of(&self, other: &Self) -> bool {
+        let (one, other) = (&self.listed, &other.listed);
+        !one.pod.is_empty() && (&one.namespace, &one.pod) == (&other.namespace, &other.pod)
+    }
+
+    /// Whether both are one container of the runtime, which may have been listed again with another init process.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
+    }
+}
+
+/// What a listing of proc shows of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, once that is known.
+    pub start_time: Option<u64>,
+    /// The cgroups that it is in.
+    pub cgroups: &'a Cgroups,
+}
+
+/// A listed container and its init process.
+#[derive(Debug)]
+pub struct Tracked {
+    /// The container.
+    pub container: Arc<Container>,
+    /// The cgroups that its init process was first seen in.
+    pub first_cgroups: Option<Cgroups>,
+    /// When its init process started, once that is known. A process with the same pid that started at another time is
+    /// another process.
+    pub init_start_time: Option<u64>,
+    /// Whether the last look at proc showed the init process, and the one before.
+    init_is_there: bool,
+    init_was_there: bool,
+    /// Whether the container runs, now and in the scrape before: the runtime says so, or it has a process.
+    is_running: bool,
+    was_running: bool,
+}
+
+/// The containers of the last listing.
+#[derive(Debug, Default)]
+pub struct Containers {
+    /// By the runtime's id.
+    tracked: Vec<Tracked>,
+    /// The positions of the containers that have an init process, by its pid.
+    inits: Vec<(u32, usize)>,
+    /// How many container ids were given out.
+    n_ids: u32,
+}
+
+impl Containers {
+    /// Returns the listed containers, by the runtime's id.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Tracked> {
+        self.tracked.iter()
+    }
+
+    /// Returns how many containers are listed.
+    pub fn count(&self) -> usize {
+        self.tracked.len()
+    }
+
+    /// Returns what is known about a container, if it is still listed.
+    pub fn find(&self, container: &Container) -> Option<&Tracked> {
+        self.position(container).map(|i| &self.tracked[i])
+    }
+
+    fn position(&self, container: &Container) -> Option<usize> {
+        let id = container.listed.id.as_str();
+        self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
+    }
+
+    /// Replaces the containers by those of a new listing, and keeps what is known about those that stay. With
+    /// `includes_ended` the listing may name containers that have ended.
+    pub fn adopt(&mut self, listed: Vec<sources::Container>, filters: &[Filter], includes_ended: bool) {
+        // Both are in the order of the runtime's ids.
+        let mut before = std::mem::take(&mut self.tracked).into_iter().peekable();
+        for listed in listed {
+            while let Some(gone) = before.next_if(|known| known.container.listed.id < listed.id) {
+                log_change("a container is gone", &gone.container);
+            }
+            let known = before.next_if(|known| known.container.listed == listed);
+            let tracked = known.unwrap_or_else(|| {
+                let (namespace, pod, name) = (&listed.namespace, &listed.pod, &listed.name);
+                let is_selected = filters.iter().any(|filter| filter.matches_container(namespace, pod, name));
+                let container = Container::new(ContainerId(self.n_ids), listed, is_selected);
+                self.n_ids += 1;
+                log_change(
+                    if is_selected { "a new container" } else { "a new container that no filter selects" },
+                    &container,
+                );
+                Tracked::new(container, !includes_ended)
+            });
+            self.tracked.push(tracked);
+        }
+        before.for_each(|gone| log_change("a container is gone", &gone.container));
+        self.inits.clear();
+        let inits = self.tracked.iter().enumerate();
+        self.inits.extend(inits.filter_map(|(i, tracked)| Some((tracked.container.listed.init_pid?, i))));
+        self.inits.sort_unstable();
+    }
+
+    /// Notes which init processes are there. Returns whether a first cgroup became known.
+    pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
+        let mut has_news = false;
+        self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
+        for process in processes {
+            let first = self.inits.partition_point(|(pid, _)| *pid < process.pid);
+            for &(_, i) in self.inits[first..].iter().take_while(|(pid, _)| *pid == process.pid) {
+                let tracked = &mut self.tracked[i];
+                if tracked.init_start_time.is_some() && tracked.init_start_time != process.start_time {
+                    continue;
+                }
+                tracked.init_is_there = true;
+                tracked.init_start_time = process.start_time;
+                if tracked.first_cgroups.is_none() {
+                    tracked.first_cgroups = Some(process.cgroups.clone());
+                    has_news = true;
+                }
+            }
+        }
+        has_news
+    }
+
+    /// Returns whether an init process has disappeared since this was called last. Its container keeps its cgroup until
+    /// a listing says that it has ended.
+    pub fn misses_init(&mut self) -> bool {
+        let mut is_missed = false;
+        for &(_, i) in &self.inits {
+            let tracked = &mut self.tracked[i];
+            is_missed |= tracked.init_was_there && !tracked.init_is_there;
+            tracked.init_was_there = tracked.init_is_there;
+        }
+        is_missed
+    }
+
+    /// Notes which containers have a process. Returns whether others run than before.
+    pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) -> bool {
+        for tracked in &mut self.tracked {
+            tracked.was_running = std::mem::take(&mut tracked.is_running);
+        }
+        for container in with_process {
+            if let Some(i) = self.position(container) {
+                self.tracked[i].is_running = true;
+            }
+        }
+        self.tracked.iter().any(|tracked| tracked.is_running != tracked.was_running)
+    }
+
+    /// Returns the containers that run.
+    pub fn running(&self) -> impl Iterator<Item = &Container> {
+        self.tracked.iter().filter(|tracked| tracked.is_running).map(|tracked| &*tracked.container)
+    }
+
+    /// Returns the label text of each namespace and the number of containers that run in it, for the first 100
+    /// namespaces by name.
+    pub fn count_by_namespace(&self) -> Vec<(String, u64)> {
+        let mut counts = BTreeMap::new();
+        for container in self.running() {
+            *counts.entry(container.listed.namespace.as_str()).or_insert(0) += 1;
+        }
+        let with_labels = |(namespace, n_containers)| {
+            let mut text = String::new();
+            labels::push(&mut text, "{namespace=\"", namespace);
+            (text + "}", n_containers)
+        };
+        counts.into_iter().take(MAX_NAMESPACES).map(with_labels).collect()
+    }
+}
+
+impl Tracked {
+    fn new(container: Container, is_running: bool) -> Self {
+        Self {
+            container: Arc::new(container),
+            first_cgroups: None,
+            init_start_time: None,
+            init_is_there: false,
+            init_was_there: true, // an init process that never shows up is missed, too
+            is_running,
+            was_running: is_running,
+        }
+    }
+}
+
+fn log_change(news: &str, Container { listed, .. }: &Container) {
+    let sources::Container { id, namespace, pod, name, .. } = listed;
+    debug!("{news}: {namespace}/{pod}/{name}, {id}");
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn listed(id: &str, init_pid: Option<u32>) -> sources::Container {
+        sources::Container {
+            id: id.into(),
+            init_pid,
+            namespace: "default".into(),
+            pod: "pod".into(),
+            name: id.into(),
+        }
+    }
+
+    fn selected(containers: &Containers) -> Vec<(u32, &str, bool)> {
+        let facts = |tracked: &'_ Tracked| (tracked.container.id.0, tracked.container.is_selected);
+        containers.iter().map(|t| (facts(t).0, t.container.listed.id.as_str(), facts(t).1)).collect()
+    }
+
+    #[test]
+    fn a_container_keeps_its_id_while_it_is_listed_without_a_change() {
+        let filters = [Filter::parse("default/pod/b/*").unwrap()];
+        let mut containers = Containers::default();
+        for (listing, expected) in [
+            (vec![listed("a", Some(1)), listed("b", Some(2))], vec![(0, "a", false), (1, "b", true)]),
+            (vec![listed("b", Some(2)), listed("c", None)], vec![(1, "b", true), (2, "c", false)]),
+            (vec![listed("a", Some(1)), listed("b", Some(3))], vec![(3, "a", false), (4, "b", true)]),
+        ] {
+            containers.adopt(listing, &filters, false);
+            assert_eq!(selected(&containers), expected);
+        }
+        let labels = &containers.iter().next().unwrap().container.labels;
+        assert_eq!(labels, "{namespace=\"default\",pod=\"pod\",container=\"a\"");
+    }
+
+    #[test]
+    fn the_first_cgroup_of_the_init_process_is_kept() {
+        let mut containers = Containers::default();
+        containers.adopt(vec![listed("a", Some(7))], &[], false);
+        let [first, other] = ["0::/a\n", "0::/b\n"].map(Cgroups::from);
+        let seen = |start_time, cgroups| [Seen { pid: 7, start_time: Some(start_time), cgroups }].into_iter();
+        assert!(containers.see_inits(seen(5, &first)));
+        assert!(!containers.see_inits(seen(5, &other)), "it moves");
+        assert!(!containers.misses_init());
+        assert!(!containers.see_inits(seen(6, &other)), "another process has its pid");
+        assert!(containers.misses_init() && !containers.misses_init(), "that is reported once");
+        let tracked = containers.iter().next().unwrap();
+        assert_eq!((&tracked.first_cgroups, tracked.init_start_time), (&Some(first), Some(5)));
+    }
+
+    #[test]
+    fn with_ended_containers_in_the_listing_those_with_a_process_run() {
+        let mut containers = Containers::default();
+        containers.adopt(vec![listed("a", None), listed("b", None)], &[], true);
+        assert_eq!(containers.running().count(), 0);
+        let b = containers.iter().nth(1).unwrap().container.clone();
+        assert!(containers.see_running([&*b].into_iter()));
+        assert!(!containers.see_running([&*b].into_iter()));
+        assert_eq!(containers.count_by_namespace(), [("{namespace=\"default\"}".to_owned(), 1)]);
+        assert!(containers.see_running([].into_iter()));
+    }
+}

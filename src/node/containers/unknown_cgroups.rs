@@ -1,0 +1,86 @@
+//! The cgroups of processes that are in no container. A new one may belong to a container that is not listed yet.
+
+use std::collections::HashMap;
+
+use super::cgroup_index::CgroupIndex;
+use crate::procfs::cgroup::Cgroups;
+
+/// The cgroups that the last scrape found outside containers.
+#[derive(Debug, Default)]
+pub struct UnknownCgroups {
+    /// With the number of the last scrape that saw each.
+    seen: HashMap<Cgroups, u64>,
+    n_scrapes: u64,
+}
+
+impl UnknownCgroups {
+    /// Notes the cgroups of all processes. Returns whether one of them is in no container and new. With `has_changed`,
+    /// the index has changed since the last scrape.
+    pub fn see<'a>(
+        &mut self,
+        processes: impl Iterator<Item = &'a Cgroups>,
+        index: &CgroupIndex,
+        has_changed: bool,
+    ) -> bool {
+        self.n_scrapes += 1;
+        let mut has_new = false;
+        let mut n_seen = 0;
+        for cgroups in processes {
+            match self.seen.get_mut(cgroups) {
+                Some(_) if has_changed && index.container_of(cgroups).is_some() => {}
+                Some(seen) => {
+                    n_seen += usize::from(*seen != self.n_scrapes);
+                    *seen = self.n_scrapes;
+                }
+                None if index.container_of(cgroups).is_some() => {}
+                None => {
+                    has_new = true;
+                    n_seen += 1;
+                    self.seen.insert(cgroups.clone(), self.n_scrapes);
+                }
+            }
+        }
+        if n_seen < self.seen.len() {
+            self.seen.retain(|_, seen| *seen == self.n_scrapes);
+            self.seen.shrink_to(2 * n_seen);
+        }
+        has_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::table::{Container, ContainerId, tests::listed};
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_new_once_until_it_has_no_process() {
+        let mut index = CgroupIndex::default();
+        let container = Container::new(ContainerId(0), listed("a", None), true);
+        index.insert(&Arc::new(container), None);
+        let mut unknown = UnknownCgroups::default();
+        let mut see = |paths: &[&str]| {
+            let cgroups: Vec<_> = paths.iter().map(|path| Cgroups::from(&*format!("0::{path}"))).collect();
+            let has_new = unknown.see(cgroups.iter(), &index, false);
+            (has_new, unknown.seen.len())
+        };
+        assert_eq!(see(&["/a/x"]), (false, 0), "it is in a container");
+        assert_eq!(see(&["/x", "/x", "/a"]), (true, 1));
+        assert_eq!(see(&["/x"]), (false, 1));
+        assert_eq!(see(&["/y"]), (true, 1), "one without processes is forgotten");
+        assert_eq!(see(&["/x", "/y"]), (true, 2), "and is new again");
+    }
+
+    #[test]
+    fn a_cgroup_that_a_new_container_has_is_known() {
+        let (mut index, mut unknown) = (CgroupIndex::default(), UnknownCgroups::default());
+        let cgroups = Cgroups::from("0::/a\n");
+        assert!(unknown.see([&cgroups].into_iter(), &index, false));
+        let container = Container::new(ContainerId(0), listed("a", None), true);
+        index.insert(&Arc::new(container), None);
+        assert!(!unknown.see([&cgroups].into_iter(), &index, true));
+        assert!(unknown.seen.is_empty());
+    }
+}

@@ -1,0 +1,160 @@
+//! The attribution of a process: its container, and whether a filter selects it.
+
+use std::sync::Arc;
+
+use log::debug;
+
+use crate::node::containers::cgroup_index::CgroupIndex;
+use crate::node::containers::discovery::Discovery;
+use crate::node::containers::table::Container;
+use crate::procfs::cgroup::Cgroups;
+use crate::sources;
+use crate::totals::labels;
+
+/// Where a process counts.
+#[derive(Debug)]
+pub struct Attribution {
+    /// The cgroups that it was last seen in.
+    cgroups: Cgroups,
+    /// The container that these cgroups belonged to when that was looked up last.
+    container: Option<Arc<Container>>,
+    /// It has moved since.
+    is_outdated: bool,
+    is_selected: bool,
+    /// The log says why no filter selects it.
+    is_explained: bool,
+    /// Its name as the kernel printed it, without the newline at the end. Kept while the process is selected.
+    comm: Vec<u8>,
+}
+
+/// What looking up the name of a process has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is selected under the same name as before.
+    None,
+    /// It is selected, and was not selected before under this name.
+    Selected,
+    /// No filter selects it.
+    Deselected,
+}
+
+impl Attribution {
+    /// Creates the attribution of a process in these cgroups, whose container is not looked up yet.
+    pub fn new(cgroups: Cgroups) -> Self {
+        let comm = Vec::new();
+        Self { cgroups, container: None, is_outdated: true, is_selected: false, is_explained: false, comm }
+    }
+
+    /// Returns the cgroups that the process was last seen in.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// Returns its container, as of the last look-up.
+    pub fn container(&self) -> Option<&Arc<Container>> {
+        self.container.as_ref()
+    }
+
+    /// Returns its name, if it is or was selected.
+    pub fn comm(&self) -> &[u8] {
+        &self.comm
+    }
+
+    /// Whether a filter selects it.
+    pub fn is_selected(&self) -> bool {
+        self.is_selected
+    }
+
+    /// Whether it has moved to other cgroups since its container was looked up.
+    pub fn is_outdated(&self) -> bool {
+        self.is_outdated
+    }
+
+    /// Whether a filter selects some name in its container.
+    pub fn can_be_selected(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.is_selected)
+    }
+
+    /// Whether the log says already why it is not selected.
+    pub fn is_explained(&self) -> bool {
+        self.is_explained
+    }
+
+    /// Notes the cgroups that it is in now.
+    pub fn move_to(&mut self, cgroups: &Cgroups) {
+        if self.cgroups != *cgroups {
+            self.cgroups.clone_from(cgroups);
+            self.is_outdated = true;
+        }
+    }
+
+    /// Looks up its container. Returns whether that is another one than before; then it is not selected yet.
+    pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
+        self.is_outdated = false;
+        let container = index.container_of(&self.cgroups).map(|place| place.container);
+        let is_same = match (container, &self.container) {
+            (Some(container), Some(before)) => container.is_same(before),
+            (container, before) => container.is_none() && before.is_none(),
+        };
+        if !is_same {
+            self.is_selected = false;
+            self.is_explained = false;
+        }
+        self.container = container.cloned();
+        !is_same
+    }
+
+    /// Decides whether a filter selects it under this name.
+    pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> Change {
+        if self.is_selected && self.comm == comm {
+            return Change::None;
+        }
+        self.is_selected = self.would_be_selected(comm, discovery, scratch);
+        if !self.is_selected {
+            return Change::Deselected;
+        }
+        self.comm.clear();
+        self.comm.extend_from_slice(comm);
+        Change::Selected
+    }
+
+    /// Whether a filter would select it under this name.
+    pub fn would_be_selected(&self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
+    }
+
+    /// Notes that it does not count at the moment.
+    pub fn deselect(&mut self) {
+        self.is_selected = false;
+    }
+
+    /// Logs once why no filter selects it.
+    pub fn explain(&mut self, pid: u32, comm: &[u8]) {
+        self.is_explained = true;
+        let comm = String::from_utf8_lossy(comm);
+        match &self.container {
+            None => {
+                let cgroup = self.cgroups.main().or(self.cgroups.paths().next()).unwrap_or_default();
+                let cgroup = String::from_utf8_lossy(cgroup);
+                debug!("process {pid}, {comm:?}, is not exported: {cgroup:?} is no container's cgroup");
+            }
+            Some(container) => {
+                let sources::Container { namespace, pod, name, .. } = &container.listed;
+                debug!("process {pid} is not exported: no filter selects {namespace}/{pod}/{name}/{comm}");
+            }
+        }
+    }
+
+    /// Describes the process for the log, by its pid, name and container.
+    pub fn describe(&self, pid: u32) -> String {
+        let comm = self.comm.escape_ascii();
+        match &self.container {
+            Some(container) => {
+                let sources::Container { namespace, pod, name, .. } = &container.listed;
+                format!("process {pid} (\"{comm}\" in {namespace}/{pod}/{name})")
+            }
+            None => format!("process {pid}"),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The change check: whether a process must be read again. Pure.
+//!
+//! A process is read again only if its values can have changed:
+//! 1. `stat` shows that it has worked (page faults, CPU time, size, resident pages): it is read.
+//! 2. Otherwise it is confirmed: `smaps_rollup` shows what others did to its memory, `maps` how it is laid out. If both
+//!    print the same bytes as before, the last reading is still right.
+//! 3. Anything else is read.
+//!
+//! What is compared was printed before the read whose values it vouches for, and the values add up to it, so nothing has
+//! happened in between. Nothing is extrapolated, and every process is read in full every five minutes in any case.
+
+use std::time::{Duration, Instant};
+
+use crate::procfs::memory::Hashes;
+use crate::procfs::stat::Work;
+
+/// A process that is only confirmed is read again after this time.
+pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
+
+/// After a process has worked at this many checks in a row, it is read for [`N_UNCHECKED`] scrapes without a check: a
+/// check costs a twelfth of reading a small process.
+const MIN_BUSY: u32 = 3;
+const N_UNCHECKED: u32 = 15;
+
+/// After confirming has been costly this many times in a row, the process is read without a check. A single measurement may
+/// be wrong.
+const MIN_COSTLY: u32 = 3;
+
+/// What a process looked like before its last read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The work that it had done.
+    pub work: Work,
+    /// Hashes of what the kernel printed about its memory; `None` while it works.
+    pub hashes: Option<Hashes>,
+}
+
+/// What a read does to find out whether it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing: the process is read.
+    ReadAll,
+    /// It takes a fingerprint and compares it with this one.
+    CompareWith(Option<Fingerprint>),
+}
+
+/// The change checks of one process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChangeCheck {
+    /// Vouches for the values that are kept.
+    fingerprint: Option<Fingerprint>,
+    /// When the process was last read in full.
+    read_at: Option<Instant>,
+    /// The CPU time of that read, without the check.
+    read_cost: Duration,
+    /// The number of checks in a row that found work.
+    busy_streak: u32,
+    /// The number of scrapes that read the process without a check.
+    n_unchecked_left: u32,
+    /// The number of checks in a row that cost nearly as much as reading, as with few mappings, or large ones.
+    costly_streak: u32,
+}
+
+impl ChangeCheck {
+    /// Returns the check of the next read.
+    pub fn next(&mut self, now: Instant) -> Check {
+        if self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED) {
+            *self = Self { busy_streak: self.busy_streak, ..Self::default() };
+        }
+        if self.costly_streak >= MIN_COSTLY {
+            return Check::ReadAll;
+        }
+        if self.n_unchecked_left > 0 {
+            self.n_unchecked_left -= 1;
+            return Check::ReadAll;
+        }
+        Check::CompareWith(self.fingerprint)
+    }
+
+    /// Notes that the check confirmed the last reading, and what that cost.
+    pub fn note_confirmed(&mut self, cost: Duration) {
+        self.busy_streak = 0;
+        self.costly_streak = if 4 * cost > 3 * self.read_cost { self.costly_streak + 1 } else { 0 };
+    }
+
+    /// Notes that the process was read in full, and its fingerprint before that.
+    pub fn note_read(
+        &mut self,
+        check: Check,
+        fingerprint: Option<Fingerprint>,
+        cost: Duration,
+        now: Instant,
+    ) {
+        self.read_at = Some(now);
+        let has_compared = matches!(check, Check::CompareWith(Some(_)));
+        if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
+            // The cost is that of reading and nothing else.
+            self.read_cost = cost;
+            if has_compared {
+                self.busy_streak += 1;
+                self.n_unchecked_left = if self.busy_streak < MIN_BUSY { 0 } else { N_UNCHECKED };
+            }
+        }
+        self.fingerprint = fingerprint;
+    }
+
+    /// Drops the fingerprint, because the values that it vouches for are gone.
+    pub fn forget(&mut self) {
+        self.fingerprint = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORK: Work =
+        Work { faults: [1, 2], cpu_ticks: [3, 4], size: [5, 6], program: [7, 8], is_recorded: false };
+    const AT_WORK: Option<Fingerprint> = Some(Fingerprint { work: WORK, hashes: None });
+    const QUIET: Option<Fingerprint> =
+        Some(Fingerprint { work: WORK, hashes: Some(Hashes { rollup: 1, maps: 2 }) });
+
+    fn us(us: u64) -> Duration {
+        Duration::from_micros(us)
+    }
+
+    #[test]
+    fn a_quiet_process_is_confirmed_for_five_minutes() {
+        let (mut check, now) = (ChangeCheck::default(), Instant::now());
+        let next = check.next(now);
+        assert_eq!(next, Check::CompareWith(None));
+        check.note_read(next, AT_WORK, us(700), now);
+        let next = check.next(now);
+        assert_eq!(next, Check::CompareWith(AT_WORK));
+        check.note_read(next, QUIET, us(1000), now);
+        for seconds in 0..300 {
+            assert_eq!(check.next(now + us(seconds * 1_000_000)), Check::CompareWith(QUIET));
+            check.note_confirmed(us(280));
+        }
+        assert_eq!(check.next(now + MAX_CONFIRMED), Check::CompareWith(None));
+    }
+
+    #[test]
+    fn a_process_that_always_works_is_mostly_read_without_a_check() {
+        let (mut check, now) = (ChangeCheck::default(), Instant::now());
+        let mut n_checks = 0;
+        for _ in 0..200 {
+            let next = check.next(now);
+            n_checks += u32::from(next != Check::ReadAll);
+            check.note_read(next, if next == Check::ReadAll { None } else { AT_WORK }, us(100), now);
+        }
+        assert!((20..=30).contains(&n_checks), "{n_checks}");
+    }
+
+    #[test]
+    fn a_check_that_costs_nearly_as_much_as_reading_is_left_out() {
+        let (mut check, now) = (ChangeCheck::default(), Instant::now());
+        check.note_read(Check::CompareWith(None), AT_WORK, us(1000), now);
+        check.note_read(Check::CompareWith(AT_WORK), QUIET, us(1900), now);
+        for cost in [751, 751, 750, 751, 751] {
+            check.note_confirmed(us(cost));
+            assert_eq!(check.next(now), Check::CompareWith(QUIET));
+        }
+        check.note_confirmed(us(751));
+        assert_eq!(check.next(now), Check::ReadAll);
+        assert_eq!(check.next(now + MAX_CONFIRMED), Check::CompareWith(None), "its cost may have changed");
+    }
+
+    #[test]
+    fn forgotten_values_are_not_confirmed() {
+        let (mut check, now) = (ChangeCheck::default(), Instant::now());
+        check.note_read(Check::CompareWith(None), QUIET, us(1000), now);
+        check.forget();
+        assert_eq!(check.next(now), Check::CompareWith(None));
+    }
+}

@@ -1,0 +1,277 @@
+//! The last read of a process: what it cost, the values that are kept, and what to read next. Pure.
+
+use std::time::{Duration, Instant};
+
+use super::change_check::{ChangeCheck, Check, Fingerprint};
+use super::job::Detail;
+use super::read_state::Pause;
+use crate::totals::reading::ReadingId;
+
+/// After a long read, wait this many times its duration before the next one, so that the memory-map lock is held at most 1%
+/// of the time.
+const REST: u32 = 100;
+
+/// A count of mappings serves for this many sums: the kernel's sum does not say how many mappings there are, and counting
+/// them costs half as much again.
+const MAX_COUNT_USES: u32 = 9;
+
+/// A program, by the addresses where its code and its stack begin.
+pub type Program = [u64; 2];
+
+/// What a read cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// When the read began.
+    pub began_at: Instant,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Its CPU time, and that of the thread since its read before.
+    pub cpu_time: Duration,
+}
+
+/// What a read of the memory returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing was read, because nothing has changed.
+    Unchanged,
+    /// Every mapping.
+    Mappings,
+    /// The kernel's sum.
+    Sum,
+    /// The kernel's sum, because the mappings took too long to print.
+    SumOfSlow,
+}
+
+/// What a read found out beside the values.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryRead {
+    /// What was read.
+    pub content: Content,
+    /// How many mappings there are.
+    pub n_mappings: u64,
+    /// The fingerprint before the read, if the check took one.
+    pub fingerprint: Option<Fingerprint>,
+    /// The program whose memory was read, if `stat` was read and shows it.
+    pub program: Option<Program>,
+}
+
+/// The values of a process that are kept, and what is known from reading them.
+#[derive(Debug, Default)]
+pub struct LastRead {
+    /// When the last read began. The values are from then, unless it failed.
+    at: Option<Instant>,
+    /// When the last read began that found overlapping mappings. The values are older.
+    torn_at: Option<Instant>,
+    /// How long reading the values took.
+    took: Duration,
+    /// The values; `None` if there are none, or the process maps nothing.
+    reading: Option<ReadingId>,
+    /// The program that ran when the values were read, if it is known.
+    program: Option<Program>,
+    /// Until when the kernel's sum is read in place of slow mappings, and how many they were at least.
+    summed_until: Option<(Instant, u64)>,
+    count: MappingCount,
+    check: ChangeCheck,
+}
+
+/// The number of mappings, and for how many more sums it serves.
+#[derive(Clone, Copy, Debug, Default)]
+struct MappingCount {
+    n_mappings: u64,
+    n_uses_left: u32,
+}
+
+impl LastRead {
+    /// Returns when the last read began, also if it failed.
+    pub fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Returns how long reading the values took.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// Whether values are kept.
+    pub fn has_values(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Returns the values.
+    pub fn reading(&self) -> Option<&ReadingId> {
+        self.reading.as_ref()
+    }
+
+    /// Returns the place of the values, to replace them.
+    pub fn reading_mut(&mut self) -> &mut Option<ReadingId> {
+        &mut self.reading
+    }
+
+    /// Returns the program that ran when the values were read, if it is known.
+    pub fn program(&self) -> Option<Program> {
+        self.program
+    }
+
+    /// Whether the kernel's sum is or was read in place of slow mappings.
+    pub fn was_slow(&self) -> bool {
+        self.summed_until.is_some()
+    }
+
+    /// Returns since when the process has not been read, or could not be read whole.
+    pub fn due_since(&self) -> Option<Instant> {
+        self.at.max(self.torn_at)
+    }
+
+    /// Returns what to read now.
+    pub fn next(&mut self, with_rollup: bool, always_reads: bool, now: Instant) -> Detail {
+        match self.summed_until {
+            Some((until, n_printed)) if now < until => Detail::Other { n_printed },
+            _ if with_rollup => {
+                let MappingCount { n_mappings, n_uses_left } = self.count;
+                self.count.n_uses_left = n_uses_left.saturating_sub(1);
+                Detail::Rollup { known_count: (n_uses_left > 0).then_some(n_mappings) }
+            }
+            _ if always_reads => Detail::Mappings(Check::ReadAll),
+            _ => Detail::Mappings(self.check.next(now)),
+        }
+    }
+
+    /// Notes a read that succeeded. Returns how long the next one is put off.
+    pub fn note(&mut self, detail: Detail, read: &MemoryRead, cost: &Cost, interval: Duration) -> Pause {
+        self.at = Some(cost.began_at);
+        self.program = read.program;
+        match detail {
+            Detail::Mappings(_) if read.content == Content::Unchanged => {
+                self.check.note_confirmed(cost.cpu_time);
+            }
+            Detail::Mappings(check) => {
+                self.check.note_read(check, read.fingerprint, cost.cpu_time, cost.began_at);
+            }
+            _ => self.check.forget(),
+        }
+        if read.content != Content::Unchanged {
+            self.took = cost.elapsed;
+        }
+        if detail == (Detail::Rollup { known_count: None }) {
+            self.count = MappingCount { n_mappings: read.n_mappings, n_uses_left: MAX_COUNT_USES };
+        }
+        if read.content == Content::SumOfSlow {
+            self.summed_until = Some((end_of_rest(cost), read.n_mappings));
+            return Pause::None; // the sum is cheap
+        }
+        rest_after(cost, interval)
+    }
+
+    /// Notes a read that found overlapping mappings. The values before it are kept. Returns how long the next one is put
+    /// off.
+    pub fn note_torn(&mut self, cost: &Cost, was_slow: bool, interval: Duration) -> Pause {
+        self.torn_at = Some(cost.began_at);
+        if was_slow { Pause::Resting { until: end_of_rest(cost) } } else { rest_after(cost, interval) }
+    }
+
+    /// Notes a read that failed otherwise, which leaves no values.
+    pub fn note_failed(&mut self, cost: &Cost) {
+        self.forget_values();
+        self.at = Some(cost.began_at);
+    }
+
+    /// Drops the values, and what is known for confirming them.
+    pub fn forget_values(&mut self) {
+        self.count = MappingCount::default();
+        self.check.forget();
+        self.reading = None;
+    }
+
+    /// Drops the values of a process that no longer counts, so that it is new once it counts again.
+    pub fn forget(&mut self) {
+        (self.at, self.torn_at) = (None, None);
+        self.forget_values();
+    }
+
+    /// Drops everything that says nothing about another program.
+    pub fn start_over(&mut self) {
+        self.forget();
+        (self.program, self.summed_until) = (None, None);
+    }
+}
+
+/// Returns the pause after a read: a read that took over a hundredth of `interval` is followed by a rest.
+fn rest_after(cost: &Cost, interval: Duration) -> Pause {
+    let is_long = REST * cost.cpu_time > interval;
+    if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }
+}
+
+fn end_of_rest(cost: &Cost) -> Instant {
+    cost.began_at + cost.elapsed + REST * cost.elapsed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn read(content: Content) -> MemoryRead {
+        MemoryRead { content, n_mappings: 500, fingerprint: None, program: None }
+    }
+
+    /// A read that took this long, and as much CPU time.
+    fn cost(began_at: Instant, ms: u64) -> Cost {
+        let elapsed = Duration::from_millis(ms);
+        Cost { began_at, elapsed, cpu_time: elapsed }
+    }
+
+    #[test]
+    fn a_count_of_mappings_serves_for_nine_sums() {
+        let (mut last, now) = (LastRead::default(), Instant::now());
+        for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
+            let detail = last.next(true, false, now);
+            assert_eq!(detail, Detail::Rollup { known_count });
+            last.note(detail, &read(Content::Sum), &cost(now, 1), INTERVAL);
+        }
+        assert_eq!(last.next(false, false, now), Detail::Mappings(Check::CompareWith(None)));
+        last.forget_values();
+        assert_eq!(last.next(true, false, now), Detail::Rollup { known_count: None });
+    }
+
+    #[test]
+    fn a_long_read_is_followed_by_a_hundred_times_its_length() {
+        let (mut last, now) = (LastRead::default(), Instant::now());
+        let detail = last.next(false, false, now);
+        for (ms, rest) in [(100, None), (101, Some(101 + 10_100)), (1, None)] {
+            let pause = last.note(detail, &read(Content::Mappings), &cost(now, ms), INTERVAL);
+            let until = |ms| Pause::Resting { until: now + Duration::from_millis(ms) };
+            assert_eq!(pause, rest.map_or(Pause::None, until), "{ms}");
+            assert_eq!((last.at(), last.took()), (Some(now), Duration::from_millis(ms)));
+        }
+    }
+
+    #[test]
+    fn slow_mappings_are_summed_for_a_while() {
+        let (mut last, now) = (LastRead::default(), Instant::now());
+        let detail = last.next(false, false, now);
+        let pause = last.note(detail, &read(Content::SumOfSlow), &cost(now, 1000), INTERVAL);
+        assert_eq!(pause, Pause::None, "the sum is cheap");
+        let until = now + Duration::from_millis(1000 + 100_000);
+        let just_before = until - Duration::from_nanos(1);
+        for with_rollup in [false, true] {
+            assert_eq!(last.next(with_rollup, false, just_before), Detail::Other { n_printed: 500 });
+        }
+        assert_eq!(last.next(false, false, until), Detail::Mappings(Check::CompareWith(None)));
+    }
+
+    #[test]
+    fn a_torn_read_leaves_the_age_of_the_values() {
+        let (mut last, now) = (LastRead::default(), Instant::now());
+        last.note(Detail::Mappings(Check::ReadAll), &read(Content::Mappings), &cost(now, 1), INTERVAL);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(last.note_torn(&cost(later, 1), false, INTERVAL), Pause::None);
+        assert_eq!((last.at(), last.due_since()), (Some(now), Some(later)));
+        let pause = last.note_torn(&cost(later, 101), false, INTERVAL);
+        assert_eq!(pause, Pause::Resting { until: later + Duration::from_millis(101 + 10_100) });
+        last.note_failed(&cost(later, 1));
+        assert_eq!(last.at(), Some(later));
+        last.forget();
+        assert_eq!(last.due_since(), None);
+    }
+}

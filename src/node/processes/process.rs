@@ -1,0 +1,373 @@
+//! One process of the node.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::attribution::{Attribution, Change};
+use super::identity::Identity;
+use super::job::{Detail, Job};
+use super::last_read::{Content, Cost, LastRead, MemoryRead, Program};
+use super::read_state::{Pause, ReadState};
+use crate::node::containers::cgroup_index::CgroupIndex;
+use crate::node::containers::discovery::Discovery;
+use crate::node::containers::table::{Container, Seen};
+use crate::procfs::cgroup::Cgroups;
+use crate::procfs::stat::Stat;
+use crate::procfs::{Buffers, Entry, Proc};
+use crate::totals::reading::ReadingId;
+
+/// A process of the node.
+#[derive(Debug)]
+pub struct Process {
+    identity: Identity,
+    /// The previous entry for this pid, with another inode number. An equal start time means the same process: the kernel
+    /// gives an old process a new inode number when memory was short.
+    previous: Option<Box<Process>>,
+    attribution: Attribution,
+    state: ReadState,
+    pause: Pause,
+    last: LastRead,
+    /// When a listing showed it for the first time, or when it began to run another program.
+    found_at: Instant,
+    /// The last read ended with another name than the one before, so it is repeated.
+    has_new_name: bool,
+}
+
+impl Process {
+    /// Creates a process that a listing shows for the first time; `None` if it has ended since, or is a zombie. Nothing is
+    /// kept for these: each listing finds them again.
+    pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
+        proc.cgroups(entry.pid, buffers, scratch).ok()?;
+        Some(Self::new(entry, scratch.clone()))
+    }
+
+    /// Creates a process with this entry and these cgroups, of which nothing else is known.
+    pub fn new(entry: Entry, cgroups: Cgroups) -> Self {
+        Self {
+            identity: Identity::new(entry),
+            previous: None,
+            attribution: Attribution::new(cgroups),
+            state: ReadState::Idle,
+            pause: Pause::None,
+            last: LastRead::default(),
+            found_at: Instant::now(),
+            has_new_name: false,
+        }
+    }
+
+    /// Keeps the previous entry for its pid until its start time is known.
+    pub fn set_previous(&mut self, previous: Option<Box<Process>>) {
+        self.previous = previous;
+    }
+
+    /// Returns its pid.
+    pub fn pid(&self) -> u32 {
+        self.identity.entry().pid
+    }
+
+    /// Returns which process it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Returns which process it is, to correct that.
+    pub fn identity_mut(&mut self) -> &mut Identity {
+        &mut self.identity
+    }
+
+    /// Returns what discovery needs to know about it.
+    pub fn seen(&self) -> Seen<'_> {
+        Seen { pid: self.pid(), start_time: self.identity.start_time(), cgroups: self.attribution.cgroups() }
+    }
+
+    /// Returns its container, as of the last look-up.
+    pub fn container(&self) -> Option<&Arc<Container>> {
+        self.attribution.container()
+    }
+
+    /// Returns where it counts.
+    pub fn attribution(&self) -> &Attribution {
+        &self.attribution
+    }
+
+    /// Whether a filter selects it.
+    pub fn is_selected(&self) -> bool {
+        self.attribution.is_selected()
+    }
+
+    /// Returns the cgroups that it was last seen in.
+    pub fn cgroups(&self) -> &Cgroups {
+        self.attribution.cgroups()
+    }
+
+    /// Returns what became of its current read.
+    pub fn state(&self) -> ReadState {
+        self.state
+    }
+
+    /// Whether its last read was refused.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.pause, Pause::Refused { .. })
+    }
+
+    /// Returns what is kept of its last read.
+    pub fn last(&self) -> &LastRead {
+        &self.last
+    }
+
+    /// Returns when its values were read, if it counts and has any.
+    pub fn values_read_at(&self) -> Option<Instant> {
+        self.last.at().filter(|_| self.is_selected() && self.last.has_values())
+    }
+
+    /// Returns its values, and those of the previous entry for its pid, each with whether it counts.
+    pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
+        let entries = std::iter::successors(Some((self, true)), |(process, _)| {
+            Some((process.previous.as_deref()?, false))
+        });
+        entries.filter_map(|(process, counts)| Some((process.last.reading()?, counts)))
+    }
+
+    /// Describes it for the log.
+    pub fn describe(&self) -> String {
+        self.attribution.describe(self.pid())
+    }
+
+    /// Takes its start time from `stat`. If the previous entry for its pid has the same, it is that process.
+    pub fn identify(&mut self, stat: Option<Stat>) {
+        self.identity.learn(stat);
+        let start_time = self.identity.start_time();
+        if let Some(previous) = self.previous.take()
+            && previous.identity.start_time() == start_time
+        {
+            let inode = self.identity.entry().inode;
+            *self = *previous;
+            self.identity.set_inode(inode);
+            self.state = ReadState::Idle;
+        }
+    }
+
+    /// Notes the cgroups that it is in now.
+    pub fn move_to(&mut self, cgroups: &Cgroups) {
+        self.attribution.move_to(cgroups);
+    }
+
+    /// Looks up its container. In another container it has no values yet.
+    pub fn look_up(&mut self, index: &CgroupIndex) {
+        if self.attribution.look_up(index) {
+            self.last.forget();
+        }
+    }
+
+    /// Decides whether a filter selects it under this name. Under another name it may be another program, so its values are
+    /// dropped.
+    pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
+        match self.attribution.select(comm, discovery, scratch) {
+            Change::None => {}
+            Change::Selected => self.last.forget_values(),
+            Change::Deselected => self.last.forget(),
+        }
+    }
+
+    /// Notes that it does not count at the moment.
+    pub fn deselect(&mut self) {
+        self.attribution.deselect();
+        self.last.forget();
+    }
+
+    /// Logs once why no filter selects it.
+    pub fn explain(&mut self, comm: &[u8]) {
+        self.attribution.explain(self.identity.entry().pid, comm);
+    }
+
+    /// Whether `program` shows that it has executed another program since its values were read.
+    pub fn has_executed(&self, program: Option<Program>) -> bool {
+        matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
+    }
+
+    /// Starts over after it has executed another program: the cost of its reads says nothing about this one.
+    pub fn start_over(&mut self) {
+        self.last.start_over();
+        self.pause.end_rest();
+        self.found_at = Instant::now();
+    }
+
+    /// Whether its values are kept without a read. While it rests after a long read, it may have none.
+    pub fn keeps_values(&self) -> bool {
+        let rests = matches!(self.pause, Pause::Resting { .. });
+        !self.state.is_stuck() && (self.last.has_values() || rests)
+    }
+
+    /// Returns since when it has waited for a read.
+    pub fn due_since(&self) -> Instant {
+        self.last.due_since().unwrap_or(self.found_at)
+    }
+
+    /// Whether its next read may begin in this scrape. To be called once per scrape.
+    pub fn can_begin_read(&mut self, now: Instant) -> bool {
+        !self.state.is_detached() && self.pause.ends(now)
+    }
+
+    /// Returns the read of its memory that is due.
+    pub fn memory_job(
+        &mut self,
+        with_rollup: bool,
+        always_reads: bool,
+        with_stat: bool,
+        now: Instant,
+    ) -> Job {
+        let Entry { pid, inode } = self.identity.entry();
+        Job { pid, inode, detail: self.last.next(with_rollup, always_reads, now), with_stat }
+    }
+
+    /// Returns the read of its `stat`.
+    pub fn stat_job(&self) -> Job {
+        let Entry { pid, inode } = self.identity.entry();
+        Job { pid, inode, detail: Detail::Stat, with_stat: true }
+    }
+
+    /// Skips it because it looks stuck. Returns whether it counts as stuck from now on; a process in no container, such as
+    /// a kernel thread, does not.
+    pub fn skip(&mut self, now: Instant) -> bool {
+        self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
+    }
+
+    /// Ends skipping it, because it no longer looks stuck or a thread is free.
+    pub fn end_skipping(&mut self) {
+        if self.state.end_skipping() {
+            info!("{} is read again", self.describe());
+        }
+    }
+
+    /// Notes that a read of it continues beside the scrape.
+    pub fn detach_read(&mut self) {
+        self.state = ReadState::Detached;
+    }
+
+    /// Counts it as stuck, without values. Returns whether that is new.
+    pub fn report_stuck(&mut self) -> bool {
+        self.last.forget_values();
+        let is_new = self.state.report_stuck();
+        if is_new {
+            warn!(
+                "cannot read {}: blocked on its memory-map lock; skipping it until the lock is released",
+                self.describe()
+            );
+        }
+        is_new
+    }
+
+    /// Notes that a read of it has returned; with `is_detached`, another one continues beside the scrape.
+    pub fn end_read(&mut self, is_detached: bool) {
+        let was_stuck = self.state.is_stuck();
+        self.state.end_read(is_detached);
+        if was_stuck {
+            info!("{} is readable again", self.describe());
+        }
+    }
+
+    /// Decides whether its read must be repeated because of its name. A new name may be that of another program, while what
+    /// was read is the memory of its parent, which it shared before (vfork) and which still exists.
+    pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
+        self.has_new_name = is_renamed && !self.has_new_name;
+        self.has_new_name
+    }
+
+    /// Notes a read of its memory that succeeded.
+    pub fn note_read(&mut self, detail: Detail, read: &MemoryRead, cost: &Cost, interval: Duration) {
+        if read.content == Content::SumOfSlow && !self.last.was_slow() {
+            warn!("{} takes too long to read: its mappings are summed as [other]", self.describe());
+        }
+        self.pause = self.last.note(detail, read, cost, interval);
+    }
+
+    /// Notes a read that found overlapping mappings; the values before it are kept.
+    pub fn note_torn(&mut self, cost: &Cost, was_slow: bool, interval: Duration) {
+        self.pause = self.last.note_torn(cost, was_slow, interval);
+    }
+
+    /// Notes a read that failed. It has no values then.
+    pub fn note_failed(&mut self, cost: &Cost, is_refused: bool) {
+        if is_refused {
+            self.pause.note_refusal();
+        }
+        self.last.note_failed(cost);
+    }
+
+    /// Drops its values, because it maps nothing.
+    pub fn drop_reading(&mut self) {
+        *self.last.reading_mut() = None;
+    }
+
+    /// Returns the place of its values and its name, to replace the values.
+    pub fn values_mut(&mut self) -> (&mut Option<ReadingId>, &[u8]) {
+        (self.last.reading_mut(), self.attribution.comm())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn process(inode: u64) -> Process {
+        Process::new(Entry { pid: 7, inode }, Cgroups::from("0::/a\n"))
+    }
+
+    pub(crate) fn stat(start_time: u64) -> Option<Stat> {
+        Some(Stat { start_time, ..Stat::default() })
+    }
+
+    #[test]
+    fn a_process_with_a_new_inode_number_is_known_by_its_start_time() {
+        for (start_time, is_same) in [(5, true), (6, false)] {
+            let mut before = process(70);
+            before.identify(stat(5));
+            before.pause = Pause::Refused { n_in_a_row: 1, n_scrapes_left: 0 };
+            before.state = ReadState::Detached;
+            let mut now = process(71);
+            now.set_previous(Some(Box::new(before)));
+            assert_eq!(now.identity.start_time(), None);
+            now.identify(stat(start_time));
+            assert_eq!(now.identity.start_time(), Some(start_time));
+            assert_eq!((now.identity.entry().inode, now.is_refused()), (71, is_same));
+            assert!(now.previous.is_none() && now.state == ReadState::Idle);
+        }
+        let mut recorded = process(70);
+        recorded.identify(None);
+        assert_eq!(recorded.identity.start_time(), Some(70), "in a recording it is its directory");
+    }
+
+    #[test]
+    fn a_process_in_no_container_is_skipped_without_a_report() {
+        let (mut process, start) = (process(70), Instant::now());
+        for seconds in 0..10 {
+            assert!(!process.skip(start + Duration::from_secs(seconds)));
+        }
+        assert!(!process.state.is_stuck());
+    }
+
+    #[test]
+    fn another_program_starts_over() {
+        let (mut process, now) = (process(70), Instant::now());
+        let cost = Cost { began_at: now, elapsed: Duration::ZERO, cpu_time: Duration::ZERO };
+        let content = Content::SumOfSlow;
+        let read = MemoryRead { content, n_mappings: 1, fingerprint: None, program: Some([2, 3]) };
+        process.note_read(Detail::Stat, &read, &cost, Duration::from_secs(1));
+        for (program, expected) in [(None, false), (Some([2, 3]), false), (Some([2, 4]), true)] {
+            assert_eq!(process.has_executed(program), expected, "{program:?}");
+        }
+        process.start_over();
+        assert_eq!((process.last.at(), process.last.program(), process.last.was_slow()), (None, None, false));
+        assert!(!process.has_executed(Some([2, 4])), "nothing is known about the program before");
+    }
+
+    #[test]
+    fn a_new_name_repeats_the_read_once() {
+        let mut process = process(70);
+        let renamed = [false, true, true, true, false, true];
+        let repeats = renamed.map(|is_renamed| process.repeats_for_name(is_renamed));
+        assert_eq!(repeats, [false, true, false, true, false, true]);
+    }
+}

@@ -1,0 +1,178 @@
+//! The state of the reads of a process: what became of the current read, and how long the next one is put off. Pure.
+
+use std::time::{Duration, Instant};
+
+/// A read that got no CPU time for this long is stuck, and so is a process that looks stuck for this long.
+pub const STUCK_AFTER: Duration = Duration::from_secs(2);
+
+/// What became of the current read of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadState {
+    /// The process can be read, and no read of it is detached.
+    #[default]
+    Idle,
+    /// The process is not read because it looks stuck. After [`STUCK_AFTER`] that is reported.
+    Skipped {
+        /// When it was skipped for the first time.
+        since: Instant,
+        /// Whether it counts as stuck.
+        is_reported: bool,
+    },
+    /// A read of it continues beside the scrape.
+    Detached,
+    /// A detached read does not return.
+    Stuck,
+}
+
+impl ReadState {
+    /// Whether the process counts as stuck. It has no values then.
+    pub fn is_stuck(self) -> bool {
+        matches!(self, Self::Stuck | Self::Skipped { is_reported: true, .. })
+    }
+
+    /// Whether a read continues beside the scrape.
+    pub fn is_detached(self) -> bool {
+        matches!(self, Self::Detached | Self::Stuck)
+    }
+
+    /// Notes that the process is skipped. Returns whether it has been for so long that it counts as stuck.
+    pub fn skip(&mut self, now: Instant) -> bool {
+        match *self {
+            Self::Skipped { since, .. } => now.saturating_duration_since(since) >= STUCK_AFTER,
+            _ => {
+                *self = Self::Skipped { since: now, is_reported: false };
+                false
+            }
+        }
+    }
+
+    /// Notes that the process is not skipped any more. Returns whether it counted as stuck.
+    pub fn end_skipping(&mut self) -> bool {
+        let Self::Skipped { is_reported, .. } = *self else { return false };
+        *self = Self::Idle;
+        is_reported
+    }
+
+    /// Notes that the process counts as stuck. Returns whether that is new.
+    pub fn report_stuck(&mut self) -> bool {
+        if self.is_stuck() {
+            return false;
+        }
+        *self = match *self {
+            Self::Skipped { since, .. } => Self::Skipped { since, is_reported: true },
+            _ => Self::Stuck,
+        };
+        true
+    }
+
+    /// Notes that a read of the process has returned; with `is_detached`, another one continues.
+    pub fn end_read(&mut self, is_detached: bool) {
+        *self = if is_detached { Self::Detached } else { Self::Idle };
+    }
+}
+
+/// How long the next read of a process is put off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pause {
+    /// It is not.
+    #[default]
+    None,
+    /// The last read was long.
+    Resting {
+        /// When the next read may begin.
+        until: Instant,
+    },
+    /// Reads were refused. Each refusal may be an audit record, so the next read comes after 1, 2, 4 ... 64 scrapes.
+    Refused {
+        /// How many were refused in a row.
+        n_in_a_row: u32,
+        /// How many more scrapes leave the process out.
+        n_scrapes_left: u32,
+    },
+}
+
+impl Pause {
+    /// Whether the process may be read in this scrape. To be called once per scrape.
+    pub fn ends(&mut self, now: Instant) -> bool {
+        match self {
+            Self::None | Self::Refused { n_scrapes_left: 0, .. } => true,
+            Self::Resting { until } => now >= *until,
+            Self::Refused { n_scrapes_left, .. } => {
+                *n_scrapes_left -= 1;
+                false
+            }
+        }
+    }
+
+    /// Notes that a read was refused.
+    pub fn note_refusal(&mut self) {
+        let n_before = if let Self::Refused { n_in_a_row, .. } = *self { n_in_a_row } else { 0 };
+        let n_scrapes_left = (1 << n_before.min(6)) - 1;
+        *self = Self::Refused { n_in_a_row: n_before + 1, n_scrapes_left };
+    }
+
+    /// Ends a rest after a long read.
+    pub fn end_rest(&mut self) {
+        if let Self::Resting { .. } = self {
+            *self = Self::None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_process_is_read_after_more_and_more_scrapes() {
+        let (mut pause, now) = (Pause::None, Instant::now());
+        let mut read = Vec::new();
+        for scrape in 1..=200 {
+            if pause.ends(now) {
+                pause.note_refusal();
+                read.push(scrape);
+            }
+        }
+        assert_eq!(read, [1, 2, 4, 8, 16, 32, 64, 128, 192]);
+    }
+
+    #[test]
+    fn a_rest_ends_at_its_time() {
+        let now = Instant::now();
+        let until = now + Duration::from_secs(1);
+        let mut pause = Pause::Resting { until };
+        assert!(!pause.ends(now) && pause.ends(until));
+        pause.end_rest();
+        assert_eq!(pause, Pause::None);
+        let refused = Pause::Refused { n_in_a_row: 1, n_scrapes_left: 1 };
+        pause = refused;
+        pause.end_rest();
+        assert_eq!(pause, refused);
+    }
+
+    #[test]
+    fn a_process_counts_as_stuck_from_two_seconds_on() {
+        let (mut state, start) = (ReadState::Idle, Instant::now());
+        for (ms, is_stuck) in [(0, false), (1999, false), (2000, true)] {
+            assert_eq!(state.skip(start + Duration::from_millis(ms)), is_stuck);
+        }
+        assert!(!state.is_stuck() && state.report_stuck() && state.is_stuck());
+        assert!(!state.report_stuck(), "that is reported once");
+        assert!(!state.is_detached());
+        assert!(state.end_skipping() && !state.end_skipping());
+        assert_eq!(state, ReadState::Idle);
+    }
+
+    #[test]
+    fn a_detached_read_is_awaited_until_it_is_stuck() {
+        let mut state = ReadState::Detached;
+        assert!(state.is_detached() && !state.is_stuck());
+        assert!(state.report_stuck());
+        assert_eq!(state, ReadState::Stuck);
+        assert!(state.is_detached() && !state.end_skipping());
+        state.end_read(true);
+        assert_eq!(state, ReadState::Detached, "another read continues");
+        state.end_read(false);
+        assert_eq!(state, ReadState::Idle);
+    }
+}

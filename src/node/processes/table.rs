@@ -1,0 +1,291 @@
+//! The table of the node's processes.
+//!
+//! The name and the cgroups of a selected process come from its read, which ends with them, or else from a probe; those of
+//! all other processes come from each listing. That saves 4 us per selected process, 4% of a scrape of processes with 25
+//! mappings.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::process::Process;
+use crate::node::containers::discovery::Discovery;
+use crate::node::containers::table::{Container, Seen};
+use crate::procfs::cgroup::Cgroups;
+use crate::procfs::{Buffers, Entry, Proc};
+use crate::sources::recording::Writer;
+use crate::totals::reading::ReadingId;
+use crate::totals::snapshot::Snapshot;
+
+/// The processes, by pid.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "a process is 500 bytes, and two tables would each have room for twice as many as there are"
+)]
+pub struct ProcessTable {
+    table: Vec<Box<Process>>,
+    /// The table of the scrape before, while the next one is made.
+    before: Vec<Box<Process>>,
+    entries: Vec<Entry>,
+    buffers: Buffers,
+    /// Scratch.
+    cgroups: Cgroups,
+    lossy: String,
+}
+
+impl ProcessTable {
+    /// Lists proc: processes that are gone are dropped with their values, and new ones are added.
+    ///
+    /// Fails when the directory cannot be read.
+    pub fn list(&mut self, proc: &Proc) -> io::Result<()> {
+        let Self { table, before, entries, buffers, cgroups, .. } = self;
+        proc.list(buffers, entries)?;
+        std::mem::swap(table, before);
+        let mut known = before.drain(..).peekable();
+        for &entry in entries.iter() {
+            while known.next_if(|process| process.pid() < entry.pid).is_some() {}
+            let process = match known.next_if(|process| process.pid() == entry.pid) {
+                Some(mut process) if process.identity().entry() == entry => {
+                    let is_settled = process.is_selected() || process.identity().is_kernel_thread();
+                    (is_settled || locate(&mut process, proc, buffers, cgroups)).then_some(process)
+                }
+                previous => Process::find(entry, proc, buffers, cgroups).map(|mut process| {
+                    process.set_previous(previous);
+                    Box::new(process)
+                }),
+            };
+            table.extend(process);
+        }
+        drop(known);
+        before.shrink_to(2 * table.len());
+        table.shrink_to(2 * table.len());
+        Ok(())
+    }
+
+    /// Decides which container each process is in, and which are selected. With `has_changed` the index of the cgroups has
+    /// changed, so every container is looked up again.
+    pub fn identify(&mut self, proc: &Proc, discovery: &Discovery, has_changed: bool) {
+        for process in &mut self.table {
+            if has_changed || process.attribution().is_outdated() {
+                process.look_up(discovery.index());
+            }
+            if !process.attribution().can_be_selected() {
+                process.deselect();
+            } else if !process.is_selected()
+                && let Ok(comm) = proc.comm(process.pid(), &mut self.buffers)
+            {
+                process.select(comm, discovery, &mut self.lossy);
+            }
+        }
+        if log::log_enabled!(log::Level::Debug) && discovery.has_listed() {
+            let needs_explaining = |process: &&mut Box<Process>| {
+                let is_kernel_thread = process.identity().is_kernel_thread();
+                !(process.is_selected() || process.attribution().is_explained() || is_kernel_thread)
+            };
+            for process in self.table.iter_mut().filter(needs_explaining) {
+                if let Ok(comm) = proc.comm(process.pid(), &mut self.buffers) {
+                    process.explain(comm);
+                }
+            }
+        }
+    }
+
+    /// Returns the container of each process that has one, and whether a filter selects the process.
+    pub fn attributed(&self) -> impl Iterator<Item = (&Container, bool)> {
+        self.iter().filter_map(|process| Some((&**process.container()?, process.is_selected())))
+    }
+
+    /// Finds out the name and the container of a process that is not read. Neither file can block.
+    pub fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
+        let Self { table, buffers, cgroups, lossy, .. } = self;
+        let process = &mut table[i];
+        let is_there = locate(process, proc, buffers, cgroups);
+        if process.attribution().is_outdated() {
+            process.look_up(discovery.index());
+        }
+        match proc.comm(process.pid(), buffers) {
+            Ok(comm) if is_there => process.select(comm, discovery, lossy),
+            _ => process.deselect(), // it has ended
+        }
+    }
+
+    /// Probes a process whose values are kept. Under another name they are kept until its `stat`, which can block and is
+    /// therefore read by a job, shows whether it runs another program: no process hides by taking another name.
+    pub fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
+        let Self { table, buffers, cgroups, lossy, .. } = self;
+        let process = &mut table[i];
+        let has_stayed = locate(process, proc, buffers, cgroups) && !process.attribution().is_outdated();
+        let comm = proc.comm(process.pid(), buffers).unwrap_or_default();
+        let waits_for_stat = process.is_selected()
+            && process.last().program().is_some()
+            && process.attribution().would_be_selected(comm, discovery, lossy);
+        if !has_stayed || process.attribution().comm() != comm && !waits_for_stat {
+            self.probe(i, proc, discovery);
+        }
+    }
+
+    /// Takes the name and the cgroups that a read of a process ended with. `None` stands for unknown cgroups. Returns
+    /// whether it has another name than before.
+    pub fn relocate(
+        &mut self,
+        i: usize,
+        comm: &[u8],
+        cgroups: Option<&Cgroups>,
+        discovery: &Discovery,
+    ) -> bool {
+        let process = &mut self.table[i];
+        if let Some(cgroups) = cgroups {
+            process.move_to(cgroups);
+        }
+        if process.attribution().is_outdated() {
+            process.look_up(discovery.index());
+        }
+        let is_renamed = process.attribution().comm() != comm;
+        process.select(comm, discovery, &mut self.lossy);
+        is_renamed
+    }
+
+    /// Whether a thread of the process waits uninterruptibly, as one does that waits for a memory-map lock.
+    pub fn has_waiting_thread(&mut self, i: usize, proc: &Proc) -> bool {
+        let dir = proc.process(self.table[i].pid(), &mut self.buffers);
+        dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
+    }
+
+    /// Records every selected process with values into `to` and returns how many there were. A process that ends meanwhile
+    /// or refuses to be read is left out.
+    ///
+    /// Fails with one line when a file cannot be written.
+    pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
+        let Self { table, buffers, .. } = self;
+        let mut n_recorded = 0;
+        for process in table.iter() {
+            if !process.is_selected() || process.state().is_stuck() || process.is_refused() {
+                continue;
+            }
+            let pid = process.pid();
+            match proc.process(pid, buffers).and_then(|dir| dir.raw(buffers)) {
+                Ok(files) => {
+                    for (name, content) in files {
+                        to.file(pid, name, &content)?;
+                    }
+                    let mounts = proc.raw_mounts(pid, buffers).unwrap_or_default();
+                    if !mounts.is_empty() {
+                        to.file(pid, "mountinfo", &mounts)?;
+                    }
+                    n_recorded += 1;
+                }
+                Err(error) => warn!("process {pid} is left out: {error}"),
+            }
+        }
+        Ok(n_recorded)
+    }
+
+    /// Returns every process, by pid.
+    pub fn iter(&self) -> impl Iterator<Item = &Process> + Clone {
+        self.table.iter().map(|process| &**process)
+    }
+
+    /// Returns every process, by pid, to change it.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.table.iter_mut().map(|process| &mut **process)
+    }
+
+    /// Returns what discovery needs to know about every process.
+    pub fn seen(&self) -> impl Iterator<Item = Seen<'_>> + Clone {
+        self.iter().map(Process::seen)
+    }
+
+    /// Returns the process at this position, if there are so many.
+    pub fn get(&self, i: usize) -> Option<&Process> {
+        self.table.get(i).map(|process| &**process)
+    }
+
+    /// Returns the process at this position.
+    pub fn at(&mut self, i: usize) -> &mut Process {
+        &mut self.table[i]
+    }
+
+    /// Returns the process with this pid.
+    pub fn find(&self, pid: u32) -> Option<&Process> {
+        let found = self.table.binary_search_by_key(&pid, |process| process.pid());
+        found.ok().map(|i| &*self.table[i])
+    }
+
+    /// Returns the position of the process with this entry.
+    pub fn position(&self, entry: Entry) -> Option<usize> {
+        let i = self.table.binary_search_by_key(&entry.pid, |process| process.pid()).ok()?;
+        (self.table[i].identity().entry() == entry).then_some(i)
+    }
+
+    /// Returns every reading that a process owns, and whether it counts. The previous entry for a pid, which may stand for
+    /// the same process, keeps its reading until that is known.
+    pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
+        self.iter().flat_map(Process::readings)
+    }
+
+    /// Registers the container of each process that has values: a listing may have replaced it by another one with the same
+    /// labels, and then the values are kept.
+    pub fn register_containers(&self, snapshot: &mut Snapshot) {
+        let mut last = None;
+        for process in self.iter().filter(|process| process.last().has_values()) {
+            if let Some(container) = process.container()
+                && last.replace(container.id) != Some(container.id)
+            {
+                snapshot.register(container.id.key(), &container.labels);
+            }
+        }
+    }
+
+    /// Returns how many processes are stuck.
+    pub fn n_stuck(&self) -> usize {
+        self.iter().filter(|process| process.state().is_stuck()).count()
+    }
+
+    /// Whether no read continues beside the scrape, except those that are stuck.
+    pub fn is_complete(&self) -> bool {
+        self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
+    }
+
+    /// Returns how many selected processes refuse to be read, and how many are selected.
+    pub fn refusals(&self) -> (usize, usize) {
+        let selected = self.iter().filter(|process| process.is_selected());
+        (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
+    }
+
+    /// Returns the duration of the slowest read among those behind the current values.
+    pub fn longest_read(&self) -> Duration {
+        let with_values = self.iter().filter(|process| process.last().has_values());
+        with_values.map(|process| process.last().took()).max().unwrap_or_default()
+    }
+
+    /// Returns when the oldest values were read.
+    pub fn oldest(&self) -> Option<Instant> {
+        let with_values = self.iter().filter(|process| process.last().has_values());
+        with_values.filter_map(|process| process.last().at()).min()
+    }
+
+    /// Creates a table of these processes, by ascending pid: pid, start time, and the text of the cgroup file, or the path
+    /// on version 2.
+    #[cfg(test)]
+    pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
+        let process = |&(pid, start_time, text): &(u32, u64, &str)| {
+            let prefix = if text.starts_with('/') { "0::" } else { "" };
+            let cgroups = Cgroups::from(format!("{prefix}{text}").as_str());
+            let mut process = Process::new(Entry { pid, inode: start_time }, cgroups);
+            process.identify(None); // as in a recording, where the start time is the inode number
+            Box::new(process)
+        };
+        Self { table: processes.iter().map(process).collect(), ..Self::default() }
+    }
+}
+
+/// Notes the cgroups that a process is in now. Returns whether it is still there.
+fn locate(process: &mut Process, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> bool {
+    let is_there = proc.cgroups(process.pid(), buffers, scratch).is_ok();
+    if is_there {
+        process.move_to(scratch);
+    }
+    is_there
+}

@@ -1,0 +1,318 @@
+//! What the result of a read changes: the values of its process, when it is read next, and the counters.
+
+use log::debug;
+
+use super::finding::{Finding, Memory};
+use super::outcome::{Outcome, outcome};
+use super::scheduler::{Node, Reads};
+use crate::exposition::self_metrics::{ReadErrors, Reads as ReadCounts};
+use crate::node::processes::job::{Detail, Job};
+use crate::node::processes::last_read::Content;
+use crate::node::processes::process::Process;
+use crate::procfs::Entry;
+use crate::procfs::errors::ReadError;
+use crate::totals::snapshot::{self, Snapshot};
+
+/// Applies the result of a read, in the scrape that began it or, if the read was detached, in a later one.
+pub fn apply_read(
+    reads: &mut Reads,
+    node: &mut Node<'_>,
+    snapshot: &mut Snapshot,
+    job: &Job,
+    finding: &Finding<'_>,
+) {
+    if !reads.end(job) {
+        return;
+    }
+    reads.errors_mut().exec += finding.n_execs;
+    let entry = Entry { pid: job.pid, inode: job.inode };
+    let Some(i) = node.processes.position(entry) else { return };
+    let process = node.processes.at(i);
+    if let Some(container) = process.container() {
+        reads.charge(container.id, process.last().at().is_none(), finding.cost.cpu_time);
+    }
+    let outcome = outcome(job, finding, process);
+    process.end_read(reads.has_detached(entry));
+    if outcome == Outcome::Outdated {
+        return;
+    }
+    match &finding.result {
+        Ok(found) => process.identity_mut().set_inode(found.inode),
+        Err(error) => {
+            debug!("cannot read process {} in {:?}: {error}", job.pid, node.proc.path());
+            count_error(reads.errors_mut(), error);
+        }
+    }
+    if let Some(memory) = apply_outcome(reads, node, i, job, finding, outcome) {
+        keep_values(reads, node.processes.at(i), snapshot, job, finding, &memory);
+    }
+}
+
+/// Applies what a read means. Returns the memory whose values are to be kept, if there are any.
+fn apply_outcome<'f>(
+    reads: &mut Reads,
+    node: &mut Node<'_>,
+    i: usize,
+    job: &Job,
+    finding: &Finding<'f>,
+    outcome: Outcome,
+) -> Option<Memory<'f>> {
+    let process = node.processes.at(i);
+    let found = finding.result.as_ref().ok();
+    match outcome {
+        Outcome::Outdated => {}
+        Outcome::Torn => {
+            process.note_torn(&finding.cost, finding.was_slow, reads.interval());
+            reads.keep(node, i);
+        }
+        Outcome::Failed => {
+            process.note_failed(&finding.cost, matches!(finding.result, Err(ReadError::Denied)));
+            if job.detail != Detail::Stat {
+                node.processes.probe(i, node.proc, node.discovery);
+            }
+        }
+        Outcome::Replaced => {
+            process.identity_mut().forget();
+            process.deselect();
+        }
+        Outcome::Identified => process.identify(found.and_then(|found| found.stat)),
+        Outcome::Checked { has_executed, shows_program } => {
+            if has_executed {
+                process.start_over();
+            }
+            if has_executed && !process.state().is_detached() {
+                reads.repeat(i);
+            } else if !shows_program {
+                node.processes.probe(i, node.proc, node.discovery); // without stat the name decides
+            }
+        }
+        Outcome::Read { has_executed, needs_mappings } => {
+            if has_executed {
+                process.start_over();
+            }
+            let memory = found.and_then(|found| found.memory)?;
+            let is_repeated = is_repeated(node, i, &memory) || needs_mappings;
+            if !node.processes.at(i).is_selected() {
+                return None;
+            }
+            if !is_repeated {
+                return Some(memory);
+            }
+            reads.repeat(i);
+        }
+    }
+    None
+}
+
+/// Takes the name and the cgroups that a read ended with. Returns whether the read must be repeated, because it has no values
+/// for the name or the container that the process has now.
+fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
+    let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
+    let process = node.processes.at(i);
+    if !process.is_selected() {
+        return false;
+    }
+    let has_lost_values = memory.read.content == Content::Unchanged && !process.last().has_values();
+    process.repeats_for_name(is_renamed) || has_lost_values
+}
+
+/// Replaces the values of a process by those of its read, unless nothing has changed.
+fn keep_values(
+    reads: &mut Reads,
+    process: &mut Process,
+    snapshot: &mut Snapshot,
+    job: &Job,
+    finding: &Finding<'_>,
+    memory: &Memory<'_>,
+) {
+    reads.errors_mut().slow += u64::from(memory.read.content == Content::SumOfSlow);
+    process.note_read(job.detail, &memory.read, &finding.cost, reads.interval());
+    count_read(reads.counts_mut(), job.detail, memory.read.content);
+    if memory.read.content == Content::Unchanged {
+        return;
+    }
+    if memory.tally.is_empty() {
+        return process.drop_reading(); // a zombie
+    }
+    let Some(container) = process.container().cloned() else { return };
+    snapshot.register(container.id.key(), &container.labels);
+    let (reading, comm) = process.values_mut();
+    let of = snapshot::Process { container: container.id.key(), comm, pid: job.pid };
+    snapshot.record(of, memory.tally, reading);
+}
+
+fn count_read(counts: &mut ReadCounts, detail: Detail, content: Content) {
+    match (detail, content) {
+        (_, Content::Unchanged) => counts.unchanged += 1,
+        (Detail::Mappings(_), Content::Mappings) => counts.smaps += 1,
+        _ => counts.rollup += 1,
+    }
+}
+
+fn count_error(errors: &mut ReadErrors, error: &ReadError) {
+    match error {
+        ReadError::Denied => errors.denied += 1,
+        ReadError::Exec => errors.exec += 1,
+        ReadError::Gone => errors.gone += 1,
+        ReadError::Torn => errors.torn += 1,
+        ReadError::Slow => errors.slow += 1,
+        ReadError::Io(_) => errors.io += 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use super::super::budget::Budget;
+    use super::super::reader::Reader;
+    use super::*;
+    use crate::node::containers::discovery::Discovery;
+    use crate::node::containers::filter::Filter;
+    use crate::node::processes::table::ProcessTable;
+    use crate::procfs::Proc;
+    use crate::sources::recording::Recording;
+    use crate::totals::grouping::GroupBy;
+
+    const PID: u32 = 7;
+    const SMAPS: &str =
+        "55d8a1c00000-55d8a1c22000 r--p 00000000 08:01 42 /bin/x\nRss:                   8 kB\n";
+
+    /// A recorded node with one container and one process, and what scrapes keep of it.
+    struct Recorded {
+        directory: PathBuf,
+        proc: Proc,
+        discovery: Discovery,
+        processes: ProcessTable,
+        reads: Reads,
+        snapshot: Snapshot,
+    }
+
+    impl Recorded {
+        fn new(name: &str) -> Self {
+            let directory = std::env::temp_dir().join(format!("smaps-apply-{}-{name}", std::process::id()));
+            fs::create_dir_all(directory.join(format!("proc/{PID}"))).unwrap();
+            let text = format!("id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t{PID}\tshop\tcart\tapp\n");
+            fs::write(directory.join("containers.tsv"), text).unwrap();
+            let proc = Proc::open(&directory.join("proc")).unwrap();
+            let filters = [Filter::parse("shop/*/*/*").unwrap()];
+            let mut discovery = Discovery::new(Box::new(Recording::new(&directory)), &filters);
+            discovery.list_first(Instant::now()).unwrap();
+            let reads = Reads::new(Duration::from_secs(1));
+            let (processes, snapshot) = (ProcessTable::default(), Snapshot::default());
+            let recorded = Self { directory, proc, discovery, processes, reads, snapshot };
+            for (file, text) in [("comm", "x\n"), ("cgroup", "0::/c1\n"), ("smaps", SMAPS)] {
+                recorded.write(file, text);
+            }
+            recorded
+        }
+
+        fn write(&self, file: &str, text: &str) {
+            fs::write(self.directory.join(format!("proc/{PID}/{file}")), text).unwrap();
+        }
+
+        fn remove(&self, file: &str) {
+            fs::remove_file(self.directory.join(format!("proc/{PID}/{file}"))).unwrap();
+        }
+
+        /// Lists the processes and queues those to read; then `change` runs, and then the reads. Returns how many there were.
+        fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
+            let Self { directory, proc, discovery, processes, reads, snapshot } = self;
+            let mut reader = Reader::new(GroupBy::Path, 0);
+            processes.list(proc).unwrap();
+            reads.begin(processes);
+            while let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, 0) {
+                let finding = reader.read(proc, job);
+                apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
+            }
+            let has_changed = discovery.observe(processes.seen(), Instant::now());
+            processes.identify(proc, discovery, has_changed);
+            reads.queue(&mut Node { processes, proc, discovery }, Instant::now(), |_| true);
+            change(directory);
+            let (budget, mut n_reads) = (Budget::new(0.0), 0);
+            while let Some(job) = reads.next(&mut Node { processes, proc, discovery }, &budget, snapshot, 0) {
+                n_reads += 1;
+                let finding = reader.read(proc, job);
+                apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
+                // A result that no job awaits any more changes nothing.
+                apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
+            }
+            n_reads
+        }
+
+        /// The number of processes with values, and that of all mappings.
+        fn values(&mut self) -> (u64, u64) {
+            self.snapshot.sum(self.processes.readings());
+            let table = self.snapshot.table();
+            let n_mappings = table.series().map(|series| series.totals.n_mappings).sum();
+            (table.processes().map(|(_, n_processes)| n_processes).sum(), n_mappings)
+        }
+    }
+
+    impl Drop for Recorded {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_values_of_a_read_replace_those_before() {
+        let mut node = Recorded::new("values");
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 1)));
+        node.write("smaps", &format!("{SMAPS}{}", SMAPS.replace("55d8a1c", "66d8a1c")));
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 2)));
+        assert_eq!(node.reads.counts(), ReadCounts { smaps: 2, ..ReadCounts::default() });
+        node.write("smaps", "");
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (0, 0)), "it maps nothing");
+        assert_eq!(node.reads.errors(), ReadErrors::default());
+    }
+
+    #[test]
+    fn a_read_that_fails_leaves_no_values() {
+        let mut node = Recorded::new("fails");
+        node.scrape(|_| {});
+        node.remove("smaps");
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (0, 0)));
+        assert_eq!(node.reads.errors(), ReadErrors { gone: 1, ..ReadErrors::default() });
+        node.write("smaps", SMAPS);
+        assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 1)), "it is read again");
+    }
+
+    #[test]
+    fn a_read_that_ends_with_a_new_name_is_repeated() {
+        let mut node = Recorded::new("renamed");
+        node.scrape(|_| {});
+        let n_reads = node.scrape(|directory| {
+            fs::write(directory.join(format!("proc/{PID}/comm")), "y\n").unwrap();
+        });
+        assert_eq!((n_reads, node.values()), (2, (1, 1)));
+        assert_eq!(node.processes.find(PID).unwrap().attribution().comm(), b"y");
+        assert_eq!(node.reads.counts().smaps, 2, "one of the three reads does not count");
+    }
+
+    #[test]
+    fn a_process_that_moves_while_it_is_read_does_not_count() {
+        let mut node = Recorded::new("moves");
+        node.scrape(|_| {});
+        node.write("comm", "x\n");
+        let n_reads = node.scrape(|directory| {
+            fs::write(directory.join(format!("proc/{PID}/cgroup")), "0::/elsewhere\n").unwrap();
+        });
+        assert_eq!((n_reads, node.values()), (1, (0, 0)));
+        assert!(!node.processes.find(PID).unwrap().is_selected());
+    }
+
+    #[test]
+    fn errors_are_counted_by_reason() {
+        let mut errors = ReadErrors::default();
+        let io = std::io::Error::other("odd");
+        let (denied, gone) = (ReadError::Denied, ReadError::Gone);
+        for error in [denied, ReadError::Exec, gone, ReadError::Torn, ReadError::Slow, ReadError::Io(io)] {
+            count_error(&mut errors, &error);
+        }
+        let expected = ReadErrors { denied: 1, exec: 1, gone: 1, torn: 1, slow: 1, stuck: 0, io: 1 };
+        assert_eq!(errors, expected);
+    }
+}

@@ -1,0 +1,283 @@
+//! The CPU time that scrapes may use: a share of the time that passes. What one scrape overspends, later ones save.
+//!
+//! Everything is charged: listing proc, reading, summing, rendering. If everything but reading would take more than half of
+//! the budget, scrapes become rarer, so that the other half is left for reading.
+
+use std::time::{Duration, Instant};
+
+/// Credit is earned for at most this long, so that a scrape after an idle hour takes at most 15 s of CPU time.
+const MAX_ELAPSED: Duration = Duration::from_secs(60);
+
+/// The budget, in seconds of CPU time.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    fraction: f64,
+    credit_seconds: f64,
+    /// When credit was earned last.
+    credited_at: Option<Instant>,
+    /// What the last scrape took beside its reads. As much is set aside for this one.
+    overhead_seconds: f64,
+    began_at: Option<Instant>,
+    /// What the last check took beside its reads.
+    check_seconds: f64,
+    checked_at: Option<Instant>,
+}
+
+impl Budget {
+    /// Creates a budget of this fraction of one core; 0 is no limit. The first scrape is not limited.
+    pub fn new(fraction: f64) -> Self {
+        Self {
+            fraction,
+            credit_seconds: f64::INFINITY,
+            credited_at: None,
+            overhead_seconds: 0.0,
+            began_at: None,
+            check_seconds: 0.0,
+            checked_at: None,
+        }
+    }
+
+    /// Begins a scrape.
+    ///
+    /// What was overspent is paid off first; what was not used is lost, so that an idle hour allows no long burst.
+    pub fn begin_scrape(&mut self, now: Instant) {
+        let before = self.began_at.replace(now);
+        self.credit(now);
+        let Some(before) = before.filter(|_| self.fraction > 0.0) else { return };
+        let most = self.fraction * self.counted(before, now).as_secs_f64();
+        self.credit_seconds = self.credit_seconds.min(most) - self.overhead_seconds;
+    }
+
+    /// Begins a check between two scrapes. It may spend the credit that was earned and not used.
+    pub fn begin_check(&mut self, now: Instant) {
+        self.checked_at = Some(now);
+        self.credit(now);
+    }
+
+    /// Charges what a check has cost beside its reads.
+    pub fn end_check(&mut self, overhead: Duration) {
+        self.check_seconds = overhead.as_secs_f64();
+        self.credit_seconds -= self.check_seconds;
+    }
+
+    /// Returns when another check may begin: a quarter of the budget pays for what checks take beside their reads.
+    pub fn next_check(&self) -> Option<Instant> {
+        let seconds = if self.fraction > 0.0 { 4.0 * self.check_seconds / self.fraction } else { 0.0 };
+        Some(self.checked_at? + Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+
+    /// Earns credit for the time that has passed.
+    fn credit(&mut self, now: Instant) {
+        let Some(before) = self.credited_at.replace(now).filter(|_| self.fraction > 0.0) else { return };
+        let most = self.fraction * MAX_ELAPSED.max(self.least_distance()).as_secs_f64();
+        let credit = self.fraction * self.counted(before, now).as_secs_f64();
+        self.credit_seconds = (self.credit_seconds + credit).min(most);
+    }
+
+    fn counted(&self, before: Instant, now: Instant) -> Duration {
+        now.saturating_duration_since(before).min(MAX_ELAPSED.max(self.least_distance()))
+    }
+
+    /// Whether another process may be read in this scrape.
+    pub fn allows(&self) -> bool {
+        self.credit_seconds > 0.0
+    }
+
+    /// Charges what a read has cost.
+    pub fn spend(&mut self, cpu: Duration) {
+        self.credit_seconds -= cpu.as_secs_f64();
+    }
+
+    /// Charges what a scrape has cost beside its reads.
+    pub fn end_scrape(&mut self, overhead: Duration) {
+        let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
+        self.credit_seconds -= self.overhead_seconds - before;
+    }
+
+    /// Ends the first scrape, which was not limited. What it cost is not paid off.
+    pub fn end_first_scrape(&mut self, overhead: Duration) {
+        self.credited_at = self.began_at;
+        self.credit_seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
+        self.overhead_seconds = overhead.as_secs_f64();
+    }
+
+    /// Returns when another scrape may begin.
+    pub fn next_start(&self) -> Option<Instant> {
+        Some(self.began_at? + self.least_distance())
+    }
+
+    /// Returns the time in which half of the budget pays for what a scrape takes beside its reads.
+    fn least_distance(&self) -> Duration {
+        let seconds = if self.fraction > 0.0 { 2.0 * self.overhead_seconds / self.fraction } else { 0.0 };
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs scrapes of one second over processes that cost this many milliseconds each; says how often each was read.
+    fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
+        let mut budget = Budget::new(fraction);
+        let mut n_reads = vec![0; costs.len()];
+        let mut read_at = vec![0; costs.len()];
+        let mut clock = 0;
+        let start = Instant::now();
+        for i in 0..n_scrapes {
+            budget.begin_scrape(start + Duration::from_secs(i as u64));
+            let mut oldest_first: Vec<usize> = (0..costs.len()).collect();
+            oldest_first.sort_by_key(|&i| read_at[i]);
+            for i in oldest_first {
+                if !budget.allows() {
+                    break;
+                }
+                budget.spend(Duration::from_millis(costs[i]));
+                clock += 1;
+                (n_reads[i], read_at[i]) = (n_reads[i] + 1, clock);
+            }
+        }
+        n_reads
+    }
+
+    #[test]
+    fn the_average_keeps_to_the_budget() {
+        let costs = [10, 10, 10, 300, 10];
+        let spent: u64 = run(0.05, 1000, &costs).iter().zip(costs).map(|(&n, cost)| n as u64 * cost).sum();
+        assert!((47_500..=50_400).contains(&spent), "{spent} ms in 1000 s");
+    }
+
+    #[test]
+    fn every_process_has_its_turn() {
+        let n_reads = run(0.05, 1000, &[10, 10, 10, 300, 10]);
+        let (least, most) = (n_reads.iter().min().unwrap(), n_reads.iter().max().unwrap());
+        assert!(*least > 100 && most - least <= 1, "{n_reads:?}");
+    }
+
+    #[test]
+    fn enough_budget_reads_all_and_none_means_no_limit() {
+        assert_eq!(run(0.5, 100, &[10, 20, 30]), [100, 100, 100]);
+        assert_eq!(run(0.0, 100, &[5000, 5000]), [100, 100]);
+    }
+
+    #[test]
+    fn no_limit_is_none_after_the_first_scrape_either() {
+        let (mut budget, start) = (Budget::new(0.0), Instant::now());
+        for second in 0..3 {
+            budget.begin_scrape(start + Duration::from_secs(second));
+            budget.spend(Duration::from_secs(100));
+            assert!(budget.allows(), "{second}");
+            match second {
+                0 => budget.end_first_scrape(Duration::from_secs(9)),
+                _ => budget.end_scrape(Duration::from_secs(9)),
+            }
+        }
+        assert!(budget.next_start().unwrap() <= start + Duration::from_secs(2));
+    }
+
+    /// What checks spend is missing to the next scrape, and no more: the sum keeps to the budget.
+    #[test]
+    fn checks_spend_what_scrapes_may_not() {
+        let (mut budget, start) = (Budget::new(0.1), Instant::now());
+        budget.begin_scrape(start);
+        budget.end_first_scrape(Duration::ZERO);
+        let (mut spent, mut by_checks) = (Duration::ZERO, Duration::ZERO);
+        for second in 1..=1000 {
+            let now = start + Duration::from_secs(second);
+            let is_scrape = second % 15 == 0;
+            if is_scrape {
+                budget.begin_scrape(now)
+            } else {
+                budget.begin_check(now)
+            }
+            let mut n_reads = 0;
+            while budget.allows() && (is_scrape || n_reads < 10) {
+                budget.spend(Duration::from_millis(3));
+                spent += Duration::from_millis(3);
+                by_checks += if is_scrape { Duration::ZERO } else { Duration::from_millis(3) };
+                n_reads += 1;
+            }
+            let overhead = Duration::from_millis(2);
+            spent += overhead;
+            if is_scrape { budget.end_scrape(overhead) } else { budget.end_check(overhead) }
+        }
+        let (share, of_checks) = (spent.as_secs_f64() / 1000.0, by_checks.as_secs_f64() / 1000.0);
+        assert!((0.095..0.101).contains(&share) && (0.02..0.04).contains(&of_checks), "{share} {of_checks}");
+    }
+
+    #[test]
+    fn checks_are_rare_where_they_cost_much() {
+        let (mut budget, start) = (Budget::new(0.1), Instant::now());
+        assert_eq!(budget.next_check(), None);
+        budget.begin_check(start);
+        budget.end_check(Duration::from_millis(1));
+        assert_eq!(budget.next_check(), Some(start + Duration::from_millis(40)));
+        let mut unlimited = Budget::new(0.0);
+        unlimited.begin_check(start);
+        unlimited.end_check(Duration::from_secs(9));
+        assert!(unlimited.allows());
+        assert_eq!(unlimited.next_check(), Some(start));
+    }
+
+    #[test]
+    fn the_first_scrape_is_free_and_unlimited() {
+        let (mut budget, start) = (Budget::new(0.1), Instant::now());
+        let second = |n| start + Duration::from_secs(n);
+        budget.begin_scrape(start);
+        assert!(budget.allows());
+        budget.spend(Duration::from_secs(60));
+        assert!(budget.allows());
+        budget.end_first_scrape(Duration::ZERO);
+        assert!(!budget.allows());
+        budget.begin_scrape(second(1));
+        assert!(budget.allows());
+        budget.spend(Duration::from_millis(250));
+        budget.begin_scrape(second(2));
+        assert!(!budget.allows(), "50 ms of it are still owed");
+        budget.begin_scrape(second(3));
+        assert!(budget.allows());
+    }
+
+    /// Whatever a scrape takes beside its reads, all together keeps to the budget, and half of it is left for reading.
+    #[test]
+    fn everything_is_charged() {
+        for overhead_ms in [0, 1, 20, 25, 80, 5000] {
+            let (mut budget, start) = (Budget::new(0.05), Instant::now());
+            let (mut now, mut spent, mut read) = (start, Duration::ZERO, Duration::ZERO);
+            budget.begin_scrape(now);
+            budget.end_first_scrape(Duration::from_millis(overhead_ms));
+            while now < start + Duration::from_secs(10_000) {
+                now = budget.next_start().unwrap().max(now + Duration::from_secs(1));
+                budget.begin_scrape(now);
+                while budget.allows() {
+                    budget.spend(Duration::from_millis(3));
+                    read += Duration::from_millis(3);
+                }
+                budget.end_scrape(Duration::from_millis(overhead_ms));
+                spent += Duration::from_millis(overhead_ms);
+            }
+            let share = (spent + read).as_secs_f64() / (now - start).as_secs_f64();
+            assert!((0.045..0.0505).contains(&share), "{overhead_ms} ms: {share}");
+            assert!(2 * read >= spent, "{overhead_ms} ms: {read:?} of {spent:?}");
+        }
+    }
+
+    #[test]
+    fn the_allowance_is_a_share_of_the_time_that_has_passed() {
+        for (seconds, spent_ms, is_allowed) in [
+            (1, 99, true),
+            (1, 101, false),
+            (4, 399, true),
+            (4, 401, false),
+            (3600, 5999, true),
+            (3600, 6001, false),
+        ] {
+            let (mut budget, start) = (Budget::new(0.1), Instant::now());
+            budget.begin_scrape(start);
+            budget.end_first_scrape(Duration::ZERO);
+            budget.begin_scrape(start + Duration::from_secs(seconds));
+            budget.spend(Duration::from_millis(spent_ms));
+            assert_eq!(budget.allows(), is_allowed, "{spent_ms} ms after {seconds} s");
+        }
+    }
+}

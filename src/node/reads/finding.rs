@@ -1,0 +1,54 @@
+//! What a read of a process returns.
+
+use crate::node::processes::last_read::{Cost, MemoryRead, Program};
+use crate::procfs::cgroup::Cgroups;
+use crate::procfs::errors::ReadError;
+use crate::procfs::stat::Stat;
+use crate::totals::tally::Tally;
+
+/// What a read found.
+#[derive(Debug)]
+pub struct Finding<'a> {
+    /// What it cost.
+    pub cost: Cost,
+    /// How many times the process executed another program while it was read.
+    pub n_execs: u64,
+    /// Whether the mappings took too long to print.
+    pub was_slow: bool,
+    /// What it found, or why it failed.
+    pub result: Result<Found<'a>, ReadError>,
+}
+
+/// What a read that succeeded found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The inode number of the directory that it was read through.
+    pub inode: u64,
+    /// The `stat` file, if the job was to read it or the inode number is another one than was listed. A recording has none.
+    pub stat: Option<Stat>,
+    /// The memory, unless only `stat` was read.
+    pub memory: Option<Memory<'a>>,
+}
+
+/// The memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// What was read.
+    pub read: MemoryRead,
+    /// The totals by path; empty for a zombie or a kernel thread, or if nothing has changed.
+    pub tally: &'a Tally,
+    /// The name of the process when the read ended.
+    pub comm: &'a [u8],
+    /// Its cgroups when the read ended; `None` for a zombie whose cgroups are unknown.
+    pub cgroups: Option<&'a Cgroups>,
+}
+
+impl Found<'_> {
+    /// Returns the program that the process runs, if `stat` was read and shows it.
+    pub fn program(&self) -> Option<Program> {
+        match self.memory {
+            Some(memory) => memory.read.program,
+            None => self.stat.and_then(|stat| stat.work.visible_program()),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The reads of processes: which process is read next, the read itself, and what its result changes.
+
+pub mod apply;
+pub mod budget;
+pub mod detached;
+pub mod finding;
+mod outcome;
+mod plan;
+pub mod reader;
+pub mod scheduler;

@@ -1,0 +1,246 @@
+//! The order in which processes are read. Pure.
+//!
+//! Containers whose processes are due have equal shares of the read time (start-time fair queueing), so that none can starve
+//! another. Of a container's share, processes without values get at most half while others wait, so that a workload which
+//! forks faster than the budget allows does not keep the rest from ever being read again. Both come by age, the oldest
+//! first.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::node::containers::table::ContainerId;
+
+/// A process that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Its position in the table of processes.
+    pub position: u32,
+    /// The container that is charged for it.
+    pub container: ContainerId,
+    /// Whether it was never read.
+    pub is_new: bool,
+    /// Since when it has waited for a read.
+    pub since: Instant,
+}
+
+/// The processes that are due, by container.
+#[derive(Debug, Default)]
+pub struct Plan {
+    due: Vec<Due>,
+    groups: Vec<Group>,
+    /// The groups that have processes left, by the tags of their containers.
+    waiting: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// The group popped last.
+    served: Option<usize>,
+    /// A process to pop immediately.
+    repeated: Option<u32>,
+    shares: HashMap<ContainerId, Share>,
+    clock: Duration,
+}
+
+/// The processes of one container: ranges of all that are due.
+#[derive(Debug)]
+struct Group {
+    container: ContainerId,
+    old: Range<usize>,
+    new: Range<usize>,
+}
+
+/// The read time of a container.
+#[derive(Debug, Default)]
+struct Share {
+    /// On the clock of all containers. The container with the lowest tag is served.
+    tag: Duration,
+    /// The time spent on processes that had been read before, and on new ones, since one of both was 0.
+    old: Duration,
+    new: Duration,
+    is_due: bool,
+}
+
+impl Plan {
+    /// Replaces the processes that are due.
+    pub fn fill(&mut self, due: impl Iterator<Item = Due>) {
+        let Self { due: all, groups, waiting, shares, .. } = self;
+        all.clear();
+        all.extend(due);
+        all.sort_unstable_by_key(|due| (due.container, due.is_new, due.since, due.position));
+        groups.clear();
+        waiting.clear();
+        (self.served, self.repeated) = (None, None);
+        shares.values_mut().for_each(|share| share.is_due = false);
+        let mut start = 0;
+        while let Some(&Due { container, .. }) = all.get(start) {
+            let end = start + all[start..].partition_point(|due| due.container == container);
+            let middle = start + all[start..end].partition_point(|due| !due.is_new);
+            let share = shares.entry(container).or_default();
+            share.is_due = true;
+            share.tag = share.tag.max(self.clock);
+            let both = share.old.min(share.new);
+            (share.old, share.new) = (share.old - both, share.new - both);
+            waiting.push(Reverse((share.tag, groups.len())));
+            groups.push(Group { container, old: start..middle, new: middle..end });
+            start = end;
+        }
+        shares.retain(|_, share| share.is_due);
+        all.shrink_to(2 * all.len());
+    }
+
+    /// Makes the process at this position the next one.
+    pub fn repeat(&mut self, position: usize) {
+        self.repeated = Some(position as u32);
+    }
+
+    /// Charges a container for the read of a process.
+    pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
+        if let Some(share) = self.shares.get_mut(&container) {
+            share.tag += cost;
+            *(if is_new { &mut share.new } else { &mut share.old }) += cost;
+        }
+    }
+
+    /// Returns the position of the next process.
+    pub fn pop(&mut self) -> Option<usize> {
+        if let Some(position) = self.repeated.take() {
+            return Some(position as usize);
+        }
+        if let Some(group) = self.served.take() {
+            let share = &self.shares[&self.groups[group].container];
+            self.waiting.push(Reverse((share.tag, group)));
+        }
+        while let Some(Reverse((tag, i))) = self.waiting.pop() {
+            let Group { container, old, new } = &mut self.groups[i];
+            let share = &self.shares[container];
+            let first = if share.new <= share.old { [new, old] } else { [old, new] };
+            let Some(next) = first.into_iter().find_map(Iterator::next) else { continue };
+            self.clock = tag;
+            self.served = Some(i);
+            return Some(self.due[next].position as usize);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A process and the cost of its read.
+    #[derive(Clone, Copy)]
+    struct Process {
+        container: ContainerId,
+        cost: Duration,
+        /// It is new in each scrape, as one that executes or is replaced by another.
+        is_new: bool,
+        read_at: Option<Instant>,
+        n_reads: u32,
+    }
+
+    fn process(container: u32, cost: u64) -> Process {
+        Process {
+            container: ContainerId(container),
+            cost: ms(cost),
+            is_new: false,
+            read_at: None,
+            n_reads: 0,
+        }
+    }
+
+    /// Runs a scrape per second that reads for `budget`. Returns how long each process waited at most, in scrapes.
+    fn run(processes: &mut [Process], budget: Duration, n_scrapes: u32) -> Vec<u32> {
+        let (mut plan, start) = (Plan::default(), Instant::now());
+        let (mut waits, mut read_in) = (vec![0; processes.len()], vec![0; processes.len()]);
+        for scrape in 1..=n_scrapes {
+            let now = start + Duration::from_secs(scrape.into());
+            let due = processes.iter().enumerate().map(|(i, process)| Due {
+                position: i as u32,
+                container: process.container,
+                is_new: process.is_new || process.read_at.is_none(),
+                since: process.read_at.filter(|_| !process.is_new).unwrap_or(if process.is_new {
+                    now
+                } else {
+                    start
+                }),
+            });
+            plan.fill(due);
+            let mut left = budget;
+            while left > Duration::ZERO
+                && let Some(i) = plan.pop()
+            {
+                let process = &mut processes[i];
+                plan.charge(process.container, process.is_new || process.read_at.is_none(), process.cost);
+                left = left.saturating_sub(process.cost);
+                (process.read_at, process.n_reads) = (Some(now), process.n_reads + 1);
+                waits[i] = waits[i].max(scrape - read_in[i]);
+                read_in[i] = scrape;
+            }
+        }
+        (0..processes.len()).map(|i| waits[i].max(n_scrapes - read_in[i])).collect()
+    }
+
+    /// Returns what the reads of a container's processes have cost.
+    fn spent(processes: &[Process], container: u32) -> Duration {
+        processes.iter().filter(|p| p.container == ContainerId(container)).map(|p| p.cost * p.n_reads).sum()
+    }
+
+    #[test]
+    fn all_processes_are_read_when_there_is_time() {
+        let mut processes: Vec<Process> = (0..100).map(|i| process(i % 7, 1)).collect();
+        assert_eq!(run(&mut processes, ms(1000), 5), [1; 100]);
+        let mut plan = Plan::default();
+        plan.fill(std::iter::empty());
+        assert_eq!(plan.pop(), None);
+    }
+
+    /// Four processes that cost 200 ms each and are new each time, beside 400 others: the others are read as if the first
+    /// were not there, with half of the time.
+    #[test]
+    fn containers_have_equal_shares() {
+        let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];
+        processes.extend((0..400).map(|i| process(1 + i % 40, 1)));
+        let waits = run(&mut processes, ms(250), 200);
+        assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
+        let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
+        assert!(share < 0.3, "{share}");
+        // Two that both want more than their half.
+        let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
+        run(&mut processes, ms(100), 1000);
+        let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();
+        assert!((0.95..1.05).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn new_processes_get_at_most_half() {
+        let mut processes = vec![Process { is_new: true, ..process(0, 5) }; 200];
+        processes.extend([process(0, 5); 40]);
+        let waits = run(&mut processes, ms(100), 200);
+        let new: Duration = processes[..200].iter().map(|process| process.cost * process.n_reads).sum();
+        let share = new.as_secs_f64() / spent(&processes, 0).as_secs_f64();
+        assert!((0.45..0.55).contains(&share), "{share}");
+        assert!(waits[200..].iter().all(|&wait| wait <= 5), "{waits:?}");
+    }
+
+    #[test]
+    fn the_processes_of_a_container_are_read_in_rotation() {
+        let known = Process { read_at: Some(Instant::now()), ..process(0, 10) };
+        let mut processes = vec![known; 50];
+        assert_eq!(run(&mut processes, ms(100), 500), [5; 50], "a rotation takes five scrapes");
+    }
+
+    #[test]
+    fn a_repeated_process_comes_next() {
+        let (mut plan, now) = (Plan::default(), Instant::now());
+        let due = |position| Due { position, container: ContainerId(1), is_new: false, since: now };
+        plan.fill([due(0), due(1)].into_iter());
+        let first = plan.pop().unwrap();
+        plan.repeat(first);
+        assert_eq!(plan.pop(), Some(first));
+        assert_eq!(plan.pop(), Some(1 - first));
+        assert_eq!(plan.pop(), None);
+    }
+}

@@ -1,0 +1,377 @@
+//! One read of one process: its memory, then its name and cgroups, which are those of that memory.
+//!
+//! A read needs to know nothing but which process to read, and returns facts. The files of a process that can block their
+//! reader forever are opened here and nowhere else, so that the scrape can go on without a read that does not return:
+//!
+//! | file | can block | on |
+//! | --- | --- | --- |
+//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before that, `exec_update_lock` of a process that executes |
+//! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
+//! | `comm`, `cgroup`, `status`, the listings of proc and `task` | no | they take no lock that is held while memory is waited for |
+
+use std::time::{Duration, Instant};
+
+use super::finding::{Finding, Found, Memory};
+use crate::node::processes::change_check::{Check, Fingerprint};
+use crate::node::processes::job::{Detail, Job};
+use crate::node::processes::last_read::{Content, Cost, MemoryRead};
+use crate::procfs::cgroup::Cgroups;
+use crate::procfs::errors::ReadError;
+use crate::procfs::memory::MemoryReader;
+use crate::procfs::stat::Stat;
+use crate::procfs::this_process::thread_cpu_time;
+use crate::procfs::{Buffers, Proc, ProcessDir};
+use crate::smaps::scanner::Mapping;
+use crate::totals::grouping::GroupBy;
+use crate::totals::tally::Tally;
+
+/// A read that takes longer is cancelled: by then the kernel has printed hundreds of megabytes, mostly of names.
+const MAX_READ: Duration = Duration::from_secs(10);
+
+/// A read that has taken this long also reads `stat`, so that the program whose values are kept is known: that takes 7 us,
+/// 0.7% more.
+const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
+
+/// Reads processes, one after the other, into buffers that are reused.
+#[derive(Debug)]
+pub struct Reader {
+    memory: MemoryReader,
+    buffers: Buffers,
+    tally: Tally,
+    comm: Vec<u8>,
+    cgroups: Cgroups,
+    /// The CPU time of the thread when its last read ended.
+    cpu_clock: Duration,
+}
+
+impl Reader {
+    /// Creates a reader for the calling thread that sums by `group_by`, for an exposition of at most `max_samples`.
+    pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
+        Self {
+            memory: MemoryReader::default(),
+            buffers: Buffers::default(),
+            tally: Tally::new(group_by, max_samples),
+            comm: Vec::new(),
+            cgroups: Cgroups::default(),
+            cpu_clock: thread_cpu_time(),
+        }
+    }
+
+    /// Reads a process.
+    pub fn read(&mut self, proc: &Proc, job: Job) -> Finding<'_> {
+        let began_at = Instant::now();
+        self.memory.deadline = Some(began_at + MAX_READ);
+        self.tally.clear();
+        let mut attempts = Attempts::default();
+        let result = self.read_process(proc, job, began_at, &mut attempts);
+        self.memory.close();
+        let cpu_clock = thread_cpu_time();
+        let cpu_time = cpu_clock.saturating_sub(self.cpu_clock);
+        self.cpu_clock = cpu_clock;
+        let found = |(inode, stat, read): (u64, Option<Stat>, Option<MemoryRead>)| Found {
+            inode,
+            stat,
+            memory: read.map(|read| Memory {
+                read,
+                tally: &self.tally,
+                comm: &self.comm,
+                cgroups: (!self.cgroups.is_empty()).then_some(&self.cgroups),
+            }),
+        };
+        Finding {
+            cost: Cost { began_at, elapsed: began_at.elapsed(), cpu_time },
+            n_execs: attempts.n_execs,
+            was_slow: attempts.was_slow,
+            result: result.map(found),
+        }
+    }
+
+    fn read_process(
+        &mut self,
+        proc: &Proc,
+        job: Job,
+        began_at: Instant,
+        attempts: &mut Attempts,
+    ) -> Result<(u64, Option<Stat>, Option<MemoryRead>), ReadError> {
+        let process = proc.process(job.pid, &mut self.buffers)?;
+        let inode = process.inode()?;
+        // Under another inode number than was listed, the start time decides which process it is.
+        let needs_stat = job.detail == Detail::Stat || inode != job.inode;
+        let stat = needs_stat.then(|| process.stat(&mut self.buffers).ok()).flatten();
+        if job.detail == Detail::Stat {
+            return Ok((inode, stat, None));
+        }
+        let mut detail = job.detail;
+        loop {
+            let with_stat = |fingerprint: Option<Fingerprint>| {
+                job.with_stat || fingerprint.is_some() || began_at.elapsed() >= MIN_READ_WITH_STAT
+            };
+            let mut n_mappings = 0;
+            match self.read_memory(&process, detail, with_stat, &mut n_mappings) {
+                Ok(mut read) => {
+                    if attempts.was_slow {
+                        read.content = Content::SumOfSlow;
+                    }
+                    return Ok((inode, stat, Some(read)));
+                }
+                Err(error) => detail = attempts.next(detail, error, n_mappings)?,
+            }
+        }
+    }
+
+    fn read_memory(
+        &mut self,
+        process: &ProcessDir,
+        detail: Detail,
+        with_stat: impl Fn(Option<Fingerprint>) -> bool,
+        n_mappings: &mut u64,
+    ) -> Result<MemoryRead, ReadError> {
+        self.tally.clear();
+        let sum = self.read_sum(process, detail, n_mappings)?;
+        let (content, fingerprint) = match sum {
+            Some(content) => (content, None),
+            None => self.read_mappings(process, detail, n_mappings)?,
+        };
+        let program = match fingerprint {
+            _ if !with_stat(fingerprint) => None,
+            Some(fingerprint) => fingerprint.work.visible_program(),
+            None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
+        };
+        let is_sum = sum.is_some();
+        // Between the end of the memory and the name it may have executed another program. The file of the mappings shows
+        // that; a sum's does not, so there the name is read before it, too.
+        if is_sum && process.comm(&mut self.buffers)? != self.comm {
+            return Err(ReadError::Exec);
+        }
+        self.read_name_and_cgroups(process, content)?;
+        if !is_sum {
+            self.memory.ensure_alive(process)?;
+        }
+        Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
+    }
+
+    /// Reads the kernel's sum, if `detail` asks for it and the kernel has one.
+    fn read_sum(
+        &mut self,
+        process: &ProcessDir,
+        detail: Detail,
+        n_mappings: &mut u64,
+    ) -> Result<Option<Content>, ReadError> {
+        let Self { memory, buffers, tally, comm, .. } = self;
+        if !matches!(detail, Detail::Mappings(_)) {
+            comm.clear();
+            comm.extend_from_slice(process.comm(buffers)?);
+        }
+        let has_sum = match detail {
+            Detail::Rollup { known_count } => {
+                let count = known_count.map_or_else(|| memory.count(process), Ok)?;
+                *n_mappings = count;
+                memory.rollup(process, &mut |sum| tally.add(&Mapping { count, ..sum }))?
+            }
+            Detail::Other { n_printed } => {
+                *n_mappings = n_printed;
+                memory.rollup(process, &mut |sum| tally.add_other(&Mapping { count: n_printed, ..sum }))?;
+                true
+            }
+            Detail::Mappings(_) | Detail::Stat => false,
+        };
+        Ok(has_sum.then_some(Content::Sum))
+    }
+
+    /// Reads every mapping, unless the check shows that none has changed.
+    fn read_mappings(
+        &mut self,
+        process: &ProcessDir,
+        detail: Detail,
+        n_mappings: &mut u64,
+    ) -> Result<(Content, Option<Fingerprint>), ReadError> {
+        let Self { memory, buffers, tally, .. } = self;
+        let (is_unchanged, mut fingerprint) = match detail {
+            Detail::Mappings(Check::CompareWith(before)) => compare(process, before, memory, buffers)?,
+            _ => (false, None),
+        };
+        if is_unchanged {
+            return Ok((Content::Unchanged, fingerprint));
+        }
+        let has_hashes = fingerprint.is_some_and(|fingerprint| fingerprint.hashes.is_some());
+        let sums = has_hashes.then(|| memory.sums());
+        *n_mappings = 0; // `maps` may have counted them
+        memory.mappings(process, buffers, &mut |mapping| {
+            *n_mappings += 1;
+            tally.add(&mapping);
+        })?;
+        if let (Some(fingerprint), Some(sums)) = (&mut fingerprint, sums)
+            && !tally.adds_up_to(&sums)
+        {
+            fingerprint.hashes = None;
+        }
+        Ok((Content::Mappings, fingerprint))
+    }
+
+    fn read_name_and_cgroups(&mut self, process: &ProcessDir, content: Content) -> Result<(), ReadError> {
+        self.comm.clear();
+        self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
+        match process.cgroups(&mut self.buffers, &mut self.cgroups) {
+            // A zombie maps nothing, so it does not matter where it was.
+            Err(ReadError::Gone) if self.tally.is_empty() && content != Content::Unchanged => {
+                self.cgroups.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Excludes what the thread has done up to now from the cost of its next read.
+    pub fn restart_clock(&mut self) {
+        self.cpu_clock = thread_cpu_time();
+    }
+
+    /// Frees the memory that no read since the last call has needed.
+    pub fn shrink(&mut self) {
+        self.tally.clear();
+        self.tally.shrink();
+    }
+}
+
+/// What became of the attempts at reading the memory of a process.
+#[derive(Debug, Default)]
+struct Attempts {
+    n_execs: u64,
+    was_slow: bool,
+    is_repeated: bool,
+}
+
+impl Attempts {
+    /// Returns what to read after an attempt that failed, or its error if nothing else is tried. `n_mappings` is the number
+    /// of mappings that it has read.
+    fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
+        match error {
+            // The program that it executes now is read at once.
+            ReadError::Exec if !self.is_repeated => {
+                self.is_repeated = true;
+                self.n_execs += 1;
+                let is_mappings = matches!(detail, Detail::Mappings(_));
+                Ok(if is_mappings { Detail::Mappings(Check::ReadAll) } else { detail })
+            }
+            ReadError::Torn if !self.is_repeated => {
+                self.is_repeated = true;
+                Ok(detail)
+            }
+            ReadError::Slow if !self.was_slow => {
+                self.was_slow = true;
+                Ok(Detail::Other { n_printed: n_mappings })
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// Takes the fingerprint of a process. Returns whether it equals the one before, and the new one.
+fn compare(
+    process: &ProcessDir,
+    before: Option<Fingerprint>,
+    memory: &mut MemoryReader,
+    buffers: &mut Buffers,
+) -> Result<(bool, Option<Fingerprint>), ReadError> {
+    let Some(work) = process.work(buffers)? else { return Ok((false, None)) };
+    let busy = Some(Fingerprint { work, hashes: None });
+    match before {
+        Some(before) if before.work == work && work.is_recorded => Ok((true, busy)),
+        Some(before) if before.work == work => {
+            let hashes = memory.hashes(process)?;
+            Ok((hashes.is_some() && hashes == before.hashes, Some(Fingerprint { work, hashes })))
+        }
+        _ => Ok((false, busy)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_attempt_is_followed_by_another_where_that_helps() {
+        let all = Detail::Mappings(Check::ReadAll);
+        let check = Detail::Mappings(Check::CompareWith(None));
+        let (sum, other) = (Detail::Rollup { known_count: None }, Detail::Other { n_printed: 5 });
+        type Case<'a> = (&'a str, Detail, Vec<(ReadError, Option<Detail>)>, (u64, bool));
+        let cases: [Case<'_>; 6] = [
+            ("exec", check, vec![(ReadError::Exec, Some(all)), (ReadError::Exec, None)], (1, false)),
+            ("exec of a sum", sum, vec![(ReadError::Exec, Some(sum))], (1, false)),
+            ("torn", check, vec![(ReadError::Torn, Some(check)), (ReadError::Torn, None)], (0, false)),
+            (
+                "torn after exec",
+                check,
+                vec![(ReadError::Exec, Some(all)), (ReadError::Torn, None)],
+                (1, false),
+            ),
+            ("slow", all, vec![(ReadError::Slow, Some(other)), (ReadError::Exec, Some(other))], (1, true)),
+            ("gone", all, vec![(ReadError::Gone, None)], (0, false)),
+        ];
+        for (what, mut detail, errors, expected) in cases {
+            let mut attempts = Attempts::default();
+            for (error, next) in errors {
+                let found = attempts.next(detail, error, 5).ok();
+                assert_eq!(found, next, "{what}");
+                detail = found.unwrap_or(detail);
+            }
+            assert_eq!((attempts.n_execs, attempts.was_slow), expected, "{what}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    mod live {
+        use super::*;
+        use crate::procfs::tests::live::{Sleep, proc};
+
+        fn read(reader: &mut Reader, pid: u32, detail: Detail) -> (Option<MemoryRead>, Vec<u8>, bool) {
+            let inode = proc().process(pid, &mut Buffers::default()).unwrap().inode().unwrap();
+            let job = Job { pid, inode, detail, with_stat: true };
+            let finding = reader.read(&proc(), job);
+            assert!(finding.n_execs == 0 && !finding.was_slow);
+            let found = finding.result.unwrap();
+            assert_eq!((found.inode, found.stat.is_some()), (inode, detail == Detail::Stat));
+            let comm = found.memory.map_or_else(Vec::new, |memory| memory.comm.to_vec());
+            (found.memory.map(|memory| memory.read), comm, found.program().is_some())
+        }
+
+        #[test]
+        fn a_sleeping_process_is_confirmed_from_the_third_read_on() {
+            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, 0));
+            let mut fingerprint = None;
+            for content in [Content::Mappings, Content::Mappings, Content::Unchanged, Content::Unchanged] {
+                let detail = Detail::Mappings(Check::CompareWith(fingerprint));
+                let (memory, comm, _) = read(&mut reader, child.pid(), detail);
+                let memory = memory.unwrap();
+                assert_eq!((memory.content, &*comm), (content, &b"sleep"[..]));
+                // What confirms a reading is kept with it.
+                fingerprint = if content == Content::Unchanged { fingerprint } else { memory.fingerprint };
+            }
+        }
+
+        #[test]
+        fn every_detail_is_read() {
+            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, 0));
+            let (memory, ..) = read(&mut reader, child.pid(), Detail::Mappings(Check::ReadAll));
+            let n_mappings = memory.unwrap().n_mappings;
+            assert!(n_mappings > 5 && memory.unwrap().fingerprint.is_none());
+            let (memory, comm, _) = read(&mut reader, child.pid(), Detail::Rollup { known_count: None });
+            assert_eq!((memory.unwrap().content, memory.unwrap().n_mappings), (Content::Sum, n_mappings));
+            assert_eq!(comm, b"sleep");
+            let (memory, ..) = read(&mut reader, child.pid(), Detail::Other { n_printed: 3 });
+            assert_eq!((memory.unwrap().content, memory.unwrap().n_mappings), (Content::Sum, 3));
+            assert!(read(&mut reader, child.pid(), Detail::Stat).0.is_none());
+        }
+
+        #[test]
+        fn a_process_that_has_ended_is_gone() {
+            let child = Sleep::new();
+            let (pid, mut reader) = (child.pid(), Reader::new(GroupBy::Path, 0));
+            drop(child);
+            for detail in [Detail::Stat, Detail::Mappings(Check::ReadAll)] {
+                let job = Job { pid, inode: 1, detail, with_stat: false };
+                assert!(matches!(reader.read(&proc(), job).result, Err(ReadError::Gone)));
+            }
+        }
+    }
+}

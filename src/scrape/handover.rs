@@ -1,0 +1,257 @@
+//! Which thread runs the scrape.
+//!
+//! One thread is active and does everything; another stands by. When a read takes the active thread too long,
+//! the read is detached: the standby thread becomes the active one and continues the same pass with the next
+//! process. The thread of the detached read delivers its result later, and ends.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
+
+/// A read that takes longer is detached. Each further one in a pass gets half the time of the one before,
+/// because a request may wait for that pass: 64 processes that are stuck at once delay it by 0.6 s. Less for the
+/// first would detach reads on a node that is merely busy.
+const PATIENCE: Duration = Duration::from_millis(200);
+const LEAST_PATIENCE: Duration = Duration::from_millis(3);
+
+/// No more reads are detached than this; then the pass waits for its read. From [`MAX_CHOSEN`] on only processes
+/// that do not look stuck are read at all, so that takes eight that become stuck just as they are read.
+const MAX_DETACHED: usize = MAX_CHOSEN + 8;
+
+/// The hand-over between the active thread and the one that stands by. Threads are numbered: the first active
+/// one is 0, and each that takes over has the next number.
+#[derive(Debug, Default)]
+pub struct Handover {
+    turns: Mutex<Turns>,
+    /// Wakes the standby thread when a pass begins.
+    pass_begun: Condvar,
+}
+
+impl Handover {
+    /// Notes that the active thread begins a pass.
+    pub fn begin_pass(&self) {
+        self.turns().begin_pass();
+        self.pass_begun.notify_one();
+    }
+
+    /// Notes that the active thread ends the pass.
+    pub fn end_pass(&self) {
+        self.turns().activity = Activity::Idle;
+    }
+
+    /// Notes that the active thread begins a read, which may block.
+    pub fn begin_read(&self) {
+        self.turns().activity = Activity::Reading { since: Instant::now() };
+    }
+
+    /// Notes that the read of this thread has returned. Returns whether the thread is still the active one;
+    /// otherwise its read was detached.
+    pub fn end_read(&self, thread: usize) -> bool {
+        self.turns().end_read(thread)
+    }
+
+    /// Notes that the result of a detached read was delivered, so its thread ends.
+    pub fn deliver(&self) {
+        self.turns().n_detached -= 1;
+    }
+
+    /// Returns whether there are detached reads.
+    pub fn has_detached(&self) -> bool {
+        self.turns().n_detached > 0
+    }
+
+    /// Blocks until a read has taken the active thread too long, and returns the number of the calling
+    /// thread, which is then the active one. One thread at a time may stand by.
+    pub fn stand_by(&self) -> usize {
+        let mut turns = self.turns();
+        loop {
+            turns = match turns.stand_by(Instant::now()) {
+                Standby::TakeOver(thread) => return thread,
+                Standby::WaitForPass => self.pass_begun.wait(turns).unwrap_or_else(PoisonError::into_inner),
+                Standby::Wait(time) => {
+                    self.pass_begun.wait_timeout(turns, time).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// A panic ends the process (or the test), so nothing seen here was left half changed.
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state of the hand-over. Pure: the time is passed in.
+#[derive(Debug, Default)]
+struct Turns {
+    /// The number of the active thread.
+    active: usize,
+    activity: Activity,
+    /// The number of reads that are detached now.
+    n_detached: usize,
+    /// The number of reads that were detached in this pass.
+    n_detached_in_pass: u32,
+}
+
+/// What the active thread does.
+#[derive(Debug, Default)]
+enum Activity {
+    /// It waits until a pass is due.
+    #[default]
+    Idle,
+    /// It runs a pass, between two reads.
+    Working,
+    /// It reads a process.
+    Reading { since: Instant },
+}
+
+/// What the standby thread does next.
+#[derive(Debug, PartialEq, Eq)]
+enum Standby {
+    /// It becomes the active thread, with this number.
+    TakeOver(usize),
+    /// It waits until a pass begins.
+    WaitForPass,
+    /// It waits this long, and looks again.
+    Wait(Duration),
+}
+
+impl Turns {
+    fn begin_pass(&mut self) {
+        self.activity = Activity::Working;
+        self.n_detached_in_pass = 0;
+    }
+
+    fn end_read(&mut self, thread: usize) -> bool {
+        let is_active = self.active == thread;
+        if is_active {
+            self.activity = Activity::Working;
+        }
+        is_active
+    }
+
+    /// Detaches the active thread's read if it has taken too long.
+    fn stand_by(&mut self, now: Instant) -> Standby {
+        let patience = (PATIENCE / (1 << self.n_detached_in_pass.min(8))).max(LEAST_PATIENCE);
+        let left = match self.activity {
+            Activity::Idle => return Standby::WaitForPass,
+            Activity::Working => return Standby::Wait(patience / 2),
+            Activity::Reading { since } => patience.saturating_sub(now.saturating_duration_since(since)),
+        };
+        if !left.is_zero() {
+            return Standby::Wait(left);
+        }
+        if self.n_detached >= MAX_DETACHED {
+            return Standby::Wait(patience / 2);
+        }
+        self.active += 1;
+        self.activity = Activity::Working;
+        self.n_detached += 1;
+        self.n_detached_in_pass += 1;
+        Standby::TakeOver(self.active)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn reading(turns: &mut Turns, since: Instant) {
+        turns.activity = Activity::Reading { since };
+    }
+
+    #[test]
+    fn without_a_pass_the_standby_thread_sleeps() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        assert_eq!(turns.stand_by(now), Standby::WaitForPass);
+        turns.begin_pass();
+        assert_eq!(turns.stand_by(now), Standby::Wait(PATIENCE / 2), "no read is under way");
+        turns.activity = Activity::Idle;
+        assert_eq!(turns.stand_by(now + 3600 * PATIENCE), Standby::WaitForPass);
+    }
+
+    #[test]
+    fn a_short_read_is_not_detached() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        turns.begin_pass();
+        for i in 0..100 {
+            let begun = now + i * PATIENCE;
+            reading(&mut turns, begun);
+            assert_eq!(turns.stand_by(begun + PATIENCE - MS), Standby::Wait(MS));
+            assert!(turns.end_read(0));
+        }
+        assert_eq!(turns.n_detached, 0);
+    }
+
+    #[test]
+    fn a_long_read_is_detached_and_its_thread_is_no_longer_active() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        turns.begin_pass();
+        reading(&mut turns, now);
+        assert_eq!(turns.stand_by(now + PATIENCE), Standby::TakeOver(1));
+        assert_eq!(turns.n_detached, 1);
+        reading(&mut turns, now + PATIENCE);
+        assert!(!turns.end_read(0), "the detached read returns");
+        let later = now + PATIENCE + PATIENCE / 2;
+        assert_eq!(turns.stand_by(later), Standby::TakeOver(2), "which does not end the other read");
+        assert!(!turns.end_read(1));
+        assert!(turns.end_read(2));
+    }
+
+    #[test]
+    fn many_blocked_reads_delay_a_pass_by_less_than_a_second() {
+        let (mut turns, begun) = (Turns::default(), Instant::now());
+        for n_passes in 0..2 {
+            turns.begin_pass();
+            turns.n_detached = 0;
+            let mut now = begun;
+            for i in 1..=MAX_DETACHED {
+                reading(&mut turns, now);
+                let Standby::Wait(patience) = turns.stand_by(now) else { panic!("it takes over at once") };
+                assert!(patience >= LEAST_PATIENCE);
+                now += patience;
+                assert_eq!(turns.stand_by(now), Standby::TakeOver(n_passes * MAX_DETACHED + i));
+            }
+            assert!(now - begun <= 700 * MS, "pass {n_passes}: {:?}", now - begun);
+        }
+    }
+
+    #[test]
+    fn with_too_many_detached_reads_the_pass_waits() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        turns.begin_pass();
+        turns.n_detached = MAX_DETACHED;
+        reading(&mut turns, now);
+        assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::Wait(PATIENCE / 2));
+        assert_eq!(turns.active, 0);
+        turns.n_detached -= 1;
+        assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::TakeOver(1));
+    }
+
+    /// With threads: each read but the last blocks until its thread is no longer the active one.
+    #[test]
+    fn standby_threads_take_over_from_blocked_reads() {
+        let handover = Handover::default();
+        thread::scope(|scope| {
+            let standby = scope.spawn(|| handover.stand_by());
+            handover.begin_pass();
+            handover.begin_read();
+            assert_eq!(standby.join().unwrap(), 1);
+            handover.begin_read();
+            assert_eq!(scope.spawn(|| handover.stand_by()).join().unwrap(), 2);
+            handover.begin_read();
+            assert!(handover.end_read(2));
+            for detached in [1, 0] {
+                assert!(handover.has_detached());
+                assert!(!handover.end_read(detached));
+                handover.deliver();
+            }
+            assert!(!handover.has_detached());
+            handover.end_pass();
+        });
+    }
+}

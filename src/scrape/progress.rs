@@ -1,0 +1,176 @@
+//! How far the current scrape or check has come. Pure: the time is passed in.
+
+use std::time::{Duration, Instant};
+
+/// The first scrape is not held to the CPU budget, but ends after this time, so that there is something to
+/// show.
+const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
+
+/// The two kinds of passes over the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Reads everything, and ends in a new exposition.
+    Scrape,
+    /// Reads the containers that are close to their limit, between scrapes.
+    Check,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    /// The processes are listed. New ones are identified before any is read.
+    Listed(Pass),
+    Reading(Pass),
+}
+
+/// The phase of the current pass, and what passes keep for later ones.
+#[derive(Debug)]
+pub struct Progress {
+    phase: Phase,
+    /// Whether the current or last pass has read a process.
+    has_read: bool,
+    /// Whether no scrape has ended yet.
+    is_first: bool,
+    /// When the last scrape began.
+    began_at: Option<Instant>,
+    /// When the readings were summed last.
+    summed_at: Option<Instant>,
+    /// The CPU time that was used since the last pass, without that of reads.
+    overhead: Duration,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Idle,
+            has_read: false,
+            is_first: true,
+            began_at: None,
+            summed_at: None,
+            overhead: Duration::ZERO,
+        }
+    }
+}
+
+impl Progress {
+    /// Begins a pass, whose processes are listed.
+    pub fn begin(&mut self, pass: Pass, now: Instant) {
+        if pass == Pass::Scrape {
+            self.began_at = Some(now);
+        }
+        self.phase = Phase::Listed(pass);
+        self.has_read = false;
+    }
+
+    /// Returns the pass that has begun and is not finished.
+    pub fn under_way(&self) -> Option<Pass> {
+        match self.phase {
+            Phase::Idle => None,
+            Phase::Listed(pass) | Phase::Reading(pass) => Some(pass),
+        }
+    }
+
+    /// Returns the pass whose processes are listed and not all identified yet.
+    pub fn identifying(&self) -> Option<Pass> {
+        match self.phase {
+            Phase::Listed(pass) => Some(pass),
+            Phase::Idle | Phase::Reading(_) => None,
+        }
+    }
+
+    /// Notes that the processes of this pass are identified, so that reading begins.
+    pub fn begin_reads(&mut self, pass: Pass) {
+        self.phase = Phase::Reading(pass);
+    }
+
+    /// Notes that a process was read.
+    pub fn note_read(&mut self) {
+        self.has_read = true;
+    }
+
+    /// Returns whether the first scrape must end without the rest of its reads, which the second one makes.
+    pub fn is_first_too_long(&self, now: Instant) -> bool {
+        self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
+    }
+
+    /// Ends the pass. Returns which one it was, and whether its readings must be summed at `now`: a check
+    /// that has read nothing changes nothing.
+    pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
+        let pass = self.under_way()?;
+        self.phase = Phase::Idle;
+        let must_sum = pass == Pass::Scrape || self.has_read;
+        if must_sum {
+            self.summed_at = Some(now);
+        }
+        Some((pass, must_sum))
+    }
+
+    /// Returns whether no scrape has ended before; from then on one has.
+    pub fn end_scrape(&mut self) -> bool {
+        std::mem::take(&mut self.is_first)
+    }
+
+    /// Returns when the last scrape began.
+    pub fn began_at(&self) -> Option<Instant> {
+        self.began_at
+    }
+
+    /// Returns when the readings were summed last.
+    pub fn summed_at(&self) -> Option<Instant> {
+        self.summed_at
+    }
+
+    /// Adds CPU time that was used for anything but reads.
+    pub fn add_overhead(&mut self, cpu_time: Duration) {
+        self.overhead += cpu_time;
+    }
+
+    /// Returns the CPU time that was added since the last call.
+    pub fn take_overhead(&mut self) -> Duration {
+        std::mem::take(&mut self.overhead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_goes_through_its_phases() {
+        let (mut progress, now) = (Progress::default(), Instant::now());
+        assert_eq!((progress.under_way(), progress.finish(now)), (None, None));
+        for pass in [Pass::Check, Pass::Scrape] {
+            progress.begin(pass, now);
+            assert_eq!((progress.under_way(), progress.identifying()), (Some(pass), Some(pass)));
+            progress.begin_reads(pass);
+            assert_eq!((progress.under_way(), progress.identifying()), (Some(pass), None));
+            assert_eq!(progress.finish(now), Some((pass, pass == Pass::Scrape)));
+            assert_eq!((progress.under_way(), progress.identifying()), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_check_that_has_read_nothing_is_not_summed() {
+        let (mut progress, now) = (Progress::default(), Instant::now());
+        progress.begin(Pass::Check, now);
+        assert_eq!(progress.finish(now), Some((Pass::Check, false)));
+        assert_eq!((progress.summed_at(), progress.began_at()), (None, None));
+        progress.begin(Pass::Check, now);
+        progress.note_read();
+        assert_eq!(progress.finish(now), Some((Pass::Check, true)));
+        assert_eq!((progress.summed_at(), progress.began_at()), (Some(now), None));
+    }
+
+    #[test]
+    fn only_the_first_scrape_is_cut_short() {
+        let (mut progress, now) = (Progress::default(), Instant::now());
+        for is_first in [true, false] {
+            progress.begin(Pass::Scrape, now);
+            assert!(!progress.is_first_too_long(now + MAX_FIRST_SCRAPE));
+            let later = now + MAX_FIRST_SCRAPE + Duration::from_millis(1);
+            assert_eq!(progress.is_first_too_long(later), is_first);
+            progress.finish(later);
+            assert_eq!(progress.end_scrape(), is_first);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Log lines about states that last: each is written when the state changes, not in every scrape.
+
+use log::{Level, info, log, warn};
+
+use crate::node::containers::selection::Selection;
+use crate::procfs::permissions;
+
+/// Which states the log shows.
+#[derive(Debug)]
+pub struct StateLog {
+    selection: SelectionLog,
+    refusals: Problem,
+    over_limit: Problem,
+    /// Whether the program fails when there is nothing to record: its failure then says what the log would.
+    is_recording: bool,
+}
+
+impl StateLog {
+    /// Returns a log that shows nothing yet, of a program that records or exports.
+    pub fn new(is_recording: bool) -> Self {
+        Self {
+            selection: SelectionLog::Nothing,
+            refusals: Problem::default(),
+            over_limit: Problem::default(),
+            is_recording,
+        }
+    }
+
+    /// Returns whether the selection still matters to the log.
+    pub fn needs_selection(&self) -> bool {
+        self.selection != SelectionLog::Selection
+    }
+
+    /// Logs what the filters select, once there are containers to select from: a filter is the usual reason
+    /// why no process is shown. A node may be empty at first, which is logged too.
+    pub fn log_selection(&mut self, selection: &Selection<'_>) {
+        if self.selection.advance(selection.n_containers) {
+            let level = match selection.n_selected {
+                0 if self.is_recording => Level::Debug,
+                0 => Level::Warn,
+                _ => Level::Info,
+            };
+            log!(level, "{selection}");
+        }
+    }
+
+    /// Logs that processes cannot be read and what is missing, or that all can be read again.
+    pub fn log_refusals(&mut self, n_refused: usize, n_selected: usize) {
+        match self.refusals.update(n_refused > 0) {
+            Some(Change::Begun) => {
+                let is_failure = self.is_recording && n_refused == n_selected;
+                let level = if is_failure { Level::Debug } else { Level::Warn };
+                log!(level, "{}", refused(n_refused, n_selected));
+            }
+            Some(Change::Ended) => info!("all processes can be read"),
+            None => {}
+        }
+    }
+
+    /// Logs, once, that there are more samples than `max_samples`, because folding keeps one command per
+    /// container.
+    pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
+        let is_over = max_samples > 0 && n_samples > max_samples;
+        if is_over && self.over_limit.update(true).is_some() {
+            warn!(
+                "{n_samples} samples are more than --max-samples {max_samples}: each container keeps one command"
+            );
+        }
+    }
+}
+
+/// Says that processes cannot be read, and what is missing.
+pub fn refused(n_refused: usize, n_selected: usize) -> String {
+    format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
+}
+
+/// What the log says about the selection.
+#[derive(Debug, PartialEq, Eq)]
+enum SelectionLog {
+    Nothing,
+    /// That there are no containers to select from.
+    NoContainers,
+    /// What the filters select; nothing follows.
+    Selection,
+}
+
+impl SelectionLog {
+    /// Returns whether a selection from this number of containers is news, which is then logged.
+    fn advance(&mut self, n_containers: usize) -> bool {
+        let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
+        let is_news = match self {
+            Self::Nothing => true,
+            Self::NoContainers => next == Self::Selection,
+            Self::Selection => false,
+        };
+        if is_news {
+            *self = next;
+        }
+        is_news
+    }
+}
+
+/// A problem that lasts.
+#[derive(Debug, Default)]
+struct Problem {
+    is_present: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Begun,
+    Ended,
+}
+
+impl Problem {
+    fn update(&mut self, is_present: bool) -> Option<Change> {
+        match (std::mem::replace(&mut self.is_present, is_present), is_present) {
+            (false, true) => Some(Change::Begun),
+            (true, false) => Some(Change::Ended),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_is_logged_once_and_so_is_an_empty_node() {
+        for (n_containers, is_logged) in [
+            (&[0, 0, 0][..], &[true, false, false][..]),
+            (&[0, 0, 3, 3, 0], &[true, false, true, false, false]),
+            (&[3, 0, 4], &[true, false, false]),
+        ] {
+            let mut log = SelectionLog::Nothing;
+            let logged: Vec<bool> = n_containers.iter().map(|&n| log.advance(n)).collect();
+            assert_eq!(logged, is_logged, "{n_containers:?}");
+        }
+    }
+
+    #[test]
+    fn a_problem_is_logged_when_it_begins_and_when_it_ends() {
+        let mut problem = Problem::default();
+        for (is_present, change) in [
+            (false, None),
+            (true, Some(Change::Begun)),
+            (true, None),
+            (false, Some(Change::Ended)),
+            (false, None),
+            (true, Some(Change::Begun)),
+        ] {
+            assert_eq!(problem.update(is_present), change);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Header lines of smaps: the address range with which a mapping begins, and the path behind it.
+
+use std::ops::Range;
+
+use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
+
+/// How the mapping that is printed after a mapping relates to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next mapping begins at or above the end of this one, or there is none.
+    Above,
+    /// The next mapping begins at the same address: it is this mapping after a change, and replaces it.
+    Same,
+    /// The next mapping begins at another address below the end of this one: the two never existed at the
+    /// same time.
+    Torn,
+}
+
+/// Returns the address range of the first header line in `bytes`, and the end of that line.
+#[inline]
+pub fn find_header(bytes: &[u8], at_end: bool) -> Option<(Range<usize>, usize)> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let range = range_end(&bytes[at..]);
+        let end = match line_end(bytes, at + range.unwrap_or(0)) {
+            Some(end) => end,
+            None if at_end => bytes.len(),
+            None => return None,
+        };
+        if let Some(range) = range {
+            return Some((at..at + range, end));
+        }
+        at = end;
+    }
+    None
+}
+
+/// The bytes that are hexadecimal digits in lower case.
+const IS_HEX: [bool; 256] = {
+    let mut is_hex = [false; 256];
+    let mut i = 0;
+    while i < 16 {
+        is_hex[b"0123456789abcdef"[i] as usize] = true;
+        i += 1;
+    }
+    is_hex
+};
+
+/// Returns whether [`IS_HEX`] holds for all these bytes, testing eight at once.
+fn are_hex(digits: &[u8; 12]) -> bool {
+    // Sets the high bit of each byte that is at least `b`. All bytes are below 0x80, so none carries into the
+    // next.
+    let at_least = |text: u64, b: u8| text + EACH * u64::from(0x80 - b);
+    let word = |at: usize| u64::from_le_bytes(*digits[at..].first_chunk().expect("eight bytes from here"));
+    let are_hex = |text: u64| {
+        let are_digits = at_least(text & !HIGH, b'0') & !at_least(text & !HIGH, b'9' + 1);
+        let are_letters = at_least(text & !HIGH, b'a') & !at_least(text & !HIGH, b'f' + 1);
+        (are_digits | are_letters) & !text & HIGH
+    };
+    are_hex(word(0)) & are_hex(word(4)) == HIGH
+}
+
+/// Returns the end of `<address>-<address> `, with the space, or `None` if `bytes` does not begin with a
+/// header.
+#[inline]
+pub fn range_end(bytes: &[u8]) -> Option<usize> {
+    // Nearly all addresses of 64-bit processes have twelve digits.
+    if let Some([begin @ .., b' ']) = bytes.first_chunk::<26>()
+        && let Some((begin, [b'-', end @ ..])) = begin.split_first_chunk::<12>()
+        && let Some(end) = end.first_chunk::<12>()
+        && are_hex(begin) & are_hex(end)
+    {
+        return Some(26);
+    }
+    any_range_end(bytes)
+}
+
+/// Does the same as [`range_end`] for addresses of any width.
+#[cold]
+fn any_range_end(bytes: &[u8]) -> Option<usize> {
+    let hex_end = |from: usize| bytes[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
+    let dash = hex_end(0).filter(|&at| at > 0 && bytes[at] == b'-')?;
+    let space = hex_end(dash + 1).filter(|&at| at > dash + 1 && bytes[at] == b' ')?;
+    Some(space + 1)
+}
+
+/// Compares the address range of a mapping with the header at the beginning of `following`.
+#[inline]
+pub fn next(range: &[u8], following: &[u8]) -> Next {
+    // Hexadecimal digits in lower case sort like the numbers. Nearly all addresses have twelve of them.
+    if let (Some([begin @ .., b'-']), Some([next @ .., b'-'])) =
+        (range.first_chunk::<13>(), following.first_chunk::<13>())
+        && let [b'-', end @ .., b' '] = &range[12..]
+        && let Ok(end) = <&[u8; 12]>::try_from(end)
+    {
+        let number = |digits: &[u8; 12]| {
+            let (high, low) = digits.split_first_chunk::<8>().expect("twelve bytes");
+            let low = u32::from_be_bytes(*low.first_chunk().expect("four bytes"));
+            u128::from(u64::from_be_bytes(*high)) << 32 | u128::from(low)
+        };
+        let [begin, end, next] = [begin, end, next].map(number);
+        return decide(begin == next, end > next);
+    }
+    any_next(range, following)
+}
+
+fn decide(begins_the_same: bool, begins_inside: bool) -> Next {
+    match (begins_the_same, begins_inside) {
+        (true, _) => Next::Same,
+        (false, true) => Next::Torn,
+        (false, false) => Next::Above,
+    }
+}
+
+/// Does the same as [`next`] for addresses of any width.
+#[cold]
+fn any_next(range: &[u8], following: &[u8]) -> Next {
+    // Without leading zeros, the number with more digits is the larger one.
+    fn number(digits: &[u8]) -> (usize, &[u8]) {
+        let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
+        (digits.len() - n_zeros, &digits[n_zeros..])
+    }
+    let mut addresses = range.split(|&b| b == b'-' || b == b' ').map(number);
+    let (begin, end) = (addresses.next(), addresses.next());
+    let next = following.split(|&b| b == b'-').next().map(number);
+    decide(begin == next, end > next)
+}
+
+/// Returns the path in a header line, given what follows the range. The path comes after the permissions,
+/// offset, device and inode.
+#[inline]
+pub fn path_of(header: &[u8]) -> &[u8] {
+    let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
+    let mut n_words = 4;
+    // Permissions have four letters, and nearly all offsets have eight digits.
+    if let Some((start, more)) = rest.split_first_chunk::<14>()
+        && let (Some(begin), Some(end)) = (start.first_chunk(), start.last_chunk())
+        && bytes_equal_to(b' ', *begin) == 0x80 << (4 * 8)
+        && bytes_equal_to(b' ', *end) == 0x80 << (7 * 8)
+    {
+        (rest, n_words) = (more, 2);
+    }
+    for _ in 0..n_words {
+        let word = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
+        rest = &rest[(word + 1).min(rest.len())..];
+    }
+    // The kernel pads to column 73: up to three words of spaces.
+    while let Some((b"        ", more)) = rest.split_first_chunk() {
+        rest = more;
+    }
+    let n_spaces = rest.iter().position(|&b| b != b' ').unwrap_or(rest.len());
+    &rest[n_spaces..]
+}

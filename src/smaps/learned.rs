@@ -1,0 +1,100 @@
+//! The lines that a mapping shares with the one before it, compared instead of parsed.
+
+use super::field_line::{KEY_LEN, LINE_LEN, field_of, is_not_exported, key, kib_of};
+use super::fields::{FIELDS, Values};
+use super::lines::line_end;
+
+/// A line of the learned run.
+#[derive(Debug)]
+struct LearnedLine {
+    /// The line as the previous mapping had it.
+    text: [u8; LINE_LEN],
+    /// The index of the field that it names.
+    field: usize,
+}
+
+/// The outcome of [`Learned::take`].
+pub enum Run {
+    /// The mapping begins with the learned lines, which have this number of bytes.
+    Taken(usize),
+    /// The keys or their order differ: learn again.
+    Unlike,
+    /// The keys are the same, but a value is too wide, or not all bytes are there yet.
+    Unfit,
+}
+
+/// The lines behind a header that the previous mapping had, and their values.
+#[derive(Debug, Default)]
+pub struct Learned {
+    run: Vec<LearnedLine>,
+    /// The values of the lines of the run.
+    pub values: Values,
+    /// The lines behind the run that are not exported and are the same for nearly every mapping.
+    tail: Vec<u8>,
+}
+
+impl Learned {
+    /// Returns the number of bytes that the learned run has.
+    #[inline]
+    pub fn run_len(&self) -> usize {
+        self.run.len() * LINE_LEN
+    }
+
+    /// Takes the learned run from the beginning of `bytes` into `values`, if all of it is there.
+    #[inline]
+    pub fn take(&mut self, bytes: &[u8]) -> Run {
+        let (lines, _) = bytes.as_chunks::<LINE_LEN>();
+        if self.run.is_empty() {
+            return Run::Unlike;
+        }
+        if lines.len() < self.run.len() {
+            return Run::Unfit;
+        }
+        for (line, learned) in lines.iter().zip(&mut self.run) {
+            if *line == learned.text {
+                continue;
+            }
+            if key(line) != key(&learned.text) {
+                return Run::Unlike;
+            }
+            let Some(kib) = kib_of(line) else { return Run::Unfit };
+            self.values.bytes[learned.field] = kib << 10; // below 10^8 kB: no overflow
+            learned.text[KEY_LEN..].copy_from_slice(&line[KEY_LEN..]);
+        }
+        let n_bytes = self.run_len();
+        let has_tail = bytes[n_bytes..].starts_with(&self.tail);
+        Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
+    }
+
+    /// Remembers the 28-byte lines of known fields with which `bytes`, the lines of a mapping, begin, and the
+    /// lines behind them.
+    pub fn learn(&mut self, bytes: &[u8]) {
+        self.run.clear();
+        self.values = Values::default();
+        let Values { present, bytes: values } = &mut self.values;
+        let known = |line: &[u8; LINE_LEN]| {
+            let kib = kib_of(line)?;
+            // No field may come twice: the last one counts, but an unchanged line stores nothing.
+            let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
+            // Only spaces may come before the eight digits: neither a ninth digit nor a second line.
+            let padding = &key(line)[FIELDS[field].key.len() + 1..];
+            if padding.iter().any(|&b| b != b' ') {
+                return None;
+            }
+            *present |= 1 << field;
+            values[field] = kib << 10;
+            Some(LearnedLine { text: *line, field })
+        };
+        self.run.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
+        self.tail.clear();
+        let mut rest = &bytes[self.run_len()..];
+        // VmFlags differs from mapping to mapping, and comes last.
+        while let Some(end) = line_end(rest, 0)
+            && is_not_exported(rest)
+            && !rest.starts_with(b"VmFlags:")
+        {
+            self.tail.extend_from_slice(&rest[..end]);
+            rest = &rest[end..];
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! From the options to the parts of the program: the source of containers, proc, cgroups, the sandbox.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use log::{Level, log};
+
+use crate::cgroupfs::files::CgroupFs;
+use crate::cli::build_info;
+use crate::cli::options::Options;
+use crate::errors::plain;
+use crate::exposition::self_metrics::SelfMetrics;
+use crate::node::cgroups::usage::CgroupUsage;
+use crate::node::containers::discovery::Discovery;
+use crate::node::reads::budget::Budget;
+use crate::node::reads::scheduler::Reads;
+use crate::procfs::Proc;
+use crate::sandbox::{self, Needs};
+use crate::scrape::{Parts, Scraper};
+use crate::sources::Source;
+use crate::sources::client::{Client, Lister};
+use crate::sources::container_logs::ContainerLogs;
+use crate::sources::containerd::Containerd;
+use crate::sources::cri::Cri;
+use crate::sources::recording::Recording;
+use crate::totals::shape::Shape;
+use crate::totals::snapshot::Snapshot;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Api {
+    Containerd,
+    Cri,
+}
+
+/// The sockets that are tried, in this order, when the options name no source.
+const SOCKETS: [(&str, Api); 3] = [
+    ("/run/containerd/containerd.sock", Api::Containerd),
+    ("/run/crio/crio.sock", Api::Cri),
+    ("/run/cri-dockerd.sock", Api::Cri),
+];
+
+/// Opens proc and the source of containers that the options name. Sends no request to a container runtime
+/// yet.
+///
+/// Fails with one line when proc cannot be opened, there is no socket, or the recording cannot be read.
+pub fn scraper(options: &Options) -> Result<Scraper, String> {
+    let source = source(options)?;
+    let proc_path = match &options.fixture {
+        Some(directory) => directory.join("proc"),
+        None => options.proc_path.clone(),
+    };
+    let proc =
+        Proc::open(&proc_path).map_err(|error| format!("cannot open {proc_path:?}: {}", plain(&error)))?;
+    let mut discovery = Discovery::new(source, &options.filters);
+    if options.fixture.is_some() {
+        discovery.list_first(Instant::now())?;
+    }
+    let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
+    Ok(Scraper::new(Parts {
+        proc,
+        discovery,
+        reads: Reads::new(options.scrape_interval),
+        cgroups: cgroups(options),
+        budget: Budget::new(options.cpu_budget),
+        snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
+        self_metrics: SelfMetrics::new(
+            [build_info::VERSION, build_info::REVISION, &build_info::target()],
+            options.filters.iter().map(ToString::to_string),
+            options.node.as_deref(),
+            SystemTime::now(),
+        ),
+        check_interval: has_checks(options).then_some(options.scrape_interval),
+        is_recording: options.record.is_some(),
+    }))
+}
+
+/// Gives up what a program with these options does not need, for this thread and those that it starts;
+/// nothing with `--sandbox off`. Everything that takes more rights must be open already: the listening
+/// socket, proc.
+pub fn enter_sandbox(options: &Options) {
+    if options.sandbox {
+        sandbox::enter(&needs(options));
+    }
+}
+
+fn needs(options: &Options) -> Needs {
+    let mut reads = vec![PathBuf::from("/proc"), PathBuf::from("/sys/fs/cgroup")];
+    reads.push(options.fixture.clone().unwrap_or_else(|| options.proc_path.clone()));
+    reads.extend(options.container_logs.clone());
+    if options.cgroup_metrics != 0 {
+        reads.push(cgroup_path(options));
+    }
+    Needs {
+        proc_path: options.proc_path.clone(),
+        reads,
+        sockets: sockets(options),
+        writes: options.record.clone(),
+        serves: options.record.is_none() && !options.once,
+    }
+}
+
+/// Opens the source that the options name, or else the first one found.
+fn source(options: &Options) -> Result<Box<dyn Source>, String> {
+    if let Some(directory) = &options.fixture {
+        check_recording(directory)?;
+        return Ok(Box::new(Recording::new(directory)));
+    }
+    if let Some(directory) = &options.container_logs {
+        fs::read_dir(directory).map_err(|error| format!("cannot list {directory:?}: {}", plain(&error)))?;
+        return Ok(Box::new(ContainerLogs::new(directory)));
+    }
+    let (socket, api) = match (&options.containerd_sock, &options.cri_sock) {
+        (Some(socket), _) => (socket.as_path(), Api::Containerd),
+        (None, Some(socket)) => (socket.as_path(), Api::Cri),
+        (None, None) => first_socket(&options.containerd_namespaces, Path::exists)?,
+    };
+    check_socket(socket)?;
+    let lister = match api {
+        Api::Containerd => Lister::Containerd(Containerd::new(socket, &options.containerd_namespaces)),
+        Api::Cri => Lister::Cri(Cri::new(socket)),
+    };
+    let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
+    Ok(Box::new(client))
+}
+
+/// Opens the cgroup file system that the options name, to read the containers' accounts. A missing one is
+/// logged, except in a recording, which need not have one.
+fn cgroups(options: &Options) -> Option<CgroupUsage> {
+    if options.cgroup_metrics == 0 {
+        return None;
+    }
+    let path = cgroup_path(options);
+    let is_recorded = options.cgroup_path.is_none() && options.fixture.is_some();
+    if is_recorded && !path.exists() {
+        return None;
+    }
+    let level = if options.cgroup_path.is_some() { Level::Warn } else { Level::Info };
+    match CgroupFs::open(&path, options.cgroup_metrics) {
+        Ok(fs) => Some(CgroupUsage::new(fs, level)),
+        Err(error) => {
+            log!(level, "no cgroup_* metrics: {error}");
+            None
+        }
+    }
+}
+
+/// Returns whether containers are checked between scrapes: on a live node, by a program that goes on.
+fn has_checks(options: &Options) -> bool {
+    let has_memory = options.cgroup_metrics & 1 != 0;
+    has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
+}
+
+/// Returns where cgroups are read: where the options say, else in the recording, else where every node mounts
+/// them.
+fn cgroup_path(options: &Options) -> PathBuf {
+    let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
+    options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
+}
+
+/// Fails with one line when there is no socket. A path that is mistyped by one component is a directory, and
+/// connecting to it would be tried again forever.
+fn check_socket(path: &Path) -> Result<(), String> {
+    let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
+    let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
+    match () {
+        () if kind.is_socket() => Ok(()),
+        () if kind.is_dir() => Err(fail("it is a directory")),
+        () if kind.is_file() => Err(fail("it is a file")),
+        () => Err(fail("it is a device, a pipe or the like")),
+    }
+}
+
+/// Fails with one line that names what every recording has and `directory` lacks.
+fn check_recording(directory: &Path) -> Result<(), String> {
+    let fail = |cause: &str| format!("no recording at {directory:?}: {cause}");
+    let kind = fs::metadata(directory).map_err(|error| fail(&plain(&error)))?;
+    if !kind.is_dir() {
+        return Err(fail("it is not a directory"));
+    }
+    match ["containers.tsv", "proc"].into_iter().find(|name| fs::metadata(directory.join(name)).is_err()) {
+        Some(missing) => Err(fail(&format!("it has no {missing:?}, as --record makes"))),
+        None => Ok(()),
+    }
+}
+
+/// Returns the first socket that exists and whose API knows the containerd namespaces in the options; fails
+/// with one line when there is none. CRI knows only what containerd calls `k8s.io`.
+fn first_socket(
+    namespaces: &[String],
+    exists: impl Fn(&Path) -> bool,
+) -> Result<(&'static Path, Api), String> {
+    let is_cri_enough = namespaces == ["k8s.io"];
+    let mut sockets = SOCKETS.into_iter().filter(|(_, api)| *api == Api::Containerd || is_cri_enough);
+    let found = sockets.clone().find(|(path, _)| exists(Path::new(path)));
+    found.map(|(path, api)| (Path::new(path), api)).ok_or_else(|| {
+        let paths: Vec<_> = sockets.by_ref().map(|(path, _)| format!("{path:?}")).collect();
+        format!(
+            "no container runtime's socket at {}: expected --containerd-sock, --cri-sock, --container-logs or --fixture",
+            paths.join(", ")
+        )
+    })
+}
+
+/// Returns the sockets that [`source`] may choose from; none without a container runtime.
+fn sockets(options: &Options) -> Vec<PathBuf> {
+    if options.fixture.is_some() || options.container_logs.is_some() {
+        return Vec::new();
+    }
+    match options.containerd_sock.as_ref().or(options.cri_sock.as_ref()) {
+        Some(socket) => vec![socket.clone()],
+        None => SOCKETS.map(|(path, _)| path.into()).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_socket_that_exists() {
+        let [containerd, crio, dockerd] = SOCKETS.map(|(path, _)| path);
+        let kubernetes = &["k8s.io".to_owned()][..];
+        let docker = &["moby".to_owned(), "k8s.io".to_owned()][..];
+        let none = r#"no container runtime's socket at "/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock": expected --containerd-sock, --cri-sock, --container-logs or --fixture"#;
+        let no_containerd = r#"no container runtime's socket at "/run/containerd/containerd.sock": expected --containerd-sock, --cri-sock, --container-logs or --fixture"#;
+        type Found = Result<(&'static str, Api), &'static str>;
+        let cases: [(&[&str], &[String], Found); 6] = [
+            (&[containerd, crio, dockerd], kubernetes, Ok((containerd, Api::Containerd))),
+            (&[dockerd, crio], kubernetes, Ok((crio, Api::Cri))),
+            (&[dockerd], kubernetes, Ok((dockerd, Api::Cri))),
+            (&[dockerd, containerd], docker, Ok((containerd, Api::Containerd))),
+            (&[], kubernetes, Err(none)),
+            (&[dockerd, crio], docker, Err(no_containerd)),
+        ];
+        for (existing, namespaces, expected) in cases {
+            let exists = |path: &Path| existing.iter().any(|socket| path == Path::new(socket));
+            let expected = expected.map(|(path, api)| (Path::new(path), api)).map_err(str::to_owned);
+            assert_eq!(first_socket(namespaces, exists), expected, "{existing:?} {namespaces:?}");
+        }
+    }
+
+    #[test]
+    fn help_names_the_sockets_in_their_order() {
+        let help = crate::cli::help::help();
+        let at: Vec<_> = SOCKETS.iter().map(|(path, _)| help.rfind(path).expect(path)).collect();
+        assert!(at.is_sorted(), "{help}");
+    }
+}

@@ -1,0 +1,240 @@
+"""containerd fails, restarts or has much to say: known containers are still read, and memory stays small.
+
+A server of the test stands for containerd; the containers are cgroups with processes of the test.
+"""
+
+import re
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+
+from exporter import EVERYTHING, Exporter
+from lab import until
+from live_node import MIB, Cgroup, roots
+
+messages, _ = grpc.protos_and_services("containerd.proto")
+RUNNING, UNKNOWN = 2, 0
+ERRORS = "smaps_exporter_containerd_errors_total"
+OFTEN = (*EVERYTHING, "--scrape-interval", "200ms")
+
+
+class Containerd:
+    """The two calls of containerd that the exporter makes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.tasks: dict[str, tuple[int, int]] = {}  # id -> pid and status
+        self.refused: set[str] = set()  # ids for which Containers.Get fails
+        self.record = b""  # the answer to every Containers.Get; if empty, a container named by its id
+        self.list_error = None  # a status code and a text that every Tasks.List fails with
+        self.list_cut = 0  # bytes missing at the end of every answer to Tasks.List
+        self.calls: list[str] = []  # "tasks", or the id of a container
+        self.server = None
+
+    def _list(self, request, context):
+        self.calls.append("tasks")
+        if self.list_error:
+            context.abort(*self.list_error)
+        tasks = [messages.Process(id=id, pid=pid, status=status) for id, (pid, status) in self.tasks.items()]
+        answer = messages.ListTasksResponse(tasks=tasks).SerializeToString()
+        return answer[: len(answer) - self.list_cut]
+
+    def _get(self, request, context):
+        self.calls.append(request.id)
+        if request.id in self.refused:
+            context.abort(grpc.StatusCode.INTERNAL, "the database is locked")
+        labels = {
+            "io.kubernetes.pod.namespace": "default",
+            "io.kubernetes.pod.name": "pod",
+            "io.kubernetes.container.name": request.id,
+        }
+        container = messages.Container(id=request.id, labels=labels)
+        return self.record or messages.GetContainerResponse(container=container).SerializeToString()
+
+    def start(self):
+        def handler(function, request):
+            return grpc.unary_unary_rpc_method_handler(function, request_deserializer=request.FromString)
+
+        unlimited = [("grpc.max_send_message_length", -1)]
+        self.server = grpc.server(futures.ThreadPoolExecutor(8), options=unlimited)
+        services = {
+            "tasks.v1.Tasks": {"List": handler(self._list, messages.ListTasksRequest)},
+            "containers.v1.Containers": {"Get": handler(self._get, messages.GetContainerRequest)},
+        }
+        for service, methods in services.items():
+            service = f"containerd.services.{service}"
+            self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+        self.path.unlink(missing_ok=True)
+        assert self.server.add_insecure_port(f"unix:{self.path}")
+        self.server.start()
+
+    def stop(self):
+        if self.server:
+            self.server.stop(None).wait()
+            self.server = None
+
+
+@pytest.fixture
+def containerd(tmp_path):
+    containerd = Containerd(tmp_path / "sock")
+    containerd.start()
+    yield containerd
+    containerd.stop()
+
+
+@pytest.fixture
+def cgroups(containerd):
+    """Two running containers, a and b."""
+    root = sorted(roots().items())[0][1]
+    made = {}
+    try:
+        for id in ("a", "b"):
+            made[id] = Cgroup(root)
+            containerd.tasks[id] = (made[id].init.pid, RUNNING)
+        yield made
+    finally:
+        for cgroup in made.values():
+            cgroup.close()
+
+
+@pytest.fixture
+def exporter(containerd, cgroups):
+    with Exporter("--containerd-sock", containerd.path, *OFTEN) as exporter:
+        assert processes(exporter.after()) == {"a": 1, "b": 1}
+        yield exporter
+
+
+def processes(exposition):
+    if "process_smaps_processes" not in exposition:
+        return {}
+    return {container: n for (container,), n in exposition.by("process_smaps_processes", "container").items()}
+
+
+def is_up(exporter) -> bool:
+    return exporter.metrics().value("smaps_exporter_containerd_up") == 1
+
+
+def start_container(containerd, cgroups, id: str):
+    """A cgroup that no known container has makes the exporter list containers."""
+    cgroups[id] = Cgroup(cgroups["a"].path.parent)
+    containerd.tasks[id] = (cgroups[id].init.pid, RUNNING)
+
+
+def assert_goes_on(exporter, cgroups, n_errors: int):
+    """Until `n_errors` listings have failed, scrapes are on time and show what known containers start."""
+    cgroups["a"].run("/bin/sleep", "1000000")
+    exporter.after()
+    deadline = time.monotonic() + 60
+    for exposition in exporter.scrapes():
+        assert time.time() - exposition.value("smaps_exporter_last_scrape_timestamp_seconds") < 2
+        assert exposition.value("smaps_exporter_oldest_data_seconds") < 2
+        assert processes(exposition) == {"a": 2, "b": 1}
+        if exposition.value(ERRORS) >= n_errors and exposition.value("smaps_exporter_containerd_up") == 0:
+            return
+        assert time.monotonic() < deadline, f"{exposition.value(ERRORS)} listings failed"
+
+
+def assert_recovers(exporter, expected):
+    until(lambda: is_up(exporter) and processes(exporter.metrics()) == expected, 30, "a listing succeeds")
+    lines = exporter.news()
+    assert len(lines) <= 2 and all(line.isprintable() for line in lines), f"one line per change: {lines}"
+
+
+@pytest.mark.parametrize("failure", ["an error", "a truncated answer"])
+def test_known_containers_are_read_while_listings_fail(containerd, cgroups, exporter, failure):
+    if failure == "an error":
+        containerd.list_error = grpc.StatusCode.NOT_FOUND, "no such namespace\n" + "x" * 5000
+    else:
+        containerd.list_cut = 1
+    start_container(containerd, cgroups, "c")
+    assert_goes_on(exporter, cgroups, n_errors=3)
+    containerd.list_error, containerd.list_cut = None, 0
+    assert_recovers(exporter, {"a": 2, "b": 1, "c": 1})
+
+
+def test_known_containers_are_read_while_the_socket_is_gone(containerd, cgroups, exporter):
+    containerd.stop()
+    containerd.path.unlink(missing_ok=True)
+    assert_goes_on(exporter, cgroups, n_errors=3)
+    containerd.start()
+    assert_recovers(exporter, {"a": 2, "b": 1})
+
+
+def test_a_listing_continues_after_the_container_whose_call_was_refused(containerd, cgroups):
+    containerd.refused.add("b")
+    with Exporter("--containerd-sock", containerd.path, *OFTEN) as exporter:
+        until(lambda: exporter.metrics() and containerd.calls.count("b") >= 3, 30, "the call is made again")
+        assert not is_up(exporter)
+        containerd.refused.clear()
+        assert_recovers(exporter, {"a": 1, "b": 1})
+        assert containerd.calls.count("a") == 1, "labels do not change while a task lives"
+
+
+def test_a_container_whose_record_is_too_large_is_named_by_its_id(containerd, cgroups, exporter):
+    containerd.record = container_record(spec=33 * MIB)
+    start_container(containerd, cgroups, "c")
+    until(lambda: processes(exporter.metrics()) == {"a": 1, "b": 1, "c": 1}, 30, "c is listed")
+    exposition = exporter.after()
+    assert exposition.by("process_smaps_processes", "namespace", "pod", "container")["k8s.io", "", "c"] == 1
+    assert exposition.value(ERRORS) == 0 and is_up(exporter)
+
+
+def test_a_restarted_containerd_is_listed_again(containerd, cgroups, exporter):
+    for n in range(3):
+        containerd.stop()
+        until(lambda: not is_up(exporter), 20, "the exporter notices")
+        containerd.start()  # a new socket of the same name
+        until(lambda: is_up(exporter), 30, "the exporter is connected again")
+        start_container(containerd, cgroups, f"c{n}")
+    expected = {"a": 1, "b": 1, "c0": 1, "c1": 1, "c2": 1}
+    until(lambda: processes(exporter.metrics()) == expected, 30, "new containers are listed")
+
+
+def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
+    containerd.tasks["a"] = (0, UNKNOWN)
+    n_calls = containerd.calls.count("tasks")
+    cgroups["c"] = Cgroup(cgroups["a"].path.parent)
+    until(lambda: exporter.metrics() and containerd.calls.count("tasks") > n_calls + 1, 30, "two listings")
+    assert processes(exporter.after()) == {"a": 1, "b": 1}
+    cgroups["a"].init.kill()
+    cgroups["a"].init.wait()
+    assert processes(exporter.after()) == {"b": 1}
+
+
+# The README: 4 MiB plus 2.2 times the 12.8 MB that --max-samples allows by default.
+DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
+
+
+@pytest.mark.parametrize(
+    ("n", "record"),
+    [
+        pytest.param(110, {"spec": MIB}, id="110 containers with 1 MiB of environment"),
+        pytest.param(5000, {"spec": 20 << 10}, id="5,000 containers"),
+        pytest.param(2, {"spec": 6 * MIB}, id="more than the 4 MiB that tonic takes by default"),
+        pytest.param(2, {"labels": 1_500_000}, id="the labels of a hostile image"),
+    ],
+)
+def test_listing_stays_within_the_documented_memory(containerd, cgroups, request, n, record):
+    containerd.record = container_record(**record)
+    containerd.tasks |= {f"c{i}": (cgroups["a"].init.pid, RUNNING) for i in range(n - 2)}
+    with Exporter("--containerd-sock", containerd.path, *EVERYTHING) as exporter:
+        until(lambda: exporter.metrics().value("smaps_exporter_containers") == n, 120, "all are listed")
+        assert exporter.after().value(ERRORS) == 0
+        peak, resident = (memory(exporter.process.pid, key) for key in ("VmHWM", "VmRSS"))
+        print(f"{request.node.callspec.id}: RSS {resident >> 10} KiB, at most {peak >> 10} KiB")
+        assert peak < DOCUMENTED
+
+
+def container_record(labels: int = 0, spec: int = 0) -> bytes:
+    """The answer to Containers.Get: a record with that many labels, and an OCI spec of that many bytes."""
+    named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
+    labels = named | {f"{i:x}": "" for i in range(labels)}
+    record = messages.Container(labels=labels, spec=messages.Any(value=bytes(spec)))
+    return messages.GetContainerResponse(container=record).SerializeToString()
+
+
+def memory(pid: int, key: str) -> int:
+    return int(re.search(rf"{key}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
