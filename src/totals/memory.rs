@@ -16,29 +16,30 @@ use super::table::{Command, Series, Table};
 /// What a series takes in each reading that names it, about.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may take this much more for something new, with all containers together below
+/// Whether a container may take this much more for a new command, with all containers together below
 /// `max_bytes`.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Whether a container may take a new path. Without this, paths that were merged would come back with every read, to
-/// be merged again.
-pub(super) fn has_room_for_path(
-    table: &Table,
-    command: u32,
-    value: &str,
-    totals: &Totals,
-    max_bytes: usize,
-) -> bool {
+/// Whether a path is kept under its name. One that is new and no larger than those that were merged is not:
+/// it would come back with every read and be merged again.
+pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
-    let n_bytes = Series::n_bytes(command.labels.len() + value.len(), value.len()) + READING_BYTES;
-    has_room(table, command.container, n_bytes, max_bytes)
-        || table.shape.group_by != GroupBy::Path
-        || value == OTHER
-        || totals.size() > table.containers.get(command.container).largest_merged
+    let largest_merged = table.containers.get(command.container).largest_merged;
+    largest_merged.is_none_or(|largest| totals.size() > largest || value == OTHER)
         || command.series.contains_key(value)
+}
+
+/// Lets paths of any size in again, in all containers if half of the memory is free, else in those that take
+/// less than half of their share.
+pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
+    let share =
+        if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };
+    for container in table.containers.iter_mut().filter(|container| container.n_bytes <= share / 2) {
+        container.largest_merged = None;
+    }
 }
 
 /// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of those that
@@ -106,7 +107,7 @@ fn merge_path(table: &mut Table, id: u32) -> usize {
     table.series.get_mut(other).totals.add(&totals);
     let container = table.containers.get_mut(table.commands.get(command).container);
     container.n_folded += 1;
-    container.largest_merged = container.largest_merged.max(totals.size());
+    container.largest_merged = container.largest_merged.max(Some(totals.size()));
     freed
 }
 

@@ -90,7 +90,7 @@ impl Snapshot {
         let (mut others, mut n_others) = (Totals::default(), 0);
         for (value, totals) in tally.sums() {
             let value = labels::lossy(value, &mut self.lossy);
-            if memory::has_room_for_path(&self.table, command, value, totals, self.max_bytes) {
+            if memory::admits_path(&self.table, command, value, totals) {
                 reading.push(self.table.series_of(command, value), totals);
             } else {
                 others.add(totals);
@@ -136,9 +136,7 @@ impl Snapshot {
         self.add_up();
         self.table.remove_unused();
         self.reduce(self.max_bytes);
-        if self.table.n_bytes <= self.max_bytes / 2 {
-            self.table.forget_merged();
-        }
+        memory::forget_merged(&mut self.table, self.max_bytes);
         self.table.sort();
         self.folding.fold(&mut self.table);
         self.table.sort();
@@ -248,12 +246,8 @@ mod tests {
         node.process(b"b", &[(b"/x", 1024)]);
         node.process(b"a", &[(b"[anon]", 1024)]);
         node.sum();
-        let expected = [
-            (r#"comm="a",path="/x"}"#, 5120, 2),
-            (r#"comm="a",path="[anon]"}"#, 3072, 2),
-            (r#"comm="b",path="/x"}"#, 1024, 1),
-        ];
-        assert_eq!(node.series(), expected);
+        let of_a = [(r#"comm="a",path="/x"}"#, 5120, 2), (r#"comm="a",path="[anon]"}"#, 3072, 2)];
+        assert_eq!(node.series(), [of_a[0], of_a[1], (r#"comm="b",path="/x"}"#, 1024, 1)]);
         assert_eq!(node.processes(), [(r#"comm="a""#, 2), (r#"comm="b""#, 1)]);
     }
 
@@ -319,28 +313,6 @@ mod tests {
         node.process(b"a\xfe", &[(b"/\xff", 1024)]);
         node.sum();
         assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
-        assert_eq!(node.processes(), [("comm=\"a\u{fffd}\"", 2)]);
-    }
-
-    #[test]
-    fn grouped_by_kind_and_process_and_pid() {
-        let mappings: &[(&[u8], u64)] = &[(b"/x", 1), (b"/y", 2), (b"", 4), (b"[heap]", 8), (b"[vdso]", 16)];
-        let mut kinds = Node::new(Shape { group_by: GroupBy::Kind, ..Shape::default() });
-        kinds.process(b"a", mappings);
-        kinds.sum();
-        let expected = [
-            (r#"comm="a",kind="anon"}"#, 4, 1),
-            (r#"comm="a",kind="file"}"#, 3, 2),
-            (r#"comm="a",kind="heap"}"#, 8, 1),
-            (r#"comm="a",kind="special"}"#, 16, 1),
-        ];
-        assert_eq!(kinds.series(), expected);
-        let mut whole = Node::new(Shape { group_by: GroupBy::Process, by_pid: true, ..Shape::default() });
-        whole.process(b"a", mappings);
-        whole.process(b"a", &mappings[..1]);
-        whole.sum();
-        assert_eq!(whole.series(), [(r#"comm="a",pid="1"}"#, 31, 5), (r#"comm="a",pid="2"}"#, 1, 1)]);
-        assert_eq!(whole.processes(), [(r#"comm="a""#, 2)]);
     }
 
     /// Whatever a container maps, its memory stays within the limit, its sums stay, its largest paths keep
@@ -371,14 +343,39 @@ mod tests {
             assert_eq!(node.rss(|series| series.labels.contains("container=\"0\"")), 60 * 1400);
             assert_eq!(node.rss(|series| series.labels.contains("container=\"1\"")), 5000);
             assert_eq!(node.rss(|series| series.labels.contains("/large")), 60_000);
-            let is_quiet = |series: &&Series| series.labels.contains("container=\"1\"");
-            assert_eq!(node.snapshot.table().series().filter(is_quiet).count(), 50);
+            let series = node.snapshot.table().series();
+            assert_eq!(series.filter(|series| series.labels.contains("container=\"1\"")).count(), 50);
             let folded: Vec<(&str, u64)> = node.snapshot.folded().collect();
             assert!(folded.len() == 1 && folded[0].1 > 20_000, "{folded:?}");
         }
         node.readings.truncate(1);
         node.sum();
         assert!(node.snapshot.table.n_bytes < 100_000 && node.snapshot.table().series().count() == 50);
+    }
+
+    /// Paths that were merged do not come back with the next read, so that a steady scrape merges nothing.
+    #[test]
+    fn merged_paths_stay_merged_until_memory_is_free() {
+        let mut node = Node::new(Shape { max_samples: 1, ..Shape::default() });
+        let paths: Vec<Vec<u8>> = (0..300_u64).map(|i| format!("/{i:0>800}").into_bytes()).collect();
+        let mappings: Vec<(&[u8], u64)> = (0..).zip(&paths).map(|(i, path)| (path.as_slice(), i)).collect();
+        let scrape = |node: &mut Node| {
+            node.readings.clear();
+            (0..10).for_each(|i| node.process_in(i, b"a", &mappings));
+            let n_bytes = node.snapshot.table.n_bytes;
+            node.sum();
+            (n_bytes > node.snapshot.max_bytes, node.snapshot.table.series.len())
+        };
+        let (_, n_series) = scrape(&mut node);
+        assert!((300..900).contains(&n_series), "{n_series}");
+        for _ in 0..3 {
+            assert_eq!(scrape(&mut node), (false, n_series));
+        }
+        node.readings.clear();
+        node.process_in(0, b"a", &[(b"/x", 0)]);
+        node.sum();
+        node.process_in(0, b"b", &mappings);
+        assert_eq!(node.snapshot.table.series.len(), 301);
     }
 
     /// A container with too many commands for its share of the memory gets no new ones.

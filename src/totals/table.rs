@@ -30,8 +30,8 @@ pub(super) struct Container {
     pub(super) n_bytes: usize,
     /// The number of its paths that are summed as `[other]`.
     pub(super) n_folded: u64,
-    /// The size of the largest path that was merged to save memory, until half of it is free again.
-    pub(super) largest_merged: Size,
+    /// The size of the largest path that was merged to save memory, until there is plenty again.
+    pub(super) largest_merged: Option<Size>,
     is_used: bool,
 }
 
@@ -168,7 +168,7 @@ impl Table {
                 labels: labels.into(),
                 n_bytes: 0,
                 n_folded: 0,
-                largest_merged: Size::default(),
+                largest_merged: None,
                 is_used: true,
             };
             let id = self.containers.insert(container);
@@ -271,11 +271,6 @@ impl Table {
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;
-    }
-
-    /// Lets paths of any size in again.
-    pub(super) fn forget_merged(&mut self) {
-        self.containers.iter_mut().for_each(|container| container.largest_merged = Size::default());
     }
 
     /// Sets all sums to zero and unfolds everything.
