@@ -59,16 +59,17 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
-/// Waits until the kernel says that the process has a handler for SIGTERM (bit 14 of `SigCgt`).
+/// Waits until the process has handlers for SIGINT and SIGTERM (bits 1 and 14 of `SigCgt`).
 fn wait_for_handler(child: &Child) {
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     loop {
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        if u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << 14 != 0 {
+        let handlers = 1 << 14 | 1 << 1;
+        if u64::from_str_radix(caught.trim(), 16).unwrap() & handlers == handlers {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "SIGTERM has no handler: {status}");
+        assert!(std::time::Instant::now() < deadline, "a signal has no handler: {status}");
         std::thread::yield_now();
     }
 }
