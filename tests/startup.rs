@@ -104,10 +104,9 @@ fn a_signal_ends_what_is_not_done() {
         let mut log = String::new();
         child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         assert_eq!(status.code(), Some(code), "{args:?} {status}\n{log}");
-        assert!(
-            log.ends_with(if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" }),
-            "{log}"
-        );
+        // What was being done may still log a line of its own.
+        let line = if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" };
+        assert!(log.contains(line), "{log}");
     }
 }
 
