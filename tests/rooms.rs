@@ -43,11 +43,6 @@ const LINUX: &[&str] = &["node", "sources", "cli", "http", "totals", "exposition
 
 const MAX_LINES: usize = 400;
 
-/// Files that still have more lines, and how they are to be split. None may grow.
-const LONG_FILES: [(&str, usize); 1] = [
-    ("src/http/response.rs", 488), // routes apart from printing
-];
-
 #[test]
 fn arrows_go_one_way() {
     let mut faults = Vec::new();
@@ -105,15 +100,10 @@ fn files_are_short() {
     let mut faults = Vec::new();
     for file in files(Path::new("src")) {
         let n_lines = fs::read_to_string(&file).unwrap().lines().count();
-        let long = LONG_FILES.iter().find(|(long, _)| Path::new(long) == file);
-        if n_lines > long.map_or(MAX_LINES, |(_, n_lines)| *n_lines) {
+        if n_lines > MAX_LINES {
             faults.push(format!("{} has {n_lines} lines", file.display()));
-        } else if long.is_some() && n_lines <= MAX_LINES {
-            faults.push(format!("{} is short now: remove it from the list", file.display()));
         }
     }
-    let gone = LONG_FILES.iter().filter(|(file, _)| !Path::new(file).exists());
-    faults.extend(gone.map(|(file, _)| format!("{file} is gone: remove it from the list")));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 

@@ -8,7 +8,10 @@ use rustix::event::PollFlags;
 
 use super::head::{Parsed, parse_head};
 use super::limits::Limits;
-use super::response::{Response, Site, Wait, error_response, respond, wait};
+use super::response::{Response, error_response};
+use super::routes::respond;
+use super::site::Site;
+use super::wait::{Wait, wait};
 
 /// A longer head is refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;

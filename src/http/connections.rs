@@ -105,7 +105,7 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::super::limits::LIMITS;
-    use super::super::response::Site;
+    use super::super::site::Site;
     use super::*;
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};

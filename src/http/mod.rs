@@ -9,8 +9,11 @@ mod limits;
 mod page;
 pub mod publish;
 mod response;
+mod routes;
 mod server;
+mod site;
 mod throttle;
+mod wait;
 
 pub(crate) use hosts::is_host_name;
 

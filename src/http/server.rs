@@ -25,7 +25,7 @@ use super::connections::Connections;
 use super::hosts::Hosts;
 use super::limits::{LIMITS, Limits};
 use super::publish::{Document, Published};
-use super::response::Site;
+use super::site::Site;
 use super::throttle::Throttle;
 use crate::demand::Demand;
 use crate::errors::plain;
