@@ -156,7 +156,7 @@ impl Account {
                 self.paths.others = found.others;
             }
             if self.paths.memory.is_empty() {
-                self.paths.memory = self.unnamed_memory(processes).unwrap_or_default().into();
+                self.paths.memory = self.unnamed_memory(first, processes).unwrap_or_default().into();
             }
         }
         let started_at = tracked.and_then(|tracked| tracked.init_start_time);
@@ -175,19 +175,32 @@ impl Account {
         Paths { memory, others }
     }
 
-    /// Returns where version 1 accounts the memory of a container whose id is in the paths of other controllers only, as on
-    /// ECS: where its process is, if nothing else is there.
-    fn unnamed_memory<'a>(&self, processes: &'a ProcessTable) -> Option<&'a [u8]> {
-        let path = processes.find(self.pid)?.cgroups().memory().filter(|path| *path != b"/")?;
-        let is_below = |other: &[u8]| {
-            other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        };
+    /// Returns where version 1 accounts the memory of a container whose id is in the paths of other controllers only, as
+    /// on ECS: where its init process was first, or if that is unknown, the path of one of its processes that all the
+    /// others are at or below. Returns `None` if anything else is in that cgroup.
+    fn unnamed_memory<'a>(
+        &self,
+        first: Option<&'a Cgroups>,
+        processes: &'a ProcessTable,
+    ) -> Option<&'a [u8]> {
         let is_own = |process: &Process| {
             process.container().is_some_and(|container| container.id == self.container.id)
         };
-        let is_alone =
-            processes.iter().all(|other| is_own(other) || !other.cgroups().memory().is_some_and(is_below));
-        is_alone.then_some(path)
+        let mut own = processes.iter().filter(|&process| is_own(process));
+        let path = match first {
+            Some(first) => first.memory()?,
+            None => own.try_fold(processes.find(self.pid)?.cgroups().memory()?, |path, process| {
+                match process.cgroups().memory()? {
+                    other if is_at_or_below(other, path) => Some(path),
+                    other if is_at_or_below(path, other) => Some(other),
+                    _ => None,
+                }
+            })?,
+        };
+        let is_in = |process: &Process| {
+            process.cgroups().memory().is_some_and(|other| is_at_or_below(other, path))
+        };
+        (path != b"/" && processes.iter().all(|process| is_own(process) || !is_in(process))).then_some(path)
     }
 
     /// Reads its cgroup. Returns whether the cgroup is there.
@@ -336,7 +349,12 @@ impl Account {
     }
 
     /// Makes it look as if all of its processes were selected.
-    #[cfg(test)]
+    /// Whether `path` is the path `above`, or the path of a cgroup below it.
+fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+#[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;
     }

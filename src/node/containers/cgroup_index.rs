@@ -6,9 +6,9 @@
 //! whole node would be in it. But seen from inside a cgroup namespace `/` is where the exporter itself is, and the root
 //! is all `..`.
 //!
-//! A workload may name a cgroup of its own after another container. So below a container's cgroup an id counts only
-//! where the runtime has put that container: where its init process was first, or if that is unknown, where no
-//! cgroup outside other containers has that id.
+//! A workload may name a cgroup of its own after another container. So an id counts only where the runtime has put
+//! that container: where its init process was first. If that is unknown, it counts below another container's cgroup
+//! only if no cgroup outside other containers has that id.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -136,8 +136,8 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Follows `path` from the root inwards: returns the innermost container that counts, and whether the path holds
-    /// a listed id.
+    /// Follows `path` from the root inwards: returns the innermost container that counts, and whether an id in the path
+    /// says so.
     ///
     /// Components count whole. `..` is below nothing: from inside a cgroup namespace, `/../x` is not below `/`.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
@@ -151,23 +151,26 @@ impl CgroupIndex {
                 place = Some(Place { container, cgroup: key(above) });
             }
             let Some(listed) = self.by_id.get(id_of(component)) else { continue };
-            has_id = true;
-            let is_same = |place: &Place| place.container.id == listed.container.id;
-            if place.is_none() || (self.is_placed_at(listed, above) && !place.as_ref().is_some_and(is_same)) {
+            let is_same = place.as_ref().is_some_and(|place| place.container.id == listed.container.id);
+            if !is_same && self.is_placed_at(listed, above, place.is_some()) {
                 place = Some(Place { container: &listed.container, cgroup: key(above) });
+                has_id = true;
             }
         }
         (place, has_id)
     }
 
-    /// Whether the runtime has put the container at this path, which is below the cgroup of another container.
-    fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
+    /// Whether the container may be at this path, which ends in its id. If its init process shows where the runtime has
+    /// put it, it is only there. Without that it may be anywhere but below the cgroup of another container, unless it was
+    /// seen nowhere else.
+    fn is_placed_at(&self, listed: &Listed, path: &[u8], is_below_another: bool) -> bool {
         let id = listed.container.listed.id.as_bytes();
-        match &listed.first {
-            Some(first) => first.paths().any(|first| named_cgroup(id, first) == Some(path)),
-            None if listed.container.listed.init_pid.is_some() => false,
-            None => !self.includes_ended && !self.placed.contains(id),
+        let mut places = listed.first.iter().flat_map(Cgroups::paths).filter_map(|first| named_cgroup(id, first));
+        if let Some(place) = places.next() {
+            return place == path || places.any(|place| place == path);
         }
+        let has_init = listed.first.is_some() || listed.container.listed.init_pid.is_some();
+        !is_below_another || !has_init && !self.includes_ended && !self.placed.contains(id)
     }
 }
 
