@@ -55,8 +55,8 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the cgroups of all processes whether the exporter is inside a cgroup namespace, and which ids
-    /// are outside the cgroups of other containers. Returns whether that may change any attribution.
+    /// Learns from the cgroups of all processes whether the exporter is inside a cgroup namespace, and which
+    /// ids are outside the cgroups of other containers. Returns whether that may change any attribution.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());

@@ -111,8 +111,9 @@ impl ProcessTable {
         }
     }
 
-    /// Probes a process whose values are kept. After a change of name they are kept until `stat` shows whether
-    /// the process runs another program, so that a new name hides nothing. `stat` can block, so a job reads it.
+    /// Probes a process whose values are kept. After a change of name they are kept until `stat` shows
+    /// whether the process runs another program, so that a new name hides nothing. `stat` can block, so a job
+    /// reads it.
     pub fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];

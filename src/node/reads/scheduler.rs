@@ -131,8 +131,8 @@ impl Reads {
     }
 
     /// Queues the selected processes for which `wanted` holds, except those that rest after a long read or
-    /// are being read. Where the values of these are kept, the name and the container are checked now, and the
-    /// program when the queue is empty.
+    /// are being read. Where the values of these are kept, the name and the container are checked now, and
+    /// the program when the queue is empty.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
