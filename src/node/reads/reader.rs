@@ -5,9 +5,9 @@
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
-//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before it, the `exec_update_lock` of an exec |
+//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before it, `exec_update_lock` of an exec |
 //! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
-//! | `comm`, `cgroup`, `status`, the listings of proc and `task` | no | their locks are never held during a wait for memory |
+//! | `comm`, `cgroup`, `status`, lists of pids and threads | no | no holder of their locks waits for memory |
 
 use std::time::{Duration, Instant};
 
