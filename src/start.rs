@@ -192,7 +192,7 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first socket that exists and whose API knows the containerd namespaces in the options. CRI
+/// Returns the first socket that exists, with an API that knows the containerd namespaces in the options. CRI
 /// knows only the namespace `k8s.io`. Fails with one line when there is no such socket.
 fn first_socket(
     namespaces: &[String],

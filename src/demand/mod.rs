@@ -169,7 +169,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time of 0.
+    /// Returns a demand with a first scrape from 0 to 100 ms, and the time of 0.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();

@@ -172,8 +172,8 @@ impl MemoryReader {
         Ok(n_mappings)
     }
 
-    /// Reads the mappings through any other thread, for a process whose leader has exited while other threads
-    /// run.
+    /// Reads the mappings through any other thread, for a process in which the leader has exited while other
+    /// threads run.
     fn mappings_of_a_thread(
         &mut self,
         process: &ProcessDir,

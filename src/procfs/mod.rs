@@ -195,8 +195,8 @@ impl ProcessDir {
     /// Sets `cgroups` to those of the process, or if the first thread has exited, to those of another thread.
     ///
     /// A version 1 hierarchy prints `/` for a thread that has exited (kernel/cgroup/cgroup.c,
-    /// `proc_cgroup_show`). If that were taken literally, a container whose init process is a zombie would
-    /// own the whole node.
+    /// `proc_cgroup_show`). If that were taken literally, a container would get the whole node when its init
+    /// process is a zombie.
     ///
     /// Fails with [`ReadError::Gone`] when no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {

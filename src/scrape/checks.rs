@@ -35,8 +35,8 @@ impl CheckSchedule {
         Some(allowed_at.map_or(soonest, |allowed_at| allowed_at.max(soonest)))
     }
 
-    /// Returns when the kill counters are due; `None` if `has_watched` says that there are none to read. The
-    /// time may be in the past.
+    /// Returns when the kill counters are due; `None` unless `has_watched` is true. The time may be in the
+    /// past.
     pub fn next_watch(&self, has_watched: bool) -> Option<Instant> {
         (self.interval.is_some() && has_watched).then(|| self.watched_at + WATCH_INTERVAL)
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
 /// A read that takes longer is detached. Each further one in a pass gets half the time of the previous one,
-/// because a request may wait for that pass: 64 processes that are stuck at once delay it by 0.6 s. A shorter
-/// time for the first would detach reads on a node that is merely busy.
+/// because a request may wait for that pass: 64 processes that are stuck at the same time delay it by 0.6 s.
+/// A shorter time for the first would detach reads on a node that is merely busy.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 

@@ -59,7 +59,7 @@ pub struct Parts {
     pub self_metrics: SelfMetrics,
     /// The shortest time between a scrape or check and the next check; `None` without checks.
     pub check_interval: Option<Duration>,
-    /// Whether there is only one scrape, whose result is recorded.
+    /// Whether there is only one scrape, and its result is recorded.
     pub is_recording: bool,
 }
 

@@ -11,8 +11,8 @@ pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program records. Then it fails when there is nothing to record, and the error says what
-    /// the log would say.
+    /// Whether the program records. Then it fails when there is nothing to record, and the error replaces the
+    /// log line.
     is_recording: bool,
 }
 
@@ -70,7 +70,7 @@ impl StateLog {
     }
 }
 
-/// Returns a line that says that processes cannot be read, and what access is missing.
+/// Returns a line that reports processes that cannot be read, and the missing access.
 pub fn refused(n_refused: usize, n_selected: usize) -> String {
     format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
 }

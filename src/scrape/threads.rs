@@ -1,7 +1,7 @@
 //! The threads that run scrapes and checks: one is active, another stands by (see [`Handover`]).
 //!
-//! A process whose memory-map lock is held for good costs a thread and its own values, but delays no other
-//! read. No lock is held while a process is read, and nothing else in a scrape can block (see
+//! A process with a memory-map lock that is held for good costs a thread and its own values, but delays no
+//! other read. No lock is held while a process is read, and nothing else in a scrape can block (see
 //! [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

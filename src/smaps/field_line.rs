@@ -18,7 +18,7 @@ pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
-/// The field whose key has a given hash. At most one field has each hash; the whole key must still be
+/// The field with a given hash of its key. At most one field has each hash; the whole key must still be
 /// compared.
 const FIELD_BY_HASH: [u8; 64] = {
     let mut fields = [u8::MAX; 64];

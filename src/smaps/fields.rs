@@ -35,7 +35,7 @@ pub type FieldMask = u32;
 /// Every field.
 pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
 
-/// The first of the fields whose mappings combine by [`Combine::Largest`], which are last in the table.
+/// The first of the fields that combine by [`Combine::Largest`], which are last in the table.
 pub const FIRST_LARGEST: usize = 20;
 
 /// The fields that are missing in `/proc/<pid>/smaps_rollup`: size and page sizes.

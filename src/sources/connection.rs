@@ -59,7 +59,7 @@ impl Connection {
 
     /// Waits for the answer to a call until its deadline.
     ///
-    /// Fails with one line that says that `what` could not be listed.
+    /// Fails with one line that names `what`, which could not be listed.
     pub async fn answer<T>(
         &self,
         what: &str,
@@ -83,7 +83,7 @@ impl Connection {
     }
 }
 
-/// Calls a method whose messages are declared in this program, not generated.
+/// Calls a method. Its messages are declared in this program, not generated.
 pub async fn call<Q, A>(channel: &Channel, method: &'static str, request: Request<Q>) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
@@ -99,7 +99,7 @@ fn no_answer(deadline: Duration) -> String {
     format!("no answer within {} s", deadline.as_secs())
 }
 
-/// Returns the innermost cause of an error; the outermost says only "transport error".
+/// Returns the innermost cause of an error; the outermost is only "transport error".
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {

@@ -109,8 +109,8 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
 
 /// Calls `Containers.Get`; `None` if the container no longer exists.
 ///
-/// A container whose record is too large counts as one without labels, and is named by its id: an image can
-/// have any number of labels, and must not be able to stop the listing.
+/// A container with a record that is too large counts as one without labels, and is named by its id: an image
+/// can have any number of labels, and must not be able to stop the listing.
 async fn labels(
     connection: &Connection,
     channel: &Channel,

@@ -6,7 +6,8 @@
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
-//! A process whose mappings take too long to print is read as one sum, all of which is `[other]`.
+//! If the mappings of a process take too long to print, its memory is read as one sum, and all of it is
+//! `[other]`.
 
 use super::sums::Size;
 

@@ -5,9 +5,9 @@ use super::labels;
 use super::sums::Totals;
 use crate::smaps::fields::{FieldMask, N_FIELDS, NOT_IN_ROLLUP};
 
-/// A series whose label text is longer than this counts as several towards `--max-samples`, because the text
-/// is repeated in each of its samples. The labels of an exposition of N samples therefore take at most N
-/// times this many bytes.
+/// A series with a label text longer than this counts as several towards `--max-samples`, because the text is
+/// repeated in each of its samples. The labels of an exposition of N samples therefore take at most N times
+/// this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// What series stand for, and which samples of them are exported.

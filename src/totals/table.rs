@@ -142,7 +142,7 @@ impl Series {
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns the memory of a series: its labels, and its value once more as a key.
+    /// Returns the memory of a series: its labels, and a copy of its value as a key.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }

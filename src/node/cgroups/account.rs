@@ -72,7 +72,7 @@ struct MappedShmem {
 }
 
 impl Account {
-    /// Creates the account of a container whose cgroup is not known yet.
+    /// Creates the account of a container before its cgroup is known.
     pub fn new(container: &Arc<Container>) -> Self {
         let usage =
             Usage { values: None, read_at: Instant::now(), current: 0, above: None, is_outdated: false };
@@ -176,7 +176,7 @@ impl Account {
         Paths { memory, others }
     }
 
-    /// Returns where version 1 accounts the memory of a container whose id occurs only in the paths of other
+    /// Returns where version 1 accounts the memory of a container if its id occurs only in the paths of other
     /// controllers, as on ECS: the cgroup of its process, if no other candidate exists.
     fn unnamed_memory<'a>(&self, processes: &'a ProcessTable) -> Option<&'a [u8]> {
         let path = processes.find(self.pid)?.cgroups().memory().filter(|path| *path != b"/")?;
@@ -215,7 +215,7 @@ impl Account {
     }
 
     /// Reads what is charged to the pod, if the limit that applies is the pod's. A limit further up is the
-    /// node's: its use says nothing about this container, so it is not followed.
+    /// node's: its use does not depend on this container, so it is ignored.
     fn read_above(&mut self, fs: &mut CgroupFs) {
         let limits = self.usage.values.map(|values| (values.get(LIMIT), values.get(MAX)));
         self.usage.above = match limits {

@@ -117,8 +117,8 @@ impl Accounts {
         self.table.iter().map(Account::container)
     }
 
-    /// Reads the accounts; with `checks_first`, only those whose check shows that they must be read. Calls
-    /// `read` with each account that was read.
+    /// Reads the accounts; with `checks_first`, only those that a check finds due. Calls `read` with each
+    /// account that was read.
     pub fn read(
         &mut self,
         fs: &mut CgroupFs,

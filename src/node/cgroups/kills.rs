@@ -12,7 +12,7 @@ pub fn find(fs: &mut CgroupFs, ooms: &mut OomTracker, live: &mut [Account], gone
     // The kills found so far, by the path of the cgroup above. Empty without kills: a steady scrape allocates
     // nothing.
     let mut found: Vec<(Vec<u8>, u64)> = Vec::new();
-    // The containers whose own counter is gone: the cgroup may be gone while a process in it is still listed.
+    // The containers without their own counter: the cgroup may be gone while a process in it is still listed.
     let mut silent: Vec<&mut Account> = gone.iter_mut().collect();
     for account in live {
         match account.new_kills(fs) {

@@ -1,10 +1,10 @@
 //! Attribution: which container a process is in, by its cgroups and never by its PID namespace.
 //!
 //! A container has every cgroup at or below the path component that equals its id, wherever its init process
-//! is now: systemd and Docker move init into a child cgroup inside a container. A container whose id is in no
-//! path has every cgroup at or below the first one in which its init process was seen. The root belongs to no
-//! container, because the whole node would be in it. Inside a cgroup namespace, however, `/` is the
-//! exporter's own cgroup, and the root is the path that consists only of `..`.
+//! is now: systemd and Docker move init into a child cgroup inside a container. A container with an id that
+//! is in no path has every cgroup at or below the first one in which its init process was seen. The root
+//! belongs to no container, because the whole node would be in it. Inside a cgroup namespace, however, `/` is
+//! the exporter's own cgroup, and the root is the path that consists only of `..`.
 //!
 //! A workload may name one of its own cgroups after another container. Below a container's cgroup an id
 //! therefore counts only where the runtime has placed that container: where its init process was first seen,

@@ -104,8 +104,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns the number of the kubelet's links that name no container or whose cut ids match more than one;
-    /// `None` for other sources.
+    /// Returns the number of the kubelet's links that name no container, or have a cut id that matches more
+    /// than one; `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unclear? + self.cut_ids.n_ambiguous())
     }

@@ -83,7 +83,7 @@ mod tests {
     struct Clock(Schedule, Instant);
 
     impl Clock {
-        /// Returns a schedule whose listings at 0 and at 3,000 succeeded.
+        /// Returns a schedule with successful listings at 0 and at 3,000.
         fn quiet() -> Self {
             let mut clock = Self(Schedule::default(), Instant::now());
             clock.list(0, false);

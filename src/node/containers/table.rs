@@ -83,7 +83,7 @@ pub struct Tracked {
     /// Whether the init process was in the last listing of proc, and in the one before.
     init_is_there: bool,
     init_was_there: bool,
-    /// Whether the container runs, now and in the previous scrape: the runtime says so, or the container has
+    /// Whether the container runs, now and in the previous scrape: the runtime lists it as running, or it has
     /// a process.
     is_running: bool,
     was_running: bool,

@@ -39,7 +39,7 @@ pub enum Change {
 }
 
 impl Attribution {
-    /// Creates the attribution of a process in these cgroups, whose container is not looked up yet.
+    /// Creates the attribution of a process in these cgroups. Its container is not looked up yet.
     pub fn new(cgroups: Cgroups) -> Self {
         let comm = Vec::new();
         Self { cgroups, container: None, is_outdated: true, is_selected: false, is_explained: false, comm }

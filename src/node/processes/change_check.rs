@@ -7,9 +7,9 @@
 //!    the same bytes as before, the last reading is confirmed.
 //! 3. In all other cases the process is read.
 //!
-//! Both files were printed before the read whose values they confirm, and the sums of those values equal the
-//! rollup, so nothing changed in between. Nothing is extrapolated, and every process is read in full at least
-//! every five minutes.
+//! Both files were printed before the read that they confirm, and the sums of its values equal the rollup, so
+//! nothing changed in between. Nothing is extrapolated, and every process is read in full at least every five
+//! minutes.
 
 use std::time::{Duration, Instant};
 

@@ -20,7 +20,7 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// Only `stat`: first to learn the start time, later to learn whether the process still runs the program
-    /// whose values are kept.
+    /// that the kept values belong to.
     Stat,
     /// Every mapping, from smaps, unless the check shows that none has changed.
     Mappings(Check),

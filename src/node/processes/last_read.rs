@@ -51,7 +51,7 @@ pub struct MemoryRead {
     pub n_mappings: u64,
     /// The fingerprint before the read, if the check took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program whose memory was read, if `stat` was read and shows it.
+    /// The program that the memory belongs to, if `stat` was read and shows it.
     pub program: Option<Program>,
 }
 

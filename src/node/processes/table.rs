@@ -111,9 +111,8 @@ impl ProcessTable {
         }
     }
 
-    /// Probes a process whose values are kept. After a change of name they are kept until `stat` shows
-    /// whether the process runs another program, so that a new name hides nothing. `stat` can block, so a job
-    /// reads it.
+    /// Probes a process with kept values. After a change of name they are kept until `stat` shows whether the
+    /// process runs another program, so that a new name hides nothing. `stat` can block, so a job reads it.
     pub fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -156,7 +155,7 @@ impl ProcessTable {
     }
 
     /// Records every selected process with values into `to` and returns their number. A process that ends in
-    /// the meantime, or whose files cannot be read, is skipped.
+    /// the meantime or cannot be read is skipped.
     ///
     /// Fails with one line when a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {

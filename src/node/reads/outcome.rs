@@ -18,7 +18,7 @@ pub enum Outcome {
     Replaced,
     /// The `stat` of a new process was read.
     Identified,
-    /// The `stat` of a process whose values are kept was read.
+    /// The `stat` of a process with kept values was read.
     Checked {
         /// Whether the process has executed another program since the values were read.
         has_executed: bool,

@@ -198,8 +198,8 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// Four processes that cost 200 ms each are new in every scrape, beside 400 others. The others are read
-    /// in half of the time, as if the four did not exist.
+    /// Four processes that cost 200 ms each are new in every scrape, and 400 others are not. The others are
+    /// read in half of the time, as if the four did not exist.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before it, `exec_update_lock` of an exec |
 //! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
-//! | `comm`, `cgroup`, `status`, lists of pids and threads | no | no holder of their locks waits for memory |
+//! | `comm`, `cgroup`, `status`, listings of proc and `task` | no | no holder of their locks waits for memory |
 
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,7 @@ impl Reader {
         Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
     }
 
-    /// Reads the kernel's sum, if `detail` asks for it and the kernel has one.
+    /// Reads the kernel's sum, if `detail` requires it and the kernel has one.
     fn read_sum(
         &mut self,
         process: &ProcessDir,

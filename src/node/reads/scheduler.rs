@@ -35,7 +35,7 @@ pub struct Reads {
     /// The read that the scrape waits for.
     under_way: Option<UnderWay>,
     detached: DetachedReads,
-    /// The positions of processes whose values are kept without a read in this scrape. At the end of the
+    /// The positions of processes that keep their values without a read in this scrape. At the end of the
     /// scrape, a check finds out whether each still runs the same program.
     kept: Vec<u32>,
     /// When the budget last caused a process to be skipped.
@@ -186,9 +186,9 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a read of `stat` for the next process whose values are kept, to check which program it runs.
-    /// `stat` can block on `exec_update_lock`, so it is read like memory: no lock is held meanwhile, and the
-    /// read can be detached.
+    /// Returns a read of `stat` for the next process with kept values, to check which program it runs. `stat`
+    /// can block on `exec_update_lock`, so it is read like memory: no lock is held meanwhile, and the read
+    /// can be detached.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
