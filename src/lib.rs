@@ -98,7 +98,8 @@ use crate::sources::recording::Writer;
 const FIRST_LISTING: Duration = Duration::from_secs(5);
 /// How long `--once` and `--record` wait for a listing, because they have only one scrape.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long `--once` and `--record` wait for slow reads, and the pause before looking at these again.
+/// How long `--once` and `--record` wait for slow reads, and the pause before testing again whether any is
+/// left.
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
 /// With a lower limit of open files a scrape would be incomplete: without containers, 20 to 30 files are open

@@ -3,7 +3,7 @@
 //!
 //! Four rooms, with arrows that point one way: `containers <- processes <- reads`, and `cgroups ->
 //! containers, processes`. The state of a process's reads is kept with the process, so that both are dropped
-//! together: a separate table would have to be matched with the processes at each listing.
+//! together: a separate table would have to be matched with the processes at each listing of proc.
 
 pub mod cgroups;
 pub mod containers;

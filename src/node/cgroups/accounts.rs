@@ -269,7 +269,7 @@ pub(crate) mod tests {
             fs::write(path, text).unwrap();
         }
 
-        /// Runs a listing that finds these processes.
+        /// Simulates a scrape that finds these processes.
         pub(crate) fn see(&mut self, processes: &[Process]) -> ProcessTable {
             let mut processes = ProcessTable::of(processes);
             self.discovery.observe(processes.seen(), Instant::now());
@@ -298,7 +298,7 @@ pub(crate) mod tests {
             Self(node, Accounts::new(Level::Info), fs)
         }
 
-        /// Runs a scrape that finds these processes. Returns the exported label texts and memory.
+        /// Simulates a scrape that finds these processes. Returns the exported label texts and memory.
         fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64)> {
             let Self(node, accounts, fs) = self;
             let processes = node.see(processes);

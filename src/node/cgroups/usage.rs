@@ -207,13 +207,13 @@ pub(crate) mod tests {
             usage.join(snapshot, &processes, &node.proc, now);
         }
 
-        /// Runs a scrape that finds these processes.
+        /// Simulates a scrape that finds these processes.
         fn scrape(&mut self, processes: &[Process]) {
             self.pass(processes, false);
         }
 
-        /// Runs a check that finds these processes. Returns the containers near their limit, and the kills:
-        /// the container, the number, and the bytes that were charged to the container.
+        /// Simulates a check that finds these processes. Returns the containers near their limit, and the
+        /// kills: the container, the number, and the bytes that were charged to the container.
         pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64, u64)>) {
             self.pass(processes, true);
             let kills = self.usage.take_kills().into_iter();

@@ -285,8 +285,8 @@ mod tests {
             self.discovery.refresh(self.at(ms));
         }
 
-        /// Runs a scrape that finds these processes. Returns whether one may be in another container than
-        /// before.
+        /// Simulates a scrape that finds these processes. Returns whether one may be in another container
+        /// than before.
         fn see(&mut self, ms: u64, processes: &[Process]) -> bool {
             let with_cgroups: Vec<_> = processes
                 .iter()

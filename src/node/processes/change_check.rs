@@ -3,8 +3,7 @@
 //! A process is read again only if its values can have changed:
 //! 1. If `stat` shows that the process has worked (page faults, CPU time, size, resident pages), it is read.
 //! 2. Otherwise `smaps_rollup` shows what others did to its memory, and `maps` shows the layout. If both
-//! print
-//!    the same bytes as before, the last reading is confirmed.
+//!    print the same bytes as before, the last reading is confirmed.
 //! 3. In all other cases the process is read.
 //!
 //! Both files were printed before the read that they confirm, and the sums of its values equal the rollup, so

@@ -117,7 +117,7 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time since which the process has not been read, or has not been read without overlaps.
+    /// Returns when the last read began, even if it found overlapping mappings. The next one is due since.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }

@@ -29,15 +29,15 @@ pub struct Process {
     state: ReadState,
     pause: Pause,
     last: LastRead,
-    /// When a listing first showed the process, or when the process began to run another program.
+    /// When a listing of proc first showed the process, or when the process began to run another program.
     found_at: Instant,
     /// Whether the last read ended under another name than the one before, so that it is repeated.
     has_new_name: bool,
 }
 
 impl Process {
-    /// Creates a process that a listing shows for the first time; `None` if the process has ended since, or
-    /// is a zombie. Nothing is kept for these, so each listing finds them again.
+    /// Creates a process that a listing of proc shows for the first time; `None` if the process has ended
+    /// since, or is a zombie. Nothing is kept for these, so each listing of proc finds them again.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))

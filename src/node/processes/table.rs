@@ -1,8 +1,8 @@
 //! The table of the node's processes.
 //!
 //! The name and the cgroups of a selected process come from its read, which reads them last, or else from a
-//! probe; those of all other processes are read at each listing. That saves 4 us per selected process, 4% of
-//! a scrape of processes with 25 mappings.
+//! probe; those of all other processes are read at each listing of proc. That saves 4 us per selected
+//! process, 4% of a scrape of processes with 25 mappings.
 
 use std::io;
 use std::time::{Duration, Instant};

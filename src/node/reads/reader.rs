@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before it, `exec_update_lock` of an exec |
 //! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
-//! | `comm`, `cgroup`, `status`, listings of proc and `task` | no | no holder of their locks waits for memory |
+//! | `comm`, `cgroup`, `status`, lists of proc and `task` | no | no holder of their locks waits for memory |
 
 use std::time::{Duration, Instant};
 
