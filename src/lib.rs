@@ -1,5 +1,5 @@
-//! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container, command and
-//! mapped path, as Prometheus text.
+//! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container,
+//! command and mapped path, as Prometheus text.
 //!
 //! Data flows one way, through rooms that are folders:
 //!
@@ -7,35 +7,47 @@
 //! cli (options) -> start (parts) -> scrape
 //!   -> sources (which containers run)
 //!   -> node (containers, processes, reads, cgroups) -> procfs, cgroupfs (the kernel's files)
-//!   -> smaps (bytes become mappings) -> totals (sums a series) -> exposition (text) -> http
+//!   -> smaps (bytes become mappings) -> totals (sums by series) -> exposition (text) -> http
 //! ```
 //!
 //! Only requests for scrapes go the other way: http -> demand -> scrape.
 //!
-//! | room | owns | knows nothing of |
-//! | --- | --- | --- |
-//! | [`cli`] | the options, their table, help | what is done with them |
-//! | [`scrape`] | one scrape from beginning to end, and the checks between scrapes; the threads that take turns at it; the records of OOM kills | HTTP, options |
-//! | [`demand`] | requests for scrapes, and so when the next one begins; waking the threads that wait | what a scrape is |
-//! | [`sources`] | the listings of containers: containerd, CRI, the kubelet's links, a recording | processes |
-//! | [`node`] | the containers and their cgroups, and when to list them; the processes and their attribution; what to read next, within which budget, and what the result means; the memory that cgroups use, and OOM kills | options |
-//! | [`procfs`] | Linux: the files of a process, their errors, the end of an address space | containers |
-//! | [`cgroupfs`] | Linux: the table of a cgroup's fields and the account that they add up to (pure), its files, where it is among the others | containers |
-//! | [`smaps`] | pure: the table of fields, the scanner | everything else |
-//! | [`totals`] | pure: what one process maps, the sums, what is kept and what folds so that all containers have their share, label text | everything but `smaps` |
-//! | [`exposition`] | pure: the text of a snapshot, of cgroups and of OOM kills, the exporter's own metrics | everything but `smaps`, `totals` and the table of cgroup fields |
-//! | [`http`] | connections, requests, the hand-over of the text, the page | how it came about |
-//! | `logging` | the queue of log lines, the thread that writes them | everything else |
-//! | `signals` | SIGTERM and SIGINT | everything else |
-//! | `sandbox` | what the process gives up before its first scrape | everything else |
-//! | [`start`] | from the options to the parts of the program; which source the options name | what the parts do |
+//! Each room owns some things, and knows nothing of others:
+//! - [`cli`] owns the options, their table and their help. It knows nothing of their effects.
+//! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that take
+//!   turns at both, and the OOM records. It knows nothing of HTTP or options.
+//! - [`demand`] owns requests for scrapes, which decide when the next one begins, and the wakes of waiting
+//!   threads. It knows nothing of what a scrape is.
+//! - [`sources`] owns the listings of containers: containerd, CRI, the kubelet's links, a recording. It knows
+//!   nothing of processes.
+//! - [`node`] owns the containers and their cgroups, and when to list them; the processes and their
+//!   attribution; what to read next, within which budget, and what the result means; the memory that cgroups
+//!   use, and OOM kills. It knows nothing of options.
+//! - [`procfs`] (Linux) owns the files of a process, their errors, and the end of an address space. It knows
+//!   nothing of containers.
+//! - [`cgroupfs`] (Linux) owns the table of a cgroup's fields and the account made from them (pure), the
+//!   cgroup's files, and its place in the hierarchy. It knows nothing of containers.
+//! - [`smaps`] (pure) owns the table of fields and the scanner. It knows nothing else.
+//! - [`totals`] (pure) owns what one process maps, the sums, what is kept and what is folded so that each
+//!   container has its share, and label text. It knows nothing else, except `smaps`.
+//! - [`exposition`] (pure) owns the text of a snapshot, of cgroups and of OOM kills, and the exporter's own
+//!   metrics. It knows nothing else, except `smaps`, `totals` and the table of cgroup fields.
+//! - [`http`] owns connections, requests, the hand-over of the text, and the page. It knows nothing of how
+//!   the text is made.
+//! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
+//! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
+//! - `sandbox` owns the rights that the process gives up before its first scrape. It knows nothing else.
+//! - [`start`] makes the parts of the program from the options, and decides which source the options name. It
+//!   knows nothing of what the parts do.
 //!
-//! What must never break:
-//! - Nothing is exported that is not true: a read that was cut short counts for nothing, a process that is gone is gone, a field that the
-//!   kernel does not print is absent, and folding changes no sum.
-//! - A process is its pid and start time, held by a descriptor of its directory while it is read; never by its name or its number.
-//! - No process, no container runtime and no client can hold up the others: whatever may wait can be left behind.
-//! - A scrape allocates nothing while nothing changes, and everything that strangers choose has a bound.
+//! Invariants:
+//! - Only true values are exported: an incomplete read counts for nothing, a process that has ended is gone,
+//!   a field that the kernel does not print is absent, and folding changes no sum.
+//! - A process is identified by its pid and start time, and held by a descriptor of its directory while it is
+//!   read; it is never identified by its name or its pid alone.
+//! - No process, container runtime or client can delay the others: every wait can be cut short or detached.
+//! - A scrape allocates nothing while nothing changes, and everything that workloads or clients choose has a
+//!   limit.
 #![forbid(unsafe_code)]
 
 pub mod cgroupfs;
@@ -81,26 +93,28 @@ use crate::scrape::{Pass, Scraper};
 use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
 
-/// How long the first scrape waits for containerd; after that it goes on without containers, and asks again.
+/// How long the first scrape waits for a listing. After that it continues without containers, and later
+/// scrapes try again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
-/// How long `--once` and `--record` wait, which have no second chance.
+/// How long `--once` and `--record` wait for a listing, because they have only one scrape.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long they wait for reads that take long, and how soon they look again.
+/// How long `--once` and `--record` wait for slow reads, and the pause before testing again whether any is
+/// left.
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
-/// With fewer open files a scrape would be incomplete: what is open at once without any container is 20 to 30, and each
-/// read that does not return holds up to three more.
+/// With a lower limit of open files a scrape would be incomplete: without containers, 20 to 30 files are open
+/// at once, and each read that does not return holds up to three more.
 const MIN_OPEN_FILES: u64 = 64;
-/// `/healthz` is well unless a scrape has been due for the longer of these.
+/// `/healthz` fails when a scrape has been due for longer than both this many intervals and this time.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 
-/// Why the program ends without success: one line.
+/// Why the program fails: one line.
 #[derive(Debug)]
 pub enum Failure {
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage(UsageError),
-    /// It makes sense, but not here: no proc, no socket, the address in use.
+    /// The command line does not fit this system: no proc, no socket, the address in use.
     Start(String),
     /// A signal arrived before the work was done.
     Signal(Received),
@@ -119,7 +133,7 @@ impl Failure {
     }
 }
 
-/// Runs the program with the arguments that follow its name, until it is done or told to end.
+/// Runs the program with the arguments after its name, until its work is done or a signal ends it.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     if let Some(limit) = raise_open_file_limit().filter(|limit| *limit < MIN_OPEN_FILES) {
         return Err(Failure::Start(format!(
@@ -146,7 +160,8 @@ fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> 
     result.map_err(Failure::Signal)?.map_err(Failure::Start)
 }
 
-/// `--once`: one scrape to stdout, without the metrics of the exporter itself, so that the same node gives the same bytes.
+/// Runs `--once`: writes one scrape to stdout, without the exporter's own metrics, so that the same node
+/// gives the same bytes.
 fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
     scrape_once(options, signals, |scraper| {
         let mut text = Vec::new();
@@ -156,7 +171,7 @@ fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
     })
 }
 
-/// `--record`: one recording to a new directory. That there is nothing to record is a failure.
+/// Runs `--record`: writes one recording to a new directory. Fails when there is nothing to record.
 fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), Failure> {
     let mut writer = Writer::new(directory).map_err(Failure::Start)?;
     let n_processes = scrape_once(options, signals, move |scraper| scraper.record(&mut writer))?;
@@ -164,8 +179,8 @@ fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), F
     Ok(())
 }
 
-/// Scrapes once, on threads of its own, and returns the result of `then`. A process whose read does not return is left
-/// out, and a signal ends everything.
+/// Scrapes once, on other threads, and returns the result of `then`. A process with a read that does not
+/// return is skipped, and a signal ends everything.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
     signals: Signals,
@@ -182,7 +197,7 @@ fn scrape_once<T: Send + 'static>(
             if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
                 return Next::Soon;
             }
-            let _ = sender.send(result.and_then(|()| then(scraper))); // the receiver waits for it
+            let _ = sender.send(result.and_then(|()| then(scraper))); // the receiver waits for this
             Next::Never
         });
         let demand = Arc::new(Demand::new(ONLY_PAUSE, Instant::now()).map_err(no_demand)?);
@@ -201,11 +216,11 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
     let addr = server.local_addr();
     let mut scraper = start::scraper(options)?;
-    // Only now: what cannot start says why in one line, and nothing else.
+    // Logged only now, so that a program that cannot start prints one line, the reason, and nothing else.
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
-    // Before any other thread: capabilities are a thread's own, and those that it starts inherit them.
+    // Comes before any other thread starts: capabilities belong to a thread, and new threads inherit them.
     start::enter_sandbox(options);
     logging::start().map_err(|error| no_thread(&error))?;
     let (publisher, published) = publish::publisher();
@@ -264,7 +279,7 @@ fn publish_each(mut publisher: Publisher, ooms: Document) -> AfterPass {
     })
 }
 
-/// Ends the process: without one of its threads it would be half dead, and nobody would restart it.
+/// Ends the process. Without one of its threads it would keep running but not work, and so not be restarted.
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -276,7 +291,7 @@ fn no_thread(error: &io::Error) -> String {
     format!("cannot start a thread: {}", plain(error))
 }
 
-/// Writes to stdout. A reader who has seen enough is no error.
+/// Writes to stdout. A reader that closes the pipe early is not an error.
 fn print(text: &[u8]) -> Result<(), String> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
@@ -292,13 +307,14 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// In a process of its own, because it ends it: this test again, told by its environment to panic in a thread.
+    /// The panic ends the process, so this test runs itself in another one, in which an environment variable
+    /// makes it panic in a thread.
     #[test]
     fn a_panic_in_a_thread_ends_the_process_with_one_line() {
         if std::env::var_os("SMAPS_TEST_PANIC").is_some() {
             std::panic::set_hook(Box::new(end_on_panic));
             let _ = thread::spawn(|| panic!("two\nlines")).join();
-            process::exit(0); // half dead
+            process::exit(0); // the panic did not end the process
         }
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tests::a_panic_in_a_thread_ends_the_process_with_one_line", "--nocapture"])

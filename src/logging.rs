@@ -1,7 +1,8 @@
 //! The log: lines on standard error, written by a thread of its own.
 //!
-//! Standard error may be a pipe that is not read: containerd reads it, and may be down. So a line is queued, and whatever
-//! logs it goes on. A full queue drops debug lines first, and errors and OOM kills last.
+//! Standard error may be a pipe that is not read: containerd reads it, and may be down. A line is therefore
+//! queued, and the thread that logs it continues. A full queue drops debug lines first, and errors and OOM
+//! kills last.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,26 +15,28 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// The target of the lines that report OOM kills: they are kept as long as errors.
+/// The target of the lines that report OOM kills, which are kept as long as errors.
 pub const OOM_KILL: &str = "oom_kill";
 
-/// The most that is queued: 5,000 lines of 150 bytes. The longest line, an OOM kill, has at most 200 KiB.
+/// The maximum size of the queue: 5,000 lines of 150 bytes. The longest line, an OOM kill, has at most 200
+/// KiB.
 const MAX_BYTES: usize = 1 << 20;
-/// What a queued line takes besides its text: its place in the queue, and the allocator's share.
+/// The memory of a queued line in addition to its text: its place in the queue, and the allocator's overhead.
 const LINE_OVERHEAD: usize = 64;
-/// How long the end of the program waits until the queue is written.
+/// The maximum time that the program waits at its end for the queue to be written.
 const MAX_FLUSH: Duration = Duration::from_millis(500);
 
 /// The lines that are not written yet.
 #[derive(Debug)]
 struct Queue {
-    /// By rank, the first to drop first; in each the oldest line first, with its number.
+    /// The lines by rank, in the order in which ranks are dropped; within a rank the oldest line first, each
+    /// with its number.
     lines: [VecDeque<(u64, String)>; 4],
     n_bytes: usize,
     /// The number of the next line.
     next: u64,
     n_dropped: u64,
-    /// How many of those were not reported yet.
+    /// The number of dropped lines that were not reported yet.
     n_unreported: u64,
 }
 
@@ -42,7 +45,8 @@ impl Queue {
         Self { lines: [const { VecDeque::new() }; 4], n_bytes: 0, next: 0, n_dropped: 0, n_unreported: 0 }
     }
 
-    /// Appends a line. When the queue is full the oldest line of the lowest rank is dropped, which may be this one.
+    /// Appends a line. While the queue is too full, drops the oldest line of the lowest rank, which may be
+    /// the new one.
     fn push(&mut self, rank: usize, line: String) {
         self.n_bytes += line.len() + LINE_OVERHEAD;
         self.lines[rank].push_back((self.next, line));
@@ -55,7 +59,7 @@ impl Queue {
         }
     }
 
-    /// The next line to write: how many were dropped, if some were, or else the oldest.
+    /// Returns the next line to write: a report of dropped lines if there are some, else the oldest line.
     fn pop(&mut self) -> Option<String> {
         if self.n_unreported > 0 {
             let n_dropped = mem::take(&mut self.n_unreported);
@@ -68,7 +72,7 @@ impl Queue {
             self.lines.iter_mut().filter(|lines| !lines.is_empty()).min_by_key(|lines| lines[0].0)?;
         let (_, line) = oldest.pop_front()?;
         if oldest.is_empty() {
-            oldest.shrink_to(16); // what a full queue took is given back
+            oldest.shrink_to(16); // frees the memory of a full queue
         }
         self.n_bytes -= line.len() + LINE_OVERHEAD;
         Some(line)
@@ -79,7 +83,7 @@ impl Queue {
     }
 }
 
-/// How long a full queue keeps a line: the higher, the longer.
+/// Returns how long a full queue keeps a line: the higher, the longer.
 fn rank(level: Level, target: &str) -> usize {
     match level {
         _ if target == OOM_KILL => 3,
@@ -90,7 +94,8 @@ fn rank(level: Level, target: &str) -> usize {
     }
 }
 
-/// The text of a line. Control characters are escaped, so that it is one line whatever names it quotes.
+/// Returns the text of a line. Control characters are escaped, so that it is one line whatever names it
+/// contains.
 fn line(level: Level, message: std::fmt::Arguments<'_>) -> String {
     let message = message.to_string();
     let mut line = format!("[{level:<5}] ");
@@ -106,16 +111,16 @@ fn line(level: Level, message: std::fmt::Arguments<'_>) -> String {
 
 struct State {
     queue: Queue,
-    /// A line is being written.
+    /// Whether a line is being written.
     is_writing: bool,
     has_thread: bool,
 }
 
 struct Logger {
     state: Mutex<State>,
-    /// A line was queued.
+    /// Signals that a line was queued.
     queued: Condvar,
-    /// The queue is empty, and its last line is written.
+    /// Signals that the queue is empty and its last line is written.
     written: Condvar,
 }
 
@@ -149,7 +154,7 @@ impl Logger {
         self.queued.notify_one();
     }
 
-    /// Writes what is queued, and what will be.
+    /// Writes the queued lines, and waits for further ones forever.
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -158,7 +163,7 @@ impl Logger {
         }
     }
 
-    /// Writes until the queue is empty. Nothing is locked while a line is written.
+    /// Writes until the queue is empty. No lock is held while a line is written.
     fn drain<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while let Some(line) = state.queue.pop() {
             state.is_writing = true;
@@ -172,16 +177,17 @@ impl Logger {
     }
 }
 
-/// Logs what is at least as severe as `level`. Lines are queued until [`start`].
+/// Logs everything that is at least as severe as `level`. Lines are queued until [`start`].
 pub fn init(level: LevelFilter) {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(level);
     }
 }
 
-/// Starts the thread that writes the lines. It inherits this thread's capabilities, so they are given up first.
+/// Starts the thread that writes the lines. It inherits this thread's capabilities, so these must be dropped
+/// first.
 ///
-/// Fails with the system's error when there can be no thread.
+/// Fails with the system's error when no thread can be started.
 pub fn start() -> io::Result<()> {
     let mut state = LOGGER.lock();
     if !state.has_thread {
@@ -191,7 +197,7 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all lines are written, for at most half a second: standard error may not be read.
+/// Waits until all lines are written, but for at most half a second, because standard error may not be read.
 pub fn flush() {
     if start().is_err() {
         drop(LOGGER.drain(LOGGER.lock()));
@@ -200,19 +206,19 @@ pub fn flush() {
     let _ = LOGGER.written.wait_timeout_while(LOGGER.lock(), MAX_FLUSH, is_left);
 }
 
-/// Writes the program's last line, after those that are queued, in at most half a second.
+/// Writes the last line of the program, after the queued ones, in at most half a second.
 pub fn end_with(line: String) {
     LOGGER.push(rank(Level::Error, ""), line + "\n");
     flush();
 }
 
-/// How many lines were dropped since the start.
+/// Returns the number of lines dropped since the start.
 pub fn n_dropped() -> u64 {
     LOGGER.lock().queue.n_dropped
 }
 
-/// Writes to standard error, without std's lock on it: its holder may wait for a reader for good. What cannot be written is
-/// lost.
+/// Writes to standard error without std's lock, because the thread that holds the lock may be blocked for
+/// good. What cannot be written is lost.
 fn write(mut text: &[u8]) {
     let stderr = io::stderr();
     while !text.is_empty() {
@@ -220,7 +226,7 @@ fn write(mut text: &[u8]) {
             Ok(n) => text = &text[n..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // A pipe that does not block, which another program has made so.
+                // Standard error is a non-blocking pipe, which another program has made so.
                 if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)
                     .is_err_and(|error| error != Errno::INTR)
                 {
@@ -254,7 +260,7 @@ mod tests {
     fn a_full_queue_drops_debug_lines_first_and_oom_kills_last() {
         let mut queue = Queue::new();
         let long = |name: &str| name.repeat((MAX_BYTES / 5 - LINE_OVERHEAD) / name.len());
-        // Five fit.
+        // Five lines fit.
         for (level, target, name) in [
             (Level::Warn, "x", "w"),
             (Level::Debug, "x", "d"),

@@ -1,6 +1,7 @@
 //! SIGTERM and SIGINT, which end the program.
 //!
-//! As PID 1 of a container a signal without a handler is lost, so the handlers are installed before anything else.
+//! PID 1 of a container never receives a signal without a handler, so the handlers are installed before
+//! anything else.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -17,13 +18,14 @@ use crate::errors::plain;
 /// A signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Its name, such as `SIGTERM`.
+    /// The name of the signal, such as `SIGTERM`.
     pub name: &'static str,
-    /// The exit code of a program that it ends before its work is done: 128 and the signal's number, as shells have it.
+    /// The exit code of a program that the signal ends before its work is done: 128 plus the signal's number,
+    /// as in shells.
     pub exit_code: u8,
 }
 
-/// The handlers. They stay installed; a signal that arrives before it is waited for is not lost.
+/// The handlers. They stay installed, so a signal is not lost if it arrives before the program waits for it.
 #[derive(Debug)]
 pub struct Signals {
     runtime: Runtime,
@@ -51,7 +53,7 @@ impl Signals {
         self.runtime.block_on(poll_fn(|context| poll(&mut self.handlers, context)))
     }
 
-    /// Runs `work` on a thread of its own, and returns its result, or the signal that arrives before.
+    /// Runs `work` on another thread. Returns its result, or the signal if one arrives first.
     pub fn wait_for<T: Send + 'static>(
         mut self,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,

@@ -1,4 +1,4 @@
-//! From the options to the parts of the program: the source of containers, proc, cgroups, the sandbox.
+//! Makes the parts of the program from the options: the source of containers, proc, cgroups, the sandbox.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
@@ -34,7 +34,7 @@ enum Api {
     Cri,
 }
 
-/// The sockets that are tried, in this order, when the options name no source.
+/// The sockets that are tried in this order when the options name no source.
 const SOCKETS: [(&str, Api); 3] = [
     ("/run/containerd/containerd.sock", Api::Containerd),
     ("/run/crio/crio.sock", Api::Cri),
@@ -44,8 +44,8 @@ const SOCKETS: [(&str, Api); 3] = [
 /// Opens proc and the source of containers that the options name. Sends no request to a container runtime
 /// yet.
 ///
-/// Fails with one line when proc cannot be opened or shows no process, there is no socket, or the recording
-/// cannot be read.
+/// Fails with one line when proc cannot be opened or shows no process, when there is no socket, or when the
+/// recording cannot be read.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
     let source = source(options)?;
     let proc_path = match &options.fixture {
@@ -82,9 +82,9 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     }))
 }
 
-/// Gives up what a program with these options does not need, for this thread and those that it starts;
-/// nothing with `--sandbox off`. Everything that takes more rights must be open already: the listening
-/// socket, proc.
+/// Gives up the rights that a program with these options does not need, for this thread and those that it
+/// starts; with `--sandbox off`, gives up nothing. Everything that needs more rights must be open already:
+/// the listening socket and proc.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {
         sandbox::enter(&needs(options));
@@ -131,8 +131,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name, to read the containers' accounts. A missing one is
-/// logged, except in a recording, which need not have one.
+/// Opens the cgroup file system that the options name, to read the containers' accounts. If it is missing,
+/// that is logged, except for a recording, which may be without one.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
@@ -152,21 +152,22 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
     }
 }
 
-/// Returns whether containers are checked between scrapes: on a live node, by a program that goes on.
+/// Returns whether containers are checked between scrapes: on a live node, unless the program ends after one
+/// scrape.
 fn has_checks(options: &Options) -> bool {
     let has_memory = options.cgroup_metrics & 1 != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 
-/// Returns where cgroups are read: where the options say, else in the recording, else where every node mounts
-/// them.
+/// Returns the path of the cgroup file system: the one in the options, else the one in the recording, else
+/// the usual mount point.
 fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
     options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
-/// Fails with one line when there is no socket. A path that is mistyped by one component is a directory, and
-/// connecting to it would be tried again forever.
+/// Fails with one line when there is no socket at `path`. Without this check, a path with a component
+/// missing, which is a directory, would be connected to forever.
 fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
@@ -178,7 +179,7 @@ fn check_socket(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Fails with one line that names what every recording has and `directory` lacks.
+/// Fails with one line that names a required part of a recording that `directory` lacks.
 fn check_recording(directory: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no recording at {directory:?}: {cause}");
     let kind = fs::metadata(directory).map_err(|error| fail(&plain(&error)))?;
@@ -191,8 +192,8 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first socket that exists and whose API knows the containerd namespaces in the options; fails
-/// with one line when there is none. CRI knows only what containerd calls `k8s.io`.
+/// Returns the first socket that exists, with an API that knows the containerd namespaces in the options. CRI
+/// knows only the namespace `k8s.io`. Fails with one line when there is no such socket.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,
@@ -209,7 +210,7 @@ fn first_socket(
     })
 }
 
-/// Returns the sockets that [`source`] may choose from; none without a container runtime.
+/// Returns the sockets that [`source`] may choose from; empty if no container runtime is used.
 fn sockets(options: &Options) -> Vec<PathBuf> {
     if options.fixture.is_some() || options.container_logs.is_some() {
         return Vec::new();

@@ -1,6 +1,6 @@
-//! The account of a cgroup: what its memory consists of. Pure.
+//! The account of a cgroup: the parts of its memory. Pure.
 //!
-//! Each part is the kernel's own counter, or the difference of two; what no counter says is the remainder.
+//! Each part is a counter of the kernel, or the difference of two; what no counter covers is the remainder.
 
 use super::fields::{
     ACTIVE_ANON, ANON, CURRENT, FILE, FILE_MAPPED, HUGETLB, INACTIVE_ANON, KERNEL, KERNEL_STACK, PAGETABLES,
@@ -26,29 +26,31 @@ pub const PARTS: [&str; 15] = [
     "remainder",
 ];
 
-/// The account of a cgroup as it is exported.
+/// The account of a cgroup in the form in which it is exported.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
     /// The label text of its samples, left open.
     pub labels: &'a str,
-    /// What the cgroup says.
+    /// The values of the cgroup.
     pub values: &'a Values,
-    /// How many bytes of the page cache, and of tmpfs and shared memory, no process maps; none if that cannot be told.
+    /// The bytes of the page cache, and of tmpfs and shared memory, that no process maps; `None` if they are
+    /// unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
-/// Bytes of each of the [`PARTS`]; none where the kernel does not print it. Together they are what is charged. The counters are not read at
-/// one moment, so the remainder may be negative.
+/// Returns the bytes of each of the [`PARTS`]; `None` for a part that the kernel does not print. The sum of
+/// the parts is the charged memory. The counters are not read at the same moment, so the remainder may be
+/// negative.
 ///
-/// None at all for a cgroup that does not say what is charged to it.
+/// Returns `None` for a cgroup that does not show how much memory is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     let get = |field| signed(values, field);
     let current = get(CURRENT)?;
     let shmem = get(SHMEM);
-    // What the kernel calls file is all that lies in the page cache: tmpfs and shared memory, too.
+    // The kernel's `file` is everything in the page cache, including tmpfs and shared memory.
     let page_cache = get(FILE).map(|file| (file - shmem.unwrap_or(0)).max(0));
-    // Of kernel memory each kind is counted once: stacks from vmalloc are not in `vmalloc` (mm/vmalloc.c), and zswap's
-    // compressed pages are in no slab.
+    // Each kind of kernel memory is counted once: `vmalloc` does not include stacks from vmalloc
+    // (mm/vmalloc.c), and no slab includes zswap's compressed pages.
     let kernel = [SLAB, PAGETABLES, SEC_PAGETABLES, KERNEL_STACK, PERCPU, VMALLOC, ZSWAP].map(&get);
     let n_known: i64 = kernel.iter().flatten().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
     let [slab, page_tables, sec_page_tables, stacks, percpu, vmalloc, zswap] = kernel;
@@ -76,11 +78,12 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     Some(parts)
 }
 
-/// Bytes of anonymous memory that is charged though no process maps it: above all what is left of huge pages of which a part
-/// was unmapped, until the kernel splits them. `anon` counts mapped pages alone, the LRU lists whole ones.
+/// Returns the bytes of anonymous memory that is charged but that no process maps: mainly the rest of partly
+/// unmapped huge pages, until the kernel splits them. `anon` counts only mapped pages, while the LRU lists
+/// count whole huge pages.
 ///
-/// `None` where the lists do not show it: locked memory is on the list of what is unevictable, so where that exceeds 1% of
-/// `anon`, or where the kernel does not say what of the lists is swap cache.
+/// Returns `None` where the lists do not show this: where locked memory, which is on the unevictable list,
+/// exceeds 1% of `anon`, or where the kernel does not print how much of the lists is swap cache.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -88,7 +91,8 @@ fn anon_unmapped(values: &Values) -> Option<i64> {
         return None;
     }
     let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
-    // Below 0 where memory was freed by MADV_FREE: it stays in `anon` and is on the list of files.
+    // The difference is negative where memory was freed by MADV_FREE: it stays in `anon` and is on the list
+    // of files.
     Some((listed - anon - shmem - swap_cached).max(0))
 }
 
@@ -96,15 +100,16 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// How much of the page cache, and of tmpfs and shared memory, no process maps: in bytes, in this order. `mapped_shmem` is how much of the
-/// latter the container's processes map, by PSS.
+/// Returns the bytes of the page cache, and of tmpfs and shared memory, that no process maps. `mapped_shmem`
+/// is how much tmpfs and shared memory the container's processes map, by PSS.
 ///
-/// The kernel counts what is mapped of both together; the split is a difference.
+/// The kernel has one count of mapped memory for both, so the split is a difference.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // Neither part is larger than what there is of it: what the processes map may be charged to somebody else.
+    // Neither part is larger than its total, because the processes may map memory that is charged to another
+    // cgroup.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }
@@ -141,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_was_unexplained_has_parts_of_its_own() {
-        // With swap, zswap, hugetlb accounting, a virtual machine and huge pages that wait to be split.
+        // Includes swap, zswap, hugetlb accounting, a virtual machine, and huge pages that are not split yet.
         let stat = "anon 100\nfile 30\nkernel 90\nkernel_stack 5\npagetables 7\nsec_pagetables 8\npercpu 3\nsock 4\n\
                     vmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\nactive_anon 30\n\
                     unevictable 1\nslab 25\n";
@@ -187,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_does_not_print_is_absent() {
-        // Linux 5.10 says neither kernel nor pagetables.
+        // Linux 5.10 prints neither kernel nor pagetables.
         let older = values(&[("memory.current", "100\n"), ("memory.stat", "anon 60\nfile 10\nslab 40\n")]);
         assert_eq!(
             by_name(&older),
@@ -205,10 +210,11 @@ mod tests {
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // Counted as mapped, though others' processes map it: no more is unmapped than the kernel says.
+            // Counted as mapped because others' processes map it: what is unmapped does not exceed the
+            // kernel's count.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
-            // They map what is charged to others.
+            // The processes map memory that is charged to other cgroups.
             (20, 0, 20, 13, [0, 20]),
         ] {
             let stat = format!("file {file}\nfile_mapped {mapped}\nshmem {shmem}\n");

@@ -1,37 +1,39 @@
-//! What the table of cgroup fields says of each field: its metric, its unit, and where it is kept. Pure.
+//! What the table of cgroup fields contains for each field: the metric, the unit, and the files. Pure.
 
 /// One cgroup field.
 #[derive(Debug)]
 pub struct Field {
-    /// The metric is `cgroup_<name>` and the suffix of the unit. Fields of one name follow each other, each with a label of its own.
+    /// The metric is `cgroup_<name>` followed by the suffix of the unit. Fields with the same name are
+    /// consecutive, each with its own label.
     pub name: &'static str,
-    /// How its label text ends: with a label of its own, if it has one, and the brace.
+    /// The end of the label text: the field's own label if it has one, and the brace.
     pub labels: &'static str,
-    /// What the number counts.
+    /// The unit of the number.
     pub unit: Unit,
-    /// Where version 2 keeps it.
+    /// The place of the field in version 2.
     pub v2: Place,
-    /// Where version 1 keeps it.
+    /// The place of the field in version 1.
     pub v1: Place,
     /// The metric's HELP text.
     pub help: &'static str,
 }
 
-/// What a number counts; that says how its metric is called, and whether it is a counter (Prometheus, "Metric and label naming").
+/// The unit of a number, which decides the suffix of the metric's name, and whether it is a counter
+/// (Prometheus, "Metric and label naming").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Memory, a gauge.
     Bytes,
-    /// Things, a gauge.
+    /// A number of things, a gauge.
     Number,
-    /// Events, a counter.
+    /// A number of events, a counter.
     Events,
-    /// Time that adds up, a counter, kept in nanoseconds.
+    /// A total of time, a counter, kept in nanoseconds.
     Time,
 }
 
 impl Unit {
-    /// What the metric's name ends with.
+    /// Returns the end of the metric's name.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Bytes => "_bytes",
@@ -41,46 +43,46 @@ impl Unit {
         }
     }
 
-    /// Whether it only goes up.
+    /// Whether the value only increases.
     pub fn is_counter(self) -> bool {
         matches!(self, Self::Events | Self::Time)
     }
 }
 
-/// Where a version of the file system keeps a field.
+/// The place of a field in a version of the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file; none if that version does not have the field, or it is derived from others.
+    /// The file; empty if that version does not have the field, or if the field is derived from others.
     pub file: &'static str,
-    /// What its line begins with; empty in a file that is one number.
+    /// The beginning of the field's line; empty in a file that consists of one number.
     pub key: &'static str,
-    /// The kernel's number times this is ours.
+    /// The factor from the kernel's number to the field's unit.
     pub factor: u64,
 }
 
-/// A version of the file system.
+/// A version of the cgroup file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// A hierarchy for each controller.
+    /// Version 1: one hierarchy for each controller.
     V1,
-    /// One hierarchy.
+    /// Version 2: one hierarchy.
     V2,
 }
 
 /// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
 pub type GroupMask = u8;
 
-/// Groups of fields: what the names in them begin with, and the controllers that they are of.
+/// The groups of fields, named after the beginning of the fields' names and after their controllers.
 pub const GROUPS: [&str; 3] = ["memory", "cpu", "pids"];
 
 impl Field {
-    /// Where this version keeps it, if it does.
+    /// Returns the field's place in this version, if it has one.
     pub fn place(&self, version: Version) -> Option<Place> {
         let place = if version == Version::V2 { self.v2 } else { self.v1 };
         (!place.file.is_empty()).then_some(place)
     }
 
-    /// The group it is of, as a position in [`GROUPS`].
+    /// Returns the group of the field, as a position in [`GROUPS`].
     pub fn group(&self) -> usize {
         let group = GROUPS.iter().position(|group| self.name.starts_with(group));
         group.expect("each name begins with its group")

@@ -3,12 +3,12 @@
 use super::field::Unit::{Bytes, Events, Number, Time};
 use super::field::{Field, Place, Unit};
 
-/// How many fields there are.
+/// The number of fields.
 pub const N_FIELDS: usize = 54;
 
 const NOWHERE: Place = Place { file: "", key: "", factor: 1 };
 const MICROSECONDS: u64 = 1_000;
-/// `USER_HZ`, which is 100 wherever containers run.
+/// Nanoseconds per tick of `USER_HZ`, which is 100 wherever containers run.
 const TICKS: u64 = 10_000_000;
 
 const fn file(file: &'static str) -> Place {
@@ -19,7 +19,7 @@ const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
     Place { file, key, factor }
 }
 
-/// A file of one number.
+/// Returns the place of a field in a file that consists of one number.
 const fn one(
     name: &'static str,
     unit: Unit,
@@ -30,7 +30,7 @@ const fn one(
     Field { name, labels: "}", unit, v2: file(v2), v1: file(v1), help }
 }
 
-/// A line of memory.stat.
+/// Returns the place of a field in memory.stat.
 const fn stat(
     name: &'static str,
     unit: Unit,
@@ -57,7 +57,7 @@ const fn time(name: &'static str, v2: Place, v1: Place, help: &'static str) -> F
     Field { name, labels: "}", unit: Time, v2, v1, help }
 }
 
-/// The table, in the order in which families are exported.
+/// The table of fields, in the order in which families are exported.
 pub static FIELDS: [Field; N_FIELDS] = [
     one(
         "memory_current",

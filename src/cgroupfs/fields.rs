@@ -1,8 +1,9 @@
-//! The one table of cgroup fields: where each version of the file system keeps them, the metric's name, its unit and its help.
+//! The one table of cgroup fields: the place in each version of the file system, the metric's name, its unit
+//! and its help text.
 //!
-//! The reader, the exposition, `--cgroup-metrics` and the README's table all follow it. Pure. Meanings are the kernel's:
-//! Documentation/admin-guide/cgroup-v2.rst; version 1: cgroup-v1/memory.rst, cpuacct.rst, pids.rst. A field of version 1 is
-//! there only where it means the same.
+//! The reader, the exposition, `--cgroup-metrics` and the README's table are all made from it. Pure. The
+//! meanings are the kernel's: Documentation/admin-guide/cgroup-v2.rst; for version 1, cgroup-v1/memory.rst,
+//! cpuacct.rst, pids.rst. A field has a place in version 1 only if it has the same meaning there.
 
 use super::field::Place;
 pub use super::field::{GROUPS, GroupMask, Unit, Version};
@@ -11,9 +12,10 @@ use super::field_table::N_FIELDS;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
-/// `FIELDS[MAX]`: its own limit.
+/// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
-/// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not say it, so it is found on the way to the root.
+/// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not print it, so it is found on the way to the
+/// root.
 pub const LIMIT: usize = 5;
 const WORKING_SET: usize = 6;
 pub(super) const ANON: usize = 9;
@@ -36,16 +38,17 @@ const INACTIVE_FILE: usize = 27;
 pub(super) const ACTIVE_ANON: usize = 28;
 pub(super) const UNEVICTABLE: usize = 30;
 pub(super) const SLAB: usize = 33;
-/// `FIELDS[OOM_KILLS]`: the processes of the cgroup that the kernel killed for want of memory.
+/// `FIELDS[OOM_KILLS]`: the number of OOM kills in the cgroup.
 pub const OOM_KILLS: usize = 40;
 
-/// Version 1's "no limit" is `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 less a page. Pages have at most 64 KiB.
+/// Version 1 prints "no limit" as `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 minus one
+/// page, which is at most 64 KiB.
 const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
-/// What the fields of one cgroup say.
+/// The values of the fields of one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values {
-    /// The fields that the kernel printed, or that follow from those.
+    /// The fields that the kernel printed, or that are derived from those.
     present: u64,
     numbers: [u64; N_FIELDS],
 }
@@ -57,7 +60,8 @@ impl Default for Values {
 }
 
 impl Values {
-    /// The field at this position of the table; none if the kernel did not print it, or printed that there is no limit.
+    /// Returns the field at this position of the table; `None` if the kernel did not print it, or printed
+    /// that there is no limit.
     pub fn get(&self, field: usize) -> Option<u64> {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
@@ -67,7 +71,8 @@ impl Values {
         self.numbers[field] = number;
     }
 
-    /// Adds what follows from what was read, and from the smallest limit above the cgroup.
+    /// Adds the fields that are derived from those that were read, and from the smallest limit above the
+    /// cgroup.
     pub fn derive(&mut self, limit_above: Option<u64>) {
         let limits = [limit_above, self.get(MAX), self.get(LIMIT)];
         if let Some(limit) = limits.into_iter().flatten().min() {
@@ -79,10 +84,10 @@ impl Values {
     }
 }
 
-/// A file, and the fields that are in it.
+/// A file, and the fields in it.
 #[derive(Debug)]
 pub struct File {
-    /// Its name.
+    /// The name of the file.
     pub name: &'static str,
     lines: Vec<Line>,
 }
@@ -94,7 +99,8 @@ struct Line {
     field: usize,
 }
 
-/// The files of a version that hold the fields of these groups, each once, in the order of the table.
+/// Returns the files of a version that contain the fields of these groups, each once, in the order of the
+/// table.
 pub fn files(version: Version, groups: GroupMask) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     for (field, row) in FIELDS.iter().enumerate().filter(|(_, row)| groups & 1 << row.group() != 0) {
@@ -109,17 +115,17 @@ pub fn files(version: Version, groups: GroupMask) -> Vec<File> {
 }
 
 impl File {
-    /// The hierarchy that it is in, in version 1.
+    /// Returns the hierarchy of version 1 that contains the file.
     pub fn hierarchy(&self) -> &'static str {
         self.name.split('.').next().unwrap_or_default()
     }
 
-    /// Whether the field at this position of the table is in it.
+    /// Whether the file contains the field at this position of the table.
     pub fn has(&self, field: usize) -> bool {
         self.lines.iter().any(|line| line.field == field)
     }
 
-    /// Takes the fields from the file's text. What is not as the kernel prints it is passed over.
+    /// Parses the fields in the file's text. Lines that do not have the kernel's form are skipped.
     pub fn parse(&self, text: &[u8], values: &mut Values) {
         for line in text.split(|&b| b == b'\n') {
             let (key, rest) = match line.iter().position(|&b| b == b' ') {
@@ -140,19 +146,19 @@ impl File {
     }
 }
 
-/// The limit that a file `memory.max` says, if it says one.
+/// Returns the limit in a file `memory.max`, if there is one.
 pub fn limit(text: &[u8]) -> Option<u64> {
     number(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
-/// The total of a line of a pressure file: `avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
+/// Returns the total in a line of a pressure file: `avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
 fn total(text: &[u8]) -> Option<u64> {
     let averages = text.strip_prefix(b"avg10=")?;
     let word = averages.rsplit(|&b| b == b' ').next()?;
     number(word.strip_prefix(b"total=")?)
 }
 
-/// Digits and nothing else; none beyond 64 bits.
+/// Parses a text of digits only; `None` for any other text, and for numbers above 64 bits.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     let digit = |number: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
@@ -161,7 +167,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, digit) }
 }
 
-/// What version 2's files with these texts say.
+/// Returns the values in files of version 2 with these texts.
 #[cfg(test)]
 pub(crate) fn values(texts: &[(&str, &str)]) -> Values {
     let mut values = Values::default();

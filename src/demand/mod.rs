@@ -1,7 +1,7 @@
-//! When the next scrape begins: on request. Nothing is scraped on a timer.
+//! When the next scrape begins: on request. No timer starts a scrape.
 //!
 //! The HTTP thread requests scrapes and the scrape thread runs them; each wakes the other. A request that
-//! finds a fresh result gets it at once. All requests that find a stale one wait for the same scrape.
+//! finds a fresh result gets it immediately. All requests that find a stale one wait for the same scrape.
 
 mod wake;
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 pub use self::wake::Wake;
 
-/// A result stays fresh for at least this long after its scrape ends, however long the scrape took: a client
-/// that waited for the next one would get no fresher result.
+/// A result stays fresh for at least this long after the end of its scrape, however long the scrape took:
+/// waiting for the next one would give no fresher result.
 const MIN_FRESH: Duration = Duration::from_millis(200);
 
 /// Requests for scrapes, shared by the thread that scrapes and the thread that serves.
@@ -32,8 +32,8 @@ pub struct Demand {
 pub enum Freshness {
     /// The last result is fresh.
     Fresh,
-    /// A scrape is needed, and now requested. Its result can be served once more than this number of scrapes
-    /// have succeeded.
+    /// A scrape is needed and has been requested. Its result can be served once more than this number of
+    /// scrapes have succeeded.
     WaitFor(u64),
 }
 
@@ -48,12 +48,12 @@ struct State {
     /// Until when the last result is fresh.
     fresh_until: Option<Instant>,
     is_running: bool,
-    /// No scrape begins before this time, to stay within the CPU budget.
+    /// The earliest start of the next scrape within the CPU budget.
     not_before: Option<Instant>,
 }
 
 impl Demand {
-    /// Requests the first scrape, for which no client has to ask. `interval` is the shortest time between the
+    /// Requests the first scrape, so that no client has to. `interval` is the shortest time between the
     /// starts of two scrapes, and how long a result stays fresh.
     ///
     /// Fails with the system's error when no descriptor is left.
@@ -112,8 +112,9 @@ impl Demand {
         state.is_running = true;
     }
 
-    /// Notes that the scrape has ended. After a success its result has been published, and the requests that
-    /// wait for it are answered. A failed scrape is tried again. Neither begins another before `not_before`.
+    /// Notes that the scrape has ended. After a success, its result must have been published, and the
+    /// requests that wait for it are answered. A failed scrape is repeated. The next scrape does not begin
+    /// before `not_before`.
     pub fn end(&self, is_success: bool, not_before: Option<Instant>, now: Instant) {
         let mut state = self.lock();
         state.is_running = false;
@@ -129,12 +130,12 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns for how long a scrape has been running, or due without succeeding; zero while none is
-    /// requested.
+    /// Returns how long the current scrape has been running, or how long a scrape has been due without
+    /// succeeding; zero while none is requested.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);
-        // A scrape is not due before it may begin.
+        // A scrape is not due while the CPU budget forbids it.
         let due_at = state
             .requested_since
             .map(|since| state.not_before.map_or(since, |not_before| since.max(not_before)));
@@ -168,7 +169,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time of 0.
+    /// Returns a demand with a first scrape from 0 to 100 ms, and the time of 0.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();
@@ -178,7 +179,7 @@ mod tests {
         (demand, start)
     }
 
-    /// Whether a wait on this would end at once. Clears it.
+    /// Whether a wait on this would end immediately. Clears it.
     fn is_awake(wake: &Wake) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let is_readable = poll(&mut [PollFd::new(wake, PollFlags::IN)], Some(&now)) == Ok(1);
@@ -250,7 +251,7 @@ mod tests {
         demand.begin(start + ms(9000));
         demand.end(true, None, start + ms(9001));
         assert_eq!(demand.overdue(start + ms(99_000)), Duration::ZERO);
-        demand.begin(start + ms(100_000)); // hangs
+        demand.begin(start + ms(100_000)); // this scrape hangs
         assert_eq!(demand.overdue(start + ms(140_000)), ms(40_000));
     }
 

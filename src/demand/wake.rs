@@ -1,4 +1,4 @@
-//! Wakes a waiting thread from another one, whatever else the waiting thread does meanwhile.
+//! Wakes a waiting thread from another thread, whatever else the waiting thread is doing.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A pair of connected sockets. The waiting thread polls one of them, alone or among other descriptors or on
-/// an asynchronous runtime; a byte written to the other one wakes it.
+/// A pair of connected sockets. The waiting thread polls one of them, alone, among other descriptors or on an
+/// asynchronous runtime; a byte written to the other socket wakes the thread.
 #[derive(Debug)]
 pub struct Wake {
     sender: UnixStream,
@@ -24,14 +24,14 @@ impl Wake {
         Ok(Self { sender, receiver })
     }
 
-    /// Makes the descriptor readable until [`Wake::clear`], which ends a wait now or later.
+    /// Makes the descriptor readable until [`Wake::clear`], which ends a current or a later wait.
     pub fn wake(&self) {
-        // A full buffer fails the write: then the descriptor is readable already.
+        // The write fails if the buffer is full; then the descriptor is readable already.
         let _ = (&self.sender).write(&[0]);
     }
 
-    /// Makes the descriptor unreadable again. The waiting thread calls this after it woke, before it looks at
-    /// what has changed, so that no later wake is lost.
+    /// Makes the descriptor unreadable again. The waiting thread must call this after waking and before it
+    /// checks what has changed, so that no later wake is lost.
     pub fn clear(&self) {
         while (&self.receiver).read(&mut [0; 64]).is_ok_and(|n_bytes| n_bytes == 64) {}
     }
@@ -44,8 +44,8 @@ impl Wake {
         self.clear();
     }
 
-    /// Waits for the next wake and clears it, on the current runtime, which runs its other tasks meanwhile.
-    /// Fails with the system's error when no descriptor is left.
+    /// Waits for the next wake and clears it. The current asynchronous runtime runs its other tasks in the
+    /// meantime. Fails with the system's error when no descriptor is left.
     pub async fn woken(&self) -> io::Result<()> {
         let receiver = tokio::net::UnixStream::from_std(self.receiver.try_clone()?)?;
         receiver.readable().await?;
@@ -54,7 +54,7 @@ impl Wake {
     }
 }
 
-/// The descriptor that becomes readable on a wake.
+/// Returns the descriptor that becomes readable on a wake.
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()
@@ -106,7 +106,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(1);
         wake.wait_until(deadline);
         assert!(Instant::now() >= deadline);
-        wake.wait_until(deadline); // in the past
+        wake.wait_until(deadline); // the deadline has passed
     }
 
     #[test]

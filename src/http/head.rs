@@ -1,7 +1,7 @@
-//! The head of an HTTP/1 request, from bytes that a stranger chose.
+//! The head of an HTTP/1 request, which may be any bytes.
 //!
-//! This file does no I/O and never panics. Lines are checked as they come: a malformed request is refused at
-//! the first wrong byte, and a result does not change when more bytes follow (RFC 9112, sections 2 to 6).
+//! This file does no I/O and never panics. Lines are checked as they arrive: a malformed request is refused
+//! at the first wrong byte, and a result does not change when more bytes follow (RFC 9112, sections 2 to 6).
 
 use super::header_fields::{HeaderFields, is_token};
 
@@ -12,7 +12,7 @@ pub enum Parsed<'a> {
     Incomplete,
     /// The bytes are not a request, whatever follows.
     Malformed,
-    /// A whole head, and the number of bytes it took.
+    /// The head is complete; the number is its length in bytes.
     Complete(Head<'a>, usize),
 }
 
@@ -21,7 +21,7 @@ pub enum Parsed<'a> {
 pub struct Head<'a> {
     /// `GET`, `HEAD` or any other token.
     pub method: &'a [u8],
-    /// The path of the target, neither decoded nor with its query.
+    /// The path of the target, not decoded and without its query.
     pub path: &'a [u8],
     /// The host that the client wants.
     pub host: Host<'a>,
@@ -31,26 +31,27 @@ pub struct Head<'a> {
     pub keep_alive: bool,
     /// Whether the response may be gzipped.
     pub accepts_gzip: bool,
-    /// Whether the client is a browser: it accepts `text/html` at least as gladly as any other type.
+    /// Whether the client is a browser: it prefers no other type to `text/html`.
     pub prefers_html: bool,
-    /// The entity tags that the client has. If there are several such lines, the last counts.
+    /// The entity tags that the client has. If there are several such lines, the last one counts.
     pub if_none_match: &'a [u8],
-    /// Prometheus's scrape timeout in seconds, as it was sent: it may not be a number.
+    /// Prometheus's scrape timeout in seconds, as it was sent; it may not be a number.
     pub scrape_timeout: &'a [u8],
 }
 
-/// The host that a request names (RFC 9112, section 3.2): the target's authority, else the `Host` header.
+/// The host that a request names (RFC 9112, section 3.2): the authority of the target, else the `Host`
+/// header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host<'a> {
-    /// No `Host`, as HTTP/1.0 allows.
+    /// There is no `Host`, as HTTP/1.0 allows.
     Absent,
-    /// `node:8080`, as it was sent; may be empty.
+    /// The host as it was sent, such as `node:8080`; may be empty.
     Named(&'a [u8]),
-    /// More than one `Host`, or none in HTTP/1.1.
+    /// There is more than one `Host`, or none in HTTP/1.1.
     Invalid,
 }
 
-/// Reads a request's head.
+/// Parses the head of a request.
 pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     let mut rest = bytes;
     let mut request_line = None;
@@ -66,7 +67,7 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
         let Some(newline) = newline else { return Parsed::Incomplete };
         rest = &rest[newline + 1..];
         match request_line {
-            // Some clients send an empty line after a body, so it comes before the next request.
+            // Some clients send an empty line after a body, which then precedes the next request.
             None if text.is_empty() => {}
             None => match parse_request_line(text) {
                 Some(parts) => request_line = Some(parts),
@@ -84,7 +85,8 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
-/// Returns whether a header value may hold this byte: any but control characters, except the tab.
+/// Returns whether a header value may contain this byte: any byte except control characters other than the
+/// tab.
 fn is_text(b: u8) -> bool {
     b == b'\t' || (b >= b' ' && b != 0x7f)
 }
@@ -92,10 +94,10 @@ fn is_text(b: u8) -> bool {
 #[derive(Clone, Copy)]
 struct RequestLine<'a> {
     method: &'a [u8],
-    /// Of `http://host/path`.
+    /// The authority in `http://host/path`.
     authority: Option<&'a [u8]>,
     path: &'a [u8],
-    /// The 1 of HTTP/1.1.
+    /// The last digit of the version: 1 in HTTP/1.1.
     minor_version: u8,
 }
 
@@ -126,7 +128,7 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
         _ => (None, target),
     };
     let path = path.split(|&b| b == b'?').next().unwrap_or_default();
-    // `http://host` names the root.
+    // `http://host` stands for the root.
     (authority, if path.is_empty() { b"/" } else { path })
 }
 
@@ -151,7 +153,7 @@ fn head<'a>(fields: &HeaderFields<'a>, line: RequestLine<'a>) -> Head<'a> {
 
 impl Head<'_> {
     /// Returns whether the client has the file with this weak entity tag (RFC 9110, section 13.1.2). The
-    /// server's own tags hold no commas.
+    /// server's own tags contain no commas.
     pub fn has(&self, tag: &str) -> bool {
         let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
         self.if_none_match
@@ -165,7 +167,7 @@ impl Head<'_> {
 mod tests {
     use super::*;
 
-    /// Parses a whole head, and checks that every prefix of it agrees with the result.
+    /// Parses a complete head, and checks that every prefix of it gives a consistent result.
     fn parse(head: &str) -> Parsed<'_> {
         let bytes = head.as_bytes();
         let whole = parse_head(bytes);

@@ -1,16 +1,16 @@
-//! The header lines of an HTTP/1 request: what the server reads of them.
+//! The header lines of an HTTP/1 request, as far as the server uses them.
 
-/// Returns whether a method or a header name may hold this byte (RFC 9110, section 5.6.2).
+/// Returns whether a method or a header name may contain this byte (RFC 9110, section 5.6.2).
 pub fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
-/// The header lines read so far. A list may be spread over several lines, so its qualities are collected.
+/// The header lines parsed so far. A list may be spread over several lines, so its qualities are collected.
 #[derive(Default)]
 pub struct HeaderFields<'a> {
     /// The number of `Host` lines.
     pub n_hosts: usize,
-    /// The last `Host`.
+    /// The value of the last `Host` line.
     pub host: &'a [u8],
     /// Whether a body follows.
     pub has_body: bool,
@@ -18,26 +18,26 @@ pub struct HeaderFields<'a> {
     pub close: bool,
     /// Whether there was `Connection: keep-alive`.
     pub keep_alive: bool,
-    /// The qualities of `gzip`, `identity` and `*`, if they were named.
+    /// The qualities of `gzip`, `identity` and `*`, as far as the request names them.
     gzip: Option<u16>,
     identity: Option<u16>,
     any_encoding: Option<u16>,
-    /// The quality of `text/html`, and the best of any other media type.
+    /// The quality of `text/html`, and the highest quality of the other media types.
     html: u16,
     other_type: u16,
-    /// The last `If-None-Match`.
+    /// The value of the last `If-None-Match` line.
     pub if_none_match: &'a [u8],
-    /// The last `X-Prometheus-Scrape-Timeout-Seconds`.
+    /// The value of the last `X-Prometheus-Scrape-Timeout-Seconds` line.
     pub scrape_timeout: &'a [u8],
 }
 
 impl<'a> HeaderFields<'a> {
-    /// Adds one `name: value` line. Returns `None` if it is not one.
+    /// Adds one `name: value` line. Returns `None` if the line does not have this form.
     pub fn add(&mut self, line: &'a [u8]) -> Option<()> {
         let colon = line.iter().position(|&b| b == b':')?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        // This refuses folded lines and a space before the colon too: both have been used to smuggle
-        // requests.
+        // This also refuses folded lines and a space before the colon, both of which have been used for
+        // request smuggling.
         if name.is_empty() || !name.iter().copied().all(is_token) {
             return None;
         }

@@ -16,26 +16,26 @@ pub const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 pub struct Response {
     /// Status line and headers, up to the empty line.
     pub head: Vec<u8>,
-    /// What follows them.
+    /// The bytes after the head.
     pub body: Body,
-    /// The end of the body, which depends on when the response is made: the age of the data.
+    /// The end of the body, which depends on the time of the response: it contains the age of the data.
     pub tail: Vec<u8>,
-    /// Whether another request may follow on the connection.
+    /// Whether the connection stays open for another request.
     pub keep_alive: bool,
 }
 
-/// A body; an exposition's is not copied.
+/// A body. The text of an exposition is not copied.
 pub enum Body {
     /// A page or a line of text; empty for `HEAD`.
     Bytes(Cow<'static, [u8]>),
-    /// An exposition as it is.
+    /// The uncompressed text of an exposition.
     Plain(Arc<Exposition>),
-    /// An exposition, gzipped.
+    /// The gzipped text of an exposition.
     Gzip(Arc<Exposition>),
 }
 
 impl Body {
-    /// The bytes.
+    /// Returns the bytes of the body, without the tail.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Body::Bytes(bytes) => bytes,
@@ -44,7 +44,7 @@ impl Body {
         }
     }
 
-    /// The end of the body if it is served now.
+    /// Returns the end of the body if it is served now.
     fn tail(&self) -> Vec<u8> {
         match self {
             Body::Bytes(_) => Vec::new(),
@@ -53,7 +53,7 @@ impl Body {
         }
     }
 
-    /// Whether it is an exposition that must not be held any longer.
+    /// Whether the body is an exposition that connections must not hold any longer.
     pub fn is_cut(&self) -> bool {
         match self {
             Body::Bytes(_) => false,
@@ -68,13 +68,13 @@ impl From<&'static str> for Body {
     }
 }
 
-/// What a route answers.
+/// The answer of a route.
 pub struct Answer {
     /// The status code.
     pub status: u16,
     /// The headers that are not the same in every response.
     pub headers: Vec<(&'static str, &'static str)>,
-    /// The body, also of an answer to `HEAD`.
+    /// The body, which is also set in an answer to `HEAD`.
     pub body: Body,
 }
 
@@ -112,7 +112,7 @@ pub fn error_response(status: u16, text: &'static str) -> Response {
 fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive: bool) -> Vec<u8> {
     let common = [
         ("Server", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"))),
-        // Pages of other sites can neither embed what is served here nor have it taken for a script.
+        // Pages of other sites can neither embed these responses nor load them as scripts.
         ("X-Content-Type-Options", "nosniff"),
         ("Cross-Origin-Resource-Policy", "same-origin"),
     ];
@@ -121,12 +121,12 @@ fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive
             Header::from_bytes(name, value).expect("the program's own headers are ASCII")
         });
     let mut head = Vec::with_capacity(512);
-    // Above its threshold tiny_http would answer in chunks, without a Content-Length.
+    // For a body above its threshold, tiny_http would send chunks without a Content-Length.
     tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(body_len), None)
         .with_chunked_threshold(usize::MAX)
         .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
         .expect("a Vec takes every write");
-    // tiny_http leaves Connection to its own server: it goes before the empty line.
+    // tiny_http's own server adds Connection, so here it is inserted before the empty line.
     head.truncate(head.len() - 2);
     let connection: &[u8] = if keep_alive { b"keep-alive" } else { b"close" };
     head.extend_from_slice(b"Connection: ");

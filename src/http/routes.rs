@@ -1,4 +1,4 @@
-//! Which request gets which answer: routes and content negotiation.
+//! Routes and content negotiation: which request gets which answer.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -13,10 +13,10 @@ const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; ch
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
-/// What `/ooms` says before the first kill.
+/// The content of `/ooms` before the first kill.
 const NO_OOMS: &str = "{\"records\":[]}\n";
 
-/// Answers a whole request.
+/// Answers a complete request.
 pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
     let host = match request.host {
         Host::Invalid => return error_response(400, "a request must name its Host, once\n"),
@@ -88,13 +88,13 @@ fn not_ready() -> Answer {
     Answer::new(503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n")
 }
 
-/// Answers with a file of the page, or with 304 where the client has it already.
+/// Answers with a file of the page, or with 304 if the client already has it.
 fn page_file(request: &Head<'_>, file: &'static page::File) -> Answer {
     let mut headers = vec![
         ("Content-Type", file.content_type),
         ("Content-Security-Policy", page::POLICY),
         ("Referrer-Policy", "no-referrer"),
-        // A new version of the exporter brings a new page on the same addresses.
+        // A new version of the exporter has a new page at the same addresses.
         ("Cache-Control", "no-cache"),
         ("ETag", file.tag()),
         ("Vary", "Accept, Accept-Encoding"),
@@ -116,7 +116,7 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    /// Answers the request that these lines make.
+    /// Answers the request with these lines.
     fn ask(site: &Site, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
         let lines = if has_host { lines.to_owned() } else { format!("{lines}\nHost: localhost:8080") };

@@ -1,4 +1,4 @@
-//! What the server serves.
+//! The content that the server serves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::hosts::Hosts;
 use crate::demand::Demand;
 use crate::http::publish::{Document, Published};
 
-/// What the server serves, and the hosts that requests may name.
+/// The content that the server serves, and the hosts that requests may name.
 pub struct Site {
     /// The expositions.
     pub published: Published,
@@ -31,7 +31,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 impl Site {
-    /// Returns a site that has published this text.
+    /// Returns a site that has published an exposition with this text.
     pub fn of(text: &[u8]) -> Site {
         let (mut publisher, published) = crate::http::publish::publisher();
         publisher.buffer().extend_from_slice(text);

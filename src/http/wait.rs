@@ -9,9 +9,9 @@ use super::limits::MAX_WAITING;
 use super::site::Site;
 use crate::demand::Freshness;
 
-/// How long a request waits for a scrape when it names no timeout.
+/// How long a request without a timeout waits for a scrape.
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
-/// No request waits longer, because a waiting request holds a connection.
+/// The maximum time that a request waits, because a waiting request holds a connection.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// How long before the client's timeout the wait ends, so that the answer arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
@@ -20,20 +20,20 @@ const SPARE: Duration = Duration::from_millis(500);
 pub struct Wait {
     /// The wait ends when more than this number of scrapes have succeeded.
     n_succeeded: u64,
-    /// At this time the request gets the last exposition, however old.
+    /// At this time the request gets the last exposition, whatever its age.
     pub deadline: Instant,
     /// Counts this request among those that wait.
     _place: Arc<()>,
 }
 
 impl Wait {
-    /// Whether it is over.
+    /// Whether the wait has ended.
     pub fn is_over(&self, site: &Site, now: Instant) -> bool {
         now >= self.deadline || site.demand.has_succeeded(self.n_succeeded)
     }
 }
 
-/// Returns what a request must wait for. A request that gets no exposition, or a fresh one, need not wait.
+/// Returns the wait of a request; `None` if the request gets no exposition, or a fresh one.
 pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Option<Wait> {
     let host = match request.host {
         Host::Invalid => return None,
@@ -45,7 +45,7 @@ pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Opti
         return None;
     }
     match site.demand.request(now) {
-        // The site holds the original, which is no waiting request.
+        // The site holds the original, which does not stand for a waiting request.
         Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.places) <= MAX_WAITING => {
             let deadline = now + patience(request.scrape_timeout);
             Some(Wait { n_succeeded, deadline, _place: site.places.clone() })
@@ -54,7 +54,7 @@ pub fn wait(site: &Site, request: &Head<'_>, peer: IpAddr, now: Instant) -> Opti
     }
 }
 
-/// Returns how long a request may wait, given the client's timeout in seconds: a little less than that.
+/// Returns how long a request may wait: a little less than the client's timeout, given in seconds.
 fn patience(scrape_timeout: &[u8]) -> Duration {
     let seconds = std::str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

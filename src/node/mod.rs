@@ -1,8 +1,9 @@
-//! Containers and processes on the node: discovery, attribution, read scheduling, and the memory that cgroups use.
+//! Containers and processes on the node: discovery, attribution, read scheduling, and the memory that cgroups
+//! use.
 //!
-//! Four rooms, whose arrows point one way: `containers <- processes <- reads`, and `cgroups -> containers, processes`. The state
-//! of the reads of a process is kept with the process, so that it is dropped with it: a table of its own would be
-//! matched with the processes at each listing.
+//! Four rooms, with arrows that point one way: `containers <- processes <- reads`, and `cgroups ->
+//! containers, processes`. The state of a process's reads is kept with the process, so that both are dropped
+//! together: a separate table would have to be matched with the processes at each listing of proc.
 
 pub mod cgroups;
 pub mod containers;

@@ -1,25 +1,26 @@
-//! Where a process is in the cgroup hierarchies, from the text of `/proc/<pid>/cgroup` (man 7 cgroups): lines
-//! `hierarchy:controllers:path`, version 1, version 2 or both.
+//! The place of a process in the cgroup hierarchies, from the text of `/proc/<pid>/cgroup` (man 7 cgroups):
+//! lines of the form `hierarchy:controllers:path`, of version 1, version 2 or both.
 
-/// The paths that the lines of a `cgroup` file print, without those that repeat a path already kept.
+/// The paths in the lines of a `cgroup` file, without repetitions.
 ///
-/// On version 1 a process has a dozen lines, mostly of one path: keeping each path once saves 1 KiB a process.
+/// On version 1 a process has a dozen lines, mostly with the same path: keeping each path once saves 1 KiB
+/// per process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cgroups {
-    /// For each line the byte of its [`Kind`], its path and a newline, in the order in which lines decide.
+    /// For each line its [`Kind`] byte, its path and a newline, in the order of precedence.
     lines: Vec<u8>,
 }
 
-/// What a line is about, by the byte that stands for it. The kernel allows no newline in a cgroup's name.
+/// The kind of a line, as a byte. The kernel allows no newline in the name of a cgroup.
 type Kind = u8;
 const MEMORY: Kind = b'm';
 const SYSTEMD: Kind = b's';
-/// Any other hierarchy of version 1.
+/// The kind of all other hierarchies of version 1.
 const OTHER: Kind = b'o';
 const UNIFIED: Kind = b'u';
 
 impl Cgroups {
-    /// Replaces the paths by those of the text of a `cgroup` file. Returns whether it has any.
+    /// Replaces the paths with those in the text of a `cgroup` file. Returns whether there are any.
     pub fn parse(&mut self, text: &[u8]) -> bool {
         let Self { lines } = self;
         lines.clear();
@@ -48,35 +49,37 @@ impl Cgroups {
         self.lines.is_empty()
     }
 
-    /// Forgets every path.
+    /// Removes every path.
     pub fn clear(&mut self) {
         self.lines.clear();
     }
 
-    /// Every path, in the order in which they decide: the `memory` controller's, `name=systemd`'s, those of the
-    /// other hierarchies of version 1, and that of the `0::` line.
+    /// Returns every path, in the order of precedence: that of the `memory` controller, that of
+    /// `name=systemd`, those of the other hierarchies of version 1, and that of the `0::` line.
     pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
         split(&self.lines).map(|(_, path)| path)
     }
 
-    /// The path of the `memory` controller's line, which is printed only if version 1 accounts memory.
+    /// Returns the path of the `memory` controller's line, which is printed only if version 1 accounts
+    /// memory.
     pub fn memory(&self) -> Option<&[u8]> {
         self.first(MEMORY)
     }
 
-    /// The path that says where the process is if no path holds a container's id: the `memory` controller's, else
-    /// `name=systemd`'s, else that of the `0::` line, which says nothing where version 1 accounts memory.
+    /// Returns the path that locates the process if no path contains a container's id: that of the `memory`
+    /// controller, else that of `name=systemd`, else that of the `0::` line, which is meaningless where
+    /// version 1 accounts memory.
     ///
-    /// A root says nothing while another of them says more: version 1 leaves a service in the root of `memory`
-    /// unless systemd accounts its memory.
+    /// A root is skipped if another of these paths is not a root: version 1 keeps a service in the root of
+    /// `memory` unless systemd accounts its memory.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may hide where the process is: every hierarchy of version 1 prints `/`, as it does for a
-    /// thread that has exited. The `0::` line stays right.
+    /// Whether the file may not show where the process is: every hierarchy of version 1 prints `/`, as it
+    /// does for a thread that has exited. The `0::` line remains correct.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -88,7 +91,7 @@ impl Cgroups {
     }
 }
 
-/// The paths of a `cgroup` file that the test gives.
+/// Returns the paths of a `cgroup` file with this text.
 #[cfg(test)]
 impl From<&str> for Cgroups {
     fn from(text: &str) -> Self {
@@ -104,12 +107,12 @@ fn push(lines: &mut Vec<u8>, kind: Kind, path: &[u8]) {
     lines.push(b'\n');
 }
 
-/// Divides what [`Cgroups`] keeps into kinds and paths.
+/// Splits what [`Cgroups`] keeps into kinds and paths.
 fn split(lines: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     lines.split(|&b| b == b'\n').filter_map(|line| line.split_first()).map(|(kind, path)| (*kind, path))
 }
 
-/// The kind and the path of each line of a `cgroup` file; lines that have no path are skipped.
+/// Returns the kind and the path of each line of a `cgroup` file. Lines without a path are skipped.
 fn parse_lines(text: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     text.split(|&b| b == b'\n').filter_map(|line| {
         let mut parts = line.splitn(3, |&b| b == b':');
@@ -140,18 +143,18 @@ mod tests {
                 &["/c1", "/c1", "/system.slice/containerd.service"],
                 Some("/c1"),
             ),
-            // OpenRC has no name=systemd, and every container of Docker's in one cgroup of version 2.
+            // OpenRC has no name=systemd, and all of Docker's containers are in one cgroup of version 2.
             (
                 "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
                 &["/docker/a", "/docker", "/docker"],
                 Some("/docker/a"),
             ),
-            // A controller of version 1 that accounts no memory leaves the rest to version 2.
+            // A controller of version 1 that accounts no memory does not take precedence over version 2.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
-            // Memory is off: systemd's hierarchy says more than an empty version 2.
+            // Memory accounting is off: systemd's hierarchy is more specific than an empty version 2.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
-            // systemd accounts no memory of a service.
+            // systemd does not account the memory of a service.
             ("4:memory:/\n1:name=systemd:/sys\n0::/v2\n", &["/", "/sys", "/v2"], Some("/sys")),
             ("4:memory:/\n0::/v2\n", &["/", "/v2"], Some("/")),
             (
@@ -159,7 +162,7 @@ mod tests {
                 &["/m", "/a", "/"],
                 Some("/m"),
             ),
-            // Paths that hold colons, and paths from inside a cgroup namespace.
+            // Paths that contain colons, and paths from inside a cgroup namespace.
             (
                 "0::/pod.slice:cri-containerd:abc",
                 &["/pod.slice:cri-containerd:abc"],

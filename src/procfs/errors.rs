@@ -1,4 +1,4 @@
-//! Why a read of a process came to nothing: a policy for each errno.
+//! Why a read of a process failed: the meaning of each errno.
 
 use std::fmt;
 use std::io;
@@ -7,20 +7,22 @@ use rustix::io::Errno;
 
 use crate::errors::plain;
 
-/// Why a process gave no values.
+/// Why a read of a process returned no values.
 #[derive(Debug)]
 pub enum ReadError {
-    /// Its smaps may not be opened (`EACCES`, `EPERM`).
+    /// The process's smaps may not be opened (`EACCES`, `EPERM`).
     Denied,
-    /// It executed another program while it was read: what was read belongs to no address space any more.
+    /// The process executed another program during the read, so the mappings belong to an address space that
+    /// is gone.
     Exec,
-    /// It ended (`ENOENT`, `ESRCH`).
+    /// The process has ended (`ENOENT`, `ESRCH`).
     Gone,
-    /// Two mappings overlap: they changed during the read and never existed at the same time.
+    /// Two mappings overlap: the mappings changed during the read, so these two never existed at the same
+    /// time.
     Torn,
-    /// The kernel had not printed all of it when it was given up.
+    /// The kernel had not printed everything when the read was cancelled.
     Slow,
-    /// Anything else.
+    /// Any other error.
     Io(io::Error),
 }
 

@@ -7,10 +7,12 @@ use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// The longest file of one record that is read. The kernel prints far less; a recording may hold anything.
+/// The maximum length of a file of one record. The kernel prints far less, but a recording may contain
+/// anything.
 const MAX_RECORD: usize = 64 << 10;
 
-/// The whole content of a file of one record (`comm`, `cgroup`, `stat`) below `directory`, read into `text`, which grows as needed.
+/// Returns the whole content of a file of one record (`comm`, `cgroup`, `stat`) in `directory`. The file is
+/// read into `text`, which grows as needed.
 ///
 /// Fails with the system's error, and with `EFBIG` beyond 64 KiB.
 pub(crate) fn read_file<'a>(
@@ -28,14 +30,16 @@ pub(crate) fn read_file<'a>(
             text.resize((2 * filled).max(4096), 0);
         }
         filled += rustix::io::read(&file, &mut text[filled..])?;
-        // The kernel prints such a file in one go (fs/seq_file.c, `single_open`): what leaves room is the end.
+        // The kernel prints such a file in one read (fs/seq_file.c, `single_open`), so a read that leaves
+        // room was the last.
         if filled < text.len() {
             return Ok(&text[..filled]);
         }
     }
 }
 
-/// The whole content of a file of many records below `directory`, read into `text`; of one that is longer than `max_bytes`, the beginning.
+/// Returns the whole content of a file of many records in `directory`, read into `text`; of a file longer
+/// than `max_bytes`, the beginning.
 ///
 /// Fails with the system's error.
 pub(super) fn read_long<'a>(
@@ -58,8 +62,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a file to read. In a recording that somebody sent there may be a pipe in its place, which nobody writes to, or a device:
-/// neither waits here, and neither is read.
+/// Opens a file to read. In a recording from somewhere else, there may be a pipe without a writer, or a
+/// device, in its place: opening these does not block, and neither is read.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -69,12 +73,12 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<Own
     }
 }
 
-/// Opens a directory whose entries are to be listed.
+/// Opens a directory to list its entries.
 pub(crate) fn open_listable(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a directory to reach what is in it.
+/// Opens a directory to access the files in it.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -83,7 +87,7 @@ pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Resul
 #[cfg(not(target_os = "linux"))]
 pub(crate) use open_listable as open_directory;
 
-/// A buffer for directory listings: std's own allocates for each name.
+/// A buffer for directory listings, because std's allocates for each name.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub struct Entries(Vec<std::mem::MaybeUninit<u8>>);
@@ -97,7 +101,7 @@ impl Default for Entries {
 
 #[cfg(target_os = "linux")]
 impl Entries {
-    /// Calls `each` with the name and the inode number of each entry of `directory`, from the first on.
+    /// Calls `each` with the name and the inode number of each entry of `directory`, from the beginning.
     pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
@@ -109,7 +113,7 @@ impl Entries {
     }
 }
 
-/// Elsewhere only recordings are read, so a listing may allocate.
+/// On other systems only recordings are read, so a listing may allocate.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

@@ -1,7 +1,8 @@
-//! The memory of one process: `smaps`, `smaps_rollup` and `maps`, each read to an end that is known to be the end.
+//! The memory of one process: `smaps`, `smaps_rollup` and `maps`, each read to its real end.
 //!
-//! The kernel ends an address space while it is read (exec, exit) by a clean end of file, so a read that was cut short looks complete.
-//! Reading the file's first byte again tells: there is none once the address space is gone.
+//! When the address space disappears during a read (exec, exit), the kernel returns a normal end of file, so
+//! an incomplete read looks complete. Reading the first byte of the file again shows the difference: there is
+//! none once the address space is gone.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
@@ -20,27 +21,27 @@ use super::{Buffers, ProcessDir};
 use crate::smaps::fields::Values;
 use crate::smaps::scanner::{Mapping, Scanner};
 
-/// Reads the memory of one process after the other.
+/// Reads the memory of processes, one after the other.
 #[derive(Debug)]
 pub struct MemoryReader {
     scanner: Scanner,
     chunk: Vec<u8>,
-    /// When a read is given up; none is never.
+    /// When the current read is cancelled; `None` means never.
     pub deadline: Option<Instant>,
-    /// The file that was read last and shows each mapping.
+    /// The last file read that shows each mapping.
     last: Option<File>,
     /// What smaps_rollup printed last.
     rollup_text: Vec<u8>,
-    /// Nobody knows them, so nobody can lay out memory to look like another.
+    /// Random keys of the hashes, so that no memory layout can be chosen to collide with another.
     keys: RandomState,
 }
 
 /// Hashes of what `smaps_rollup` and `maps` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hashes {
-    /// The kernel's sums.
+    /// The hash of the kernel's sums.
     pub rollup: u64,
-    /// Every mapping, without its values.
+    /// The hash of all mappings, without their values.
     pub maps: u64,
 }
 
@@ -58,9 +59,11 @@ impl Default for MemoryReader {
 }
 
 impl MemoryReader {
-    /// Calls `each` with every mapping of the process; says how many there were: 0 for a zombie or a kernel thread.
+    /// Calls `each` with every mapping of the process. Returns the number of mappings: 0 for a zombie or a
+    /// kernel thread.
     ///
-    /// The mappings count only once [`MemoryReader::ensure_alive`] has returned `Ok`: then they are of one address space, read to its end.
+    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards: then they
+    /// belong to one address space and were read to its end.
     pub fn mappings(
         &mut self,
         process: &ProcessDir,
@@ -75,8 +78,9 @@ impl MemoryReader {
         }
     }
 
-    /// Calls `each` with the kernel's own sum over the mappings of the process, as one mapping whose count is 1; `false` where
-    /// there is none: on kernels before 4.14, in recordings, for a process without memory.
+    /// Calls `each` with the kernel's own sum over the mappings of the process, as one mapping that counts once.
+    /// Returns `false` where there is no sum: on kernels before 4.14, in recordings, and for a process
+    /// without memory.
     pub fn rollup(
         &mut self,
         process: &ProcessDir,
@@ -85,9 +89,9 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // The kernel holds the address space while it sums, so the sum is whole.
+            // The kernel holds the address space while it sums, so the sum is complete.
             Ok(n_given) => Ok(n_given > 0),
-            // What exec has left says "no such process", too.
+            // After an exec, the old file also fails with "no such process".
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
@@ -132,8 +136,8 @@ impl MemoryReader {
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. That file is scanned like smaps, because mappings that
-    /// grow are printed twice there, too.
+    /// Counts the mappings of the process in `maps`. That file is scanned like smaps, because growing
+    /// mappings are printed twice there, too.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
@@ -143,13 +147,13 @@ impl MemoryReader {
         }
     }
 
-    /// Makes sure that the address space whose mappings were read last is not gone: then the end that was read may not have been its
-    /// end, and what the process is called since may be the name of another.
+    /// Makes sure that the address space of the last mappings still exists. If it does not, the end that was
+    /// read may not be the real one, and the current name of the process may be that of another program.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }
 
-    /// Closes what is open of the process that was read last: it would keep that process's directory in memory.
+    /// Closes the last process's file, which would keep the directory of that process in memory.
     pub fn close(&mut self) {
         self.last = None;
     }
@@ -168,7 +172,8 @@ impl MemoryReader {
         Ok(n_mappings)
     }
 
-    /// The same through any other thread, for a process whose leader has exited while others live on.
+    /// Reads the mappings through any other thread, for a process in which the leader has exited while other
+    /// threads run.
     fn mappings_of_a_thread(
         &mut self,
         process: &ProcessDir,
@@ -177,7 +182,7 @@ impl MemoryReader {
         each: &mut impl FnMut(Mapping<'_>),
     ) -> Result<usize, ReadError> {
         let tasks = match process.threads(buffers) {
-            Err(ReadError::Gone) => return Ok(0), // a recording has none
+            Err(ReadError::Gone) => return Ok(0), // a recording has no threads
             threads => threads?,
         };
         for i in 0..buffers.tids.len() {
@@ -192,19 +197,20 @@ impl MemoryReader {
     }
 }
 
-/// Opens a file that shows the address space of a process; `None` if it has none, or no such file.
+/// Opens a file that shows the address space of a process; `None` if the process has no address space or no
+/// such file.
 fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, ReadError> {
     match open_file(process, name) {
         Ok(file) => Ok(Some(file.into())),
-        // No address space: recent kernels say so at once, others by an empty file.
+        // No address space: recent kernels report this error, and others print an empty file.
         Err(Errno::SRCH) => Ok(None),
         Err(Errno::NOENT) if name != "smaps" => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Makes sure that the address space which `file` shows is not gone: then it reads as empty, and the end that was read may
-/// not have been its end. The kernel prints a single mapping for this one byte.
+/// Makes sure that the address space of `file` still exists. If it does not, the file reads as empty, and the
+/// end that was read may not be the real one. For this one byte, the kernel prints a single mapping.
 fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), ReadError> {
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());
@@ -212,7 +218,8 @@ fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), 
     Err(exec_or_gone(process, name))
 }
 
-/// What has become of a process whose address space is gone: it has another one, or none.
+/// Returns why the address space of a process is gone: the process has executed another program, or has
+/// ended.
 fn exec_or_gone(process: BorrowedFd<'_>, name: &str) -> ReadError {
     let now = open_file(process, name).and_then(|now| rustix::io::read(now, &mut [0; 1]));
     if now.unwrap_or(0) > 0 { ReadError::Exec } else { ReadError::Gone }
@@ -224,7 +231,7 @@ mod tests {
     use crate::procfs::tests::live::{Sleep, proc};
     use std::process::Command;
 
-    /// How many mappings the process has, and whether its stack is among them.
+    /// Returns the number of mappings of the process, and whether its stack is among them.
     fn read(pid: u32) -> Result<(usize, bool), ReadError> {
         let mut buffers = Buffers::default();
         let process = proc().process(pid, &mut buffers)?;
@@ -263,7 +270,7 @@ mod tests {
     #[test]
     fn an_address_space_that_exec_leaves_is_noticed() {
         use std::io::Write as _;
-        // The shell waits for a line, then becomes another program.
+        // The shell waits for a line and then executes another program.
         let mut shell = Command::new("sh")
             .args(["-c", "read line; exec sleep 1000"])
             .stdin(std::process::Stdio::piped())

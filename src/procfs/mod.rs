@@ -1,9 +1,11 @@
-//! Linux's proc file system, or a recording of one. Knows processes and nothing of containers; it returns facts, others judge them.
+//! Linux's proc file system, or a recording of one. This room knows nothing of containers; it returns facts
+//! and does not interpret them.
 //!
-//! A process is held by a descriptor of its directory while it is read. The kernel ties that descriptor to the process and not to
-//! its number, so smaps, comm and cgroup read through it are those of one process, however fast pids are reused.
-//! Between scrapes a process is known by its pid and start time. The start time is read only when the inode number of its directory
-//! is new: no new process gets an old one, but the kernel gives an old process a new one when it is short of memory.
+//! A process is held by a descriptor of its directory while it is read. The kernel ties that descriptor to
+//! the process and not to its pid, so smaps, comm and cgroup read through it belong to the same process,
+//! however fast pids are reused. Between scrapes a process is identified by its pid and start time. The start
+//! time is read only when the inode number of its directory is new: a new process never gets an old inode
+//! number, but the kernel gives a running process a new one after a shortage of memory.
 
 pub mod cgroup;
 pub mod errors;
@@ -31,9 +33,10 @@ use errors::ReadError;
 use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
 
-/// The kernel's default of vm.max_map_count: a process may have been started before that was lowered to less.
+/// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
-/// Mappings that do not count there (the kernel's own), and what comes and goes in a read that is not endless.
+/// Room for mappings that this limit does not count (the kernel's own), and for changes during a read that is
+/// not endless.
 const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
@@ -41,26 +44,26 @@ const SPARE_MAPPINGS: usize = 4096;
 pub struct Proc {
     path: PathBuf,
     root: OwnedFd,
-    /// As many mappings as the kernel lets a process have.
+    /// The maximum number of mappings that the kernel allows a process.
     max_mappings: usize,
 }
 
 /// A process's entry in a listing of proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number.
+    /// The pid of the process.
     pub pid: u32,
     /// The inode number of its directory.
     pub inode: u64,
 }
 
-/// Buffers for small files, names and listings: reused, so that nothing is allocated.
+/// Buffers for small files, names and listings, reused so that nothing is allocated.
 #[derive(Debug, Default)]
 pub struct Buffers {
     name: String,
     text: Vec<u8>,
     entries: Entries,
-    /// The threads that were listed last.
+    /// The thread ids of the last listing of threads.
     tids: Vec<u32>,
 }
 
@@ -77,19 +80,19 @@ impl Proc {
         Ok(Self { path: path.to_owned(), root, max_mappings })
     }
 
-    /// Where it is.
+    /// Returns the path of the file system.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether another directory is at its path now, as when a recording is replaced.
+    /// Whether the path now leads to another directory, as when a recording is replaced.
     pub fn is_replaced(&self) -> bool {
         let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
         let (held, now) = (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path));
         now.is_ok_and(|now| held.map(id) != Ok(id(now)))
     }
 
-    /// Whether this kernel shows the memory maps of processes; `true` where that is not known.
+    /// Whether this kernel provides smaps; `true` where that is not known.
     pub fn has_smaps(&self) -> bool {
         let exists = |name| {
             rustix::fs::accessat(&self.root, name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
@@ -118,14 +121,15 @@ impl Proc {
         Ok(ProcessDir { dir, max_mappings: self.max_mappings })
     }
 
-    /// The command name of process `pid`, without the newline that ends it: any bytes.
+    /// Returns the command name of process `pid`, which may be any bytes, without the final newline.
     pub fn comm<'a>(&self, pid: u32, buffers: &'a mut Buffers) -> Result<&'a [u8], ReadError> {
         Ok(without_newline(self.file_of(pid, "comm", buffers)?))
     }
 
-    /// Makes `cgroups` those of process `pid` (see [`ProcessDir::cgroups`]).
+    /// Sets `cgroups` to those of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
-        // In one step: nothing else is read of the many processes outside containers.
+        // The file is read without opening the directory first, because most processes are outside containers
+        // and nothing else of these is read.
         if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
             return Err(Errno::INVAL.into());
         }
@@ -142,7 +146,8 @@ impl Proc {
     }
 }
 
-/// The directory of a process. What is read through it is of one process, or fails once that has ended.
+/// The directory of a process. Files read through it belong to that process; once it has ended, reading them
+/// fails.
 #[derive(Debug)]
 pub struct ProcessDir {
     dir: OwnedFd,
@@ -150,19 +155,22 @@ pub struct ProcessDir {
 }
 
 impl ProcessDir {
-    /// The inode number of the directory: the one in [`Entry`], if it is the process that was listed.
+    /// Returns the inode number of the directory, which equals the one in [`Entry`] if this is the listed
+    /// process.
     pub fn inode(&self) -> Result<u64, ReadError> {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Its `stat` file; a recording has none. May wait for a lock that a process which executes beside a stuck one holds.
+    /// Reads the `stat` file; a recording has none. May block on a lock held by an exec that is itself
+    /// blocked on a stuck process.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// What it has done, by `stat`; of a recording, which has none, in which state its smaps is. `None` if that may still change
-    /// without a trace: file systems count time in steps of up to a second.
+    /// Returns the work that the process has done, from `stat`; in a recording, which has no `stat`, the
+    /// state of the smaps file. `None` if the file may still change unnoticed: file systems record time in
+    /// steps of up to a second.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -179,17 +187,18 @@ impl ProcessDir {
         Ok(is_settled.then_some(work))
     }
 
-    /// The command name, without the newline that ends it: any bytes.
+    /// Returns the command name, which may be any bytes, without the final newline.
     pub fn comm<'a>(&self, buffers: &'a mut Buffers) -> Result<&'a [u8], ReadError> {
         Ok(without_newline(read_file(self.dir.as_fd(), "comm", &mut buffers.text)?))
     }
 
-    /// Makes `cgroups` those of the process; where the first thread has exited, those of the other threads.
+    /// Sets `cgroups` to those of the process, or if the first thread has exited, to those of another thread.
     ///
-    /// A version 1 hierarchy prints `/` for a thread that has exited (kernel/cgroup/cgroup.c, `proc_cgroup_show`). Taken
-    /// at its word, a container whose init process is a zombie would own the whole node.
+    /// A version 1 hierarchy prints `/` for a thread that has exited (kernel/cgroup/cgroup.c,
+    /// `proc_cgroup_show`). If that were taken literally, a container would get the whole node when its init
+    /// process is a zombie.
     ///
-    /// Fails with [`ReadError::Gone`] when no thread says where it is.
+    /// Fails with [`ReadError::Gone`] when no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
         if !cgroups.parse(read_file(self.dir.as_fd(), "cgroup", &mut buffers.text)?) {
             return Err(Errno::INVAL.into());
@@ -206,18 +215,19 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // The `0::` line alone is right for a thread that has exited, too.
+        // Only the `0::` line is also correct for a thread that has exited.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
-    /// Whether the first thread has exited, and the process lives on in others, or is a zombie. A recording has no `status`, and what it
-    /// says is true.
+    /// Whether the first thread has exited, while the process continues in other threads or is a zombie. A
+    /// recording has no `status`, and its cgroup files are correct.
     fn leader_has_exited(&self, buffers: &mut Buffers) -> bool {
         read_file(self.dir.as_fd(), "status", &mut buffers.text)
             .is_ok_and(|text| state_of(text) == Some(b'Z'))
     }
 
-    /// Whether one of its threads waits for something that no signal ends, as those do that wait for a memory-map lock.
+    /// Whether a thread of the process waits uninterruptibly, as a thread does that waits for a memory-map
+    /// lock.
     pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
         let Ok(tasks) = self.threads(buffers) else { return false };
         std::mem::take(&mut buffers.tids).into_iter().any(|tid| {
@@ -226,7 +236,7 @@ impl ProcessDir {
         })
     }
 
-    /// The directory of its threads; their numbers are then in `buffers.tids`.
+    /// Opens the directory of the process's threads, and lists their ids into `buffers.tids`.
     fn threads(&self, buffers: &mut Buffers) -> Result<OwnedFd, ReadError> {
         let tasks = open_listable(self.dir.as_fd(), "task")?;
         let Buffers { entries, tids, .. } = buffers;
@@ -241,7 +251,8 @@ impl ProcessDir {
     }
 }
 
-/// The state of a task, by the text of its `status` file: `Z` for a zombie, `D` for one that waits uninterruptibly.
+/// Returns the state of a task, given the text of its `status` file: `Z` for a zombie, `D` for an
+/// uninterruptible wait.
 fn state_of(status: &[u8]) -> Option<u8> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"State:\t"))?;
     line.first().copied()
@@ -251,16 +262,17 @@ fn without_newline(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
-/// The pid that the name of a directory stands for.
+/// Returns the pid in the name of a directory.
 fn pid_of(name: &[u8]) -> Option<u32> {
-    // The first byte decides for most names that are none, and refuses `+1` and `01`, a second name for the same number.
+    // The first byte excludes most names that are not pids, and also `+1` and `01`, which would be a second
+    // name for a pid.
     if !matches!(name.first()?, b'1'..=b'9') {
         return None;
     }
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-/// The number that a file consists of.
+/// Returns the number that a file consists of.
 fn number(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.trim_ascii().parse().ok()
 }
@@ -300,19 +312,20 @@ pub(crate) mod tests {
         }
     }
 
-    /// Live processes of the test's own.
+    /// Live processes that a test starts.
     #[cfg(target_os = "linux")]
     pub(crate) mod live {
         use super::super::*;
         use std::process::{Child, Command};
 
-        /// `sleep 1000`, ended when it is dropped.
+        /// A `sleep 1000`, which ends when it is dropped.
         pub(crate) struct Sleep(pub Child);
 
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns before the child has its new name and has mapped its libraries; asleep, it has both
+                // spawn() returns before the child has its new name and has mapped its libraries; asleep, it
+                // has both
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();
@@ -367,7 +380,7 @@ pub(crate) mod tests {
         #[test]
         fn a_kernel_thread_is_one() {
             let (proc, mut buffers) = (proc(), Buffers::default());
-            // kthreadd; a container of the test's own may hide it
+            // kthreadd, which is hidden if the test runs in a container
             if proc.comm(2, &mut buffers).is_ok_and(|comm| comm == b"kthreadd") {
                 let dir = proc.process(2, &mut buffers).unwrap();
                 assert!(dir.stat(&mut buffers).unwrap().is_kernel_thread);

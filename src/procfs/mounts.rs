@@ -1,4 +1,5 @@
-//! Which paths of a process lie on tmpfs, by its `mountinfo` (man 5 proc_pid_mountinfo). Pure, but for the reading.
+//! Which paths of a process lie on tmpfs, according to its `mountinfo` (man 5 proc_pid_mountinfo). Pure,
+//! except for the read.
 
 use std::os::fd::AsFd as _;
 
@@ -6,12 +7,13 @@ use super::errors::ReadError;
 use super::files::read_long;
 use super::{Buffers, Proc};
 
-/// A container has dozens of mounts; what is longer is one of the node's own, and its first part serves.
+/// The maximum length that is read. A container has dozens of mounts; a longer file is the node's own, and
+/// its beginning suffices.
 const MAX_BYTES: usize = 1 << 20;
-/// More are not kept: a workload may mount as many as it likes.
+/// The maximum number of mounts that are kept, because a workload may mount any number.
 const MAX_MOUNTS: usize = 64;
 
-/// The mounts of tmpfs, and what is mounted below one.
+/// The mounts of tmpfs, and the mounts below these.
 #[derive(Debug, Default)]
 pub struct Mounts(Vec<Mount>);
 
@@ -30,18 +32,18 @@ impl Mounts {
                     .strip_prefix(&*mount.path)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // The longest is what is seen, and of two at one place the later.
+        // The longest path hides the others, and of two mounts at one place the later hides the earlier.
         self.0.iter().filter(is_below).max_by_key(|mount| mount.path.len()).is_some_and(|m| m.is_tmpfs)
     }
 
-    /// Of the text of a `mountinfo`.
+    /// Parses the text of a `mountinfo` file.
     fn parse(text: &[u8]) -> Self {
         let mut mounts = Self::default();
         text.split(|&b| b == b'\n').for_each(|line| _ = mounts.add(line));
         mounts
     }
 
-    /// Takes a line of a `mountinfo`; says whether it matters.
+    /// Adds a line of a `mountinfo` file. Returns whether the line matters.
     fn add(&mut self, line: &[u8]) -> bool {
         let Some(mount) = Mount::parse(line) else { return false };
         let counts = self.0.len() < MAX_MOUNTS && (mount.is_tmpfs || self.is_tmpfs(&mount.path));
@@ -53,7 +55,7 @@ impl Mounts {
 }
 
 impl Mount {
-    /// `36 35 98:0 /root /mount/point options optional fields - type source options`
+    /// Parses `36 35 98:0 /root /mount/point options optional fields - type source options`.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(|&b| b == b' ');
         let path = words.nth(4)?;
@@ -63,7 +65,8 @@ impl Mount {
     }
 }
 
-/// Blanks, tabs, newlines and backslashes are printed in octal; smaps escapes newlines alone.
+/// Returns a path without escapes: spaces, tabs, newlines and backslashes are printed in octal here, while
+/// smaps escapes only newlines.
 fn unescaped(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     [("\\040", " "), ("\\011", "\t"), ("\\134", "\\")]
@@ -72,9 +75,9 @@ fn unescaped(path: &[u8]) -> String {
 }
 
 impl Proc {
-    /// What of the file tree that a process sees is tmpfs.
+    /// Returns which parts of the file tree that a process sees are tmpfs.
     ///
-    /// Fails when it has ended.
+    /// Fails when the process has ended.
     pub fn mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Mounts, ReadError> {
         let process = self.process(pid, buffers)?;
         let mut text = Vec::new();
@@ -82,9 +85,10 @@ impl Proc {
         Ok(Mounts::parse(text))
     }
 
-    /// The lines of a process's `mountinfo` that [`Proc::mounts`] needs, for a recording: those that concern tmpfs.
+    /// Returns the lines of a process's `mountinfo` that [`Proc::mounts`] needs, for a recording: those that
+    /// concern tmpfs.
     ///
-    /// Fails when it has ended.
+    /// Fails when the process has ended.
     pub fn raw_mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let process = self.process(pid, buffers)?;
         let mut text = Vec::new();
@@ -94,8 +98,8 @@ impl Proc {
         Ok(lines.filter(|line| mounts.add(line.trim_ascii_end())).flatten().copied().collect())
     }
 
-    /// How many processes of the node the kernel has killed for want of memory since it was booted (`/proc/vmstat`, Linux 4.13); none if
-    /// it does not say.
+    /// Returns the number of OOM kills on the node since it was booted (`/proc/vmstat`, Linux 4.13); `None`
+    /// if the file does not show it.
     pub fn oom_kills(&self, buffers: &mut Buffers) -> Option<u64> {
         let text = read_long(self.root.as_fd(), "vmstat", MAX_BYTES, &mut buffers.text).ok()?;
         let mut lines = text.split(|&b| b == b'\n');

@@ -1,4 +1,5 @@
-//! What this process lacks to read the smaps of others (kernel: PTRACE_MODE_READ_FSCREDS, man 2 ptrace).
+//! The permissions that this process lacks to read the smaps of others (kernel: PTRACE_MODE_READ_FSCREDS, man
+//! 2 ptrace).
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 const CAP_SYS_PTRACE: u32 = 19;
 const CAP_PERFMON: u32 = 38;
 
-/// One line that names the missing access, for the log.
+/// Returns one line for the log that names the missing permission.
 pub fn missing() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let confinement = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"]
@@ -16,8 +17,9 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// Fails with one line where proc shows this process no other: mounted with hidepid=4 it shows those that may be traced, and
-/// `CAP_PERFMON`, which is enough to read them, is not enough for that (kernel: fs/proc/base.c, `has_pid_permissions`).
+/// Fails with one line where proc shows this process no other. When mounted with hidepid=4, proc shows only
+/// processes that may be traced, and `CAP_PERFMON`, which suffices to read smaps, does not suffice for that
+/// (kernel: fs/proc/base.c, `has_pid_permissions`).
 pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());
@@ -30,7 +32,7 @@ pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the last mount at `path` has hidepid=4, by the text of a `mountinfo` file.
+/// Whether the last mount at `path` has hidepid=4, according to the text of a `mountinfo` file.
 fn hides_processes(mounts: &str, path: &Path) -> bool {
     let mut mounts = mounts.lines().filter_map(|line| {
         let (mount, rest) = line.split_once(" - ")?;
@@ -45,7 +47,7 @@ fn effective(status: &str) -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
-/// What is missing, by the text of a `status` file and the name of the AppArmor profile.
+/// Returns what is missing, given the text of a `status` file and the name of the AppArmor profile.
 fn explain(status: &str, confinement: &str) -> String {
     let effective = effective(status);
     let has = |capability: u32| effective & 1 << capability != 0;

@@ -9,14 +9,15 @@ use super::files::open_file;
 use super::{Buffers, ProcessDir};
 
 impl ProcessDir {
-    /// The files `comm`, `cgroup` and `smaps`, by name.
+    /// Returns the files `comm`, `cgroup` and `smaps`, by name.
     ///
-    /// Where the first thread has exited, cgroup and smaps are those of another thread: a recording has no threads.
+    /// If the first thread has exited, cgroup and smaps are those of another thread, because a recording has
+    /// no threads.
     pub fn raw(&self, buffers: &mut Buffers) -> Result<[(&'static str, Vec<u8>); 3], ReadError> {
         let comm = self.raw_file("comm")?;
         let cgroup = self.raw_cgroup(buffers)?;
         let mut smaps = match self.raw_file("smaps") {
-            Err(ReadError::Gone) => Vec::new(), // recent kernels say so of a process without memory
+            Err(ReadError::Gone) => Vec::new(), // recent kernels return this for a process without memory
             smaps => smaps?,
         };
         if smaps.is_empty() {
@@ -26,7 +27,7 @@ impl ProcessDir {
         Ok([("comm", comm), ("cgroup", cgroup), ("smaps", smaps)])
     }
 
-    /// The file `cgroup`; where the first thread has exited and so says nothing, that of another thread.
+    /// Returns the file `cgroup`, or if the first thread has exited, that of another thread.
     pub fn raw_cgroup(&self, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let cgroup = self.raw_file("cgroup")?;
         let may_hide = |text: &[u8]| {

@@ -6,23 +6,26 @@ use std::time::Instant;
 use super::errors::ReadError;
 use crate::smaps::scanner::{Mapping, Next, Scanner};
 
-/// As much of smaps as is scanned at a time: about ten reads, and still in the first cache when it is scanned.
+/// The size of the chunks in which smaps is scanned: about ten reads, and still in the L1 cache when it is
+/// scanned.
 pub const CHUNK: usize = 32 * 1024;
-/// A read asks for a page less this. The kernel prints mappings into one page until it is full or holds what was asked for (fs/seq_file.c);
-/// one that no longer fits is thrown away and printed anew by the next read. Most take 700 to 850 bytes: asked for less, it stops in
-/// time, which saves 6.5% of a scrape of 200 mappings a process.
+/// A read asks for one page less this. The kernel prints mappings into one page until the page is full or
+/// holds the requested bytes (fs/seq_file.c). A mapping that no longer fits is discarded and printed again by
+/// the next read. Most mappings take 700 to 850 bytes, so a smaller request stops before that happens, which
+/// saves 6.5% of a scrape with 200 mappings per process.
 const LAST_MAPPING: usize = 768;
-/// A longer path is cut: no program can open such, but directories nest without end.
+/// The maximum length of a path, after which it is cut. No program can open a longer one, but directories can
+/// nest deeper.
 const MAX_PATH: usize = 4096;
-/// The rest of a longer line is passed over.
+/// The maximum length of a line. The rest of a longer line is skipped.
 const MAX_LINE: usize = MAX_PATH + 512;
-/// A mapping takes a thousand bytes and its path. What needs more is none.
+/// The maximum length of a mapping, which takes a thousand bytes and its path. Anything longer is not smaps.
 const MAX_MAPPING: usize = 1024 * 1024;
 
-/// Where a read ends before the end of its file.
+/// The limits of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// More mappings than this are an error.
+    /// The maximum number of mappings; a larger number is an error.
     pub n_mappings: usize,
     /// The time at which the read is cancelled.
     pub deadline: Option<Instant>,
@@ -50,7 +53,8 @@ pub fn scan(
     each: &mut impl FnMut(Mapping<'_>),
 ) -> Result<usize, ReadError> {
     let (mut n_mappings, mut n_replaced) = (0, 0);
-    // Invariant: `chunk[..filled]` is read and not yet scanned. If the line is cut, what comes is passed over up to its end.
+    // Invariant: `chunk[..filled]` is read and not scanned yet. While `is_cut`, bytes are skipped up to the
+    // end of the line.
     let mut filled = 0;
     let mut is_cut = false;
     let mut at_end = false;
@@ -68,7 +72,7 @@ pub fn scan(
                 0 => at_end = true,
                 n if is_cut => {
                     let Some(line_end) = chunk[filled..filled + n].iter().position(|&b| b == b'\n') else {
-                        break; // it may take long: is there time?
+                        break; // a slow read may have reached its deadline
                     };
                     chunk.copy_within(filled + line_end..filled + n, filled);
                     filled += n - line_end;
@@ -159,8 +163,8 @@ mod tests {
             assert!(found == [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
             assert_eq!(chunk.len(), CHUNK);
         }
-        // A recording may hold anything: zeros without end, or lines without a header. Only the zeros need a
-        // deadline: the lines end the read at 1 MiB, however slow the machine is.
+        // A recording may contain anything, such as endless zeros, or lines without a header. Only the zeros
+        // need a deadline: the lines end the read at 1 MiB, however slow the machine is.
         let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
         for (text, deadline, expected) in
             [(&b"\0"[..], deadline, "takes too long"), (b"Rss: 1 kB\n", None, "more than 1 MiB")]
@@ -176,7 +180,7 @@ mod tests {
         }
     }
 
-    /// A text again and again.
+    /// A text that repeats forever.
     struct Forever<'a>(&'a [u8], usize);
 
     impl Read for Forever<'_> {

@@ -1,17 +1,20 @@
-//! What `/proc/<pid>/stat` tells (man 5 proc_pid_stat).
+//! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
-/// What a process has done since it began, as far as `stat` tells; in a recording, which state its smaps is in.
+/// The work that a process has done since it began, as far as `stat` shows it; in a recording, the state of
+/// the smaps file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Page faults, minor and major.
+    /// The numbers of minor and major page faults.
     pub faults: [u64; 2],
-    /// CPU time, user and system, in clock ticks: 10 ms each, so that none proves nothing.
+    /// The user and system CPU time in clock ticks of 10 ms, so no change in them does not prove that nothing
+    /// ran.
     pub cpu_ticks: [u64; 2],
-    /// Its size in bytes, and its resident pages.
+    /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
-    /// Where its code and its stack begin: another program's begin elsewhere, and those of its forks do not.
+    /// The start addresses of code and stack. They differ between programs, and are the same for forks of
+    /// one.
     pub program: [u64; 2],
-    /// It is recorded: where nothing has changed here, nothing has changed.
+    /// Whether this describes a recording, where an unchanged value proves that nothing has changed.
     pub is_recorded: bool,
 }
 
@@ -23,29 +26,30 @@ impl Work {
     }
 }
 
-/// What is needed of a `stat` file.
+/// The parts of a `stat` file that are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
-    /// In clock ticks since boot.
+    /// The start time in clock ticks since boot.
     pub start_time: u64,
-    /// It runs in the kernel only.
+    /// Whether it is a kernel thread.
     pub is_kernel_thread: bool,
-    /// What it has done.
+    /// The work that the process has done.
     pub work: Work,
 }
 
 impl Stat {
-    /// Parses the text of a `stat` file; `None` if it is none.
+    /// Parses the text of a `stat` file; `None` if the text is malformed.
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name in parentheses may hold anything, parentheses too; behind it come numbers, from the third field on.
+        // The name in parentheses may contain anything, including parentheses; it is followed by numbers,
+        // from the third field on.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields =
             std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().skip(9 - 3);
         let mut next = |n_skipped| fields.nth(n_skipped)?.parse::<u64>().ok();
         let flags = next(0)?;
-        let faults = [next(0)?, next(1)?]; // the children's between them
+        let faults = [next(0)?, next(1)?]; // skips the children's minor faults
         let cpu_ticks = [next(1)?, next(0)?];
         let start_time = next(22 - 16)?;
         let size = [next(0)?, next(0)?];

@@ -1,4 +1,4 @@
-//! What the kernel tells of this process: the figures behind the conventional `process_*` metrics.
+//! What the kernel reports about this process: the figures behind the conventional `process_*` metrics.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,23 +10,23 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::files::Entries;
 
-/// Figures of this process; what the system does not tell is none.
+/// Figures of this process; `None` where the system does not provide one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ThisProcess {
-    /// CPU time, user and system.
+    /// The user and system CPU time.
     pub cpu_time: Duration,
-    /// Virtual size.
+    /// The virtual size in bytes.
     pub virtual_bytes: Option<u64>,
-    /// Resident size.
+    /// The resident size in bytes.
     pub resident_bytes: Option<u64>,
-    /// Open file descriptors.
+    /// The number of open file descriptors.
     pub n_open_files: Option<u64>,
-    /// As many it may have.
+    /// The maximum number of open file descriptors.
     pub max_open_files: Option<u64>,
 }
 
 impl ThisProcess {
-    /// As it is now.
+    /// Returns the current figures.
     pub fn now(entries: &mut Entries) -> Self {
         let cpu_time = clock_gettime(ClockId::ProcessCPUTime);
         let memory = memory();
@@ -40,35 +40,36 @@ impl ThisProcess {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as Go programs do, and returns the limit that applies then;
-/// `None` is no limit. The soft limit is 1,024 on most nodes only for programs that use `select(2)`.
+/// Raises the soft limit of open files to the hard limit, as Go programs do, and returns the limit that then
+/// applies; `None` means no limit. On most nodes the soft limit is 1,024, only for the sake of programs that
+/// use `select(2)`.
 pub fn raise_open_file_limit() -> Option<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // where that is refused, the old one stays
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // a refusal changes nothing
     getrlimit(Resource::Nofile).current
 }
 
-/// The CPU time of this thread, user and system.
+/// Returns the user and system CPU time of this thread.
 pub fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The number of this thread.
+/// Returns the id of this thread.
 pub fn this_thread() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
 }
 
-/// The CPU time that a thread of this process has got; none if it has ended.
+/// Returns the CPU time that a thread of this process has used; `None` if the thread has ended.
 pub fn cpu_time_of_thread(thread: u32) -> Option<Duration> {
-    // sched/sched-stats.rst: time on the CPU in ns, time waiting for it, number of slices
+    // sched/sched-stats.rst: time on the CPU in ns, time waiting for it, number of time slices
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
-/// The virtual and the resident size, in bytes (proc.rst, table 1-3).
+/// Returns the virtual and the resident size in bytes (proc.rst, table 1-3).
 fn memory() -> Option<(u64, u64)> {
-    let mut text = [0; 128]; // seven numbers
+    let mut text = [0; 128]; // room for seven numbers
     let n = File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
     let mut pages =
         std::str::from_utf8(&text[..n]).ok()?.split(' ').map_while(|number| number.parse::<u64>().ok());
@@ -80,7 +81,7 @@ fn n_open_files(entries: &mut Entries) -> Option<u64> {
     let directory = File::open("/proc/self/fd").ok()?;
     let mut n_open = 0;
     entries.list(directory.as_fd(), |name, _| n_open += u64::from(name[0].is_ascii_digit())).ok()?;
-    Some(n_open - 1) // the directory itself
+    Some(n_open - 1) // without the descriptor of the directory itself
 }
 
 #[cfg(all(test, target_os = "linux"))]

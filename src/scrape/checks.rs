@@ -1,25 +1,24 @@
-//! When containers are checked between scrapes. Pure: the time is passed in.
+//! The schedule of checks between scrapes. Pure: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// How often kill counters are read that may soon be gone: the cgroup of a container lives for about 30 ms
-/// after the kernel has killed its init process.
+/// The interval for reading kill counters that may soon disappear: the cgroup of a container exists for about
+/// 30 ms after the kernel has killed its init process.
 const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The schedule of checks, and of reading kill counters between them.
+/// The schedule of checks, and of reading kill counters in between.
 #[derive(Debug)]
 pub struct CheckSchedule {
-    /// The shortest time from the start of a scrape or a check to the next check; `None` if there are no
-    /// checks.
+    /// The shortest time from the start of a scrape or a check to the next check; `None` without checks.
     interval: Option<Duration>,
     /// When the last scrape or check began.
     began_at: Option<Instant>,
-    /// When the kill counters were read last, or the start.
+    /// When the kill counters were last read, or the start of the program.
     watched_at: Instant,
 }
 
 impl CheckSchedule {
-    /// Checks at this interval, or none.
+    /// Creates a schedule with this interval, or without checks.
     pub fn new(interval: Option<Duration>, now: Instant) -> Self {
         Self { interval, began_at: None, watched_at: now }
     }
@@ -29,14 +28,15 @@ impl CheckSchedule {
         self.began_at = Some(now);
     }
 
-    /// Returns when the next check is due if no scrape comes first, given when the CPU budget allows it.
+    /// Returns when the next check is due if no scrape comes first. `allowed_at` is when the CPU budget
+    /// allows one.
     pub fn next_check(&self, allowed_at: Option<Instant>) -> Option<Instant> {
         let soonest = self.began_at? + self.interval?;
         Some(allowed_at.map_or(soonest, |allowed_at| allowed_at.max(soonest)))
     }
 
-    /// Returns when the kill counters are due, given whether there are any to read; `None` without them. The
-    /// time may be in the past.
+    /// Returns when the kill counters are due; `None` unless `has_watched` is true. The time may be in the
+    /// past.
     pub fn next_watch(&self, has_watched: bool) -> Option<Instant> {
         (self.interval.is_some() && has_watched).then(|| self.watched_at + WATCH_INTERVAL)
     }

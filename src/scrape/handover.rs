@@ -1,7 +1,7 @@
-//! Which thread runs the scrape.
+//! Decides which thread runs the current pass. A pass is a scrape or a check.
 //!
 //! One thread is active and does everything; another stands by. When a read takes the active thread too long,
-//! the read is detached: the standby thread becomes the active one and continues the same pass with the next
+//! the read is detached: the standby thread becomes the active one and continues the pass with the next
 //! process. The thread of the detached read delivers its result later, and ends.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// A read that takes longer is detached. Each further one in a pass gets half the time of the one before,
-/// because a request may wait for that pass: 64 processes that are stuck at once delay it by 0.6 s. Less for the
-/// first would detach reads on a node that is merely busy.
+/// A read that takes longer is detached. Each further one in a pass gets half the time of the previous one,
+/// because a request may wait for that pass: 64 processes that are stuck at the same time delay it by 0.6 s.
+/// A shorter time for the first would detach reads on a node that is merely busy.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// No more reads are detached than this; then the pass waits for its read. From [`MAX_CHOSEN`] on only processes
-/// that do not look stuck are read at all, so that takes eight that become stuck just as they are read.
+/// The maximum number of detached reads, at which a pass waits for its current read. From [`MAX_CHOSEN`] on,
+/// only processes that do not look stuck are read, so eight must become stuck just as they are read to reach
+/// this limit.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
-/// The hand-over between the active thread and the one that stands by. Threads are numbered: the first active
-/// one is 0, and each that takes over has the next number.
+/// The hand-over between the active thread and the standby thread. Threads are numbered: the first active one
+/// is 0, and each thread that takes over gets the next number.
 #[derive(Debug, Default)]
 pub struct Handover {
     turns: Mutex<Turns>,
@@ -45,24 +46,24 @@ impl Handover {
         self.turns().activity = Activity::Reading { since: Instant::now() };
     }
 
-    /// Notes that the read of this thread has returned. Returns whether the thread is still the active one;
-    /// otherwise its read was detached.
+    /// Notes that the read of this thread has returned. Returns whether the thread is still active; if not,
+    /// its read was detached.
     pub fn end_read(&self, thread: usize) -> bool {
         self.turns().end_read(thread)
     }
 
-    /// Notes that the result of a detached read was delivered, so its thread ends.
+    /// Notes that the result of a detached read has been delivered, so its thread ends.
     pub fn deliver(&self) {
         self.turns().n_detached -= 1;
     }
 
-    /// Returns whether there are detached reads.
+    /// Returns whether any read is detached.
     pub fn has_detached(&self) -> bool {
         self.turns().n_detached > 0
     }
 
-    /// Blocks until a read has taken the active thread too long, and returns the number of the calling
-    /// thread, which is then the active one. One thread at a time may stand by.
+    /// Blocks until the active thread's read has taken too long. Returns the number of the calling thread,
+    /// which is then the active one. Only one thread at a time may stand by.
     pub fn stand_by(&self) -> usize {
         let mut turns = self.turns();
         loop {
@@ -76,7 +77,7 @@ impl Handover {
         }
     }
 
-    /// A panic ends the process (or the test), so nothing seen here was left half changed.
+    /// Locks the state. A panic ends the process (or the test), so the state is never half changed.
     fn turns(&self) -> MutexGuard<'_, Turns> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,32 +89,32 @@ struct Turns {
     /// The number of the active thread.
     active: usize,
     activity: Activity,
-    /// The number of reads that are detached now.
+    /// The number of detached reads.
     n_detached: usize,
     /// The number of reads that were detached in this pass.
     n_detached_in_pass: u32,
 }
 
-/// What the active thread does.
+/// What the active thread is doing.
 #[derive(Debug, Default)]
 enum Activity {
-    /// It waits until a pass is due.
+    /// The thread waits until a pass is due.
     #[default]
     Idle,
-    /// It runs a pass, between two reads.
+    /// The thread runs a pass and is between two reads.
     Working,
-    /// It reads a process.
+    /// The thread reads a process.
     Reading { since: Instant },
 }
 
 /// What the standby thread does next.
 #[derive(Debug, PartialEq, Eq)]
 enum Standby {
-    /// It becomes the active thread, with this number.
+    /// The standby thread becomes the active thread, with this number.
     TakeOver(usize),
-    /// It waits until a pass begins.
+    /// The standby thread waits until a pass begins.
     WaitForPass,
-    /// It waits this long, and looks again.
+    /// The standby thread waits this long, and checks again.
     Wait(Duration),
 }
 
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::TakeOver(1));
     }
 
-    /// With threads: each read but the last blocks until its thread is no longer the active one.
+    /// Runs real threads: each read except the last blocks until its thread is no longer active.
     #[test]
     fn standby_threads_take_over_from_blocked_reads() {
         let handover = Handover::default();

@@ -1,8 +1,9 @@
-//! One scrape: list, identify, choose, read, verify, sum, render.
+//! One scrape: lists, identifies, chooses and reads processes, verifies and sums the readings, and renders
+//! them.
 //!
-//! Between scrapes there are *checks*: the same pass, in which only those containers are read that are close
-//! to their limit, so that an OOM record can say what they held when the kernel kills a process in them. A
-//! check renders nothing.
+//! Between scrapes there are *checks*, which run the same steps but read only containers close to their
+//! limit, so that an OOM record can state what these containers held when the kernel killed a process in
+//! them. A check renders nothing.
 
 mod checks;
 mod handover;
@@ -27,7 +28,7 @@ use crate::exposition;
 use crate::exposition::self_metrics::SelfMetrics;
 use crate::node::cgroups::usage::CgroupUsage;
 use crate::node::containers::discovery::Discovery;
-use crate::node::processes::job::Job;
+use crate::node::processes::job::{Detail, Job};
 use crate::node::processes::table::ProcessTable;
 use crate::node::reads::apply::apply_read;
 use crate::node::reads::budget::Budget;
@@ -39,16 +40,16 @@ use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::Snapshot;
 
-/// What a [`Scraper`] is made of.
+/// The parts of a [`Scraper`].
 #[derive(Debug)]
 pub struct Parts {
     /// The proc file system of the node.
     pub proc: Proc,
     /// The containers of the node.
     pub discovery: Discovery,
-    /// The reads of its processes.
+    /// The reads of the node's processes.
     pub reads: Reads,
-    /// The containers' cgroups; `None` if none is read.
+    /// The cgroups of the containers; `None` if none are read.
     pub cgroups: Option<CgroupUsage>,
     /// The CPU time that scrapes and checks may use.
     pub budget: Budget,
@@ -58,11 +59,11 @@ pub struct Parts {
     pub self_metrics: SelfMetrics,
     /// The shortest time between a scrape or check and the next check; `None` without checks.
     pub check_interval: Option<Duration>,
-    /// Whether the only scrape is for a recording.
+    /// Whether there is only one scrape, and its result is recorded.
     pub is_recording: bool,
 }
 
-/// Everything that one scrape hands to the next.
+/// Everything that is kept from one scrape to the next.
 #[derive(Debug)]
 pub struct Scraper {
     proc: Arc<Proc>,
@@ -81,7 +82,7 @@ pub struct Scraper {
 }
 
 impl Scraper {
-    /// Puts the parts together.
+    /// Builds a scraper from its parts.
     pub fn new(parts: Parts) -> Self {
         Self {
             proc: Arc::new(parts.proc),
@@ -101,30 +102,30 @@ impl Scraper {
 
     /// Waits up to `patience` for the first listing, so that the first scrape has containers.
     ///
-    /// Fails with one line when there is none; each scrape asks again.
+    /// Fails with one line when there is no listing by then; each scrape tries again.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Reads everything in each scrape, whatever looks unchanged: to measure reading.
+    /// Reads everything in each scrape, even if it looks unchanged: for measuring reads.
     pub fn always_read(&mut self) {
         self.reads.always_read();
     }
 
-    /// A reader for the thread that calls this.
+    /// Returns a reader for the calling thread.
     pub fn reader(&self) -> Reader {
         let shape = self.snapshot.shape();
         Reader::new(shape.group_by, shape.max_samples)
     }
 
-    /// Where it reads in this pass.
+    /// Returns the proc file system that the current pass reads.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
 
-    /// Scrapes once, with every read on this thread.
+    /// Scrapes once, with all reads on the calling thread.
     ///
-    /// Fails with one line when proc cannot be listed; then the last snapshot stands.
+    /// Fails with one line when proc cannot be listed; then the last snapshot is kept.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
         self.begin(Pass::Scrape)?;
         reader.restart_clock();
@@ -139,7 +140,7 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a pass: lists the processes.
+    /// Begins a scrape or a check: lists the processes.
     ///
     /// Fails with one line when proc cannot be listed.
     pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
@@ -164,13 +165,12 @@ impl Scraper {
         Ok(())
     }
 
-    /// Returns the pass that has begun and is not finished.
+    /// Returns the pass that has begun and has not finished.
     pub fn under_way(&self) -> Option<Pass> {
         self.progress.under_way()
     }
 
-    /// Returns what to read next, on the thread with this number; `None` when nothing more is read in this
-    /// pass.
+    /// Returns the next read on the thread with this number; `None` when nothing more is read in this pass.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
             let Self { proc, discovery, processes, reads, .. } = self;
@@ -187,13 +187,13 @@ impl Scraper {
         let Self { proc, discovery, processes, reads, budget, snapshot, .. } = self;
         let next = reads.next(&mut Node { processes, proc, discovery }, budget, snapshot, thread);
         if next.is_none() {
-            // No read follows that this time would be charged to.
+            // The time is charged here because no further read follows.
             self.add_overhead_since(clock);
         }
         next
     }
 
-    /// Attributes the processes, now that all are identified, and queues those to read.
+    /// Attributes the processes, all of which are identified now, and queues those to be read.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
         let Self { proc, discovery, processes, reads, cgroups, .. } = self;
@@ -218,27 +218,32 @@ impl Scraper {
         }
     }
 
-    /// Applies the result of a read, in this scrape or in a later one.
+    /// Applies the result of a read, in the scrape that began it or in a later one.
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        self.budget.spend(finding.cost.cpu_time);
+        // A check of which program runs is no read: if it were charged as one, 3,400 of them would leave nothing for reads.
+        match job.detail {
+            Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
+            _ => self.budget.spend(finding.cost.cpu_time),
+        }
         self.own_metrics.add_read(finding.cost.cpu_time);
         self.progress.note_read();
     }
 
-    /// Detaches the read that is under way, if one is.
+    /// Detaches the current read, if there is one.
     pub fn detach(&mut self) {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether every selected process was read, except those that are stuck, rest or have no budget.
+    /// Whether every selected process was read, except those that are stuck, rest after a long read or exceed
+    /// the budget.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }
 
-    /// Ends the pass: sums what the processes gave, and reads what their containers' cgroups say. That waits
-    /// for no process.
+    /// Ends the pass: sums the readings, and reads the cgroups of the containers. Neither can block on a
+    /// process.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -264,7 +269,7 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Charges the CPU time of the pass beside its reads, rendering included. Returns when the next scrape
+    /// Charges the CPU time of the pass except its reads, including rendering. Returns when the next scrape
     /// may begin.
     pub fn end(&mut self, pass: Pass) -> Option<Instant> {
         let overhead = self.progress.take_overhead();
@@ -280,10 +285,10 @@ impl Scraper {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
     }
 
-    /// Records what the last scrape has read, and whatever tells which container owns it.
+    /// Records the files that the last scrape has read, and those that attribute them to containers.
     ///
-    /// Fails with one line when there is nothing to record, or something cannot be written; a process that
-    /// has ended meanwhile is left out.
+    /// Fails with one line when there is nothing to record or a file cannot be written. A process that has
+    /// ended in the meantime is skipped.
     pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
         if n_processes == 0 {
@@ -305,7 +310,7 @@ impl Scraper {
         Ok(n_processes)
     }
 
-    /// Why nothing was read.
+    /// Returns the reason why nothing was read.
     fn why_nothing(&self) -> String {
         let (n_refused, n_selected) = self.processes.refusals();
         match n_selected {
@@ -315,7 +320,8 @@ impl Scraper {
         }
     }
 
-    /// Appends the families `process_smaps_*` of the last scrape to `text`; says how many samples they are.
+    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of their
+    /// samples.
     pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
         exposition::text::render(text, self.snapshot.table())
     }
@@ -339,18 +345,18 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// When the oldest values were read; without any, when the scrape began.
+    /// Returns when the oldest values were read, or if there are no values, when the scrape began.
     pub fn oldest_data(&self) -> Option<Instant> {
         self.processes.oldest().or(self.progress.began_at())
     }
 
-    /// Where containers come from, for the log.
+    /// Describes the source of the containers for the log.
     pub fn describe_source(&self) -> String {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline`, or until `wake` says that something has changed; meanwhile the source of the
-    /// containers may answer.
+    /// Waits until `deadline` or until `wake` reports a change. A listing of containers continues in the
+    /// meantime.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.discovery.wait_until(deadline, wake);
     }
@@ -360,12 +366,12 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check())
     }
 
-    /// Returns when kill counters are due that may soon be gone; `None` if there are none.
+    /// Returns when the kill counters that may soon disappear are due; `None` if there are none.
     pub fn next_watch(&self) -> Option<Instant> {
         self.checks.next_watch(self.cgroups.as_ref().is_some_and(CgroupUsage::has_watched))
     }
 
-    /// Reads those counters, if it is time.
+    /// Reads the kill counters that may soon disappear, if they are due.
     pub fn watch_if_due(&mut self) {
         let now = Instant::now();
         if self.next_watch().is_some_and(|at| at <= now)
@@ -384,7 +390,7 @@ impl Scraper {
         self.ooms.has_news()
     }
 
-    /// Returns the OOM records as JSON, if there are new ones.
+    /// Returns all OOM records as JSON, if there are new ones.
     pub fn news_of_ooms(&mut self) -> Option<String> {
         self.ooms.news()
     }

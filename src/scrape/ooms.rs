@@ -1,5 +1,4 @@
-//! The records of what containers were full of whose processes the kernel has killed for want of memory: the
-//! newest of them.
+//! The newest OOM records: what containers held when the kernel killed a process in them.
 
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
@@ -12,26 +11,26 @@ use crate::node::cgroups::oom::Kill;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
-/// So many are kept, and so many bytes of them; the newest in any case.
+/// The maximum number of records, and of their bytes. The newest record is kept in any case.
 const MAX_RECORDS: usize = 32;
 const MAX_BYTES: usize = 256 << 10;
 
-/// The records.
+/// The newest OOM records.
 #[derive(Debug, Default)]
 pub struct Ooms {
-    /// As JSON, the newest first.
+    /// The records as JSON, the newest first.
     records: VecDeque<String>,
     is_new: bool,
 }
 
 impl Ooms {
-    /// Keeps what is known of kills.
+    /// Records these kills.
     pub fn record(&mut self, kills: Vec<Kill>, snapshot: &Snapshot, summed_at: Option<Instant>) {
         kills.iter().for_each(|kill| self.record_one(kill, snapshot, summed_at));
     }
 
-    /// Keeps what is known of a kill, and tells the log. Of a container that was not full what was summed
-    /// last tells what it mapped, which was at `summed_at`.
+    /// Records and logs a kill. For a container that was not near its limit, the last sums, made at
+    /// `summed_at`, show what it mapped.
     fn record_one(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
         let listed = &kill.container.listed;
         let mut summed = Largest::default();
@@ -64,12 +63,12 @@ impl Ooms {
         self.is_new = true;
     }
 
-    /// Whether there are others than when [`Ooms::news`] was asked last.
+    /// Whether there are new records since the last call of [`Ooms::news`].
     pub fn has_news(&self) -> bool {
         self.is_new
     }
 
-    /// The document that tells all of them, if there are others than when it was asked for last.
+    /// Returns the document with all records, if there are new ones since the last call.
     pub fn news(&mut self) -> Option<String> {
         std::mem::take(&mut self.is_new).then(|| document(self.records.iter().map(String::as_str)))
     }

@@ -13,19 +13,19 @@ use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
 use crate::totals::snapshot::Snapshot;
 
-/// What the scrapes so far have found and used.
+/// The findings and the costs of the scrapes so far.
 #[derive(Debug)]
 pub struct OwnMetrics {
     metrics: SelfMetrics,
     /// The report of the last scrape.
     report: Report,
-    /// The CPU time of all reads.
+    /// The CPU time of all reads so far.
     read_time: Duration,
     entries: Entries,
 }
 
 impl OwnMetrics {
-    /// Renders into these families; no scrape has ended yet.
+    /// Creates metrics that render into these families, before the end of the first scrape.
     pub fn new(metrics: SelfMetrics) -> Self {
         Self { metrics, report: Report::default(), read_time: Duration::ZERO, entries: Entries::default() }
     }
@@ -35,7 +35,7 @@ impl OwnMetrics {
         self.read_time += cpu_time;
     }
 
-    /// Notes what the scrape that began then has found.
+    /// Notes the results of the scrape that began at `began_at` and has ended.
     pub fn end_scrape(
         &mut self,
         began_at: Instant,
@@ -68,7 +68,8 @@ impl OwnMetrics {
         );
     }
 
-    /// Appends the exporter's own families to `text`, which holds `n_samples` samples of processes.
+    /// Appends the exporter's own families to `text`. `n_samples` is the number of samples of processes in
+    /// the exposition.
     pub fn render<'a>(
         &mut self,
         text: &mut Vec<u8>,

@@ -1,12 +1,12 @@
-//! How far the current scrape or check has come. Pure: the time is passed in.
+//! The phase of the current scrape or check. Pure: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// The first scrape is not held to the CPU budget, but ends after this time, so that there is something to
-/// show.
+/// The first scrape is not limited by the CPU budget, but its reads end after this time, so that there is
+/// something to show.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
-/// The two kinds of passes over the node.
+/// The two kinds of passes over the processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// Reads everything, and ends in a new exposition.
@@ -18,12 +18,12 @@ pub enum Pass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    /// The processes are listed. New ones are identified before any is read.
+    /// The processes are listed. New ones are identified before any process is read.
     Listed(Pass),
     Reading(Pass),
 }
 
-/// The phase of the current pass, and what passes keep for later ones.
+/// The phase of the current pass, and what is kept for later passes.
 #[derive(Debug)]
 pub struct Progress {
     phase: Phase,
@@ -33,9 +33,9 @@ pub struct Progress {
     is_first: bool,
     /// When the last scrape began.
     began_at: Option<Instant>,
-    /// When the readings were summed last.
+    /// When the readings were last summed.
     summed_at: Option<Instant>,
-    /// The CPU time that was used since the last pass, without that of reads.
+    /// The CPU time used since the last pass, except for reads.
     overhead: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Begins a pass, whose processes are listed.
+    /// Begins a pass after its processes are listed.
     pub fn begin(&mut self, pass: Pass, now: Instant) {
         if pass == Pass::Scrape {
             self.began_at = Some(now);
@@ -62,7 +62,7 @@ impl Progress {
         self.has_read = false;
     }
 
-    /// Returns the pass that has begun and is not finished.
+    /// Returns the pass that has begun and has not finished.
     pub fn under_way(&self) -> Option<Pass> {
         match self.phase {
             Phase::Idle => None,
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// Returns the pass whose processes are listed and not all identified yet.
+    /// Returns the current pass if its processes are listed and not all identified yet.
     pub fn identifying(&self) -> Option<Pass> {
         match self.phase {
             Phase::Listed(pass) => Some(pass),
@@ -78,7 +78,7 @@ impl Progress {
         }
     }
 
-    /// Notes that the processes of this pass are identified, so that reading begins.
+    /// Notes that the processes of the pass are identified, so that reads begin.
     pub fn begin_reads(&mut self, pass: Pass) {
         self.phase = Phase::Reading(pass);
     }
@@ -88,12 +88,12 @@ impl Progress {
         self.has_read = true;
     }
 
-    /// Returns whether the first scrape must end without the rest of its reads, which the second one makes.
+    /// Returns whether the first scrape must end without its remaining reads, which the second one makes.
     pub fn is_first_too_long(&self, now: Instant) -> bool {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the pass. Returns which one it was, and whether its readings must be summed at `now`: a check
+    /// Ends the pass. Returns which pass it was, and whether its readings must be summed at `now`: a check
     /// that has read nothing changes nothing.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
@@ -105,7 +105,7 @@ impl Progress {
         Some((pass, must_sum))
     }
 
-    /// Returns whether no scrape has ended before; from then on one has.
+    /// Notes that a scrape has ended. Returns whether it was the first.
     pub fn end_scrape(&mut self) -> bool {
         std::mem::take(&mut self.is_first)
     }
@@ -115,12 +115,12 @@ impl Progress {
         self.began_at
     }
 
-    /// Returns when the readings were summed last.
+    /// Returns when the readings were last summed.
     pub fn summed_at(&self) -> Option<Instant> {
         self.summed_at
     }
 
-    /// Adds CPU time that was used for anything but reads.
+    /// Adds CPU time that was not used by reads.
     pub fn add_overhead(&mut self, cpu_time: Duration) {
         self.overhead += cpu_time;
     }

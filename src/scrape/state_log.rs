@@ -1,22 +1,23 @@
-//! Log lines about states that last: each is written when the state changes, not in every scrape.
+//! Log lines about lasting states: each is written when the state changes, not in every scrape.
 
 use log::{Level, info, log, warn};
 
 use crate::node::containers::selection::Selection;
 use crate::procfs::permissions;
 
-/// Which states the log shows.
+/// The states that the log shows.
 #[derive(Debug)]
 pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program fails when there is nothing to record: its failure then says what the log would.
+    /// Whether the program records. Then it fails when there is nothing to record, and the error replaces the
+    /// log line.
     is_recording: bool,
 }
 
 impl StateLog {
-    /// Returns a log that shows nothing yet, of a program that records or exports.
+    /// Creates a log that shows nothing yet, for a program that records or exports.
     pub fn new(is_recording: bool) -> Self {
         Self {
             selection: SelectionLog::Nothing,
@@ -26,13 +27,13 @@ impl StateLog {
         }
     }
 
-    /// Returns whether the selection still matters to the log.
+    /// Returns whether the log still has to show the selection.
     pub fn needs_selection(&self) -> bool {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs what the filters select, once there are containers to select from: a filter is the usual reason
-    /// why no process is shown. A node may be empty at first, which is logged too.
+    /// Logs what the filters select, once there are containers. A filter is the usual reason why no process
+    /// is shown. A node without containers is logged too.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {
@@ -44,7 +45,7 @@ impl StateLog {
         }
     }
 
-    /// Logs that processes cannot be read and what is missing, or that all can be read again.
+    /// Logs that processes cannot be read and what access is missing, or that all can be read again.
     pub fn log_refusals(&mut self, n_refused: usize, n_selected: usize) {
         match self.refusals.update(n_refused > 0) {
             Some(Change::Begun) => {
@@ -57,8 +58,8 @@ impl StateLog {
         }
     }
 
-    /// Logs, once, that there are more samples than `max_samples`, because folding keeps one command per
-    /// container.
+    /// Logs once that there are more samples than `max_samples`, which happens because folding keeps one
+    /// command per container.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
@@ -69,23 +70,23 @@ impl StateLog {
     }
 }
 
-/// Says that processes cannot be read, and what is missing.
+/// Returns a line that reports processes that cannot be read, and the missing access.
 pub fn refused(n_refused: usize, n_selected: usize) -> String {
     format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
 }
 
-/// What the log says about the selection.
+/// What the log shows about the selection.
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// That there are no containers to select from.
+    /// The log shows that there are no containers to select from.
     NoContainers,
-    /// What the filters select; nothing follows.
+    /// The log shows what the filters select. No later line about the selection follows.
     Selection,
 }
 
 impl SelectionLog {
-    /// Returns whether a selection from this number of containers is news, which is then logged.
+    /// Returns whether a selection from this number of containers must be logged.
     fn advance(&mut self, n_containers: usize) -> bool {
         let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
         let is_news = match self {
@@ -100,7 +101,7 @@ impl SelectionLog {
     }
 }
 
-/// A problem that lasts.
+/// A lasting problem.
 #[derive(Debug, Default)]
 struct Problem {
     is_present: bool,

@@ -1,7 +1,7 @@
-//! The threads that scrape and check: one is active, another stands by (see [`Handover`]).
+//! The threads that run scrapes and checks: one is active, another stands by (see [`Handover`]).
 //!
-//! A process whose memory-map lock is held for good costs a thread and its own values, and delays no other
-//! read. Nothing is locked while a process is read, and nothing else that a scrape touches blocks (see
+//! A process with a memory-map lock that is held for good costs a thread and its own values, but delays no
+//! other read. No lock is held while a process is read, and nothing else in a scrape can block (see
 //! [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,17 +16,18 @@ use crate::demand::Demand;
 use crate::errors::plain;
 use crate::procfs::this_process::this_thread;
 
-/// How long the active thread waits at most while no scrape is requested.
+/// The maximum time that the active thread waits while no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// While reads are detached, the active thread waits this long for the container runtime to answer, then as
-/// long for the reads to deliver, and so on.
+/// While reads are detached, the active thread alternates between two waits of this length: for an answer of
+/// the container runtime, and for results of detached reads.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The stack of a thread that scrapes. 64 detached reads take 64 threads: 5.9 MB resident with glibc, 92 KiB each.
+/// The stack of a thread that scrapes. 64 detached reads need 64 threads: 5.9 MB resident with glibc, 92 KiB
+/// each.
 const STACK: usize = 256 << 10;
 
-/// Takes the result of a pass. After a scrape, it returns when the next one begins.
+/// A function that takes the result of a pass. After a scrape, it returns when the next one begins.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -36,11 +37,11 @@ pub enum Next {
     OnRequest,
     /// As soon as the interval is over.
     Soon,
-    /// There is none.
+    /// There is no next scrape.
     Never,
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared {
     state: Mutex<State>,
     handover: Handover,
@@ -53,7 +54,7 @@ struct State {
 }
 
 impl State {
-    /// Reads the kill counters that may soon be gone, and publishes new OOM records at once.
+    /// Reads the kill counters that may soon disappear, and publishes new OOM records immediately.
     fn watch_if_due(&mut self) {
         self.scraper.watch_if_due();
         if self.scraper.has_news_of_ooms() {
@@ -62,8 +63,8 @@ impl State {
     }
 }
 
-/// Scrapes on this thread on request, and on others while this one is blocked in a read. Returns when there
-/// is no next scrape, or when another thread has taken over.
+/// Scrapes on request, on this thread, and on other threads while this one is blocked in a read. Returns when
+/// there is no next scrape, or when another thread has taken over.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let state = Mutex::new(State { scraper, after });
     let shared = Shared { state, handover: Handover::default(), demand };
@@ -71,7 +72,7 @@ pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
 }
 
 impl Shared {
-    /// Runs the active thread, which has this number, and starts the one that stands by.
+    /// Runs the active thread with this number, and starts the standby thread.
     fn run(self: Arc<Self>, number: usize) {
         let standby = {
             let shared = self.clone();
@@ -119,7 +120,7 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // Only now: while reads are detached, the active thread unlocks the state for them.
+                    // Comes last: until then, the active thread keeps unlocking the state for this thread.
                     self.handover.deliver();
                     return;
                 }
@@ -133,8 +134,8 @@ impl Shared {
         }
     }
 
-    /// Waits until a scrape is requested and may begin, or a check is due. Meanwhile the container runtime
-    /// may answer, and detached reads may deliver.
+    /// Waits until a scrape is requested and may begin, or until a check is due. In the meantime, the
+    /// container runtime may answer, and detached reads may deliver their results.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {
@@ -163,7 +164,7 @@ impl Shared {
         }
     }
 
-    /// Publishes the result of a pass. Returns whether there may be another.
+    /// Publishes the result of a pass. Returns whether there may be another pass.
     fn end(&self, state: &mut State, pass: Pass, result: Result<(), String>) -> bool {
         let is_success = result.is_ok();
         let next = (state.after)(&mut state.scraper, pass, result);
@@ -179,7 +180,7 @@ impl Shared {
         next != Next::Never
     }
 
-    /// A panic ends the process (or the test), so nothing seen here was left half changed.
+    /// Locks the state. A panic ends the process (or the test), so the state is never half changed.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

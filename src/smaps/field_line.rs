@@ -3,9 +3,9 @@
 use super::fields::{FIELDS, N_FIELDS};
 use super::lines::{EACH, HIGH};
 
-/// The length of a key with its colon and the spaces behind it.
+/// The length of a key with its colon and the following spaces.
 pub const KEY_LEN: usize = 16;
-/// The length of the digits with the spaces before them.
+/// The length of the digits with the preceding spaces.
 const DIGITS_LEN: usize = 8;
 /// The length of a field line as the kernel prints it while its value has at most eight digits.
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
@@ -18,7 +18,8 @@ pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
-/// The field whose key has a given hash. At most one field has it; the whole key must still be compared.
+/// The field with a given hash of its key. At most one field has each hash; the whole key must still be
+/// compared.
 const FIELD_BY_HASH: [u8; 64] = {
     let mut fields = [u8::MAX; 64];
     let mut i = 0;
@@ -74,7 +75,7 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     if [*u0, *u1, *u2, *u3] != *UNIT {
         return None;
     }
-    // The bit 0x10 tells a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
+    // The bit 0x10 distinguishes a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
     // Adding 0x76 sets the high bit of every byte above 9. A byte carries into the next only if its own high
@@ -88,7 +89,8 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     if no_digits | no_run | no_last_digit | values & spaces != 0 {
         return None;
     }
-    // Eight digits become a number by pairs (Daniel Lemire, "Quickly parsing eight digits", 2018).
+    // Pairs of digits are combined until the eight digits are one number (Daniel Lemire, "Quickly parsing
+    // eight digits", 2018).
     let pairs = values * 10 + (values >> 8);
     const EVERY_OTHER: u64 = 0x0000_00ff_0000_00ff;
     let high = (pairs & EVERY_OTHER).wrapping_mul(0x000f_4240_0000_0064);

@@ -1,14 +1,15 @@
-//! The one table of smaps fields: the kernel's key, the metric's short name, its help, and how mappings combine.
+//! The one table of smaps fields: the kernel's key, the metric's short name, its help text, and how mappings
+//! combine.
 //!
-//! The scanner, the exposition, `--fields` and the README's table all follow it. Meanings are the kernel's:
-//! Documentation/filesystems/proc.rst, section 1.1, "smaps".
+//! The scanner, the exposition, `--fields` and the README's table are all made from it. The meanings are the
+//! kernel's: Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.
 #[derive(Debug)]
 pub struct Field {
     /// The kernel's key, without its colon.
     pub key: &'static str,
-    /// The metric is `process_smaps_<name>_bytes`.
+    /// The short name: the metric is `process_smaps_<name>_bytes`.
     pub name: &'static str,
     /// The metric's HELP text.
     pub help: &'static str,
@@ -19,13 +20,13 @@ pub struct Field {
 /// How the mappings of one series become one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combine {
-    /// Amounts of memory add up.
+    /// The sum: amounts of memory add up.
     Sum,
-    /// Page sizes do not: the largest stands for all.
+    /// The largest value, because page sizes do not add up.
     Largest,
 }
 
-/// How many fields there are.
+/// The number of fields.
 pub const N_FIELDS: usize = 22;
 
 /// A set of fields: bit `i` stands for `FIELDS[i]`.
@@ -34,32 +35,33 @@ pub type FieldMask = u32;
 /// Every field.
 pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
 
-/// The fields whose mappings combine by [`Combine::Largest`] are the last ones, from here on.
+/// The first of the fields that combine by [`Combine::Largest`], which are last in the table.
 pub const FIRST_LARGEST: usize = 20;
 
-/// The fields that `/proc/<pid>/smaps_rollup` lacks: size and page sizes.
+/// The fields that are missing in `/proc/<pid>/smaps_rollup`: size and page sizes.
 pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGEST + 1);
 
-/// What is shared out among processes, so that each mapping's share is rounded down: `pss`, `pss_dirty`, `swap_pss`, `locked`.
+/// The fields in which each mapping's share of shared memory is rounded down: `pss`, `pss_dirty`, `swap_pss`,
+/// `locked`.
 pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
 /// `FIELDS[RSS]` is the resident set.
 pub const RSS: usize = 1;
-/// `FIELDS[PSS]` is the process's share of it, by which paths fold.
+/// `FIELDS[PSS]` is the process's share of the resident set, by which paths are ordered for folding.
 pub const PSS: usize = 2;
-/// `FIELDS[ANONYMOUS]` is what of the resident set belongs to no file.
+/// `FIELDS[ANONYMOUS]` is the part of the resident set that belongs to no file.
 pub const ANONYMOUS: usize = 9;
 
-/// What the fields of one mapping, or of several together, say.
+/// The values of the fields of one mapping, or of several together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Values {
     /// The fields that the kernel printed.
     pub present: FieldMask,
-    /// In bytes, saturated at `u64::MAX`; 0 where the field is not present.
+    /// The values in bytes, saturated at `u64::MAX`; 0 where the field is not present.
     pub bytes: [u64; N_FIELDS],
 }
 
-/// The position of the field with this short name.
+/// Returns the position of the field with this short name.
 pub fn by_name(name: &str) -> Option<usize> {
     FIELDS.iter().position(|field| field.name == name)
 }
@@ -72,7 +74,7 @@ const fn largest(key: &'static str, name: &'static str, help: &'static str) -> F
     Field { key, name, help, combine: Combine::Largest }
 }
 
-/// The table, in the order in which families are exported.
+/// The table of fields, in the order in which families are exported.
 pub static FIELDS: [Field; N_FIELDS] = [
     sum("Size", "size", "Address space of the mappings, resident or not."),
     sum("Rss", "rss", "Resident memory."),
@@ -106,7 +108,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
     largest("MMUPageSize", "mmu_page_size", "Largest page size that the MMU uses for the mappings."),
 ];
 
-/// Values of these fields, by short name, in bytes.
+/// Returns values with these fields, given by short name, in bytes.
 #[cfg(test)]
 pub(crate) fn values(fields: &[(&str, u64)]) -> Values {
     let mut values = Values::default();

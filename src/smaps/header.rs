@@ -1,10 +1,10 @@
-//! Header lines of smaps: the address range with which a mapping begins, and the path behind it.
+//! Header lines of smaps: the address range with which a mapping begins, and the path after it.
 
 use std::ops::Range;
 
 use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
 
-/// How the mapping that is printed after a mapping relates to it.
+/// How the next mapping in the file relates to a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// The next mapping begins at or above the end of this one, or there is none.
@@ -87,7 +87,7 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
 /// Compares the address range of a mapping with the header at the beginning of `following`.
 #[inline]
 pub fn next(range: &[u8], following: &[u8]) -> Next {
-    // Hexadecimal digits in lower case sort like the numbers. Nearly all addresses have twelve of them.
+    // Lower-case hexadecimal digits sort like the numbers. Nearly all addresses have twelve of them.
     if let (Some([begin @ .., b'-']), Some([next @ .., b'-'])) =
         (range.first_chunk::<13>(), following.first_chunk::<13>())
         && let [b'-', end @ .., b' '] = &range[12..]
@@ -144,7 +144,7 @@ pub fn path_of(header: &[u8]) -> &[u8] {
         let word = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
         rest = &rest[(word + 1).min(rest.len())..];
     }
-    // The kernel pads to column 73: up to three words of spaces.
+    // The kernel pads the line to column 73, with up to three words of spaces.
     while let Some((b"        ", more)) = rest.split_first_chunk() {
         rest = more;
     }

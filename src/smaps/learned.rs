@@ -1,4 +1,4 @@
-//! The lines that a mapping shares with the one before it, compared instead of parsed.
+//! The lines that a mapping shares with the previous one, which are compared instead of parsed.
 
 use super::field_line::{KEY_LEN, LINE_LEN, field_of, is_not_exported, key, kib_of};
 use super::fields::{FIELDS, Values};
@@ -7,9 +7,9 @@ use super::lines::line_end;
 /// A line of the learned run.
 #[derive(Debug)]
 struct LearnedLine {
-    /// The line as the previous mapping had it.
+    /// The line in the previous mapping.
     text: [u8; LINE_LEN],
-    /// The index of the field that it names.
+    /// The position of the field that the line names.
     field: usize,
 }
 
@@ -17,30 +17,30 @@ struct LearnedLine {
 pub enum Run {
     /// The mapping begins with the learned lines, which have this number of bytes.
     Taken(usize),
-    /// The keys or their order differ: learn again.
+    /// The keys or their order differ, so the run must be learned again.
     Unlike,
-    /// The keys are the same, but a value is too wide, or not all bytes are there yet.
+    /// The keys are the same, but a value is too wide, or some bytes are still missing.
     Unfit,
 }
 
-/// The lines behind a header that the previous mapping had, and their values.
+/// The field lines of the previous mapping, and their values.
 #[derive(Debug, Default)]
 pub struct Learned {
     run: Vec<LearnedLine>,
     /// The values of the lines of the run.
     pub values: Values,
-    /// The lines behind the run that are not exported and are the same for nearly every mapping.
+    /// The lines after the run, which are not exported and are the same for nearly every mapping.
     tail: Vec<u8>,
 }
 
 impl Learned {
-    /// Returns the number of bytes that the learned run has.
+    /// Returns the length of the learned run in bytes.
     #[inline]
     pub fn run_len(&self) -> usize {
         self.run.len() * LINE_LEN
     }
 
-    /// Takes the learned run from the beginning of `bytes` into `values`, if all of it is there.
+    /// Takes the learned run from the beginning of `bytes` into `values`, if the whole run is there.
     #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Run {
         let (lines, _) = bytes.as_chunks::<LINE_LEN>();
@@ -66,17 +66,17 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Remembers the 28-byte lines of known fields with which `bytes`, the lines of a mapping, begin, and the
-    /// lines behind them.
+    /// Remembers the lines of known fields, 28 bytes each, at the beginning of `bytes`, the lines of a
+    /// mapping, and the lines after them.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // No field may come twice: the last one counts, but an unchanged line stores nothing.
+            // No field may occur twice: the last one would count, but an unchanged line stores nothing.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // Only spaces may come before the eight digits: neither a ninth digit nor a second line.
+            // Only spaces may precede the eight digits, which excludes a ninth digit or a second line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;
@@ -88,7 +88,7 @@ impl Learned {
         self.run.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
         self.tail.clear();
         let mut rest = &bytes[self.run_len()..];
-        // VmFlags differs from mapping to mapping, and comes last.
+        // VmFlags differs between mappings, and comes last.
         while let Some(end) = line_end(rest, 0)
             && is_not_exported(rest)
             && !rest.starts_with(b"VmFlags:")

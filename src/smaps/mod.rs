@@ -1,4 +1,4 @@
-//! Pure: bytes of smaps become mappings.
+//! Converts bytes of smaps into mappings. Pure.
 
 mod field_line;
 pub mod fields;

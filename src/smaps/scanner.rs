@@ -1,4 +1,4 @@
-//! Bytes of `/proc/<pid>/smaps` to mappings: a line scanner that owns no buffer and cannot fail.
+//! Converts bytes of `/proc/<pid>/smaps` into mappings: a line scanner that owns no buffer and cannot fail.
 //!
 //! What the kernel prints for one mapping (fs/proc/task_mmu.c, `show_smap`):
 //!
@@ -11,20 +11,22 @@
 //! ```
 //!
 //! The beginning of a line decides what it is, so text inside a path is never mistaken for a field: a header
-//! begins with `hex-hex `, in lower case, and the kernel escapes a newline in a path. A line that is neither
-//! a header nor a known field in kB is skipped. A mapping ends where the next header begins, or with the
-//! input.
+//! begins with `hex-hex `, in lower case, and the kernel escapes newlines in paths. A line that is neither a
+//! header nor a known field in kB is skipped. A mapping ends where the next header begins, or at the end of
+//! the input.
 //!
-//! Two paths lead to the same result. The general one takes a line at a time. The learned one relies on this:
-//! on one kernel the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change within a
-//! boot. It remembers the run of such lines that the general path met behind a header, each with its value.
-//! Behind the next header most lines are the same byte for byte (two of three values are 0), so their values
-//! are the same. In the others, 16 bytes of key are compared and 8 bytes of digits are decoded at once. A
-//! mapping that does not fit (a value of nine digits, another order) takes the general path.
+//! Two paths lead to the same result. The general path takes one line at a time. The learned path relies on a
+//! fact: on one kernel, the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change
+//! within a boot. It remembers the run of such lines that the general path found after a header, each with
+//! its value. After the next header, most lines are the same byte for byte (two of three values are 0), so
+//! their values are the same. In the other lines, 16 bytes of key are compared and 8 bytes of digits are
+//! decoded at once. A mapping that does not fit (a value of nine digits, another order) takes the general
+//! path.
 //!
 //! Mappings come in address order. The kernel drops the memory-map lock between two `read` calls and
-//! continues at the end of the last mapping. If that mapping has grown meanwhile, it is printed again, whole.
-//! So a mapping is returned only once the next header has been read, and [`Next`] says how the two relate.
+//! continues at the end of the last mapping. If that mapping has grown in the meantime, it is printed again
+//! as a whole. So a mapping is returned only once the next header has been read, and [`Next`] says how the
+//! two relate.
 
 use super::field_line::{field_of, is_not_exported};
 use super::fields::Values;
@@ -36,16 +38,16 @@ use super::lines::line_end;
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping<'a> {
-    /// The path as the kernel printed it: any bytes except a newline, with trailing spaces, empty for
+    /// The path as the kernel printed it: any bytes except a newline, with trailing spaces; empty for
     /// anonymous memory.
     pub path: &'a [u8],
-    /// The values of its fields.
+    /// The values of the mapping's fields.
     pub values: &'a Values,
-    /// The number of mappings it stands for: 1, or more for the sum that smaps_rollup gives.
+    /// The number of mappings that it stands for: 1, or more for the sum in smaps_rollup.
     pub count: u64,
 }
 
-/// The scanner. One serves any number of files: what it has learned from one speeds up the next.
+/// The scanner. One scanner serves any number of files, and what it learns from one file speeds up the next.
 #[derive(Debug, Default)]
 pub struct Scanner {
     values: Values,
@@ -63,8 +65,8 @@ impl Scanner {
     /// mapping relates to it.
     ///
     /// Returns `None` if `bytes` does not hold a whole mapping yet: read more and call again with the same
-    /// beginning. With `at_end`, `bytes` is all there is: the last mapping ends with `bytes`, and `None`
-    /// means that there is none.
+    /// beginning. With `at_end`, `bytes` is the rest of the input: the last mapping ends with `bytes`, and
+    /// `None` means that there is no mapping left.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.run_len() {
@@ -91,7 +93,7 @@ impl Scanner {
         Some((Mapping { path, values: &self.values, count: 1 }, end, next))
     }
 
-    /// Takes field lines one by one from `at` to the next header, whose position is returned.
+    /// Takes field lines one by one from `at` to the next header. Returns the position of that header.
     fn general_lines(&mut self, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
         // Invariant: a line begins at `at`.
         while at < bytes.len() {

@@ -1,7 +1,7 @@
 //! Lists the containers of a runtime over its socket without delaying the scrape.
 //!
 //! A listing is a task that runs only while the scrape thread waits for its next scrape. A runtime that hangs
-//! delays the listing and nothing else: the containers that were listed last are still read, as often as
+//! delays the listing and nothing else: the containers of the last listing are still read, as often as
 //! before.
 
 use std::fs;
@@ -21,20 +21,21 @@ use crate::sources::containerd::{self, Containerd};
 use crate::sources::cri::{self, Cri};
 use crate::sources::{Listing, Source};
 
-/// A container runtime, and perhaps a listing that has begun.
+/// A container runtime, and the current listing if there is one.
 #[derive(Debug)]
 pub struct Client {
     /// The container runtime's name in the log.
     peer: &'static str,
     description: String,
     socket: PathBuf,
-    /// The socket when the last listing began. A runtime that restarts makes another.
+    /// The identity of the socket when the last listing began. A runtime that restarts creates another
+    /// socket.
     listed_at: Option<SocketId>,
     runtime: Runtime,
     state: State,
 }
 
-/// A socket's device and inode.
+/// The device and inode numbers of a socket.
 type SocketId = (u64, u64);
 
 #[derive(Debug)]
@@ -42,16 +43,16 @@ enum State {
     Idle(Lister),
     Listing(JoinHandle<Listed>),
     Listed(Listed),
-    /// Only while the state changes.
+    /// The value while the state is being replaced.
     Moving,
 }
 
 type Listed = (Lister, Result<Listing, Error>);
 
 impl Client {
-    /// Connects when the first listing begins.
+    /// Creates a client, which connects when the first listing begins.
     ///
-    /// Fails when tokio's runtime cannot be made, for lack of descriptors for example.
+    /// Fails when tokio's runtime cannot be created, for example because no descriptor is left.
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (peer, description) = (lister.peer(), lister.describe());
@@ -59,11 +60,12 @@ impl Client {
         Ok(Self { peer, description, socket, listed_at: None, runtime, state: State::Idle(lister) })
     }
 
-    /// The socket, if a process listens there. Connects and closes the connection at once, which never waits.
+    /// Returns the socket if a process listens on it. Connects and immediately closes the connection, which
+    /// never blocks.
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // Connected, or the runtime hangs and its queue of connections is full.
+            // The connection succeeded, or the runtime hangs and its queue of connections is full.
             _ => id(&self.socket),
         }
     }
@@ -100,10 +102,10 @@ impl Source for Client {
     }
 
     fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
-        // A timer needs to be made inside the runtime.
+        // A timer must be created inside the runtime.
         let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
         if let Ok(Err(_)) = woken {
-            // No descriptor is left: the listing makes no progress, but this does not spin.
+            // No descriptor is left. The listing makes no progress, but waiting here avoids a busy loop.
             wake.wait_until(deadline);
         }
     }
@@ -137,12 +139,12 @@ impl Source for Client {
 
 const NO_PANIC: &str = "a panic would have ended the process";
 
-/// The API that containers are listed with.
+/// The API for listing containers.
 #[derive(Debug)]
 pub enum Lister {
-    /// containerd's own.
+    /// containerd's own API.
     Containerd(Containerd),
-    /// The kubelet's.
+    /// The kubelet's API.
     Cri(Cri),
 }
 
@@ -210,7 +212,7 @@ mod tests {
         let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
         client.begin_listing();
         assert!(!client.has_runtime_ended());
-        // Both exist for a moment, so that they cannot have the same inode.
+        // Both files exist for a moment, so that they cannot have the same inode number.
         let other = path.with_extension("other");
         let restarted = UnixListener::bind(&other).unwrap();
         fs::rename(&other, &path).unwrap();
@@ -234,7 +236,7 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
-    /// A third connection is refused until the first is accepted (unix(7)).
+    /// Returns a socket that refuses a third connection until the first is accepted (unix(7)).
     fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();

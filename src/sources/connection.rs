@@ -13,11 +13,10 @@ use tonic_prost::ProstCodec;
 
 use crate::errors::plain;
 
-/// Connecting takes about a millisecond on a node.
+/// The deadline for connecting, which takes about a millisecond on a node.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// The largest answer that is accepted. By default containerd sends at most 16 MiB. A task takes about 300
-/// bytes and a container's record 10 to 20 KiB, so tonic's default of 4 MiB would be too little for a large
-/// node.
+/// The maximum size of an answer. By default containerd sends at most 16 MiB. A task takes about 300 bytes
+/// and a container's record 10 to 20 KiB, so tonic's default of 4 MiB would be too little for a large node.
 pub const MAX_ANSWER: usize = 32 << 20;
 
 /// Why a listing failed: one line.
@@ -32,7 +31,8 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A runtime's socket. Each listing connects to it: a connection that is open for longer can die unnoticed.
+/// A runtime's socket. Each listing opens its own connection, because a connection that stays open can fail
+/// unnoticed.
 #[derive(Debug)]
 pub struct Connection {
     /// The runtime's name in errors.
@@ -57,9 +57,9 @@ impl Connection {
         }
     }
 
-    /// Waits for the answer to a call, at most until its deadline.
+    /// Waits for the answer to a call until its deadline.
     ///
-    /// Fails with one line that says `what` could not be listed.
+    /// Fails with one line that names `what`, which could not be listed.
     pub async fn answer<T>(
         &self,
         what: &str,
@@ -78,12 +78,12 @@ impl Connection {
     }
 
     fn error(&self, what: &str, cause: &str) -> Error {
-        // The runtime's text may have several lines.
+        // The runtime's text may consist of several lines.
         Error(format!("{what} {} at {:?}: {}", self.peer, self.socket, cause.escape_debug()))
     }
 }
 
-/// Calls a method whose messages are declared here, not generated.
+/// Calls a method. Its messages are declared in this program, not generated.
 pub async fn call<Q, A>(channel: &Channel, method: &'static str, request: Request<Q>) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
@@ -99,7 +99,7 @@ fn no_answer(deadline: Duration) -> String {
     format!("no answer within {} s", deadline.as_secs())
 }
 
-/// The innermost of an error's causes; the outermost says only "transport error".
+/// Returns the innermost cause of an error; the outermost is only "transport error".
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {

@@ -1,9 +1,9 @@
-//! Containers from the names of the links that the kubelet keeps for logs, without any socket.
+//! Lists containers by the names of the links that the kubelet keeps for logs, without using a socket.
 //!
 //! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
-//! outlive its container, or appear before it; a container that does not run has no process. Links are never
-//! followed. The kubelet cuts a name at 255 bytes, before `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`),
-//! and with it the id of a container whose names are long.
+//! outlast its container, or appear before it; a container that does not run has no process. Links are never
+//! followed. The kubelet cuts a name at 255 bytes, before `.log` (pkg/kubelet/kuberuntime/legacy.go,
+//! `logSymlink`), which also cuts the id of a container with long names.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,16 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup such as
+/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup name such as
 /// `system`.
 const ID_LEN: usize = 64;
-/// At this length a name is cut.
+/// The length at which the kubelet cuts a name.
 const MAX_NAME_LEN: usize = 255;
-/// Fewer digits of a cut id may be the same for two containers: 12 are what runtimes print as a short id.
+/// The minimum number of digits of a cut id: runtimes print short ids of 12 digits, and fewer may be
+/// ambiguous.
 const MIN_CUT_LEN: usize = 12;
 
-/// The directory, and perhaps a listing that has not been taken yet.
+/// The directory, and a listing that has not been taken yet.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
@@ -74,12 +75,12 @@ impl Source for ContainerLogs {
         format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
     }
 
-    /// The kubelet keeps the link of a container that has ended until it removes the container.
+    /// The kubelet keeps the link of an ended container until it removes the container.
     fn lists_ended_containers(&self) -> bool {
         true
     }
 
-    /// Lists at once, because the directory is on a local disk.
+    /// Lists the directory immediately, because it is on a local disk.
     fn begin_listing(&mut self) {
         self.listed = Some(self.list());
     }
@@ -103,8 +104,8 @@ impl Source for ContainerLogs {
     }
 }
 
-/// The container that the link's name stands for, with only the first digits of its id if the name is cut; `None` if
-/// it is not the name of a link for logs.
+/// Returns the container that the name of a link stands for, with only the first digits of its id if the name
+/// is cut; `None` if it is not the name of a link for logs.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -112,7 +113,7 @@ fn container(file_name: &str) -> Option<Container> {
     if !(id.len() == ID_LEN || is_cut) || !id.bytes().all(is_digit) {
         return None;
     }
-    // Kubernetes allows no underscore in any of the three.
+    // Kubernetes allows no underscore in any of the three names.
     let mut names = names.split('_').filter(|name| !name.is_empty());
     let (Some(pod), Some(namespace), Some(name), None) =
         (names.next(), names.next(), names.next(), names.next())

@@ -1,4 +1,4 @@
-//! Containers from containerd's own API: its tasks, and the labels of their containers.
+//! Lists containers with containerd's own API: its tasks, and the labels of their containers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,22 +19,23 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "containerd";
-/// `Tasks.List` waits 2 s for each shim that hangs.
+/// The deadline of `Tasks.List`, which waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
-/// `Containers.Get` usually takes 0.4 ms.
+/// The deadline of `Containers.Get`, which usually takes 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The connection, and the containers of the tasks that were listed.
+/// The connection, and the containers of the last listed tasks.
 #[derive(Debug)]
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// By containerd namespace and id; a sandbox is `None`. Labels do not change while a task lives.
+    /// The containers by containerd namespace and id; a sandbox is `None`. Labels do not change while a task
+    /// exists.
     known: HashMap<(String, String), Option<Container>>,
 }
 
 impl Containerd {
-    /// Lists these namespaces of the containerd at `socket`.
+    /// Creates a client that lists these namespaces of the containerd at `socket`.
     pub fn new(socket: &Path, namespaces: &[String]) -> Self {
         let connection = Connection::new(PEER, socket);
         Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new() }
@@ -44,7 +45,7 @@ impl Containerd {
         self.connection.socket()
     }
 
-    /// For the log.
+    /// Describes this source for the log.
     pub fn describe(&self) -> String {
         let (socket, namespaces) = (self.connection.socket(), self.namespaces.join(", "));
         format!("containers are listed by containerd's API at {socket:?}, in its namespaces {namespaces}")
@@ -63,7 +64,7 @@ impl Containerd {
                         continue;
                     }
                     Status::Running | Status::Paused | Status::Pausing => task.pid == 0,
-                    // The task of a shim that hangs: its pid is 0.
+                    // The shim of this task hangs: the pid is 0.
                     Status::Unknown if task.pid == 0 => true,
                     // A stopped task is listed with its old pid until it is deleted.
                     Status::Unknown | Status::Stopped => continue,
@@ -76,13 +77,14 @@ impl Containerd {
                         let labels = labels(&self.connection, &channel, namespace, &key.1).await?;
                         let Some(labels) = labels else { continue }; // removed in the meantime
                         let container = container(namespace, &key.1, labels);
-                        // Kept also when a later call fails, so that the next listing goes on from here.
+                        // The container is kept even if a later call fails, so that the next listing
+                        // continues from here.
                         self.known.insert(key.clone(), container.clone());
                         container
                     }
                 };
                 if let Some(container) = &mut container {
-                    // A task that hangs keeps the pid that was listed last.
+                    // If the shim of a task hangs, the task keeps the pid that was last listed.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }
@@ -105,10 +107,10 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
     Ok(answer.into_inner().tasks)
 }
 
-/// Calls `Containers.Get`; `None` if there is no such container any more.
+/// Calls `Containers.Get`; `None` if the container no longer exists.
 ///
-/// A container with a record that is too large counts as one without labels, which is named by its id: an
-/// image can have any number of labels, and must not be able to stop the listing.
+/// A container with a record that is too large counts as one without labels, and is named by its id: an image
+/// can have any number of labels, and must not be able to stop the listing.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
@@ -131,10 +133,10 @@ async fn labels(
     Ok(container.map(|container| container.labels))
 }
 
-/// `GetContainerResponse` with the labels that are used.
+/// `GetContainerResponse`, with only the labels that are used.
 ///
-/// containerd's CRI plugin copies the labels of a container's image, which are the workload's to choose, into
-/// this answer. With 1.5 million labels it has 15 MB, of which the generated type makes 185 MiB and this one
+/// containerd's CRI plugin copies the labels of a container's image, which the workload chooses, into this
+/// answer. With 1.5 million labels it has 15 MB, from which the generated type makes 185 MiB and this type
 /// 17.
 #[derive(prost::Message)]
 struct GetContainerResponse {
@@ -192,7 +194,7 @@ impl prost::Message for ContainerRecord {
     }
 }
 
-/// The container that has these labels; `None` for a sandbox.
+/// Returns the container with these labels; `None` for a sandbox.
 fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> Option<Container> {
     if labels.get(KIND).is_some_and(|kind| kind == "sandbox") {
         return None;

@@ -1,4 +1,5 @@
-//! Containers from CRI v1, the kubelet's own interface to any runtime: CRI-O, cri-dockerd, containerd.
+//! Lists containers with CRI v1, the kubelet's own interface to every runtime: CRI-O, cri-dockerd,
+//! containerd.
 //!
 //! A listing is two calls, which the runtime answers from its memory. CRI has no pids: a process is
 //! attributed by the container's id in its cgroup's path.
@@ -15,21 +16,21 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "the container runtime";
-/// A call takes a few milliseconds.
+/// The deadline of a call, which takes a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Two values of `ContainerState`.
 const CREATED: i32 = 0;
 const RUNNING: i32 = 1;
 
-/// The connection.
+/// The connection to the runtime.
 #[derive(Debug)]
 pub struct Cri {
     connection: Connection,
 }
 
 impl Cri {
-    /// Lists the containers of the runtime at `socket`.
+    /// Creates a client that lists the containers of the runtime at `socket`.
     pub fn new(socket: &Path) -> Self {
         Self { connection: Connection::new(PEER, socket) }
     }
@@ -38,15 +39,15 @@ impl Cri {
         self.connection.socket()
     }
 
-    /// For the log.
+    /// Describes this source for the log.
     pub fn describe(&self) -> String {
         format!("containers are listed by CRI at {:?}", self.connection.socket())
     }
 
-    /// Lists the containers that run, and the sandboxes, which name their pods.
+    /// Lists the running containers, and the sandboxes, which contain the names of the pods.
     pub async fn list(&self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
-        // Containers first: the sandbox of each is older than it, and is listed until the container is gone.
+        // Containers come first: the sandbox of each is older, and stays listed until the container is gone.
         let method = "/runtime.v1.RuntimeService/ListContainers";
         let call = connection::call(&channel, method, Request::new(())); // an empty request has no filter
         let ListContainersResponse { containers } =

@@ -1,4 +1,4 @@
-//! Where containers come from: containerd, any runtime that speaks CRI, the kubelet's links, or a recording.
+//! The sources of containers: containerd, any runtime that supports CRI, the kubelet's links, or a recording.
 
 pub(crate) mod client;
 mod connection;

@@ -17,23 +17,23 @@ use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
-/// Written for an init process that the container's source did not list.
+/// The pid of an init process that the source of the containers did not list.
 const UNKNOWN: &str = "-";
 
 /// The containers of a recording.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
-    /// The text that was parsed last: it is parsed again only after a change.
+    /// The text that was last parsed, so that it is parsed again only after a change.
     parsed: Vec<u8>,
     text: Vec<u8>,
 }
 
-/// A hundred thousand containers take less.
+/// The maximum size of the file. A hundred thousand containers take less.
 const MAX_BYTES: u64 = 16 << 20;
 
 impl Recording {
-    /// Reads the recording in `directory`.
+    /// Creates a source for the recording in `directory`.
     pub fn new(directory: &Path) -> Self {
         Self { path: directory.join("containers.tsv"), parsed: Vec::new(), text: Vec::new() }
     }
@@ -64,7 +64,7 @@ impl Recording {
     }
 }
 
-/// Listing reads one small file, so each call of `take_listing` does it.
+/// A listing reads one small file, so each call of `take_listing` does this.
 impl Source for Recording {
     fn describe(&self) -> String {
         format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))
@@ -133,7 +133,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     Ok(containers)
 }
 
-/// Writes a new recording. The directory is made with the first file, so that an empty recording leaves
+/// Writes a new recording. The directory is created with the first file, so that an empty recording leaves
 /// nothing.
 #[derive(Debug)]
 pub struct Writer {
@@ -142,7 +142,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Prepares a recording in `directory`, which must not exist. Its parent must.
+    /// Prepares a recording in `directory`, which must not exist, while its parent must.
     pub fn new(directory: &Path) -> Result<Self, String> {
         let fail = |cause: &str| format!("cannot record to {directory:?}: {cause}");
         match fs::symlink_metadata(directory) {
@@ -156,7 +156,7 @@ impl Writer {
         Ok(Self { directory: directory.to_owned(), is_made: false })
     }
 
-    /// Makes the directory once.
+    /// Creates the directory once.
     fn make(&mut self) -> Result<(), String> {
         if !self.is_made {
             fs::create_dir(&self.directory)
@@ -194,7 +194,7 @@ impl Writer {
     }
 }
 
-/// Writes a file, and makes its directories.
+/// Writes a file, and creates its directories.
 fn write(path: &Path, content: &[u8]) -> Result<(), String> {
     fs::create_dir_all(path.parent().unwrap_or(path))
         .and_then(|()| fs::write(path, content))

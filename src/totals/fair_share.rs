@@ -1,8 +1,8 @@
 //! Divides a limit among containers, so that none can use up the share of another.
 
-/// What is left of a limit, and the number of containers that still come. Containers come in the order of
-/// their needs, the smallest first. Each may use an equal part of what is left, so the unused part of one
-/// goes to those after it, and no share is smaller than the one before.
+/// What remains of a limit, and the number of containers still to come. Containers come in the order of their
+/// needs, the smallest first. Each may use an equal part of the remainder, so an unused part goes to the
+/// containers after it, and no share is smaller than the one before.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,
@@ -15,12 +15,12 @@ impl FairShare {
         Self { left: limit, n_left: n }
     }
 
-    /// What the next container may use.
+    /// Returns what the next container may use.
     pub(super) fn next(&self) -> usize {
         self.left / self.n_left.max(1)
     }
 
-    /// Takes away what the next container uses.
+    /// Subtracts what the next container uses.
     pub(super) fn take(&mut self, used: usize) {
         self.left = self.left.saturating_sub(used);
         self.n_left -= 1;

@@ -1,4 +1,4 @@
-//! Folds what is too much for `--max-samples` into `[other]`. Every sum stays the same.
+//! Folds into `[other]` what exceeds `--max-samples`. Every sum stays the same.
 //!
 //! Each container gets a fair share of the samples; one that needs more folds its commands and paths, see
 //! [`part`](super::part).
@@ -24,8 +24,8 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit, or one series is left of each container with more than
-    /// its share.
+    /// Folds until the samples are within the limit, or until each container above its share has one series
+    /// left.
     pub(super) fn fold(&mut self, table: &mut Table) {
         table.commands.iter_mut().for_each(|command| command.fold.takes_in = false);
         self.parts.clear();
@@ -46,7 +46,7 @@ impl Folding {
         self.choose_reported(table);
     }
 
-    /// Finds what each container costs, and each command.
+    /// Measures what each container and each command costs.
     fn measure(&mut self, table: &mut Table) {
         let Table { shape, commands, series, order, .. } = table;
         for command in commands.iter_mut() {
@@ -62,7 +62,7 @@ impl Folding {
         let mut before: Option<(u32, u32)> = None;
         for (position, &id) in (0..).zip(&order.commands) {
             let command = commands.get(id);
-            // A command without processes has no sample for their number.
+            // A command without processes has no sample for the number of processes.
             if command.n_processes == 0 {
                 continue;
             }
@@ -97,8 +97,8 @@ impl Folding {
         reported.sort_unstable_by_key(|&id| &containers.get(id).labels);
     }
 
-    /// The label text, left open, and the number of folded paths of each container that has some. Of more
-    /// than 100 containers, those with the most.
+    /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
+    /// if there are more than 100, of those with the most.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         let reported = self.reported.iter().map(|&id| table.containers.get(id));
         reported.map(|container| (&*container.labels, container.n_folded))
@@ -115,7 +115,7 @@ mod tests {
     use crate::totals::shape::Shape;
     use crate::totals::table::ContainerKey;
 
-    /// A series has 3 samples here, a command one more.
+    /// A node in which each series has 3 samples, and each command one more.
     struct Node {
         table: Table,
         folding: Folding,
@@ -134,7 +134,7 @@ mod tests {
             self.mapped.extend(mappings.map(|(path, rss)| (container, comm.to_owned(), pid, path, rss)));
         }
 
-        /// Sums and folds.
+        /// Sums and folds the readings.
         fn fold(&mut self) {
             self.table.clear_sums();
             let mut last_pid = 0;
@@ -159,7 +159,7 @@ mod tests {
             self.table.sort();
         }
 
-        /// Label text and resident bytes of each series.
+        /// Returns the label text and the resident bytes of each series.
         fn series(&self) -> Vec<(&str, u64)> {
             self.table.series().map(|series| (&*series.labels, series.totals.values.bytes[RSS])).collect()
         }
@@ -168,7 +168,7 @@ mod tests {
             self.folding.reported(&self.table).map(|(_, n)| n).sum()
         }
 
-        /// Resident bytes by container.
+        /// Returns the resident bytes by container.
         fn sums(&self) -> BTreeMap<&str, u64> {
             let mut sums = BTreeMap::new();
             for (labels, rss) in self.series() {
@@ -188,7 +188,8 @@ mod tests {
         let mappings = [("/big", 900), ("/m", 20), ("/n", 20), ("/o", 30)];
         node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
         node.process(0, "b", [("/tiny".to_owned(), 1)].into_iter());
-        // /tiny is the smallest but alone, so it keeps its name; of two of equal size the first folds first.
+        // The smallest path, /tiny, is alone in `[other]`, so it keeps its name. Of two paths of equal size,
+        // the first folds first.
         let folded = [
             (r#"{c="0",comm="a",path="/big"}"#, 900),
             (r#"{c="0",comm="a",path="/o"}"#, 30),
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(node.n_folded(), 2);
     }
 
-    /// With any number of paths, of any size: other containers lose no name.
+    /// However many paths a container has, and of any size, other containers lose no name.
     #[test]
     fn no_container_folds_the_paths_of_another() {
         for rss in [0, 1 << 25] {
@@ -269,7 +270,7 @@ mod tests {
         }
     }
 
-    /// The text of a long path stands in each of its samples.
+    /// The text of a long path is repeated in each of its samples.
     #[test]
     fn long_paths_count_as_several_samples() {
         let mut node = Node::new(Shape { max_samples: 300, ..Shape::default() });

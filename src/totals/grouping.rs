@@ -13,8 +13,8 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
-    /// The value that a mapping is grouped by, given its path as the kernel prints it. It is the value of the
-    /// label, except that bytes may not be UTF-8.
+    /// Returns the value that a mapping is grouped by, given its path as the kernel prints it. It equals the
+    /// value of the label, except that its bytes may not be UTF-8.
     pub fn value(self, path: &[u8]) -> &[u8] {
         match (self, path) {
             (Self::Process, _) => b"",
@@ -25,8 +25,8 @@ impl GroupBy {
     }
 }
 
-/// The kind of mapping that a path stands for, the value of the label `kind`. The names are the kernel's; the
-/// tests say where each comes from.
+/// Returns the kind of mapping that a path stands for, which is the value of the label `kind`. The names are
+/// the kernel's; the tests name the source of each.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
@@ -80,7 +80,7 @@ mod tests {
             // mm/secretmem.c; virt/kvm/guest_memfd.c, a guest's memory
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
-            // a tmpfs in its usual place; other mount points cannot be recognized
+            // a tmpfs at its usual place; at other mount points it cannot be recognized
             ("/dev/shm/x", "shm"),
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),
@@ -92,7 +92,7 @@ mod tests {
             ("/dmabuf:", "special"),
             ("/dmabuf:frame", "special"),
             ("anon_inode:dmabuf", "special"),
-            // memory of a device or of the kernel: its resident pages are no file pages that could be dropped
+            // memory of a device or of the kernel: unlike file pages, its resident pages cannot be dropped
             ("/dev/nvidia0", "special"),
             ("/dev/nvidiactl", "special"),
             ("/dev/nvidia-uvm", "special"),
@@ -107,7 +107,7 @@ mod tests {
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),
             ("/[aio]", "file"),
-            // fs/anon_inodes.c, used by many
+            // fs/anon_inodes.c, which many subsystems use
             ("anon_inode:[perf_event]", "special"),
             ("anon_inode:[io_uring]", "special"),
             ("anon_inode:i915.gem", "special"),

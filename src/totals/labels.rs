@@ -1,4 +1,4 @@
-//! Label text: what stands between the braces of a sample.
+//! Label text: the text between the braces of a sample.
 //!
 //! Values are escaped as the text format requires (Prometheus, "Exposition formats"): `\`, `"` and newline.
 //! Names that workloads choose may be any bytes; those that are not UTF-8 become U+FFFD.
@@ -25,7 +25,7 @@ pub fn command(text: &mut String, container: &str, comm: &str, pid: Option<u32>)
     }
 }
 
-/// Appends a label. `begin` is everything before the value: the comma, the name, `="`.
+/// Appends a label. `begin` is everything before the value: the comma, the name and `="`.
 pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push_str(begin);
     let mut rest = value;
@@ -42,8 +42,8 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
-/// Appends a value that was escaped by [`push`], unescaped. One longer than `max_len` bytes is cut and ends
-/// with an ellipsis.
+/// Appends the unescaped form of a value that [`push`] escaped. If it is longer than `max_len` bytes, it is
+/// cut and ends with an ellipsis.
 pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     let end = text.len() + max_len;
     let mut chars = escaped.chars();

@@ -1,23 +1,23 @@
-//! What fills a container: the largest paths, and how much lies on paths of some kind.
+//! What fills a container: its largest paths, and its total for paths that a condition selects.
 
 use super::grouping::GroupBy;
 use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
 use crate::smaps::fields::{ANONYMOUS, PSS, RSS};
 
-/// This many paths are named.
+/// The maximum number of paths that are named.
 pub const MAX_PATHS: usize = 10;
-/// Names are cut here, because they are kept.
+/// Names are cut to this length, because they are kept.
 const MAX_NAME_LEN: usize = 256;
 
 /// The largest paths of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Largest {
-    /// The proportional bytes of all its paths.
+    /// The proportional bytes of all paths of the container.
     pub pss: u64,
-    /// The name of its largest command.
+    /// The name of the container's largest command.
     pub command: String,
-    /// Up to [`MAX_PATHS`] paths, the largest first.
+    /// The largest paths, up to [`MAX_PATHS`], in descending order.
     pub paths: Vec<Part>,
 }
 
@@ -26,16 +26,16 @@ pub struct Largest {
 pub struct Part {
     /// The command's name.
     pub command: String,
-    /// The path, or what else a series stands for; empty if that is the whole command.
+    /// The path, or the other thing that a series stands for; empty if that is the whole command.
     pub path: String,
-    /// In proportional bytes.
+    /// The size in proportional bytes.
     pub pss: u64,
 }
 
 impl Largest {
-    /// Finds the largest paths of a container, as summed last. Returns whether there are any.
+    /// Finds the largest paths of a container, as of the last sum. Returns whether there are any.
     ///
-    /// `scratch` keeps its memory from one call to the next.
+    /// `scratch` keeps its memory between calls.
     pub fn find(&mut self, table: &Table, container: ContainerKey, scratch: &mut Vec<(u64, u32)>) -> bool {
         scratch.clear();
         self.pss = 0;
@@ -76,9 +76,9 @@ impl Largest {
     }
 }
 
-/// The proportional bytes of files that a container maps on paths for which `is_of` holds, as summed last;
-/// `None` if series do not stand for paths. Pages that processes have written to in private mappings do not
-/// count.
+/// Returns the proportional bytes of files that a container maps on paths for which `is_of` holds, as of the
+/// last sum; `None` if series do not stand for paths. Pages of private mappings that processes have written
+/// to do not count.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
     if table.shape().group_by != GroupBy::Path {
         return None;
@@ -86,8 +86,8 @@ pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str)
     let commands = table.container(container).into_iter().flat_map(|id| table.commands_of(id));
     let mapped = commands.flat_map(|command| &command.series).map(|(path, &id)| {
         let bytes = &table.series.get(id).totals.values.bytes;
-        // The kernel prints the anonymous part of a private mapping in resident bytes. The same part of the
-        // proportional bytes is taken to be anonymous.
+        // The kernel prints the anonymous part of a private mapping in resident bytes. The same fraction of
+        // the proportional bytes is assumed to be anonymous.
         let of_file = match bytes[RSS].saturating_sub(bytes[ANONYMOUS]) {
             of_file if of_file == bytes[RSS] => bytes[PSS],
             of_file => (u128::from(bytes[PSS]) * u128::from(of_file) / u128::from(bytes[RSS])) as u64,
@@ -104,12 +104,12 @@ mod tests {
     use crate::totals::shape::Shape;
     use crate::totals::sums::Totals;
 
-    /// The key of a container with this name.
+    /// Returns the key of a container with this name.
     fn key(container: &str) -> ContainerKey {
         ContainerKey(container.bytes().fold(0, |key, byte| 256 * key + u32::from(byte)))
     }
 
-    /// A table of these: container, command, path, PSS, and how much of that is anonymous.
+    /// Returns a table of these mappings: container, command, path, PSS, and the anonymous part of the PSS.
     fn table(shape: Shape, mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
         let mut table = Table::new(shape);
         for (pid, &(container, comm, path, pss, anonymous)) in (1..).zip(mapped) {

@@ -1,9 +1,9 @@
-//! Keeps the memory of commands, series and readings within a limit, so that no workload makes the exporter
-//! large.
+//! Keeps the memory of commands, series and readings within a limit, so that no workload can use up the
+//! exporter's memory.
 //!
-//! While all containers together stay below the limit, everything is kept. Beyond it each container has its
-//! fair share. The smallest paths of those that take more become `[other]`, also in the readings; and a
-//! container that takes more gets no new commands: their processes count under `comm="[other]"`.
+//! Everything is kept while all containers together stay below the limit. Beyond it, each container has a
+//! fair share. In a container above its share, the smallest paths are merged into `[other]`, also in the
+//! readings, and new commands are not added: their processes count under `comm="[other]"`.
 
 use super::fair_share::FairShare;
 use super::grouping::GroupBy;
@@ -13,18 +13,18 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{Command, Series, Table};
 
-/// What a series takes in each reading that names it, about.
+/// The approximate memory that a series takes in each reading that names it.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may take this much more for a new command, with all containers together below
-/// `max_bytes`.
+/// Whether a container may use this much more memory for a new command, and all containers together stay
+/// below `max_bytes`.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Whether a path is kept under its name. One that is new and no larger than those that were merged is not:
-/// it would come back with every read and be merged again.
+/// Whether a path is kept under its name. A new path that is no larger than the merged ones is not kept: it
+/// would reappear with every read and be merged again.
 pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
     let largest_merged = table.containers.get(command.container).largest_merged;
@@ -32,7 +32,7 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
         || command.series.contains_key(value)
 }
 
-/// Lets paths of any size in again, in all containers if half of the memory is free, else in those that take
+/// Admits paths of any size again: in all containers if half of the memory is free, else in those that use
 /// less than half of their share.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     let share =
@@ -42,11 +42,11 @@ pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     }
 }
 
-/// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of those that
-/// take more than their share. The table holds the sums of the readings.
+/// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of the
+/// containers above their share. The table must hold the sums of the readings.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
-    // There are few kinds, and one series for a whole process.
+    // There are few kinds, and a process has one series, so only paths are merged.
     if table.n_bytes <= max_bytes || table.shape.group_by != GroupBy::Path {
         return;
     }
@@ -84,7 +84,7 @@ pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_b
     measure(table, readings);
 }
 
-/// The paths that may be merged, each with its container, in the order of containers.
+/// Returns the paths that may be merged, each with its container, in the order of containers.
 fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     let mut paths: Vec<(u32, Candidate)> = Vec::new();
     for id in table.series.ids() {
@@ -98,7 +98,7 @@ fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     paths
 }
 
-/// Adds the totals of a path to `[other]` of its command. Returns how much memory that frees.
+/// Adds the totals of a path to `[other]` of its command. Returns the number of bytes that this frees.
 fn merge_path(table: &mut Table, id: u32) -> usize {
     let series = table.series.get(id);
     let (command, totals) = (series.command, series.totals);
@@ -115,7 +115,7 @@ fn n_bytes(series: &Series, command: &Command) -> usize {
     Series::n_bytes(series.labels.len(), series.labels.len() - command.labels.len())
 }
 
-/// Measures what each container takes.
+/// Measures the memory of each container.
 fn measure(table: &mut Table, readings: &Slab<Reading>) {
     let Table { containers, commands, series, .. } = table;
     containers.iter_mut().for_each(|container| container.n_bytes = 0);

@@ -1,9 +1,9 @@
 //! Sums the mappings of processes into series. Pure: no I/O.
 //!
 //! A [`tally`] sums one process while it is read. A [`snapshot`] keeps the packed [`reading`] of each process
-//! and sums them into a [`table`] of containers, commands and series. [`memory`] keeps all of that within a
-//! number of bytes, [`fold`] keeps what is exported within a number of samples; [`other`] decides for both
-//! what becomes `[other]`. [`largest`] finds what fills a container.
+//! and sums the readings into a [`table`] of containers, commands and series. [`memory`] keeps their memory
+//! within a limit, and [`fold`] keeps the exported samples within a limit; [`other`] decides for both what is
+//! summed as `[other]`. [`largest`] finds what fills a container.
 
 mod fair_share;
 mod fold;

@@ -1,4 +1,4 @@
-//! Decides what is summed as `[other]`: always the smallest, and only as much as a limit needs.
+//! Decides what is summed as `[other]`: always the smallest part, and only as much as a limit requires.
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
@@ -6,23 +6,24 @@
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
-//! A process whose mappings take too long to print is read as one sum, which is `[other]` as a whole.
+//! If the mappings of a process take too long to print, its memory is read as one sum, and all of it is
+//! `[other]`.
 
 use super::sums::Size;
 
-/// The label value of what is not shown under its own name.
+/// The label value of everything that is not shown under its own name.
 pub const OTHER: &str = "[other]";
 
-/// What is kept of all containers takes at most this for each sample that may be exported, 12.8 MB by
-/// default.
+/// The memory for all containers is limited to this much per sample that may be exported, 12.8 MB by default.
 const BYTES_PER_SAMPLE: usize = 128;
-/// That limit is at least this.
+/// The least value of that limit.
 const MIN_BYTES: usize = 1 << 20;
-/// That limit where samples have no limit: far more than programs need, far less than hostile paths could
-/// take.
+/// The value of that limit if the number of samples is not limited: far more than programs need, and far less
+/// than hostile paths could use.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
-/// The most memory that commands, series and readings of all containers take, with this `--max-samples`.
+/// Returns the maximum memory of the commands, series and readings of all containers, with this
+/// `--max-samples`.
 pub(super) fn max_bytes(max_samples: usize) -> usize {
     match max_samples {
         0 => BYTES_WITHOUT_LIMIT,
@@ -30,17 +31,17 @@ pub(super) fn max_bytes(max_samples: usize) -> usize {
     }
 }
 
-/// The most memory that the values of one process take while it is read: half of [`max_bytes`].
+/// Returns the maximum memory of the values of one process while it is read: half of [`max_bytes`].
 pub(super) fn max_process_bytes(max_samples: usize) -> usize {
     max_bytes(max_samples) / 2
 }
 
-/// Something that may be summed as `[other]`: its size, its place among candidates of equal size, and its
+/// Something that may be summed as `[other]`: its size, its order among candidates of equal size, and its
 /// number.
 pub(super) type Candidate = ((Size, u32), u32);
 
-/// Merges the smallest candidates while `cost` is above `limit`. `merge` gets the number of a candidate and
-/// the cost before, and returns the cost after. Returns the final cost.
+/// Merges the smallest candidates while `cost` is above `limit`. `merge` takes the number of a candidate and
+/// the current cost, and returns the new cost. Returns the final cost.
 pub(super) fn merge_smallest(
     candidates: &mut [Candidate],
     mut cost: usize,

@@ -1,8 +1,8 @@
-//! One container's part of the samples: folds its commands and paths until it keeps to its share.
+//! One container's part of the samples: folds its commands and paths until the part is within the share.
 //!
-//! The largest commands keep their names, as many as the share holds with one series each; the others become
-//! `comm="[other]"`. What is left of the share goes to the largest paths of the commands that stay; the
-//! others become `path="[other]"` of their command.
+//! The largest commands keep their names, as many as fit into the share with one series each; the others
+//! become `comm="[other]"`. The rest of the share goes to the largest paths of the named commands; their
+//! other paths become `path="[other]"` of the command.
 
 use std::ops::Range;
 
@@ -14,16 +14,16 @@ use super::table::{Command, Series, Table};
 /// The length of `,path="[other]"}`.
 const OTHER_LABEL_LEN: usize = 9 + OTHER.len();
 
-/// What one container takes of the samples.
+/// One container's part of the samples.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) container: u32,
-    /// The places of its commands in the order of commands.
+    /// The positions of the container's commands in the order of commands.
     pub(super) commands: Range<usize>,
     pub(super) cost: usize,
 }
 
-/// What the series of a command cost when everything that can be is folded: one path, or all of its kinds.
+/// Returns the cost of a command's series when as much as possible is folded: one path, or all kinds.
 fn least_cost(table: &Table, command: &Command) -> usize {
     if table.shape.group_by == GroupBy::Path {
         return table.shape.cost(command.labels.len() + OTHER_LABEL_LEN, &command.fold.sum);
@@ -31,14 +31,14 @@ fn least_cost(table: &Table, command: &Command) -> usize {
     series_cost(table, command)
 }
 
-/// What the series of a command cost, none of them folded.
+/// Returns the cost of a command's series when nothing is folded.
 fn series_cost(table: &Table, command: &Command) -> usize {
     let series = command.series.values().map(|&id| table.series.get(id));
     series.map(|series| table.shape.cost(series.labels.len(), &series.totals)).sum()
 }
 
 impl Part {
-    /// Folds until the container keeps to its share, or one series is left. `candidates` and `n_named` are
+    /// Folds until the container is within its share, or one series is left. `candidates` and `n_named` are
     /// scratch.
     pub(super) fn fold(
         &mut self,
@@ -53,8 +53,8 @@ impl Part {
         }
     }
 
-    /// If the share does not hold every command even with all its paths folded, folds the smallest commands
-    /// until it holds the rest.
+    /// If the commands do not all fit into the share with their paths folded, folds the smallest commands
+    /// until the others fit.
     fn fold_commands(
         &mut self,
         table: &mut Table,
@@ -105,7 +105,7 @@ impl Part {
         self.cost = self.cost + full_cost(table) - full_before;
     }
 
-    /// Folds the smallest paths until the container keeps to its share.
+    /// Folds the smallest paths until the container is within its share.
     fn fold_paths(&mut self, table: &mut Table, share: usize, candidates: &mut Vec<Candidate>) {
         candidates.clear();
         for &id in &table.order.commands[self.commands.clone()] {
@@ -117,7 +117,7 @@ impl Part {
             }
         }
         self.cost = merge_smallest(candidates, self.cost, share, |id, cost| fold_path(table, id, cost));
-        // A path that is alone in its [other] is shown under its name: it takes as many samples either way.
+        // A path that is alone in `[other]` is shown under its name, which takes the same number of samples.
         for &id in &table.order.commands[self.commands.clone()] {
             let command = table.commands.get(id);
             let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { continue };
@@ -158,7 +158,7 @@ fn fold_command(table: &mut Table, id: u32, other: u32) {
     other.fold.sum.add(&sum);
 }
 
-/// Adds a path to `[other]` of its command. Returns what the container costs after that.
+/// Adds a path to `[other]` of its command. Returns the new cost of the container.
 fn fold_path(table: &mut Table, id: u32, cost: usize) -> usize {
     let series = table.series.get_mut(id);
     series.is_folded = true;

@@ -2,7 +2,7 @@
 
 use super::sums::Totals;
 
-/// The number of a reading that a [`Snapshot`](super::snapshot::Snapshot) keeps. The process owns it.
+/// The number of a reading in a [`Snapshot`](super::snapshot::Snapshot). The process that was read owns it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReadingId(pub(super) u32);
 
@@ -11,7 +11,7 @@ pub struct ReadingId(pub(super) u32);
 pub(super) struct Reading {
     pub(super) command: u32,
     pub(super) state: State,
-    /// How many of its paths were merged into `[other]`.
+    /// The number of the process's paths that were merged into `[other]`.
     n_merged: u32,
     packed: Vec<u8>,
 }
@@ -19,20 +19,20 @@ pub(super) struct Reading {
 /// Whether a reading is still in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
-    /// No process owns it any more.
+    /// No process owns the reading any more.
     #[default]
     Unused,
-    /// A process owns it and does not count at the moment.
+    /// A process owns the reading and does not count at the moment.
     Kept,
-    /// Its process counts.
+    /// A process owns the reading and counts.
     Counted,
 }
 
-/// smaps counts in KiB: rotated by these bits, usual values become small numbers and no bit is lost.
+/// smaps counts in KiB. Rotating by this many bits makes usual values small and loses no bit.
 const KIB_BITS: u32 = 10;
 
 impl Reading {
-    /// Starts over, for a process of this command of which `n_merged` paths were merged while it was read.
+    /// Starts over for a process of this command, of which `n_merged` paths were merged during the read.
     pub(super) fn begin(&mut self, command: u32, n_merged: usize) {
         self.command = command;
         self.state = State::Counted;
@@ -40,22 +40,22 @@ impl Reading {
         self.packed.clear();
     }
 
-    /// How many of its paths were merged into `[other]`.
+    /// Returns the number of the process's paths that were merged into `[other]`.
     pub(super) fn n_merged(&self) -> u32 {
         self.n_merged
     }
 
-    /// The memory that it takes.
+    /// Returns the memory of the reading in bytes.
     pub(super) fn n_bytes(&self) -> usize {
         size_of::<Self>() + self.packed.capacity()
     }
 
-    /// Frees memory that a larger reading before this one needed.
+    /// Frees memory that an earlier, larger reading needed.
     pub(super) fn shrink(&mut self) {
         self.packed.shrink_to(2 * self.packed.len());
     }
 
-    /// Adds the totals of the series for which `is_merged` holds to the series `other`.
+    /// Adds the totals of all series for which `is_merged` holds to the series `other`.
     pub(super) fn merge(&mut self, other: u32, is_merged: impl Fn(u32) -> bool) {
         let mut is_affected = false;
         self.for_each(|series, _| is_affected |= is_merged(series));
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values, values};
 
-    /// Every series of a reading with its totals.
+    /// Returns every series of a reading, with its totals.
     fn series(reading: &Reading) -> Vec<(u32, Totals)> {
         let mut series = Vec::new();
         reading.for_each(|id, totals| series.push((id, *totals)));

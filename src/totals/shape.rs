@@ -5,9 +5,9 @@ use super::labels;
 use super::sums::Totals;
 use crate::smaps::fields::{FieldMask, N_FIELDS, NOT_IN_ROLLUP};
 
-/// A series whose label text is longer than this counts as several towards `--max-samples`, for the text
-/// stands in each of its samples. An exposition of N samples therefore takes at most N times as many bytes of
-/// labels.
+/// A series with a label text longer than this counts as several towards `--max-samples`, because the text is
+/// repeated in each of its samples. The labels of an exposition of N samples therefore take at most N times
+/// this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// What series stand for, and which samples of them are exported.
@@ -15,30 +15,30 @@ const LABEL_BYTES_PER_SAMPLE: usize = 512;
 pub struct Shape {
     /// What one series stands for.
     pub group_by: GroupBy,
-    /// Each process has series of its own.
+    /// Whether each process has its own series.
     pub by_pid: bool,
     /// The fields that are exported.
     pub fields: FieldMask,
-    /// Samples of value 0 are left out.
+    /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// The most samples that are exported; beyond it paths are folded. 0 is no limit.
+    /// The maximum number of exported samples, beyond which paths are folded. 0 means no limit.
     pub max_samples: usize,
 }
 
 impl Shape {
-    /// Whether the kernel's own sum over the mappings of a process is enough: it has neither sizes nor page
-    /// sizes.
+    /// Whether the kernel's own sum over the mappings of a process suffices. It contains neither sizes nor
+    /// page sizes.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }
 
-    /// Whether the field at this position of the table gives a sample.
+    /// Whether the field at this position of the table has a sample.
     pub fn has_sample(&self, totals: &Totals, field: usize) -> bool {
         totals.values.present & self.fields & 1 << field != 0
             && !(self.omit_zero && totals.values.bytes[field] == 0)
     }
 
-    /// Makes `text` the label text of a series of the command with these labels.
+    /// Sets `text` to the label text of a series of the command with these labels.
     pub(super) fn label(&self, text: &mut String, command: &str, value: &str) {
         text.clear();
         text.push_str(command);
@@ -50,7 +50,7 @@ impl Shape {
         text.push('}');
     }
 
-    /// How many samples a series with these totals has.
+    /// Returns the number of samples of a series with these totals.
     pub(super) fn n_samples(&self, totals: &Totals) -> usize {
         if totals.n_mappings == 0 {
             return 0;
@@ -63,7 +63,8 @@ impl Shape {
         fields.count_ones() as usize - n_zero + 1 // and process_smaps_mappings
     }
 
-    /// How many samples a series with these totals and a label text of this length counts as.
+    /// Returns the number of samples that a series with these totals and a label text of this length counts
+    /// as.
     pub(super) fn cost(&self, label_len: usize, totals: &Totals) -> usize {
         self.n_samples(totals) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

@@ -1,6 +1,6 @@
-//! Values by number: a number belongs to one value until that is removed, then to another.
+//! Values by number. A number is in use while its value exists, and is then reused for another value.
 
-/// A table that grows. Numbers do not change while a value lives, and are reused afterwards.
+/// A table that grows. The number of a value does not change while the value exists.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Option<T>>,
@@ -14,7 +14,7 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// The number of values.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -38,34 +38,33 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The value with this number. It must come from [`Slab::insert`], and [`Slab::retain`] must not have
-    /// removed it.
+    /// Returns the value with this number, which must come from [`Slab::insert`] and must not have been
+    /// removed by [`Slab::retain`].
     pub fn get(&self, id: u32) -> &T {
         self.slots[id as usize].as_ref().expect("the number of a value that was removed is not used")
     }
 
-    /// The value with this number, to change it.
+    /// Returns the value with this number, to change it.
     pub fn get_mut(&mut self, id: u32) -> &mut T {
         self.slots[id as usize].as_mut().expect("the number of a value that was removed is not used")
     }
 
-    /// Every value, to change it.
+    /// Returns every value, to change it.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().flatten()
     }
 
-    /// Every value.
+    /// Returns every value.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().flatten()
     }
 
-    /// Every number in use, ascending.
+    /// Returns every number in use, in ascending order.
     pub fn ids(&self) -> impl Iterator<Item = u32> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(id, _)| id as u32)
     }
 
-    /// Removes the values for which `keep` returns false, and frees memory at the end that nothing uses any
-    /// more.
+    /// Removes the values for which `keep` returns false, and frees unused memory at the end of the table.
     pub fn retain(&mut self, mut keep: impl FnMut(u32, &T) -> bool) {
         for (id, slot) in (0..).zip(&mut self.slots) {
             slot.take_if(|value| !keep(id, value));
@@ -74,7 +73,7 @@ impl<T> Slab<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        // The lowest number is used first, so that the end becomes empty and its memory can be freed.
+        // The lowest free number is used first, so that the end becomes empty and its memory can be freed.
         let ids = self.slots.iter().enumerate().rev();
         self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
         self.free.shrink_to(2 * self.free.len());

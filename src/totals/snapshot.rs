@@ -1,8 +1,8 @@
 //! The readings of all processes, and their sums.
 //!
-//! Each process owns the [reading](super::reading) of its last read; the sums are those over the readings of
-//! all processes that live. So a process that was not read this time counts with its last values, and one
-//! that is gone no longer counts, without any subtraction.
+//! Each process owns the [reading](super::reading) of its last read. The sums are computed from the readings
+//! of all processes that exist. So a process that was not read in this scrape counts with its last values,
+//! and one that has ended no longer counts, without any subtraction.
 //!
 //! Nothing is allocated while commands and paths stay the same.
 
@@ -17,14 +17,14 @@ use super::sums::Totals;
 use super::table::{ContainerKey, Table};
 use super::tally::Tally;
 
-/// Which process a reading is of.
+/// The process that a reading belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
-    /// Its container, which must be [registered](Snapshot::register).
+    /// The process's container, which must be [registered](Snapshot::register).
     pub container: ContainerKey,
-    /// Its name, any bytes.
+    /// The process's name, which may be any bytes.
     pub comm: &'a [u8],
-    /// Its pid.
+    /// The pid of the process.
     pub pid: u32,
 }
 
@@ -34,9 +34,9 @@ pub struct Snapshot {
     table: Table,
     readings: Slab<Reading>,
     folding: Folding,
-    /// The most memory that the table and the readings take.
+    /// The maximum memory of the table and the readings.
     max_bytes: usize,
-    /// Between sums, they are reduced when they take more than this.
+    /// Between sums, memory is reduced when it exceeds this.
     reduce_above: usize,
     lossy: String, // scratch
 }
@@ -48,7 +48,7 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// An empty snapshot of this shape.
+    /// Returns an empty snapshot of this shape.
     pub fn new(shape: Shape) -> Self {
         let max_bytes = max_bytes(shape.max_samples);
         Self {
@@ -61,23 +61,23 @@ impl Snapshot {
         }
     }
 
-    /// The sums, as of the last [`Snapshot::sum`].
+    /// Returns the sums, as of the last [`Snapshot::sum`].
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// What series stand for, and which samples are exported.
+    /// Returns what series stand for, and which samples are exported.
     pub fn shape(&self) -> &Shape {
         self.table.shape()
     }
 
-    /// Makes `key` stand for the container with these labels, as [`labels::container`] makes them. A key
-    /// stays registered while a reading names its container; registering it again costs one look-up.
+    /// Registers `key` for the container with these labels, which have the form of [`labels::container`]. A
+    /// key stays registered while a reading names its container; registering it again costs one look-up.
     pub fn register(&mut self, key: ContainerKey, labels: &str) {
         self.table.register(key, labels);
     }
 
-    /// Keeps what a read of a process returned, in place of its reading before.
+    /// Keeps the result of reading a process, in place of the previous reading.
     ///
     /// Panics if the container is not registered.
     pub fn record(&mut self, process: Process<'_>, tally: &Tally, id: &mut Option<ReadingId>) {
@@ -109,7 +109,7 @@ impl Snapshot {
         }
     }
 
-    /// The command of a process; `[other]` if there is no room for a new one.
+    /// Returns the command of a process, which is `[other]` if there is no room for a new one.
     fn command(&mut self, container: u32, process: Process<'_>) -> u32 {
         let comm = labels::lossy(process.comm, &mut self.lossy);
         let max_bytes = self.max_bytes;
@@ -118,13 +118,13 @@ impl Snapshot {
         command.unwrap_or_else(|| self.table.other_command(container))
     }
 
-    /// Whether paths of a reading were merged into `[other]` that another read may tell apart.
+    /// Whether a reading has paths merged into `[other]` that another read may keep separate.
     pub fn has_merged(&self, id: &ReadingId) -> bool {
         self.readings.get(id.0).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` names each reading that a process owns, and says whether the process
-    /// counts; all other readings are removed.
+    /// Sums the readings. `owned` names each reading that a process owns, with whether the process counts;
+    /// all other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -163,15 +163,15 @@ impl Snapshot {
         }
     }
 
-    /// Brings the memory down to `max_bytes`, as far as merging paths does.
+    /// Reduces the memory to `max_bytes`, as far as merging paths can.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // If it stays above, reducing again for each further reading would free nothing.
+        // If the memory stays above the limit, reducing it again for each further reading would free nothing.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 
-    /// The label text, left open, and the number of folded paths of each container that has some; of more
-    /// than 100 containers, those with the most.
+    /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
+    /// if there are more than 100, of those with the most.
     pub fn folded(&self) -> impl Iterator<Item = (&str, u64)> {
         self.folding.reported(&self.table)
     }
@@ -226,7 +226,8 @@ mod tests {
             series.map(|series| series.totals.values.bytes[RSS]).sum()
         }
 
-        /// Label text behind that of container 0, resident bytes and mappings of each series.
+        /// Returns the label text after that of container 0, the resident bytes and the mappings of each
+        /// series.
         fn series(&self) -> Vec<(&str, u64, u64)> {
             let prefix = "{container=\"0\",".len();
             let series = self.snapshot.table().series();
@@ -315,8 +316,8 @@ mod tests {
         assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
     }
 
-    /// Whatever a container maps, its memory stays within the limit, its sums stay, its largest paths keep
-    /// their names, and other containers lose nothing.
+    /// Whatever a container maps, its memory stays within the limit, its sums stay the same, its largest
+    /// paths keep their names, and other containers lose nothing.
     #[test]
     fn no_container_fills_the_memory() {
         let max_samples = 2000;
@@ -328,7 +329,7 @@ mod tests {
         for round in 0..4 {
             node.readings.truncate(1);
             for process in 0..60 {
-                // Each process has paths of its own, and a large one.
+                // Each process has its own paths, one of them large.
                 let own: Vec<Vec<u8>> =
                     (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
                 let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();
@@ -353,7 +354,7 @@ mod tests {
         assert!(node.snapshot.table.n_bytes < 100_000 && node.snapshot.table().series().count() == 50);
     }
 
-    /// Paths that were merged do not come back with the next read, so that a steady scrape merges nothing.
+    /// Paths that were merged do not reappear with the next read, so a steady scrape merges nothing.
     #[test]
     fn merged_paths_stay_merged_until_memory_is_free() {
         let mut node = Node::new(Shape { max_samples: 1, ..Shape::default() });

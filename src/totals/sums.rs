@@ -1,17 +1,17 @@
-//! Values of several mappings together.
+//! Sums of the values of mappings.
 
 use crate::smaps::fields::{FIRST_LARGEST, PSS, RSS, Values};
 
-/// Values of several mappings together.
+/// The values of several mappings together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The fields in bytes: sums, and the largest for page sizes.
+    /// The fields in bytes: sums, except that page sizes are the largest ones.
     pub values: Values,
     /// The number of mappings.
     pub n_mappings: u64,
 }
 
-/// Decides which of two things is smaller: proportional bytes, then resident bytes.
+/// The size by which things are compared: proportional bytes, then resident bytes.
 pub(super) type Size = (u64, u64);
 
 impl Totals {
@@ -34,7 +34,7 @@ impl Totals {
         }
     }
 
-    /// The proportional and the resident bytes.
+    /// Returns the proportional and the resident bytes.
     pub(super) fn size(&self) -> Size {
         (self.values.bytes[PSS], self.values.bytes[RSS])
     }

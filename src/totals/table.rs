@@ -1,8 +1,9 @@
-//! The containers of a node, their commands, and the series of each command: data that is summed, folded and
-//! rendered.
+//! The containers of a node, their commands, and the series of each command: the data that is summed, folded
+//! and rendered.
 //!
-//! A *command* is a command name in a container, with `--pid` one process of it; a *series* is what is summed
-//! under one label text. Numbers of containers, commands and series stay the same while these live.
+//! A *command* is a command name in a container, or with `--pid` one process with that name; a *series* is
+//! what is summed under one label text. Containers, commands and series keep their numbers for as long as
+//! they exist.
 
 use std::collections::HashMap;
 
@@ -13,10 +14,10 @@ use super::shape::Shape;
 use super::slab::Slab;
 use super::sums::{Size, Totals};
 
-/// What an entry of a hash table takes beside its key, about.
+/// The approximate memory of a hash table entry, not including its key.
 const ENTRY_BYTES: usize = 48;
 
-/// The caller's number for a container.
+/// The number that the caller has given to a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerKey(pub u32);
 
@@ -25,50 +26,51 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// `{namespace="..",pod="..",container=".."`, left open for further labels.
     pub(super) labels: Box<str>,
-    /// The memory that its commands, series and readings take. Between two sums, readings of processes that
-    /// are gone are included.
+    /// The memory of the container's commands, series and readings. Between two sums, this includes the
+    /// readings of processes that have ended.
     pub(super) n_bytes: usize,
-    /// The number of its paths that are summed as `[other]`.
+    /// The number of the container's paths that are summed as `[other]`.
     pub(super) n_folded: u64,
-    /// The size of the largest path that was merged to save memory, until there is plenty again.
+    /// The size of the largest path that was merged to save memory; `None` once memory is plentiful again.
     pub(super) largest_merged: Option<Size>,
     is_used: bool,
 }
 
-/// A command name in a container; with `--pid`, one process of it.
+/// A command name in a container, or with `--pid` one process with that name.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The container's label text, then `,comm=".."` and the pid, left open for further labels.
+    /// The container's label text, then `,comm=".."` and the pid if there is one, left open for further
+    /// labels.
     pub(super) labels: Box<str>,
-    /// `labels` holds no pid up to here.
+    /// The length of `labels` without the pid.
     comm_end: usize,
-    /// The number of processes that count, and of all readings that name the command.
+    /// The number of processes that count, and the number of all readings that name the command.
     pub(super) n_processes: u64,
     pub(super) n_readings: u32,
-    /// Its series by their value.
+    /// The series of the command, by value.
     pub(super) series: HashMap<Box<str>, u32>,
-    /// The series of its paths that are not shown under their names, once there has been one.
+    /// The series `[other]` of the command, once it has one.
     pub(super) other: Option<u32>,
-    /// It is `[other]`: commands may be folded into it.
+    /// Whether this is the command `[other]`, into which commands may be folded.
     pub(super) is_other: bool,
     pub(super) fold: CommandFold,
 }
 
-/// What folding decides about a command, and what it needs to know for that.
+/// What folding decides about a command, and the data that it uses.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// The command is summed in `comm="[other]"`.
+    /// Whether the command is folded into `comm="[other]"`.
     pub(super) is_folded: bool,
-    /// Others are folded into this one. It stays while they are.
+    /// Whether other commands are folded into this one, which then must not be removed.
     pub(super) takes_in: bool,
-    /// How many of its paths are folded, and the last of them.
+    /// The number of folded paths of the command, and the last of them.
     pub(super) n_paths: u64,
     pub(super) last_path: u32,
-    /// What its series cost, and their sum.
+    /// The cost of each series of the command, and their sum.
     pub(super) cost: usize,
     pub(super) sum: Totals,
-    /// The place of the first command with the same name, in the order of commands.
+    /// The position of the first command with the same name in the order of commands.
     pub(super) comm: u32,
 }
 
@@ -80,21 +82,21 @@ pub struct Series {
     /// The sums.
     pub totals: Totals,
     pub(super) command: u32,
-    /// How many readings name it.
+    /// The number of readings that name the series.
     pub(super) n_readings: u32,
-    /// Its place in the order of series, while folding.
+    /// The position of the series in the order of series, while folding.
     pub(super) position: u32,
-    /// It is summed in another series.
+    /// Whether the series is summed in another one.
     pub(super) is_folded: bool,
-    /// It is `path="[other]"`. It stays while its command does.
+    /// Whether this is `path="[other]"`, which exists for as long as its command.
     pub(super) is_other: bool,
 }
 
-/// Containers, commands and series. Finding those that are known allocates nothing.
+/// Containers, commands and series. Finding known ones allocates nothing.
 #[derive(Debug, Default)]
 pub struct Table {
     pub(super) shape: Shape,
-    /// What everything in it, and the readings, take.
+    /// The memory of the whole table, including the readings.
     pub(super) n_bytes: usize,
     pub(super) containers: Slab<Container>,
     pub(super) commands: Slab<Command>,
@@ -103,11 +105,11 @@ pub struct Table {
     keys: HashMap<ContainerKey, u32>,
     containers_by_labels: HashMap<Box<str>, u32>,
     commands_by_labels: HashMap<Box<str>, u32>,
-    /// Scratch.
+    /// Scratch for label text.
     text: String,
 }
 
-/// Commands and series, each in the order of their label text.
+/// Commands and series, both in the order of their label texts.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     pub(super) commands: Vec<u32>,
@@ -116,48 +118,48 @@ pub(super) struct Order {
 }
 
 impl Command {
-    /// Its label text without a pid, left open.
+    /// Returns the label text without a pid, left open.
     pub(super) fn comm(&self) -> &str {
         &self.labels[..self.comm_end]
     }
 
-    /// Its name, escaped. `container` is the label text of its container.
+    /// Returns the name of the command, escaped. `container` is the label text of its container.
     pub(super) fn name(&self, container: &str) -> &str {
         let comm = &self.comm()[container.len()..];
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// The memory that a command with such labels takes: they are kept twice.
+    /// Returns the memory of a command with labels of this length, which are kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
 }
 
 impl Series {
-    /// What it stands for within its command, escaped.
+    /// Returns the value of the series within its command, escaped.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// The memory that a series takes: its labels, and its value once more as a key.
+    /// Returns the memory of a series: its labels, and a copy of its value as a key.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
 }
 
 impl Table {
-    /// An empty table of this shape.
+    /// Returns an empty table of this shape.
     pub(super) fn new(shape: Shape) -> Self {
         Self { shape, ..Self::default() }
     }
 
-    /// What series stand for, and which samples are exported.
+    /// Returns what series stand for, and which samples are exported.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// Makes `key` stand for the container with these labels. Containers that share their labels are one
+    /// Registers `key` for the container with these labels. Containers that share their labels are one
     /// container.
     pub(super) fn register(&mut self, key: ContainerKey, labels: &str) {
         if self.container(key).is_some_and(|id| *self.containers.get(id).labels == *labels) {
@@ -178,13 +180,13 @@ impl Table {
         self.keys.insert(key, id);
     }
 
-    /// The number of the container with this key, if it is registered.
+    /// Returns the number of the container with this key, if it is registered.
     pub(super) fn container(&self, key: ContainerKey) -> Option<u32> {
         self.keys.get(&key).copied()
     }
 
-    /// The command with this name; one that is new must pass `is_allowed`, which gets the memory that it
-    /// would take.
+    /// Returns the command with this name. A new command is added only if `is_allowed` returns true for the
+    /// memory that it would take.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -210,7 +212,7 @@ impl Table {
         Some(self.insert_command(container, comm_end, comm == OTHER && !self.shape.by_pid))
     }
 
-    /// The command that others of a container are folded into.
+    /// Returns the command into which other commands of a container are folded.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER, None);
@@ -220,7 +222,7 @@ impl Table {
         }
     }
 
-    /// Inserts the command whose labels are in `text`.
+    /// Inserts the command with the labels in `text`.
     fn insert_command(&mut self, container: u32, comm_end: usize, is_other: bool) -> u32 {
         let labels: Box<str> = self.text.as_str().into();
         self.take_bytes(container, Command::n_bytes(labels.len()));
@@ -240,7 +242,7 @@ impl Table {
         id
     }
 
-    /// The series of a command that has this value.
+    /// Returns the series of a command that has this value.
     pub(super) fn series_of(&mut self, command_id: u32, value: &str) -> u32 {
         let command = self.commands.get_mut(command_id);
         if let Some(&id) = command.series.get(value) {
@@ -267,7 +269,7 @@ impl Table {
         id
     }
 
-    /// Notes that a container takes this much more memory.
+    /// Adds to the memory of a container.
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;
@@ -287,8 +289,8 @@ impl Table {
         }
     }
 
-    /// Removes commands and series that no reading names. What others were folded into stays, for mostly they
-    /// are folded again.
+    /// Removes commands and series that no reading names. The targets of folding stay, because folding
+    /// usually needs them again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {
@@ -309,7 +311,7 @@ impl Table {
         }
     }
 
-    /// Makes commands forget series that were removed.
+    /// Removes the references of commands to removed series.
     pub(super) fn forget_removed_series(&mut self) {
         for command in self.commands.iter_mut() {
             command.series.retain(|_, id| self.series.has(*id));
@@ -329,7 +331,7 @@ impl Table {
         self.keys.shrink_to(2 * self.keys.len());
     }
 
-    /// Puts commands and series in the order of their labels, if there are new ones.
+    /// Sorts commands and series by their labels, if there are new ones.
     pub(super) fn sort(&mut self) {
         let Order { commands, series, is_stale } = &mut self.order;
         if !std::mem::take(is_stale) {
@@ -344,7 +346,7 @@ impl Table {
         series.shrink_to(2 * series.len());
     }
 
-    /// The commands of a container, in order.
+    /// Returns the commands of a container, in order.
     pub(super) fn commands_of(&self, container: u32) -> impl Iterator<Item = &Command> {
         let labels = &self.containers.get(container).labels;
         let commands = &self.order.commands;
@@ -353,20 +355,20 @@ impl Table {
         commands.take_while(move |command| command.container == container)
     }
 
-    /// The number of samples of `process_smaps_*`.
+    /// Returns the number of samples of `process_smaps_*`.
     pub fn n_samples(&self) -> usize {
         self.series().map(|series| self.shape.n_samples(&series.totals)).sum::<usize>()
             + self.processes().count()
     }
 
-    /// What all series and commands count as towards `--max-samples`.
+    /// Returns the number of samples that all series and commands count as towards `--max-samples`.
     pub(super) fn cost(&self) -> usize {
         self.series().map(|series| self.shape.cost(series.labels.len(), &series.totals)).sum::<usize>()
             + self.processes().count()
     }
 
-    /// The label text of each command, left open, and the number of its processes; in the order of label
-    /// texts.
+    /// Returns the label text of each command, left open, and the number of its processes, in the order of
+    /// label texts.
     pub fn processes(&self) -> impl Iterator<Item = (&str, u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.fold.is_folded;
         let commands = self.order.commands.iter().map(|&id| self.commands.get(id));
@@ -374,7 +376,7 @@ impl Table {
         std::iter::from_fn(move || {
             let command = commands.next()?;
             let mut n_processes = command.n_processes;
-            // With --pid, the processes of one command follow each other.
+            // With --pid, the processes with the same command name are consecutive.
             while let Some(same) = commands.next_if(|next| next.comm() == command.comm()) {
                 n_processes += same.n_processes;
             }
@@ -382,7 +384,7 @@ impl Table {
         })
     }
 
-    /// The series that are exported, in the order of their label texts.
+    /// Returns the series that are exported, in the order of their label texts.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         let series = self.order.series.iter().map(|&id| self.series.get(id));
         series.filter(|series| !series.is_folded && series.totals.n_mappings > 0)

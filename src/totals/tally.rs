@@ -1,8 +1,8 @@
-//! Sums what one process maps while it is read. The name and the container of the process are not needed:
-//! they are certain only when the read has ended.
+//! Sums what one process maps while it is read. The name and the container of the process are not needed
+//! here: they are known only when the read has ended.
 //!
-//! It has its own hash table over one text buffer: the table is filled again for every process, and std's map
-//! would allocate each key.
+//! The tally has its own hash table over one text buffer: the table is refilled for every process, and std's
+//! map would allocate each key.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -18,39 +18,39 @@ use crate::smaps::scanner::Mapping;
 #[derive(Debug)]
 pub struct Tally {
     group_by: GroupBy,
-    /// The values, one after the other.
+    /// The values, concatenated.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// Open addressing: one more than a position in `sums`, or 0. Its length is a power of two; at most half
-    /// is used.
+    /// An open-addressing hash table: each entry is 0, or one more than a position in `sums`. The length is a
+    /// power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position of the last mapping's value: neighbours mostly share it, such as the segments of a
-    /// library.
+    /// The position of the last mapping's value. Neighbours such as the segments of a library mostly share a
+    /// value.
     last: usize,
-    /// The most memory that `text` and `sums` take.
+    /// The maximum memory of `text` and `sums`.
     max_bytes: usize,
-    /// Hashes of the values that were merged. A value is completely under its own name or not at all.
+    /// Hashes of the values that were merged. All mappings of a value are under its own name, or none is.
     merged: HashSet<u64>,
-    /// The most sums and text bytes since memory was freed last.
+    /// The maximum numbers of sums and of text bytes since memory was last freed.
     most: (usize, usize),
 }
 
 #[derive(Debug)]
 struct Sum {
-    /// Where its value ends in the text. It begins where the one before it ends.
+    /// The end of the value in the text. The value begins at the end of the previous one.
     end: usize,
-    /// Its place in the table.
+    /// The position of the sum in the hash table.
     place: usize,
     totals: Totals,
 }
 
 const MIN_TABLE: usize = 64;
-/// Freeing memory keeps room for this many merged values.
+/// The number of merged values for which room is kept when memory is freed.
 const MIN_MERGED: usize = 1024;
 
 impl Tally {
-    /// An empty tally, for an exposition of at most this many samples; 0 is no limit.
+    /// Returns an empty tally, for an exposition of at most this many samples; 0 means no limit.
     pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
         Self {
             group_by,
@@ -85,13 +85,13 @@ impl Tally {
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Adds the sum of mappings that cannot be told apart.
+    /// Adds the sum of mappings that were not read one by one.
     pub fn add_other(&mut self, mapping: &Mapping<'_>) {
         self.last = self.find_or_insert(OTHER.as_bytes());
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// How many values were merged into [`OTHER`].
+    /// Returns the number of values that were merged into [`OTHER`].
     pub(super) fn n_merged(&self) -> usize {
         self.merged.len()
     }
@@ -101,8 +101,8 @@ impl Tally {
         self.sums.is_empty()
     }
 
-    /// Whether the kernel's own sums over the same mappings equal these. The kernel rounds what is shared out
-    /// only after adding up.
+    /// Whether the kernel's own sums over the same mappings equal these sums, apart from rounding: the kernel
+    /// rounds shares of memory only after adding them up.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));
@@ -115,7 +115,7 @@ impl Tally {
         })
     }
 
-    /// Each value as the kernel printed it, with its totals, in the order of first occurrence.
+    /// Returns each value as the kernel printed it, with its totals, in the order of first occurrence.
     pub(super) fn sums(&self) -> impl Iterator<Item = (&[u8], &Totals)> {
         self.sums.iter().enumerate().map(|(i, sum)| (self.value(i), &sum.totals))
     }
@@ -161,10 +161,10 @@ impl Tally {
         self.sums.len() - 1
     }
 
-    /// The position of a value in `sums`, or else its place in the table.
+    /// Returns the position of a value in `sums`, or else its position in the hash table.
     fn find(&self, value: &[u8]) -> Result<usize, usize> {
         let mask = self.table.len() - 1;
-        // The hash has a random key, so that chosen paths cannot be made to collide.
+        // The hash has a random key, so that paths cannot be chosen to collide.
         let mut place = self.hasher.hash_one(value) as usize & mask;
         loop {
             match self.table[place] {
@@ -183,7 +183,7 @@ impl Tally {
         len + size_of::<Sum>()
     }
 
-    /// Merges the smallest values into [`OTHER`], for good, until half of the memory is free.
+    /// Merges the smallest values into [`OTHER`] until half of the memory is free. Merged values stay merged.
     fn merge_smallest(&mut self) {
         let mut candidates: Vec<Candidate> = (0..)
             .zip(&self.sums)
@@ -244,7 +244,7 @@ mod tests {
         tally.add(&Mapping { path, values: &values(&[("rss", rss)]), count: 1 });
     }
 
-    /// Each value, its resident bytes and its number of mappings.
+    /// Returns each value, its resident bytes and its number of mappings.
     fn sums(tally: &Tally) -> Vec<(String, u64, u64)> {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let sums = tally.sums();
@@ -316,7 +316,7 @@ mod tests {
         assert!(tally.n_bytes() < 2 << 20 && tally.n_merged() == 1);
     }
 
-    /// Of more values than fit, those that are kept are complete, and the largest are among them.
+    /// Of more values than fit, the kept ones are complete, and the largest are among them.
     #[test]
     fn a_value_is_completely_under_its_name_or_not_at_all() {
         let mut tally = Tally::new(GroupBy::Path, 4000);

@@ -1,4 +1,4 @@
-//! The account of one container: where its cgroup is, and how much memory it uses.
+//! The account of one container: where the container's cgroup is, and how much memory is charged to it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,60 +19,60 @@ use crate::totals::grouping::kind;
 use crate::totals::largest::mapped_files;
 use crate::totals::snapshot::Snapshot;
 
-/// The values are read at least this often: a limit may have been changed.
+/// The values are read again after this time, because a limit may have been changed.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// The mounts of a container that uses tmpfs are read again after this time.
 const MOUNTS_AGE: Duration = Duration::from_secs(60);
-/// A container is near its limit from this many thousandths of it on.
+/// A container is near its limit when it uses at least this many thousandths of it.
 const NEAR_LIMIT: u64 = 900;
 
 /// The account of a container.
 #[derive(Debug)]
 pub struct Account {
     container: Arc<Container>,
-    /// Whether a process was seen in it since [`Account::take_seen`].
+    /// Whether a process of the container was seen since the last [`Account::take_seen`].
     is_seen: bool,
-    /// One of its processes.
+    /// The pid of one of the container's processes.
     pid: u32,
-    /// Whether one of its processes is not selected.
+    /// Whether a process of the container is not selected.
     has_unselected: bool,
     /// Whether another running container has the same labels.
     shares_labels: bool,
     paths: Paths,
-    /// When its init process started, once that is known.
+    /// When the container's init process started, once that is known.
     started_at: Option<u64>,
     cgroup: Cgroup,
     usage: Usage,
     kills: KillCounter,
     shmem: MappedShmem,
-    /// What it mapped when it was near its limit last.
+    /// What the container mapped when it was last near its limit.
     last_reading: Option<LastReading>,
 }
 
 /// How much memory a container uses.
 #[derive(Debug)]
 struct Usage {
-    /// `None` if its cgroup is not there.
+    /// The values of the cgroup; `None` if the container's cgroup does not exist.
     values: Option<Values>,
     read_at: Instant,
-    /// The bytes charged to it, as of the last check.
+    /// The bytes charged to the container, as of the last check.
     current: u64,
-    /// The bytes charged to its pod, if the pod has the limit that applies.
+    /// The bytes charged to the pod, if the limit that applies is the pod's.
     above: Option<u64>,
-    /// The kernel has killed a process in it since it was read.
+    /// Whether the kernel has killed a process in the container since its cgroup was read.
     is_outdated: bool,
 }
 
-/// What the processes of a container map of tmpfs and shared memory.
+/// How much tmpfs and shared memory the processes of a container map.
 #[derive(Debug, Default)]
 struct MappedShmem {
-    /// In bytes by PSS, if it can be told.
+    /// The mapped bytes by PSS, if they are known.
     bytes: Option<u64>,
     mounts: Option<(Mounts, Instant)>,
 }
 
 impl Account {
-    /// Creates the account of a container whose cgroup is not known yet.
+    /// Creates the account of a container before its cgroup is known.
     pub fn new(container: &Arc<Container>) -> Self {
         let usage =
             Usage { values: None, read_at: Instant::now(), current: 0, above: None, is_outdated: false };
@@ -97,17 +97,17 @@ impl Account {
         &self.container
     }
 
-    /// Returns the paths of its cgroup.
+    /// Returns the paths of the container's cgroup.
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
 
-    /// Whether its cgroup is there.
+    /// Whether the container's cgroup exists.
     pub fn is_there(&self) -> bool {
         self.usage.values.is_some()
     }
 
-    /// Returns what orders containers by age.
+    /// Returns the key that orders containers by age.
     pub fn age(&self) -> (Option<u64>, &str) {
         (self.started_at, &self.container.listed.id)
     }
@@ -126,7 +126,7 @@ impl Account {
         if self.is_there() {
             return;
         }
-        // The outermost of several is the container's own.
+        // The outermost of several cgroups is the container's own.
         let n_above = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
         let found = self.find(process.cgroups(), index);
         for (path, found) in [(&mut self.paths.memory, found.memory), (&mut self.paths.others, found.others)]
@@ -137,13 +137,14 @@ impl Account {
         }
     }
 
-    /// Returns whether a process was seen since this was called last.
+    /// Returns whether a process was seen since the last call.
     pub fn take_seen(&mut self) -> bool {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Decides where its cgroup is: where its init process was first, if that is known, else where its processes are.
-    /// Returns whether another start time became known.
+    /// Decides where the container's cgroup is: where the init process was first seen if that is known, else
+    /// where the container's processes are. Returns whether the start time of the init process became known
+    /// or has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_there() {
@@ -163,7 +164,7 @@ impl Account {
         std::mem::replace(&mut self.started_at, started_at) != started_at
     }
 
-    /// Returns where the container's cgroup is, by those of a process in it.
+    /// Returns the paths of the container's cgroup, given the cgroups of a process in it.
     fn find(&self, cgroups: &Cgroups, index: &CgroupIndex) -> Paths {
         let is_own = |place: &Place| place.container.id == self.container.id;
         let others = index.container_of(cgroups).filter(is_own).map(|place| place.cgroup);
@@ -189,21 +190,22 @@ impl Account {
         let mut own = processes.iter().filter(|&process| is_own(process));
         let path = match first {
             Some(first) => first.memory()?,
-            None => own.try_fold(processes.find(self.pid)?.cgroups().memory()?, |path, process| {
-                match process.cgroups().memory()? {
-                    other if is_at_or_below(other, path) => Some(path),
-                    other if is_at_or_below(path, other) => Some(other),
-                    _ => None,
-                }
-            })?,
+            None => {
+                own.try_fold(processes.find(self.pid)?.cgroups().memory()?, |path, process| {
+                    match process.cgroups().memory()? {
+                        other if is_at_or_below(other, path) => Some(path),
+                        other if is_at_or_below(path, other) => Some(other),
+                        _ => None,
+                    }
+                })?
+            }
         };
-        let is_in = |process: &Process| {
-            process.cgroups().memory().is_some_and(|other| is_at_or_below(other, path))
-        };
+        let is_in =
+            |process: &Process| process.cgroups().memory().is_some_and(|other| is_at_or_below(other, path));
         (path != b"/" && processes.iter().all(|process| is_own(process) || !is_in(process))).then_some(path)
     }
 
-    /// Reads its cgroup. Returns whether the cgroup is there.
+    /// Reads the container's cgroup. Returns whether the cgroup exists.
     pub fn read(&mut self, fs: &mut CgroupFs, values: &mut Values, now: Instant) -> bool {
         let is_there = fs.read(&self.paths, &mut self.cgroup, values);
         if is_there {
@@ -221,13 +223,13 @@ impl Account {
         is_there
     }
 
-    /// Closes its cgroup's files.
+    /// Closes the files of the container's cgroup.
     pub fn close(&mut self) {
         self.cgroup = Cgroup::default();
     }
 
-    /// Reads what is charged to its pod, if the pod has the limit that applies. A limit further up is the node's: however
-    /// much of that is used, the container need not be read for it.
+    /// Reads what is charged to the pod, if the limit that applies is the pod's. A limit further up is the
+    /// node's: its use does not depend on this container, so it is ignored.
     fn read_above(&mut self, fs: &mut CgroupFs) {
         let limits = self.usage.values.map(|values| (values.get(LIMIT), values.get(MAX)));
         self.usage.above = match limits {
@@ -236,7 +238,8 @@ impl Account {
         };
     }
 
-    /// Checks what is charged to it. Returns whether it must be read: it is near its limit, or its values are old.
+    /// Reads what is charged to the container. Returns whether its account must be read, because the
+    /// container is near its limit or the values are old.
     pub fn check(&mut self, fs: &mut CgroupFs, now: Instant) -> bool {
         if !self.is_there() || self.usage.is_outdated || now > self.usage.read_at + MAX_AGE {
             return true;
@@ -247,19 +250,19 @@ impl Account {
         self.is_near_limit()
     }
 
-    /// Returns the thousandths used of the limit that applies, if there is one.
+    /// Returns how many thousandths of the limit that applies are used, if there is a limit.
     pub fn use_permille(&self) -> Option<u64> {
         let limit = self.usage.values?.get(LIMIT)?;
         let used = self.usage.current.max(self.usage.above.unwrap_or(0));
         Some(used.saturating_mul(1000) / limit.max(1))
     }
 
-    /// Whether nine tenths of what it may use are used.
+    /// Whether at least nine tenths of the limit that applies are used.
     pub fn is_near_limit(&self) -> bool {
         self.use_permille().is_some_and(|permille| permille >= NEAR_LIMIT)
     }
 
-    /// Returns what is exported, if its cgroup is there.
+    /// Returns the exported values, if the container's cgroup exists.
     pub fn exported(&self) -> Option<Exported<'_>> {
         let values = self.usage.values.as_ref()?;
         let mapped = self.shmem.bytes.filter(|_| !self.has_unselected && !self.shares_labels);
@@ -267,7 +270,7 @@ impl Account {
         Some(Exported { labels: &self.container.labels, values, unmapped })
     }
 
-    /// Finds out how much its processes map of tmpfs and shared memory, if there is any.
+    /// Finds out how much tmpfs and shared memory the container's processes map, if any is charged.
     pub fn find_mapped_shmem(
         &mut self,
         snapshot: &Snapshot,
@@ -284,7 +287,7 @@ impl Account {
             return;
         }
         if mounts.as_ref().is_none_or(|(_, known_at)| now > *known_at + MOUNTS_AGE) {
-            // Where they cannot be read, in a recording that has none, the usual places of shared memory are known.
+            // In a recording without mount files, shared memory is recognized by its usual paths.
             *mounts = Some((proc.mounts(self.pid, buffers).unwrap_or_default(), now));
         }
         let mounts = mounts.as_ref().map(|(mounts, _)| mounts);
@@ -295,7 +298,7 @@ impl Account {
         });
     }
 
-    /// Keeps what it maps now, if it is near its limit and no other container has its labels.
+    /// Keeps what the container maps now, if it is near its limit and no other container has the same labels.
     pub fn keep_reading(&mut self, snapshot: &Snapshot, scratch: &mut Vec<(u64, u32)>) {
         if !self.is_near_limit() || self.shares_labels {
             return;
@@ -307,35 +310,36 @@ impl Account {
         }
     }
 
-    /// Notes when values of one of its processes were read.
+    /// Notes when a process of the container was read.
     pub fn note_read_at(&mut self, read_at: Instant) {
         if let Some(last) = &mut self.last_reading {
             last.oldest = last.oldest.into_iter().chain([read_at]).min();
         }
     }
 
-    /// Begins to count kills, unless that has begun. Returns whether it has begun now.
+    /// Begins to count kills, unless counting has begun already. Returns whether this call began it.
     pub fn begin_counting(&mut self, fs: &mut CgroupFs) -> bool {
         self.kills.begin(fs, &self.cgroup, &self.paths.memory)
     }
 
-    /// Returns the counters of its kills.
+    /// Returns the counters of the container's kills.
     pub fn kills(&self) -> &KillCounter {
         &self.kills
     }
 
-    /// Takes the count of the cgroup above.
+    /// Takes the count of kills of the cgroup above.
     pub fn see_kills_above(&mut self, fs: &mut CgroupFs) {
         self.kills.see_above(fs);
     }
 
-    /// Reads the count of its own cgroup. Returns how many kills are new; `None` if the cgroup is gone.
+    /// Reads the count of kills of the container's own cgroup. Returns how many are new; `None` if the cgroup
+    /// is gone.
     pub fn new_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
         fs.oom_kills(&self.paths.memory, &self.cgroup).map(|n_now| self.kills.see(n_now))
     }
 
-    /// As [`Account::new_kills`], if the count must be read often: it is near its limit, and has no pod whose counter outlives
-    /// its own.
+    /// Does the same as [`Account::new_kills`] if the count must be read often: the container is near its
+    /// limit, and no pod's counter outlives its own.
     pub fn watched_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
         if !self.is_watched() {
             return None;
@@ -343,23 +347,18 @@ impl Account {
         fs.oom_kills_again(&self.paths.memory, &mut self.cgroup).map(|n_now| self.kills.see(n_now))
     }
 
-    /// Whether its count of kills must be read often.
+    /// Whether the container's count of kills must be read often.
     pub fn is_watched(&self) -> bool {
         !self.kills.has_above() && self.is_near_limit()
     }
 
-    /// Makes it look as if all of its processes were selected.
-    /// Whether `path` is the path `above`, or the path of a cgroup below it.
-fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
-    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
-
-#[cfg(test)]
+    /// Marks all processes of the container as selected.
+    #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;
     }
 
-    /// Creates the report of kills in it. Its values are outdated then.
+    /// Creates the report of kills in the container, and marks its values as outdated.
     pub fn kill(&mut self, n_kills: u64) -> Kill {
         self.usage.is_outdated = true;
         Kill {
@@ -371,4 +370,9 @@ fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
             last_reading: self.last_reading.take(),
         }
     }
+}
+
+/// Whether `path` is the path `above`, or the path of a cgroup below it.
+fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }

@@ -1,4 +1,4 @@
-//! The accounts of the node's containers: of those that a filter can select a process in, and that have a process.
+//! The accounts of the containers that have a process and in which a filter can select one.
 
 use std::time::Instant;
 
@@ -14,20 +14,21 @@ use crate::node::containers::table::{Container, ContainerId};
 use crate::node::processes::table::ProcessTable;
 use crate::sources::recording::Writer;
 
-/// The accounts. Nothing is allocated while the containers stay the same.
+/// The accounts of the node's containers. Nothing is allocated while the containers stay the same.
 #[derive(Debug)]
 pub struct Accounts {
-    /// By the container's id.
+    /// The accounts, by container id.
     table: Vec<Account>,
-    /// The positions of those that are exported, by label text.
+    /// The positions of the exported accounts, by label text.
     order: Vec<usize>,
-    /// Those that the last update removed, because no process is left.
+    /// The accounts that the last update removed because no process is left in the container.
     gone: Vec<Account>,
-    /// The cgroups of this many containers are kept open between scrapes, up to five descriptors each. The rest of the
-    /// descriptors that the process may have is for others.
+    /// The cgroups of at most this many containers stay open between scrapes, with up to five descriptors
+    /// each. The other descriptors that the process may have are for everything else.
     pub(super) max_open: usize,
     has_logged_limit: bool,
-    /// The level at which it is logged that no container's cgroup is there; `None` once that is logged, or one was there.
+    /// The level of the log line that reports that no container has a cgroup; `None` once that is logged, or
+    /// a cgroup has been found.
     missing_cgroup_log_level: Option<Level>,
 }
 
@@ -80,7 +81,7 @@ impl Accounts {
         self.table.binary_search_by_key(&id, |account| account.container().id)
     }
 
-    /// Returns the account of a container.
+    /// Returns the account of a container, to change it.
     pub fn find_mut(&mut self, id: ContainerId) -> Option<&mut Account> {
         self.position(id).ok().map(|i| &mut self.table[i])
     }
@@ -100,7 +101,8 @@ impl Accounts {
         self.table.iter_mut()
     }
 
-    /// Returns the accounts of the containers that run, and of those that were removed since [`Accounts::drop_gone`].
+    /// Returns the accounts of the running containers, and those removed since the last
+    /// [`Accounts::drop_gone`].
     pub fn split(&mut self) -> (&mut [Account], &mut [Account]) {
         (&mut self.table, &mut self.gone)
     }
@@ -110,13 +112,13 @@ impl Accounts {
         self.gone.clear();
     }
 
-    /// Returns the containers that run.
+    /// Returns the running containers.
     pub fn containers(&self) -> impl ExactSizeIterator<Item = &Container> + Clone {
         self.table.iter().map(Account::container)
     }
 
-    /// Reads the accounts, with `checks_first` those whose check shows that they must be read. Calls `read` with each that
-    /// was read.
+    /// Reads the accounts; with `checks_first`, only those that a check finds due. Calls `read` with each
+    /// account that was read.
     pub fn read(
         &mut self,
         fs: &mut CgroupFs,
@@ -146,8 +148,8 @@ impl Accounts {
         self.log_limit();
     }
 
-    /// Sorts by label text. If several containers have the same labels, only the youngest is exported; where it is not known
-    /// when their init processes started, the one with the last id.
+    /// Sorts the accounts by label text. Of several containers with the same labels only the youngest is
+    /// exported, or the one with the last id where the start times are unknown.
     fn sort(&mut self) {
         let Self { table, order, .. } = self;
         order.clear();
@@ -177,7 +179,8 @@ impl Accounts {
         }
     }
 
-    /// Logs once if no container's cgroup is there: without the node's own mount, a container sees its own cgroup alone.
+    /// Logs once that no container has a cgroup. Without the node's own mount, a container sees only its own
+    /// cgroup.
     pub fn log_missing(&mut self, fs: &CgroupFs) {
         if self.table.is_empty() {
             return;
@@ -194,7 +197,7 @@ impl Accounts {
         self.order.iter().filter_map(|&i| self.table[i].exported())
     }
 
-    /// Records the files that the accounts are read from into `to`.
+    /// Records the files of all accounts into `to`.
     ///
     /// Fails with one line when a file cannot be written.
     pub fn record(&self, fs: &mut CgroupFs, to: &mut Writer) -> Result<(), String> {
@@ -220,14 +223,14 @@ pub(crate) mod tests {
     use crate::procfs::Proc;
     use crate::sources::recording::Recording;
 
-    /// A node that the test writes: its containers, its cgroups, and what discovery knows about them.
+    /// A node made of files that the test writes: its containers, its cgroups, and what discovery knows.
     pub(crate) struct Node {
         pub(crate) directory: PathBuf,
         pub(crate) proc: Proc,
         pub(crate) discovery: Discovery,
     }
 
-    /// A pid, a start time and a cgroup.
+    /// The pid, the start time and the cgroup of a process.
     pub(crate) type Process = (u32, u64, &'static str);
 
     impl Node {
@@ -255,7 +258,7 @@ pub(crate) mod tests {
             CgroupFs::open(&self.directory.join("cgroup"), 1).unwrap()
         }
 
-        /// Makes a cgroup that uses this much memory.
+        /// Creates a cgroup that uses this much memory.
         pub(crate) fn cgroup(&self, path: &str, current: u32) {
             self.write(&format!("{path}/memory.current"), &format!("{current}\n"));
         }
@@ -266,7 +269,7 @@ pub(crate) mod tests {
             fs::write(path, text).unwrap();
         }
 
-        /// A scrape finds these processes.
+        /// Simulates a scrape that finds these processes.
         pub(crate) fn see(&mut self, processes: &[Process]) -> ProcessTable {
             let mut processes = ProcessTable::of(processes);
             self.discovery.observe(processes.seen(), Instant::now());
@@ -295,7 +298,7 @@ pub(crate) mod tests {
             Self(node, Accounts::new(Level::Info), fs)
         }
 
-        /// A scrape finds these processes. Returns what it exports: label text and memory.
+        /// Simulates a scrape that finds these processes. Returns the exported label texts and memory.
         fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64)> {
             let Self(node, accounts, fs) = self;
             let processes = node.see(processes);
@@ -348,7 +351,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A workload may make a cgroup below its own that is named after another container.
+    /// A workload may create a cgroup below its own and name it after another container.
     #[test]
     fn no_workload_changes_the_account_of_another_container() {
         for pid in ["20", "-"] {

@@ -1,4 +1,4 @@
-//! Finding OOM kills: comparing the kernel's counters with what they were.
+//! Finds OOM kills by comparing the kernel's counters with their previous values.
 
 use std::cmp::Reverse;
 
@@ -6,11 +6,13 @@ use super::account::Account;
 use super::oom::OomTracker;
 use crate::cgroupfs::files::CgroupFs;
 
-/// Compares the counters of all containers with what they were. `gone` are containers without a process.
+/// Compares the kill counters of all containers with their previous values. `gone` are containers without a
+/// process.
 pub fn find(fs: &mut CgroupFs, ooms: &mut OomTracker, live: &mut [Account], gone: &mut [Account]) {
-    // The kills found so far, by the cgroup above. Without any it stays empty, because a steady scrape allocates nothing.
+    // The kills found so far, by the path of the cgroup above. Empty without kills: a steady scrape allocates
+    // nothing.
     let mut found: Vec<(Vec<u8>, u64)> = Vec::new();
-    // The containers whose own counter is gone: a cgroup may be gone while a process in it is still listed.
+    // The containers without their own counter: the cgroup may be gone while a process in it is still listed.
     let mut silent: Vec<&mut Account> = gone.iter_mut().collect();
     for account in live {
         match account.new_kills(fs) {
@@ -77,15 +79,15 @@ mod tests {
         assert_eq!(counts, [(labels("a"), 3), (labels("b"), 0)]);
     }
 
-    /// Its cgroup is gone before its counter was read: the pod's counter remains.
+    /// The cgroup is gone before its counter is read, so only the pod's counter remains.
     #[test]
     fn kills_in_a_container_that_is_gone_are_counted_by_its_pod() {
         let (mut node, processes) = pod("gone");
         node.check(&processes);
-        // Killed by SIGKILL: no counter has changed.
+        // Killed by SIGKILL: no counter changes.
         assert_eq!(node.check(&processes[1..]).1, []);
         node.check(&processes);
-        // An OOM kill in one of two containers that are gone: the fuller one.
+        // An OOM kill in one of two containers that are gone is attributed to the fuller one.
         node.cgroup("kubepods/pod/c2", 600);
         node.check(&processes);
         for (name, n_on_node, n_of_pod, expected) in
@@ -100,7 +102,7 @@ mod tests {
         assert_eq!(counts, [(labels("b"), 1)], "a container without kills is forgotten");
     }
 
-    /// A kill that another container of the pod has counted was not in the container that is gone.
+    /// A kill that another container of the pod has counted did not happen in the container that is gone.
     #[test]
     fn a_kill_is_reported_once() {
         let (mut node, processes) = pod("once");
@@ -111,8 +113,8 @@ mod tests {
         assert_eq!(node.check(&processes[1..]).1, [killed("b", 1, 500)]);
     }
 
-    /// Version 1 has no counter for the pod: while a container is near its limit, its own is watched. Nothing is known about one that
-    /// is gone.
+    /// Version 1 has no counter for the pod, so the container's own counter is read often while it is near
+    /// its limit. Kills in a container that is gone remain unknown.
     #[test]
     fn version_1_counts_kills_in_watched_containers() {
         for (current, is_watched) in [(950, true), (800, false)] {
@@ -132,13 +134,13 @@ mod tests {
             let kills: Vec<_> =
                 node.usage.take_kills().iter().map(|kill| (kill.n_kills, kill.current)).collect();
             assert_eq!(kills, if is_watched { vec![(1, 950)] } else { vec![] });
-            // A kill elsewhere, while it ended.
+            // A kill elsewhere while the container ends.
             node.oom_kills(9);
             assert_eq!(node.check(&[]).1, []);
         }
     }
 
-    /// The process that was killed is still listed, and its cgroup is gone.
+    /// The killed process is still listed, but its cgroup is gone.
     #[test]
     fn a_kill_is_counted_if_the_cgroup_is_gone_before_the_process() {
         for is_read_between in [false, true] {
@@ -148,7 +150,7 @@ mod tests {
             assert_eq!(node.check(&processes).0, ["a"]);
             fs::remove_dir_all(node.node.directory.join("cgroup/kubepods/pod/c1")).unwrap();
             if is_read_between {
-                // It disappears after the kills were searched.
+                // The container disappears after the counters were compared.
                 assert_eq!(node.check(&processes).1, []);
             }
             node.oom_kills(8);
@@ -158,7 +160,8 @@ mod tests {
         }
     }
 
-    /// Cgroups that are not kept open are read by their paths: the fuller container of the pod is not blamed.
+    /// Cgroups that are not kept open are read by their paths, so the kill is not attributed to the pod's
+    /// fuller container.
     #[test]
     fn kills_are_counted_beyond_the_limit_of_open_cgroups() {
         let (mut node, processes) = pod("beyond");

@@ -1,9 +1,9 @@
-//! The counters of OOM kills, and the kills that were found.
+//! The counters of OOM kills, and the kills that they show.
 //!
-//! The kernel counts kills in the container's cgroup, and on version 2 also in the cgroup above it, the pod's. The cgroup of a
-//! container whose init process was killed disappears after about 30 ms; then the pod's counter is used. Where there is
-//! none, on version 1, the container's counter is read every 10 ms while the container is near its limit. Only kills that the
-//! kernel has counted there are reported.
+//! The kernel counts a kill in the container's cgroup, and on version 2 also in the cgroup above it, the
+//! pod's. The cgroup of a container disappears about 30 ms after its init process was killed; then the pod's
+//! counter is used. Version 1 has no such counter, so the container's counter is read every 10 ms while the
+//! container is near its limit. Kills that these counters do not show are not reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,52 +14,54 @@ use crate::cgroupfs::files::{Cgroup, CgroupFs};
 use crate::node::containers::table::Container;
 use crate::totals::largest::Largest;
 
-/// The counts of this many containers that are gone are kept. Beyond that, the first by label text are dropped.
+/// The counts of at most this many containers that are gone are kept. Further ones are dropped, the first by
+/// label text first.
 const MAX_GONE: usize = 1000;
 
-/// What a container near its limit mapped when it was read last.
+/// What a container near its limit mapped at its last reading.
 #[derive(Debug, Default)]
 pub struct LastReading {
-    /// What it mapped.
+    /// The largest paths that it mapped.
     pub largest: Largest,
-    /// When the oldest of its readings was made.
+    /// When the oldest of the readings behind it was made.
     pub oldest: Option<Instant>,
-    /// The values of its cgroup.
+    /// The values of the container's cgroup.
     pub values: Values,
-    /// The bytes charged to it.
+    /// The bytes charged to the container.
     pub current: u64,
 }
 
-/// Processes of one container that the kernel has killed.
+/// The processes of one container that the kernel has killed.
 #[derive(Debug)]
 pub struct Kill {
-    /// The container.
+    /// The container of the killed processes.
     pub container: Arc<Container>,
     /// How many processes were killed.
     pub n_kills: u64,
-    /// The values of its cgroup when that was read last.
+    /// The values of the container's cgroup when they were last read.
     pub values: Values,
-    /// The bytes charged to it when that was checked last.
+    /// The bytes charged to the container at the last check.
     pub current: u64,
-    /// No other running container had the same labels.
+    /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// What it mapped when it was read last, if it was near its limit then.
+    /// What the container mapped at its last reading, if it was near its limit then.
     pub last_reading: Option<LastReading>,
 }
 
-/// The counters of kills that concern one container.
+/// The kill counters that concern one container.
 #[derive(Debug, Default)]
 pub struct KillCounter {
-    /// The counts of its own cgroup and of the cgroup above that were seen last.
+    /// The last counts seen of the container's own cgroup and of the cgroup above.
     own: Option<u64>,
     above: Option<u64>,
-    /// The path of its cgroup when counting began: the cgroup may be gone when the path is needed.
+    /// The path of the container's cgroup when counting began, kept because the cgroup may be gone when the
+    /// path is needed.
     path: Vec<u8>,
 }
 
 impl KillCounter {
-    /// Begins to count, unless that has begun: kills before the exporter started or found the container do not count.
-    /// Returns whether it has begun now.
+    /// Begins to count, unless counting has begun already. Kills from before the exporter started or found
+    /// the container do not count. Returns whether this call began it.
     pub fn begin(&mut self, fs: &mut CgroupFs, cgroup: &Cgroup, path: &[u8]) -> bool {
         if self.own.is_some() {
             return false;
@@ -71,12 +73,12 @@ impl KillCounter {
         true
     }
 
-    /// Whether there is a counter that outlives the container's own.
+    /// Whether the cgroup above has a counter, which outlives the container's own.
     pub fn has_above(&self) -> bool {
         self.above.is_some()
     }
 
-    /// Takes the count of its own cgroup. Returns how many kills are new.
+    /// Takes the count of the container's own cgroup. Returns how many kills are new.
     pub fn see(&mut self, n_now: u64) -> u64 {
         let Some(before) = self.own else { return 0 };
         self.own = Some(n_now);
@@ -88,7 +90,7 @@ impl KillCounter {
         self.above = fs.oom_kills_above(&self.path);
     }
 
-    /// Returns how many kills the cgroup above has counted since its count was taken.
+    /// Returns how many kills the cgroup above has counted since its count was last taken.
     pub fn new_above(&self, fs: &mut CgroupFs) -> Option<u64> {
         Some(fs.oom_kills_above(&self.path)?.saturating_sub(self.above?))
     }
@@ -99,16 +101,17 @@ impl KillCounter {
     }
 }
 
-/// The kills on the node.
+/// The kills counted on the node.
 #[derive(Debug, Default)]
 pub struct OomTracker {
-    /// The node's own count, as it was seen last.
+    /// The last value of the node's own count.
     n_on_node: Option<u64>,
-    /// That count had changed since the time before, or is unknown.
+    /// Whether that count had changed when it was last taken, or was unknown.
     has_changed: bool,
-    /// The kills that were not taken yet.
+    /// The kills that [`OomTracker::take`] has not returned yet.
     found: Vec<Kill>,
-    /// The number of kills since the start, by label text: of each running container, and of those that had some.
+    /// The number of kills since the start, by label text: of every running container, and of every container
+    /// that had kills.
     counts: BTreeMap<Box<str>, u64>,
 }
 
@@ -117,17 +120,17 @@ impl OomTracker {
     pub fn see_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // The kernel counts a kill for the node first, and then for the container. Seen in between, the container's count
-        // has not changed yet, so the counts are compared once more the next time.
+        // The kernel counts a kill first for the node and then for the container. Between the two, the
+        // container's count has not changed yet, so the counts are compared again the next time.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 
-    /// Returns the node's own count, as it was seen last.
+    /// Returns the last value of the node's own count.
     pub fn n_on_node(&self) -> Option<u64> {
         self.n_on_node
     }
 
-    /// Adds to the kills of the container with these labels.
+    /// Adds kills to the count of the container with these labels.
     pub fn count(&mut self, labels: &str, n_kills: u64) {
         match self.counts.get_mut(labels) {
             Some(count) => *count += n_kills,
@@ -141,13 +144,13 @@ impl OomTracker {
         self.found.push(kill);
     }
 
-    /// Returns the kills that were added since this was called last.
+    /// Returns the kills that were added since the last call.
     pub fn take(&mut self) -> Vec<Kill> {
         std::mem::take(&mut self.found)
     }
 
-    /// Forgets the container with these labels, which is gone, unless it had kills; of those at most 1,000 are kept. `live`
-    /// are the containers that run.
+    /// Drops the count of a container that is gone, unless it had kills; at most 1,000 such counts are kept.
+    /// `live` are the running containers.
     pub fn forget<'a>(&mut self, labels: &str, live: impl ExactSizeIterator<Item = &'a Container> + Clone) {
         let lives = |labels: &str| live.clone().any(|container| container.labels == labels);
         if self.counts.get(labels) == Some(&0) && !lives(labels) {

@@ -1,7 +1,8 @@
-//! The memory that containers use, by their cgroups: read once per scrape, and checked in between.
+//! How much memory containers use, by their cgroups: read once per scrape, and checked in between.
 //!
-//! A container whose use is close to its limit, or to its pod's, may be killed for it. So from nine tenths on what it maps is
-//! kept after each scrape, to be reported when the kernel has counted a kill (see [`super::oom`]).
+//! The kernel may kill in a container that is close to its limit, or to its pod's. From nine tenths of the
+//! limit on, what the container maps is kept after each scrape, to be reported when the kernel has counted a
+//! kill (see [`super::oom`]).
 
 use std::time::Instant;
 
@@ -20,14 +21,14 @@ use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::Snapshot;
 
-/// The cgroups of the node's containers.
+/// The memory use of the node's containers.
 #[derive(Debug)]
 pub struct CgroupUsage {
     fs: CgroupFs,
     accounts: Accounts,
     ooms: OomTracker,
     buffers: Buffers,
-    /// Scratch.
+    /// Scratch for finding the largest paths.
     largest: Vec<(u64, u32)>,
 }
 
@@ -43,7 +44,7 @@ impl CgroupUsage {
         }
     }
 
-    /// Notes which containers have a process, and finds the processes that the kernel has killed since the last update.
+    /// Notes which containers have a process, and finds the OOM kills since the last update.
     pub fn update(&mut self, processes: &ProcessTable, discovery: &Discovery, proc: &Proc) {
         let Self { fs, accounts, ooms, buffers, .. } = self;
         accounts.update(processes, discovery);
@@ -66,7 +67,7 @@ impl CgroupUsage {
         self.accounts.log_missing(&self.fs);
     }
 
-    /// Checks what is charged to each container, and reads the accounts that are near their limit, or old.
+    /// Checks what is charged to each container, and reads the accounts that are near their limit or old.
     pub fn check(&mut self, now: Instant) {
         self.read_accounts(now, true);
     }
@@ -80,19 +81,19 @@ impl CgroupUsage {
         });
     }
 
-    /// Whether a process is in a container near its limit, so that it is read at every interval.
+    /// Whether the process is in a container near its limit; then it is read at every interval.
     pub fn is_near_limit(&self, process: &Process) -> bool {
         let account = process.container().and_then(|container| self.accounts.find(container.id));
         account.is_some_and(Account::is_near_limit)
     }
 
-    /// Whether the counters of some containers must be read often: they are near their limit, and have no pod whose counter
-    /// outlives their own.
+    /// Whether some kill counters must be read often: their containers are near the limit, and no pod's
+    /// counter outlives their own.
     pub fn has_watched(&self) -> bool {
         self.accounts.iter().any(Account::is_watched)
     }
 
-    /// Reads those counters.
+    /// Reads the kill counters that must be read often.
     pub fn watch(&mut self) {
         for account in self.accounts.iter_mut() {
             if let Some(n_kills) = account.watched_kills(&mut self.fs) {
@@ -101,7 +102,8 @@ impl CgroupUsage {
         }
     }
 
-    /// Joins the sums of a scrape to the accounts: how much of tmpfs is mapped, and what the containers near their limit map.
+    /// Combines the sums of a scrape with the accounts: how much tmpfs is mapped, and what the containers
+    /// near their limit map.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, ooms, buffers, largest, .. } = self;
         for account in accounts.iter_mut() {
@@ -110,7 +112,8 @@ impl CgroupUsage {
         if !accounts.iter().any(Account::is_near_limit) {
             return;
         }
-        // If a kill happened during this scrape, the sums already miss the victim: the reading before is kept.
+        // After a kill during this scrape, the sums already lack the killed process, so the previous reading
+        // is kept.
         if ooms.n_on_node() != proc.oom_kills(buffers) {
             return;
         }
@@ -126,7 +129,7 @@ impl CgroupUsage {
         }
     }
 
-    /// Returns the kills that were found since this was called last.
+    /// Returns the kills that were found since the last call.
     pub fn take_kills(&mut self) -> Vec<Kill> {
         self.ooms.take()
     }
@@ -141,13 +144,13 @@ impl CgroupUsage {
         self.ooms.counts()
     }
 
-    /// Keeps the cgroups of at most this many containers open.
+    /// Limits the number of containers with open cgroups.
     #[cfg(test)]
     pub fn keep_open(&mut self, max_open: usize) {
         self.accounts.max_open = max_open;
     }
 
-    /// Records the files that the accounts are read from into `to`.
+    /// Records the files of all accounts into `to`.
     ///
     /// Fails with one line when a file cannot be written.
     pub fn record(&mut self, to: &mut Writer) -> Result<(), String> {
@@ -163,7 +166,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::cgroupfs::fields::CURRENT;
 
-    /// A node and the memory that its containers use.
+    /// A node and the memory use of its containers.
     pub(crate) struct Checked {
         pub(crate) node: Node,
         pub(crate) usage: CgroupUsage,
@@ -204,13 +207,13 @@ pub(crate) mod tests {
             usage.join(snapshot, &processes, &node.proc, now);
         }
 
-        /// A scrape finds these processes.
+        /// Simulates a scrape that finds these processes.
         fn scrape(&mut self, processes: &[Process]) {
             self.pass(processes, false);
         }
 
-        /// A check finds these processes. Returns the containers near their limit, and the kills: the container, the number,
-        /// and the bytes that were charged to it.
+        /// Simulates a check that finds these processes. Returns the containers near their limit, and the
+        /// kills: the container, the number, and the bytes that were charged to the container.
         pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64, u64)>) {
             self.pass(processes, true);
             let kills = self.usage.take_kills().into_iter();
@@ -221,7 +224,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Two containers of a pod with a limit of 1000, whose processes are these.
+    /// Returns a pod with a limit of 1000, and the processes of its two containers.
     pub(crate) fn pod(name: &str) -> (Checked, [Process; 2]) {
         let node = Checked::new(name, &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
         node.oom_kills(7);
@@ -252,7 +255,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// The limit of the pod is used up by another container of it.
+    /// The limit of the pod is used up by its other container.
     #[test]
     fn a_container_can_be_near_the_limit_of_its_pod() {
         let (mut node, processes) = pod("near-pod");
@@ -266,7 +269,7 @@ pub(crate) mod tests {
         assert_eq!(node.check(&processes).0, ["b"], "its own limit applies");
     }
 
-    /// After a kill, what was read before it is out of date.
+    /// After a kill, the values read before it are outdated.
     #[test]
     fn a_kill_makes_an_account_outdated() {
         let (mut node, processes) = pod("outdated");

@@ -1,14 +1,14 @@
 //! Attribution: which container a process is in, by its cgroups and never by its PID namespace.
 //!
-//! A container has what lies at or below the component that is its id, wherever its init process is now: init may have
-//! moved into a child cgroup, as systemd and Docker do inside a container. A container whose id is in no path has what
-//! lies at or below the first cgroup that its init process was seen in. The root belongs to no container, because the
-//! whole node would be in it. But seen from inside a cgroup namespace `/` is where the exporter itself is, and the root
-//! is all `..`.
+//! A container has every cgroup at or below the path component that equals its id, wherever its init process
+//! is now: systemd and Docker move init into a child cgroup inside a container. A container with an id that
+//! is in no path has every cgroup at or below the first one in which its init process was seen. The root
+//! belongs to no container, because the whole node would be in it. Inside a cgroup namespace, however, `/` is
+//! the exporter's own cgroup, and the root is the path that consists only of `..`.
 //!
-//! A workload may name a cgroup of its own after another container. So an id counts only where the runtime has put
-//! that container: where its init process was first. If that is unknown, it counts below another container's cgroup
-//! only if no cgroup outside other containers has that id.
+//! A workload may name one of its own cgroups after another container. Below a container's cgroup an id
+//! therefore counts only where the runtime has placed that container: where its init process was first seen,
+//! or if that is unknown, where no cgroup outside other containers has that id.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -22,41 +22,41 @@ use crate::procfs::cgroup::Cgroups;
 #[derive(Debug, Default)]
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
-    /// The first cgroups of init processes without an id in their paths; `None` where containers of different pods
-    /// have the same one.
+    /// Containers by the first cgroup of an init process, for those without an id in their paths; `None`
+    /// where containers of different pods have the same one.
     by_path: HashMap<Box<[u8]>, Option<Arc<Container>>>,
     /// The ids that were seen outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
-    /// Whether processes are seen from inside a cgroup namespace.
+    /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether containers may be listed that have ended, whose ids are then free for others to use.
+    /// Whether a listing may name containers that have ended, so that a workload may reuse their ids.
     includes_ended: bool,
 }
 
-/// A container that is listed, and the first cgroups of its init process, if that was seen.
+/// A listed container, and the first cgroups of its init process if the process was seen.
 #[derive(Debug)]
 struct Listed {
     container: Arc<Container>,
     first: Option<Cgroups>,
 }
 
-/// Where a container is: its cgroup is `cgroup`, as proc prints its path.
+/// The place of a container, as proc prints the path.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a, 'p> {
-    /// The container.
+    /// The container at this place.
     pub container: &'a Arc<Container>,
     /// The path down to the container's own cgroup, which has its limits.
     pub cgroup: &'p [u8],
 }
 
 impl CgroupIndex {
-    /// Creates an empty index. With `includes_ended` containers may be listed that have ended.
+    /// Creates an empty index. With `includes_ended`, a listing may name containers that have ended.
     pub fn new(includes_ended: bool) -> Self {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the cgroups of all processes whether they are seen from inside a cgroup namespace, and which ids
-    /// are outside the cgroups of other containers. Returns whether that may change any attribution.
+    /// Learns from the cgroups of all processes whether the exporter is inside a cgroup namespace, and which
+    /// ids are outside the cgroups of other containers. Returns whether that may change any attribution.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -80,17 +80,17 @@ impl CgroupIndex {
         self.by_path.clear();
     }
 
-    /// Forgets the ids that were seen outside other containers and are no longer listed.
+    /// Drops the ids seen outside other containers that are no longer listed.
     pub fn forget_unlisted(&mut self) {
         let Self { by_id, placed, .. } = self;
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container: the cgroups that hold its id, or if no path of `first`, the first cgroups of its init process,
-    /// holds it, the one of them that decides.
+    /// Adds a container under its id, and if no path of `first`, the first cgroups of its init process,
+    /// contains the id, also under the path of `first` that decides.
     ///
-    /// If two containers of a pod have one cgroup, the first keeps it; of two in different pods neither has it. Returns
-    /// whether the latter happened.
+    /// If two containers of one pod have the same cgroup, the first keeps it; if they are in different pods,
+    /// neither gets it, and the result is true.
     pub fn insert(&mut self, container: &Arc<Container>, first: Option<&Cgroups>) -> bool {
         let id = container.listed.id.as_bytes();
         if !id.is_empty() {
@@ -121,8 +121,8 @@ impl CgroupIndex {
         }
     }
 
-    /// Returns the container that a process with these cgroups is in. A path that holds a listed id decides, whichever
-    /// hierarchy prints it; without one the main path does.
+    /// Returns the container that a process with these cgroups is in. The path that contains a listed id
+    /// decides, whichever hierarchy prints it; without such a path, the main path decides.
     pub fn container_of<'a, 'p>(&'a self, cgroups: &'p Cgroups) -> Option<Place<'a, 'p>> {
         let by_id = cgroups.paths().find_map(|path| match self.find(path) {
             (place, true) => Some(place),
@@ -136,10 +136,10 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Follows `path` from the root inwards: returns the innermost container that counts, and whether an id in the path
-    /// says so.
+    /// Follows `path` from the root inwards. Returns the innermost container that counts, and whether the
+    /// path contains a listed id.
     ///
-    /// Components count whole. `..` is below nothing: from inside a cgroup namespace, `/../x` is not below `/`.
+    /// Only whole components match. Nothing is below `..`: in a cgroup namespace, `/../x` is not below `/`.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -151,26 +151,24 @@ impl CgroupIndex {
                 place = Some(Place { container, cgroup: key(above) });
             }
             let Some(listed) = self.by_id.get(id_of(component)) else { continue };
-            let is_same = place.as_ref().is_some_and(|place| place.container.id == listed.container.id);
-            if !is_same && self.is_placed_at(listed, above, place.is_some()) {
+            has_id = true;
+            let is_same = |place: &Place| place.container.id == listed.container.id;
+            if place.is_none() || (self.is_placed_at(listed, above) && !place.as_ref().is_some_and(is_same)) {
                 place = Some(Place { container: &listed.container, cgroup: key(above) });
-                has_id = true;
             }
         }
         (place, has_id)
     }
 
-    /// Whether the container may be at this path, which ends in its id. If its init process shows where the runtime has
-    /// put it, it is only there. Without that it may be anywhere but below the cgroup of another container, unless it was
-    /// seen nowhere else.
-    fn is_placed_at(&self, listed: &Listed, path: &[u8], is_below_another: bool) -> bool {
+    /// Whether the runtime has placed the container at this path, which is below the cgroup of another
+    /// container.
+    fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
-        let mut places = listed.first.iter().flat_map(Cgroups::paths).filter_map(|first| named_cgroup(id, first));
-        if let Some(place) = places.next() {
-            return place == path || places.any(|place| place == path);
+        match &listed.first {
+            Some(first) => first.paths().any(|first| named_cgroup(id, first) == Some(path)),
+            None if listed.container.listed.init_pid.is_some() => false,
+            None => !self.includes_ended && !self.placed.contains(id),
         }
-        let has_init = listed.first.is_some() || listed.container.listed.init_pid.is_some();
-        !is_below_another || !has_init && !self.includes_ended && !self.placed.contains(id)
     }
 }
 
@@ -209,7 +207,7 @@ mod tests {
         Arc::new(Container::new(number, listed, true))
     }
 
-    /// The cgroups of a process on version 2.
+    /// Returns the cgroups of a process at this path on version 2.
     fn at(path: &str) -> Cgroups {
         Cgroups::from(format!("0::{path}\n").as_str())
     }
@@ -226,7 +224,7 @@ mod tests {
         owner
     }
 
-    /// A workload names a cgroup of its own after another container.
+    /// A workload names one of its own cgroups after another container.
     #[test]
     fn an_id_below_another_container_counts_only_where_the_runtime_put_it() {
         let (real, fake) = ("/kubepods/pod2/b", "/kubepods/pod1/a/b");
@@ -269,7 +267,7 @@ mod tests {
         assert_eq!(owner(&index, "/a/b"), Some("b"));
     }
 
-    /// Neither a cgroup of the runtime's own nor anything else belongs to containers of different pods.
+    /// A cgroup that containers of different pods share, such as the runtime's own, belongs to neither.
     #[test]
     fn containers_of_different_pods_have_no_cgroup_in_common() {
         let path = at("/system.slice/containerd.service");
@@ -289,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_container_owns_from_its_id_down_wherever_its_init_process_is() {
-        // Both drivers, version 1 and 2, one node inside another (kind), seen from inside a cgroup namespace.
+        // Both drivers, versions 1 and 2, a node inside another one (kind), the inside of a cgroup namespace.
         for (id, first, own, others) in [
             (
                 "abc",
@@ -339,9 +337,9 @@ mod tests {
                 &["/../../pod1/cri-containerd-abc.scope", "/../cri-containerd-abc.scope/app"],
                 &["/../../pod1", "/.."],
             ),
-            // No component names it: from where its init process was seen first.
+            // No component is the id: the path where the init process was first seen decides.
             ("abc", Some("/machine/x"), &["/machine/x", "/machine/x/y"], &["/machine", "/machine/xy"]),
-            // The root is nobody's.
+            // The root belongs to no container.
             ("abc", Some("/"), &["/abc/x"], &["/", "/x", "/init.scope", "/.."]),
             ("abc", Some("/../.."), &["/../../abc"], &["/../..", "/..", "/../../x"]),
             ("", Some("/x"), &["/x"], &["/", "//", ""]),
@@ -357,7 +355,8 @@ mod tests {
         }
     }
 
-    /// As an exporter in a container sees it on version 2: itself in `/`, what is beside and above it behind `..`.
+    /// The view of an exporter in a container on version 2: its own cgroup is `/`, and everything beside and
+    /// above it begins with `..`.
     #[test]
     fn inside_a_cgroup_namespace_the_exporters_own_container_is_in_the_root() {
         let mut index = CgroupIndex::default();

@@ -1,6 +1,6 @@
 //! The path of a cgroup: its components, and the container ids in them.
 
-/// Returns the components of a path, each with the path that ends in it.
+/// Returns the components of a path, each with the path that ends in that component.
 pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut end = 0;
     path.split(|&b| b == b'/').map(move |component| {
@@ -10,24 +10,25 @@ pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Returns a path that [`components`] gives, or `/` for the root.
+/// Returns a path as [`components`] returns it, or `/` for the root.
 pub fn key(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"/" } else { path }
 }
 
-/// Returns the cgroup of the container with this id, given the path of a process in it: the path down to the outermost
-/// component that is its id. The container's limits are there, whatever cgroups it has made below. `None` if no component
-/// is its id.
+/// Returns the cgroup of the container with this id, given the path of a process in it: the path down to the
+/// outermost component that is the id. The container's limits are set there, whatever cgroups the container
+/// has made below. `None` if no component is the id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
 }
 
-/// Returns the container id in a component of a cgroup path, or the component if it holds none: `<id>`, `cri-containerd-<id>.scope`,
-/// `crio-<id>` as CRI-O's cgroupfs driver names it, or `<slice>:cri-containerd:<id>` as runc does when the kubelet uses
-/// systemd's driver and containerd does not.
+/// Returns the container id in a component of a cgroup path, or the component itself if it contains none. The
+/// forms are `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` of CRI-O's cgroupfs driver, and
+/// `<slice>:cri-containerd:<id>` of runc when the kubelet uses the systemd driver and containerd does not.
 ///
-/// The id is never a part of anything else: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the container's monitor.
+/// Other text around an id never counts: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the container's
+/// monitor.
 pub fn id_of(component: &[u8]) -> &[u8] {
     const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
     if let Some(colon) = component.iter().rposition(|&b| b == b':') {

@@ -1,5 +1,6 @@
-//! Containers of which only the first digits of the id are known, because the kubelet cuts the names of its links at
-//! 255 bytes. The cgroups of processes complete such an id, if exactly one id in them begins with these digits.
+//! Containers of which only the first digits of the id are known, because the kubelet cuts the names of its
+//! links at 255 bytes. Such an id is completed if exactly one id in the cgroups of processes begins with
+//! these digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -9,24 +10,25 @@ use super::cgroup_path::id_of;
 use crate::procfs::cgroup::Cgroups;
 use crate::sources::Container;
 
-/// Every runtime's ids have this many hexadecimal digits.
+/// The number of hexadecimal digits in the ids of every runtime.
 const ID_LEN: usize = 64;
 
-/// The containers of a listing whose ids are cut, beside the others of that listing.
+/// The containers of a listing: those with cut ids, and the others.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The others, by id. Empty while no id is cut.
+    /// The containers with whole ids, by id. Empty while no id is cut.
     listed: Vec<Container>,
-    /// Those with a cut id, by the digits that are known.
+    /// The containers with cut ids, by the known digits.
     cut: Vec<Container>,
-    /// The whole id of each of them that exactly one id in a cgroup's path completes.
+    /// For each container with a cut id, the whole id if exactly one id in a cgroup path completes it.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
 }
 
 impl CutIds {
-    /// Takes a listing. Returns the containers whose ids are known, by id: also those that were completed before.
+    /// Takes a listing. Returns the containers with known ids, by id, including those that were completed
+    /// before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -42,8 +44,8 @@ impl CutIds {
         self.containers()
     }
 
-    /// Completes the cut ids by the cgroups of all processes. Returns the containers whose ids are known now, by id,
-    /// if they are others than before.
+    /// Completes the cut ids from the cgroups of all processes. Returns the containers with known ids, by id,
+    /// if they are not the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -59,12 +61,12 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// How many containers have digits that match more than one id.
+    /// Returns the number of containers with digits that match more than one id.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
 
-    /// How many containers have no whole id.
+    /// Returns the number of containers without a whole id.
     pub fn n_incomplete(&self) -> usize {
         self.whole.iter().filter(|whole| whole.is_none()).count()
     }
@@ -90,7 +92,7 @@ impl CutIds {
                     is_ambiguous[i] |= is_other || matched.len() > 1;
                     whole[i] = Some(id.into());
                 }
-                // What lies below a container has whatever names the container has chosen.
+                // Below a container's cgroup, the names are the container's choice.
                 if is_listed || !matched.is_empty() {
                     break;
                 }
@@ -112,7 +114,7 @@ impl CutIds {
     }
 }
 
-/// The whole id that a component of a cgroup path holds.
+/// Returns the whole id in a component of a cgroup path, if there is one.
 fn whole_id(component: &[u8]) -> Option<&str> {
     let id = std::str::from_utf8(id_of(component)).ok()?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -135,14 +137,14 @@ mod tests {
     #[test]
     fn digits_that_one_id_begins_with_are_completed() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // The digits that are cut, the paths of the processes, the names that are completed, and how many are ambiguous.
+        // The known digits, the paths of the processes, the completed names, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
             (&["aaaaaaaaaaaa"], vec![], &[], 0),
             (&["aaaaaaaaaaaa"], vec![format!("/kubepods/pod1/{a}/init")], &["0"], 0),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1.slice/cri-containerd-{a}.scope")], &["0"], 0),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1.slice:cri-containerd:{a}")], &["0"], 0),
-            // No id, or one of another length.
+            // No id, or an id of another length.
             (
                 &["aaaaaaaaaaaa"],
                 vec![format!("/{}", &a[1..]), format!("/{a}0"), "/aaaaaaaaaaaa".into()],
@@ -150,10 +152,10 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // Two containers have the same digits, or one has fewer of them.
+            // Two containers with the same digits, or with digits of which one text begins with the other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Below another container's cgroup names are that container's choice.
+            // Below another container's cgroup, the names are that container's choice.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

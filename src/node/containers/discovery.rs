@@ -1,8 +1,8 @@
-//! Discovery: which containers run and which cgroups are theirs.
+//! Discovery: which containers run, and which cgroups belong to them.
 //!
-//! Proc shows nearly every change: a new container is a process in an unknown cgroup, and a container that ends is an init
-//! process that disappears. A listing costs the runtime 0.6 ms of CPU per task, so containers are listed only on a
-//! change, and once a minute as a safety net.
+//! Proc shows nearly every change: a new container is a process in an unknown cgroup, and a container that
+//! ends is an init process that disappears. A listing costs the runtime 0.6 ms of CPU per task, so containers
+//! are listed only on a change, and once a minute as a safety net.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -30,12 +30,13 @@ pub struct Discovery {
     index: CgroupIndex,
     /// Whether the index has changed since [`Discovery::observe`] returned last.
     has_changed: bool,
-    /// Whether the log says that containers of different pods have one cgroup.
+    /// Whether it was logged that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// Names that no container could be read from; `None` where containers are not listed by names.
+    /// The number of names that could not be read as containers; `None` where containers are not listed by
+    /// name.
     n_unclear: Option<u64>,
-    /// The label text of each namespace, and how many containers it has.
+    /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
 }
 
@@ -72,7 +73,8 @@ impl Discovery {
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
     }
 
-    /// Returns what the filters select of the processes in containers, each given with its container.
+    /// Returns what the filters select among processes in containers. Each process is given by its container
+    /// and whether a filter selects it.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
         let mut selection = Selection { filters: &self.filters, ..Selection::default() };
         let (mut selected, mut known) = (HashSet::new(), HashSet::new());
@@ -97,23 +99,24 @@ impl Discovery {
         self.listings.describe_source()
     }
 
-    /// Whether containers have been listed, ever.
+    /// Whether any listing has succeeded.
     pub fn has_listed(&self) -> bool {
         self.listings.has_listed()
     }
 
-    /// Returns the number of the kubelet's links that name no container or whose cut ids match more than one; `None` for
-    /// other sources.
+    /// Returns the number of the kubelet's links that name no container, or have a cut id that matches more
+    /// than one; `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unclear? + self.cut_ids.n_ambiguous())
     }
 
-    /// Returns the label text of each namespace and how many containers it has, for the first 100 namespaces by name.
+    /// Returns the label text of each namespace and how many containers it has, for the first 100 namespaces
+    /// by name.
     pub fn namespaces(&self) -> &[(String, u64)] {
         &self.namespaces
     }
 
-    /// Returns the index of the containers' cgroups.
+    /// Returns the index of the cgroups.
     pub fn index(&self) -> &CgroupIndex {
         &self.index
     }
@@ -130,7 +133,7 @@ impl Discovery {
 
     /// Waits for the first listing, so that the first scrape has containers.
     ///
-    /// Fails with one line when there is none until `deadline`.
+    /// Fails with one line when no listing has succeeded by `deadline`.
     pub fn list_first(&mut self, deadline: Instant) -> Result<(), String> {
         self.listings.begin_first(deadline);
         if let Some(listing) = self.listings.take(Instant::now())? {
@@ -139,7 +142,7 @@ impl Discovery {
         self.listings.check_answered()
     }
 
-    /// Takes the listing that has ended, if one has. Never waits.
+    /// Takes the result of a listing that has ended, if there is one. Never waits.
     pub fn refresh(&mut self, now: Instant) {
         if let Some(listing) = self.listings.take_and_log(now) {
             self.take_listing(listing);
@@ -159,14 +162,14 @@ impl Discovery {
         self.namespaces = self.containers.count_by_namespace();
     }
 
-    /// Notes which containers have a process, if the source lists containers that have ended as well.
+    /// Notes which containers have a process, if the source also lists containers that have ended.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) {
         if self.listings.includes_ended() && self.containers.see_running(with_process) {
             self.namespaces = self.containers.count_by_namespace();
         }
     }
 
-    /// Returns how many containers run.
+    /// Returns the number of running containers.
     pub fn n_running(&self) -> u64 {
         self.containers.running().count() as u64
     }
@@ -186,10 +189,10 @@ impl Discovery {
         self.has_changed = true;
     }
 
-    /// Looks at the processes of the node: notes where the init processes are, and begins a listing if something calls
-    /// for one. Returns whether the index has changed, so that a process may be in another container than before.
+    /// Takes the processes of the node: notes where the init processes are, and begins a listing if one is
+    /// due. Returns whether the index has changed, so that a process may be in another container than before.
     ///
-    /// The processes are an iterator, because a slice of them would be an allocation in each scrape.
+    /// The processes are an iterator, because a slice would be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
         self.learn(processes.clone());
         let cgroups = processes.clone().map(|process| process.cgroups);
@@ -205,7 +208,7 @@ impl Discovery {
         std::mem::take(&mut self.has_changed) || had_changed
     }
 
-    /// Learns from the processes where the containers are.
+    /// Learns from the processes which cgroups belong to the containers.
     fn learn<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone) {
         let cgroups = processes.clone().map(|process| process.cgroups);
         if let Some(containers) = self.cut_ids.complete(cgroups.clone()) {
@@ -219,7 +222,7 @@ impl Discovery {
         }
     }
 
-    /// Lets a listing go on until `deadline`, or until `wake` reports a change.
+    /// Continues a listing until `deadline`, or until `wake` reports a change.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.listings.wait_until(deadline, wake);
     }
@@ -240,12 +243,12 @@ mod tests {
         start: Instant,
     }
 
-    /// A pid, a start time and a cgroup.
+    /// The pid, the start time and the cgroup of a process.
     type Process = (u32, u64, &'static str);
 
     const HOST: Process = (1, 10, "/init.scope");
     const A: Process = (100, 11, "/kubepods/a");
-    /// No component of its cgroup is b's id.
+    /// A process in a cgroup of which no component is b's id.
     const B: Process = (200, 12, "/kubepods/x/init");
 
     impl Node {
@@ -256,7 +259,7 @@ mod tests {
             Self { discovery, source, start: Instant::now() }
         }
 
-        /// A node with the containers a and b that has been quiet for ten seconds.
+        /// Returns a node with the containers a and b in which nothing has changed for ten seconds.
         fn quiet() -> Self {
             let mut node = Self::new();
             for ms in [0, 3000] {
@@ -272,7 +275,8 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        /// The listing that is under way ends with these containers: their ids, and the pids of their init processes.
+        /// Ends the listing in progress with these containers: their ids, and the pids of their init
+        /// processes.
         fn answer(&mut self, ms: u64, containers: &[(&str, u32)]) {
             let containers =
                 containers.iter().map(|&(id, pid)| listed(id, Some(pid).filter(|&pid| pid != 0)));
@@ -281,7 +285,8 @@ mod tests {
             self.discovery.refresh(self.at(ms));
         }
 
-        /// A scrape finds these processes. Returns whether one may be in another container than before.
+        /// Simulates a scrape that finds these processes. Returns whether one may be in another container
+        /// than before.
         fn see(&mut self, ms: u64, processes: &[Process]) -> bool {
             let with_cgroups: Vec<_> = processes
                 .iter()
@@ -295,7 +300,7 @@ mod tests {
             self.discovery.observe(seen, self.at(ms))
         }
 
-        /// How many listings have begun since this was called last.
+        /// Returns how many listings have begun since the last call.
         fn n_begun(&self) -> u32 {
             std::mem::take(&mut self.source.state().n_begun)
         }

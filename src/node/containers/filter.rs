@@ -1,10 +1,11 @@
-//! Which processes are read: `<namespace>/<pod>/<container>/<command>` with `*` in any segment.
+//! Filters, which select the processes to read: `<namespace>/<pod>/<container>/<command>`, with `*` in any
+//! segment.
 //!
-//! The texts compared are those that the labels show, so what a user sees on a series is what selects it.
+//! A filter is compared with the texts of the labels, so a series is selected by what it shows.
 
 use std::fmt;
 
-/// What a filter must look like, for error messages.
+/// The expected form of a filter, for error messages.
 pub const EXPECTED: &str =
     "\"<namespace>/<pod>/<container>/<command>\", where \"*\" stands for any run of characters";
 
@@ -17,14 +18,15 @@ pub struct Filter {
     comm: String,
 }
 
-/// A filter with fewer than four segments.
+/// The error for a filter with fewer than four segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     text: String,
 }
 
 impl Filter {
-    /// Splits at the first three slashes. The rest is the command, because a comm may hold slashes itself.
+    /// Splits at the first three slashes. The rest is the command, because a command name may contain
+    /// slashes.
     pub fn parse(text: &str) -> Result<Filter, ParseError> {
         let mut segments = text.splitn(4, '/').map(String::from);
         let mut next = || segments.next().ok_or_else(|| ParseError { text: text.into() });
@@ -36,16 +38,16 @@ impl Filter {
         self.matches_container(namespace, pod, container) && glob(&self.comm, comm)
     }
 
-    /// Whether a process in this container can be selected. If not, no comm in it need be read.
+    /// Whether a process in this container can be selected. If not, no command name in it needs to be read.
     pub fn matches_container(&self, namespace: &str, pod: &str, container: &str) -> bool {
         glob(&self.namespace, namespace) && glob(&self.pod, pod) && glob(&self.container, container)
     }
 }
 
-/// Whether `pattern` covers the whole of `text`.
+/// Whether `pattern` matches the whole of `text`.
 ///
-/// The leftmost place for a piece between two stars leaves the most room for those after it, so no choice is ever
-/// taken back and the time is linear, whatever the pattern.
+/// The leftmost match of a piece between two stars leaves the most room for the later pieces, so no match is
+/// ever undone, and the time is linear for every pattern.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, pattern)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut rest) = text.strip_prefix(first) else { return false };
@@ -106,7 +108,7 @@ mod tests {
         }
     }
 
-    /// Every pattern of up to five letters against every such text, by the definition of `*`.
+    /// Compares every pattern of up to five letters and every such text with the definition of `*`.
     #[test]
     fn globs_equal_the_definition() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
@@ -161,7 +163,7 @@ mod tests {
             ("*/*/*/kworker/0:1", ["a", "b", "c", "kworker"], false),
             ("moby//db/*", ["moby", "", "db", "postgres"], true),
             ("moby//db/*", ["moby", "x", "db", "postgres"], false),
-            // A star stays within its segment, which may hold slashes all the same.
+            // A star stays within its segment, even if the text of that segment contains slashes.
             ("a*/*/*/*", ["a/b", "c", "d", "e"], true),
             ("///", ["", "", "", ""], true),
         ];

@@ -1,4 +1,4 @@
-//! The listings of the container runtime: when one begins, what it returned, and whether the runtime is up.
+//! Listings of the container runtime: when one begins, what it returned, and whether the runtime is up.
 
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,20 @@ use crate::sources::{Listing, Source};
 /// A listing that takes longer than this is late; on a node with 1,000 containers it takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
-/// A scrape that finds something unexplained waits this long for the listing that it begins; with 50 pods that takes 30 ms.
+/// A scrape that finds something unexplained begins a listing and waits this long for it; with 50 pods a
+/// listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The source of the listings, and what became of them.
+/// The source of the listings, and the results so far.
 #[derive(Debug)]
 pub struct Listings {
     source: Box<dyn Source>,
     schedule: Schedule,
-    /// Whether the last listing succeeded and the runtime that answered has not ended since.
+    /// Whether the last listing succeeded and the runtime has been up since.
     is_up: bool,
     has_listed: bool,
     n_errors: u64,
-    /// The last error, until a listing succeeds.
+    /// The last error; `None` once a listing succeeds.
     last_error: Option<String>,
 }
 
@@ -39,7 +40,7 @@ impl Listings {
         self.source.describe()
     }
 
-    /// Returns the name of what lists the containers; `None` for a recording.
+    /// Returns the name of the runtime that lists the containers; `None` for a recording.
     pub fn lister(&self) -> Option<&'static str> {
         self.source.lister()
     }
@@ -49,7 +50,7 @@ impl Listings {
         self.source.lists_ended_containers()
     }
 
-    /// Whether a listing has succeeded, ever.
+    /// Whether any listing has succeeded.
     pub fn has_listed(&self) -> bool {
         self.has_listed
     }
@@ -59,7 +60,7 @@ impl Listings {
         self.n_errors
     }
 
-    /// Whether the container runtime answers; `None` for a recording. It does not while a listing is late.
+    /// Whether the container runtime is up; `None` for a recording. It is not up while a listing is late.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
         self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
@@ -73,7 +74,7 @@ impl Listings {
         self.source.wait_for_listing(deadline);
     }
 
-    /// Fails with one line if the runtime has not answered yet.
+    /// Fails with one line if the first listing has not ended yet.
     pub fn check_answered(&self) -> Result<(), String> {
         match self.source.lister() {
             Some(runtime) if self.source.is_listing() => Err(format!("{runtime} has not answered yet")),
@@ -81,8 +82,8 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. After something unexplained was seen, waits a moment for its end, and returns
-    /// whether it did.
+    /// Begins a listing if one is due. If something unexplained was seen, also waits a moment for the
+    /// listing, and returns whether it waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);
@@ -92,7 +93,8 @@ impl Listings {
         }
         self.schedule.begin(now);
         self.source.begin_listing();
-        // The next scrape may be minutes away. A source that hangs keeps its listing, so it is waited for once.
+        // The next scrape may be minutes away. A source that hangs does not finish its listing, so only the
+        // first scrape waits for it.
         let is_awaited = is_unexplained && self.is_up;
         if is_awaited {
             self.source.wait_for_listing(now + PATIENCE);
@@ -100,9 +102,9 @@ impl Listings {
         is_awaited
     }
 
-    /// Returns the listing that has ended since this was called last, if one has. Never waits.
+    /// Returns the listing that has ended since the last call, if there is one. Never waits.
     ///
-    /// Fails with one line if it failed.
+    /// Fails with one line if the listing failed.
     pub fn take(&mut self, now: Instant) -> Result<Option<Listing>, String> {
         let taken = match self.source.take_listing() {
             None => Ok(None),
@@ -135,7 +137,7 @@ impl Listings {
         taken
     }
 
-    /// As [`Listings::take`], and logs an error unless the listing before failed as well.
+    /// Does the same as [`Listings::take`], and logs an error unless the previous listing also failed.
     pub fn take_and_log(&mut self, now: Instant) -> Option<Listing> {
         let has_failed = self.last_error.is_some();
         self.take(now).unwrap_or_else(|error| {
@@ -146,7 +148,7 @@ impl Listings {
         })
     }
 
-    /// Lets a listing go on until `deadline`, or until `wake` reports a change.
+    /// Continues a listing until `deadline`, or until `wake` reports a change.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.source.wait_until(deadline, wake);
     }

@@ -1,4 +1,4 @@
-//! Which containers run on the node, which cgroups are theirs, and which of their processes are selected.
+//! Which containers run on the node, which cgroups belong to them, and which of their processes are selected.
 
 pub mod cgroup_index;
 pub mod cgroup_path;

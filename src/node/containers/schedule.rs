@@ -2,21 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-/// A listing that begins this long after something new was seen has explained it: the runtime may not list a container at
-/// once whose first process is already there.
+/// A listing explains something new only if it begins at least this long after it was seen: the runtime may
+/// not list a container yet when its first process already exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The shortest time between two listings, and the first pause after a failed one; it doubles with each.
+/// The shortest time between two listings, and the first pause after a failed one. The pause doubles with
+/// each failure.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// When something was seen that no listing has explained yet.
+    /// When something was first seen that no listing has explained yet.
     unexplained_since: Option<Instant>,
-    /// When the last good listing began.
+    /// When the last successful listing began.
     listed_at: Option<Instant>,
     began_at: Option<Instant>,
     pause: Duration,
@@ -52,19 +53,19 @@ impl Schedule {
         self.listed_at = self.began_at;
         if more_to_come {
             self.unexplained_since = Some(now);
-            self.lengthen_pause(); // a task may stay created for good
+            self.lengthen_pause(); // a task may stay in the state "created" for good
         } else {
             self.pause = SHORTEST_PAUSE;
         }
     }
 
-    /// Notes that the listing has failed: the next one comes soon, but not at once.
+    /// Notes that the listing has failed. The next one begins after a pause.
     pub fn fail(&mut self) {
         self.listed_at = None;
         self.lengthen_pause();
     }
 
-    /// Notes that the runtime has ended: the next listing comes as soon as possible.
+    /// Notes that the runtime has ended. The next listing begins as soon as possible.
     pub fn lose(&mut self) {
         self.listed_at = None;
     }
@@ -82,7 +83,7 @@ mod tests {
     struct Clock(Schedule, Instant);
 
     impl Clock {
-        /// Listed well at 0 and at 3,000.
+        /// Returns a schedule with successful listings at 0 and at 3,000.
         fn quiet() -> Self {
             let mut clock = Self(Schedule::default(), Instant::now());
             clock.list(0, false);

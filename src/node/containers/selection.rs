@@ -1,29 +1,29 @@
-//! What the filters select, in words: the usual reason why nothing is shown.
+//! Describes what the filters select: an unfit filter is the usual reason why nothing is shown.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::filter::Filter;
 
-/// At most this many namespaces are named.
+/// At most this many namespaces are named in the log.
 const MAX_NAMED: usize = 20;
 
-/// How many of the processes in containers the filters select.
+/// How many processes in containers the filters select.
 #[derive(Debug, Default, PartialEq)]
 pub struct Selection<'a> {
     /// The filters.
     pub filters: &'a [Filter],
-    /// Processes that a filter selects.
+    /// The number of processes that a filter selects.
     pub n_selected: usize,
-    /// Processes of any container.
+    /// The number of processes in containers.
     pub n_processes: usize,
-    /// Containers with a process that is selected.
+    /// The number of containers with a selected process.
     pub n_selected_containers: usize,
-    /// Containers with a process.
+    /// The number of containers with a process.
     pub n_containers: usize,
-    /// Containers that were listed.
+    /// The number of listed containers.
     pub n_listed: usize,
-    /// The runtime that listed them; `None` for a recording.
+    /// The name of the runtime that listed them; `None` for a recording.
     pub lister: Option<&'static str>,
     /// The namespaces that containers are in.
     pub namespaces: BTreeSet<&'a str>,
@@ -34,7 +34,7 @@ impl fmt::Display for Selection<'_> {
         let Self {
             filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
         } = self;
-        // The filter is not to blame.
+        // The filter is not the reason.
         match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
             (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
             (0, n, lister) => {

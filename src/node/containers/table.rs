@@ -1,4 +1,4 @@
-//! The containers of the last listing, with what proc has shown of their init processes.
+//! The containers of the last listing, with what proc has shown about their init processes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::sources;
 use crate::totals::labels;
 use crate::totals::table::ContainerKey;
 
-/// At most this many namespaces are exported: a cluster has dozens, and each name takes memory.
+/// At most this many namespaces are exported. A cluster has dozens, and each name takes memory.
 const MAX_NAMESPACES: usize = 100;
 
-/// Identifies a container while it is listed without a change. A container that is listed with another init process or
-/// under another name gets a new one, and none is used twice.
+/// Identifies a container for as long as it is listed unchanged. A container that is listed with another init
+/// process or under another name gets a new id, and no id is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(pub u32);
 
 impl ContainerId {
-    /// The key of the container's sums.
+    /// Returns the key of the container's sums.
     pub fn key(self) -> ContainerKey {
         ContainerKey(self.0)
     }
@@ -29,13 +29,13 @@ impl ContainerId {
 /// A container that processes are attributed to.
 #[derive(Debug)]
 pub struct Container {
-    /// Identifies it.
+    /// The id of this container.
     pub id: ContainerId,
-    /// What the runtime says about it.
+    /// The container as the runtime lists it.
     pub listed: sources::Container,
-    /// Its label text, see [`labels::container`].
+    /// The container's label text, see [`labels::container`].
     pub labels: String,
-    /// Whether a filter can select a process in it.
+    /// Whether a filter can select a process in the container.
     pub is_selected: bool,
 }
 
@@ -46,26 +46,27 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both are in one pod.
+    /// Whether both containers are in the same pod.
     pub fn is_in_pod_of(&self, other: &Self) -> bool {
         let (one, other) = (&self.listed, &other.listed);
         !one.pod.is_empty() && (&one.namespace, &one.pod) == (&other.namespace, &other.pod)
     }
 
-    /// Whether both are one container of the runtime, which may have been listed again with another init process.
+    /// Whether both are the same container of the runtime, which may have been listed again with another init
+    /// process.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }
 }
 
-/// What a listing of proc shows of a process.
+/// What a listing of proc shows about a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
-    /// Its pid.
+    /// The pid of the process.
     pub pid: u32,
-    /// When it started, once that is known.
+    /// When the process started, once that is known.
     pub start_time: Option<u64>,
-    /// The cgroups that it is in.
+    /// The cgroups that the process is in.
     pub cgroups: &'a Cgroups,
 }
 
@@ -74,15 +75,16 @@ pub struct Seen<'a> {
 pub struct Tracked {
     /// The container.
     pub container: Arc<Container>,
-    /// The cgroups that its init process was first seen in.
+    /// The cgroups in which the init process was first seen.
     pub first_cgroups: Option<Cgroups>,
-    /// When its init process started, once that is known. A process with the same pid that started at another time is
-    /// another process.
+    /// When the init process started, once that is known. A process with the same pid and another start time
+    /// is another process.
     pub init_start_time: Option<u64>,
-    /// Whether the last look at proc showed the init process, and the one before.
+    /// Whether the init process was in the last listing of proc, and in the one before.
     init_is_there: bool,
     init_was_there: bool,
-    /// Whether the container runs, now and in the scrape before: the runtime says so, or it has a process.
+    /// Whether the container runs, now and in the previous scrape: the runtime lists it as running, or it has
+    /// a process.
     is_running: bool,
     was_running: bool,
 }
@@ -90,11 +92,11 @@ pub struct Tracked {
 /// The containers of the last listing.
 #[derive(Debug, Default)]
 pub struct Containers {
-    /// By the runtime's id.
+    /// The containers, by the runtime's id.
     tracked: Vec<Tracked>,
-    /// The positions of the containers that have an init process, by its pid.
+    /// The positions of the containers that have an init process, by the pid of that process.
     inits: Vec<(u32, usize)>,
-    /// How many container ids were given out.
+    /// The number of container ids used so far.
     n_ids: u32,
 }
 
@@ -104,7 +106,7 @@ impl Containers {
         self.tracked.iter()
     }
 
-    /// Returns how many containers are listed.
+    /// Returns the number of listed containers.
     pub fn count(&self) -> usize {
         self.tracked.len()
     }
@@ -119,10 +121,10 @@ impl Containers {
         self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
     }
 
-    /// Replaces the containers by those of a new listing, and keeps what is known about those that stay. With
-    /// `includes_ended` the listing may name containers that have ended.
+    /// Replaces the containers with those of a new listing, and keeps what is known about those that remain.
+    /// With `includes_ended`, the listing may name containers that have ended.
     pub fn adopt(&mut self, listed: Vec<sources::Container>, filters: &[Filter], includes_ended: bool) {
-        // Both are in the order of the runtime's ids.
+        // Both lists are in the order of the runtime's ids.
         let mut before = std::mem::take(&mut self.tracked).into_iter().peekable();
         for listed in listed {
             while let Some(gone) = before.next_if(|known| known.container.listed.id < listed.id) {
@@ -149,7 +151,7 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Notes which init processes are there. Returns whether a first cgroup became known.
+    /// Notes which init processes exist. Returns whether the first cgroup of a container became known.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -171,8 +173,8 @@ impl Containers {
         has_news
     }
 
-    /// Returns whether an init process has disappeared since this was called last. Its container keeps its cgroup until
-    /// a listing says that it has ended.
+    /// Returns whether an init process has disappeared since the last call. Its container keeps its cgroup
+    /// until a listing shows that the container has ended.
     pub fn misses_init(&mut self) -> bool {
         let mut is_missed = false;
         for &(_, i) in &self.inits {
@@ -183,7 +185,7 @@ impl Containers {
         is_missed
     }
 
-    /// Notes which containers have a process. Returns whether others run than before.
+    /// Notes which containers have a process. Returns whether the set of running containers has changed.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) -> bool {
         for tracked in &mut self.tracked {
             tracked.was_running = std::mem::take(&mut tracked.is_running);
@@ -196,12 +198,12 @@ impl Containers {
         self.tracked.iter().any(|tracked| tracked.is_running != tracked.was_running)
     }
 
-    /// Returns the containers that run.
+    /// Returns the running containers.
     pub fn running(&self) -> impl Iterator<Item = &Container> {
         self.tracked.iter().filter(|tracked| tracked.is_running).map(|tracked| &*tracked.container)
     }
 
-    /// Returns the label text of each namespace and the number of containers that run in it, for the first 100
+    /// Returns the label text of each namespace and the number of running containers in it, for the first 100
     /// namespaces by name.
     pub fn count_by_namespace(&self) -> Vec<(String, u64)> {
         let mut counts = BTreeMap::new();
@@ -224,7 +226,7 @@ impl Tracked {
             first_cgroups: None,
             init_start_time: None,
             init_is_there: false,
-            init_was_there: true, // an init process that never shows up is missed, too
+            init_was_there: true, // an init process that never appears counts as missed, too
             is_running,
             was_running: is_running,
         }

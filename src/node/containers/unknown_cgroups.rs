@@ -1,4 +1,5 @@
-//! The cgroups of processes that are in no container. A new one may belong to a container that is not listed yet.
+//! The cgroups of processes that are in no container. A new one may belong to a container that is not listed
+//! yet.
 
 use std::collections::HashMap;
 
@@ -8,14 +9,14 @@ use crate::procfs::cgroup::Cgroups;
 /// The cgroups that the last scrape found outside containers.
 #[derive(Debug, Default)]
 pub struct UnknownCgroups {
-    /// With the number of the last scrape that saw each.
+    /// The cgroups, each with the number of the last scrape that saw it.
     seen: HashMap<Cgroups, u64>,
     n_scrapes: u64,
 }
 
 impl UnknownCgroups {
-    /// Notes the cgroups of all processes. Returns whether one of them is in no container and new. With `has_changed`,
-    /// the index has changed since the last scrape.
+    /// Notes the cgroups of all processes. Returns whether a cgroup is new and in no container. With
+    /// `has_changed`, the index has changed since the last scrape.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,

@@ -11,35 +11,35 @@ use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 use crate::totals::labels;
 
-/// Where a process counts.
+/// The attribution of a process.
 #[derive(Debug)]
 pub struct Attribution {
-    /// The cgroups that it was last seen in.
+    /// The cgroups that the process was last seen in.
     cgroups: Cgroups,
-    /// The container that these cgroups belonged to when that was looked up last.
+    /// The container of these cgroups, as of the last look-up.
     container: Option<Arc<Container>>,
-    /// It has moved since.
+    /// Whether the process has moved to other cgroups since.
     is_outdated: bool,
     is_selected: bool,
-    /// The log says why no filter selects it.
+    /// Whether it was logged why no filter selects the process.
     is_explained: bool,
-    /// Its name as the kernel printed it, without the newline at the end. Kept while the process is selected.
+    /// The name as the kernel printed it, without the newline at the end. Kept while the process is selected.
     comm: Vec<u8>,
 }
 
 /// What looking up the name of a process has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is selected under the same name as before.
+    /// The process is selected under the same name as before.
     None,
-    /// It is selected, and was not selected before under this name.
+    /// The process is selected, and was not selected under this name before.
     Selected,
-    /// No filter selects it.
+    /// No filter selects the process.
     Deselected,
 }
 
 impl Attribution {
-    /// Creates the attribution of a process in these cgroups, whose container is not looked up yet.
+    /// Creates the attribution of a process in these cgroups. Its container is not looked up yet.
     pub fn new(cgroups: Cgroups) -> Self {
         let comm = Vec::new();
         Self { cgroups, container: None, is_outdated: true, is_selected: false, is_explained: false, comm }
@@ -50,37 +50,37 @@ impl Attribution {
         &self.cgroups
     }
 
-    /// Returns its container, as of the last look-up.
+    /// Returns the container of the process, as of the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.container.as_ref()
     }
 
-    /// Returns its name, if it is or was selected.
+    /// Returns the name of the process, if it is or was selected.
     pub fn comm(&self) -> &[u8] {
         &self.comm
     }
 
-    /// Whether a filter selects it.
+    /// Whether a filter selects the process.
     pub fn is_selected(&self) -> bool {
         self.is_selected
     }
 
-    /// Whether it has moved to other cgroups since its container was looked up.
+    /// Whether the process has moved to other cgroups since its container was looked up.
     pub fn is_outdated(&self) -> bool {
         self.is_outdated
     }
 
-    /// Whether a filter selects some name in its container.
+    /// Whether a filter can select a process in the container.
     pub fn can_be_selected(&self) -> bool {
         self.container.as_ref().is_some_and(|container| container.is_selected)
     }
 
-    /// Whether the log says already why it is not selected.
+    /// Whether it was logged why no filter selects the process.
     pub fn is_explained(&self) -> bool {
         self.is_explained
     }
 
-    /// Notes the cgroups that it is in now.
+    /// Notes the cgroups that the process is in now.
     pub fn move_to(&mut self, cgroups: &Cgroups) {
         if self.cgroups != *cgroups {
             self.cgroups.clone_from(cgroups);
@@ -88,7 +88,8 @@ impl Attribution {
         }
     }
 
-    /// Looks up its container. Returns whether that is another one than before; then it is not selected yet.
+    /// Looks up the container of the process. Returns whether it is another one than before; then the process
+    /// is deselected.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);
@@ -104,7 +105,7 @@ impl Attribution {
         !is_same
     }
 
-    /// Decides whether a filter selects it under this name.
+    /// Decides whether a filter selects the process under this name.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> Change {
         if self.is_selected && self.comm == comm {
             return Change::None;
@@ -118,18 +119,18 @@ impl Attribution {
         Change::Selected
     }
 
-    /// Whether a filter would select it under this name.
+    /// Whether a filter would select the process under this name.
     pub fn would_be_selected(&self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> bool {
         let container = self.container.as_ref();
         container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
-    /// Notes that it does not count at the moment.
+    /// Notes that the process does not count at the moment.
     pub fn deselect(&mut self) {
         self.is_selected = false;
     }
 
-    /// Logs once why no filter selects it.
+    /// Logs once why no filter selects the process.
     pub fn explain(&mut self, pid: u32, comm: &[u8]) {
         self.is_explained = true;
         let comm = String::from_utf8_lossy(comm);
@@ -146,7 +147,7 @@ impl Attribution {
         }
     }
 
-    /// Describes the process for the log, by its pid, name and container.
+    /// Describes the process for the log by its pid, name and container.
     pub fn describe(&self, pid: u32) -> String {
         let comm = self.comm.escape_ascii();
         match &self.container {

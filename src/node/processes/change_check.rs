@@ -1,68 +1,69 @@
 //! The change check: whether a process must be read again. Pure.
 //!
 //! A process is read again only if its values can have changed:
-//! 1. `stat` shows that it has worked (page faults, CPU time, size, resident pages): it is read.
-//! 2. Otherwise it is confirmed: `smaps_rollup` shows what others did to its memory, `maps` how it is laid out. If both
-//!    print the same bytes as before, the last reading is still right.
-//! 3. Anything else is read.
+//! 1. If `stat` shows that the process has worked (page faults, CPU time, size, resident pages), it is read.
+//! 2. Otherwise `smaps_rollup` shows what others did to its memory, and `maps` shows the layout. If both
+//!    print the same bytes as before, the last reading is confirmed.
+//! 3. In all other cases the process is read.
 //!
-//! What is compared was printed before the read whose values it vouches for, and the values add up to it, so nothing has
-//! happened in between. Nothing is extrapolated, and every process is read in full every five minutes in any case.
+//! Both files were printed before the read that they confirm, and the sums of its values equal the rollup, so
+//! nothing changed in between. Nothing is extrapolated, and every process is read in full at least every five
+//! minutes.
 
 use std::time::{Duration, Instant};
 
 use crate::procfs::memory::Hashes;
 use crate::procfs::stat::Work;
 
-/// A process that is only confirmed is read again after this time.
+/// A process is read in full at least this often, even if each check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// After a process has worked at this many checks in a row, it is read for [`N_UNCHECKED`] scrapes without a check: a
-/// check costs a twelfth of reading a small process.
+/// After this many checks in a row that found work, a process is read for [`N_UNCHECKED`] scrapes without a
+/// check: a check costs a twelfth of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// After confirming has been costly this many times in a row, the process is read without a check. A single measurement may
-/// be wrong.
+/// After this many costly checks in a row, the process is read without a check. A single measurement may be
+/// wrong.
 const MIN_COSTLY: u32 = 3;
 
-/// What a process looked like before its last read.
+/// What the kernel showed about a process before its last read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// The work that it had done.
+    /// The work that the process had done.
     pub work: Work,
-    /// Hashes of what the kernel printed about its memory; `None` while it works.
+    /// Hashes of what the kernel printed about the memory of the process; `None` while the process works.
     pub hashes: Option<Hashes>,
 }
 
-/// What a read does to find out whether it is needed.
+/// How a read finds out whether it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Nothing: the process is read.
+    /// There is no check: the process is read.
     ReadAll,
-    /// It takes a fingerprint and compares it with this one.
+    /// The read takes a fingerprint and compares it with this one.
     CompareWith(Option<Fingerprint>),
 }
 
 /// The change checks of one process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChangeCheck {
-    /// Vouches for the values that are kept.
+    /// The fingerprint that confirms the values that are kept.
     fingerprint: Option<Fingerprint>,
     /// When the process was last read in full.
     read_at: Option<Instant>,
-    /// The CPU time of that read, without the check.
+    /// The CPU time of that read, except for the check.
     read_cost: Duration,
     /// The number of checks in a row that found work.
     busy_streak: u32,
     /// The number of scrapes that read the process without a check.
     n_unchecked_left: u32,
-    /// The number of checks in a row that cost nearly as much as reading, as with few mappings, or large ones.
+    /// The number of checks in a row that cost nearly as much as reading, as with few or large mappings.
     costly_streak: u32,
 }
 
 impl ChangeCheck {
-    /// Returns the check of the next read.
+    /// Returns how the next read checks whether it is needed.
     pub fn next(&mut self, now: Instant) -> Check {
         if self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED) {
             *self = Self { busy_streak: self.busy_streak, ..Self::default() };
@@ -77,13 +78,13 @@ impl ChangeCheck {
         Check::CompareWith(self.fingerprint)
     }
 
-    /// Notes that the check confirmed the last reading, and what that cost.
+    /// Notes that the check confirmed the last reading, and the cost of the check.
     pub fn note_confirmed(&mut self, cost: Duration) {
         self.busy_streak = 0;
         self.costly_streak = if 4 * cost > 3 * self.read_cost { self.costly_streak + 1 } else { 0 };
     }
 
-    /// Notes that the process was read in full, and its fingerprint before that.
+    /// Notes that the process was read in full, and the fingerprint taken before that.
     pub fn note_read(
         &mut self,
         check: Check,
@@ -94,7 +95,7 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // The cost is that of reading and nothing else.
+            // This is the cost of reading alone.
             self.read_cost = cost;
             if has_compared {
                 self.busy_streak += 1;
@@ -104,7 +105,7 @@ impl ChangeCheck {
         self.fingerprint = fingerprint;
     }
 
-    /// Drops the fingerprint, because the values that it vouches for are gone.
+    /// Drops the fingerprint, because the values that it confirms are gone.
     pub fn forget(&mut self) {
         self.fingerprint = None;
     }

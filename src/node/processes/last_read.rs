@@ -1,4 +1,4 @@
-//! The last read of a process: what it cost, the values that are kept, and what to read next. Pure.
+//! The last read of a process: its cost, the values that are kept, and what to read next. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -7,25 +7,25 @@ use super::job::Detail;
 use super::read_state::Pause;
 use crate::totals::reading::ReadingId;
 
-/// After a long read, wait this many times its duration before the next one, so that the memory-map lock is held at most 1%
-/// of the time.
+/// After a long read, wait this many times its duration before the next one, so that the memory-map lock is
+/// held at most 1% of the time.
 const REST: u32 = 100;
 
-/// A count of mappings serves for this many sums: the kernel's sum does not say how many mappings there are, and counting
-/// them costs half as much again.
+/// A count of mappings is used for this many sums: the kernel's sum does not include the number of mappings,
+/// and counting them adds half to the cost.
 const MAX_COUNT_USES: u32 = 9;
 
-/// A program, by the addresses where its code and its stack begin.
+/// A program, identified by the start addresses of its code and its stack.
 pub type Program = [u64; 2];
 
-/// What a read cost.
+/// The cost of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     /// When the read began.
     pub began_at: Instant,
     /// How long it took.
     pub elapsed: Duration,
-    /// Its CPU time, and that of the thread since its read before.
+    /// The CPU time of the read, including that of its thread since the thread's previous read.
     pub cpu_time: Duration,
 }
 
@@ -42,7 +42,7 @@ pub enum Content {
     SumOfSlow,
 }
 
-/// What a read found out beside the values.
+/// What a read returned besides the values.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryRead {
     /// What was read.
@@ -51,30 +51,30 @@ pub struct MemoryRead {
     pub n_mappings: u64,
     /// The fingerprint before the read, if the check took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program whose memory was read, if `stat` was read and shows it.
+    /// The program that the memory belongs to, if `stat` was read and shows it.
     pub program: Option<Program>,
 }
 
 /// The values of a process that are kept, and what is known from reading them.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began. The values are from then, unless it failed.
+    /// When the last read began. Unless that read failed, the values are from then.
     at: Option<Instant>,
-    /// When the last read began that found overlapping mappings. The values are older.
+    /// When the last read that found overlapping mappings began. The values are older.
     torn_at: Option<Instant>,
-    /// How long reading the values took.
+    /// How long the read of the values took.
     took: Duration,
-    /// The values; `None` if there are none, or the process maps nothing.
+    /// The values; `None` if there are none, or if the process maps nothing.
     reading: Option<ReadingId>,
     /// The program that ran when the values were read, if it is known.
     program: Option<Program>,
-    /// Until when the kernel's sum is read in place of slow mappings, and how many they were at least.
+    /// Until when the kernel's sum is read in place of slow mappings, and the least number of these mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
 }
 
-/// The number of mappings, and for how many more sums it serves.
+/// The number of mappings, and for how many more sums it is used.
 #[derive(Clone, Copy, Debug, Default)]
 struct MappingCount {
     n_mappings: u64,
@@ -82,12 +82,12 @@ struct MappingCount {
 }
 
 impl LastRead {
-    /// Returns when the last read began, also if it failed.
+    /// Returns when the last read began, even if it failed.
     pub fn at(&self) -> Option<Instant> {
         self.at
     }
 
-    /// Returns how long reading the values took.
+    /// Returns how long the read of the values took.
     pub fn took(&self) -> Duration {
         self.took
     }
@@ -102,7 +102,7 @@ impl LastRead {
         self.reading.as_ref()
     }
 
-    /// Returns the place of the values, to replace them.
+    /// Returns the values, to replace them.
     pub fn reading_mut(&mut self) -> &mut Option<ReadingId> {
         &mut self.reading
     }
@@ -117,12 +117,12 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns since when the process has not been read, or could not be read whole.
+    /// Returns when the last read began, even if it found overlapping mappings. The next one is due since.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
 
-    /// Returns what to read now.
+    /// Returns what to read next.
     pub fn next(&mut self, with_rollup: bool, always_reads: bool, now: Instant) -> Detail {
         match self.summed_until {
             Some((until, n_printed)) if now < until => Detail::Other { n_printed },
@@ -136,7 +136,7 @@ impl LastRead {
         }
     }
 
-    /// Notes a read that succeeded. Returns how long the next one is put off.
+    /// Notes a read that succeeded. Returns the pause before the next one.
     pub fn note(&mut self, detail: Detail, read: &MemoryRead, cost: &Cost, interval: Duration) -> Pause {
         self.at = Some(cost.began_at);
         self.program = read.program;
@@ -162,40 +162,40 @@ impl LastRead {
         rest_after(cost, interval)
     }
 
-    /// Notes a read that found overlapping mappings. The values before it are kept. Returns how long the next one is put
-    /// off.
+    /// Notes a read that found overlapping mappings. The previous values are kept. Returns the pause before
+    /// the next read.
     pub fn note_torn(&mut self, cost: &Cost, was_slow: bool, interval: Duration) -> Pause {
         self.torn_at = Some(cost.began_at);
         if was_slow { Pause::Resting { until: end_of_rest(cost) } } else { rest_after(cost, interval) }
     }
 
-    /// Notes a read that failed otherwise, which leaves no values.
+    /// Notes a read that failed for another reason. No values are kept.
     pub fn note_failed(&mut self, cost: &Cost) {
         self.forget_values();
         self.at = Some(cost.began_at);
     }
 
-    /// Drops the values, and what is known for confirming them.
+    /// Drops the values, and what confirms them.
     pub fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.check.forget();
         self.reading = None;
     }
 
-    /// Drops the values of a process that no longer counts, so that it is new once it counts again.
+    /// Drops the values of a process that no longer counts, so that it is new when it counts again.
     pub fn forget(&mut self) {
         (self.at, self.torn_at) = (None, None);
         self.forget_values();
     }
 
-    /// Drops everything that says nothing about another program.
+    /// Drops everything that does not apply to another program.
     pub fn start_over(&mut self) {
         self.forget();
         (self.program, self.summed_until) = (None, None);
     }
 }
 
-/// Returns the pause after a read: a read that took over a hundredth of `interval` is followed by a rest.
+/// Returns the pause after a read: a rest, if the read took over a hundredth of `interval`.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }
@@ -215,7 +215,7 @@ mod tests {
         MemoryRead { content, n_mappings: 500, fingerprint: None, program: None }
     }
 
-    /// A read that took this long, and as much CPU time.
+    /// Returns the cost of a read that took this long and used as much CPU time.
     fn cost(began_at: Instant, ms: u64) -> Cost {
         let elapsed = Duration::from_millis(ms);
         Cost { began_at, elapsed, cpu_time: elapsed }

@@ -1,4 +1,4 @@
-//! The processes of the node: which program each is, which container it is in, and what its last read returned.
+//! The processes of the node: the program, the container and the last read of each.
 
 mod attribution;
 pub mod change_check;

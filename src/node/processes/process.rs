@@ -22,28 +22,28 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid, with another inode number. An equal start time means the same process: the kernel
-    /// gives an old process a new inode number when memory was short.
+    /// The previous entry for this pid. An equal start time means the same process under a new inode number,
+    /// which the kernel gives to a running process after a shortage of memory.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
     pause: Pause,
     last: LastRead,
-    /// When a listing showed it for the first time, or when it began to run another program.
+    /// When a listing of proc first showed the process, or when the process began to run another program.
     found_at: Instant,
-    /// The last read ended with another name than the one before, so it is repeated.
+    /// Whether the last read ended under another name than the one before, so that it is repeated.
     has_new_name: bool,
 }
 
 impl Process {
-    /// Creates a process that a listing shows for the first time; `None` if it has ended since, or is a zombie. Nothing is
-    /// kept for these: each listing finds them again.
+    /// Creates a process that a listing of proc shows for the first time; `None` if the process has ended
+    /// since, or is a zombie. Nothing is kept for these, so each listing of proc finds them again.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
     }
 
-    /// Creates a process with this entry and these cgroups, of which nothing else is known.
+    /// Creates a process with this entry and these cgroups. Everything else about it is unknown.
     pub fn new(entry: Entry, cgroups: Cgroups) -> Self {
         Self {
             identity: Identity::new(entry),
@@ -57,72 +57,73 @@ impl Process {
         }
     }
 
-    /// Keeps the previous entry for its pid until its start time is known.
+    /// Keeps the previous entry for the pid until the start time is known.
     pub fn set_previous(&mut self, previous: Option<Box<Process>>) {
         self.previous = previous;
     }
 
-    /// Returns its pid.
+    /// Returns the pid of the process.
     pub fn pid(&self) -> u32 {
         self.identity.entry().pid
     }
 
-    /// Returns which process it is.
+    /// Returns the identity of the process.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Returns which process it is, to correct that.
+    /// Returns the identity of the process, to change it.
     pub fn identity_mut(&mut self) -> &mut Identity {
         &mut self.identity
     }
 
-    /// Returns what discovery needs to know about it.
+    /// Returns what discovery needs to know about the process.
     pub fn seen(&self) -> Seen<'_> {
         Seen { pid: self.pid(), start_time: self.identity.start_time(), cgroups: self.attribution.cgroups() }
     }
 
-    /// Returns its container, as of the last look-up.
+    /// Returns the container of the process, as of the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.attribution.container()
     }
 
-    /// Returns where it counts.
+    /// Returns the attribution of the process.
     pub fn attribution(&self) -> &Attribution {
         &self.attribution
     }
 
-    /// Whether a filter selects it.
+    /// Whether a filter selects the process.
     pub fn is_selected(&self) -> bool {
         self.attribution.is_selected()
     }
 
-    /// Returns the cgroups that it was last seen in.
+    /// Returns the cgroups that the process was last seen in.
     pub fn cgroups(&self) -> &Cgroups {
         self.attribution.cgroups()
     }
 
-    /// Returns what became of its current read.
+    /// Returns the state of the current read of the process.
     pub fn state(&self) -> ReadState {
         self.state
     }
 
-    /// Whether its last read was refused.
+    /// Whether the last read of the process was refused.
     pub fn is_refused(&self) -> bool {
         matches!(self.pause, Pause::Refused { .. })
     }
 
-    /// Returns what is kept of its last read.
+    /// Returns what is kept of the last read of the process.
     pub fn last(&self) -> &LastRead {
         &self.last
     }
 
-    /// Returns when its values were read, if it counts and has any.
+    /// Returns when the values were read, if the process counts and has values.
     pub fn values_read_at(&self) -> Option<Instant> {
         self.last.at().filter(|_| self.is_selected() && self.last.has_values())
     }
 
-    /// Returns its values, and those of the previous entry for its pid, each with whether it counts.
+    /// Returns the readings of the process and of the previous entry for its pid, each with whether it
+    /// counts.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -130,12 +131,13 @@ impl Process {
         entries.filter_map(|(process, counts)| Some((process.last.reading()?, counts)))
     }
 
-    /// Describes it for the log.
+    /// Describes the process for the log.
     pub fn describe(&self) -> String {
         self.attribution.describe(self.pid())
     }
 
-    /// Takes its start time from `stat`. If the previous entry for its pid has the same, it is that process.
+    /// Takes the start time from `stat`. A previous entry for the pid with the same start time is the same
+    /// process.
     pub fn identify(&mut self, stat: Option<Stat>) {
         self.identity.learn(stat);
         let start_time = self.identity.start_time();
@@ -149,20 +151,20 @@ impl Process {
         }
     }
 
-    /// Notes the cgroups that it is in now.
+    /// Notes the cgroups that the process is in now.
     pub fn move_to(&mut self, cgroups: &Cgroups) {
         self.attribution.move_to(cgroups);
     }
 
-    /// Looks up its container. In another container it has no values yet.
+    /// Looks up the container of the process. If it is another one than before, the values are dropped.
     pub fn look_up(&mut self, index: &CgroupIndex) {
         if self.attribution.look_up(index) {
             self.last.forget();
         }
     }
 
-    /// Decides whether a filter selects it under this name. Under another name it may be another program, so its values are
-    /// dropped.
+    /// Decides whether a filter selects the process under this name. Another name may mean another program,
+    /// so the values are then dropped.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         match self.attribution.select(comm, discovery, scratch) {
             Change::None => {}
@@ -171,46 +173,47 @@ impl Process {
         }
     }
 
-    /// Notes that it does not count at the moment.
+    /// Notes that the process does not count at the moment.
     pub fn deselect(&mut self) {
         self.attribution.deselect();
         self.last.forget();
     }
 
-    /// Logs once why no filter selects it.
+    /// Logs once why no filter selects the process.
     pub fn explain(&mut self, comm: &[u8]) {
         self.attribution.explain(self.identity.entry().pid, comm);
     }
 
-    /// Whether `program` shows that it has executed another program since its values were read.
+    /// Whether `program` shows that the process has executed another program since its values were read.
     pub fn has_executed(&self, program: Option<Program>) -> bool {
         matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
     }
 
-    /// Starts over after it has executed another program: the cost of its reads says nothing about this one.
+    /// Starts over after the process has executed another program: the cost of earlier reads does not apply
+    /// to that program.
     pub fn start_over(&mut self) {
         self.last.start_over();
         self.pause.end_rest();
         self.found_at = Instant::now();
     }
 
-    /// Whether its values are kept without a read. While it rests after a long read, it may have none.
+    /// Whether the values are kept without a read. A process that rests after a long read may have no values.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
     }
 
-    /// Returns since when it has waited for a read.
+    /// Returns since when the process has waited for a read.
     pub fn due_since(&self) -> Instant {
         self.last.due_since().unwrap_or(self.found_at)
     }
 
-    /// Whether its next read may begin in this scrape. To be called once per scrape.
+    /// Whether the next read of the process may begin in this scrape. Call this once per scrape.
     pub fn can_begin_read(&mut self, now: Instant) -> bool {
         !self.state.is_detached() && self.pause.ends(now)
     }
 
-    /// Returns the read of its memory that is due.
+    /// Returns the read of the memory that is due.
     pub fn memory_job(
         &mut self,
         with_rollup: bool,
@@ -222,31 +225,31 @@ impl Process {
         Job { pid, inode, detail: self.last.next(with_rollup, always_reads, now), with_stat }
     }
 
-    /// Returns the read of its `stat`.
+    /// Returns a read of `stat` alone.
     pub fn stat_job(&self) -> Job {
         let Entry { pid, inode } = self.identity.entry();
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips it because it looks stuck. Returns whether it counts as stuck from now on; a process in no container, such as
-    /// a kernel thread, does not.
+    /// Skips the process because it looks stuck. Returns whether it counts as stuck from now on; a process in
+    /// no container, such as a kernel thread, never does.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
 
-    /// Ends skipping it, because it no longer looks stuck or a thread is free.
+    /// Ends skipping the process, because it no longer looks stuck or a thread is free.
     pub fn end_skipping(&mut self) {
         if self.state.end_skipping() {
             info!("{} is read again", self.describe());
         }
     }
 
-    /// Notes that a read of it continues beside the scrape.
+    /// Notes that a read of the process is now detached.
     pub fn detach_read(&mut self) {
         self.state = ReadState::Detached;
     }
 
-    /// Counts it as stuck, without values. Returns whether that is new.
+    /// Counts the process as stuck and drops its values. Returns whether it was not stuck before.
     pub fn report_stuck(&mut self) -> bool {
         self.last.forget_values();
         let is_new = self.state.report_stuck();
@@ -259,7 +262,7 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of it has returned; with `is_detached`, another one continues beside the scrape.
+    /// Notes that a read of the process has returned. With `is_detached`, another read is still detached.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);
@@ -268,14 +271,15 @@ impl Process {
         }
     }
 
-    /// Decides whether its read must be repeated because of its name. A new name may be that of another program, while what
-    /// was read is the memory of its parent, which it shared before (vfork) and which still exists.
+    /// Decides whether the read must be repeated because of a new name. A process with a new name may run
+    /// another program, while the read may still have returned the memory of its parent, which it shared
+    /// before (vfork).
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name
     }
 
-    /// Notes a read of its memory that succeeded.
+    /// Notes a read of the memory that succeeded.
     pub fn note_read(&mut self, detail: Detail, read: &MemoryRead, cost: &Cost, interval: Duration) {
         if read.content == Content::SumOfSlow && !self.last.was_slow() {
             warn!("{} takes too long to read: its mappings are summed as [other]", self.describe());
@@ -283,12 +287,12 @@ impl Process {
         self.pause = self.last.note(detail, read, cost, interval);
     }
 
-    /// Notes a read that found overlapping mappings; the values before it are kept.
+    /// Notes a read that found overlapping mappings. The previous values are kept.
     pub fn note_torn(&mut self, cost: &Cost, was_slow: bool, interval: Duration) {
         self.pause = self.last.note_torn(cost, was_slow, interval);
     }
 
-    /// Notes a read that failed. It has no values then.
+    /// Notes a read that failed. The values are dropped.
     pub fn note_failed(&mut self, cost: &Cost, is_refused: bool) {
         if is_refused {
             self.pause.note_refusal();
@@ -296,12 +300,12 @@ impl Process {
         self.last.note_failed(cost);
     }
 
-    /// Drops its values, because it maps nothing.
+    /// Drops the values, because the process maps nothing.
     pub fn drop_reading(&mut self) {
         *self.last.reading_mut() = None;
     }
 
-    /// Returns the place of its values and its name, to replace the values.
+    /// Returns the values, to replace them, and the name of the process.
     pub fn values_mut(&mut self) -> (&mut Option<ReadingId>, &[u8]) {
         (self.last.reading_mut(), self.attribution.comm())
     }

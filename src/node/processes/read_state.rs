@@ -1,41 +1,43 @@
-//! The state of the reads of a process: what became of the current read, and how long the next one is put off. Pure.
+//! The state of a process's reads: whether the current read returns, and the pause before the next one. Pure.
 
 use std::time::{Duration, Instant};
 
-/// A read that got no CPU time for this long is stuck, and so is a process that looks stuck for this long.
+/// A read that used no CPU time for this long is stuck, and so is a process that has looked stuck for this
+/// long.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// What became of the current read of a process.
+/// The state of the current read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadState {
     /// The process can be read, and no read of it is detached.
     #[default]
     Idle,
-    /// The process is not read because it looks stuck. After [`STUCK_AFTER`] that is reported.
+    /// The process is not read because it looks stuck. After [`STUCK_AFTER`] it counts as stuck.
     Skipped {
-        /// When it was skipped for the first time.
+        /// When the process was first skipped.
         since: Instant,
-        /// Whether it counts as stuck.
+        /// Whether the process counts as stuck.
         is_reported: bool,
     },
-    /// A read of it continues beside the scrape.
+    /// A read of the process is detached.
     Detached,
     /// A detached read does not return.
     Stuck,
 }
 
 impl ReadState {
-    /// Whether the process counts as stuck. It has no values then.
+    /// Whether the process counts as stuck. A stuck process has no values.
     pub fn is_stuck(self) -> bool {
         matches!(self, Self::Stuck | Self::Skipped { is_reported: true, .. })
     }
 
-    /// Whether a read continues beside the scrape.
+    /// Whether a read of the process is detached.
     pub fn is_detached(self) -> bool {
         matches!(self, Self::Detached | Self::Stuck)
     }
 
-    /// Notes that the process is skipped. Returns whether it has been for so long that it counts as stuck.
+    /// Notes that the process is skipped. Returns whether it has been skipped for so long that it counts as
+    /// stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         match *self {
             Self::Skipped { since, .. } => now.saturating_duration_since(since) >= STUCK_AFTER,
@@ -46,14 +48,14 @@ impl ReadState {
         }
     }
 
-    /// Notes that the process is not skipped any more. Returns whether it counted as stuck.
+    /// Notes that the process is no longer skipped. Returns whether it counted as stuck.
     pub fn end_skipping(&mut self) -> bool {
         let Self::Skipped { is_reported, .. } = *self else { return false };
         *self = Self::Idle;
         is_reported
     }
 
-    /// Notes that the process counts as stuck. Returns whether that is new.
+    /// Notes that the process counts as stuck. Returns whether it did not before.
     pub fn report_stuck(&mut self) -> bool {
         if self.is_stuck() {
             return false;
@@ -65,16 +67,16 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned; with `is_detached`, another one continues.
+    /// Notes that a read of the process has returned. With `is_detached`, another read is still detached.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }
 }
 
-/// How long the next read of a process is put off.
+/// The pause before the next read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pause {
-    /// It is not.
+    /// There is no pause.
     #[default]
     None,
     /// The last read was long.
@@ -82,17 +84,18 @@ pub enum Pause {
         /// When the next read may begin.
         until: Instant,
     },
-    /// Reads were refused. Each refusal may be an audit record, so the next read comes after 1, 2, 4 ... 64 scrapes.
+    /// Reads were refused. Each refusal may cause an audit record, so the next read comes after 1, 2, 4 ...
+    /// 64 scrapes.
     Refused {
-        /// How many were refused in a row.
+        /// The number of refusals in a row.
         n_in_a_row: u32,
-        /// How many more scrapes leave the process out.
+        /// The number of further scrapes that skip the process.
         n_scrapes_left: u32,
     },
 }
 
 impl Pause {
-    /// Whether the process may be read in this scrape. To be called once per scrape.
+    /// Whether the process may be read in this scrape. Call this once per scrape.
     pub fn ends(&mut self, now: Instant) -> bool {
         match self {
             Self::None | Self::Refused { n_scrapes_left: 0, .. } => true,

@@ -1,8 +1,8 @@
 //! The table of the node's processes.
 //!
-//! The name and the cgroups of a selected process come from its read, which ends with them, or else from a probe; those of
-//! all other processes come from each listing. That saves 4 us per selected process, 4% of a scrape of processes with 25
-//! mappings.
+//! The name and the cgroups of a selected process come from its read, which reads them last, or else from a
+//! probe; those of all other processes are read at each listing of proc. That saves 4 us per selected
+//! process, 4% of a scrape of processes with 25 mappings.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::totals::snapshot::Snapshot;
 )]
 pub struct ProcessTable {
     table: Vec<Box<Process>>,
-    /// The table of the scrape before, while the next one is made.
+    /// The table of the previous scrape, while the next one is built.
     before: Vec<Box<Process>>,
     entries: Vec<Entry>,
     buffers: Buffers,
@@ -36,7 +36,7 @@ pub struct ProcessTable {
 }
 
 impl ProcessTable {
-    /// Lists proc: processes that are gone are dropped with their values, and new ones are added.
+    /// Lists proc: processes that have ended are dropped with their values, and new ones are added.
     ///
     /// Fails when the directory cannot be read.
     pub fn list(&mut self, proc: &Proc) -> io::Result<()> {
@@ -64,8 +64,8 @@ impl ProcessTable {
         Ok(())
     }
 
-    /// Decides which container each process is in, and which are selected. With `has_changed` the index of the cgroups has
-    /// changed, so every container is looked up again.
+    /// Decides which container each process is in, and which processes are selected. With `has_changed`, the
+    /// index of the cgroups has changed, so every container is looked up again.
     pub fn identify(&mut self, proc: &Proc, discovery: &Discovery, has_changed: bool) {
         for process in &mut self.table {
             if has_changed || process.attribution().is_outdated() {
@@ -107,12 +107,12 @@ impl ProcessTable {
         }
         match proc.comm(process.pid(), buffers) {
             Ok(comm) if is_there => process.select(comm, discovery, lossy),
-            _ => process.deselect(), // it has ended
+            _ => process.deselect(), // the process has ended
         }
     }
 
-    /// Probes a process whose values are kept. Under another name they are kept until its `stat`, which can block and is
-    /// therefore read by a job, shows whether it runs another program: no process hides by taking another name.
+    /// Probes a process with kept values. After a change of name they are kept until `stat` shows whether the
+    /// process runs another program, so that a new name hides nothing. `stat` can block, so a job reads it.
     pub fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -126,8 +126,8 @@ impl ProcessTable {
         }
     }
 
-    /// Takes the name and the cgroups that a read of a process ended with. `None` stands for unknown cgroups. Returns
-    /// whether it has another name than before.
+    /// Takes the name and the cgroups that a read of a process ended with; `None` stands for unknown cgroups.
+    /// Returns whether the name has changed.
     pub fn relocate(
         &mut self,
         i: usize,
@@ -147,14 +147,15 @@ impl ProcessTable {
         is_renamed
     }
 
-    /// Whether a thread of the process waits uninterruptibly, as one does that waits for a memory-map lock.
+    /// Whether a thread of the process waits uninterruptibly, as a thread does that waits for a memory-map
+    /// lock.
     pub fn has_waiting_thread(&mut self, i: usize, proc: &Proc) -> bool {
         let dir = proc.process(self.table[i].pid(), &mut self.buffers);
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
     }
 
-    /// Records every selected process with values into `to` and returns how many there were. A process that ends meanwhile
-    /// or refuses to be read is left out.
+    /// Records every selected process with values into `to` and returns their number. A process that ends in
+    /// the meantime or cannot be read is skipped.
     ///
     /// Fails with one line when a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
@@ -197,7 +198,7 @@ impl ProcessTable {
         self.iter().map(Process::seen)
     }
 
-    /// Returns the process at this position, if there are so many.
+    /// Returns the process at this position, if there is one.
     pub fn get(&self, i: usize) -> Option<&Process> {
         self.table.get(i).map(|process| &**process)
     }
@@ -219,14 +220,14 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns every reading that a process owns, and whether it counts. The previous entry for a pid, which may stand for
-    /// the same process, keeps its reading until that is known.
+    /// Returns every reading that a process owns, with whether it counts. The previous entry for a pid may be
+    /// the same process, so it keeps its reading until the start time is known.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }
 
-    /// Registers the container of each process that has values: a listing may have replaced it by another one with the same
-    /// labels, and then the values are kept.
+    /// Registers the container of each process that has values. A listing may have replaced the container by
+    /// another one with the same labels; then the values are kept.
     pub fn register_containers(&self, snapshot: &mut Snapshot) {
         let mut last = None;
         for process in self.iter().filter(|process| process.last().has_values()) {
@@ -243,12 +244,12 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether no read continues beside the scrape, except those that are stuck.
+    /// Whether no read is detached, except those that are stuck.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }
 
-    /// Returns how many selected processes refuse to be read, and how many are selected.
+    /// Returns how many selected processes cannot be read for lack of permission, and how many are selected.
     pub fn refusals(&self) -> (usize, usize) {
         let selected = self.iter().filter(|process| process.is_selected());
         (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
@@ -266,22 +267,22 @@ impl ProcessTable {
         with_values.filter_map(|process| process.last().at()).min()
     }
 
-    /// Creates a table of these processes, by ascending pid: pid, start time, and the text of the cgroup file, or the path
-    /// on version 2.
+    /// Creates a table of these processes by ascending pid. Each has a pid, a start time, and the text of its
+    /// cgroup file or its path on version 2.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
         let process = |&(pid, start_time, text): &(u32, u64, &str)| {
             let prefix = if text.starts_with('/') { "0::" } else { "" };
             let cgroups = Cgroups::from(format!("{prefix}{text}").as_str());
             let mut process = Process::new(Entry { pid, inode: start_time }, cgroups);
-            process.identify(None); // as in a recording, where the start time is the inode number
+            process.identify(None); // as in a recording, where the inode number is the start time
             Box::new(process)
         };
         Self { table: processes.iter().map(process).collect(), ..Self::default() }
     }
 }
 
-/// Notes the cgroups that a process is in now. Returns whether it is still there.
+/// Notes the cgroups that a process is in now. Returns whether the process still exists.
 fn locate(process: &mut Process, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> bool {
     let is_there = proc.cgroups(process.pid(), buffers, scratch).is_ok();
     if is_there {

@@ -1,4 +1,4 @@
-//! What the result of a read changes: the values of its process, when it is read next, and the counters.
+//! What the result of a read changes: the values of the process, its next read, and the counters.
 
 use log::debug;
 
@@ -48,7 +48,7 @@ pub fn apply_read(
     }
 }
 
-/// Applies what a read means. Returns the memory whose values are to be kept, if there are any.
+/// Applies an outcome. Returns the memory, if its values are to be kept.
 fn apply_outcome<'f>(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -83,7 +83,7 @@ fn apply_outcome<'f>(
             if has_executed && !process.state().is_detached() {
                 reads.repeat(i);
             } else if !shows_program {
-                node.processes.probe(i, node.proc, node.discovery); // without stat the name decides
+                node.processes.probe(i, node.proc, node.discovery); // without stat, the name decides
             }
         }
         Outcome::Read { has_executed, needs_mappings } => {
@@ -104,8 +104,8 @@ fn apply_outcome<'f>(
     None
 }
 
-/// Takes the name and the cgroups that a read ended with. Returns whether the read must be repeated, because it has no values
-/// for the name or the container that the process has now.
+/// Takes the name and the cgroups that a read ended with. Returns whether the read must be repeated, because
+/// the process now has a name or a container for which there are no values.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);
@@ -116,7 +116,7 @@ fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     process.repeats_for_name(is_renamed) || has_lost_values
 }
 
-/// Replaces the values of a process by those of its read, unless nothing has changed.
+/// Replaces the values of a process with those of its read, unless nothing has changed.
 fn keep_values(
     reads: &mut Reads,
     process: &mut Process,
@@ -180,7 +180,7 @@ mod tests {
     const SMAPS: &str =
         "55d8a1c00000-55d8a1c22000 r--p 00000000 08:01 42 /bin/x\nRss:                   8 kB\n";
 
-    /// A recorded node with one container and one process, and what scrapes keep of it.
+    /// A recorded node with one container and one process, and the state that its scrapes keep.
     struct Recorded {
         directory: PathBuf,
         proc: Proc,
@@ -217,7 +217,8 @@ mod tests {
             fs::remove_file(self.directory.join(format!("proc/{PID}/{file}"))).unwrap();
         }
 
-        /// Lists the processes and queues those to read; then `change` runs, and then the reads. Returns how many there were.
+        /// Lists the processes and queues reads, runs `change`, and then runs the reads. Returns the number
+        /// of reads.
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
             let Self { directory, proc, discovery, processes, reads, snapshot } = self;
             let mut reader = Reader::new(GroupBy::Path, 0);
@@ -236,13 +237,13 @@ mod tests {
                 n_reads += 1;
                 let finding = reader.read(proc, job);
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
-                // A result that no job awaits any more changes nothing.
+                // The result of a read that has already ended changes nothing.
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
             }
             n_reads
         }
 
-        /// The number of processes with values, and that of all mappings.
+        /// Returns the number of processes with values, and the number of all mappings.
         fn values(&mut self) -> (u64, u64) {
             self.snapshot.sum(self.processes.readings());
             let table = self.snapshot.table();

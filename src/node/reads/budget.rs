@@ -1,11 +1,13 @@
-//! The CPU time that scrapes may use: a share of the time that passes. What one scrape overspends, later ones save.
+//! The CPU time that scrapes may use: a share of the elapsed time. What one scrape overspends, later ones
+//! save.
 //!
-//! Everything is charged: listing proc, reading, summing, rendering. If everything but reading would take more than half of
-//! the budget, scrapes become rarer, so that the other half is left for reading.
+//! Everything is charged: listing proc, reading, summing, rendering. If everything except reads would take
+//! more than half of the budget, scrapes become rarer, so that half remains for reads.
 
 use std::time::{Duration, Instant};
 
-/// Credit is earned for at most this long, so that a scrape after an idle hour takes at most 15 s of CPU time.
+/// Credit is earned for at most this long, so that a scrape after an idle hour takes at most 15 s of CPU
+/// time.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
 /// The budget, in seconds of CPU time.
@@ -13,18 +15,18 @@ const MAX_ELAPSED: Duration = Duration::from_secs(60);
 pub struct Budget {
     fraction: f64,
     credit_seconds: f64,
-    /// When credit was earned last.
+    /// When credit was last earned.
     credited_at: Option<Instant>,
-    /// What the last scrape took beside its reads. As much is set aside for this one.
+    /// The cost of the last scrape except its reads. The same amount is reserved in the next one.
     overhead_seconds: f64,
     began_at: Option<Instant>,
-    /// What the last check took beside its reads.
+    /// The cost of the last check except its reads.
     check_seconds: f64,
     checked_at: Option<Instant>,
 }
 
 impl Budget {
-    /// Creates a budget of this fraction of one core; 0 is no limit. The first scrape is not limited.
+    /// Creates a budget of this fraction of one core; 0 means no limit. The first scrape is not limited.
     pub fn new(fraction: f64) -> Self {
         Self {
             fraction,
@@ -39,7 +41,8 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// What was overspent is paid off first; what was not used is lost, so that an idle hour allows no long burst.
+    /// What was overspent is paid off first. Unused credit is lost, so that an idle hour allows no long
+    /// burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit(now);
@@ -48,25 +51,25 @@ impl Budget {
         self.credit_seconds = self.credit_seconds.min(most) - self.overhead_seconds;
     }
 
-    /// Begins a check between two scrapes. It may spend the credit that was earned and not used.
+    /// Begins a check between two scrapes. The check may spend credit that was earned and not used.
     pub fn begin_check(&mut self, now: Instant) {
         self.checked_at = Some(now);
         self.credit(now);
     }
 
-    /// Charges what a check has cost beside its reads.
+    /// Charges the cost of a check except its reads.
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit_seconds -= self.check_seconds;
     }
 
-    /// Returns when another check may begin: a quarter of the budget pays for what checks take beside their reads.
+    /// Returns when another check may begin: checks, except their reads, may use a quarter of the budget.
     pub fn next_check(&self) -> Option<Instant> {
         let seconds = if self.fraction > 0.0 { 4.0 * self.check_seconds / self.fraction } else { 0.0 };
         Some(self.checked_at? + Duration::try_from_secs_f64(seconds).unwrap_or_default())
     }
 
-    /// Earns credit for the time that has passed.
+    /// Earns credit for the elapsed time.
     fn credit(&mut self, now: Instant) {
         let Some(before) = self.credited_at.replace(now).filter(|_| self.fraction > 0.0) else { return };
         let most = self.fraction * MAX_ELAPSED.max(self.least_distance()).as_secs_f64();
@@ -83,18 +86,18 @@ impl Budget {
         self.credit_seconds > 0.0
     }
 
-    /// Charges what a read has cost.
+    /// Charges the cost of a read.
     pub fn spend(&mut self, cpu: Duration) {
         self.credit_seconds -= cpu.as_secs_f64();
     }
 
-    /// Charges what a scrape has cost beside its reads.
+    /// Charges the cost of a scrape except its reads.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit_seconds -= self.overhead_seconds - before;
     }
 
-    /// Ends the first scrape, which was not limited. What it cost is not paid off.
+    /// Ends the first scrape, which was not limited. Its cost is not paid off.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
         self.credited_at = self.began_at;
         self.credit_seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
@@ -106,7 +109,7 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the time in which half of the budget pays for what a scrape takes beside its reads.
+    /// Returns the time in which half of the budget pays for the last scrape except its reads.
     fn least_distance(&self) -> Duration {
         let seconds = if self.fraction > 0.0 { 2.0 * self.overhead_seconds / self.fraction } else { 0.0 };
         Duration::try_from_secs_f64(seconds).unwrap_or_default()
@@ -117,7 +120,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs scrapes of one second over processes that cost this many milliseconds each; says how often each was read.
+    /// Runs scrapes one second apart over processes with these costs in milliseconds. Returns how often each
+    /// was read.
     fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
@@ -175,7 +179,8 @@ mod tests {
         assert!(budget.next_start().unwrap() <= start + Duration::from_secs(2));
     }
 
-    /// What checks spend is missing to the next scrape, and no more: the sum keeps to the budget.
+    /// What checks spend is taken from the next scrape, and no more, so that the total stays within the
+    /// budget.
     #[test]
     fn checks_spend_what_scrapes_may_not() {
         let (mut budget, start) = (Budget::new(0.1), Instant::now());
@@ -238,7 +243,8 @@ mod tests {
         assert!(budget.allows());
     }
 
-    /// Whatever a scrape takes beside its reads, all together keeps to the budget, and half of it is left for reading.
+    /// For any cost of a scrape except its reads, the total stays within the budget, and half remains for
+    /// reads.
     #[test]
     fn everything_is_charged() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {

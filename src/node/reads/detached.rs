@@ -1,7 +1,7 @@
-//! Detached reads: the scrape no longer waits for them, because they take long or do not return. Pure.
+//! Detached reads: the scrape no longer waits for them, because they are slow or do not return. Pure.
 //!
-//! A read that takes long uses CPU time: the kernel walks page tables or prints names. One that waits for a lock uses none, and
-//! is stuck.
+//! A slow read uses CPU time, because the kernel walks page tables or prints names. A read that waits for a
+//! lock uses none, and is stuck.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use crate::node::processes::job::Job;
 use crate::node::processes::read_state::STUCK_AFTER;
 use crate::procfs::Entry;
 
-/// The number of detached reads, each of which costs a thread. While there are this many, a process that has a thread in
-/// state D is skipped.
+/// The maximum number of detached reads, each of which costs a thread. While there are this many, a process
+/// with a thread in state D is skipped.
 pub const MAX_DETACHED: usize = 64;
 
 /// The detached reads.
@@ -21,7 +21,7 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time, and how much it had used by then.
+    /// When the thread was last seen to have used CPU time, and its total at that time.
     ran_at: Instant,
     cpu_time: Duration,
     is_stuck: bool,
@@ -33,7 +33,7 @@ impl DetachedReads {
         self.0.push(DetachedRead { job, thread, ran_at: began_at, cpu_time, is_stuck: false });
     }
 
-    /// Removes a read that has returned. Returns whether it was there.
+    /// Removes a read that has returned. Returns whether the read was detached.
     pub fn end(&mut self, job: &Job) -> bool {
         let at = self.0.iter().position(|read| read.job == *job);
         at.map(|at| self.0.swap_remove(at)).is_some()
@@ -45,13 +45,14 @@ impl DetachedReads {
         jobs.filter(move |job| (job.pid, job.inode) == (process.pid, process.inode))
     }
 
-    /// Returns a read that has become stuck since the last call, given the CPU time of a thread. To be called until there
-    /// is none.
+    /// Returns a read that has become stuck since the last call, given the CPU time of a thread. Call this
+    /// until it returns `None`.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
             let waited = now.saturating_duration_since(read.ran_at);
-            // Waiting costs next to nothing; walking page tables, at least a tenth of a busy machine's time.
+            // Waiting costs next to nothing. Walking page tables takes at least a tenth of the time, even on
+            // a busy machine.
             if cpu_time.saturating_sub(read.cpu_time) > waited / 10 {
                 (read.ran_at, read.cpu_time) = (now, cpu_time);
             } else if waited >= STUCK_AFTER {
@@ -78,7 +79,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns which reads have become stuck at this time in milliseconds, given the CPU time of both threads.
+    /// Returns which reads have become stuck at this time in milliseconds, given the CPU times of both
+    /// threads.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);
@@ -98,7 +100,7 @@ mod tests {
             "a tenth of the time is not more than a tenth"
         );
         assert_eq!(stuck(&mut reads, start, 3000, [300, 6500]), [], "it is returned once");
-        // The slow one waits from here on.
+        // From here on, the slow read waits.
         assert_eq!(stuck(&mut reads, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut reads, start, 5000, [300, 6600]), [2]);
         assert_eq!(reads.count(), 2);

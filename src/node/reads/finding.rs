@@ -6,25 +6,26 @@ use crate::procfs::errors::ReadError;
 use crate::procfs::stat::Stat;
 use crate::totals::tally::Tally;
 
-/// What a read found.
+/// The cost and the result of a read.
 #[derive(Debug)]
 pub struct Finding<'a> {
-    /// What it cost.
+    /// The cost of the read.
     pub cost: Cost,
     /// How many times the process executed another program while it was read.
     pub n_execs: u64,
     /// Whether the mappings took too long to print.
     pub was_slow: bool,
-    /// What it found, or why it failed.
+    /// What the read found, or the reason why it failed.
     pub result: Result<Found<'a>, ReadError>,
 }
 
-/// What a read that succeeded found.
+/// What a successful read found.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
-    /// The inode number of the directory that it was read through.
+    /// The inode number of the directory that the process was read through.
     pub inode: u64,
-    /// The `stat` file, if the job was to read it or the inode number is another one than was listed. A recording has none.
+    /// The `stat` file, if the job required it or if the inode number differs from the listed one. A
+    /// recording has none.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,
@@ -33,13 +34,13 @@ pub struct Found<'a> {
 /// The memory of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'a> {
-    /// What was read.
+    /// What part of the memory was read.
     pub read: MemoryRead,
     /// The totals by path; empty for a zombie or a kernel thread, or if nothing has changed.
     pub tally: &'a Tally,
     /// The name of the process when the read ended.
     pub comm: &'a [u8],
-    /// Its cgroups when the read ended; `None` for a zombie whose cgroups are unknown.
+    /// The cgroups of the process when the read ended; `None` for a zombie with unknown cgroups.
     pub cgroups: Option<&'a Cgroups>,
 }
 

@@ -8,9 +8,9 @@ use crate::procfs::errors::ReadError;
 /// What the result of a read means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The process was stuck while it was read, so the result may be older than that.
+    /// The process was stuck during the read, so the result may be older than the return of the read.
     Outdated,
-    /// The mappings overlapped, twice in a row. The values before are kept.
+    /// The mappings overlapped twice in a row. The previous values are kept.
     Torn,
     /// The read failed. There are no values.
     Failed,
@@ -18,25 +18,26 @@ pub enum Outcome {
     Replaced,
     /// The `stat` of a new process was read.
     Identified,
-    /// The `stat` of a process whose values are kept was read.
+    /// The `stat` of a process with kept values was read.
     Checked {
-        /// It has executed another program since.
+        /// Whether the process has executed another program since the values were read.
         has_executed: bool,
-        /// The kernel shows which program it runs.
+        /// Whether the kernel shows which program the process runs.
         shows_program: bool,
     },
     /// The memory was read.
     Read {
-        /// The process has executed another program since the read before.
+        /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Only the sum was read, because the mappings of the program before took too long to print.
+        /// Whether only the sum was read, because the mappings of the previous program took too long to
+        /// print.
         needs_mappings: bool,
     },
 }
 
-/// Returns what the result of a read means for its process, as it was before.
+/// Returns the meaning of a read's result, given the process before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // A read that was being printed most of the time was stuck for a moment only.
+    // A read that used CPU time for a tenth of its duration or more was stuck only for a moment.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;
     }
@@ -47,7 +48,7 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // The kernel may have given the same process a new inode number.
+    // The kernel may have assigned a new inode number to the same process.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;
@@ -85,7 +86,8 @@ mod tests {
     const MAPPINGS: Detail = Detail::Mappings(Check::ReadAll);
     const SLOW: Detail = Detail::Other { n_printed: 1 };
 
-    /// What a read returned: an error, or the inode number, `stat`, and whether memory was read, with its program.
+    /// The result of a read: an error, or the inode number, `stat`, and whether memory was read, with its
+    /// program.
     type Returned = Result<(u64, Option<Stat>, Option<Option<Program>>), ReadError>;
 
     fn cost(cpu_ms: u64) -> Cost {
@@ -111,7 +113,7 @@ mod tests {
         outcome(&Job { pid: 7, inode: INODE, detail, with_stat: false }, &finding, process)
     }
 
-    /// A process that started at 5 and whose values are those of [`PROGRAM`].
+    /// Returns a process that started at 5 and has values from [`PROGRAM`].
     fn known() -> Process {
         let mut process = process(INODE);
         process.identify(stat(5));

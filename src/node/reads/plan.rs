@@ -1,9 +1,9 @@
 //! The order in which processes are read. Pure.
 //!
-//! Containers whose processes are due have equal shares of the read time (start-time fair queueing), so that none can starve
-//! another. Of a container's share, processes without values get at most half while others wait, so that a workload which
-//! forks faster than the budget allows does not keep the rest from ever being read again. Both come by age, the oldest
-//! first.
+//! Containers with due processes get equal shares of the read time (start-time fair queueing), so that none
+//! can starve another. Within a container's share, processes without values get at most half while others
+//! wait, so that a workload that forks faster than the budget allows cannot prevent the other processes from
+//! being read. Both kinds are read in order of age, the oldest first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 
 use crate::node::containers::table::ContainerId;
 
-/// A process that is due.
+/// A process with a due read.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    /// Its position in the table of processes.
+    /// The position of the process in the table of processes.
     pub position: u32,
-    /// The container that is charged for it.
+    /// The container that is charged for the read.
     pub container: ContainerId,
-    /// Whether it was never read.
+    /// Whether the process was never read.
     pub is_new: bool,
-    /// Since when it has waited for a read.
+    /// Since when the process has waited for a read.
     pub since: Instant,
 }
 
@@ -30,7 +30,7 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that have processes left, by the tags of their containers.
+    /// The groups with processes left, by the tags of their containers.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The group popped last.
     served: Option<usize>,
@@ -40,7 +40,7 @@ pub struct Plan {
     clock: Duration,
 }
 
-/// The processes of one container: ranges of all that are due.
+/// The processes of one container: ranges in the list of all due processes.
 #[derive(Debug)]
 struct Group {
     container: ContainerId,
@@ -51,9 +51,9 @@ struct Group {
 /// The read time of a container.
 #[derive(Debug, Default)]
 struct Share {
-    /// On the clock of all containers. The container with the lowest tag is served.
+    /// The position of the container on the clock that all containers share. The lowest tag is served first.
     tag: Duration,
-    /// The time spent on processes that had been read before, and on new ones, since one of both was 0.
+    /// The time spent on processes that were read before, and on new ones, since either of them was 0.
     old: Duration,
     new: Duration,
     is_due: bool,
@@ -87,7 +87,7 @@ impl Plan {
         all.shrink_to(2 * all.len());
     }
 
-    /// Makes the process at this position the next one.
+    /// Makes the process at this position the next one to be read.
     pub fn repeat(&mut self, position: usize) {
         self.repeated = Some(position as u32);
     }
@@ -135,7 +135,7 @@ mod tests {
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// It is new in each scrape, as one that executes or is replaced by another.
+        /// Whether the process is new in each scrape, because it executes or is replaced by another one.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,
@@ -151,7 +151,8 @@ mod tests {
         }
     }
 
-    /// Runs a scrape per second that reads for `budget`. Returns how long each process waited at most, in scrapes.
+    /// Runs one scrape per second that reads for `budget`. Returns the longest wait of each process, in
+    /// scrapes.
     fn run(processes: &mut [Process], budget: Duration, n_scrapes: u32) -> Vec<u32> {
         let (mut plan, start) = (Plan::default(), Instant::now());
         let (mut waits, mut read_in) = (vec![0; processes.len()], vec![0; processes.len()]);
@@ -183,7 +184,7 @@ mod tests {
         (0..processes.len()).map(|i| waits[i].max(n_scrapes - read_in[i])).collect()
     }
 
-    /// Returns what the reads of a container's processes have cost.
+    /// Returns the total cost of reading a container's processes.
     fn spent(processes: &[Process], container: u32) -> Duration {
         processes.iter().filter(|p| p.container == ContainerId(container)).map(|p| p.cost * p.n_reads).sum()
     }
@@ -197,8 +198,8 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// Four processes that cost 200 ms each and are new each time, beside 400 others: the others are read as if the first
-    /// were not there, with half of the time.
+    /// Four processes that cost 200 ms each are new in every scrape, and 400 others are not. The others are
+    /// read in half of the time, as if the four did not exist.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];
@@ -207,7 +208,7 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // Two that both want more than their half.
+        // Two containers that both need more than half of the time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

@@ -1,13 +1,13 @@
-//! One read of one process: its memory, then its name and cgroups, which are those of that memory.
+//! One read of one process: first its memory, then its name and cgroups, which apply to that memory.
 //!
-//! A read needs to know nothing but which process to read, and returns facts. The files of a process that can block their
-//! reader forever are opened here and nowhere else, so that the scrape can go on without a read that does not return:
+//! A read depends only on its job and returns facts. The files of a process that can block their reader
+//! forever are opened only here, so that a scrape can continue without a read that does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
-//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before that, `exec_update_lock` of a process that executes |
+//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before it, `exec_update_lock` of an exec |
 //! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
-//! | `comm`, `cgroup`, `status`, the listings of proc and `task` | no | they take no lock that is held while memory is waited for |
+//! | `comm`, `cgroup`, `status`, lists of proc and `task` | no | no holder of their locks waits for memory |
 
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,11 @@ use crate::smaps::scanner::Mapping;
 use crate::totals::grouping::GroupBy;
 use crate::totals::tally::Tally;
 
-/// A read that takes longer is cancelled: by then the kernel has printed hundreds of megabytes, mostly of names.
+/// A read that takes longer is cancelled: the kernel has printed hundreds of megabytes by then, mostly names.
 const MAX_READ: Duration = Duration::from_secs(10);
 
-/// A read that has taken this long also reads `stat`, so that the program whose values are kept is known: that takes 7 us,
-/// 0.7% more.
+/// A read that has taken this long also reads `stat`, so that the program behind the values is known. That
+/// takes 7 us, 0.7% more.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 
 /// Reads processes, one after the other, into buffers that are reused.
@@ -45,7 +45,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader for the calling thread that sums by `group_by`, for an exposition of at most `max_samples`.
+    /// Creates a reader on the calling thread that sums by `group_by`, for an exposition of at most
+    /// `max_samples`.
     pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
         Self {
             memory: MemoryReader::default(),
@@ -95,7 +96,7 @@ impl Reader {
     ) -> Result<(u64, Option<Stat>, Option<MemoryRead>), ReadError> {
         let process = proc.process(job.pid, &mut self.buffers)?;
         let inode = process.inode()?;
-        // Under another inode number than was listed, the start time decides which process it is.
+        // If the inode number differs from the listed one, the start time decides which process it is.
         let needs_stat = job.detail == Detail::Stat || inode != job.inode;
         let stat = needs_stat.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
@@ -138,8 +139,9 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // Between the end of the memory and the name it may have executed another program. The file of the mappings shows
-        // that; a sum's does not, so there the name is read before it, too.
+        // Between the end of the memory and the name, the process may have executed another program. The file
+        // of the mappings shows that. The file of the sum does not, so in that case the name is also read
+        // before the sum.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -150,7 +152,7 @@ impl Reader {
         Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
     }
 
-    /// Reads the kernel's sum, if `detail` asks for it and the kernel has one.
+    /// Reads the kernel's sum, if `detail` requires it and the kernel has one.
     fn read_sum(
         &mut self,
         process: &ProcessDir,
@@ -178,7 +180,7 @@ impl Reader {
         Ok(has_sum.then_some(Content::Sum))
     }
 
-    /// Reads every mapping, unless the check shows that none has changed.
+    /// Reads every mapping, unless the check confirms the last reading.
     fn read_mappings(
         &mut self,
         process: &ProcessDir,
@@ -195,7 +197,7 @@ impl Reader {
         }
         let has_hashes = fingerprint.is_some_and(|fingerprint| fingerprint.hashes.is_some());
         let sums = has_hashes.then(|| memory.sums());
-        *n_mappings = 0; // `maps` may have counted them
+        *n_mappings = 0; // the check may have counted them in `maps`
         memory.mappings(process, buffers, &mut |mapping| {
             *n_mappings += 1;
             tally.add(&mapping);
@@ -212,7 +214,7 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // A zombie maps nothing, so it does not matter where it was.
+            // A zombie maps nothing, so its cgroups do not matter.
             Err(ReadError::Gone) if self.tally.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())
@@ -221,7 +223,7 @@ impl Reader {
         }
     }
 
-    /// Excludes what the thread has done up to now from the cost of its next read.
+    /// Excludes the thread's CPU time so far from the cost of its next read.
     pub fn restart_clock(&mut self) {
         self.cpu_clock = thread_cpu_time();
     }
@@ -233,7 +235,7 @@ impl Reader {
     }
 }
 
-/// What became of the attempts at reading the memory of a process.
+/// Which further attempts at reading the memory of a process were made.
 #[derive(Debug, Default)]
 struct Attempts {
     n_execs: u64,
@@ -242,11 +244,11 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// Returns what to read after an attempt that failed, or its error if nothing else is tried. `n_mappings` is the number
-    /// of mappings that it has read.
+    /// Returns what to read after a failed attempt, or the error if there is no further attempt. `n_mappings`
+    /// is the number of mappings that the failed attempt read.
     fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
         match error {
-            // The program that it executes now is read at once.
+            // The program that the process now executes is read immediately.
             ReadError::Exec if !self.is_repeated => {
                 self.is_repeated = true;
                 self.n_execs += 1;
@@ -266,7 +268,7 @@ impl Attempts {
     }
 }
 
-/// Takes the fingerprint of a process. Returns whether it equals the one before, and the new one.
+/// Takes the fingerprint of a process. Returns whether it equals the previous one, and the new fingerprint.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,
@@ -335,7 +337,8 @@ mod tests {
             (found.memory.map(|memory| memory.read), comm, found.program().is_some())
         }
 
-        /// Reads the process four times. Each read compares it with the fingerprint of the read before.
+        /// Reads the process four times. Each read compares the process with the fingerprint of the previous
+        /// read.
         fn four_reads(reader: &mut Reader, pid: u32) -> [Content; 4] {
             let mut fingerprint = None;
             [(); 4].map(|()| {
@@ -344,7 +347,7 @@ mod tests {
                 let memory = memory.unwrap();
                 assert_eq!(&*comm, b"sleep");
                 if memory.content != Content::Unchanged {
-                    fingerprint = memory.fingerprint; // what confirms a reading is kept with it
+                    fingerprint = memory.fingerprint; // kept with the reading that it confirms
                 }
                 memory.content
             })
@@ -360,7 +363,7 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // Other tests start and end processes that share its libraries, which changes its PSS.
+                // Other tests start and end processes that share this one's libraries, which changes its PSS.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

@@ -1,5 +1,5 @@
-//! Which process is read next. The scrape takes a job, does it with nothing locked, and applies its result (see
-//! [`apply`](super::apply)). A read that takes long is detached: its result is applied later.
+//! Which process is read next. The scrape takes a job, runs it without holding a lock, and applies its result
+//! (see [`apply`](super::apply)). A slow read is detached, and its result is applied later.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// The node, as a read finds it.
+/// The parts of the node that a read needs.
 #[derive(Debug)]
 pub struct Node<'a> {
-    /// Its processes.
+    /// The processes of the node.
     pub processes: &'a mut ProcessTable,
-    /// Its proc file system.
+    /// The proc file system of the node.
     pub proc: &'a Proc,
-    /// Its containers.
+    /// The containers of the node.
     pub discovery: &'a Discovery,
 }
 
@@ -35,12 +35,12 @@ pub struct Reads {
     /// The read that the scrape waits for.
     under_way: Option<UnderWay>,
     detached: DetachedReads,
-    /// The positions of processes whose values are kept without a read in this scrape. Whether they still run the same
-    /// program is checked last.
+    /// The positions of processes that keep their values without a read in this scrape. At the end of the
+    /// scrape, a check finds out whether each still runs the same program.
     kept: Vec<u32>,
-    /// When the budget last left out a process.
+    /// When the budget last caused a process to be skipped.
     left_out_at: Option<Instant>,
-    /// The table was searched for new processes up to this position.
+    /// The position up to which the table was searched for new processes.
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
@@ -72,7 +72,7 @@ impl Reads {
         }
     }
 
-    /// Reads every process in each scrape, also those that have not changed: to measure reading.
+    /// Reads every process in each scrape, even if nothing has changed: for measuring reads.
     pub fn always_read(&mut self) {
         self.always_reads = true;
     }
@@ -87,7 +87,7 @@ impl Reads {
         self.errors
     }
 
-    /// Returns how many reads failed, to count one more.
+    /// Returns the numbers of failed reads, to change them.
     pub fn errors_mut(&mut self) -> &mut ReadErrors {
         &mut self.errors
     }
@@ -97,12 +97,12 @@ impl Reads {
         self.counts
     }
 
-    /// Returns how many reads succeeded, to count one more.
+    /// Returns the numbers of successful reads, to change them.
     pub fn counts_mut(&mut self) -> &mut ReadCounts {
         &mut self.counts
     }
 
-    /// Begins a scrape whose processes are listed: reports the detached reads that have become stuck.
+    /// Begins a scrape after the processes are listed: reports the detached reads that have become stuck.
     pub fn begin(&mut self, processes: &mut ProcessTable) {
         self.n_searched = 0;
         let now = Instant::now();
@@ -113,7 +113,7 @@ impl Reads {
         }
     }
 
-    /// Returns the read of `stat` of the next process that is new, on `thread`.
+    /// Returns a read of `stat` on `thread`, for the next new process.
     pub fn next_unknown(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(process) = node.processes.get(self.n_searched) {
             let i = self.n_searched;
@@ -130,8 +130,9 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes that are `wanted`, except those that rest after a long read or are being read. The names
-    /// and the containers of these are checked now, and their programs when the queue is empty.
+    /// Queues the selected processes for which `wanted` holds, except those that rest after a long read or
+    /// are being read. Where the values of these are kept, the name and the container are checked now, and
+    /// the program when the queue is empty.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -159,8 +160,9 @@ impl Reads {
         self.under_way = None;
     }
 
-    /// Returns the next read on `thread`, or `None` when nothing more is read in this scrape. A process that the budget or a
-    /// held memory-map lock leaves out is probed instead: its values are kept while it is the same process.
+    /// Returns the next read on `thread`, or `None` when nothing more is read in this scrape. A process that
+    /// is skipped because of the budget or a held memory-map lock is probed instead: its values are kept
+    /// while it is the same process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -184,8 +186,9 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns the next read of `stat` of a process whose values are kept, to check which program it runs. `stat` can block
-    /// on `exec_update_lock`, so it is read like memory: nothing is locked meanwhile, and the read can be detached.
+    /// Returns a read of `stat` for the next process with kept values, to check which program it runs. `stat`
+    /// can block on `exec_update_lock`, so it is read like memory: no lock is held meanwhile, and the read
+    /// can be detached.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -198,17 +201,18 @@ impl Reads {
             if !is_checked && !self.looks_stuck(node, i) {
                 return Some(self.begin_stat(node.processes.at(i), thread));
             }
-            node.processes.probe(i, node.proc, node.discovery); // without stat the name decides
+            node.processes.probe(i, node.proc, node.discovery); // without stat, the name decides
         }
         None
     }
 
-    /// Begins a read of memory. It includes `stat` while the budget leaves out processes, because values are then kept for
-    /// longer than a scrape; otherwise that would cost up to a twelfth of reading a small process.
+    /// Begins a read of memory. While the budget causes processes to be skipped, values are kept for longer
+    /// than a scrape, so the read includes `stat`; otherwise that would cost up to a twelfth of reading a
+    /// small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
-        // Where paths were merged, only reading all of them can tell them apart.
+        // Only a read of all mappings can separate paths that were merged.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
         let job = process.memory_job(snapshot.shape().is_rollup(), reads_all, is_short, now);
@@ -222,7 +226,8 @@ impl Reads {
         job
     }
 
-    /// Whether this read would probably not return either. That is checked only while [`MAX_DETACHED`] reads are detached.
+    /// Whether this read would probably not return. That is checked only while [`MAX_DETACHED`] reads are
+    /// detached.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -236,14 +241,14 @@ impl Reads {
         self.errors.stuck += u64::from(node.processes.at(i).skip(Instant::now()));
     }
 
-    /// Keeps the values of a process that is not read in this scrape, unless its name or its container shows that they are
-    /// those of another program.
+    /// Keeps the values of a process that is not read in this scrape, unless its name or its container shows
+    /// that they belong to another program.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
         node.processes.probe_kept(i, node.proc, node.discovery);
     }
 
-    /// Makes the process at this position the next one.
+    /// Makes the process at this position the next one to be read.
     pub fn repeat(&mut self, i: usize) {
         self.plan.repeat(i);
     }
@@ -253,7 +258,7 @@ impl Reads {
         self.plan.charge(container, is_new, cost);
     }
 
-    /// Detaches the read that is under way.
+    /// Detaches the current read.
     pub fn detach(&mut self, processes: &mut ProcessTable) {
         let Some(UnderWay { job, thread, began_at }) = self.under_way.take() else { return };
         self.detached.add(job, thread, began_at, cpu_time_of_thread(thread).unwrap_or_default());
@@ -262,7 +267,7 @@ impl Reads {
         }
     }
 
-    /// Ends a read. Returns whether it was under way or detached.
+    /// Ends a read. Returns whether it was the current read or a detached one.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;

@@ -118,12 +118,11 @@ struct Naive<'a> {
 impl Naive<'_> {
     fn owner(&self, lines: &[Line]) -> Option<usize> {
         for path in ordered(lines) {
-            let (owner, decides) = self.follow(path);
-            if decides {
-                return owner;
+            if path.split(|&b| b == b'/').any(|component| self.by_id(component).is_some()) {
+                return self.owner_of_path(path);
             }
         }
-        self.follow(main_path(lines)?).0
+        self.owner_of_path(main_path(lines)?)
     }
 
     /// The container whose id is this component.
@@ -143,33 +142,32 @@ impl Naive<'_> {
         if let [one] = all[..] { Some(one) } else { None }
     }
 
-    /// The container that has this path, and whether an id in the path says so. By recursion from the innermost
-    /// component outwards.
-    fn follow(&self, path: &[u8]) -> (Option<usize>, bool) {
-        let Some(slash) = path.iter().rposition(|&b| b == b'/') else { return (None, false) };
+    /// By recursion from the innermost component outwards.
+    fn owner_of_path(&self, path: &[u8]) -> Option<usize> {
+        let slash = path.iter().rposition(|&b| b == b'/')?;
         let component = &path[slash + 1..];
-        let (outer, decides) = self.follow(&path[..slash]);
         if component == b".." {
-            return (None, decides);
+            return None;
         }
+        if let Some(owner) = self.by_path(path)
+            && self.by_id(component).is_none()
+        {
+            return Some(owner);
+        }
+        let outer = self.owner_of_path(&path[..slash]);
         let outer = self.by_path(path).or(outer);
-        match self.by_id(component) {
-            Some(named) if Some(named) != outer && self.is_placed_at(named, path, outer.is_some()) => {
-                (Some(named), true)
-            }
-            _ => (outer, decides),
+        match (self.by_id(component), outer) {
+            (Some(named), None) => Some(named),
+            (Some(named), Some(outer)) if self.is_placed_at(named, path) => Some(if named == outer { outer } else { named }),
+            _ => outer,
         }
     }
 
-    fn is_placed_at(&self, i: usize, path: &[u8], is_below_another: bool) -> bool {
+    fn is_placed_at(&self, i: usize, path: &[u8]) -> bool {
         let Claim { id, first } = &self.claims[i];
-        let first = first.as_ref().map(|first| ordered(first));
         match first {
-            Some(first) if first.iter().any(|path| named(path, id).is_some()) => {
-                first.iter().any(|first| named(first, id) == Some(path))
-            }
-            Some(_) => !is_below_another,
-            None => !is_below_another || !self.is_seen_outside(i),
+            Some(first) => ordered(first).iter().any(|first| named(first, id) == Some(path)),
+            None => !self.is_seen_outside(i),
         }
     }
 
