@@ -176,9 +176,9 @@ impl Account {
         Paths { memory, others }
     }
 
-    /// Returns where version 1 accounts the memory of a container whose id is in the paths of other controllers only, as
-    /// on ECS: where its init process was first, or if that is unknown, the path of one of its processes that all the
-    /// others are at or below. Returns `None` if anything else is in that cgroup.
+    /// Returns where version 1 accounts the memory of a container if only the paths of other controllers hold its id,
+    /// as on ECS: where its init process was first, or if that is unknown, the path of one of its processes that all
+    /// the others are at or below. Returns `None` if anything else is in that cgroup.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
