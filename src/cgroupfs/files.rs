@@ -233,8 +233,8 @@ impl CgroupFs {
         values.get(OOM_KILLS)
     }
 
-    /// The same of the pod of the container whose cgroup is at `path`: with those of all cgroups below it, also of such
-    /// as are gone. Version 1 does not count so. What is just below the root has other services below it.
+    /// Returns the kills that the cgroup above `path` counts: those of all cgroups below it, also of removed ones.
+    /// Returns `None` on version 1, which does not count them, and just below the root, which holds other services.
     pub fn oom_kills_above(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 || namespace::resolve(&self.own, path, &mut self.resolved)? < 3 {
             return None;

@@ -6,7 +6,7 @@ A waiting group's tests mostly wait, so that up to three of these groups run at 
 The others run when nothing else does:
 
 - tests that measure CPU, latency or memory;
-- tests that compare PSS, shared or private bytes with the kernel's: whoever maps the same page changes them;
+- tests that compare PSS, shared or private bytes with the kernel's: another process that maps a page changes them;
 - tests that make stuck processes: whatever reads /proc/<pid>/cmdline of one waits, such as ps, and the lab itself;
 - tests with OOM kills: the kernel counts them for the whole machine.
 """

@@ -148,7 +148,7 @@ impl Accounts {
         self.log_limit();
     }
 
-    /// Sorts the accounts by label text. Of several containers with the same labels only the youngest is
+    /// Sorts the accounts by label text. If several containers have the same labels, only the newest is
     /// exported, or the one with the last id where the start times are unknown.
     fn sort(&mut self) {
         let Self { table, order, .. } = self;
