@@ -11,7 +11,7 @@ use smaps_container_exporter::totals::snapshot::{Process, Snapshot};
 use smaps_container_exporter::totals::table::{ContainerKey, Table};
 use smaps_container_exporter::totals::tally::Tally;
 
-use crate::support::{Directory, once};
+use crate::support::{Directory, Numbers, once};
 
 /// Records containers that have commands with this many paths each, and returns what is shown of them: the
 /// number of samples, and of commands under their own names.
@@ -63,24 +63,6 @@ fn commands_that_fit_are_not_folded() {
             (min_samples..=max_samples).contains(&n_samples) && n_shown == n_commands,
             "{containers:?}: {n_samples} of {max_samples} samples, {n_shown} commands"
         );
-    }
-}
-
-/// A sequence of numbers that only looks random (Marsaglia, "Xorshift RNGs", 2003).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-
-    /// A number below `end`, small ones being more likely.
-    fn small(&mut self, end: u64) -> u64 {
-        let end = 1 + self.below(end);
-        self.below(end)
     }
 }
 

@@ -183,3 +183,22 @@ pub fn assert_golden(name: &str, text: &str) {
     }
     assert_eq!(golden.len(), text.len(), "{path:?} and what was got differ in length");
 }
+
+/// Numbers that only look random (Marsaglia, "Xorshift RNGs", 2003).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// Returns a number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    /// Returns a number below `end`; small ones are more likely.
+    pub fn small(&mut self, end: u64) -> u64 {
+        let end = 1 + self.below(end);
+        self.below(end)
+    }
+}

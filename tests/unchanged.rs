@@ -3,23 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::scrapes::Scrapes;
-use crate::support::Directory;
+use crate::support::{Directory, Numbers};
 
 const N_STEPS: usize = 1000;
 const N_PROCESSES: u32 = 3;
 const N_MAPPINGS: u64 = 200;
-
-/// Numbers that only look random (Marsaglia, "Xorshift RNGs", 2003).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 /// Sizes in KiB, in the order of [`KEYS`].
 struct Mapping {
