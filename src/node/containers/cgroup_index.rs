@@ -14,7 +14,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::cgroup_path::{components, id_of, key, named_cgroup};
+use super::cgroup_path::{components, id_of, key, named_cgroup, outermost_id};
 use super::table::Container;
 use crate::procfs::cgroup::Cgroups;
 
@@ -22,9 +22,7 @@ use crate::procfs::cgroup::Cgroups;
 #[derive(Debug, Default)]
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
-    /// Containers by the first cgroup of an init process, for those without an id in their paths; `None`
-    /// where containers of different pods have the same one.
-    by_path: HashMap<Box<[u8]>, Option<Arc<Container>>>,
+    by_path: ByPath,
     /// The ids that were seen outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
@@ -32,6 +30,10 @@ pub struct CgroupIndex {
     /// Whether a listing may name containers that have ended, so that a workload may reuse their ids.
     includes_ended: bool,
 }
+
+/// Containers by the first cgroup of an init process, for those without an id in their paths; `None` where
+/// containers of different pods have the same one.
+type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the first cgroups of its init process if the process was seen.
 #[derive(Debug)]
@@ -64,7 +66,8 @@ impl CgroupIndex {
         for path in processes.flat_map(Cgroups::paths) {
             is_inside |= path == b"/.." || path.starts_with(b"/../");
             if needs_placing
-                && let Some(id) = outermost_id(by_id, by_path, path)
+                && let Some(id) =
+                    outermost_id(path, |id| by_id.contains_key(id), |path| is_owned(by_path, path))
                 && !placed.contains(id)
             {
                 is_new = true;
@@ -72,6 +75,14 @@ impl CgroupIndex {
             }
         }
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
+    }
+
+    /// Returns the listed ids in the paths of these processes that are outside the cgroups of other
+    /// containers.
+    pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
+        let is_listed = |id: &[u8]| self.by_id.contains_key(id);
+        let paths = processes.flat_map(Cgroups::paths);
+        paths.filter_map(|path| outermost_id(path, is_listed, |path| is_owned(&self.by_path, path))).collect()
     }
 
     /// Removes every container.
@@ -172,23 +183,9 @@ impl CgroupIndex {
     }
 }
 
-/// Returns the outermost listed id in `path`, unless a container without an id is further out.
-fn outermost_id<'p>(
-    by_id: &HashMap<Box<[u8]>, Listed>,
-    by_path: &HashMap<Box<[u8]>, Option<Arc<Container>>>,
-    path: &'p [u8],
-) -> Option<&'p [u8]> {
-    let mut found = None;
-    for (component, above) in components(path) {
-        if component == b".." {
-            found = None;
-        } else if found.is_none() {
-            let has_owner = matches!(by_path.get(key(above)), Some(Some(_)));
-            let id = Some(id_of(component)).filter(|id| by_id.contains_key(*id));
-            found = if has_owner { Some(None) } else { id.map(Some) };
-        }
-    }
-    found.flatten()
+/// Whether the cgroup at `path` belongs to a container without an id in its path.
+fn is_owned(by_path: &ByPath, path: &[u8]) -> bool {
+    matches!(by_path.get(path), Some(Some(_)))
 }
 
 #[cfg(test)]

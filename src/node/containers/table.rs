@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use log::debug;
 
+use super::cgroup_path::named_cgroup;
 use super::filter::Filter;
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
@@ -83,6 +84,8 @@ pub struct Tracked {
     /// Whether the init process was in the last listing of proc, and in the one before.
     init_is_there: bool,
     init_was_there: bool,
+    /// Whether the process with the listed pid is not the container's.
+    init_is_foreign: bool,
     /// Whether the container runs, now and in the previous scrape: the runtime lists it as running, or it has
     /// a process.
     is_running: bool,
@@ -159,7 +162,8 @@ impl Containers {
             let first = self.inits.partition_point(|(pid, _)| *pid < process.pid);
             for &(_, i) in self.inits[first..].iter().take_while(|(pid, _)| *pid == process.pid) {
                 let tracked = &mut self.tracked[i];
-                if tracked.init_start_time.is_some() && tracked.init_start_time != process.start_time {
+                let is_known = tracked.init_start_time.is_some();
+                if tracked.init_is_foreign || is_known && tracked.init_start_time != process.start_time {
                     continue;
                 }
                 tracked.init_is_there = true;
@@ -168,6 +172,23 @@ impl Containers {
                     tracked.first_cgroups = Some(process.cgroups.clone());
                     has_news = true;
                 }
+            }
+        }
+        has_news
+    }
+
+    /// Rejects the init process of each container whose id is not in the paths of that process, although the
+    /// paths of other processes hold it. The pid is then of another PID namespace, as when the runtime inside
+    /// a kind node lists the containers, or belongs to another process by now. Returns whether there is any.
+    pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
+        let mut has_news = false;
+        for tracked in &mut self.tracked {
+            let id = tracked.container.listed.id.as_bytes();
+            let Some(first) = &tracked.first_cgroups else { continue };
+            if first.paths().all(|path| named_cgroup(id, path).is_none()) && is_in_paths(id) {
+                log_change("the listed init process is another process", &tracked.container);
+                (tracked.first_cgroups, tracked.init_start_time) = (None, None);
+                (tracked.init_is_foreign, has_news) = (true, true);
             }
         }
         has_news
@@ -227,6 +248,7 @@ impl Tracked {
             init_start_time: None,
             init_is_there: false,
             init_was_there: true, // an init process that never appears counts as missed, too
+            init_is_foreign: false,
             is_running,
             was_running: is_running,
         }
