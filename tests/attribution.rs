@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::support::{Directory, exporter, fixture, once, told};
+use crate::support::{Directory, exporter, fixture, once, stdout_of, told};
 
 const KIB: u64 = 1024;
 const HYBRID: &[&str] = &[
@@ -144,6 +144,33 @@ const FOREIGN_INITS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Recordings of sandboxes: gVisor's process and its gofer are in the pod's cgroup, and both containers have its pid.
+/// Kata's are in a cgroup of the sandbox. What several containers of a pod share counts for the pod.
+const SANDBOXES: &[(&str, &[&str])] = &[
+    (
+        "gvisor",
+        &[
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of 4000000",
+            "web-0/ exe 50000",
+            "web-0/ runsc-gofer 300",
+            "web-0/ uses 60000000 of 80000000",
+        ],
+    ),
+    (
+        "kata",
+        &[
+            "db-0/redis qemu 90000",
+            "db-0/redis uses 100000000 of none",
+            "web-0/ qemu 50000",
+            "web-0/ uses 60000000 of 80000000",
+            "web-0/ virtiofsd 300",
+        ],
+    ),
+    // The cgroup has the id of one of the containers.
+    ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
+];
+
 /// What an exposition shows, in the words of [`RECORDINGS`].
 fn shown(exposition: &str) -> Vec<String> {
     let label = |line: &str, name: &str| {
@@ -183,7 +210,25 @@ fn shown(exposition: &str) -> Vec<String> {
 fn processes_and_accounts_are_those_of_the_right_container() {
     assert_shown(RECORDINGS);
     let recordings = std::fs::read_dir(fixture("attribution")).unwrap();
-    assert_eq!(recordings.count(), RECORDINGS.len() + FOREIGN_INITS.len(), "every recording is checked");
+    assert_eq!(
+        recordings.count(),
+        RECORDINGS.len() + FOREIGN_INITS.len() + SANDBOXES.len(),
+        "every recording is checked"
+    );
+}
+
+#[test]
+fn what_containers_of_a_pod_share_counts_for_the_pod() {
+    assert_shown(SANDBOXES);
+    let of_container = once_filtered("gvisor", "shop/web-0/nginx/*");
+    assert_eq!(shown(&of_container), [""; 0], "a filter for one of the containers does not match the pod");
+    assert_eq!(shown(&once_filtered("gvisor", "shop/web-0//*")).len(), 3);
+}
+
+fn once_filtered(name: &str, filter: &str) -> String {
+    let recording = fixture(&format!("attribution/{name}"));
+    let args = ["--once", "--filter", filter, "--fixture", recording.to_str().unwrap()];
+    String::from_utf8(stdout_of(&args)).unwrap()
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::cut_ids::CutIds;
 use super::filter::Filter;
 use super::listings::Listings;
 use super::selection::Selection;
+use super::shared_pods;
 use super::table::{Container, Containers, Seen, Tracked};
 use super::unknown_cgroups::UnknownCgroups;
 use crate::demand::Wake;
@@ -165,8 +166,9 @@ impl Discovery {
 
     fn fill_index(&mut self) {
         self.index.clear();
-        for Tracked { container, first_cgroups, .. } in self.containers.iter() {
-            let is_shared = self.index.insert(container, first_cgroups.as_ref());
+        shared_pods::find(&mut self.containers, &self.filters);
+        for Tracked { container, pod, first_cgroups, .. } in self.containers.iter() {
+            let is_shared = self.index.insert(container, pod.as_ref(), first_cgroups.as_ref());
             if is_shared && !std::mem::replace(&mut self.has_reported_sharing, true) {
                 let path = first_cgroups.as_ref().and_then(Cgroups::main).unwrap_or_default();
                 let path = String::from_utf8_lossy(path);

@@ -47,12 +47,6 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both containers are in the same pod.
-    pub fn is_in_pod_of(&self, other: &Self) -> bool {
-        let (one, other) = (&self.listed, &other.listed);
-        !one.pod.is_empty() && (&one.namespace, &one.pod) == (&other.namespace, &other.pod)
-    }
-
     /// Whether both are the same container of the runtime, which may have been listed again with another init
     /// process.
     pub fn is_same(&self, other: &Self) -> bool {
@@ -76,6 +70,8 @@ pub struct Seen<'a> {
 pub struct Tracked {
     /// The container.
     pub container: Arc<Container>,
+    /// The container's pod, if other containers of the pod share the container's processes.
+    pub pod: Option<Arc<Container>>,
     /// The cgroups in which the init process was first seen.
     pub first_cgroups: Option<Cgroups>,
     /// When the init process started, once that is known. A process with the same pid and another start time
@@ -194,6 +190,14 @@ impl Containers {
         has_news
     }
 
+    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` also takes the number of
+    /// container ids used so far.
+    pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
+        for tracked in &mut self.tracked {
+            tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
+        }
+    }
+
     /// Returns whether an init process has disappeared since the last call. Its container keeps its cgroup
     /// until a listing shows that the container has ended.
     pub fn misses_init(&mut self) -> bool {
@@ -244,6 +248,7 @@ impl Tracked {
     fn new(container: Container, is_running: bool) -> Self {
         Self {
             container: Arc::new(container),
+            pod: None,
             first_cgroups: None,
             init_start_time: None,
             init_is_there: false,
