@@ -63,14 +63,15 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     if options.fixture.is_some() {
         discovery.list_first(Instant::now())?;
     }
-    let &Options { group_by, pid, fields, omit_zero, max_samples, .. } = options;
+    let &Options { group_by, pid, fields, omit_zero, max_samples, max_label_bytes, .. } = options;
+    let shape = Shape { group_by, by_pid: pid, fields, omit_zero, max_samples, max_label_bytes };
     Ok(Scraper::new(Parts {
         proc,
         discovery,
         reads: Reads::new(options.scrape_interval),
         cgroups: cgroups(options),
         budget: Budget::new(options.cpu_budget),
-        snapshot: Snapshot::new(Shape { group_by, by_pid: pid, fields, omit_zero, max_samples }),
+        snapshot: Snapshot::new(shape),
         self_metrics: SelfMetrics::new(
             [build_info::VERSION, build_info::REVISION, &build_info::target()],
             options.filters.iter().map(ToString::to_string),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::support::{Directory, exporter, fixture, once, told};
+use crate::support::{Directory, exporter, fixture, once, stdout_of, told};
 
 const KIB: u64 = 1024;
 const HYBRID: &[&str] = &[
@@ -116,6 +116,61 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     ("shared", &[]),
 ];
 
+/// Recordings in which a listed init pid is not the container's: its cgroup does not hold the container's id, while
+/// those of other processes do.
+const FOREIGN_INITS: &[(&str, &[&str])] = &[
+    // The runtime in a kind node, asked from outside: its pids are of the node's PID namespace. On the host, 101 is sshd,
+    // 102 is the kubelet of that node, and 103 does not exist.
+    (
+        "kind-from-outside",
+        &[
+            "agent-0/agent agent 40",
+            "agent-0/agent uses 50000 of none",
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of none",
+            "web-0/nginx nginx 1000",
+            "web-0/nginx uses 2000000 of 4000000",
+        ],
+    ),
+    // The pid of a container's init process belongs to sshd by now.
+    (
+        "stale-init",
+        &[
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of 4000000",
+            "web-0/nginx nginx 1000",
+            "web-0/nginx uses 2000000 of 4000000",
+        ],
+    ),
+];
+
+/// Recordings of sandboxes: gVisor's process and its gofer are in the pod's cgroup, and both containers have its pid.
+/// Kata's are in a cgroup of the sandbox. What several containers of a pod share counts for the pod.
+const SANDBOXES: &[(&str, &[&str])] = &[
+    (
+        "gvisor",
+        &[
+            "db-0/redis redis 2000",
+            "db-0/redis uses 3000000 of 4000000",
+            "web-0/ exe 50000",
+            "web-0/ runsc-gofer 300",
+            "web-0/ uses 60000000 of 80000000",
+        ],
+    ),
+    (
+        "kata",
+        &[
+            "db-0/redis qemu 90000",
+            "db-0/redis uses 100000000 of none",
+            "web-0/ qemu 50000",
+            "web-0/ uses 60000000 of 80000000",
+            "web-0/ virtiofsd 300",
+        ],
+    ),
+    // The cgroup has the id of one of the containers.
+    ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
+];
+
 /// What an exposition shows, in the words of [`RECORDINGS`].
 fn shown(exposition: &str) -> Vec<String> {
     let label = |line: &str, name: &str| {
@@ -153,13 +208,41 @@ fn shown(exposition: &str) -> Vec<String> {
 
 #[test]
 fn processes_and_accounts_are_those_of_the_right_container() {
-    for (name, expected) in RECORDINGS {
+    assert_shown(RECORDINGS);
+    let recordings = std::fs::read_dir(fixture("attribution")).unwrap();
+    assert_eq!(
+        recordings.count(),
+        RECORDINGS.len() + FOREIGN_INITS.len() + SANDBOXES.len(),
+        "every recording is checked"
+    );
+}
+
+#[test]
+fn what_containers_of_a_pod_share_counts_for_the_pod() {
+    assert_shown(SANDBOXES);
+    let of_container = once_filtered("gvisor", "shop/web-0/nginx/*");
+    assert_eq!(shown(&of_container), [""; 0], "a filter for one of the containers does not match the pod");
+    assert_eq!(shown(&once_filtered("gvisor", "shop/web-0//*")).len(), 3);
+}
+
+fn once_filtered(name: &str, filter: &str) -> String {
+    let recording = fixture(&format!("attribution/{name}"));
+    let args = ["--once", "--filter", filter, "--fixture", recording.to_str().unwrap()];
+    String::from_utf8(stdout_of(&args)).unwrap()
+}
+
+#[test]
+fn a_listed_init_pid_of_another_process_is_not_used() {
+    assert_shown(FOREIGN_INITS);
+}
+
+#[track_caller]
+fn assert_shown(recordings: &[(&str, &[&str])]) {
+    for (name, expected) in recordings {
         let recording = fixture(&format!("attribution/{name}"));
         let text = once(&recording, &["--cgroup-metrics", "memory,pids"]);
         assert_eq!(shown(&text), *expected, "{name}");
     }
-    let recordings = std::fs::read_dir(fixture("attribution")).unwrap();
-    assert_eq!(recordings.count(), RECORDINGS.len(), "every recording is checked");
 }
 
 #[test]

@@ -111,8 +111,8 @@ fn every_line_of_a_cgroup_file_is_looked_at() {
         ),
     ] {
         let mut index = CgroupIndex::default();
-        index.insert(&container(0, "a"), init.as_deref().map(cgroups_of).as_ref());
-        index.insert(&container(1, "b"), None);
+        index.insert(&container(0, "a"), None, init.as_deref().map(cgroups_of).as_ref());
+        index.insert(&container(1, "b"), None, None);
         let cgroups = cgroups_of(&file);
         let place = index.container_of(&cgroups);
         let found = place.map(|place| (place.container.listed.id.as_str(), place.cgroup));

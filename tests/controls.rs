@@ -19,6 +19,29 @@ const CONTROLS: [(&str, &[&str]); 10] = [
     ("all", &["--pid", "--omit-zero", "--max-samples", "500", "--fields", "rss,swap,mmu_page_size"]),
 ];
 
+/// Long-term stores refuse samples with longer labels.
+#[test]
+fn paths_are_cut_at_one_kibibyte_unless_more_is_allowed() {
+    let recording = Directory::new();
+    recording.one_container();
+    let paths = ["x", "y"].map(|end| format!("/{}{end}", "é".repeat(1000)));
+    let smaps: String = (1..)
+        .zip(&paths)
+        .map(|(i, path)| format!("{i}0000-{i}1000 r--p 00000000 08:01 42 {path}\nRss: {i} kB\n"))
+        .collect();
+    recording.process(1, "app", smaps);
+    let rss = |args: &[&str]| -> Vec<(String, u64)> {
+        let samples = samples(&once(recording.path(), args)).into_iter();
+        let rss = samples.filter(|(family, ..)| family == "process_smaps_rss_bytes");
+        rss.map(|(_, labels, bytes)| (labels["path"].clone(), bytes)).collect()
+    };
+    let cut = |n_bytes: usize| (paths[0][..n_bytes].to_owned(), 3 << 10);
+    assert_eq!(rss(&[]), [cut(1023)], "a character is kept whole or not at all; equal paths are summed");
+    assert_eq!(rss(&["--max-label-bytes", "65"]), [cut(65)]);
+    let whole = [(paths[0].clone(), 1 << 10), (paths[1].clone(), 2 << 10)];
+    assert_eq!(rss(&["--max-label-bytes=4096"]), whole);
+}
+
 type Series = BTreeMap<String, String>;
 
 /// A sample of what the controls are for: family, labels, value.

@@ -148,6 +148,7 @@ fn random_tables_use_the_limit_up() {
             fields: 1 << numbers.below(22) | (numbers.below(1 << 22) as u32 & ALL_FIELDS),
             omit_zero: numbers.below(3) == 0,
             max_samples: 0,
+            max_label_bytes: 0,
         };
         let max_samples = 1 + numbers.small(4000) as usize;
         let [(all, _), (limited, _)] = tables(&mut numbers, &[shape, Shape { max_samples, ..shape }]);

@@ -182,6 +182,7 @@ mod tests {
             pid: false,
             omit_zero: false,
             max_samples: 100_000,
+            max_label_bytes: 1024,
             cpu_budget: 0.25,
             allowed_hosts: Vec::new(),
             sandbox: true,
@@ -224,6 +225,7 @@ mod tests {
             ("group-by", "kind", |options| options.group_by = GroupBy::Kind),
             ("group-by", "process", |options| options.group_by = GroupBy::Process),
             ("max-samples", "0", |options| options.max_samples = 0),
+            ("max-label-bytes", "2048", |options| options.max_label_bytes = 2048),
             ("cpu-budget", "1.5", |options| options.cpu_budget = 1.5),
             ("allowed-host", "Node.example.org", |options| {
                 options.allowed_hosts = vec!["node.example.org".into()]

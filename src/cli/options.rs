@@ -54,6 +54,8 @@ pub struct Options {
     pub omit_zero: bool,
     /// At most this many `process_smaps_*` samples; 0 is no limit.
     pub max_samples: usize,
+    /// The length in bytes after which a path is cut.
+    pub max_label_bytes: usize,
     /// The fraction of one core that reading smaps may take, at most 1024; 0 is no limit.
     pub cpu_budget: f64,
     /// The host names, besides its own, that requests from this machine may use; lowercase.
@@ -86,6 +88,7 @@ impl Options {
             pid: false,
             omit_zero: false,
             max_samples: 0,
+            max_label_bytes: 0,
             cpu_budget: 0.0,
             allowed_hosts: Vec::new(),
             sandbox: false,

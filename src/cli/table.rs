@@ -222,6 +222,15 @@ pub(super) const OPTIONS: &[Spec] = &[
         ..UNSET
     },
     Spec {
+        name: "max-label-bytes",
+        value: "N",
+        default: "1024",
+        help: "cut paths after N bytes; long-term stores refuse longer labels",
+        expected: "a number of bytes from 64 to 4096",
+        set: |options, value| put(values::max_label_bytes(value), &mut options.max_label_bytes),
+        ..UNSET
+    },
+    Spec {
         name: "cpu-budget",
         value: "F",
         default: "0.25",
@@ -345,6 +354,7 @@ mod tests {
                 "a whole number of samples, 0 for no limit",
                 vec!["", "-1", "1.5", "1e5", "99999999999999999999"],
             ),
+            ("max-label-bytes", "a number of bytes from 64 to 4096", vec!["", "0", "63", "4097", "1KiB"]),
             (
                 "cpu-budget",
                 "a fraction of one core from 0 to 1024, 0 for no limit",

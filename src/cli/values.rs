@@ -122,6 +122,10 @@ pub(super) fn max_samples(value: &OsStr) -> Option<usize> {
     value.to_str()?.parse().ok()
 }
 
+pub(super) fn max_label_bytes(value: &OsStr) -> Option<usize> {
+    value.to_str()?.parse().ok().filter(|n_bytes| (64..=4096).contains(n_bytes))
+}
+
 pub(super) fn cpu_budget(value: &OsStr) -> Option<f64> {
     let fraction: f64 = value.to_str()?.parse().ok()?;
     // NaN is in no range; abs() makes -0 plain.

@@ -23,6 +23,9 @@ pub struct Shape {
     pub omit_zero: bool,
     /// The maximum number of exported samples, beyond which paths are folded. 0 means no limit.
     pub max_samples: usize,
+    /// The length in bytes after which a path is cut. 0 means no limit. Long-term stores refuse samples with
+    /// a longer label value, Grafana Mimir those over 2 KiB.
+    pub max_label_bytes: usize,
 }
 
 impl Shape {
@@ -36,6 +39,14 @@ impl Shape {
     pub fn has_sample(&self, totals: &Totals, field: usize) -> bool {
         totals.values.present & self.fields & 1 << field != 0
             && !(self.omit_zero && totals.values.bytes[field] == 0)
+    }
+
+    /// Returns the beginning of a value that a label may show, without a part of a character.
+    pub(super) fn cut<'a>(&self, value: &'a str) -> &'a str {
+        match self.max_label_bytes {
+            0 => value,
+            max => &value[..value.floor_char_boundary(max)],
+        }
     }
 
     /// Sets `text` to the label text of a series of the command with these labels.
@@ -74,6 +85,23 @@ impl Shape {
 mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, values};
+
+    #[test]
+    fn a_value_is_cut_between_characters() {
+        for (max_label_bytes, value, expected) in [
+            (0, "/abc", "/abc"),
+            (4, "/abc", "/abc"),
+            (3, "/abc", "/ab"),
+            (3, "/aé", "/a"),
+            (4, "/aé", "/aé"),
+        ] {
+            assert_eq!(
+                Shape { max_label_bytes, ..Shape::default() }.cut(value),
+                expected,
+                "{max_label_bytes}"
+            );
+        }
+    }
 
     #[test]
     fn samples_are_counted_and_long_labels_count_more() {

@@ -89,7 +89,7 @@ impl Snapshot {
         reading.begin(command, tally.n_merged());
         let (mut others, mut n_others) = (Totals::default(), 0);
         for (value, totals) in tally.sums() {
-            let value = labels::lossy(value, &mut self.lossy);
+            let value = self.table.shape().cut(labels::lossy(value, &mut self.lossy));
             if memory::admits_path(&self.table, command, value, totals) {
                 reading.push(self.table.series_of(command, value), totals);
             } else {

@@ -10,11 +10,10 @@
 //! therefore counts only where the runtime has placed that container: where its init process was first seen,
 //! or if that is unknown, where no cgroup outside other containers has that id.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::cgroup_path::{components, id_of, key, named_cgroup};
+use super::cgroup_path::{components, id_of, key, named_cgroup, outermost_id};
 use super::table::Container;
 use crate::procfs::cgroup::Cgroups;
 
@@ -22,9 +21,7 @@ use crate::procfs::cgroup::Cgroups;
 #[derive(Debug, Default)]
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
-    /// Containers by the first cgroup of an init process, for those without an id in their paths; `None`
-    /// where containers of different pods have the same one.
-    by_path: HashMap<Box<[u8]>, Option<Arc<Container>>>,
+    by_path: ByPath,
     /// The ids that were seen outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
@@ -33,11 +30,23 @@ pub struct CgroupIndex {
     includes_ended: bool,
 }
 
+/// Containers by the first cgroup of an init process, for those without an id in their paths; `None` where
+/// containers of different pods have the same one.
+type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
+
 /// A listed container, and the first cgroups of its init process if the process was seen.
 #[derive(Debug)]
 struct Listed {
     container: Arc<Container>,
+    /// The container's pod, if it shares its processes with other containers of the pod.
+    pod: Option<Arc<Container>>,
     first: Option<Cgroups>,
+}
+
+impl Listed {
+    fn owner(&self) -> &Arc<Container> {
+        self.pod.as_ref().unwrap_or(&self.container)
+    }
 }
 
 /// The place of a container, as proc prints the path.
@@ -64,7 +73,8 @@ impl CgroupIndex {
         for path in processes.flat_map(Cgroups::paths) {
             is_inside |= path == b"/.." || path.starts_with(b"/../");
             if needs_placing
-                && let Some(id) = outermost_id(by_id, by_path, path)
+                && let Some(id) =
+                    outermost_id(path, |id| by_id.contains_key(id), |path| is_owned(by_path, path))
                 && !placed.contains(id)
             {
                 is_new = true;
@@ -72,6 +82,14 @@ impl CgroupIndex {
             }
         }
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
+    }
+
+    /// Returns the listed ids in the paths of these processes that are outside the cgroups of other
+    /// containers.
+    pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
+        let is_listed = |id: &[u8]| self.by_id.contains_key(id);
+        let paths = processes.flat_map(Cgroups::paths);
+        paths.filter_map(|path| outermost_id(path, is_listed, |path| is_owned(&self.by_path, path))).collect()
     }
 
     /// Removes every container.
@@ -89,12 +107,18 @@ impl CgroupIndex {
     /// Adds a container under its id, and if no path of `first`, the first cgroups of its init process,
     /// contains the id, also under the path of `first` that decides.
     ///
-    /// If two containers of one pod have the same cgroup, the first keeps it; if they are in different pods,
-    /// neither gets it, and the result is true.
-    pub fn insert(&mut self, container: &Arc<Container>, first: Option<&Cgroups>) -> bool {
+    /// With `pod`, its processes are in the pod, because containers of the pod share them. If containers of
+    /// different pods have the same cgroup, none gets it, and the result is true.
+    pub fn insert(
+        &mut self,
+        container: &Arc<Container>,
+        pod: Option<&Arc<Container>>,
+        first: Option<&Cgroups>,
+    ) -> bool {
         let id = container.listed.id.as_bytes();
+        let owner = pod.unwrap_or(container);
         if !id.is_empty() {
-            let listed = || Listed { container: container.clone(), first: first.cloned() };
+            let listed = || Listed { container: container.clone(), pod: pod.cloned(), first: first.cloned() };
             self.by_id.entry(id.into()).or_insert_with(listed);
         }
         let Some(first) = first.filter(|first| first.paths().all(|path| named_cgroup(id, path).is_none()))
@@ -106,19 +130,9 @@ impl CgroupIndex {
         if is_root && !(self.is_inside && path == b"/") {
             return false;
         }
-        match self.by_path.entry(path.into()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Some(container.clone()));
-                false
-            }
-            Entry::Occupied(mut known) => {
-                let is_shared = !known.get().as_ref().is_some_and(|known| known.is_in_pod_of(container));
-                if is_shared {
-                    known.insert(None);
-                }
-                is_shared
-            }
-        }
+        let known = self.by_path.entry(path.into()).or_insert_with(|| Some(owner.clone()));
+        known.take_if(|known| known.id != owner.id);
+        known.is_none()
     }
 
     /// Returns the container that a process with these cgroups is in. The path that contains a listed id
@@ -152,9 +166,9 @@ impl CgroupIndex {
             }
             let Some(listed) = self.by_id.get(id_of(component)) else { continue };
             has_id = true;
-            let is_same = |place: &Place| place.container.id == listed.container.id;
+            let is_same = |place: &Place| place.container.id == listed.owner().id;
             if place.is_none() || (self.is_placed_at(listed, above) && !place.as_ref().is_some_and(is_same)) {
-                place = Some(Place { container: &listed.container, cgroup: key(above) });
+                place = Some(Place { container: listed.owner(), cgroup: key(above) });
             }
         }
         (place, has_id)
@@ -172,23 +186,9 @@ impl CgroupIndex {
     }
 }
 
-/// Returns the outermost listed id in `path`, unless a container without an id is further out.
-fn outermost_id<'p>(
-    by_id: &HashMap<Box<[u8]>, Listed>,
-    by_path: &HashMap<Box<[u8]>, Option<Arc<Container>>>,
-    path: &'p [u8],
-) -> Option<&'p [u8]> {
-    let mut found = None;
-    for (component, above) in components(path) {
-        if component == b".." {
-            found = None;
-        } else if found.is_none() {
-            let has_owner = matches!(by_path.get(key(above)), Some(Some(_)));
-            let id = Some(id_of(component)).filter(|id| by_id.contains_key(*id));
-            found = if has_owner { Some(None) } else { id.map(Some) };
-        }
-    }
-    found.flatten()
+/// Whether the cgroup at `path` belongs to a container without an id in its path.
+fn is_owned(by_path: &ByPath, path: &[u8]) -> bool {
+    matches!(by_path.get(path), Some(Some(_)))
 }
 
 #[cfg(test)]
@@ -236,8 +236,8 @@ mod tests {
             ("no process is outside, and the container may have ended", true, None, &[fake], "a"),
         ] {
             let mut index = CgroupIndex::new(includes_ended);
-            index.insert(&container("a"), None);
-            index.insert(&container("b"), init.map(at).as_ref());
+            index.insert(&container("a"), None, None);
+            index.insert(&container("b"), None, init.map(at).as_ref());
             let seen: Vec<_> = seen.iter().map(|path| at(path)).collect();
             index.observe(seen.iter());
             assert_eq!(owner(&index, fake), Some(container_of_fake), "{what}");
@@ -254,7 +254,7 @@ mod tests {
         let mut index = CgroupIndex::default();
         let claim = |index: &mut CgroupIndex, ids: &[&str]| {
             index.clear();
-            ids.iter().for_each(|id| _ = index.insert(&container(id), None));
+            ids.iter().for_each(|id| _ = index.insert(&container(id), None, None));
             index.forget_unlisted();
         };
         claim(&mut index, &["a", "b"]);
@@ -271,17 +271,16 @@ mod tests {
     #[test]
     fn containers_of_different_pods_have_no_cgroup_in_common() {
         let path = at("/system.slice/containerd.service");
-        for (containers, expected, is_shared) in [
-            ([in_pod("a", "web-0"), in_pod("b", "web-0")], Some("a"), false),
-            ([in_pod("a", "web-0"), in_pod("b", "web-1")], None, true),
-            ([in_pod("a", ""), in_pod("b", "")], None, true),
-        ] {
+        let [a, b] = [in_pod("a", "web-0"), in_pod("b", "web-0")];
+        let (pod, other) = (in_pod("", "web-0"), in_pod("c", "web-1"));
+        for (pod, expected, is_shared) in [(None, None, true), (Some(&pod), Some(""), false)] {
             let mut index = CgroupIndex::default();
-            assert!(!index.insert(&containers[0], Some(&path)));
-            assert_eq!(index.insert(&containers[1], Some(&path)), is_shared);
+            assert!(!index.insert(&a, pod, Some(&path)));
+            assert_eq!(index.insert(&b, pod, Some(&path)), is_shared);
             assert_eq!(owner_by(&index, &path), expected);
-            index.insert(&in_pod("c", "web-0"), Some(&path));
-            assert_eq!(owner_by(&index, &path), expected, "a third changes nothing");
+            assert_eq!(owner(&index, "/x/a"), Some(if pod.is_some() { "" } else { "a" }), "by its id");
+            assert!(index.insert(&other, None, Some(&path)));
+            assert_eq!(owner_by(&index, &path), None);
         }
     }
 
@@ -345,7 +344,7 @@ mod tests {
             ("", Some("/x"), &["/x"], &["/", "//", ""]),
         ] {
             let mut index = CgroupIndex::default();
-            index.insert(&container(id), first.map(at).as_ref());
+            index.insert(&container(id), None, first.map(at).as_ref());
             for path in own {
                 assert_eq!(owner(&index, path), Some(id), "{path:?} with init in {first:?}");
             }
@@ -363,9 +362,9 @@ mod tests {
         let beside = "/../../pod2/cri-containerd-def.scope";
         assert!(index.observe([&at("/"), &at(beside), &at("/../../..")].into_iter()));
         assert!(!index.observe([&at("/..")].into_iter()), "no news");
-        index.insert(&container("abc"), Some(&at("/")));
-        index.insert(&container("def"), Some(&at(beside)));
-        index.insert(&container("escaped"), Some(&at("/../../..")));
+        index.insert(&container("abc"), None, Some(&at("/")));
+        index.insert(&container("def"), None, Some(&at(beside)));
+        index.insert(&container("escaped"), None, Some(&at("/../../..")));
         for (path, expected) in [
             ("/", Some("abc")),
             ("/below/x", Some("abc")),
@@ -379,12 +378,11 @@ mod tests {
     }
 
     #[test]
-    fn the_innermost_claim_wins_and_the_first_of_two_equal_ones() {
+    fn the_innermost_container_has_the_process() {
         let mut index = CgroupIndex::default();
-        index.insert(&container("outer"), Some(&at("/docker/outer")));
-        index.insert(&container("inner"), Some(&at("/docker/outer/kubelet/inner")));
-        index.insert(&in_pod("below", "pod"), Some(&at("/docker/outer/x")));
-        index.insert(&in_pod("late", "pod"), Some(&at("/docker/outer/x")));
+        index.insert(&container("outer"), None, Some(&at("/docker/outer")));
+        index.insert(&container("inner"), None, Some(&at("/docker/outer/kubelet/inner")));
+        index.insert(&in_pod("below", "pod"), None, Some(&at("/docker/outer/x")));
         for (path, expected) in [
             ("/docker/outer", Some("outer")),
             ("/docker/outer/kubelet", Some("outer")),

@@ -38,6 +38,25 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
+/// Returns the outermost id in `path` for which `is_listed` holds. `None` if a cgroup further out belongs to a
+/// container without an id, for which `is_owned` holds.
+pub fn outermost_id(
+    path: &[u8],
+    is_listed: impl Fn(&[u8]) -> bool,
+    is_owned: impl Fn(&[u8]) -> bool,
+) -> Option<&[u8]> {
+    let mut found = None;
+    for (component, above) in components(path) {
+        if component == b".." {
+            found = None;
+        } else if found.is_none() {
+            let id = Some(id_of(component)).filter(|id| is_listed(id));
+            found = if is_owned(key(above)) { Some(None) } else { id.map(Some) };
+        }
+    }
+    found.flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,6 @@
 //! ends is an init process that disappears. A listing costs the runtime 0.6 ms of CPU per task, so containers
 //! are listed only on a change, and once a minute as a safety net.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 use log::warn;
@@ -14,6 +13,7 @@ use super::cut_ids::CutIds;
 use super::filter::Filter;
 use super::listings::Listings;
 use super::selection::Selection;
+use super::shared_pods;
 use super::table::{Container, Containers, Seen, Tracked};
 use super::unknown_cgroups::UnknownCgroups;
 use crate::demand::Wake;
@@ -76,17 +76,7 @@ impl Discovery {
     /// Returns what the filters select among processes in containers. Each process is given by its container
     /// and whether a filter selects it.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
-        let mut selection = Selection { filters: &self.filters, ..Selection::default() };
-        let (mut selected, mut known) = (HashSet::new(), HashSet::new());
-        for (container, is_selected) in processes {
-            selection.n_processes += 1;
-            selection.n_selected += usize::from(is_selected);
-            known.insert(container.id);
-            if is_selected {
-                selected.insert(container.id);
-            }
-        }
-        (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
+        let mut selection = Selection::of(&self.filters, processes);
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
         selection.lister = self.listings.lister();
         let running = self.containers.running();
@@ -176,8 +166,9 @@ impl Discovery {
 
     fn fill_index(&mut self) {
         self.index.clear();
-        for Tracked { container, first_cgroups, .. } in self.containers.iter() {
-            let is_shared = self.index.insert(container, first_cgroups.as_ref());
+        shared_pods::find(&mut self.containers, &self.filters);
+        for Tracked { container, pod, first_cgroups, .. } in self.containers.iter() {
+            let is_shared = self.index.insert(container, pod.as_ref(), first_cgroups.as_ref());
             if is_shared && !std::mem::replace(&mut self.has_reported_sharing, true) {
                 let path = first_cgroups.as_ref().and_then(Cgroups::main).unwrap_or_default();
                 let path = String::from_utf8_lossy(path);
@@ -216,6 +207,10 @@ impl Discovery {
         }
         if self.containers.see_inits(processes) {
             self.fill_index();
+            let ids = self.index.ids_of(cgroups.clone());
+            if self.containers.reject_foreign_inits(|id| ids.contains(id)) {
+                self.fill_index();
+            }
         }
         if self.index.observe(cgroups) {
             self.fill_index();
@@ -378,6 +373,12 @@ mod tests {
         let mut node = Node::quiet();
         node.see(11_000, &[HOST, A, (200, 99, "/system.slice/ssh.service")]);
         assert_eq!(node.container_at("/system.slice/ssh.service"), None, "a pid that is used again");
+        let mut node = Node::new();
+        let ssh = (100, 9, "/system.slice/ssh.service");
+        node.see(0, &[ssh, (150, 11, "/kubepods/a")]);
+        node.answer(0, &[("a", 100)]);
+        node.see(0, &[ssh, (150, 11, "/kubepods/a")]);
+        assert_eq!(node.container_at(ssh.2), None, "another process's cgroup holds the id");
         let mut node = Node::new();
         node.see(0, &[HOST, A]);
         node.answer(0, &[("a", 0)]);

@@ -8,5 +8,6 @@ pub mod filter;
 mod listings;
 mod schedule;
 pub mod selection;
+mod shared_pods;
 pub mod table;
 mod unknown_cgroups;

@@ -1,9 +1,10 @@
 //! Describes what the filters select: an unfit filter is the usual reason why nothing is shown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use super::filter::Filter;
+use super::table::Container;
 
 /// At most this many namespaces are named in the log.
 const MAX_NAMED: usize = 20;
@@ -27,6 +28,25 @@ pub struct Selection<'a> {
     pub lister: Option<&'static str>,
     /// The namespaces that containers are in.
     pub namespaces: BTreeSet<&'a str>,
+}
+
+impl<'a> Selection<'a> {
+    /// Counts what the filters select among processes in containers. Each process is given by its container
+    /// and whether a filter selects it.
+    pub fn of<'c>(filters: &'a [Filter], processes: impl Iterator<Item = (&'c Container, bool)>) -> Self {
+        let mut selection = Self { filters, ..Self::default() };
+        let (mut selected, mut known) = (HashSet::new(), HashSet::new());
+        for (container, is_selected) in processes {
+            selection.n_processes += 1;
+            selection.n_selected += usize::from(is_selected);
+            known.insert(container.id);
+            if is_selected {
+                selected.insert(container.id);
+            }
+        }
+        (selection.n_selected_containers, selection.n_containers) = (selected.len(), known.len());
+        selection
+    }
 }
 
 impl fmt::Display for Selection<'_> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use log::debug;
 
+use super::cgroup_path::named_cgroup;
 use super::filter::Filter;
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
@@ -46,12 +47,6 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both containers are in the same pod.
-    pub fn is_in_pod_of(&self, other: &Self) -> bool {
-        let (one, other) = (&self.listed, &other.listed);
-        !one.pod.is_empty() && (&one.namespace, &one.pod) == (&other.namespace, &other.pod)
-    }
-
     /// Whether both are the same container of the runtime, which may have been listed again with another init
     /// process.
     pub fn is_same(&self, other: &Self) -> bool {
@@ -75,6 +70,8 @@ pub struct Seen<'a> {
 pub struct Tracked {
     /// The container.
     pub container: Arc<Container>,
+    /// The container's pod, if other containers of the pod share the container's processes.
+    pub pod: Option<Arc<Container>>,
     /// The cgroups in which the init process was first seen.
     pub first_cgroups: Option<Cgroups>,
     /// When the init process started, once that is known. A process with the same pid and another start time
@@ -83,6 +80,8 @@ pub struct Tracked {
     /// Whether the init process was in the last listing of proc, and in the one before.
     init_is_there: bool,
     init_was_there: bool,
+    /// Whether the process with the listed pid is not the container's.
+    init_is_foreign: bool,
     /// Whether the container runs, now and in the previous scrape: the runtime lists it as running, or it has
     /// a process.
     is_running: bool,
@@ -159,7 +158,8 @@ impl Containers {
             let first = self.inits.partition_point(|(pid, _)| *pid < process.pid);
             for &(_, i) in self.inits[first..].iter().take_while(|(pid, _)| *pid == process.pid) {
                 let tracked = &mut self.tracked[i];
-                if tracked.init_start_time.is_some() && tracked.init_start_time != process.start_time {
+                let is_known = tracked.init_start_time.is_some();
+                if tracked.init_is_foreign || is_known && tracked.init_start_time != process.start_time {
                     continue;
                 }
                 tracked.init_is_there = true;
@@ -171,6 +171,31 @@ impl Containers {
             }
         }
         has_news
+    }
+
+    /// Rejects the init process of each container whose id is not in the paths of that process, although the
+    /// paths of other processes hold it. The pid is then of another PID namespace, as when the runtime inside
+    /// a kind node lists the containers, or belongs to another process by now. Returns whether there is any.
+    pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
+        let mut has_news = false;
+        for tracked in &mut self.tracked {
+            let id = tracked.container.listed.id.as_bytes();
+            let Some(first) = &tracked.first_cgroups else { continue };
+            if first.paths().all(|path| named_cgroup(id, path).is_none()) && is_in_paths(id) {
+                log_change("the listed init process is another process", &tracked.container);
+                (tracked.first_cgroups, tracked.init_start_time) = (None, None);
+                (tracked.init_is_foreign, has_news) = (true, true);
+            }
+        }
+        has_news
+    }
+
+    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` also takes the number of
+    /// container ids used so far.
+    pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
+        for tracked in &mut self.tracked {
+            tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
+        }
     }
 
     /// Returns whether an init process has disappeared since the last call. Its container keeps its cgroup
@@ -223,10 +248,12 @@ impl Tracked {
     fn new(container: Container, is_running: bool) -> Self {
         Self {
             container: Arc::new(container),
+            pod: None,
             first_cgroups: None,
             init_start_time: None,
             init_is_there: false,
             init_was_there: true, // an init process that never appears counts as missed, too
+            init_is_foreign: false,
             is_running,
             was_running: is_running,
         }

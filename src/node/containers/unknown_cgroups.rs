@@ -60,7 +60,7 @@ mod tests {
     fn a_cgroup_is_new_once_until_it_has_no_process() {
         let mut index = CgroupIndex::default();
         let container = Container::new(ContainerId(0), listed("a", None), true);
-        index.insert(&Arc::new(container), None);
+        index.insert(&Arc::new(container), None, None);
         let mut unknown = UnknownCgroups::default();
         let mut see = |paths: &[&str]| {
             let cgroups: Vec<_> = paths.iter().map(|path| Cgroups::from(&*format!("0::{path}"))).collect();
@@ -80,7 +80,7 @@ mod tests {
         let cgroups = Cgroups::from("0::/a\n");
         assert!(unknown.see([&cgroups].into_iter(), &index, false));
         let container = Container::new(ContainerId(0), listed("a", None), true);
-        index.insert(&Arc::new(container), None);
+        index.insert(&Arc::new(container), None, None);
         assert!(!unknown.see([&cgroups].into_iter(), &index, true));
         assert!(unknown.seen.is_empty());
     }
