@@ -229,6 +229,9 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     let interval = options.scrape_interval;
     let demand = Arc::new(Demand::new(interval, Instant::now()).map_err(no_demand)?);
     let requests = demand.clone();
+    if start::has_checks(options) {
+        scraper.watch_ooms(demand.clone()).map_err(|error| no_thread(&error))?;
+    }
     thread::Builder::new()
         .name("scrape".into())
         .spawn(move || {

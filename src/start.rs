@@ -144,8 +144,13 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
         return None;
     }
     let level = if options.cgroup_path.is_some() { Level::Warn } else { Level::Info };
-    match CgroupFs::open(&path, options.cgroup_metrics) {
-        Ok(fs) => Some(CgroupUsage::new(fs, level)),
+    let opened = CgroupFs::open(&path, options.cgroup_metrics);
+    let usage = opened.and_then(|fs| {
+        CgroupUsage::new(fs, level)
+            .map_err(|error| format!("cannot make a pair of sockets: {}", plain(&error)))
+    });
+    match usage {
+        Ok(usage) => Some(usage),
         Err(error) => {
             log!(level, "no cgroup_* metrics: {error}");
             None
@@ -155,7 +160,7 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
 
 /// Returns whether containers are checked between scrapes: on a live node, unless the program ends after one
 /// scrape.
-fn has_checks(options: &Options) -> bool {
+pub fn has_checks(options: &Options) -> bool {
     let has_memory = options.cgroup_metrics & 1 != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 
+use super::events::EventFiles;
 use super::fields::{self, CURRENT, File, GroupMask, MAX, OOM_KILLS, Values, Version};
 use super::namespace;
 use crate::errors::plain;
@@ -59,14 +60,22 @@ impl Paths {
     }
 }
 
+/// Where the memory of a container is counted, as paths below the mounted file system.
+#[derive(Debug)]
+pub struct Place {
+    /// The container's cgroup.
+    pub path: Vec<u8>,
+    /// The pod's cgroup, if there is one.
+    pub pod: Option<Vec<u8>>,
+}
+
 /// A cgroup's directories, once they are open: one in each hierarchy.
 #[derive(Debug, Default)]
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
-    /// The files that say what is charged to it, and how many of its processes were killed, once they were looked at.
+    /// The file with the bytes that are charged to it, once it was read.
     current: Option<OwnedFd>,
-    kills: Option<OwnedFd>,
 }
 
 impl CgroupFs {
@@ -203,46 +212,29 @@ impl CgroupFs {
         fields::number(text[..n_bytes].trim_ascii_end())
     }
 
-    /// How many processes of the cgroup at `path` the kernel has killed because no memory was left. A cgroup whose
-    /// directories are not held is opened by its path.
-    pub fn oom_kills(&mut self, path: &[u8], cgroup: &Cgroup) -> Option<u64> {
-        let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
-        let name = file.name;
-        if let Some(directory) = cgroup.directories.get(*at) {
-            return self.text_of_kills(directory.as_ref()?.as_fd(), name);
-        }
-        namespace::resolve(&self.own, path, &mut self.resolved)?;
-        let directory = open_directory(self.roots[*at].1.as_fd(), &self.resolved[..]).ok()?;
-        self.text_of_kills(directory.as_fd(), name)
+    /// Returns where the memory of the container with this cgroup path is counted, and of its pod, below the mounted
+    /// file system. There is no pod on version 1, which does not count its kills, and none just below the root,
+    /// where other services are.
+    pub fn place(&mut self, path: &[u8]) -> Option<Place> {
+        let n_above = namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let has_pod = self.version == Version::V2 && n_above >= 3;
+        let pod = namespace::pod_of(&self.resolved).filter(|_| has_pod).map(Into::into);
+        Some(Place { path: self.resolved.clone(), pod })
     }
 
-    /// The same, by a file that stays open as long as the directories do.
-    pub fn oom_kills_again(&mut self, path: &[u8], cgroup: &mut Cgroup) -> Option<u64> {
-        if cgroup.directories.is_empty() {
-            return self.oom_kills(path, cgroup);
-        }
-        let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
-        if cgroup.kills.is_none() {
-            let directory = cgroup.directories.get(*at)?.as_ref()?;
-            cgroup.kills = open_file(directory.as_fd(), file.name).ok();
-        }
-        let mut text = [0; 512];
-        let n_bytes = rustix::io::pread(cgroup.kills.as_ref()?, &mut text, 0).ok()?;
-        let mut values = Values::default();
-        file.parse(&text[..n_bytes], &mut values);
-        values.get(OOM_KILLS)
+    /// Whether the kernel reports events of memory, which version 1 does only to those who write.
+    pub fn has_events(&self) -> bool {
+        self.version == Version::V2
     }
 
-    /// Returns the kills that the cgroup above `path` counts: those of all cgroups below it, also of removed ones.
-    /// Returns `None` on version 1, which does not count them, and just below the root, which holds other services.
-    pub fn oom_kills_above(&mut self, path: &[u8]) -> Option<u64> {
-        if self.version == Version::V1 || namespace::resolve(&self.own, path, &mut self.resolved)? < 3 {
-            return None;
-        }
-        let above = Path::new(OsStr::from_bytes(namespace::pod_of(&self.resolved)?));
+    /// Opens the counters of memory events of the cgroup at this place.
+    pub fn open_events(&self, place: &[u8]) -> Option<EventFiles> {
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
-        let directory = open_directory(self.roots[*at].1.as_fd(), above).ok()?;
-        self.text_of_kills(directory.as_fd(), file.name)
+        let directory =
+            open_directory(self.roots[*at].1.as_fd(), Path::new(OsStr::from_bytes(place))).ok()?;
+        let all = open_file(directory.as_fd(), file.name).ok()?;
+        let own = open_file(directory.as_fd(), "memory.events.local").ok();
+        Some(EventFiles::new(all, own))
     }
 
     /// What is charged, in bytes, to the pod of the container whose cgroup is at `path`, if the pod has this limit.
@@ -255,13 +247,6 @@ impl CgroupFs {
         let mut number =
             |name| read_file(directory.as_fd(), name, &mut self.text).ok().and_then(fields::limit);
         if number(max.name) == Some(limit) { number(current.name) } else { None }
-    }
-
-    fn text_of_kills(&mut self, directory: BorrowedFd<'_>, name: &'static str) -> Option<u64> {
-        let (_, file) = self.files.iter().find(|(_, file)| file.name == name)?;
-        let mut values = Values::default();
-        file.parse(read_file(directory, name, &mut self.text).ok()?, &mut values);
-        values.get(OOM_KILLS)
     }
 
     /// Calls `each` with the text of every file that was read of the cgroup at `paths`, and its place in a recording; also those of the

@@ -192,7 +192,8 @@ impl SelfMetrics {
         if folded.peek().is_some() {
             labelled(text, "smaps_exporter_folded_paths", Gauge, help, folded);
         }
-        let help = "Processes of the container that the kernel has killed for want of memory, since the exporter found it.";
+        let help = "OOM kills that the kernel has counted since the exporter found the container. The container is empty if \
+                    only the pod is known. The first process of a group kill counts twice.";
         let mut oom_kills = oom_kills.map(|(labels, n_kills)| (Closed(labels), n_kills)).peekable();
         if oom_kills.peek().is_some() {
             labelled(text, "smaps_exporter_oom_kills_total", Counter, help, oom_kills);

@@ -13,6 +13,7 @@ mod progress;
 mod state_log;
 pub mod threads;
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use self::own_metrics::OwnMetrics;
 pub use self::progress::Pass;
 use self::progress::Progress;
 use self::state_log::{StateLog, refused};
-use crate::demand::Wake;
+use crate::demand::{Demand, Wake};
 use crate::errors::plain;
 use crate::exposition;
 use crate::exposition::self_metrics::SelfMetrics;
@@ -94,7 +95,7 @@ impl Scraper {
             snapshot: parts.snapshot,
             own_metrics: OwnMetrics::new(parts.self_metrics),
             progress: Progress::default(),
-            checks: CheckSchedule::new(parts.check_interval, Instant::now()),
+            checks: CheckSchedule::new(parts.check_interval),
             ooms: Ooms::default(),
             log: StateLog::new(parts.is_recording),
         }
@@ -179,7 +180,7 @@ impl Scraper {
             }
             self.begin_reads(pass);
         }
-        self.watch_if_due();
+        self.record_kills();
         if self.progress.is_first_too_long(Instant::now()) {
             return None;
         }
@@ -196,14 +197,15 @@ impl Scraper {
     /// Attributes the processes, all of which are identified now, and queues those to be read.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
-        let Self { proc, discovery, processes, reads, cgroups, .. } = self;
+        let Self { proc, discovery, processes, cgroups, .. } = self;
         let has_changed = discovery.observe(processes.seen(), now);
         processes.identify(proc, discovery, has_changed);
         discovery.see_running(processes.attributed().map(|(container, _)| container));
         if let Some(cgroups) = cgroups {
-            cgroups.update(processes, discovery, proc);
-            self.ooms.record(cgroups.take_kills(), &self.snapshot, self.progress.summed_at());
+            cgroups.update(processes, discovery, proc, now);
         }
+        self.record_kills();
+        let Self { proc, discovery, processes, reads, cgroups, .. } = self;
         let mut node = Node { processes, proc, discovery };
         match (cgroups, pass) {
             (Some(cgroups), Pass::Check) => {
@@ -367,22 +369,22 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check())
     }
 
-    /// Returns when the kill counters that may soon disappear are due; `None` if there are none.
-    pub fn next_watch(&self) -> Option<Instant> {
-        self.checks.next_watch(self.cgroups.as_ref().is_some_and(CgroupUsage::has_watched))
+    /// Starts the thread that finds OOM kills as they happen, where the kernel reports them. It wakes the
+    /// thread that scrapes.
+    ///
+    /// Fails with the system's error when no thread can be started.
+    pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
+        match &self.cgroups {
+            Some(cgroups) => cgroups.start_watch(demand),
+            None => Ok(()),
+        }
     }
 
-    /// Reads the kill counters that may soon disappear, if they are due.
-    pub fn watch_if_due(&mut self) {
-        let now = Instant::now();
-        if self.next_watch().is_some_and(|at| at <= now)
-            && let Some(cgroups) = &mut self.cgroups
-        {
-            let clock = thread_cpu_time();
-            self.checks.watch(now);
-            cgroups.watch();
-            self.ooms.record(cgroups.take_kills(), &self.snapshot, self.progress.summed_at());
-            self.add_overhead_since(clock);
+    /// Records the OOM kills that were found since the last call.
+    pub fn record_kills(&mut self) {
+        if let Some(cgroups) = &mut self.cgroups {
+            let kills = cgroups.take_kills();
+            self.ooms.record(kills, &self.snapshot, self.progress.summed_at(), Instant::now());
         }
     }
 

@@ -1,66 +1,127 @@
 //! The newest OOM records: what containers held when the kernel killed a process in them.
 
-use std::collections::VecDeque;
-use std::time::{Instant, SystemTime};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 
-use crate::exposition::ooms::{Record, document};
+use crate::cgroupfs::fields::Values;
+use crate::exposition::ooms::{LogLine, PodKill, Record, document};
 use crate::logging;
+use crate::node::cgroups::kill_counts::{Limit, Place};
 use crate::node::cgroups::oom::Kill;
+use crate::totals::labels;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
-/// The maximum number of records, and of their bytes. The newest record is kept in any case.
-const MAX_RECORDS: usize = 32;
+/// The maximum number of records, of the records of one container or pod, and of the bytes of all. The newest
+/// record is kept in any case.
+const MAX_RECORDS: usize = 64;
+const MAX_OF_ONE: usize = 4;
 const MAX_BYTES: usize = 256 << 10;
+/// The shortest time between two log lines of one container or pod. A loop of 67 kills in a second would
+/// otherwise log 26 KB in a second.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The newest OOM records.
 #[derive(Debug, Default)]
 pub struct Ooms {
-    /// The records as JSON, the newest first.
-    records: VecDeque<String>,
+    /// The records, the newest first: the label text of the container or pod, and the JSON.
+    records: VecDeque<(Box<str>, String)>,
     is_new: bool,
+    /// When the last line of each container or pod was logged, and what has to be logged next, by label text.
+    logged: BTreeMap<Box<str>, (Instant, Option<LogLine>)>,
 }
 
 impl Ooms {
-    /// Records these kills.
-    pub fn record(&mut self, kills: Vec<Kill>, snapshot: &Snapshot, summed_at: Option<Instant>) {
-        kills.iter().for_each(|kill| self.record_one(kill, snapshot, summed_at));
+    /// Records these kills, and logs them unless another line of the container was logged a short time ago.
+    /// For a container that was not near its limit, the last sums, made at `summed_at`, show what it mapped.
+    pub fn record(
+        &mut self,
+        kills: Vec<Kill>,
+        snapshot: &Snapshot,
+        summed_at: Option<Instant>,
+        now: Instant,
+    ) {
+        kills.iter().for_each(|kill| self.record_one(kill, snapshot, summed_at, now));
+        self.log_due(now);
     }
 
-    /// Records and logs a kill. For a container that was not near its limit, the last sums, made at
-    /// `summed_at`, show what it mapped.
-    fn record_one(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>) {
-        let listed = &kill.container.listed;
-        let mut summed = Largest::default();
-        let (largest, read_at, values, current) = match &kill.last_reading {
-            Some(last) => (&last.largest, last.oldest, &last.values, last.current),
-            None => {
-                let (table, key) = (snapshot.table(), kill.container.id.key());
-                let is_known = kill.is_alone && summed.find(table, key, &mut Vec::new());
-                (&summed, summed_at.filter(|_| is_known), &kill.values, kill.current)
+    fn record_one(&mut self, kill: &Kill, snapshot: &Snapshot, summed_at: Option<Instant>, now: Instant) {
+        let (listed, pod) = match &kill.found.place {
+            Place::Container(container) => (&container.listed, None),
+            Place::Pod { of, candidates, has_unselected } => {
+                (&of.listed, Some(PodKill { candidates, has_unselected: *has_unselected }))
             }
+        };
+        let (mut summed, no_values) = (Largest::default(), Values::default());
+        let (largest, read_at, values, current) = match (&kill.content, &kill.found.place) {
+            (Some(content), Place::Container(container)) => match &content.last_reading {
+                Some(last) => (&last.largest, last.oldest, &last.values, Some(last.current)),
+                None => {
+                    let (table, key) = (snapshot.table(), container.id.key());
+                    let is_known = content.is_alone && summed.find(table, key, &mut Vec::new());
+                    (&summed, summed_at.filter(|_| is_known), &content.values, Some(content.current))
+                }
+            },
+            _ => (&summed, None, &no_values, None),
         };
         let record = Record {
             time: SystemTime::now(),
-            container: [&listed.namespace, &listed.pod, &listed.name],
-            n_kills: kill.n_kills,
+            container: [&listed.namespace, &listed.pod, if pod.is_some() { "" } else { &listed.name }],
+            pod,
+            n_kills: kill.found.n_kills,
+            limit: kill.found.limit.map(name_of),
             current,
             values,
             age: read_at.map(|read_at| read_at.elapsed()),
             largest,
         };
-        warn!(target: logging::OOM_KILL, "{}", record.log_line());
-        self.records.push_front(record.json());
+        let [namespace, pod, name] = record.container;
+        let labels: Box<str> = labels::container(namespace, pod, name).into();
+        let mut line = record.log_line();
+        match self.logged.get_mut(&labels) {
+            Some((_, waiting)) => {
+                waiting.iter().for_each(|earlier| line.add_kills(earlier));
+                *waiting = Some(line);
+            }
+            None => {
+                warn!(target: logging::OOM_KILL, "{line}");
+                self.logged.insert(labels.clone(), (now, None));
+            }
+        }
+        self.keep(labels, record.json());
+    }
+
+    /// Keeps a record, and drops those that exceed the limits.
+    fn keep(&mut self, labels: Box<str>, json: String) {
+        self.records.push_front((labels.clone(), json));
+        let mut n_of_one = 0;
+        self.records.retain(|(other, _)| {
+            n_of_one += usize::from(*other == labels);
+            *other != labels || n_of_one <= MAX_OF_ONE
+        });
         let mut n_bytes = 0;
-        let fits = |record: &&String| {
-            n_bytes += record.len();
+        let fits = |(_, json): &&(Box<str>, String)| {
+            n_bytes += json.len();
             n_bytes <= MAX_BYTES
         };
         let n_fitting = self.records.iter().take(MAX_RECORDS).take_while(fits).count();
         self.records.truncate(n_fitting.max(1));
         self.is_new = true;
+    }
+
+    /// Logs the kills that followed another line too soon, once enough time has passed.
+    fn log_due(&mut self, now: Instant) {
+        self.logged.retain(|_, (logged_at, waiting)| {
+            if now < *logged_at + LOG_INTERVAL {
+                return true;
+            }
+            let Some(line) = waiting.take() else { return false };
+            warn!(target: logging::OOM_KILL, "{line}");
+            *logged_at = now;
+            true
+        });
     }
 
     /// Whether there are new records since the last call of [`Ooms::news`].
@@ -70,15 +131,26 @@ impl Ooms {
 
     /// Returns the document with all records, if there are new ones since the last call.
     pub fn news(&mut self) -> Option<String> {
-        std::mem::take(&mut self.is_new).then(|| document(self.records.iter().map(String::as_str)))
+        let records = self.records.iter().map(|(_, json)| json.as_str());
+        std::mem::take(&mut self.is_new).then(|| document(records))
+    }
+}
+
+/// Returns the name of a limit in a record.
+fn name_of(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Container => "container",
+        Limit::Pod => "pod",
+        Limit::Kubepods => "kubepods",
+        Limit::Node => "node",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroupfs::fields::Values;
-    use crate::node::cgroups::oom::LastReading;
+    use crate::node::cgroups::kill_counts::FoundKill;
+    use crate::node::cgroups::oom::{Content, LastReading};
     use crate::node::containers::table::{Container, ContainerId};
     use crate::sources;
     use std::sync::Arc;
@@ -92,45 +164,98 @@ mod tests {
             pod: name(pod),
             name: name("app"),
         };
-        let container = Arc::new(Container::new(ContainerId(0), listed, true));
-        Kill { container, n_kills: 1, values: Values::default(), current: 5, is_alone: true, last_reading }
+        let place = Place::Container(Arc::new(Container::new(ContainerId(0), listed, true)));
+        let found = FoundKill { place, n_kills: 1, limit: Some(Limit::Pod) };
+        let content = Content { values: Values::default(), current: 5, is_alone: true, last_reading };
+        Kill { found, content: Some(content) }
+    }
+
+    fn record(ooms: &mut Ooms, kill: Kill, now: Instant) {
+        ooms.record(vec![kill], &Snapshot::default(), Some(now), now);
     }
 
     #[test]
-    fn the_newest_are_kept() {
-        let (mut ooms, snapshot) = (Ooms::default(), Snapshot::default());
+    fn the_newest_records_are_kept() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now());
         assert_eq!(ooms.news(), None);
-        for i in 0..40 {
-            ooms.record_one(&kill(&format!("p{i}"), None), &snapshot, Some(Instant::now()));
+        for i in 0..80 {
+            record(&mut ooms, kill(&format!("p{i}"), None), now);
         }
         let news = ooms.news().unwrap();
         assert_eq!(news.matches("\"time\"").count(), MAX_RECORDS);
-        assert!(news.find("\"p39\"").unwrap() < news.find("\"p8\"").unwrap() && !news.contains("\"p7\""));
+        assert!(news.find("\"p79\"").unwrap() < news.find("\"p16\"").unwrap() && !news.contains("\"p15\""));
         assert!(news.contains("\"use_bytes\":5,\"reading_age_seconds\":null,\"mapped_bytes\":0"), "{news}");
         assert_eq!(ooms.news(), None);
     }
 
     #[test]
-    fn long_ones_take_the_place_of_many() {
-        let (mut ooms, snapshot) = (Ooms::default(), Snapshot::default());
+    fn a_loop_of_kills_leaves_the_records_of_other_containers() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now());
+        record(&mut ooms, kill("other", None), now);
+        for _ in 0..100 {
+            record(&mut ooms, kill("loop", None), now);
+        }
+        let news = ooms.news().unwrap();
+        assert_eq!((news.matches("\"loop\"").count(), news.matches("\"other\"").count()), (MAX_OF_ONE, 1));
+    }
+
+    #[test]
+    fn a_loop_of_kills_waits_to_be_logged_with_its_count() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now());
+        let waiting = |ooms: &Ooms| -> Vec<_> {
+            let waiting = ooms.logged.values();
+            waiting.map(|(at, line)| (*at - now, line.as_ref().map_or(0, LogLine::n_kills))).collect()
+        };
+        for (ms, expected) in
+            [(0, (0, 0)), (15, (0, 1)), (9_999, (0, 2)), (10_000, (10_000, 0)), (10_015, (10_000, 1))]
+        {
+            record(&mut ooms, kill("loop", None), now + Duration::from_millis(ms));
+            let expected = (Duration::from_millis(expected.0), expected.1);
+            assert_eq!(waiting(&ooms), [expected], "after {ms} ms");
+        }
+        ooms.log_due(now + 2 * LOG_INTERVAL);
+        assert_eq!(waiting(&ooms), [(2 * LOG_INTERVAL, 0)], "the last kills are logged, too");
+        ooms.log_due(now + 3 * LOG_INTERVAL);
+        assert_eq!(waiting(&ooms), []);
+    }
+
+    #[test]
+    fn long_records_take_the_place_of_many() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now());
         for i in 0..9 {
-            ooms.record_one(&kill(&format!("{i}{}", "\u{1}".repeat(10_000)), None), &snapshot, None);
+            record(&mut ooms, kill(&format!("{i}{}", "\u{1}".repeat(10_000)), None), now);
         }
         let news = ooms.news().unwrap();
         assert_eq!(news.matches("\"time\"").count(), MAX_BYTES / 60_000);
-        ooms.record_one(&kill(&"\u{1}".repeat(100_000), None), &snapshot, None);
+        record(&mut ooms, kill(&"\u{1}".repeat(100_000), None), now);
         assert_eq!(ooms.news().unwrap().matches("\"time\"").count(), 1, "the newest in any case");
     }
 
     #[test]
-    fn the_last_reading_of_a_full_container_is_told() {
-        let mut ooms = Ooms::default();
+    fn the_last_reading_of_a_full_container_is_recorded() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now());
         let largest = Largest { pss: 77, ..Largest::default() };
-        let last =
-            LastReading { largest, oldest: Some(Instant::now()), current: 99, ..LastReading::default() };
-        ooms.record_one(&kill("p", Some(last)), &Snapshot::default(), None);
+        let last = LastReading { largest, oldest: Some(now), current: 99, ..LastReading::default() };
+        record(&mut ooms, kill("p", Some(last)), now);
         let news = ooms.news().unwrap();
-        assert!(news.contains("\"use_bytes\":99,\"reading_age_seconds\":0.00"), "{news}");
-        assert!(news.contains("\"mapped_bytes\":77"), "{news}");
+        assert!(news.contains("\"limit\":\"pod\",") && news.contains("\"use_bytes\":99,"), "{news}");
+        assert!(
+            news.contains("\"reading_age_seconds\":0.0") && news.contains("\"mapped_bytes\":77"),
+            "{news}"
+        );
+    }
+
+    #[test]
+    fn a_kill_of_a_pod_names_candidates_and_no_content() {
+        let mut ooms = Ooms::default();
+        let mut kill = kill("p", None);
+        let Place::Container(of) = kill.found.place else { unreachable!("as made above") };
+        let candidates = vec!["a".to_owned(), "b".to_owned()];
+        kill.found.place = Place::Pod { of, candidates, has_unselected: true };
+        kill.content = None;
+        record(&mut ooms, kill, Instant::now());
+        let news = ooms.news().unwrap();
+        let expected = r#""container":"","candidates":["a","b"],"has_unselected":true,"#;
+        assert!(news.contains(expected) && news.contains(r#""use_bytes":null,"#), "{news}");
     }
 }

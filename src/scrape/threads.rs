@@ -54,9 +54,9 @@ struct State {
 }
 
 impl State {
-    /// Reads the kill counters that may soon disappear, and publishes new OOM records immediately.
-    fn watch_if_due(&mut self) {
-        self.scraper.watch_if_due();
+    /// Records the OOM kills that were found, and publishes new records immediately.
+    fn publish_ooms(&mut self) {
+        self.scraper.record_kills();
         if self.scraper.has_news_of_ooms() {
             (self.after)(&mut self.scraper, Pass::Check, Ok(()));
         }
@@ -151,8 +151,7 @@ impl Shared {
                 Some(check) if check <= now => return (state, Pass::Check),
                 check => check.map_or(start, |check| check.min(start)),
             };
-            let start = state.scraper.next_watch().map_or(start, |watch| watch.min(start));
-            state.watch_if_due();
+            state.publish_ooms();
             if !self.handover.has_detached() {
                 state.scraper.wait_until(start, requested);
                 continue;

@@ -1,22 +1,38 @@
-"""Containers that leak until the kernel kills them, and what /ooms must say of them."""
+"""Containers that leak until the kernel kills them, and what /ooms and the counters say about it."""
 
 import json
+import os
+import re
+import subprocess
 import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import kernel
-from cgroups import MIB, path_of
-from exporter import Client
-from lab import Container, Lab, until
+from cgroups import IS_V2, MIB, path_of
+from exporter import Client, Exporter
+from lab import Container, Lab, kill, until
+from live_node import rmdir
 
 LIMIT = 100 * MIB
+FOREVER = "1000000"
+ROOT = Path("/sys/fs/cgroup") if IS_V2 else Path("/sys/fs/cgroup/memory")
 
 
 def records(exporter: Client) -> list[dict]:
     status, body = exporter.get("/ooms")
     assert status == 200
     return json.loads(body)["records"]
+
+
+def kills(exporter: Client) -> dict[str, int]:
+    """The counted kills by `pod/container`. The strict reader would take seconds on an emulated processor."""
+    lines = re.findall(r"^smaps_exporter_oom_kills_total\{(.*)\} (\d+)$", exporter.get("/metrics")[1], re.MULTILINE)
+    labels = [(dict(re.findall(r'(\w+)="([^"]*)"', text)), int(count)) for text, count in lines]
+    return {f"{names['pod']}/{names['container']}": count for names, count in labels}
 
 
 def pids_of(lab: Lab, container: Container) -> list[int]:
@@ -29,21 +45,34 @@ def pids_of(lab: Lab, container: Container) -> list[int]:
     return [pid for members in kernel.processes(lab).values() for pid in members if is_in(pid)]
 
 
-def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT) -> Container:
-    return Container("app", ["/programs/leak", "heap", str(start), str(rate), "1000"], memory_limit_bytes=limit, mounts=mounts)
+def is_leaking(lab: Lab, container: Container) -> bool:
+    def is_leak(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/comm").read_text() == "leak\n"
+        except OSError:  # it has just ended
+            return False
+
+    return any(is_leak(pid) for pid in pids_of(lab, container))
+
+
+def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
+    """A container that leaks, in a child: version 1 has no counter that outlives the container."""
+    script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
+    return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
 
 
 def ends(lab: Lab, container: Container) -> float:
-    """When it has ended."""
-    until(lambda: pids_of(lab, container), 20, "it runs")
-    until(lambda: not pids_of(lab, container), 60, "it has been killed")
+    """Wait until the leak was killed, and return when that was noticed."""
+    until(lambda: is_leaking(lab, container), 20, "it runs")
+    until(lambda: not is_leaking(lab, container), 60, "it has been killed")
     return time.time()
 
 
 def assert_leaked(record: dict, name: str, ended_at: float, limit: int = LIMIT, seconds: float = 10):
-    """What a record says of a leak, with what was read at most so long before, and noticed at most so long after the end."""
+    """Check a record of a leak that was read at most `seconds` before the kill, and recorded at most `seconds` after it."""
     assert (record["namespace"], record["pod"], record["container"], record["command"]) == ("accounts", name, "app", "leak")
     assert record["kills"] == 1 and record["limit_bytes"] == limit
+    assert record["limit"] == ("container" if IS_V2 else None)
     assert limit * 0.9 <= record["use_bytes"] <= limit
     assert 0 <= record["reading_age_seconds"] < seconds and abs(record["time"] - ended_at) < seconds
     largest = record["paths"][0]
@@ -51,3 +80,143 @@ def assert_leaked(record: dict, name: str, ended_at: float, limit: int = LIMIT, 
     assert record["mapped_bytes"] >= sum(path["pss_bytes"] for path in record["paths"]) >= 0.85 * limit
     assert record["account"]["anon"] >= 0.85 * limit
     assert sum(record["account"].values()) == pytest.approx(record["use_bytes"], abs=2 * MIB)
+
+
+def limit_cgroup(directory: Path, limit: int):
+    """Limit a cgroup, without swap."""
+    values = {"memory.max": limit, "memory.swap.max": 0} if IS_V2 else {"memory.limit_in_bytes": limit}
+    for name, value in values.items():
+        if (directory / name).exists():
+            (directory / name).write_text(f"{value}\n")
+
+
+def below(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.is_dir()]
+
+
+class Instance:
+    """A container without a runtime: a cgroup, and a process in it that leaks when it is told to."""
+
+    def __init__(self, directory: Path, link: Path | None):
+        self.directory, self.link = directory, link
+        self.processes: list[subprocess.Popen] = []
+
+    def run(self, script: str, directory: Path | None = None) -> subprocess.Popen:
+        """Run a shell script in the container, or in a cgroup below it. It may read a line from `go`."""
+
+        def enter():
+            ((directory or self.directory) / "cgroup.procs").write_text(str(os.getpid()))
+
+        process = subprocess.Popen(["sh", "-c", script], preexec_fn=enter, stdin=subprocess.PIPE)
+        self.processes.append(process)
+        return process
+
+    def n_kills(self) -> int:
+        """The kernel's count."""
+        text = (self.directory / ("memory.events" if IS_V2 else "memory.oom_control")).read_text()
+        return int(re.search(r"^oom_kill (\d+)", text, re.MULTILINE)[1])
+
+    def signal(self):
+        """Let the first process, which waits for a line, go on."""
+        self.processes[0].stdin.write(b"\n")
+        self.processes[0].stdin.flush()
+
+    def go(self):
+        """Let the processes that wait for a line go on, and wait until all have ended."""
+        for process in self.processes:
+            process.stdin.write(b"\n")
+            process.stdin.close()
+        for process in self.processes:
+            process.wait(60)
+
+    def remove(self, delay: float = 0):
+        """Remove the cgroup, which a runtime does some 20 ms after the last process has ended."""
+        directories = [*below(self.directory), self.directory]
+        for directory in directories:
+            for pid in (directory / "cgroup.procs").read_text().split():
+                kill(int(pid), 9)
+        for process in self.processes:
+            process.wait(60)
+        time.sleep(delay)
+        for directory in directories:
+            until(lambda directory=directory: rmdir(directory), 20, f"{directory} is empty")
+        if self.link:
+            self.link.unlink(missing_ok=True)
+
+
+class Pods:
+    """Pods without a runtime: cgroups as the kubelet makes them, and its links. Removal is the test's."""
+
+    def __init__(self, links: Path, programs: Path):
+        self.links, self.programs = links, programs
+        self.parent = ROOT / f"kubepods-{uuid.uuid4().hex[:8]}"
+        self.instances: list[Instance] = []
+        self._make(self.parent)
+
+    def _make(self, directory: Path, limit: int | None = None) -> Path:
+        if IS_V2:
+            (directory.parent / "cgroup.subtree_control").write_text("+memory\n")
+        directory.mkdir()
+        if limit:
+            limit_cgroup(directory, limit)
+        return directory
+
+    def pod(self, name: str, limit: int | None = None) -> Path:
+        return self._make(self.parent / f"pod-{name}", limit)
+
+    def start(self, pod: Path, name: str, script: str, limit: int | None = None, is_listed: bool = True) -> Instance:
+        """Start a container of a pod, which runs this script."""
+        id = uuid.uuid4().hex * 2
+        link = self.links / f"{pod.name.removeprefix('pod-')}_ooms_{name}-{id}.log" if is_listed else None
+        instance = Instance(self._make(pod / id, limit), link)
+        self.instances.append(instance)
+        if link:
+            link.touch()
+        instance.run(script)
+        return instance
+
+    def leak(self, mib: int) -> str:
+        """A script that waits for a line and then takes so much memory."""
+        return f"read line; exec {self.programs}/leak heap {mib} 1 {mib}"
+
+    def exporter(self, *arguments: str) -> Exporter:
+        return Exporter("--container-logs", self.links, "--filter", "ooms/*/s-*/*", *arguments)
+
+    def close(self):
+        for instance in self.instances:
+            if instance.directory.exists():
+                instance.remove()
+        for pod in [*below(self.parent), self.parent]:
+            until(lambda pod=pod: rmdir(pod), 20, f"{pod} is empty")
+
+
+@contextmanager
+def pods_of(links: Path, programs: Path):
+    links.mkdir()
+    pods = Pods(links, programs)
+    try:
+        yield pods
+    finally:
+        pods.close()
+
+
+def wait_until_listed(exporter: Client, *names: str):
+    """Wait until these containers, and pods, are exported without a kill."""
+    until(lambda: set(names) <= kills(exporter).keys(), 60, f"{names} are listed")
+    counts = kills(exporter)
+    assert [counts[name] for name in names] == [0] * len(names)
+
+
+def wait_for(exporter: Client, expected: dict[str, int]):
+    """Wait until these are the kills, and still are after two scrapes. What has ended without a kill is not exported."""
+
+    def seen():
+        counts = kills(exporter)
+        return {name: counts.get(name, 0) for name in expected}
+
+    deadline = time.monotonic() + 60
+    while seen() != expected and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert seen() == expected
+    exporter.after()
+    assert seen() == expected

@@ -1,5 +1,5 @@
-"""What a container was full of when the kernel killed a process of it, told by /ooms, the log and a counter, though nobody asks; and what
-its memory consists of."""
+"""What a container held when the kernel killed a process in it, by /ooms, the log and a counter, without a scrape; and what its memory
+consists of."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import Container, Lab, cri, kill, until
 from live_node import rmdir
-from ooms import LIMIT, assert_leaked, ends, leak, pids_of, records
+from ooms import LIMIT, Instance, assert_leaked, ends, is_leaking, kills, leak, limit_cgroup, pids_of, pods_of, records, wait_for, wait_until_listed
 
 
 @pytest.fixture
@@ -33,42 +33,46 @@ def exporter_of(lab: Lab, *arguments: str) -> Exporter:
     return Exporter("--containerd-sock", lab.socket, *EVERYTHING, *arguments)
 
 
-def test_a_leak_is_told_though_nobody_asks(node, mounts):
+def test_a_kill_is_recorded_without_a_scrape(node, mounts):
     with exporter_of(node) as exporter:
         scrapes = exporter.metrics().value("smaps_exporter_scrapes_total")
         with pod(node, "leak-0", leak(mounts)) as made:
             ended_at = ends(node, made["app"])
-            [record] = until(lambda: records(exporter), 3, "it is told")
+            [record] = until(lambda: records(exporter), 3, "it is recorded")
             assert_leaked(record, "leak-0", ended_at, seconds=3)
         [line] = exporter.news()
-        assert 'killed for want of memory: namespace="accounts" pod="leak-0" container="app" largest_command="leak" kills=1 use_bytes=' in line
-        assert re.search(r' limit_bytes=104857600 reading_age_seconds=[0-2]\.\d+ mapped_bytes=\d+ "\[heap\]"=\d+ "', line), line
+        start = 'OOM kill: namespace="accounts" pod="leak-0" container="app" largest_command="leak" kills=1 use_bytes='
+        assert line.partition("] ")[2].startswith(start), line
+        limit = "limit_bytes=104857600( limit=container)?"
+        assert re.search(rf' {limit} reading_age_seconds=[0-2]\.\d+ mapped_bytes=\d+ "\[heap\]"=\d+ "', line), line
         exposition = exporter.after()
         assert exposition.by("smaps_exporter_oom_kills_total", *CONTAINER)["accounts", "leak-0", "app"] == 1
-        assert exposition.value("smaps_exporter_scrapes_total") - scrapes <= 4, "nobody asked"
-        assert records(exporter) == [record], "it is told once"
+        assert exposition.value("smaps_exporter_scrapes_total") - scrapes <= 4, "no client has asked"
+        assert records(exporter) == [record], "it is recorded once"
 
 
-def test_ten_at_once(node, mounts):
+def test_ten_kills_at_once_are_recorded(node, mounts):
     with exporter_of(node) as exporter:
         containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
             for container in containers:
-                until(lambda container=container: not pids_of(node, container), 90, "it has been killed")
-            until(lambda: len(records(exporter)) == 10, 3, "all are told")
+                until(lambda container=container: is_leaking(node, container), 20, "it runs")
+            for container in containers:
+                until(lambda container=container: not is_leaking(node, container), 90, "it has been killed")
+            until(lambda: len(records(exporter)) == 10, 3, "all are recorded")
         finally:
             for made in pods:
                 node.remove_pod(made)
-        told = records(exporter)
-        assert sorted(record["pod"] for record in told) == sorted(f"leak-{i}" for i in range(10))
-        for record in told:
+        found = records(exporter)
+        assert sorted(record["pod"] for record in found) == sorted(f"leak-{i}" for i in range(10))
+        for record in found:
             assert_leaked(record, record["pod"], record["time"], 80 * MIB)
         counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
         assert [counts["accounts", f"leak-{i}", "app"] for i in range(10)] == [1] * 10
 
 
-def test_who_is_killed_by_somebody_else_is_not_told(node, mounts):
+def test_a_full_container_that_is_killed_by_a_signal_has_no_record(node, mounts):
     full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "full-0", full):
         until(lambda: pids_of(node, full), 20, "it runs")
@@ -82,43 +86,32 @@ def test_who_is_killed_by_somebody_else_is_not_told(node, mounts):
         assert exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER).get(("accounts", "full-0", "app"), 0) == 0
 
 
-def test_a_container_that_is_started_again_has_a_record_of_its_own(node, mounts):
+def test_a_restarted_container_has_its_own_record(node, mounts):
     with exporter_of(node) as exporter:
         first, second = leak(mounts), leak(mounts, 80)
         with pod(node, "again-0", first) as made:
             ends(node, first)
-            until(lambda: len(records(exporter)) == 1, 3, "the first is told")
+            until(lambda: len(records(exporter)) == 1, 3, "the first is recorded")
+            for pid in pids_of(node, first):
+                kill(pid, 9)
+            until(lambda: not pids_of(node, first), 20, "the first has ended")
             node.start_container(made, second, attempt=1)
             ended_at = ends(node, second)
-            until(lambda: len(records(exporter)) == 2, 3, "the second is told")
+            until(lambda: len(records(exporter)) == 2, 3, "the second is recorded")
         assert_leaked(records(exporter)[0], "again-0", ended_at)
         counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
         assert counts["accounts", "again-0", "app"] == 2
 
 
-def test_a_child_that_is_killed(node, mounts):
-    """The container lives on, and its cgroup counts."""
-    command = ["sh", "-c", f"/programs/leak heap 70 5 1000; sleep {FOREVER}"]
-    app = Container("app", command, memory_limit_bytes=LIMIT, mounts=mounts)
-    with exporter_of(node) as exporter, pod(node, "child-0", app):
-        until(lambda: len(pids_of(node, app)) == 2, 20, "it leaks")
-        [record] = until(lambda: records(exporter), 60, "it is told")
-        assert_leaked(record, "child-0", record["time"])
-        for _ in range(2):
-            counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
-            assert counts["accounts", "child-0", "app"] == 1
-
-
-def test_while_a_client_asks_all_the_time(node, mounts):
-    """Each scrape may come in between: the reading before the kill is what is told."""
+def test_a_record_has_the_reading_before_the_kill_however_often_a_client_asks(node, mounts):
     with exporter_of(node, "--scrape-interval", "50ms") as exporter:
         for attempt in range(3):
             with pod(node, f"asked-{attempt}", leak(mounts, 85, 20)) as made:
-                until(lambda made=made: pids_of(node, made["app"]), 20, "it runs")
+                until(lambda made=made: is_leaking(node, made["app"]), 20, "it runs")
                 for _ in exporter.scrapes():
-                    if not pids_of(node, made["app"]):
+                    if not is_leaking(node, made["app"]):
                         break
-                until(lambda attempt=attempt: len(records(exporter)) == attempt + 1, 3, "it is told")
+                until(lambda attempt=attempt: len(records(exporter)) == attempt + 1, 3, "it is recorded")
             assert_leaked(records(exporter)[0], f"asked-{attempt}", time.time())
 
 
@@ -170,7 +163,7 @@ def test_each_part_of_the_account(node, mounts, tmp_path):
 
 @contextmanager
 def killed_elsewhere(programs: Path):
-    """A process in a cgroup of no container that the kernel kills for want of memory, once `go` is called."""
+    """A process in a cgroup of no container, with an OOM kill once `go` is called."""
     cgroup = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory") / f"lab-elsewhere-{os.getpid()}"
     cgroup.mkdir()
     (cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")).write_text(str(10 * MIB))
@@ -189,8 +182,8 @@ def killed_elsewhere(programs: Path):
         until(lambda: rmdir(cgroup), 10, "the cgroup is empty")
 
 
-def test_a_kill_elsewhere_is_nobodys(node, mounts, programs):
-    """A full container ends just when the kernel kills a process of something else."""
+def test_a_kill_elsewhere_counts_for_no_container(node, mounts, programs):
+    """A full container ends when the kernel kills a process outside of all containers."""
     full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "full-0", full), killed_elsewhere(programs) as go:
         until(lambda: pids_of(node, full), 20, "it runs")
@@ -204,25 +197,80 @@ def test_a_kill_elsewhere_is_nobodys(node, mounts, programs):
         assert records(exporter) == [] and not exporter.news()
 
 
-def test_the_pods_limit_counts(node, mounts):
-    """A container that leaks into what its neighbour leaves of the pod's limit."""
+def test_a_kill_at_the_limit_of_the_pod_is_recorded(node, mounts):
+    """A container leaks into the memory that its neighbour leaves of the pod's limit."""
     neighbour = Container("neighbour", ["/programs/leak", "heap", "30", "1", "30"], mounts=mounts)
     app = Container("app", ["sh", "-c", f"/programs/leak heap 40 5 1000; sleep {FOREVER}"], mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "shared-0", neighbour, app) as made:
         node.limit_pod(made, LIMIT)
-        [record] = until(lambda: records(exporter), 60, "it is told")
+        [record] = until(lambda: records(exporter), 60, "it is recorded")
         assert (record["pod"], record["container"], record["command"], record["limit_bytes"]) == ("shared-0", "app", "leak", LIMIT)
+        assert record["limit"] == ("pod" if IS_V2 else None)
         assert record["paths"][0]["path"] == "[heap]" and record["paths"][0]["pss_bytes"] > 55 * MIB
         assert sum(record["account"].values()) == record["use_bytes"] > 55 * MIB
 
 
-def test_one_kill_after_the_other(node, mounts):
-    """Each time a child, a few seconds apart: no record has anything of the one before."""
+def test_kills_in_turn_have_records_of_their_own(node, mounts):
+    """Each time a child, a few seconds apart: no record has the values of the one before."""
     leaks = "for i in 1 2 3; do /programs/leak heap 70 10 1000; sleep 1; done"
     app = Container("app", ["sh", "-c", f"{leaks}; sleep {FOREVER}"], memory_limit_bytes=LIMIT, mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "kids-0", app):
-        until(lambda: len(records(exporter)) == 3, 60, "three are told")
-        told = records(exporter)
-        for record in told:
+        until(lambda: len(records(exporter)) == 3, 60, "three are recorded")
+        found = records(exporter)
+        for record in found:
             assert_leaked(record, "kids-0", record["time"])
-        assert len({record["use_bytes"] for record in told}) == 3
+        assert len({record["use_bytes"] for record in found}) == 3
+
+
+def test_a_loop_of_kills_leaves_the_records_and_the_log_to_others(programs, tmp_path):
+    """Row 8: at most 4 records of a container, and one log line in ten seconds, with the count."""
+    with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
+        other, loop = (pods.start(pods.pod(name), "s-app", f"exec sleep {FOREVER}", 8 * MIB) for name in ("other", "loop"))
+        wait_until_listed(exporter, "other/s-app", "loop/s-app")
+        leak = f"exec {programs}/leak heap 16 1 16"
+        assert other.run(leak).wait(60) == -9
+        until(lambda: records(exporter), 10, "the kill is recorded")
+        began = time.monotonic()
+        while time.monotonic() < began + 6:
+            assert loop.run(leak).wait(60) == -9
+        wait_for(exporter, {"other/s-app": 1, "loop/s-app": loop.n_kills()})
+        pods_of_records = [record["pod"] for record in records(exporter)]
+        assert pods_of_records.count("other") == 1 and 1 <= pods_of_records.count("loop") <= 4
+
+        def logged() -> list[int]:
+            return [int(re.search(r" kills=(\d+) ", line)[1]) for line in exporter.news() if 'pod="loop"' in line]
+
+        until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
+        assert len(logged()) <= 3 and loop.n_kills() > 20, logged()
+
+
+@pytest.mark.skipif(IS_V2, reason="version 2 reports events")
+def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
+    """Row 7: the counters are read at each check. A container that is full costs no more than another."""
+    with pods_of(tmp_path / "links", programs) as pods:
+        work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"
+        full = [pods.start(pods.pod(f"full-{i}"), "s-app", work) for i in range(150)]
+        until(lambda: all(len(pids_in(instance)) == 2 for instance in full), 60, "all run")
+        for instance in full:
+            used = int((instance.directory / "memory.usage_in_bytes").read_text())
+            limit_cgroup(instance.directory, used + used // 20)
+        with pods.exporter("--cpu-budget", "0.01") as exporter:
+            assert len(kills(exporter)) == len(full)
+            began, cpu = time.monotonic(), cpu_seconds(exporter.process.pid)
+            time.sleep(10)
+            share = (cpu_seconds(exporter.process.pid) - cpu) / (time.monotonic() - began)
+            for instance in full[:8]:
+                instance.signal()
+            until(lambda: all(instance.n_kills() for instance in full[:8]), 30, "the kernel has killed in each")
+            wait_for(exporter, {f"full-{i}/s-app": instance.n_kills() for i, instance in enumerate(full[:8])})
+            assert all(record["limit"] is None for record in records(exporter))
+        assert share < 0.02, f"{share:.1%} of a core"
+
+
+def pids_in(instance: Instance) -> list[str]:
+    return (instance.directory / "cgroup.procs").read_text().split()
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -137,13 +137,15 @@ test('bars: the limit is the width, without one the largest use', () => {
 
 test('records of OOM kills are read whatever they are', () => {
 	const { readOoms } = load();
-	const one = { time: 10.5, namespace: 'shop', pod: 'web-1', container: 'app', command: '<b>', kills: 1, limit_bytes: null, use_bytes: 5, reading_age_seconds: .8, mapped_bytes: 4,
+	const one = { time: 10.5, namespace: 'shop', pod: 'web-1', container: 'app', command: '<b>', limit: 'pod', kills: 1, limit_bytes: null, use_bytes: 5, reading_age_seconds: .8, mapped_bytes: 4,
 		paths: [{ command: 'java', path: '[heap]', pss_bytes: 3 }], account: { anon: 4, slab: 'x', unheard_of: 1 } };
 	const [r] = readOoms(JSON.stringify({ records: [one] }));
 	const { account, ...rest } = one;
-	assert.deepEqual(r, { ...rest, limit_bytes: NaN, parts: { anon: account.anon } });
-	const many = readOoms(JSON.stringify({ records: Array.from({ length: 40 }, (_, k) => ({ ...one, time: 100 - k, paths: Array(50).fill(one.paths[0]) })) }));
-	assert.deepEqual([many.length, many[0].time, many[31].time, many[0].paths.length], [32, 100, 69, 10]);
+	assert.deepEqual(r, { ...rest, limit_bytes: NaN, candidates: [], hasUnselected: false, parts: { anon: account.anon } });
+	const [ofPod] = readOoms(JSON.stringify({ records: [{ ...one, container: '', candidates: ['a', 5, 'b'], has_unselected: true }] }));
+	assert.deepEqual([ofPod.candidates, ofPod.hasUnselected], [['a', 'b'], true]);
+	const many = readOoms(JSON.stringify({ records: Array.from({ length: 80 }, (_, k) => ({ ...one, time: 100 - k, paths: Array(50).fill(one.paths[0]) })) }));
+	assert.deepEqual([many.length, many[0].time, many[63].time, many[0].paths.length], [64, 100, 37, 10]);
 	for (const odd of ['{}', '[]', 'null', '5', '{"records":5}', '{"records":[null,1,"x",[]]}', '{"records":[{"time":"x","paths":5,"account":[],"pod":{}}]}', '{"records":[{"time":1e999,"paths":[null,{}]}]}']) {
 		for (const record of readOoms(odd)) assert.ok(typeof record.pod === 'string' && typeof record.time === 'number' && Array.isArray(record.paths), odd);
 	}

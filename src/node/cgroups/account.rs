@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::oom::{Kill, KillCounter, LastReading};
+use super::oom::{Content, LastReading};
 use crate::cgroupfs::account::{self, Exported};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, MAX, SHMEM, Values};
 use crate::cgroupfs::files::{Cgroup, CgroupFs, Paths};
@@ -43,7 +43,8 @@ pub struct Account {
     started_at: Option<u64>,
     cgroup: Cgroup,
     usage: Usage,
-    kills: KillCounter,
+    /// Whether the container's kills are counted.
+    is_watched: bool,
     shmem: MappedShmem,
     /// What the container mapped when it was last near its limit.
     last_reading: Option<LastReading>,
@@ -86,15 +87,36 @@ impl Account {
             started_at: None,
             cgroup: Cgroup::default(),
             usage,
-            kills: KillCounter::default(),
+            is_watched: false,
             shmem: MappedShmem::default(),
             last_reading: None,
         }
     }
 
     /// Returns the container.
-    pub fn container(&self) -> &Container {
+    pub fn container(&self) -> &Arc<Container> {
         &self.container
+    }
+
+    /// Whether a filter can select a process of the container. The accounts of other containers are not read,
+    /// but their kills are counted, so that they do not count for their pod.
+    pub fn is_selected(&self) -> bool {
+        self.container.is_selected
+    }
+
+    /// Returns the start time of the container's init process, if that is known.
+    pub fn started_at(&self) -> Option<u64> {
+        self.started_at
+    }
+
+    /// Whether the container's cgroup is known and its kills are not counted yet.
+    pub fn must_watch(&self) -> bool {
+        !self.is_watched && !self.paths.memory.is_empty()
+    }
+
+    /// Notes that the container's kills are counted.
+    pub fn set_watched(&mut self) {
+        self.is_watched = true;
     }
 
     /// Returns the paths of the container's cgroup.
@@ -105,6 +127,11 @@ impl Account {
     /// Whether the container's cgroup exists.
     pub fn is_there(&self) -> bool {
         self.usage.values.is_some()
+    }
+
+    /// Whether the place of the container's cgroup need not be found again.
+    fn is_located(&self) -> bool {
+        self.is_there() || self.is_watched && !self.is_selected()
     }
 
     /// Returns the key that orders containers by age.
@@ -123,7 +150,7 @@ impl Account {
             (self.pid, self.has_unselected) = (process.pid(), false);
         }
         self.has_unselected |= !process.is_selected();
-        if self.is_there() {
+        if self.is_located() {
             return;
         }
         // The outermost of several cgroups is the container's own.
@@ -147,7 +174,7 @@ impl Account {
     /// or has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
-        if !self.is_there() {
+        if !self.is_located() {
             let first = tracked.and_then(|tracked| tracked.first_cgroups.as_ref());
             let found = first.map(|first| self.find(first, discovery.index())).unwrap_or_default();
             if !found.memory.is_empty() {
@@ -317,53 +344,16 @@ impl Account {
         }
     }
 
-    /// Begins to count kills, unless counting has begun already. Returns whether this call began it.
-    pub fn begin_counting(&mut self, fs: &mut CgroupFs) -> bool {
-        self.kills.begin(fs, &self.cgroup, &self.paths.memory)
-    }
-
-    /// Returns the counters of the container's kills.
-    pub fn kills(&self) -> &KillCounter {
-        &self.kills
-    }
-
-    /// Takes the count of kills of the cgroup above.
-    pub fn see_kills_above(&mut self, fs: &mut CgroupFs) {
-        self.kills.see_above(fs);
-    }
-
-    /// Reads the count of kills of the container's own cgroup. Returns how many are new; `None` if the cgroup
-    /// is gone.
-    pub fn new_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
-        fs.oom_kills(&self.paths.memory, &self.cgroup).map(|n_now| self.kills.see(n_now))
-    }
-
-    /// Does the same as [`Account::new_kills`] if the count must be read often: the container is near its
-    /// limit, and no pod's counter outlives its own.
-    pub fn watched_kills(&mut self, fs: &mut CgroupFs) -> Option<u64> {
-        if !self.is_watched() {
-            return None;
-        }
-        fs.oom_kills_again(&self.paths.memory, &mut self.cgroup).map(|n_now| self.kills.see(n_now))
-    }
-
-    /// Whether the container's count of kills must be read often.
-    pub fn is_watched(&self) -> bool {
-        !self.kills.has_above() && self.is_near_limit()
-    }
-
     /// Marks all processes of the container as selected.
     #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;
     }
 
-    /// Creates the report of kills in the container, and marks its values as outdated.
-    pub fn kill(&mut self, n_kills: u64) -> Kill {
+    /// Returns what the container held before a kill, and marks its values as outdated.
+    pub fn take_content(&mut self) -> Content {
         self.usage.is_outdated = true;
-        Kill {
-            container: self.container.clone(),
-            n_kills,
+        Content {
             values: self.usage.values.unwrap_or_default(),
             current: self.usage.current,
             is_alone: !self.shares_labels,

@@ -2,6 +2,8 @@
 
 mod account;
 mod accounts;
-mod kills;
+pub mod kill_counts;
 pub mod oom;
+pub mod oom_watch;
+mod pace;
 pub mod usage;

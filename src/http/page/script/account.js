@@ -130,14 +130,16 @@ function containersOf(place) {
 
 // ---- Records of OOM kills
 
-const MOST_RECORDS = 32, MOST_PATHS = 10;
+const MOST_RECORDS = 64, MOST_PATHS = 10;
 // What GET /ooms answers, whatever it is, as records of which each field has its type; the newest first.
 function readOoms(text) {
 	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string' ? v : '';
 	const list = v => Array.isArray(v) ? v.filter(one => one && typeof one === 'object') : [];
 	return list(JSON.parse(text)?.records).slice(0, MOST_RECORDS).map(r => ({
-		...Object.fromEntries(['namespace', 'pod', 'container', 'command'].map(key => [key, string(r[key])])),
+		...Object.fromEntries(['namespace', 'pod', 'container', 'command', 'limit'].map(key => [key, string(r[key])])),
 		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'reading_age_seconds', 'mapped_bytes'].map(key => [key, number(r[key])])),
+		candidates: Array.isArray(r.candidates) ? r.candidates.map(string).filter(Boolean) : [],
+		hasUnselected: r.has_unselected === true,
 		paths: list(r.paths).slice(0, MOST_PATHS).map(p => ({ command: string(p.command), path: string(p.path), pss_bytes: number(p.pss_bytes) })),
 		parts: Object.fromEntries(Object.keys(PARTS).map(part => [part, number(r.account?.[part])]).filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));

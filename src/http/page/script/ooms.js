@@ -26,7 +26,8 @@ async function askOoms() {
 }
 const isOf = (r, names) => names.slice(0, 3).every((name, k) => name === r[LEVELS[k]]);
 const cutLong = text => fit(visible(text), 300, text => text.length);
-const nameOf = r => cutLong([r.namespace, r.pod].filter(Boolean).join('/') + ' › ' + r.container);
+const nameOf = r => cutLong([[r.namespace, r.pod].filter(Boolean).join('/'), r.container].filter(Boolean).join(' › '));
+const LIMITS = { container: 'The limit of the container was hit. ', pod: 'The limit of the pod was hit. ', kubepods: 'A limit above the pod was hit. ', node: 'The node had no memory left. ' };
 const dateOf = t => new Date(t * 1000);
 const isDate = t => !isNaN(dateOf(t));
 function ago(t) {
@@ -66,10 +67,11 @@ function makeKill(r) {
 }
 function makeReading(r) {
 	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), parts = barOf({ current: r.use_bytes, limit: r.limit_bytes, parts: r.parts }).parts;
-	const place = { at: [r.namespace, r.pod, r.container], by: '', q: '' };
+	const place = { at: [r.namespace, r.pod, r.container].filter((name, k) => k < 2 || name), by: '', q: '' };
 	const kills = r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '';
-	const read = `${kills}The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`;
-	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, 'Show the container')),
+	const where = r.container ? '' : `The kill was in one of the pod's containers${r.candidates.length ? ', perhaps ' + cutLong(r.candidates.join(' or ')) : ''}${r.hasUnselected ? '; the pod also has containers that no filter selects' : ''}. `;
+	const read = kills + (Object.hasOwn(LIMITS, r.limit) ? LIMITS[r.limit] : '') + (where || `The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`);
+	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, r.container ? 'Show the container' : 'Show the pod')),
 		make('div', {}, make('h3', {}, r.paths.length ? 'Largest paths, by PSS' : 'No path is known'), make('ol', {}, ...r.paths.map(p => {
 			const bar = make('span', { className: 'use' }), filled = swatchOf(kindOf(p.path));
 			filled.style.width = 100 * max(0, p.pss_bytes || 0) / largest + '%';

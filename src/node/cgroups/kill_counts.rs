@@ -1,0 +1,320 @@
+//! From the kernel's counters to kills: in which container, or if that is unknown, in which pod. Pure.
+//!
+//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above. It counts the
+//! event `oom` only from the cgroup whose limit was hit upwards. A pod's cgroup outlives its containers, so
+//! what it counts beyond the containers' own counts happened in a container that was removed or not listed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cgroupfs::events::EventCounts;
+use crate::node::cgroups::pace::Moved;
+use crate::node::containers::table::{Container, ContainerId};
+
+/// A limit was hit by a kill if no memory was left below it within this time of the kill.
+const NEARBY: Duration = Duration::from_secs(1);
+/// A container that is gone is named in records of its pod for this long.
+const CANDIDATE: Duration = Duration::from_secs(10);
+
+/// The cgroup whose limit made the kernel kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The container's cgroup, or one below it.
+    Container,
+    /// The pod's cgroup.
+    Pod,
+    /// A cgroup above the pod's.
+    Kubepods,
+    /// No cgroup: the node had no memory left.
+    Node,
+}
+
+/// Where processes were killed.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A selected container.
+    Container(Arc<Container>),
+    /// A pod with a selected container. Which container it was is not known.
+    Pod {
+        /// A container of the pod.
+        of: Arc<Container>,
+        /// The selected containers of the pod that were removed within ten seconds of the kill, by name.
+        candidates: Vec<String>,
+        /// Whether the pod has containers that no filter selects, which may have had the kill.
+        has_unselected: bool,
+    },
+}
+
+/// Kills in one place.
+#[derive(Clone, Debug)]
+pub struct FoundKill {
+    /// Where it was.
+    pub place: Place,
+    /// How many processes were killed.
+    pub n_kills: u64,
+    /// The limit that was hit; `None` if the kernel does not show that, as in version 1.
+    pub limit: Option<Limit>,
+}
+
+/// The counts of one cgroup, and what of them is new.
+#[derive(Debug)]
+struct Counter {
+    last: EventCounts,
+    /// When the counts of kills, of `oom` of the cgroup itself and of `oom` below it last moved.
+    kill_at: Option<Instant>,
+    own_oom_at: Option<Instant>,
+    oom_at: Option<Instant>,
+}
+
+impl Counter {
+    fn new(last: EventCounts) -> Self {
+        Self { last, kill_at: None, own_oom_at: None, oom_at: None }
+    }
+
+    /// Returns when `oom` last moved, of the cgroup itself or below it.
+    fn oom_or_own(&self) -> Option<Instant> {
+        self.oom_at.max(self.own_oom_at)
+    }
+
+    /// Takes new counts. Returns how many kills are new, and what moved.
+    fn see(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
+        let last = std::mem::replace(&mut self.last, counts);
+        let n_kills = counts.kills.saturating_sub(last.kills);
+        let (is_own_oom, is_oom) = (counts.own_oom > last.own_oom, counts.oom > last.oom);
+        for (at, has_moved) in [
+            (&mut self.kill_at, n_kills > 0),
+            (&mut self.own_oom_at, is_own_oom),
+            (&mut self.oom_at, is_oom && !is_own_oom),
+        ] {
+            if has_moved {
+                *at = Some(now);
+            }
+        }
+        match () {
+            () if n_kills > 0 => (n_kills, Moved::Kill),
+            () if is_oom || counts.max > last.max => (0, Moved::Limit),
+            () => (0, Moved::Nothing),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct InContainer {
+    container: Arc<Container>,
+    counter: Counter,
+    pod: Option<Box<[u8]>>,
+    /// The kills that [`KillCounts::settle`] has not returned yet.
+    n_new: u64,
+    gone_at: Option<Instant>,
+}
+
+/// A cgroup above containers: a pod's or one above pods.
+#[derive(Debug)]
+struct Above {
+    counter: Counter,
+    /// A container of the pod, if possible a selected one; `None` if this is no pod's cgroup.
+    pod_of: Option<Arc<Container>>,
+    has_unselected: bool,
+    /// Whether containers of different pods are in the cgroup, so that it is neither pod's.
+    is_shared: bool,
+    /// The kills that this cgroup has counted since it is known, those of them that a container has counted
+    /// too, and those that were returned as the pod's.
+    n_kills: u64,
+    n_in_containers: u64,
+    n_returned: u64,
+}
+
+impl Above {
+    /// Returns the kills that this cgroup has counted, no container has, and were not returned yet.
+    fn n_unexplained(&self) -> u64 {
+        self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
+    }
+
+    /// Returns a container of the pod, if this is the cgroup of one pod.
+    fn pod(&self) -> Option<&Arc<Container>> {
+        self.pod_of.as_ref().filter(|_| !self.is_shared)
+    }
+}
+
+/// The counters of all cgroups that matter. A cgroup above containers is known by its path.
+#[derive(Debug)]
+pub struct KillCounts {
+    containers: BTreeMap<ContainerId, InContainer>,
+    above: BTreeMap<Box<[u8]>, Above>,
+    /// Whether the kernel counts `oom`, which tells the limit.
+    knows_limits: bool,
+}
+
+impl KillCounts {
+    /// Creates an empty table. Without `knows_limits`, kills are returned without a limit.
+    pub fn new(knows_limits: bool) -> Self {
+        Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
+    }
+
+    /// Whether the cgroup at `path`, above containers, is known.
+    pub fn has_above(&self, path: &[u8]) -> bool {
+        self.above.contains_key(path)
+    }
+
+    /// Whether the container is known and its cgroup is there.
+    pub fn has_container(&self, id: ContainerId) -> bool {
+        self.containers.get(&id).is_some_and(|known| known.gone_at.is_none())
+    }
+
+    /// Whether the cgroup at `path` has counted kills that no container has counted.
+    pub fn has_unexplained(&self, path: &[u8]) -> bool {
+        self.above.get(path).is_some_and(|above| above.n_unexplained() > 0)
+    }
+
+    /// Whether the cgroup at `path` is a pod's and none of its containers is left.
+    pub fn is_empty_pod(&self, path: &[u8]) -> bool {
+        let is_in = |known: &InContainer| known.gone_at.is_none() && known.pod.as_deref() == Some(path);
+        self.above.get(path).is_some_and(|above| above.pod_of.is_some())
+            && !self.containers.values().any(is_in)
+    }
+
+    /// Returns the path of the pod's cgroup that a container is in.
+    pub fn pod(&self, id: ContainerId) -> Option<&[u8]> {
+        self.containers.get(&id)?.pod.as_deref()
+    }
+
+    /// Adds a cgroup above containers. Kills before these counts do not count.
+    pub fn add_above(&mut self, path: &[u8], counts: EventCounts) {
+        let above = Above {
+            counter: Counter::new(counts),
+            pod_of: None,
+            has_unselected: false,
+            is_shared: false,
+            n_kills: 0,
+            n_in_containers: 0,
+            n_returned: 0,
+        };
+        self.above.insert(path.into(), above);
+    }
+
+    /// Adds a container, in the pod with a cgroup at this path if there is one. Kills before these counts do
+    /// not count for the container.
+    pub fn add_container(&mut self, container: &Arc<Container>, pod: Option<&[u8]>, counts: EventCounts) {
+        if let Some(above) = pod.and_then(|pod| self.above.get_mut(pod)) {
+            above.has_unselected |= !container.is_selected;
+            above.is_shared |= above.pod_of.as_ref().is_some_and(|other| pod_of(other) != pod_of(container));
+            if container.is_selected || above.pod_of.is_none() {
+                above.pod_of = Some(container.clone());
+            }
+        }
+        let n_new = self.containers.get(&container.id).map_or(0, |known| known.n_new);
+        let container = InContainer {
+            container: container.clone(),
+            counter: Counter::new(counts),
+            pod: pod.map(Into::into),
+            n_new,
+            gone_at: None,
+        };
+        self.containers.insert(container.container.id, container);
+    }
+
+    /// Takes the counts of a container.
+    pub fn see_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
+        let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
+        let (n_kills, moved) = known.counter.see(counts, now);
+        known.n_new += n_kills;
+        if let Some(above) = known.pod.as_ref().and_then(|pod| self.above.get_mut(pod)) {
+            above.n_in_containers += n_kills;
+        }
+        moved
+    }
+
+    /// Notes that a container's cgroup is gone.
+    pub fn end_container(&mut self, id: ContainerId, now: Instant) {
+        if let Some(known) = self.containers.get_mut(&id) {
+            known.gone_at.get_or_insert(now);
+        }
+    }
+
+    /// Takes the counts of a cgroup above containers.
+    pub fn see_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
+        let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
+        let (n_kills, moved) = known.counter.see(counts, now);
+        known.n_kills += n_kills;
+        moved
+    }
+
+    /// Drops a cgroup above containers that is gone. Returns a container of the pod whose cgroup it was.
+    pub fn end_above(&mut self, path: &[u8]) -> Option<Arc<Container>> {
+        self.above.remove(path)?.pod().cloned()
+    }
+
+    /// Adds the kills since the last call to `found`. The counts of pods must have been read before those of
+    /// their containers: then a kill that a pod has counted and no container did not happen in a container
+    /// that is still there.
+    pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
+        for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
+            let limit = self.limit(&known.counter, known.counter.oom_or_own(), known.pod.as_deref());
+            let place = Place::Container(known.container.clone());
+            found.push(FoundKill { place, n_kills: known.n_new, limit });
+        }
+        self.containers.values_mut().for_each(|known| known.n_new = 0);
+        for (path, above) in &self.above {
+            let n_kills = above.n_unexplained();
+            if let Some(of) = above.pod().filter(|of| of.is_selected && n_kills > 0) {
+                let limit = self.limit(&above.counter, above.counter.oom_at, Some(path));
+                let candidates = self.candidates(path);
+                let place = Place::Pod { of: of.clone(), candidates, has_unselected: above.has_unselected };
+                found.push(FoundKill { place, n_kills, limit });
+            }
+        }
+        self.above.values_mut().for_each(|above| above.n_returned += above.n_unexplained());
+    }
+
+    /// Drops the containers that are gone for longer than they can be candidates.
+    pub fn forget(&mut self, now: Instant) {
+        self.containers.retain(|_, known| known.gone_at.is_none_or(|gone_at| now < gone_at + CANDIDATE));
+    }
+
+    fn candidates(&self, pod: &[u8]) -> Vec<String> {
+        let is_candidate = |known: &&InContainer| {
+            known.gone_at.is_some() && known.container.is_selected && known.pod.as_deref() == Some(pod)
+        };
+        let mut names: Vec<String> = self
+            .containers
+            .values()
+            .filter(is_candidate)
+            .map(|known| known.container.listed.name.clone())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Returns the limit that was hit: the one whose `oom` moved closest to the kill, of several the lowest.
+    /// `oom_at` is when that of a container moved.
+    fn limit(&self, counter: &Counter, oom_at: Option<Instant>, pod: Option<&[u8]>) -> Option<Limit> {
+        let kill_at = counter.kill_at.filter(|_| self.knows_limits)?;
+        let mut nearest = (NEARBY, Limit::Node);
+        let mut see = |oom_at: Option<Instant>, limit| {
+            let Some(oom_at) = oom_at else { return };
+            let distance = oom_at.max(kill_at) - oom_at.min(kill_at);
+            if distance < nearest.0 {
+                nearest = (distance, limit);
+            }
+        };
+        see(oom_at, Limit::Container);
+        if let Some(pod) = pod {
+            see(self.above.get(pod).and_then(|pod| pod.counter.own_oom_at), Limit::Pod);
+            let is_above = |path: &[u8]| pod.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
+            for (_, above) in self.above.iter().filter(|(path, _)| is_above(path)) {
+                see(above.counter.own_oom_at, Limit::Kubepods);
+            }
+        }
+        Some(nearest.1)
+    }
+}
+
+/// Returns the names of the pod that a container is in.
+fn pod_of(container: &Container) -> [&str; 2] {
+    [&container.listed.namespace, &container.listed.pod]
+}
+
+#[cfg(test)]
+mod tests;

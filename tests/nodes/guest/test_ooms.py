@@ -1,0 +1,193 @@
+"""OOM kills are counted where the kernel has counted them, and the record names the limit: real cgroups, made by the test."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cgroups import IS_V2, MIB
+from lab import mounts, until
+from node import PROGRAMS
+from ooms import FOREVER, kills, limit_cgroup, pods_of, records, wait_for, wait_until_listed
+
+pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 reports no events")
+AT_ONCE, LIKE_A_RUNTIME = 0, 0.02
+SLEEP = f"exec sleep {FOREVER}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Pods, and an exporter of their containers with names that begin with `s-`."""
+    with pods_of(tmp_path_factory.mktemp("ooms") / "links", PROGRAMS) as pods, pods.exporter() as exporter:
+        yield pods, exporter
+
+
+def record_of(exporter, pod: str, container: str) -> dict:
+    found = [record for record in records(exporter) if (record["pod"], record["container"]) == (pod, container)]
+    return found[0]
+
+
+@pytest.mark.parametrize("delay", [LIKE_A_RUNTIME, AT_ONCE])
+def test_no_container_gets_the_kill_of_another(made, delay):
+    """Rows 1 to 3: both are killed; one is killed and the other ends; one that is not selected is killed and another ends."""
+    pods, exporter = made
+    names = [f"{name}-{delay}" for name in ("both", "one", "other")]
+    both, one, other = (pods.pod(name) for name in names)
+    leaks = pods.leak(16)
+    started = [
+        (pods.start(both, "s-a", leaks, 8 * MIB), pods.start(both, "s-b", leaks, 8 * MIB)),
+        (pods.start(one, "s-a", leaks, 8 * MIB), pods.start(one, "s-b", "read line", 8 * MIB)),
+        (pods.start(other, "u-a", leaks, 8 * MIB), pods.start(other, "s-b", "read line", 8 * MIB)),
+    ]
+    listed = [f"{names[0]}/s-a", f"{names[0]}/s-b", f"{names[1]}/s-a", f"{names[1]}/s-b", f"{names[2]}/s-b"]
+    wait_until_listed(exporter, *listed, *(f"{name}/" for name in names))
+    for instances in started:
+        for instance in instances:
+            instance.signal()
+        for instance in instances:
+            instance.processes[0].wait(60)
+        for instance in instances:
+            instance.remove(delay)
+    if delay == LIKE_A_RUNTIME:
+        wait_for(exporter, dict(zip(listed, [1, 1, 1, 0, 0])) | {f"{name}/": 0 for name in names})
+        assert record_of(exporter, names[0], "s-a")["limit"] == "container"
+        return
+    # Removed at once: where the container's own counter was not seen, the kill counts for the pod.
+    until(lambda: sum(kills(exporter).get(f"{names[0]}/{name}", 0) for name in ("", "s-a", "s-b")) == 2, 60, "two kills")
+    until(lambda: sum(kills(exporter).get(f"{names[1]}/{name}", 0) for name in ("", "s-a")) == 1, 60, "one kill")
+    exporter.after()
+    counts = kills(exporter)
+    assert counts.get(f"{names[1]}/s-b", 0) == counts.get(f"{names[2]}/s-b", 0) == 0
+    for record in records(exporter):
+        if record["pod"] in names and not record["container"]:
+            assert record["has_unselected"] == (record["pod"] == names[2]), record
+            assert set(record["candidates"]) <= {"s-a", "s-b"}, record
+
+
+def test_instances_that_are_killed_between_two_checks_are_counted(made):
+    """Row 4: a crash loop."""
+    pods, exporter = made
+    loop = pods.pod("loop")
+    pods.start(loop, "s-sidecar", SLEEP)
+    wait_until_listed(exporter, "loop/s-sidecar", "loop/")
+    for _ in range(5):
+        instance = pods.start(loop, "s-app", pods.leak(16), 8 * MIB)
+        instance.go()
+        instance.remove(LIKE_A_RUNTIME)
+    def n_kills():
+        counts = kills(exporter)
+        return counts.get("loop/", 0) + counts.get("loop/s-app", 0)
+
+    until(lambda: n_kills() == 5, 60, "five kills are counted")
+    exporter.after()
+    assert n_kills() == 5 and kills(exporter)["loop/s-sidecar"] == 0
+
+
+def test_a_hundred_kills_in_containers_that_are_removed_at_once_are_counted(made):
+    pods, exporter = made
+    many = pods.pod("many")
+    pods.start(many, "s-sidecar", SLEEP)
+    wait_until_listed(exporter, "many/s-sidecar", "many/")
+    for _ in range(20):
+        instances = [pods.start(many, "s-app", pods.leak(8), 4 * MIB, is_listed=False) for _ in range(5)]
+        for instance in instances:
+            instance.go()
+            instance.remove(AT_ONCE)
+    wait_for(exporter, {"many/s-sidecar": 0, "many/": 100})
+    assert sum(record["kills"] for record in records(exporter) if record["pod"] == "many") <= 100
+    lines = [line for line in exporter.news() if 'pod="many"' in line]
+    assert lines and all(line.partition("] ")[2].startswith('OOM kill: namespace="ooms" pod="many" container="" ') for line in lines)
+
+
+def test_a_container_without_a_pod_is_counted_from_any_use(made):
+    """Row 5: Docker's cgroups, killed from 60% of the limit."""
+    pods, exporter = made
+    pod = pods.parent.name  # which names the pod, but is no pod's cgroup
+    app = pods.start(pods.parent, "s-app", f"read line; exec {PROGRAMS}/leak heap 12 200 30", 20 * MIB)
+    wait_until_listed(exporter, f"{pod}/s-app")
+    app.go()
+    app.remove(LIKE_A_RUNTIME)
+    wait_for(exporter, {f"{pod}/s-app": 1})
+    assert record_of(exporter, pod, "s-app")["limit"] == "container"
+
+
+def test_the_limit_that_was_hit_is_named(made):
+    """Row 6, a pod that is full of the shared memory of a container that has ended; and a limit above the pod."""
+    pods, exporter = made
+    full = pods.pod("full", 24 * MIB)
+    shared = Path(f"/dev/shm/smaps-{os.getpid()}")
+    try:
+        ended = pods.start(full, "s-first", f"dd if=/dev/zero of={shared} bs=1M count=16 2> /dev/null", 24 * MIB)
+        ended.go()
+        ended.remove()
+        app = pods.start(full, "s-app", pods.leak(20), 24 * MIB)
+        above = pods.pod("above")
+        other = pods.start(above, "s-app", pods.leak(20))
+        wait_until_listed(exporter, "full/s-app", "above/s-app")
+        app.go()
+        app.remove(LIKE_A_RUNTIME)
+        wait_for(exporter, {"full/s-app": 1, "full/": 0})
+        assert record_of(exporter, "full", "s-app")["limit"] == "pod"
+    finally:
+        shared.unlink(missing_ok=True)
+    limit_cgroup(pods.parent, int((pods.parent / "memory.current").read_text()) + 8 * MIB)
+    try:
+        other.go()
+    finally:
+        (pods.parent / "memory.max").write_text("max\n")
+    other.remove(LIKE_A_RUNTIME)
+    wait_for(exporter, {"above/s-app": 1, "above/": 0})
+    assert record_of(exporter, "above", "s-app")["limit"] == "kubepods"
+
+
+def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
+    """Row 9, as the kernel counts."""
+    pods, exporter = made
+    pod = pods.pod("kinds")
+    nested, group, node = (pods.start(pod, f"s-{name}", SLEEP) for name in ("nested", "group", "node"))
+    for instance in (nested, group, node):
+        [init] = instance.processes
+        (instance.directory / "init").mkdir()
+        (instance.directory / "init/cgroup.procs").write_text(f"{init.pid}\n")
+        (instance.directory / "cgroup.subtree_control").write_text("+memory\n")
+        (instance.directory / "work").mkdir()
+    wait_until_listed(exporter, "kinds/s-nested", "kinds/s-group", "kinds/s-node")
+    limit_cgroup(nested.directory / "work", 8 * MIB)
+    limit_cgroup(group.directory, 12 * MIB)
+    (group.directory / "work/memory.oom.group").write_text("1\n")
+    for instance, n_processes in ((nested, 1), (group, 3)):
+        script = pods.leak(16 // n_processes)
+        for process in [instance.run(script, instance.directory / "work") for _ in range(n_processes)]:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+    adjusted = f"echo 1000 > /proc/self/oom_score_adj; {pods.leak(8)}"
+    victim = node.run(adjusted, node.directory / "work")
+    victim.stdin.write(b"\n")
+    victim.stdin.flush()
+    until(lambda: b"leak" in Path(f"/proc/{victim.pid}/comm").read_bytes(), 60, "the victim runs")
+    until(lambda: "oom_kill 1" in (nested.directory / "memory.events").read_text(), 60, "the kill in the nested cgroup")
+    Path("/proc/sysrq-trigger").write_text("f")  # as if no memory were left on the node
+    assert victim.wait(60) == -9
+    counted = dict(line.split() for line in (group.directory / "memory.events").read_text().splitlines())
+    wait_for(exporter, {"kinds/s-nested": 1, "kinds/s-group": int(counted["oom_kill"]), "kinds/s-node": 1, "kinds/": 0})
+    limits = [record_of(exporter, "kinds", f"s-{name}")["limit"] for name in ("nested", "group", "node")]
+    assert limits == ["container", "container", "node"] and int(counted["oom_group_kill"]) == 1
+
+
+def test_local_events_are_counted_for_containers(made):
+    """Row 9: with `memory_localevents`, a pod does not count what happens in its containers."""
+    pods, exporter = made
+    pod = pods.pod("local")
+    app, other = pods.start(pod, "s-app", pods.leak(16), 8 * MIB), pods.start(pod, "s-other", "read line")
+    wait_until_listed(exporter, "local/s-app", "local/s-other", "local/")
+    [options] = [options for _, root, _, options, *_ in mounts() if root == "/sys/fs/cgroup"]
+    subprocess.run(["mount", "-o", f"remount,{options},memory_localevents", "/sys/fs/cgroup"], check=True)
+    try:
+        app.go()
+        other.go()
+        wait_for(exporter, {"local/s-app": 1, "local/s-other": 0, "local/": 0})
+        assert record_of(exporter, "local", "s-app")["limit"] == "container"
+    finally:
+        subprocess.run(["mount", "-o", f"remount,{options}", "/sys/fs/cgroup"], check=True)
