@@ -3,5 +3,6 @@
 mod account;
 mod accounts;
 mod kills;
+mod mapped_shmem;
 pub mod oom;
 pub mod usage;

@@ -11,6 +11,7 @@ use log::Level;
 use super::account::Account;
 use super::accounts::Accounts;
 use super::kills;
+use super::mapped_shmem::MappedShmem;
 use super::oom::{Kill, OomTracker};
 use crate::cgroupfs::account::Exported;
 use crate::cgroupfs::files::CgroupFs;
@@ -106,9 +107,7 @@ impl CgroupUsage {
     /// near their limit map.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, ooms, buffers, largest, .. } = self;
-        for account in accounts.iter_mut() {
-            account.find_mapped_shmem(snapshot, proc, buffers, now);
-        }
+        find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         if !accounts.iter().any(Account::is_near_limit) {
             return;
         }
@@ -155,6 +154,34 @@ impl CgroupUsage {
     /// Fails with one line when a file cannot be written.
     pub fn record(&mut self, to: &mut Writer) -> Result<(), String> {
         self.accounts.record(&mut self.fs, to)
+    }
+}
+
+/// Finds out how much tmpfs and shared memory the processes of each container map.
+fn find_mapped_shmem(
+    accounts: &mut Accounts,
+    (snapshot, processes): (&Snapshot, &ProcessTable),
+    (proc, buffers): (&Proc, &mut Buffers),
+    now: Instant,
+) {
+    accounts.iter_mut().for_each(|account| account.begin_mapped_shmem(now));
+    let for_each = |accounts: &mut Accounts, each: &mut dyn FnMut(&mut MappedShmem, &Process)| {
+        for process in processes.iter() {
+            if let Some(container) = process.container()
+                && let Some(account) = accounts.find_mut(container.id)
+            {
+                each(account.mapped_shmem(), process);
+            }
+        }
+    };
+    for_each(accounts, &mut |shmem, process| shmem.see(process, proc, buffers));
+    let mut needs_each = false;
+    for account in accounts.iter_mut() {
+        let key = account.container().id.key();
+        needs_each |= account.mapped_shmem().sum(snapshot, key);
+    }
+    if needs_each {
+        for_each(accounts, &mut |shmem, process| shmem.add(process, snapshot));
     }
 }
 

@@ -302,7 +302,7 @@ impl Process {
 
     /// Drops the values, because the process maps nothing.
     pub fn drop_reading(&mut self) {
-        *self.last.reading_mut() = None;
+        self.last.drop_reading();
     }
 
     /// Returns the values, to replace them, and the name of the process.
