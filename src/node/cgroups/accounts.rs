@@ -63,7 +63,7 @@ impl Accounts {
 
     fn see(&mut self, processes: &ProcessTable, discovery: &Discovery) -> bool {
         let mut is_new = false;
-        for process in processes.iter() {
+        for process in processes.iter().filter(|process| !process.identity().is_zombie()) {
             let Some(container) = process.container().filter(|container| container.is_selected) else {
                 continue;
             };
