@@ -63,10 +63,11 @@ fn range(line: &[u8]) -> [Vec<u8>; 2] {
 fn naive_next([begin, end]: &[Vec<u8>; 2], next: &[u8]) -> Next {
     let width = begin.len().max(end.len()).max(next.len());
     let padded = |address: &[u8]| [&vec![b'0'; width - address.len()][..], address].concat();
-    if padded(begin) == padded(next) {
-        return Next::Same;
+    match (padded(next) >= padded(end), padded(begin) == padded(next)) {
+        (true, _) => Next::Above,
+        (false, true) => Next::Same,
+        (false, false) => Next::Torn,
     }
-    if padded(next) < padded(end) { Next::Torn } else { Next::Above }
 }
 
 /// The same by a scanner, which must go on at every step.

@@ -84,46 +84,37 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the address range of a mapping with the header at the beginning of `following`.
+/// Compares the address range in a mapping's header line with the header at the beginning of `following`.
 #[inline]
-pub fn next(range: &[u8], following: &[u8]) -> Next {
-    // Lower-case hexadecimal digits sort like the numbers. Nearly all addresses have twelve of them.
-    if let (Some([begin @ .., b'-']), Some([next @ .., b'-'])) =
-        (range.first_chunk::<13>(), following.first_chunk::<13>())
-        && let [b'-', end @ .., b' '] = &range[12..]
-        && let Ok(end) = <&[u8; 12]>::try_from(end)
+pub fn next(header: &[u8], following: &[u8]) -> Next {
+    // Lower-case hexadecimal digits sort like the numbers. Nearly all addresses have twelve of them, and
+    // nearly all mappings begin at or above the end of the previous one.
+    let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32;
+    if let (Some(range), Some(begin)) = (header.first_chunk::<29>(), following.first_chunk::<16>())
+        && (range[12], range[25], begin[12]) == (b'-', b' ', b'-')
+        && twelve_digits(range.last_chunk().expect("29 bytes")) <= twelve_digits(begin)
     {
-        let number = |digits: &[u8; 12]| {
-            let (high, low) = digits.split_first_chunk::<8>().expect("twelve bytes");
-            let low = u32::from_be_bytes(*low.first_chunk().expect("four bytes"));
-            u128::from(u64::from_be_bytes(*high)) << 32 | u128::from(low)
-        };
-        let [begin, end, next] = [begin, end, next].map(number);
-        return decide(begin == next, end > next);
+        return Next::Above;
     }
-    any_next(range, following)
+    any_next(header, following)
 }
 
-fn decide(begins_the_same: bool, begins_inside: bool) -> Next {
-    match (begins_the_same, begins_inside) {
-        (true, _) => Next::Same,
-        (false, true) => Next::Torn,
-        (false, false) => Next::Above,
-    }
-}
-
-/// Does the same as [`next`] for addresses of any width.
+/// Does the same as [`next`] for all addresses and relations.
 #[cold]
-fn any_next(range: &[u8], following: &[u8]) -> Next {
+fn any_next(header: &[u8], following: &[u8]) -> Next {
     // Without leading zeros, the number with more digits is the larger one.
     fn number(digits: &[u8]) -> (usize, &[u8]) {
         let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
         (digits.len() - n_zeros, &digits[n_zeros..])
     }
-    let mut addresses = range.split(|&b| b == b'-' || b == b' ').map(number);
+    let mut addresses = header.split(|&b| b == b'-' || b == b' ').map(number);
     let (begin, end) = (addresses.next(), addresses.next());
     let next = following.split(|&b| b == b'-').next().map(number);
-    decide(begin == next, end > next)
+    match (end <= next, begin == next) {
+        (true, _) => Next::Above,
+        (false, true) => Next::Same,
+        (false, false) => Next::Torn,
+    }
 }
 
 /// Returns the path in a header line, given what follows the range. The path comes after the permissions,

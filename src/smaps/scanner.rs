@@ -73,45 +73,57 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        let at = match run {
+        let (values, end) = match run {
             Run::Taken(n_bytes) => {
-                self.values = self.learned.values;
-                header_end + n_bytes
+                let mut at = header_end + n_bytes;
+                while is_not_exported(&bytes[at..]) {
+                    at = end_of_line(bytes, at, at_end)?;
+                }
+                if range_end(&bytes[at..]).is_some() {
+                    (&self.learned.values, at)
+                } else {
+                    self.values = self.learned.values;
+                    let end = general_lines(&mut self.values, bytes, at, at_end)?;
+                    (&self.values, end)
+                }
             }
             Run::Unlike | Run::Unfit => {
                 self.values = Values::default();
-                header_end
+                let end = general_lines(&mut self.values, bytes, header_end, at_end)?;
+                if let Run::Unlike = run {
+                    self.learned.learn(&bytes[header_end..end]);
+                }
+                (&self.values, end)
             }
         };
-        let end = self.general_lines(bytes, at, at_end)?;
-        if let Run::Unlike = run {
-            self.learned.learn(&bytes[header_end..end]);
-        }
         let path = path_of(&bytes[range.end..header_end]);
         // A header begins at `end` unless the input ends there.
-        let next = if end == bytes.len() { Next::Above } else { next(&bytes[range], &bytes[end..]) };
-        Some((Mapping { path, values: &self.values, count: 1 }, end, next))
+        let header = &bytes[range.start..header_end];
+        let next = if end == bytes.len() { Next::Above } else { next(header, &bytes[end..]) };
+        Some((Mapping { path, values, count: 1 }, end, next))
     }
+}
 
-    /// Takes field lines one by one from `at` to the next header. Returns the position of that header.
-    fn general_lines(&mut self, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
-        // Invariant: a line begins at `at`.
-        while at < bytes.len() {
-            let is_exported = !is_not_exported(&bytes[at..]);
-            if is_exported && range_end(&bytes[at..]).is_some() {
-                return Some(at);
-            }
-            let line_end = match line_end(bytes, at) {
-                Some(end) => end,
-                None if at_end => bytes.len(),
-                None => return None,
-            };
-            if is_exported && let Some((field, kib)) = field_of(&bytes[at..line_end]) {
-                self.values.present |= 1 << field;
-                self.values.bytes[field] = kib.saturating_mul(1024);
-            }
-            at = line_end;
+/// Takes field lines one by one from `at` to the next header. Returns the position of that header.
+fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
+    // Invariant: a line begins at `at`.
+    while at < bytes.len() {
+        let is_exported = !is_not_exported(&bytes[at..]);
+        if is_exported && range_end(&bytes[at..]).is_some() {
+            return Some(at);
         }
-        at_end.then_some(at)
+        let end = end_of_line(bytes, at, at_end)?;
+        if is_exported && let Some((field, kib)) = field_of(&bytes[at..end]) {
+            values.present |= 1 << field;
+            values.bytes[field] = kib.saturating_mul(1024);
+        }
+        at = end;
     }
+    at_end.then_some(at)
+}
+
+/// Returns the end of the line at `at`, or `None` if more of it must be read.
+#[inline]
+fn end_of_line(bytes: &[u8], at: usize, at_end: bool) -> Option<usize> {
+    line_end(bytes, at).or(at_end.then_some(bytes.len()))
 }
