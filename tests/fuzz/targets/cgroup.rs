@@ -43,7 +43,7 @@ fuzz_target!(|bytes: &[u8]| {
         let mut cgroups = Cgroups::default();
         let first = cgroups.parse(first).then_some(&cgroups);
         let id = ContainerId(i as u32);
-        index.insert(&Arc::new(Container::new(id, listed, true)), first);
+        index.insert(&Arc::new(Container::new(id, listed, true)), None, first);
     }
     let processes: Vec<Cgroups> = others.iter().copied().chain([text]).map(parse).collect();
     index.observe(processes.iter());
