@@ -52,6 +52,7 @@
 
 pub mod cgroupfs;
 pub mod cli;
+mod credit;
 pub mod demand;
 mod errors;
 pub mod exposition;
@@ -213,7 +214,7 @@ fn scrape_once<T: Send + 'static>(
 /// Scrapes and serves until SIGTERM or SIGINT.
 fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     std::panic::set_hook(Box::new(end_on_panic));
-    let server = Server::bind(&options.addr).map_err(|error| error.to_string())?;
+    let server = Server::bind(&options.addr)?;
     let addr = server.local_addr();
     let mut scraper = start::scraper(options)?;
     // Logged only now, so that a program that cannot start prints one line, the reason, and nothing else.

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::process::Command as Program;
+use std::time::{Duration, Instant};
 
 use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::scrape::Scraper;
 use smaps_container_exporter::start;
 
-use crate::support::{Directory, exporter, told};
+use crate::support::{Directory, Serving, exporter, told};
 
 const SMAPS: &str =
     "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
@@ -59,6 +60,59 @@ fn what_is_gone_is_gone_and_what_is_new_is_there() {
     assert_eq!(scrape(&mut scraper), ["init 1", "renamed 1"]);
     recording.process(8, "renamed", ""); // a zombie
     assert_eq!(scrape(&mut scraper), ["init 1"]);
+}
+
+/// A zombie is recognized once, by `stat`, or where version 1 hides its cgroups by `status`. Its files are then not read
+/// again, so that 20,000 zombies cost no more than their lines in the listing of proc.
+#[test]
+fn a_zombie_is_not_looked_at_again() {
+    let recording = three();
+    let stat = |state: &str, n_threads: u32| {
+        format!("7 (x) {state} 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 {n_threads} 0 7 9 9 0 10 0 20\n")
+    };
+    recording.process(7, "worker", "");
+    recording.write("proc/7/stat", stat("Z", 1));
+    recording.process(8, "leader", "");
+    recording.write("proc/8/stat", stat("Z", 2));
+    recording.process(9, "hidden", "");
+    recording.write("proc/9/cgroup", "4:memory:/\n1:name=systemd:/\n0::/\n");
+    recording.write("proc/9/status", "Name:\thidden\nState:\tZ (zombie)\nThreads:\t1\n");
+    let args =
+        ["--addr", "127.0.0.1:0", "--scrape-interval", "10ms", "--cpu-budget", "0", "--filter", "*/*/*/*"];
+    let serving =
+        Serving::start(exporter(&[&args[..], &["--fixture", recording.path().to_str().unwrap()]].concat()));
+    let shown = || {
+        let text = serving.get("/metrics");
+        let names = ["init", "leader", "worker", "hidden"];
+        names.map(|comm| {
+            text.contains(&format!(
+                "process_smaps_mappings{{namespace=\"shop\",pod=\"web-0\",container=\"app\",comm=\"{comm}\""
+            ))
+        })
+    };
+    wait_until(|| shown() == [true, false, false, false]);
+    // The first thread of 8 has exited, and others live. 7 and 9 cannot come back.
+    for pid in [7, 8, 9] {
+        recording.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
+        recording.write(&format!("proc/{pid}/smaps"), SMAPS);
+    }
+    wait_until(|| shown()[1]);
+    assert_eq!(shown(), [true, true, false, false]);
+    // Another process has the pid, and so its directory another inode number.
+    recording.process(70, "worker", SMAPS);
+    fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
+    fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
+    wait_until(|| shown()[2]);
+}
+
+/// Waits until a condition holds, for at most 30 s.
+#[track_caller]
+fn wait_until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "the condition does not come true");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

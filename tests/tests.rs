@@ -19,3 +19,4 @@ mod startup;
 mod support;
 mod tables;
 mod unchanged;
+mod unmapped;

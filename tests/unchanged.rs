@@ -124,7 +124,8 @@ impl Process {
 
 fn samples(scrape: &Scrapes) -> Vec<String> {
     let exposition = scrape.published.latest().unwrap();
-    let text = str::from_utf8(exposition.text()).unwrap();
+    let text = exposition.text.bytes();
+    let text = str::from_utf8(&text).unwrap();
     text.lines().filter(|line| line.starts_with("process_smaps_")).map(str::to_owned).collect()
 }
 

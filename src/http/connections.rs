@@ -1,5 +1,6 @@
 //! The open connections: how many there may be, which one makes room for another, and whose turn it is.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -7,39 +8,47 @@ use std::time::{Duration, Instant};
 use super::connection::{Connection, State};
 use super::limits::Limits;
 
-/// How long what a client has cost is remembered.
+/// How long the cost of an address is remembered.
 const CHARGE_PERIOD: Duration = Duration::from_secs(1);
 
 /// The open connections.
 pub struct Connections {
+    /// In no particular order.
     pub open: Vec<Connection>,
     limits: Limits,
-    /// What each address has cost in this period. There are no more of them than a period's CPU time can accept.
+    /// What each address has cost in this period. There are no more addresses than can be accepted with a
+    /// period's CPU time.
     charges: HashMap<IpAddr, Duration>,
     charged_since: Instant,
 }
 
 impl Connections {
-    /// None yet.
+    /// Starts without connections.
     pub fn new(limits: Limits) -> Self {
         Connections { open: Vec::new(), limits, charges: HashMap::new(), charged_since: Instant::now() }
     }
 
-    /// Takes a connection in, closing another one for it if need be. Says whether there was a place for it.
+    /// Adds a connection, closing another one for it if necessary. Returns whether it got a slot. Without a
+    /// slot only a probe is answered.
     pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
-        let has_place = self.n_active() < self.limits.n_connections || self.evict(now);
-        if !has_place {
-            connection.refuse(now);
-        }
+        let n_taken = self.open.iter().filter(|connection| connection.takes_slot()).count();
+        connection.has_slot = n_taken < self.limits.n_slots || self.evict(Some(connection.peer), now);
+        let has_slot = connection.has_slot;
         self.open.push(connection);
-        has_place
+        has_slot
     }
 
-    /// Closes the connection that can best be done without: one between requests, else one in a head, else one whose
-    /// response makes no progress; of these the one that has waited the longest.
-    pub fn evict(&mut self, now: Instant) -> bool {
-        self.remove_ended();
-        let mut order: Vec<_> = (0..self.open.len()).filter(|&i| !self.open[i].is_closing()).collect();
+    /// Closes a connection of the address that holds most slots: one between requests, else one in a head,
+    /// else one whose response makes no progress, each time the one that has waited the longest. A response
+    /// that makes progress is cut only for an address that holds fewer slots, also with its new connection.
+    ///
+    /// Returns whether there was such a connection.
+    pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
+        self.open.retain(|connection| !matches!(connection.state, State::Ended));
+        let mut order: Vec<_> = (0..self.open.len()).filter(|&i| self.open[i].takes_slot()).collect();
+        let mut n_slots: HashMap<IpAddr, usize> = HashMap::new();
+        order.iter().for_each(|&i| *n_slots.entry(self.open[i].peer).or_default() += 1);
+        let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
         order.sort_by_key(|&i| {
             let connection = &self.open[i];
             let rank = match connection.state {
@@ -47,30 +56,24 @@ impl Connections {
                 State::ReadingHead => 1,
                 _ => 2,
             };
-            (rank, connection.since)
+            (Reverse(n_slots[&connection.peer]), rank, connection.since)
         });
-        let evicted = order.into_iter().find(|&i| self.open[i].can_be_evicted(now, &self.limits));
+        let evicted = order.into_iter().find(|&i| {
+            let connection = &mut self.open[i];
+            connection.can_be_evicted(now, &self.limits)
+                || n_wanted.is_some_and(|n_wanted| n_slots[&connection.peer] > n_wanted)
+        });
         evicted.map(|i| self.open.swap_remove(i)).is_some()
     }
 
-    /// Those that wait for a scrape do not count: they cost nothing, and a probe must get in beside them.
-    fn n_active(&self) -> usize {
-        let active = self.open.iter().filter(|connection| !connection.is_closing());
-        active.filter(|connection| !matches!(connection.state, State::Waiting(_))).count()
-    }
-
-    fn remove_ended(&mut self) {
-        self.open.retain(|connection| !matches!(connection.state, State::Ended));
-    }
-
-    /// Removes the connections that are over, and the oldest of too many that are closing: the kernel has their responses.
+    /// Removes the connections that are over, and the oldest of too many that are closing or have no slot.
     pub fn expire(&mut self, now: Instant) {
-        self.open.retain(|connection| !connection.is_over(now, &self.limits));
-        let mut closing: Vec<_> = self.open.iter().filter(|c| c.is_closing()).map(|c| c.since).collect();
-        if let Some(n_more @ 1..) = closing.len().checked_sub(self.limits.n_closing) {
-            closing.sort();
-            let newest_to_go = closing[n_more - 1];
-            self.open.retain(|connection| !connection.is_closing() || connection.since > newest_to_go);
+        self.open.retain(|connection| now < connection.end(&self.limits));
+        let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
+        if let Some(n_more @ 1..) = others.len().checked_sub(self.limits.n_others) {
+            others.sort();
+            let newest_to_go = others[n_more - 1];
+            self.open.retain(|connection| !connection.is_surplus() || connection.since > newest_to_go);
         }
         if now.duration_since(self.charged_since) >= CHARGE_PERIOD {
             self.charges.clear();
@@ -78,12 +81,12 @@ impl Connections {
         }
     }
 
-    /// Remembers what a turn of this connection has cost.
+    /// Adds the cost of a turn of this connection to its address.
     pub fn charge(&mut self, i: usize, cost: Duration) {
         *self.charges.entry(self.open[i].peer).or_default() += cost;
     }
 
-    /// Sorts connections by whose turn it is: those of the clients that have cost the least lately, then the longest wait.
+    /// Sorts connections by turn: addresses that have cost the least lately, then the longest wait.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         ready.sort_by_key(|&i| {
             let connection = &self.open[i];
@@ -91,12 +94,7 @@ impl Connections {
         });
     }
 
-    /// Whether a response is being written.
-    pub fn is_writing(&self) -> bool {
-        self.open.iter().any(|connection| matches!(connection.state, State::Writing { .. }))
-    }
-
-    /// When the next connection is over if nothing happens.
+    /// Returns when the first connection's deadline is.
     pub fn deadline(&self) -> Option<Instant> {
         self.open.iter().map(|connection| connection.deadline(&self.limits)).min()
     }
@@ -130,14 +128,23 @@ mod tests {
         (connection, client)
     }
 
-    fn limited(n_connections: usize, n_closing: usize) -> Connections {
-        Connections::new(Limits { n_connections, n_closing, ..LIMITS })
+    fn limited(n_slots: usize, n_others: usize) -> Connections {
+        Connections::new(Limits { n_slots, n_others, ..LIMITS })
     }
 
     fn rest(mut client: TcpStream) -> String {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
+    }
+
+    /// A connection from this address that sends a response which its client does not read.
+    fn connect_and_stall(site: &Site, last: u8, now: Instant) -> (Connection, TcpStream) {
+        let (mut connection, client) = connect_and_send(now, b"GET /metrics HTTP/1.0\r\n\r\n");
+        (0..2).for_each(|_| connection.turn(site, now));
+        assert!(matches!(connection.state, State::Writing { .. }));
+        connection.peer = Ipv4Addr::new(192, 0, 2, last).into();
+        (connection, client)
     }
 
     #[test]
@@ -157,14 +164,47 @@ mod tests {
             clients.push(client);
         }
         for next in [3, 1, 2, 0] {
-            assert!(connections.evict(now));
+            assert!(connections.evict(None, now));
             assert_eq!(clients[next].read(&mut [0]).unwrap(), 0, "{next} is not the next");
         }
-        assert!(!connections.evict(now), "there is nobody left");
+        assert!(!connections.evict(None, now), "no connection is left");
     }
 
     #[test]
-    fn a_connection_whose_request_has_arrived_stays() {
+    fn address_with_most_slots_makes_room_for_others() {
+        let now = Instant::now();
+        let site = Site::of(&vec![b'x'; 8 << 20]);
+        let mut connections = limited(4, 9);
+        let mut clients = Vec::new();
+        // The addresses in the order in which they connect, and whether each gets a slot.
+        for (i, (last, has_slot)) in [
+            (1, true),
+            (1, true),
+            (1, true),
+            (1, true),
+            (1, false),
+            (2, true),
+            (3, true),
+            (1, false),
+            (2, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (connection, client) = connect_and_stall(&site, last, now + Duration::from_millis(i as u64));
+            assert_eq!(connections.admit(connection, now), has_slot, "{i}, address {last}");
+            clients.push(client);
+        }
+        let slots = connections.open.iter().filter(|connection| connection.takes_slot());
+        let mut left: Vec<_> =
+            slots.map(|connection| connection.since.duration_since(now).as_millis()).collect();
+        left.sort();
+        assert_eq!(left, [2, 3, 5, 6], "the oldest of address 1 are closed");
+        assert!(connections.evict(None, now + LIMITS.stalled * 2), "a stalled response makes room");
+    }
+
+    #[test]
+    fn arrived_request_keeps_its_slot() {
         let now = Instant::now();
         let site = Site::of(b"x 1\n");
         let mut connections = limited(2, 9);
@@ -176,18 +216,21 @@ mod tests {
         idle_client.write_all(LAST_REQUEST).unwrap();
         assert!(connections.admit(idle, now));
 
-        let (third, third_client) = connect_and_send(now, LAST_REQUEST);
-        assert!(!connections.admit(third, now), "both others wait for us");
+        let (third, third_client) = connect_and_send(now, b"GET / HTTP/1.0\r\n\r\n");
+        assert!(!connections.admit(third, now), "two requests have arrived");
+        let (probe, probe_client) = connect_and_send(now, REQUEST);
+        assert!(!connections.admit(probe, now));
         for connection in &mut connections.open {
-            connection.turn(&site, now);
+            (0..2).for_each(|_| connection.turn(&site, now));
         }
-        assert!(rest(unread_client).ends_with("\r\n\r\nok\n"));
-        assert!(rest(idle_client).ends_with("\r\n\r\nok\n"));
+        for client in [unread_client, idle_client, probe_client] {
+            assert!(rest(client).ends_with("\r\n\r\nok\n"), "a probe needs no slot");
+        }
         assert!(rest(third_client).starts_with("HTTP/1.1 503 "));
     }
 
     #[test]
-    fn closing_connections_hold_no_place() {
+    fn closing_connections_need_no_slot() {
         let now = Instant::now();
         let site = Site::of(b"x 1\n");
         let mut connections = limited(1, 3);
@@ -209,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_costs_less_comes_first() {
+    fn address_that_costs_less_comes_first() {
         let now = Instant::now();
         let mut connections = limited(3, 0);
         let mut clients = Vec::new();

@@ -1,9 +1,11 @@
 //! The head of an HTTP/1 request, which may be any bytes.
 //!
-//! This file does no I/O and never panics. Lines are checked as they arrive: a malformed request is refused
-//! at the first wrong byte, and a result does not change when more bytes follow (RFC 9112, sections 2 to 6).
+//! `httparse` knows the grammar of lines: it refuses a malformed head at the first wrong byte, folded lines
+//! and a space before a colon among them, and its result does not change when more bytes follow. Which heads
+//! are refused in addition, and what a head means, is decided here (RFC 9112, sections 2 to 6).
 
-use super::header_fields::{HeaderFields, is_token};
+/// Maximum number of header lines.
+pub const MAX_FIELDS: usize = 100;
 
 /// The result of parsing the bytes received so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub enum Parsed<'a> {
     Incomplete,
     /// The bytes are not a request, whatever follows.
     Malformed,
+    /// The head has more lines than [`MAX_FIELDS`].
+    TooLong,
     /// The head is complete; the number is its length in bytes.
     Complete(Head<'a>, usize),
 }
@@ -31,8 +35,8 @@ pub struct Head<'a> {
     pub keep_alive: bool,
     /// Whether the response may be gzipped.
     pub accepts_gzip: bool,
-    /// Whether the client is a browser: it prefers no other type to `text/html`.
-    pub prefers_html: bool,
+    /// Whether the client is a browser: only they name `text/html`.
+    pub accepts_html: bool,
     /// The entity tags that the client has. If there are several such lines, the last one counts.
     pub if_none_match: &'a [u8],
     /// Prometheus's scrape timeout in seconds, as it was sent; it may not be a number.
@@ -53,68 +57,19 @@ pub enum Host<'a> {
 
 /// Parses the head of a request.
 pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
-    let mut rest = bytes;
-    let mut request_line = None;
-    let mut fields = HeaderFields::default();
-    loop {
-        let newline = rest.iter().position(|&b| b == b'\n');
-        let line = &rest[..newline.unwrap_or(rest.len())];
-        // A lone LF ends a line too. A CR is allowed only in a CRLF.
-        let text = line.strip_suffix(b"\r").unwrap_or(line);
-        if !text.iter().copied().all(is_text) {
-            return Parsed::Malformed;
-        }
-        let Some(newline) = newline else { return Parsed::Incomplete };
-        rest = &rest[newline + 1..];
-        match request_line {
-            // Some clients send an empty line after a body, which then precedes the next request.
-            None if text.is_empty() => {}
-            None => match parse_request_line(text) {
-                Some(parts) => request_line = Some(parts),
-                None => return Parsed::Malformed,
-            },
-            Some(request_line) if text.is_empty() => {
-                return Parsed::Complete(head(&fields, request_line), bytes.len() - rest.len());
-            }
-            Some(_) => {
-                if fields.add(text).is_none() {
-                    return Parsed::Malformed;
-                }
-            }
-        }
-    }
-}
-
-/// Returns whether a header value may contain this byte: any byte except control characters other than the
-/// tab.
-fn is_text(b: u8) -> bool {
-    b == b'\t' || (b >= b' ' && b != 0x7f)
-}
-
-#[derive(Clone, Copy)]
-struct RequestLine<'a> {
-    method: &'a [u8],
-    /// The authority in `http://host/path`.
-    authority: Option<&'a [u8]>,
-    path: &'a [u8],
-    /// The last digit of the version: 1 in HTTP/1.1.
-    minor_version: u8,
-}
-
-fn parse_request_line(line: &[u8]) -> Option<RequestLine<'_>> {
-    let mut words = line.split(|&b| b == b' ');
-    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    let minor_version = match version.strip_prefix(b"HTTP/1.")? {
-        [digit @ b'0'..=b'9'] => digit - b'0',
-        _ => return None,
+    let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut lines);
+    let n_bytes = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(n_bytes)) => n_bytes,
+        Ok(httparse::Status::Partial) => return Parsed::Incomplete,
+        Err(httparse::Error::TooManyHeaders) => return Parsed::TooLong,
+        Err(_) => return Parsed::Malformed,
     };
-    let is_valid = words.next().is_none()
-        && !method.is_empty()
-        && method.iter().copied().all(is_token)
-        && !target.is_empty()
-        && !target.contains(&b'\t');
-    let (authority, path) = split_target(target);
-    is_valid.then_some(RequestLine { method, authority, path, minor_version })
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        return Parsed::Malformed;
+    };
+    head(request.headers, method.as_bytes(), target.as_bytes(), version)
+        .map_or(Parsed::Malformed, |head| Parsed::Complete(head, n_bytes))
 }
 
 /// Splits `/path?query` or `http://host/path?query`, which proxies send, into the authority and the path.
@@ -132,23 +87,58 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
     (authority, if path.is_empty() { b"/" } else { path })
 }
 
-fn head<'a>(fields: &HeaderFields<'a>, line: RequestLine<'a>) -> Head<'a> {
-    let host = match (fields.n_hosts, line.minor_version) {
-        (0, 0) => line.authority.map_or(Host::Absent, Host::Named),
-        (1, _) => Host::Named(line.authority.unwrap_or(fields.host)),
+/// Returns `None` if a Content-Length is invalid.
+fn head<'a>(
+    lines: &[httparse::Header<'a>],
+    method: &'a [u8],
+    target: &'a [u8],
+    minor_version: u8,
+) -> Option<Head<'a>> {
+    let values = |name: &'static str| {
+        let named = lines.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
+        named.map(|line| line.value.trim_ascii())
+    };
+    let mut has_body = values("transfer-encoding").next().is_some();
+    for length in values("content-length") {
+        if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        has_body |= length.iter().any(|&b| b != b'0');
+    }
+    let has_option = |option: &[u8]| {
+        values("connection").flat_map(list).any(|(name, _)| name.eq_ignore_ascii_case(option))
+    };
+    let accepts = |name, member: &[u8]| {
+        let mut named = values(name).flat_map(list).filter(|(name, _)| name.eq_ignore_ascii_case(member));
+        named.next().map(|(_, is_accepted)| is_accepted)
+    };
+    let (authority, path) = split_target(target);
+    let host = match (values("host").count(), minor_version) {
+        (0, 0) => authority.map_or(Host::Absent, Host::Named),
+        (1, _) => authority.or_else(|| values("host").next()).map_or(Host::Absent, Host::Named),
         _ => Host::Invalid,
     };
-    Head {
-        method: line.method,
-        path: line.path,
+    Some(Head {
+        method,
+        path,
         host,
-        has_body: fields.has_body,
-        keep_alive: !fields.close && (line.minor_version > 0 || fields.keep_alive),
-        accepts_gzip: fields.accepts_gzip(),
-        prefers_html: fields.prefers_html(),
-        if_none_match: fields.if_none_match,
-        scrape_timeout: fields.scrape_timeout,
-    }
+        has_body,
+        keep_alive: !has_option(b"close") && (minor_version > 0 || has_option(b"keep-alive")),
+        accepts_gzip: accepts("accept-encoding", b"gzip").or(accepts("accept-encoding", b"*")) == Some(true),
+        accepts_html: accepts("accept", b"text/html") == Some(true),
+        if_none_match: values("if-none-match").next_back().unwrap_or_default(),
+        scrape_timeout: values("x-prometheus-scrape-timeout-seconds").next_back().unwrap_or_default(),
+    })
+}
+
+/// Returns the members of a comma-separated list, and whether each is accepted: its quality is not 0.
+fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+    value.split(|&b| b == b',').map(|member| {
+        let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
+        let name = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")));
+        (name, !quality.is_some_and(|quality| quality.iter().all(|b| b"0.".contains(b))))
+    })
 }
 
 impl Head<'_> {
@@ -174,6 +164,7 @@ mod tests {
         for end in 0..bytes.len() {
             match (parse_head(&bytes[..end]), &whole) {
                 (Parsed::Incomplete, _) | (Parsed::Malformed, Parsed::Malformed) => {}
+                (Parsed::TooLong, Parsed::TooLong) => {}
                 (Parsed::Complete(head, n), Parsed::Complete(whole, n_whole)) => {
                     assert_eq!((&head, n), (whole, *n_whole));
                 }
@@ -203,7 +194,7 @@ mod tests {
             has_body: false,
             keep_alive: true,
             accepts_gzip: false,
-            prefers_html: false,
+            accepts_html: false,
             if_none_match: b"",
             scrape_timeout: b"",
         };
@@ -242,6 +233,7 @@ mod tests {
             "GET  / HTTP/1.1\r\n",
             "GET / HTTP/2.0\r\n",
             "GET / HTTP/1.10\r\n",
+            "GET / HTTP/1.9\r\n",
             "GET / HTTP/1.\r\n",
             "GET / http/1.1\r\n",
             "GET /a b HTTP/1.1\r\n",
@@ -256,12 +248,19 @@ mod tests {
             "GET / HTTP/1.1\r\nHost : spaced\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n",
             "GET / HTTP/1.1\r\nHost: a\0b",
-            "GET / HTTP/1.1\r\nContent-Length: -1\r\n",
-            "GET / HTTP/1.1\r\nContent-Length: 5, 5\r\n",
-            "GET / HTTP/1.1\r\nContent-Length:\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length:\r\n\r\n",
         ] {
             assert_eq!(parse(head), Parsed::Malformed, "{head:?}");
         }
+    }
+
+    #[test]
+    fn number_of_lines_is_bounded() {
+        let head = |n| format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(n));
+        assert!(matches!(parse(&head(MAX_FIELDS)), Parsed::Complete(..)));
+        assert_eq!(parse(&head(MAX_FIELDS + 1)), Parsed::TooLong);
     }
 
     #[test]
@@ -316,6 +315,29 @@ mod tests {
     }
 
     #[test]
+    fn encodings_and_media_types() {
+        for (header, accepts_gzip, accepts_html) in [
+            ("Accept-Encoding: gzip", true, false),
+            ("Accept-Encoding: deflate, GZIP;q=0.001, br", true, false),
+            ("Accept-Encoding: *", true, false),
+            ("Accept-Encoding: br\r\nAccept-Encoding: gzip", true, false),
+            ("Accept-Encoding: gzip;q=0", false, false),
+            ("Accept-Encoding: gzip; q=0.000, *", false, false),
+            ("Accept-Encoding: *;q=0", false, false),
+            ("Accept-Encoding: br;q=1, ,;q=1,", false, false),
+            ("Accept: gzip", false, false),
+            ("Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", false, true),
+            ("Accept: */*, Text/HTML", false, true),
+            ("Accept: text/html;q=0", false, false),
+            ("Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.5,*/*", false, false),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\n{header}\r\n\r\n");
+            let head = complete(&head);
+            assert_eq!((head.accepts_gzip, head.accepts_html), (accepts_gzip, accepts_html), "{header}");
+        }
+    }
+
+    #[test]
     fn connections() {
         for (version, header, keep_alive) in [
             ("1.1", "X: y", true),
@@ -325,7 +347,6 @@ mod tests {
             ("1.0", "X: y", false),
             ("1.0", "Connection: Keep-Alive", true),
             ("1.0", "Connection: keep-alive, close", false),
-            ("1.9", "X: y", true),
         ] {
             let head = format!("GET / HTTP/{version}\r\n{header}\r\n\r\n");
             assert_eq!(complete(&head).keep_alive, keep_alive, "{version} {header}");

@@ -1,4 +1,4 @@
-//! What bounds the server: connections, their time, its CPU time.
+//! What bounds the server: connections, their time, and its CPU time.
 
 use std::time::Duration;
 
@@ -8,37 +8,41 @@ pub const MAX_WAITING: usize = 64;
 /// The server's limits; tests shorten them.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// How many connections may be open; those that wait for a scrape or are closing are not counted.
-    pub n_connections: usize,
-    /// How many more may be closing: they only wait for their clients to close as well. Those that were refused are among them, and one that
-    /// makes room before its response is read looks broken to its client.
-    pub n_closing: usize,
+    /// The number of slots: connections that may be open except those that wait for a scrape, are closing,
+    /// or have no slot.
+    pub n_slots: usize,
+    /// Maximum number of connections that are closing or have no slot. Beyond it the oldest is removed,
+    /// which looks like an error to a client that has not read its response yet.
+    pub n_others: usize,
     /// How long a head may take to arrive.
     pub head: Duration,
     /// How long a connection may be idle between requests.
     pub idle: Duration,
-    /// How long writing a response may take.
+    /// How long sending a response may take.
     pub response: Duration,
-    /// A response that has made no progress for this long makes room for a new connection.
+    /// A response that has made no progress for this long makes room for a new connection. A client that
+    /// reads 20 KB/s makes progress every 3 s: TCP reopens a closed window by 64 KiB at once.
     pub stalled: Duration,
     /// How long a closing connection is read from.
     pub linger: Duration,
-    /// The greatest fraction of a core that goes into answering, averaged.
-    pub cpu: f64,
-    /// The CPU time that may be spent at once after a time without requests.
+    /// The greatest fractions of a core that go into requests and into responses, averaged.
+    pub requests_cpu: f64,
+    pub responses_cpu: f64,
+    /// The CPU time that may be spent at once after a time without requests, for each of the two.
     pub cpu_burst: Duration,
 }
 
-/// The limits that it serves with.
+/// The limits that the server works with.
 pub const LIMITS: Limits = Limits {
-    n_connections: 64,
-    n_closing: 192,
+    n_slots: 64,
+    n_others: 192,
     head: Duration::from_secs(5),
     idle: Duration::from_secs(120),
     response: Duration::from_secs(30),
-    stalled: Duration::from_secs(1),
+    stalled: Duration::from_secs(5),
     linger: Duration::from_secs(1),
-    cpu: 0.1,
+    requests_cpu: 0.03,
+    responses_cpu: 0.08,
     // One response of 20 MB, gzipped.
     cpu_burst: Duration::from_millis(100),
 };

@@ -2,20 +2,20 @@
 
 mod connection;
 mod connections;
+pub mod gzip;
 mod head;
-mod header_fields;
 mod hosts;
 mod limits;
 mod page;
+mod pending;
 pub mod publish;
 mod response;
 mod routes;
 mod server;
 mod site;
 mod throttle;
-mod wait;
 
 pub(crate) use hosts::is_host_name;
 
 pub use head::{Head, Parsed, parse_head};
-pub use server::{ListenError, Server};
+pub use server::Server;

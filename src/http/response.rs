@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tiny_http::{HTTPVersion, Header, StatusCode};
 
-use crate::http::publish::Exposition;
+use super::publish::Buffer;
 
 /// The content type of a line of text.
 pub const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
+/// Answers are not cached if the next one may differ.
+pub const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
 /// A printed head and the body that goes with it.
 pub struct Response {
@@ -24,40 +25,31 @@ pub struct Response {
     pub keep_alive: bool,
 }
 
-/// A body. The text of an exposition is not copied.
+/// A body. Expositions are not copied.
 pub enum Body {
     /// A page or a line of text; empty for `HEAD`.
     Bytes(Cow<'static, [u8]>),
-    /// The uncompressed text of an exposition.
-    Plain(Arc<Exposition>),
-    /// The gzipped text of an exposition.
-    Gzip(Arc<Exposition>),
+    /// A buffer, and its length. It has another length once it was taken away.
+    Shared(Arc<Buffer>, usize),
 }
 
 impl Body {
-    /// Returns the bytes of the body, without the tail.
-    pub fn bytes(&self) -> &[u8] {
+    /// Returns the number of bytes, without the tail.
+    pub fn n_bytes(&self) -> usize {
         match self {
-            Body::Bytes(bytes) => bytes,
-            Body::Plain(exposition) => exposition.text(),
-            Body::Gzip(exposition) => exposition.gzip(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Shared(_, n_bytes) => *n_bytes,
         }
     }
 
-    /// Returns the end of the body if it is served now.
-    fn tail(&self) -> Vec<u8> {
+    /// Calls `send` with the bytes. Fails if they were taken away.
+    pub fn with_bytes<T>(&self, send: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
         match self {
-            Body::Bytes(_) => Vec::new(),
-            Body::Plain(exposition) => exposition.tail(Instant::now()),
-            Body::Gzip(exposition) => exposition.gzip_tail(Instant::now()),
-        }
-    }
-
-    /// Whether the body is an exposition that connections must not hold any longer.
-    pub fn is_cut(&self) -> bool {
-        match self {
-            Body::Bytes(_) => false,
-            Body::Plain(exposition) | Body::Gzip(exposition) => exposition.is_cut(),
+            Self::Bytes(bytes) => send(bytes),
+            Self::Shared(buffer, n_bytes) => match &*buffer.bytes() {
+                bytes if bytes.len() == *n_bytes => send(bytes),
+                _ => Err(io::ErrorKind::ConnectionAborted.into()),
+            },
         }
     }
 }
@@ -65,6 +57,12 @@ impl Body {
 impl From<&'static str> for Body {
     fn from(text: &'static str) -> Body {
         Body::Bytes(Cow::Borrowed(text.as_bytes()))
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Body {
+        Body::Bytes(text.into_bytes().into())
     }
 }
 
@@ -76,31 +74,26 @@ pub struct Answer {
     pub headers: Vec<(&'static str, &'static str)>,
     /// The body, which is also set in an answer to `HEAD`.
     pub body: Body,
+    /// The end of the body.
+    pub tail: Vec<u8>,
 }
 
 impl Answer {
     /// Returns an answer with these headers.
     pub fn new(status: u16, headers: &[(&'static str, &'static str)], body: impl Into<Body>) -> Self {
-        Self { status, headers: headers.to_vec(), body: body.into() }
+        Self { status, headers: headers.to_vec(), body: body.into(), tail: Vec::new() }
     }
 }
 
 impl Response {
     /// Prints the head. With `head_only` the body is left out, but the head still states its length.
     pub fn new(answer: Answer, head_only: bool, keep_alive: bool) -> Self {
-        let Answer { status, headers, body } = answer;
-        let tail = body.tail();
-        let head = print_head(status, &headers, body.bytes().len() + tail.len(), keep_alive);
+        let Answer { status, headers, body, tail } = answer;
+        let head = print_head(status, &headers, body.n_bytes() + tail.len(), keep_alive);
         match head_only || status == 304 {
             true => Self { head, body: "".into(), tail: Vec::new(), keep_alive },
             false => Self { head, body, tail, keep_alive },
         }
-    }
-}
-
-impl From<String> for Body {
-    fn from(text: String) -> Body {
-        Body::Bytes(text.into_bytes().into())
     }
 }
 

@@ -1,45 +1,59 @@
 //! Routes and content negotiation: which request gets which answer.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use super::head::{Head, Host};
 use super::hosts::misdirected;
 use super::page;
-use super::response::{Answer, Body, PLAIN, Response, error_response};
+use super::pending::{Pending, not_ready};
+use super::response::{Answer, Body, PLAIN, Response, UNCACHED, error_response};
 use super::site::Site;
 
-const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
 /// The content of `/ooms` before the first kill.
 const NO_OOMS: &str = "{\"records\":[]}\n";
 
-/// Answers a complete request.
-pub fn respond(site: &Site, request: &Head<'_>, peer: IpAddr) -> Response {
+/// What a request gets.
+pub enum Reply {
+    /// The answer to a probe, which needs neither a slot nor credit for responses.
+    Probe(Response),
+    /// Any other response.
+    Response(Response),
+    /// The exposition.
+    Exposition(Pending),
+}
+
+/// Answers a complete request. `is_local` says that it comes from this machine.
+pub fn reply(site: &Site, request: &Head<'_>, is_local: bool) -> Reply {
     let host = match request.host {
-        Host::Invalid => return error_response(400, "a request must name its Host, once\n"),
+        Host::Invalid => {
+            return Reply::Response(error_response(400, "a request must name its Host, once\n"));
+        }
         Host::Absent => None,
         Host::Named(host) => Some(host),
     };
+    let print =
+        |answer| Response::new(answer, request.method == b"HEAD", request.keep_alive && !request.has_body);
     let answer = match request.method {
-        _ if !site.hosts.allow(peer, host) => Answer::new(421, &[PLAIN], misdirected(host)),
+        _ if !site.hosts.allow(is_local, host) => Answer::new(421, &[PLAIN], misdirected(host)),
         b"GET" | b"HEAD" if request.has_body => {
             Answer::new(413, &[PLAIN], "a request must not have a body\n")
         }
-        b"GET" | b"HEAD" => route(site, request),
+        b"GET" | b"HEAD" => match request.path {
+            b"/metrics" => return Reply::Exposition(Pending::new(request)),
+            b"/healthz" => return Reply::Probe(print(health(site))),
+            b"/readyz" if site.published.latest().is_none() => return Reply::Probe(print(not_ready())),
+            b"/readyz" => return Reply::Probe(print(Answer::new(200, &[PLAIN, UNCACHED], "ok\n"))),
+            _ => route(site, request),
+        },
         _ => Answer::new(405, &[PLAIN, ("Allow", "GET, HEAD")], "only GET and HEAD are answered\n"),
     };
-    Response::new(answer, request.method == b"HEAD", request.keep_alive && !request.has_body)
+    Reply::Response(print(answer))
 }
 
 fn route(site: &Site, request: &Head<'_>) -> Answer {
     match request.path {
-        b"/metrics" => metrics(site, request),
-        b"/healthz" => health(site),
-        b"/readyz" if site.published.latest().is_some() => Answer::new(200, &[PLAIN, UNCACHED], "ok\n"),
-        b"/readyz" => not_ready(),
         b"/ooms" => {
             let text = site.ooms.text().unwrap_or_else(|| NO_OOMS.to_owned());
             Answer::new(200, &[JSON, UNCACHED], text)
@@ -47,7 +61,7 @@ fn route(site: &Site, request: &Head<'_>) -> Answer {
         b"/dashboard.json" => {
             Answer::new(200, &[JSON, ("Cache-Control", "no-cache")], include_str!("dashboard.json"))
         }
-        path => match page::file(path, request.prefers_html) {
+        path => match page::file(path, request.accepts_html) {
             Some(file) => page_file(request, file),
             None if path == b"/" => {
                 Answer::new(302, &[PLAIN, ("Location", "metrics"), ("Vary", "Accept")], "see /metrics\n")
@@ -61,19 +75,6 @@ fn route(site: &Site, request: &Head<'_>) -> Answer {
     }
 }
 
-fn metrics(site: &Site, request: &Head<'_>) -> Answer {
-    const VARY: (&str, &str) = ("Vary", "Accept-Encoding");
-    match site.published.latest() {
-        None => not_ready(),
-        Some(exposition) if request.accepts_gzip => Answer::new(
-            200,
-            &[EXPOSITION, UNCACHED, VARY, ("Content-Encoding", "gzip")],
-            Body::Gzip(exposition),
-        ),
-        Some(exposition) => Answer::new(200, &[EXPOSITION, UNCACHED, VARY], Body::Plain(exposition)),
-    }
-}
-
 fn health(site: &Site) -> Answer {
     match site.demand.overdue(Instant::now()) {
         overdue if overdue < site.max_age => Answer::new(200, &[PLAIN, UNCACHED], "ok\n"),
@@ -82,10 +83,6 @@ fn health(site: &Site) -> Answer {
             Answer::new(503, &[PLAIN, UNCACHED], text)
         }
     }
-}
-
-fn not_ready() -> Answer {
-    Answer::new(503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n")
 }
 
 /// Answers with a file of the page, or with 304 if the client already has it.
@@ -104,25 +101,34 @@ fn page_file(request: &Head<'_>, file: &'static page::File) -> Answer {
     }
     let bytes = if request.accepts_gzip { file.gzip() } else { file.text().as_bytes() };
     let status = if request.has(file.tag()) { 304 } else { 200 };
-    Answer { status, headers, body: Body::Bytes(bytes.into()) }
+    Answer { headers, ..Answer::new(status, &[], Body::Bytes(bytes.into())) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::head::{Parsed, parse_head};
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::io::Read;
     use std::time::Duration;
 
-    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    /// Answers the request with this head.
+    fn respond(site: &Site, head: &str, is_local: bool) -> Response {
+        let Parsed::Complete(head, _) = parse_head(head.as_bytes()) else { panic!("{head:?}") };
+        match reply(site, &head, is_local) {
+            Reply::Probe(response) | Reply::Response(response) => response,
+            Reply::Exposition(mut pending) => loop {
+                if let Some(response) = pending.advance(site, Instant::now()) {
+                    return response;
+                }
+            },
+        }
+    }
 
-    /// Answers the request with these lines.
+    /// Answers the request with these lines. Returns the head and the body.
     fn ask(site: &Site, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
         let lines = if has_host { lines.to_owned() } else { format!("{lines}\nHost: localhost:8080") };
-        let request = lines.replace('\n', "\r\n") + "\r\n\r\n";
-        let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{lines:?}") };
-        let response = respond(site, &head, HERE);
+        let response = respond(site, &(lines.replace('\n', "\r\n") + "\r\n\r\n"), true);
         let printed = String::from_utf8(response.head).unwrap();
         assert!(printed.starts_with("HTTP/1.1 ") && printed.ends_with("\r\n\r\n"), "{printed:?}");
         assert_eq!(printed.matches("\r\n\r\n").count(), 1, "{printed:?}");
@@ -131,8 +137,8 @@ mod tests {
         }
         let connection = if response.keep_alive { "keep-alive" } else { "close" };
         assert!(printed.contains(&format!("\r\nConnection: {connection}\r\n")), "{printed:?}");
-        let body = [response.body.bytes(), &response.tail].concat();
-        if head.method != b"HEAD" && !printed.starts_with("HTTP/1.1 304 ") {
+        let body = response.body.with_bytes(|body| Ok([body, &response.tail].concat())).unwrap();
+        if !lines.starts_with("HEAD") && !printed.starts_with("HTTP/1.1 304 ") {
             assert!(printed.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{printed:?}");
         }
         (printed, body)
@@ -165,43 +171,36 @@ mod tests {
     #[test]
     fn hosts() {
         let site = Site::of(b"x 1\n");
-        let elsewhere: IpAddr = "192.0.2.7".parse().unwrap();
-        for (lines, peer, status) in [
-            ("GET /metrics HTTP/1.1\nHost: evil.example", HERE, 421),
-            ("POST / HTTP/1.1\nHost: evil.example", HERE, 421),
-            ("GET http://evil.example/metrics HTTP/1.1\nHost: localhost", HERE, 421),
-            ("GET /metrics HTTP/1.1\nHost: localhost", HERE, 200),
-            ("GET /metrics HTTP/1.0", HERE, 200),
-            ("GET /metrics HTTP/1.1\nHost: evil.example", elsewhere, 200),
-            ("GET /metrics HTTP/1.1", HERE, 400),
-            ("GET /metrics HTTP/1.1", elsewhere, 400),
-            ("GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost", HERE, 400),
+        for (lines, local, elsewhere) in [
+            ("GET /metrics HTTP/1.1\r\nHost: evil.example", 421, 200),
+            ("POST / HTTP/1.1\r\nHost: evil.example", 421, 405),
+            ("GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost", 421, 200),
+            ("GET /metrics HTTP/1.1\r\nHost: localhost", 200, 200),
+            ("GET /metrics HTTP/1.0", 200, 200),
+            ("GET /metrics HTTP/1.1", 400, 400),
+            ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: localhost", 400, 400),
         ] {
-            let request = lines.replace('\n', "\r\n") + "\r\n\r\n";
-            let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{lines:?}") };
-            let response = respond(&site, &head, peer);
-            assert!(
-                response.head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()),
-                "{lines} from {peer}"
-            );
+            for (is_local, status) in [(true, local), (false, elsewhere)] {
+                let response = respond(&site, &format!("{lines}\r\n\r\n"), is_local);
+                assert!(response.head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{lines}");
+            }
         }
     }
 
     #[test]
-    fn health_ends_with_age() {
+    fn health_ends_with_an_overdue_scrape() {
         let site = Site { max_age: Duration::ZERO, ..Site::of(b"x 1\n") };
-        let Parsed::Complete(head, _) = parse_head(b"GET /healthz HTTP/1.0\n\n") else { panic!() };
-        let response = respond(&site, &head, HERE);
-        assert!(response.head.starts_with(b"HTTP/1.1 503 "));
-        assert_eq!(response.body.bytes(), b"a scrape has been due for 0 s\n");
+        let (head, body) = ask(&site, "GET /healthz HTTP/1.0");
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        assert_eq!(body, b"a scrape has been due for 0 s\n");
     }
 
     #[test]
-    fn an_exposition_as_it_is_and_gzipped() {
-        let site = Site::of(&b"x 1\n".repeat(100_000));
-        let text = site.published.latest().unwrap();
+    fn exposition_is_served_plain_and_gzipped() {
+        let text = b"x 1\n".repeat(100_000);
+        let site = Site::of(&text);
         let (head, body) = ask(&site, "GET /metrics HTTP/1.1");
-        assert_eq!(body, text.text());
+        assert_eq!(body, text);
         assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
         assert!(
             head.contains("\r\nVary: Accept-Encoding\r\n") && !head.contains("Content-Encoding"),
@@ -209,13 +208,15 @@ mod tests {
         );
 
         let (head, body) = ask(&site, "GET /metrics HTTP/1.1\nAccept-Encoding: gzip");
-        assert!(body.starts_with(text.gzip()));
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, text);
         assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
         assert!(head.contains("\r\nVary: Accept-Encoding\r\n"), "{head}");
     }
 
     #[test]
-    fn a_head_is_the_get_without_its_body() {
+    fn head_is_the_get_without_its_body() {
         let site = Site::of(b"x 1\n");
         for lines in ["GET /metrics HTTP/1.1", "GET / HTTP/1.1", "GET /nowhere HTTP/1.1"] {
             let undated = |head: String| {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_gets_the_page() {
+    fn browser_gets_the_page() {
         let site = Site::of(b"x 1\n");
         let (head, body) = ask(&site, "GET / HTTP/1.1\nAccept: text/html,*/*;q=0.8");
         assert!(head.contains("\r\nContent-Type: text/html; charset=utf-8\r\n"), "{head}");
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_s_files_are_tagged_and_gzipped() {
+    fn files_of_the_page_are_tagged_and_gzipped() {
         let site = Site::of(b"x 1\n");
         for (path, content_type) in [
             ("/", "text/html; charset=utf-8"),
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_read_closes_the_connection() {
+    fn unread_body_closes_the_connection() {
         let site = Site::of(b"x 1\n");
         for (lines, connection) in [
             ("GET /nowhere HTTP/1.1", "keep-alive"),

@@ -1,16 +1,20 @@
 //! The content that the server serves.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gzip::Compressor;
 use super::hosts::Hosts;
+use super::publish::{Document, Published};
 use crate::demand::Demand;
-use crate::http::publish::{Document, Published};
 
 /// The content that the server serves, and the hosts that requests may name.
 pub struct Site {
     /// The expositions.
     pub published: Published,
+    /// Compresses expositions.
+    pub compressor: RefCell<Compressor>,
     /// The records of OOM kills, as JSON.
     pub ooms: Document,
     /// Requests for scrapes.
@@ -33,7 +37,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 impl Site {
     /// Returns a site that has published an exposition with this text.
     pub fn of(text: &[u8]) -> Site {
-        let (mut publisher, published) = crate::http::publish::publisher();
+        let (mut publisher, published) = super::publish::publisher();
         publisher.buffer().extend_from_slice(text);
         publisher.publish(None);
         let now = Instant::now();
@@ -42,6 +46,7 @@ impl Site {
         demand.end(true, None, now);
         Site {
             published,
+            compressor: RefCell::default(),
             ooms: Document::default(),
             demand,
             places: Arc::default(),
@@ -53,6 +58,6 @@ impl Site {
     /// Returns a site before its first scrape has ended.
     pub fn empty() -> Site {
         let demand = Arc::new(Demand::new(MINUTE, Instant::now()).unwrap());
-        Site { published: crate::http::publish::publisher().1, demand, ..Site::of(b"") }
+        Site { published: super::publish::publisher().1, demand, ..Site::of(b"") }
     }
 }

@@ -17,6 +17,7 @@ mod raw;
 pub mod scan;
 pub mod stat;
 pub mod this_process;
+mod zombie;
 
 use std::fmt::Write as _;
 use std::fs::File;

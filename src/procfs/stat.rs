@@ -33,6 +33,8 @@ pub struct Stat {
     pub start_time: u64,
     /// Whether it is a kernel thread.
     pub is_kernel_thread: bool,
+    /// Whether it is a zombie without further threads: it maps nothing, and never will.
+    pub is_zombie: bool,
     /// The work that the process has done.
     pub work: Work,
 }
@@ -45,17 +47,20 @@ impl Stat {
         // The name in parentheses may contain anything, including parentheses; it is followed by numbers,
         // from the third field on.
         let name_end = text.iter().rposition(|&b| b == b')')?;
-        let mut fields =
-            std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().skip(9 - 3);
+        let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
+        let state = fields.next()?;
+        let mut fields = fields.skip(9 - 4);
         let mut next = |n_skipped| fields.nth(n_skipped)?.parse::<u64>().ok();
         let flags = next(0)?;
         let faults = [next(0)?, next(1)?]; // skips the children's minor faults
         let cpu_ticks = [next(1)?, next(0)?];
-        let start_time = next(22 - 16)?;
+        let n_threads = next(20 - 16)?;
+        let start_time = next(22 - 21)?;
         let size = [next(0)?, next(0)?];
         let program = [next(1).unwrap_or_default(), next(1).unwrap_or_default()];
         let work = Work { faults, cpu_ticks, size, program, is_recorded: false };
-        Some(Self { start_time, is_kernel_thread: flags & PF_KTHREAD != 0, work })
+        let is_zombie = matches!(state, "Z" | "X") && n_threads <= 1;
+        Some(Self { start_time, is_kernel_thread: flags & PF_KTHREAD != 0, is_zombie, work })
     }
 }
 
@@ -65,12 +70,23 @@ mod tests {
 
     #[test]
     fn what_is_needed_of_stat() {
-        let stat = |name: &str, flags: u32| {
+        let stat_of = |name: &str, state: &str, flags: u32, n_threads: u32| {
             let text = format!(
-                "42 ({name}) S 1 42 42 0 -1 {flags} 10 11 12 13 14 15 16 17 20 0 1 0 7788 2445312 202 184467 26 27 28 29\n"
+                "42 ({name}) {state} 1 42 42 0 -1 {flags} 10 11 12 13 14 15 16 17 20 0 {n_threads} 0 7788 2445312 202 184467 26 27 28 29\n"
             );
             Stat::parse(text.as_bytes()).unwrap()
         };
+        let stat = |name, flags| stat_of(name, "S", flags, 1);
+        for (state, n_threads, expected) in [
+            ("Z", 1, true),
+            ("Z", 0, true),
+            ("X", 0, true),
+            ("Z", 2, false),
+            ("S", 1, false),
+            ("D", 9, false),
+        ] {
+            assert_eq!(stat_of(") Z 1 (", state, 0, n_threads).is_zombie, expected, "{state} {n_threads}");
+        }
         for name in ["sleep", "", "a b", ") Z 0 (", "x) S 1 2 3", "\n"] {
             let work = Work {
                 faults: [10, 12],
@@ -79,7 +95,7 @@ mod tests {
                 program: [26, 28],
                 is_recorded: false,
             };
-            let plain = Stat { start_time: 7788, is_kernel_thread: false, work };
+            let plain = Stat { start_time: 7788, is_kernel_thread: false, is_zombie: false, work };
             assert_eq!(stat(name, 0x40_0000), plain, "{name:?}");
             assert_eq!(stat(name, 0x20_8040), Stat { is_kernel_thread: true, ..plain }, "{name:?}");
         }

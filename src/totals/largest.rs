@@ -1,9 +1,8 @@
-//! What fills a container: its largest paths, and its total for paths that a condition selects.
+//! What fills a container: its largest paths.
 
-use super::grouping::GroupBy;
 use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
-use crate::smaps::fields::{ANONYMOUS, PSS, RSS};
+use crate::smaps::fields::PSS;
 
 /// The maximum number of paths that are named.
 pub const MAX_PATHS: usize = 10;
@@ -76,29 +75,9 @@ impl Largest {
     }
 }
 
-/// Returns the proportional bytes of files that a container maps on paths for which `is_of` holds, as of the
-/// last sum; `None` if series do not stand for paths. Pages of private mappings that processes have written
-/// to do not count.
-pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
-    if table.shape().group_by != GroupBy::Path {
-        return None;
-    }
-    let commands = table.container(container).into_iter().flat_map(|id| table.commands_of(id));
-    let mapped = commands.flat_map(|command| &command.series).map(|(path, &id)| {
-        let bytes = &table.series.get(id).totals.values.bytes;
-        // The kernel prints the anonymous part of a private mapping in resident bytes. The same fraction of
-        // the proportional bytes is assumed to be anonymous.
-        let of_file = match bytes[RSS].saturating_sub(bytes[ANONYMOUS]) {
-            of_file if of_file == bytes[RSS] => bytes[PSS],
-            of_file => (u128::from(bytes[PSS]) * u128::from(of_file) / u128::from(bytes[RSS])) as u64,
-        };
-        if of_file > 0 && is_of(path) { of_file } else { 0 }
-    });
-    Some(mapped.sum())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::grouping::GroupBy;
     use super::*;
     use crate::smaps::fields::values;
     use crate::totals::shape::Shape;
@@ -175,18 +154,5 @@ mod tests {
         let processes = Shape { group_by: GroupBy::Process, by_pid: true, ..Shape::default() };
         let found = largest(&table(processes, &MAPPED), "b").unwrap();
         assert_eq!((&*found.paths[0].command, &*found.paths[0].path, found.pss), ("java", "", 290));
-        assert_eq!(mapped_files(&table(processes, &MAPPED), key("b"), |_| true), None);
-    }
-
-    #[test]
-    fn mapped_files_are_summed_by_path() {
-        let table = table(Shape::default(), &MAPPED);
-        let mapped = |container: &str, prefix: &str| {
-            mapped_files(&table, key(container), |path| path.starts_with(prefix))
-        };
-        assert_eq!(mapped("b", "/dev/shm/"), Some(20));
-        assert_eq!(mapped("b", "/lib"), Some(55), "pages written to in a private mapping are anonymous");
-        assert_eq!(mapped("b", ""), Some(125));
-        assert_eq!(mapped("none", ""), Some(0));
     }
 }

@@ -10,6 +10,7 @@ mod fold;
 pub mod grouping;
 pub mod labels;
 pub mod largest;
+pub mod mapped_files;
 mod memory;
 mod other;
 mod part;

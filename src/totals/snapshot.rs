@@ -118,9 +118,14 @@ impl Snapshot {
         command.unwrap_or_else(|| self.table.other_command(container))
     }
 
+    /// Returns a reading.
+    pub(super) fn reading(&self, id: &ReadingId) -> &Reading {
+        self.readings.get(id.0)
+    }
+
     /// Whether a reading has paths merged into `[other]` that another read may keep separate.
     pub fn has_merged(&self, id: &ReadingId) -> bool {
-        self.readings.get(id.0).n_merged() > 0
+        self.reading(id).n_merged() > 0
     }
 
     /// Sums the readings. `owned` names each reading that a process owns, with whether the process counts;
@@ -150,14 +155,14 @@ impl Snapshot {
             command.n_readings += 1;
             let counts = reading.state == State::Counted;
             command.n_processes += u64::from(counts);
-            if counts {
-                table.containers.get_mut(command.container).n_folded += u64::from(reading.n_merged());
-            }
+            let container = table.containers.get_mut(command.container);
+            container.n_folded += if counts { u64::from(reading.n_merged()) } else { 0 };
             reading.for_each(|id, totals| {
                 let series = table.series.get_mut(id);
                 series.n_readings += 1;
                 if counts {
                     series.totals.add(totals);
+                    container.has_unnamed_files |= series.is_other && totals.of_files() > 0;
                 }
             });
         }
@@ -193,8 +198,7 @@ mod tests {
 
     impl Node {
         fn new(shape: Shape) -> Self {
-            let snapshot = Snapshot::new(Shape { fields: ALL_FIELDS, ..shape });
-            Self { snapshot, readings: Vec::new() }
+            Self { snapshot: Snapshot::new(Shape { fields: ALL_FIELDS, ..shape }), readings: Vec::new() }
         }
 
         /// Adds a process with mappings of these paths and resident bytes, in the container with this key.
@@ -205,12 +209,11 @@ mod tests {
                 let values = values(&[("rss", rss), ("mmu_page_size", 4096)]);
                 tally.add(&Mapping { path, values: &values, count: 1 });
             }
-            let key = ContainerKey(container);
-            self.snapshot.register(key, &format!("{{container=\"{container}\""));
-            let pid = self.readings.len() as u32 + 1;
-            let mut id = None;
-            self.snapshot.record(Process { container: key, comm, pid }, &tally, &mut id);
-            self.readings.push(id);
+            let (key, labels) = (ContainerKey(container), format!("{{container=\"{container}\""));
+            self.snapshot.register(key, &labels);
+            self.readings.push(None);
+            let (pid, id) = (self.readings.len() as u32, self.readings.last_mut().unwrap());
+            self.snapshot.record(Process { container: key, comm, pid }, &tally, id);
         }
 
         fn process(&mut self, comm: &[u8], mappings: &[(&[u8], u64)]) {
@@ -226,8 +229,7 @@ mod tests {
             series.map(|series| series.totals.values.bytes[RSS]).sum()
         }
 
-        /// Returns the label text after that of container 0, the resident bytes and the mappings of each
-        /// series.
+        /// Returns the end of the label text, the resident bytes and the mappings of each series.
         fn series(&self) -> Vec<(&str, u64, u64)> {
             let prefix = "{container=\"0\",".len();
             let series = self.snapshot.table().series();

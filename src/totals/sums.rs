@@ -1,6 +1,6 @@
 //! Sums of the values of mappings.
 
-use crate::smaps::fields::{FIRST_LARGEST, PSS, RSS, Values};
+use crate::smaps::fields::{ANONYMOUS, FIRST_LARGEST, PSS, RSS, Values};
 
 /// The values of several mappings together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,16 @@ pub struct Totals {
 pub(super) type Size = (u64, u64);
 
 impl Totals {
+    /// Returns the proportional bytes of files. The kernel prints the anonymous part of a private mapping in
+    /// resident bytes; the same fraction of the proportional bytes is taken to be anonymous.
+    pub fn of_files(&self) -> u64 {
+        let [rss, pss] = [RSS, PSS].map(|field| self.values.bytes[field]);
+        match rss.saturating_sub(self.values.bytes[ANONYMOUS]) {
+            of_files if of_files == rss => pss,
+            of_files => (u128::from(pss) * u128::from(of_files) / u128::from(rss)) as u64,
+        }
+    }
+
     /// Adds other totals.
     pub fn add(&mut self, other: &Totals) {
         self.add_values(&other.values, other.n_mappings);

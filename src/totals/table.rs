@@ -33,6 +33,8 @@ pub(super) struct Container {
     pub(super) n_folded: u64,
     /// The size of the largest path that was merged to save memory; `None` once memory is plentiful again.
     pub(super) largest_merged: Option<Size>,
+    /// Whether `[other]` includes pages of files, of which the paths are unknown.
+    pub(super) has_unnamed_files: bool,
     is_used: bool,
 }
 
@@ -171,6 +173,7 @@ impl Table {
                 n_bytes: 0,
                 n_folded: 0,
                 largest_merged: None,
+                has_unnamed_files: false,
                 is_used: true,
             };
             let id = self.containers.insert(container);
@@ -278,7 +281,7 @@ impl Table {
     /// Sets all sums to zero and unfolds everything.
     pub(super) fn clear_sums(&mut self) {
         for container in self.containers.iter_mut() {
-            container.n_folded = 0;
+            (container.n_folded, container.has_unnamed_files) = (0, false);
         }
         for series in self.series.iter_mut() {
             (series.totals, series.n_readings, series.is_folded) = (Totals::default(), 0, false);

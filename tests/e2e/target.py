@@ -18,13 +18,14 @@ KEYS = """Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_
 Anonymous KSM LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb Swap SwapPss Locked""".split()
 
 
-def record(directory: Path, n_containers: int, n_mappings: int) -> Path:
-    """A recorded node with one process a container; a mapping makes 4 kB of exposition."""
+def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = "") -> Path:
+    """A recorded node with one process a container; a mapping makes 4 kB of exposition, and 22 times the suffix
+    of the pods' names."""
     chance = random.Random(7)
     rows = ["id\tinit_pid\tnamespace\tpod\tcontainer"]
     for i in range(n_containers):
         pid = 100 + i
-        rows.append(f"{i:064x}\t{pid}\tnamespace-{i % 5}\tserver-7d4b9c6f5d-{i:05}\tserver")
+        rows.append(f"{i:064x}\t{pid}\tnamespace-{i % 5}\tserver-7d4b9c6f5d-{i:05}{suffix}\tserver")
         process = directory / "proc" / str(pid)
         process.mkdir(parents=True)
         (process / "comm").write_text("server\n")
@@ -44,8 +45,8 @@ def record(directory: Path, n_containers: int, n_mappings: int) -> Path:
 class Target(Exporter):
     """An exporter that may have 1024 file descriptors open, and what it takes of the machine."""
 
-    def __init__(self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0"):
-        limits = ("prlimit", "--nofile=1024:1024")
+    def __init__(self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()):
+        limits = (*prefix, "prlimit", "--nofile=1024:1024")
         super().__init__("--fixture", recording, *EVERYTHING, *arguments, prefix=limits, addr=addr)
         self.proc = Path("/proc", str(self.process.pid))
         host, port = self.address.split(":")

@@ -189,14 +189,28 @@ def test_a_page_that_points_its_name_at_loopback_reads_nothing(small_node):
         assert ask(target, "GET /metrics HTTP/1.0")[0] == 200
 
 
-def test_requests_from_elsewhere_may_name_any_host(small_node):
-    """From an address of this machine that is not loopback, as Prometheus's requests come."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing: which address would be used?
-        address = probe.getsockname()[0]
-    assert not address.startswith("127.")
-    with Target(small_node, *ONCE, addr=f"{address}:0") as target:
-        assert ask(target, "GET /metrics HTTP/1.1\nConnection: close\nHost: prometheus.example")[0] == 200
+def test_the_machines_own_address_counts_as_this_machine(small_node):
+    """Requests from another machine, here a network namespace, may name any host, as Prometheus's do."""
+    name, address = f"door{os.getpid()}", "198.51.100.1"
+    for arguments in (
+        f"netns add {name}",
+        f"link add {name} type veth peer name eth0 netns {name}",
+        f"address add {address}/24 dev {name}",
+        f"link set {name} up",
+        f"-n {name} address add 198.51.100.2/24 dev eth0",
+        f"-n {name} link set eth0 up",
+    ):
+        subprocess.run(["ip", *arguments.split()], check=True)
+    try:
+        with Target(small_node, *ONCE, addr=f"{address}:0") as target:
+            head = "GET /readyz HTTP/1.1\nConnection: close\nHost: evil.example"
+            assert ask(target, head)[0] == 421, "from the address that it connects to"
+            assert ask(target, head.replace("evil.example", target.address))[0] == 200
+            url = f"http://{target.address}/readyz"
+            curl = ["ip", "netns", "exec", name, "curl", "-s", "-H", "Host: prometheus.example", url]
+            assert subprocess.run(curl, capture_output=True, text=True, timeout=10).stdout == "ok\n"
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
 
 
 def test_a_proxy_with_a_prefix(small_node, tmp_path):

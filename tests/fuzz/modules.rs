@@ -28,8 +28,6 @@ pub mod filter;
 pub mod table;
 #[path = "../../src/http/head.rs"]
 pub mod head;
-#[path = "../../src/http/header_fields.rs"]
-mod header_fields;
 #[path = "../../src/http/hosts.rs"]
 mod hosts;
 #[path = "../../src/sources/container.rs"]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::mapped_shmem::MappedShmem;
 use super::oom::{Content, LastReading};
 use crate::cgroupfs::account::{self, Exported};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, MAX, SHMEM, Values};
@@ -13,16 +14,10 @@ use crate::node::containers::table::Container;
 use crate::node::processes::process::Process;
 use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
-use crate::procfs::mounts::Mounts;
-use crate::procfs::{Buffers, Proc};
-use crate::totals::grouping::kind;
-use crate::totals::largest::mapped_files;
 use crate::totals::snapshot::Snapshot;
 
 /// The values are read again after this time, because a limit may have been changed.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The mounts of a container that uses tmpfs are read again after this time.
-const MOUNTS_AGE: Duration = Duration::from_secs(60);
 /// A container is near its limit when it uses at least this many thousandths of it.
 const NEAR_LIMIT: u64 = 900;
 
@@ -62,14 +57,6 @@ struct Usage {
     above: Option<u64>,
     /// Whether the kernel has killed a process in the container since its cgroup was read.
     is_outdated: bool,
-}
-
-/// How much tmpfs and shared memory the processes of a container map.
-#[derive(Debug, Default)]
-struct MappedShmem {
-    /// The mapped bytes by PSS, if they are known.
-    bytes: Option<u64>,
-    mounts: Option<(Mounts, Instant)>,
 }
 
 impl Account {
@@ -292,37 +279,20 @@ impl Account {
     /// Returns the exported values, if the container's cgroup exists.
     pub fn exported(&self) -> Option<Exported<'_>> {
         let values = self.usage.values.as_ref()?;
-        let mapped = self.shmem.bytes.filter(|_| !self.has_unselected && !self.shares_labels);
+        let mapped = self.shmem.bytes().filter(|_| !self.has_unselected && !self.shares_labels);
         let unmapped = mapped.and_then(|mapped| account::unmapped(values, mapped));
         Some(Exported { labels: &self.container.labels, values, unmapped })
     }
 
-    /// Finds out how much tmpfs and shared memory the container's processes map, if any is charged.
-    pub fn find_mapped_shmem(
-        &mut self,
-        snapshot: &Snapshot,
-        proc: &Proc,
-        buffers: &mut Buffers,
-        now: Instant,
-    ) {
-        let has_some =
-            self.usage.values.is_some_and(|values| values.get(SHMEM).is_some_and(|bytes| bytes > 0));
-        let (table, key) = (snapshot.table(), self.container.id.key());
-        let MappedShmem { bytes, mounts } = &mut self.shmem;
-        if !has_some {
-            *bytes = mapped_files(table, key, |_| false);
-            return;
-        }
-        if mounts.as_ref().is_none_or(|(_, known_at)| now > *known_at + MOUNTS_AGE) {
-            // In a recording without mount files, shared memory is recognized by its usual paths.
-            *mounts = Some((proc.mounts(self.pid, buffers).unwrap_or_default(), now));
-        }
-        let mounts = mounts.as_ref().map(|(mounts, _)| mounts);
-        *bytes = mapped_files(table, key, |path| match kind(path.as_bytes()) {
-            "shm" => true,
-            "file" => mounts.is_some_and(|mounts| mounts.is_tmpfs(path)),
-            _ => false,
-        });
+    /// Begins to find out how much tmpfs and shared memory the container's processes map.
+    pub fn begin_mapped_shmem(&mut self, now: Instant) {
+        let values = self.usage.values.as_ref();
+        self.shmem.begin(values.and_then(|values| values.get(SHMEM)).is_some_and(|bytes| bytes > 0), now);
+    }
+
+    /// Returns what is known about mapped tmpfs and shared memory, to add to it.
+    pub fn mapped_shmem(&mut self) -> &mut MappedShmem {
+        &mut self.shmem
     }
 
     /// Keeps what the container maps now, if it is near its limit and no other container has the same labels.

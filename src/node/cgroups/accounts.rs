@@ -82,7 +82,7 @@ impl Accounts {
 
     fn see(&mut self, processes: &ProcessTable, discovery: &Discovery) -> bool {
         let mut is_new = false;
-        for process in processes.iter() {
+        for process in processes.iter().filter(|process| !process.identity().is_zombie()) {
             let Some(container) = process.container() else { continue };
             let i = self.position(container.id).unwrap_or_else(|i| {
                 is_new = true;

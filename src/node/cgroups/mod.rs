@@ -3,6 +3,7 @@
 mod account;
 mod accounts;
 pub mod kill_counts;
+mod mapped_shmem;
 pub mod oom;
 pub mod oom_watch;
 mod pace;

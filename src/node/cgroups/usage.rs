@@ -13,6 +13,7 @@ use log::Level;
 use super::account::Account;
 use super::accounts::Accounts;
 use super::kill_counts;
+use super::mapped_shmem::MappedShmem;
 use super::oom::{Kill, KillTotals};
 use super::oom_watch::{NewContainer, OomWatch};
 use crate::cgroupfs::account::Exported;
@@ -148,9 +149,7 @@ impl CgroupUsage {
     /// near their limit map.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, totals, buffers, largest, .. } = self;
-        for account in accounts.iter_mut().filter(|account| account.is_selected()) {
-            account.find_mapped_shmem(snapshot, proc, buffers, now);
-        }
+        find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         if !accounts.iter().any(Account::is_near_limit) {
             return;
         }
@@ -222,6 +221,35 @@ fn above(path: &[u8]) -> &[u8] {
 fn is_below(cgroups: &Cgroups, path: &[u8]) -> bool {
     let rest = cgroups.main().and_then(|own| own.strip_prefix(path));
     rest.is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+/// Finds out how much tmpfs and shared memory the processes of each container map.
+fn find_mapped_shmem(
+    accounts: &mut Accounts,
+    (snapshot, processes): (&Snapshot, &ProcessTable),
+    (proc, buffers): (&Proc, &mut Buffers),
+    now: Instant,
+) {
+    accounts.iter_mut().for_each(|account| account.begin_mapped_shmem(now));
+    let for_each = |accounts: &mut Accounts, each: &mut dyn FnMut(&mut MappedShmem, &Process)| {
+        for process in processes.iter() {
+            if let Some(container) = process.container()
+                && container.is_selected
+                && let Some(account) = accounts.find_mut(container.id)
+            {
+                each(account.mapped_shmem(), process);
+            }
+        }
+    };
+    for_each(accounts, &mut |shmem, process| shmem.see(process, proc, buffers));
+    let mut needs_each = false;
+    for account in accounts.iter_mut() {
+        let key = account.container().id.key();
+        needs_each |= account.mapped_shmem().sum(snapshot, key);
+    }
+    if needs_each {
+        for_each(accounts, &mut |shmem, process| shmem.add(process, snapshot));
+    }
 }
 
 #[cfg(test)]

@@ -12,12 +12,14 @@ pub struct Identity {
     start_time: Option<u64>,
     /// Whether it is a kernel thread, which has no memory of its own and never changes its cgroup.
     is_kernel_thread: bool,
+    /// Whether it is a zombie, which maps nothing and never will.
+    is_zombie: bool,
 }
 
 impl Identity {
     /// Creates the identity of an entry with a `stat` that is not read yet.
     pub fn new(entry: Entry) -> Self {
-        Self { entry, start_time: None, is_kernel_thread: false }
+        Self { entry, start_time: None, is_kernel_thread: false, is_zombie: false }
     }
 
     /// Returns the entry of the process in the last listing of proc.
@@ -35,11 +37,22 @@ impl Identity {
         self.is_kernel_thread
     }
 
+    /// Whether the process is a zombie.
+    pub fn is_zombie(&self) -> bool {
+        self.is_zombie
+    }
+
+    /// Notes whether `stat` shows that the process is a zombie.
+    pub fn note_zombie(&mut self, stat: Option<Stat>) {
+        self.is_zombie = stat.is_some_and(|stat| stat.is_zombie);
+    }
+
     /// Takes the start time from `stat`. A recording has no `stat`; there the inode number of the directory
     /// takes its place.
     pub fn learn(&mut self, stat: Option<Stat>) {
         self.start_time = Some(stat.map_or(self.entry.inode, |stat| stat.start_time));
         self.is_kernel_thread = stat.is_some_and(|stat| stat.is_kernel_thread);
+        self.note_zombie(stat);
     }
 
     /// Takes another inode number, which the kernel gives to a running process after a shortage of memory.

@@ -66,6 +66,8 @@ pub struct LastRead {
     took: Duration,
     /// The values; `None` if there are none, or if the process maps nothing.
     reading: Option<ReadingId>,
+    /// Whether the last read found that the process maps nothing.
+    maps_nothing: bool,
     /// The program that ran when the values were read, if it is known.
     program: Option<Program>,
     /// Until when the kernel's sum is read in place of slow mappings, and the least number of these mappings.
@@ -95,6 +97,16 @@ impl LastRead {
     /// Whether values are kept.
     pub fn has_values(&self) -> bool {
         self.reading.is_some()
+    }
+
+    /// Whether it is known what the process maps, even if that is nothing.
+    pub fn is_known(&self) -> bool {
+        self.has_values() || self.maps_nothing
+    }
+
+    /// Drops the values, because the process maps nothing.
+    pub fn drop_reading(&mut self) {
+        (self.reading, self.maps_nothing) = (None, true);
     }
 
     /// Returns the values.
@@ -179,7 +191,7 @@ impl LastRead {
     pub fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.check.forget();
-        self.reading = None;
+        (self.reading, self.maps_nothing) = (None, false);
     }
 
     /// Drops the values of a process that no longer counts, so that it is new when it counts again.

@@ -36,8 +36,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Creates a process that a listing of proc shows for the first time; `None` if the process has ended
-    /// since, or is a zombie. Nothing is kept for these, so each listing of proc finds them again.
+    /// Creates a process that a listing of proc shows for the first time; `None` if no file shows its cgroups,
+    /// because it has ended since or is a zombie.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
@@ -147,6 +147,7 @@ impl Process {
             let inode = self.identity.entry().inode;
             *self = *previous;
             self.identity.set_inode(inode);
+            self.identity.note_zombie(stat);
             self.state = ReadState::Idle;
         }
     }
@@ -302,7 +303,7 @@ impl Process {
 
     /// Drops the values, because the process maps nothing.
     pub fn drop_reading(&mut self) {
-        *self.last.reading_mut() = None;
+        self.last.drop_reading();
     }
 
     /// Returns the values, to replace them, and the name of the process.

@@ -132,7 +132,8 @@ fn keep_values(
         return;
     }
     if memory.tally.is_empty() {
-        return process.drop_reading(); // a zombie
+        process.identity_mut().note_zombie(finding.result.as_ref().ok().and_then(|found| found.stat));
+        return process.drop_reading();
     }
     let Some(container) = process.container().cloned() else { return };
     snapshot.register(container.id.key(), &container.labels);

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::credit::Credit;
+
 /// Credit is earned for at most this long, so that a scrape after an idle hour takes at most 15 s of CPU
 /// time.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
@@ -13,10 +15,7 @@ const MAX_ELAPSED: Duration = Duration::from_secs(60);
 /// The budget, in seconds of CPU time.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    fraction: f64,
-    credit_seconds: f64,
-    /// When credit was last earned.
-    credited_at: Option<Instant>,
+    credit: Credit,
     /// The cost of the last scrape except its reads. The same amount is reserved in the next one.
     overhead_seconds: f64,
     began_at: Option<Instant>,
@@ -29,9 +28,7 @@ impl Budget {
     /// Creates a budget of this fraction of one core; 0 means no limit. The first scrape is not limited.
     pub fn new(fraction: f64) -> Self {
         Self {
-            fraction,
-            credit_seconds: f64::INFINITY,
-            credited_at: None,
+            credit: Credit::new(fraction),
             overhead_seconds: 0.0,
             began_at: None,
             check_seconds: 0.0,
@@ -45,62 +42,54 @@ impl Budget {
     /// burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
-        self.credit(now);
-        let Some(before) = before.filter(|_| self.fraction > 0.0) else { return };
-        let most = self.fraction * self.counted(before, now).as_secs_f64();
-        self.credit_seconds = self.credit_seconds.min(most) - self.overhead_seconds;
+        self.credit.earn(now, self.longest());
+        if let Some(before) = before {
+            self.credit.cap(now.saturating_duration_since(before).min(self.longest()));
+            self.credit.spend(self.overhead_seconds);
+        }
     }
 
     /// Begins a check between two scrapes. The check may spend credit that was earned and not used.
     pub fn begin_check(&mut self, now: Instant) {
         self.checked_at = Some(now);
-        self.credit(now);
+        self.credit.earn(now, self.longest());
     }
 
     /// Charges the cost of a check except its reads.
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
-        self.credit_seconds -= self.check_seconds;
+        self.credit.spend(self.check_seconds);
     }
 
     /// Returns when another check may begin: checks, except their reads, may use a quarter of the budget.
     pub fn next_check(&self) -> Option<Instant> {
-        let seconds = if self.fraction > 0.0 { 4.0 * self.check_seconds / self.fraction } else { 0.0 };
-        Some(self.checked_at? + Duration::try_from_secs_f64(seconds).unwrap_or_default())
+        Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Earns credit for the elapsed time.
-    fn credit(&mut self, now: Instant) {
-        let Some(before) = self.credited_at.replace(now).filter(|_| self.fraction > 0.0) else { return };
-        let most = self.fraction * MAX_ELAPSED.max(self.least_distance()).as_secs_f64();
-        let credit = self.fraction * self.counted(before, now).as_secs_f64();
-        self.credit_seconds = (self.credit_seconds + credit).min(most);
-    }
-
-    fn counted(&self, before: Instant, now: Instant) -> Duration {
-        now.saturating_duration_since(before).min(MAX_ELAPSED.max(self.least_distance()))
+    /// Returns the longest time for which credit is earned.
+    fn longest(&self) -> Duration {
+        MAX_ELAPSED.max(self.least_distance())
     }
 
     /// Whether another process may be read in this scrape.
     pub fn allows(&self) -> bool {
-        self.credit_seconds > 0.0
+        self.credit.is_left()
     }
 
     /// Charges the cost of a read.
     pub fn spend(&mut self, cpu: Duration) {
-        self.credit_seconds -= cpu.as_secs_f64();
+        self.credit.spend(cpu.as_secs_f64());
     }
 
     /// Charges the cost of a scrape except its reads.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
-        self.credit_seconds -= self.overhead_seconds - before;
+        self.credit.spend(self.overhead_seconds - before);
     }
 
     /// Ends the first scrape, which was not limited. Its cost is not paid off.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
-        self.credited_at = self.began_at;
-        self.credit_seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
+        self.credit.limit(self.began_at);
         self.overhead_seconds = overhead.as_secs_f64();
     }
 
@@ -111,8 +100,7 @@ impl Budget {
 
     /// Returns the time in which half of the budget pays for the last scrape except its reads.
     fn least_distance(&self) -> Duration {
-        let seconds = if self.fraction > 0.0 { 2.0 * self.overhead_seconds / self.fraction } else { 0.0 };
-        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+        self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
 }
 

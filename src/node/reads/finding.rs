@@ -24,8 +24,8 @@ pub struct Finding<'a> {
 pub struct Found<'a> {
     /// The inode number of the directory that the process was read through.
     pub inode: u64,
-    /// The `stat` file, if the job required it or if the inode number differs from the listed one. A
-    /// recording has none.
+    /// The `stat` file, if the job required it, if the inode number differs from the listed one, or if the
+    /// process maps nothing. A recording has none.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,

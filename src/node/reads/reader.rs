@@ -113,6 +113,9 @@ impl Reader {
                     if attempts.was_slow {
                         read.content = Content::SumOfSlow;
                     }
+                    // If the process maps nothing, `stat` shows whether it is a zombie.
+                    let maps_nothing = self.tally.is_empty() && read.content != Content::Unchanged;
+                    let stat = if maps_nothing { process.stat(&mut self.buffers).ok() } else { stat };
                     return Ok((inode, stat, Some(read)));
                 }
                 Err(error) => detail = attempts.next(detail, error, n_mappings)?,

@@ -43,7 +43,7 @@ fuzz_target!(|bytes: &[u8]| {
         let mut cgroups = Cgroups::default();
         let first = cgroups.parse(first).then_some(&cgroups);
         let id = ContainerId(i as u32);
-        index.insert(&Arc::new(Container::new(id, listed, true)), first);
+        index.insert(&Arc::new(Container::new(id, listed, true)), None, first);
     }
     let processes: Vec<Cgroups> = others.iter().copied().chain([text]).map(parse).collect();
     index.observe(processes.iter());
@@ -197,9 +197,9 @@ fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
 }
 
-/// Whether a component is this id: itself, behind a colon, or behind a runtime's name, in a scope or not.
+/// Whether a component is this id: itself, behind a colon, or behind a runtime's name, in a scope or not. `..` is none.
 fn stands_for(component: &[u8], id: &str) -> bool {
-    if id.is_empty() {
+    if id.is_empty() || component == b".." {
         return false;
     }
     if component.contains(&b':') {

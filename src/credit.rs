@@ -1,0 +1,115 @@
+//! CPU time that may be spent: a share of the elapsed time. What is overspent is paid off before more is spent.
+
+use std::time::{Duration, Instant};
+
+/// Credit in seconds of CPU time, which becomes negative when the last use cost more than there was.
+#[derive(Clone, Copy, Debug)]
+pub struct Credit {
+    /// How much of one core is earned; 0 means no limit.
+    fraction: f64,
+    seconds: f64,
+    credited_at: Option<Instant>,
+}
+
+impl Credit {
+    /// Returns credit that grows by this fraction of one core, and for now is unlimited.
+    pub fn new(fraction: f64) -> Self {
+        Self { fraction, seconds: f64::INFINITY, credited_at: None }
+    }
+
+    /// Earns credit for the time since the last call, at most for `longest` in total.
+    pub fn earn(&mut self, now: Instant, longest: Duration) {
+        let Some(before) = self.credited_at.replace(now) else { return };
+        self.seconds += self.fraction * now.saturating_duration_since(before).as_secs_f64();
+        self.cap(longest);
+    }
+
+    /// Limits the credit to what is earned in this time.
+    pub fn cap(&mut self, longest: Duration) {
+        if self.fraction > 0.0 {
+            self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());
+        }
+    }
+
+    /// Sets unlimited credit to zero at `now`, so that it is limited from then on.
+    pub fn limit(&mut self, now: Option<Instant>) {
+        self.credited_at = now;
+        self.seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
+    }
+
+    /// Takes away what was spent, in seconds; a negative amount gives back.
+    pub fn spend(&mut self, seconds: f64) {
+        self.seconds -= seconds;
+    }
+
+    /// Whether something may be spent.
+    pub fn is_left(&self) -> bool {
+        self.seconds > 0.0
+    }
+
+    /// Returns how long it takes until something may be spent.
+    pub fn time_to_next(&self) -> Duration {
+        self.time_to_earn(-self.seconds)
+    }
+
+    /// Returns how long it takes to earn this many seconds; zero if the credit is unlimited.
+    pub fn time_to_earn(&self, seconds: f64) -> Duration {
+        let seconds = if self.fraction > 0.0 { seconds / self.fraction } else { 0.0 };
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn spending_is_bounded_by_the_fraction_and_the_cap() {
+        let (mut credit, start) = (Credit::new(0.1), Instant::now());
+        credit.earn(start, 1000 * MS);
+        credit.cap(1000 * MS);
+        let (mut now, mut spent) = (start, 0.0);
+        while now < start + 10_000 * MS {
+            while credit.is_left() {
+                credit.spend(0.007);
+                (now, spent) = (now + 7 * MS, spent + 0.007);
+                credit.earn(now, 1000 * MS);
+            }
+            now += credit.time_to_next() + MS;
+            credit.earn(now, 1000 * MS);
+        }
+        assert!((1.0..1.2).contains(&spent), "{spent} s in 10 s");
+    }
+
+    #[test]
+    fn debt_is_paid_off_first() {
+        let (mut credit, start) = (Credit::new(0.1), Instant::now());
+        credit.limit(Some(start));
+        credit.spend(0.05);
+        assert_eq!(credit.time_to_next(), 500 * MS);
+        credit.earn(start + 499 * MS, 1000 * MS);
+        assert!(!credit.is_left());
+        credit.earn(start + 501 * MS, 1000 * MS);
+        assert!(credit.is_left());
+    }
+
+    #[test]
+    fn credit_does_not_accumulate_beyond_the_cap() {
+        let (mut credit, start) = (Credit::new(0.1), Instant::now());
+        credit.limit(Some(start));
+        credit.earn(start + 3_600_000 * MS, 1000 * MS);
+        credit.spend(0.101);
+        assert!(!credit.is_left());
+    }
+
+    #[test]
+    fn zero_fraction_is_unlimited() {
+        let (mut credit, start) = (Credit::new(0.0), Instant::now());
+        credit.limit(Some(start));
+        credit.spend(1e9);
+        credit.earn(start + MS, MS);
+        assert!(credit.is_left());
+    }
+}

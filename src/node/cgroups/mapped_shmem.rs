@@ -1,0 +1,149 @@
+//! How much tmpfs and shared memory the processes of a container map.
+//!
+//! Whether a path lies on tmpfs depends on the mount namespace of the process. Most containers have one; then
+//! the sums by path suffice. Otherwise each process is looked at in its own namespace.
+
+use std::time::{Duration, Instant};
+
+use crate::node::processes::process::Process;
+use crate::procfs::mounts::{FirstMount, Mounts};
+use crate::procfs::{Buffers, Entry, Proc};
+use crate::totals::grouping::{GroupBy, kind};
+use crate::totals::mapped_files::{mapped_files, mapped_files_of};
+use crate::totals::snapshot::Snapshot;
+use crate::totals::table::ContainerKey;
+
+/// Mounts and the namespaces of processes are read again after this time.
+const MAX_AGE: Duration = Duration::from_secs(60);
+/// The maximum number of mount namespaces of one container, because a workload may make any number. With more,
+/// nothing is known about its tmpfs.
+const MAX_NAMESPACES: usize = 8;
+
+/// What the processes of a container map of tmpfs and shared memory.
+#[derive(Debug, Default)]
+pub struct MappedShmem {
+    /// Whether any tmpfs or shared memory is charged to the container.
+    is_charged: bool,
+    /// The mapped bytes by PSS; `None` if they are unknown.
+    bytes: Option<u64>,
+    /// The mount namespaces of the processes, by pid.
+    members: Vec<Member>,
+    namespaces: Vec<Namespace>,
+    known_at: Option<Instant>,
+    path: String, // scratch
+}
+
+/// A process in a mount namespace.
+#[derive(Debug)]
+struct Member {
+    process: Entry,
+    /// The position of its namespace.
+    namespace: usize,
+    /// Whether the last scrape saw the process.
+    is_seen: bool,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    first: FirstMount,
+    mounts: Mounts,
+}
+
+impl MappedShmem {
+    /// Returns how much tmpfs and shared memory is mapped, by PSS; `None` if that is unknown.
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    /// Begins a scrape; `is_charged` is whether any tmpfs or shared memory is charged to the container.
+    pub fn begin(&mut self, is_charged: bool, now: Instant) {
+        (self.is_charged, self.bytes) = (is_charged, Some(0));
+        if !is_charged || self.known_at.is_none_or(|known_at| now > known_at + MAX_AGE) {
+            self.members.clear();
+            self.namespaces.clear();
+            self.known_at = Some(now);
+        }
+        self.members.iter_mut().for_each(|member| member.is_seen = false);
+    }
+
+    /// Notes a process of the container.
+    pub fn see(&mut self, process: &Process, proc: &Proc, buffers: &mut Buffers) {
+        if !self.is_charged || !process.is_selected() {
+            return;
+        }
+        if !process.last().is_known() {
+            self.bytes = None;
+        }
+        let entry = process.identity().entry();
+        let found = self.members.binary_search_by_key(&entry.pid, |member| member.process.pid);
+        if let Ok(i) = found
+            && self.members[i].process == entry
+        {
+            self.members[i].is_seen = true;
+        } else if process.last().has_values()
+            && let Some(namespace) = self.namespace_of(entry.pid, proc, buffers)
+        {
+            let member = Member { process: entry, namespace, is_seen: true };
+            match found {
+                Ok(i) => self.members[i] = member,
+                Err(i) => self.members.insert(i, member),
+            }
+        }
+    }
+
+    /// Returns the position of a process's mount namespace; `None` if the process has ended, or if there are
+    /// too many namespaces.
+    fn namespace_of(&mut self, pid: u32, proc: &Proc, buffers: &mut Buffers) -> Option<usize> {
+        let first = proc.first_mount(pid, buffers).ok()?;
+        if let Some(known) = self.namespaces.iter().position(|namespace| namespace.first == first) {
+            return Some(known);
+        }
+        if self.namespaces.len() >= MAX_NAMESPACES {
+            self.bytes = None;
+            return None;
+        }
+        // In a recording without mount files, shared memory is recognized by its usual paths.
+        let mounts = proc.mounts(pid, buffers).unwrap_or_default();
+        self.namespaces.push(Namespace { first, mounts });
+        Some(self.namespaces.len() - 1)
+    }
+
+    /// Sums by path what all processes map, after every process was seen. Returns whether that does not
+    /// suffice, so that [`MappedShmem::add`] is needed for each process.
+    pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
+        self.members.retain(|member| member.is_seen);
+        self.members.shrink_to(2 * self.members.len());
+        let has_many = self.namespaces.len() > 1;
+        let mounts = self.namespaces.first().filter(|_| !has_many).map(|namespace| &namespace.mounts);
+        let is_shmem = |path: &str| !has_many && is_shmem(path, mounts);
+        let is_cut = self.namespaces.iter().any(|namespace| namespace.mounts.is_cut());
+        self.bytes = match self.bytes {
+            _ if !self.is_charged => (snapshot.shape().group_by == GroupBy::Path).then_some(0),
+            Some(_) if !is_cut => mapped_files(snapshot.table(), container, is_shmem),
+            _ => None,
+        };
+        has_many && self.bytes.is_some()
+    }
+
+    /// Adds what a process maps in its own mount namespace, if there are several.
+    pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
+        let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
+        let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };
+        if namespaces.len() < 2 {
+            return;
+        }
+        let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
+        // A process that has ended since it was read is most likely in the same namespace as init.
+        let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
+        *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
+    }
+}
+
+/// Whether a path is that of tmpfs or shared memory.
+fn is_shmem(path: &str, mounts: Option<&Mounts>) -> bool {
+    match kind(path.as_bytes()) {
+        "shm" => true,
+        "file" => mounts.is_some_and(|mounts| mounts.is_tmpfs(path)),
+        _ => false,
+    }
+}

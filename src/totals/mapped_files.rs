@@ -1,0 +1,46 @@
+//! How much a container maps of files on paths that a condition selects.
+
+use super::grouping::GroupBy;
+use super::labels::push_unescaped;
+use super::reading::ReadingId;
+use super::snapshot::Snapshot;
+use super::table::{ContainerKey, Table};
+
+/// Returns the proportional bytes of files that a container maps on paths for which `is_of` holds, as of the
+/// last sum. Pages of private mappings that processes have written to do not count.
+///
+/// Returns `None` if that is unknown: series do not stand for paths, or files are merged into `[other]`.
+pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
+    if table.shape().group_by != GroupBy::Path {
+        return None;
+    }
+    let Some(id) = table.container(container) else { return Some(0) };
+    if table.containers.get(id).has_unnamed_files {
+        return None;
+    }
+    let mapped = table.commands_of(id).flat_map(|command| &command.series).map(|(path, &id)| {
+        let bytes = table.series.get(id).totals.of_files();
+        if bytes > 0 && is_of(path) { bytes } else { 0 }
+    });
+    Some(mapped.sum())
+}
+
+/// Returns the same for the reading of one process. Files that are merged into `[other]` do not count.
+pub fn mapped_files_of(
+    snapshot: &Snapshot,
+    reading: &ReadingId,
+    is_of: impl Fn(&str) -> bool,
+    scratch: &mut String,
+) -> u64 {
+    let (table, mut mapped) = (snapshot.table(), 0);
+    snapshot.reading(reading).for_each(|id, totals| {
+        let bytes = totals.of_files();
+        if bytes > 0 {
+            let series = table.series.get(id);
+            scratch.clear();
+            push_unescaped(scratch, series.value(table.commands.get(series.command)), usize::MAX);
+            mapped += if is_of(scratch) { bytes } else { 0 };
+        }
+    });
+    mapped
+}

@@ -1,0 +1,92 @@
+//! `cgroup_memory_unmapped_bytes`: how much page cache and how much shared memory no process maps. The split is shown
+//! only where it is known.
+
+use std::fmt::Write as _;
+
+use crate::support::{Directory, once};
+
+const MIB: u64 = 1 << 20;
+
+/// A recording of one container to which 300 MiB of files are charged, of which 102 are tmpfs or shared memory.
+struct Node(Directory);
+
+impl Node {
+    /// Creates the node; `mapped` of its file pages are mapped, in MiB.
+    fn new(mapped: u64) -> Self {
+        let node = Directory::new();
+        node.one_container();
+        node.write("cgroup/cgroup.controllers", "memory\n");
+        node.write("cgroup/kubepods/pod1/c1/memory.current", (400 * MIB).to_string() + "\n");
+        let stat = format!("file {}\nfile_mapped {}\nshmem {}\n", 300 * MIB, mapped * MIB, 102 * MIB);
+        node.write("cgroup/kubepods/pod1/c1/memory.stat", stat);
+        Self(node)
+    }
+
+    /// Adds a process that maps these paths, in MiB, and sees tmpfs at `tmpfs`. `first_mount` is the id of a mount in
+    /// its mount namespace.
+    fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
+        let mut smaps = String::new();
+        for (i, (path, size)) in (1_u64..).zip(mapped) {
+            let (begin, end, kib) = (i << 32, (i << 32) + size * MIB, size << 10);
+            write!(smaps, "{begin:x}-{end:x} rw-s 00000000 00:1 7 {path}\nRss: {kib} kB\nPss: {kib} kB\n")
+                .unwrap();
+            smaps += "Anonymous: 0 kB\n";
+        }
+        self.0.process(pid, "app", smaps);
+        let mounts = format!("{first_mount} 1 0:50 / {tmpfs} rw - tmpfs tmpfs rw\n");
+        self.0.write(&format!("proc/{pid}/mountinfo"), mounts);
+    }
+
+    /// Returns the page cache and the shared memory that no process maps, in MiB, if that is exported.
+    fn unmapped(&self, args: &[&str]) -> Option<[u64; 2]> {
+        let text = once(self.0.path(), args);
+        let value = |part: &str| {
+            let is_it =
+                |line: &&str| line.starts_with("cgroup_memory_unmapped_bytes{") && line.contains(part);
+            let (_, value) = text.lines().find(is_it)?.rsplit_once(' ').unwrap();
+            Some(value.parse::<u64>().unwrap() / MIB)
+        };
+        Some([value("page_cache")?, value("shmem")?])
+    }
+}
+
+fn paths<const N: usize>(paths: [(&str, u64); N]) -> Vec<(String, u64)> {
+    paths.map(|(path, size)| (path.to_owned(), size)).into()
+}
+
+#[test]
+fn the_split_is_absent_where_shared_memory_is_folded() {
+    let node = Node::new(90);
+    let files = (0..2000).map(|i| (format!("/{i:0>600}"), 0));
+    let mapped = [paths([("/dev/shm/x", 80), ("/usr/lib/x", 10)]), files.collect()].concat();
+    node.process(1, 30, "/dev/shm", &mapped);
+    assert_eq!(node.unmapped(&[]), Some([188, 22]), "everything is known");
+    assert_eq!(node.unmapped(&["--max-samples", "100"]), Some([188, 22]), "what is folded is empty");
+    let large = (0..2000).map(|i| (format!("/{i:0>600}"), 100));
+    node.process(1, 30, "/dev/shm", &[paths([("/dev/shm/x", 80)]), large.collect()].concat());
+    assert_eq!(node.unmapped(&["--max-samples", "1"]), None, "some of the paths are unknown");
+}
+
+#[test]
+fn each_process_is_looked_at_in_its_own_mount_namespace() {
+    let node = Node::new(120);
+    node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
+    node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
+    // 60 MiB of shared memory are mapped.
+    assert_eq!(node.unmapped(&[]), Some([138, 42]));
+    // In one namespace, 70 MiB are.
+    node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
+    assert_eq!(node.unmapped(&[]), Some([148, 32]));
+}
+
+#[test]
+fn the_split_is_absent_while_a_process_is_not_read() {
+    let node = Node::new(80);
+    node.process(1, 30, "/dev/shm", &paths([("/dev/shm/x", 80)]));
+    node.0.process(2, "zombie", "");
+    assert_eq!(node.unmapped(&[]), Some([198, 22]));
+    let smaps = "proc/2/smaps";
+    std::fs::remove_file(node.0.path().join(smaps)).unwrap();
+    node.0.write(&format!("{smaps}/x"), "");
+    assert_eq!(node.unmapped(&[]), None, "its smaps cannot be read");
+}
