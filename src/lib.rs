@@ -50,6 +50,7 @@
 //!   limit.
 #![forbid(unsafe_code)]
 
+pub mod anonymous;
 pub mod cgroupfs;
 pub mod cli;
 mod credit;

@@ -63,8 +63,8 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     if options.fixture.is_some() {
         discovery.list_first(Instant::now())?;
     }
-    let &Options { group_by, pid, fields, omit_zero, max_samples, max_label_bytes, .. } = options;
-    let shape = Shape { group_by, by_pid: pid, fields, omit_zero, max_samples, max_label_bytes };
+    let &Options { group_by, anon_parts, pid, fields, omit_zero, max_samples, max_label_bytes, .. } = options;
+    let shape = Shape { group_by, anon_parts, by_pid: pid, fields, omit_zero, max_samples, max_label_bytes };
     Ok(Scraper::new(Parts {
         proc,
         discovery,

@@ -305,13 +305,13 @@ fn over_budget_without_a_fold_is_logged_once() {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap();
             line.rsplit_once(' ').unwrap().1.to_owned()
         };
-        assert_eq!(value("smaps_exporter_samples "), "719");
+        assert_eq!(value("smaps_exporter_samples "), "972");
         scrapes.insert(value("smaps_exporter_last_scrape_timestamp_seconds "));
     }
     drop(child);
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();
     assert!(scrapes.len() == 4 && !rest.contains("--max-samples"), "{scrapes:?}\n{rest}");
-    let text = "719 samples are more than --max-samples 10: each container keeps one command";
+    let text = "972 samples are more than --max-samples 10: each container keeps one command";
     assert!(lines.iter().any(|line| line.contains(text)), "{lines:?}");
 }

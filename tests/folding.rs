@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use smaps_container_exporter::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELDS, Values};
+use smaps_container_exporter::smaps::place::PlaceText;
 use smaps_container_exporter::smaps::scanner::Mapping;
 use smaps_container_exporter::totals::grouping::GroupBy;
 use smaps_container_exporter::totals::reading::ReadingId;
@@ -85,7 +86,8 @@ fn tables(numbers: &mut Numbers, shapes: &[Shape; 2]) -> [(Snapshot, Vec<Option<
                 let mut values = Values { present: ALL_FIELDS, bytes: [0; N_FIELDS] };
                 values.bytes.iter_mut().for_each(|bytes| *bytes = numbers.small(1 << 20));
                 values.bytes[numbers.below(N_FIELDS as u64) as usize] = 0;
-                let mapping = Mapping { path: path.as_bytes(), values: &values, count: 1 };
+                let mapping =
+                    Mapping { path: path.as_bytes(), values: &values, place: PlaceText::default(), count: 1 };
                 tallies.iter_mut().for_each(|tally| tally.add(&mapping));
             }
             for ((snapshot, readings), tally) in snapshots.iter_mut().zip(&tallies) {
@@ -144,6 +146,7 @@ fn random_tables_use_the_limit_up() {
         let group_by = [GroupBy::Path, GroupBy::Kind, GroupBy::Process][numbers.below(5).min(2) as usize];
         let shape = Shape {
             group_by,
+            anon_parts: true,
             by_pid: numbers.below(3) == 0,
             fields: 1 << numbers.below(22) | (numbers.below(1 << 22) as u32 & ALL_FIELDS),
             omit_zero: numbers.below(3) == 0,

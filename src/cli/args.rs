@@ -181,6 +181,7 @@ mod tests {
             group_by: GroupBy::Path,
             pid: false,
             omit_zero: false,
+            anon_parts: true,
             max_samples: 100_000,
             max_label_bytes: 1024,
             cpu_budget: 0.25,
@@ -230,6 +231,8 @@ mod tests {
             ("allowed-host", "Node.example.org", |options| {
                 options.allowed_hosts = vec!["node.example.org".into()]
             }),
+            ("anon-parts", "off", |options| options.anon_parts = false),
+            ("anon-parts", "on", |_| {}),
             ("sandbox", "off", |options| options.sandbox = false),
             ("sandbox", "on", |_| {}),
         ];

@@ -52,6 +52,8 @@ pub struct Options {
     pub pid: bool,
     /// Leave out samples whose value is 0.
     pub omit_zero: bool,
+    /// Split anonymous memory by the layout of its mappings.
+    pub anon_parts: bool,
     /// At most this many `process_smaps_*` samples; 0 is no limit.
     pub max_samples: usize,
     /// The length in bytes after which a path is cut.
@@ -87,6 +89,7 @@ impl Options {
             group_by: GroupBy::Path,
             pid: false,
             omit_zero: false,
+            anon_parts: false,
             max_samples: 0,
             max_label_bytes: 0,
             cpu_budget: 0.0,

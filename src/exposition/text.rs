@@ -162,6 +162,7 @@ fn push_value(text: &mut Vec<u8>, mut value: u64) {
 mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values};
+    use crate::smaps::place::PlaceText;
     use crate::smaps::scanner::Mapping;
     use crate::totals::shape::Shape;
     use crate::totals::snapshot::{Process, Snapshot};
@@ -172,7 +173,7 @@ mod tests {
         let mut snapshot = Snapshot::new(shape);
         let mut tally = Tally::new(shape.group_by, shape.max_samples);
         for (path, values) in mappings {
-            tally.add(&Mapping { path, values, count: 1 });
+            tally.add(&Mapping { path, values, place: PlaceText::default(), count: 1 });
         }
         let mut id = None;
         snapshot.register(ContainerKey(7), "{pod=\"p\"");

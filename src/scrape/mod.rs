@@ -116,7 +116,7 @@ impl Scraper {
     /// Returns a reader for the calling thread.
     pub fn reader(&self) -> Reader {
         let shape = self.snapshot.shape();
-        Reader::new(shape.group_by, shape.max_samples)
+        Reader::new(shape.group_by, shape.anon_parts, shape.max_samples)
     }
 
     /// Returns the proc file system that the current pass reads.

@@ -5,4 +5,5 @@ pub mod fields;
 mod header;
 mod learned;
 mod lines;
+pub mod place;
 pub mod scanner;

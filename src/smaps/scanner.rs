@@ -34,6 +34,7 @@ pub use super::header::Next;
 use super::header::{find_header, next, path_of, range_end};
 use super::learned::{Learned, Run};
 use super::lines::line_end;
+use super::place::{PlaceText, end_of};
 
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Mapping<'a> {
     pub path: &'a [u8],
     /// The values of the mapping's fields.
     pub values: &'a Values,
+    /// From which the place of the mapping is parsed.
+    pub place: PlaceText<'a>,
     /// The number of mappings that it stands for: 1, or more for the sum in smaps_rollup.
     pub count: u64,
 }
@@ -53,6 +56,8 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
+    /// The end of the text of the addresses of the mapping before; zeros before the first mapping of a file.
+    before: [u8; 16],
 }
 
 impl Scanner {
@@ -73,18 +78,20 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        let (values, end) = match run {
+        // The lines from `rest` on are not those of the learned run: among them is that of the flags.
+        let (values, rest, end) = match run {
             Run::Taken(n_bytes) => {
-                let mut at = header_end + n_bytes;
+                let rest = header_end + n_bytes;
+                let mut at = rest;
                 while is_not_exported(&bytes[at..]) {
                     at = end_of_line(bytes, at, at_end)?;
                 }
                 if range_end(&bytes[at..]).is_some() {
-                    (&self.learned.values, at)
+                    (&self.learned.values, rest, at)
                 } else {
                     self.values = self.learned.values;
                     let end = general_lines(&mut self.values, bytes, at, at_end)?;
-                    (&self.values, end)
+                    (&self.values, rest, end)
                 }
             }
             Run::Unlike | Run::Unfit => {
@@ -93,14 +100,19 @@ impl Scanner {
                 if let Run::Unlike = run {
                     self.learned.learn(&bytes[header_end..end]);
                 }
-                (&self.values, end)
+                (&self.values, header_end, end)
             }
         };
         let path = path_of(&bytes[range.end..header_end]);
         // A header begins at `end` unless the input ends there.
-        let header = &bytes[range.start..header_end];
-        let next = if end == bytes.len() { Next::Above } else { next(header, &bytes[end..]) };
-        Some((Mapping { path, values, count: 1 }, end, next))
+        let (is_last, header) = (end == bytes.len(), &bytes[range.start..header_end]);
+        let next = if is_last { Next::Above } else { next(header, &bytes[end..]) };
+        let place =
+            PlaceText { header, range_len: range.len(), lines: &bytes[rest..end], before: self.before };
+        if next != Next::Same {
+            self.before = if is_last { [0; 16] } else { end_of(&bytes[range]) };
+        }
+        Some((Mapping { path, values, place, count: 1 }, end, next))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What one series stands for: a path, a kind of mapping, or a whole process.
 
+use super::anon_part::AnonPart;
+
 /// What one series stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupBy {
@@ -35,12 +37,29 @@ pub fn kind(path: &[u8]) -> &'static str {
         b"/dev/zero (deleted)" | b"/secretmem (deleted)" | b"/[kvm-gmem] (deleted)" => "shm",
         b"/i915 (deleted)" | b"/drm mm object (deleted)" => "shm",
         b"/[aio] (deleted)" => "special",
-        _ if begins(&["[anon:"]) => "anon",
+        _ if begins(&["[anon ~"]) => AnonPart::of_path(path).map_or("anon", AnonPart::kind),
+        _ if begins(&["[anon:"]) => named_part(path).map_or("anon", AnonPart::kind),
         _ if begins(&["[stack"]) => "stack",
         _ if begins(&["/dev/shm/", "/dev/hugepages/", "/memfd:", "/SYSV", "[anon_shmem:"]) => "shm",
         _ if begins(&["/dev/", "/sys/", "/dmabuf:"]) => "special",
         _ if begins(&["/"]) => "file",
         _ => "special",
+    }
+}
+
+/// Returns the part to which memory that a program itself has named belongs, if it has the use of one.
+fn named_part(path: &[u8]) -> Option<AnonPart> {
+    let begins = |beginning: &str| path.starts_with(beginning.as_bytes());
+    match path {
+        // runtime/malloc.go
+        b"[anon: Go: heap]" | b"[anon: Go: heap reservation]" => Some(AnonPart::GoHeap),
+        // malloc/arena.c and nptl/nptl-stack.c, with the tunable glibc.mem.decorate_maps
+        b"[anon: glibc: malloc arena]" => Some(AnonPart::MallocArenas),
+        b"[anon: glibc: unused stack]" => Some(AnonPart::ThreadStacks),
+        _ if begins("[anon: glibc: pthread ") => Some(AnonPart::ThreadStacks),
+        // src/base/platform/platform-linux.cc
+        b"[anon:v8]" => Some(AnonPart::V8Heap),
+        _ => None,
     }
 }
 
@@ -57,6 +76,25 @@ mod tests {
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
+            ("[anon: glibc: malloc]", "anon"),
+            ("[anon: glibc: malloc arena]", "anon_malloc_arena"),
+            ("[anon: glibc: pthread stack: 42]", "anon_thread_stack"),
+            ("[anon: glibc: pthread user stack: 42]", "anon_thread_stack"),
+            ("[anon: glibc: unused stack]", "anon_thread_stack"),
+            ("[anon: Go: heap]", "anon_go_heap"),
+            ("[anon: Go: heap reservation]", "anon_go_heap"),
+            ("[anon: Go: heap index]", "anon"),
+            ("[anon:v8]", "anon_v8_heap"),
+            // what the exporter infers
+            ("[anon ~thread stacks]", "anon_thread_stack"),
+            ("[anon ~malloc arenas]", "anon_malloc_arena"),
+            ("[anon ~java heap]", "anon_java_heap"),
+            ("[anon ~java classes]", "anon_java_classes"),
+            ("[anon ~jit code]", "anon_jit_code"),
+            ("[anon ~go heap]", "anon_go_heap"),
+            ("[anon ~v8 heap]", "anon_v8_heap"),
+            ("[anon ~allocator]", "anon_allocator"),
+            ("[anon:~go heap]", "anon"),
             ("[anon_shmem:x]", "shm"),
             ("[heap]", "heap"),
             ("[stack]", "stack"),

@@ -5,6 +5,7 @@
 //! within a limit, and [`fold`] keeps the exported samples within a limit; [`other`] decides for both what is
 //! summed as `[other]`. [`largest`] finds what fills a container.
 
+pub mod anon_part;
 mod fair_share;
 mod fold;
 pub mod grouping;

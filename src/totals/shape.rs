@@ -15,6 +15,8 @@ const LABEL_BYTES_PER_SAMPLE: usize = 512;
 pub struct Shape {
     /// What one series stands for.
     pub group_by: GroupBy,
+    /// Whether anonymous memory is split into parts.
+    pub anon_parts: bool,
     /// Whether each process has its own series.
     pub by_pid: bool,
     /// The fields that are exported.

@@ -186,7 +186,7 @@ impl Snapshot {
 mod tests {
     use super::*;
     use crate::smaps::fields::{ALL_FIELDS, RSS, values};
-    use crate::smaps::scanner::Mapping;
+    use crate::smaps::{place::PlaceText, scanner::Mapping};
     use crate::totals::grouping::GroupBy;
     use crate::totals::table::Series;
 
@@ -207,7 +207,7 @@ mod tests {
             let mut tally = Tally::new(shape.group_by, shape.max_samples);
             for &(path, rss) in mappings {
                 let values = values(&[("rss", rss), ("mmu_page_size", 4096)]);
-                tally.add(&Mapping { path, values: &values, count: 1 });
+                tally.add(&Mapping { path, values: &values, place: PlaceText::default(), count: 1 });
             }
             let (key, labels) = (ContainerKey(container), format!("{{container=\"{container}\""));
             self.snapshot.register(key, &labels);

@@ -31,7 +31,7 @@ impl Totals {
     }
 
     /// Adds the values of `n_mappings` mappings. Sums saturate.
-    pub(super) fn add_values(&mut self, values: &Values, n_mappings: u64) {
+    pub fn add_values(&mut self, values: &Values, n_mappings: u64) {
         self.values.present |= values.present;
         self.n_mappings += n_mappings;
         let (sums, largest) = self.values.bytes.split_at_mut(FIRST_LARGEST);

@@ -239,9 +239,10 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::smaps::fields::values;
+    use crate::smaps::place::PlaceText;
 
     fn add(tally: &mut Tally, path: &[u8], rss: u64) {
-        tally.add(&Mapping { path, values: &values(&[("rss", rss)]), count: 1 });
+        tally.add(&Mapping { path, values: &values(&[("rss", rss)]), place: PlaceText::default(), count: 1 });
     }
 
     /// Returns each value, its resident bytes and its number of mappings.

@@ -60,6 +60,7 @@ GROUPS = {
     "exact": Group(
         False,
         (
+            "test_anonymous",
             "test_exactness",
             "test_kernel",
             "test_prometheus",

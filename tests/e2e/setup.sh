@@ -49,6 +49,10 @@ command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || in
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
 # programs/stuck.c, a file system of its own
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
+# test_anonymous.py: not unpacked, for Debian's Java looks for its configuration in /etc
+command -v javac >/dev/null || install openjdk-17-jdk-headless
+command -v go >/dev/null || install golang-go
+command -v node >/dev/null || install nodejs
 unpack bookworm bookworm containerd runc prometheus busybox-static
 # what asks over HTTP, and strace, each with the libraries that a bare Debian lacks
 unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 libssl3 \

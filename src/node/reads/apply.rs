@@ -222,7 +222,7 @@ mod tests {
         /// of reads.
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
             let Self { directory, proc, discovery, processes, reads, snapshot } = self;
-            let mut reader = Reader::new(GroupBy::Path, 0);
+            let mut reader = Reader::new(GroupBy::Path, true, 0);
             processes.list(proc).unwrap();
             reads.begin(processes);
             while let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, 0) {

@@ -1,6 +1,7 @@
 //! The reads of processes: which process is read next, the read itself, and what its result changes.
 
 pub mod apply;
+mod attempts;
 pub mod budget;
 pub mod detached;
 pub mod finding;

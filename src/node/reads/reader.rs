@@ -11,7 +11,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::attempts::Attempts;
 use super::finding::{Finding, Found, Memory};
+use crate::anonymous::parts::Parts;
 use crate::node::processes::change_check::{Check, Fingerprint};
 use crate::node::processes::job::{Detail, Job};
 use crate::node::processes::last_read::{Content, Cost, MemoryRead};
@@ -21,6 +23,7 @@ use crate::procfs::memory::MemoryReader;
 use crate::procfs::stat::Stat;
 use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc, ProcessDir};
+use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
 use crate::totals::grouping::GroupBy;
 use crate::totals::tally::Tally;
@@ -37,6 +40,8 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
+    /// Splits anonymous memory; `None` if that is off or makes no difference.
+    parts: Option<Parts>,
     tally: Tally,
     comm: Vec<u8>,
     cgroups: Cgroups,
@@ -46,9 +51,10 @@ pub struct Reader {
 
 impl Reader {
     /// Creates a reader on the calling thread that sums by `group_by`, for an exposition of at most
-    /// `max_samples`.
-    pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
+    /// `max_samples`. With `anon_parts`, it splits anonymous memory.
+    pub fn new(group_by: GroupBy, anon_parts: bool, max_samples: usize) -> Self {
         Self {
+            parts: (anon_parts && group_by != GroupBy::Process).then(Parts::default),
             memory: MemoryReader::default(),
             buffers: Buffers::default(),
             tally: Tally::new(group_by, max_samples),
@@ -190,7 +196,7 @@ impl Reader {
         detail: Detail,
         n_mappings: &mut u64,
     ) -> Result<(Content, Option<Fingerprint>), ReadError> {
-        let Self { memory, buffers, tally, .. } = self;
+        let Self { memory, buffers, parts, tally, .. } = self;
         let (is_unchanged, mut fingerprint) = match detail {
             Detail::Mappings(Check::CompareWith(before)) => compare(process, before, memory, buffers)?,
             _ => (false, None),
@@ -201,10 +207,20 @@ impl Reader {
         let has_hashes = fingerprint.is_some_and(|fingerprint| fingerprint.hashes.is_some());
         let sums = has_hashes.then(|| memory.sums());
         *n_mappings = 0; // the check may have counted them in `maps`
+        parts.iter_mut().for_each(|parts| *parts = Parts::default());
         memory.mappings(process, buffers, &mut |mapping| {
             *n_mappings += 1;
-            tally.add(&mapping);
+            if !parts.as_mut().is_some_and(|parts| parts.add(&mapping)) {
+                tally.add(&mapping);
+            }
         })?;
+        if let Some(parts) = parts {
+            let place = PlaceText::default();
+            parts.finish(|path, totals| {
+                let (path, values, count) = (path.as_bytes(), &totals.values, totals.n_mappings);
+                tally.add(&Mapping { path, values, place, count });
+            });
+        }
         if let (Some(fingerprint), Some(sums)) = (&mut fingerprint, sums)
             && !tally.adds_up_to(&sums)
         {
@@ -238,39 +254,6 @@ impl Reader {
     }
 }
 
-/// Which further attempts at reading the memory of a process were made.
-#[derive(Debug, Default)]
-struct Attempts {
-    n_execs: u64,
-    was_slow: bool,
-    is_repeated: bool,
-}
-
-impl Attempts {
-    /// Returns what to read after a failed attempt, or the error if there is no further attempt. `n_mappings`
-    /// is the number of mappings that the failed attempt read.
-    fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
-        match error {
-            // The program that the process now executes is read immediately.
-            ReadError::Exec if !self.is_repeated => {
-                self.is_repeated = true;
-                self.n_execs += 1;
-                let is_mappings = matches!(detail, Detail::Mappings(_));
-                Ok(if is_mappings { Detail::Mappings(Check::ReadAll) } else { detail })
-            }
-            ReadError::Torn if !self.is_repeated => {
-                self.is_repeated = true;
-                Ok(detail)
-            }
-            ReadError::Slow if !self.was_slow => {
-                self.was_slow = true;
-                Ok(Detail::Other { n_printed: n_mappings })
-            }
-            error => Err(error),
-        }
-    }
-}
-
 /// Takes the fingerprint of a process. Returns whether it equals the previous one, and the new fingerprint.
 fn compare(
     process: &ProcessDir,
@@ -293,36 +276,6 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failed_attempt_is_followed_by_another_where_that_helps() {
-        let all = Detail::Mappings(Check::ReadAll);
-        let check = Detail::Mappings(Check::CompareWith(None));
-        let (sum, other) = (Detail::Rollup { known_count: None }, Detail::Other { n_printed: 5 });
-        type Case<'a> = (&'a str, Detail, Vec<(ReadError, Option<Detail>)>, (u64, bool));
-        let cases: [Case<'_>; 6] = [
-            ("exec", check, vec![(ReadError::Exec, Some(all)), (ReadError::Exec, None)], (1, false)),
-            ("exec of a sum", sum, vec![(ReadError::Exec, Some(sum))], (1, false)),
-            ("torn", check, vec![(ReadError::Torn, Some(check)), (ReadError::Torn, None)], (0, false)),
-            (
-                "torn after exec",
-                check,
-                vec![(ReadError::Exec, Some(all)), (ReadError::Torn, None)],
-                (1, false),
-            ),
-            ("slow", all, vec![(ReadError::Slow, Some(other)), (ReadError::Exec, Some(other))], (1, true)),
-            ("gone", all, vec![(ReadError::Gone, None)], (0, false)),
-        ];
-        for (what, mut detail, errors, expected) in cases {
-            let mut attempts = Attempts::default();
-            for (error, next) in errors {
-                let found = attempts.next(detail, error, 5).ok();
-                assert_eq!(found, next, "{what}");
-                detail = found.unwrap_or(detail);
-            }
-            assert_eq!((attempts.n_execs, attempts.was_slow), expected, "{what}");
-        }
-    }
 
     #[cfg(target_os = "linux")]
     mod live {
@@ -359,7 +312,7 @@ mod tests {
         #[test]
         fn a_sleeping_process_is_confirmed_from_the_third_read_on() {
             use Content::{Mappings, Unchanged};
-            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, 0));
+            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, true, 0));
             let deadline = Instant::now() + Duration::from_secs(30);
             loop {
                 let contents = four_reads(&mut reader, child.pid());
@@ -374,7 +327,7 @@ mod tests {
 
         #[test]
         fn every_detail_is_read() {
-            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, 0));
+            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, true, 0));
             let (memory, ..) = read(&mut reader, child.pid(), Detail::Mappings(Check::ReadAll));
             let n_mappings = memory.unwrap().n_mappings;
             assert!(n_mappings > 5 && memory.unwrap().fingerprint.is_none());
@@ -389,7 +342,7 @@ mod tests {
         #[test]
         fn a_process_that_has_ended_is_gone() {
             let child = Sleep::new();
-            let (pid, mut reader) = (child.pid(), Reader::new(GroupBy::Path, 0));
+            let (pid, mut reader) = (child.pid(), Reader::new(GroupBy::Path, true, 0));
             drop(child);
             for detail in [Detail::Stat, Detail::Mappings(Check::ReadAll)] {
                 let job = Job { pid, inode: 1, detail, with_stat: false };

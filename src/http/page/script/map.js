@@ -4,9 +4,17 @@ const { canvas, tip } = $, ctx = canvas.getContext('2d');
 let groups = [], tiles = [], drawing = 0;
 
 const LEGEND = {
-	anon: 'Private memory of a program that belongs to no file, from mmap: large allocations, thread arenas, Java and Go heaps. Pages appear when they are first written.',
+	anon: 'Private memory of a program that belongs to no file and that no other kind claims: large allocations, direct buffers, tables of garbage collectors, heaps of other languages. Pages appear when they are first written.',
+	anon_thread_stack: 'Stacks of threads, as far as they have been used. Fewer threads or, where calls nest deeply, less depth make it less; smaller stacks (-Xss, ulimit -s) only bound it.',
+	anon_malloc_arena: 'Arenas: from these, glibc’s malloc serves threads. They keep what was freed. MALLOC_ARENA_MAX=2 makes fewer, malloc_trim() gives free memory back, another allocator (jemalloc, mimalloc) keeps less.',
+	anon_java_heap: 'The heap of a Java virtual machine, as far as it has been used, garbage included. -Xmx or -XX:MaxRAMPercentage bounds it; a heap dump says what is in it.',
+	anon_java_classes: 'What a Java virtual machine knows about classes: metaspace. It grows with classes and class loaders; -XX:MaxMetaspaceSize bounds it, jcmd VM.metaspace says whose it is.',
+	anon_jit_code: 'Machine code that a program made itself. -XX:ReservedCodeCacheSize bounds it in a Java virtual machine, --jitless avoids it in V8.',
+	anon_go_heap: 'The heap of a Go program, garbage and free spans included. GOMEMLIMIT bounds it, a lower GOGC collects sooner; a heap profile (pprof) says what is in it.',
+	anon_v8_heap: 'The heap of V8 (Node.js, Chromium), or WebAssembly memory. --max-old-space-size bounds it; a heap snapshot says what is in it. Buffers are outside of it.',
+	anon_allocator: 'The heap of jemalloc or mimalloc, free memory included. MALLOC_CONF=dirty_decay_ms:0 or MIMALLOC_PURGE_DELAY=0 gives free memory back sooner; both can say what is in use.',
 	heap: 'What brk() gives: small allocations of malloc in the main arena. Mostly C and C++ programs have one.',
-	stack: 'The stack of a program’s main thread. Other threads’ stacks are anonymous.',
+	stack: 'The stack of a program’s main thread. Other threads have theirs in anonymous memory.',
 	shm: 'Memory that processes share: /dev/shm, memfd, System V segments. “/dev/zero (deleted)” is an anonymous shared mapping, such as PostgreSQL’s shared buffers.',
 	file: 'Pages of programs, libraries and files that are mapped. Clean ones can be dropped and read again.',
 	special: 'What the kernel or a device maps into a process: [vdso], [vvar], /dev/nvidia0 and the like.',

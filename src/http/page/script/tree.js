@@ -1,15 +1,20 @@
 // The model. A node of the tree has a number, under which each field keeps its value in a column.
 
 // What a tile's colour says; account.js adds its own.
-const KINDS = { anon: 'Anonymous', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
+const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas', anon_java_heap: 'Java heap', anon_java_classes: 'Java classes',
+	anon_jit_code: 'JIT code', anon_go_heap: 'Go heap', anon_v8_heap: 'V8 heap', anon_allocator: 'jemalloc and mimalloc', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
 // The rule of --group-by kind: src/totals/grouping.rs has it, too, and the cases that both are tested with.
 const NAMED = {
 	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other', '/[aio] (deleted)': 'special',
 	'/dev/zero (deleted)': 'shm', '/secretmem (deleted)': 'shm', '/[kvm-gmem] (deleted)': 'shm',
+	'[anon ~thread stacks]': 'anon_thread_stack', '[anon ~malloc arenas]': 'anon_malloc_arena', '[anon ~java heap]': 'anon_java_heap',
+	'[anon ~java classes]': 'anon_java_classes', '[anon ~jit code]': 'anon_jit_code', '[anon ~go heap]': 'anon_go_heap', '[anon ~v8 heap]': 'anon_v8_heap',
+	'[anon ~allocator]': 'anon_allocator', '[anon: Go: heap]': 'anon_go_heap', '[anon: Go: heap reservation]': 'anon_go_heap', '[anon:v8]': 'anon_v8_heap',
+	'[anon: glibc: malloc arena]': 'anon_malloc_arena', '[anon: glibc: unused stack]': 'anon_thread_stack',
 	'/i915 (deleted)': 'shm', '/drm mm object (deleted)': 'shm',
 };
 function kindOf(path) {
-	return Object.hasOwn(NAMED, path) ? NAMED[path] : /^\[anon[\]:]/.test(path) ? 'anon' : /^\[stack/.test(path) ? 'stack'
+	return Object.hasOwn(NAMED, path) ? NAMED[path] : /^\[anon: glibc: pthread /.test(path) ? 'anon_thread_stack' : /^\[anon(\]|:| ~)/.test(path) ? 'anon' : /^\[stack/.test(path) ? 'stack'
 		: /^(\/dev\/shm\/|\/dev\/hugepages\/|\/memfd:|\/SYSV|\[anon_shmem:)/.test(path) ? 'shm'
 			: path[0] === '/' && !/^\/(dev\/|sys\/|dmabuf:)/.test(path) ? 'file' : 'special';
 }

@@ -1,0 +1,128 @@
+//! The rules for runs: adjacent mappings, writable and inaccessible ones, that may be one reservation.
+
+use std::ops::Range;
+
+use super::rules::{ARENA, GIB, KIB, MIB};
+use crate::smaps::place::{ACCOUNTED, NO_HUGE_PAGES, NO_RESERVE, NOT_FORKED, Place, is_mmap_address};
+use crate::totals::anon_part::AnonPart;
+use crate::totals::sums::Totals;
+
+/// Go makes memory usable in multiples of this, and metaspace of a JVM consists of chunks of this size.
+const CHUNK: u64 = 4 * MIB;
+/// Where the heap of Go begins: 0xc000000000, on arm64 0x4000000000 (runtime/malloc.go, mallocinit), since Go
+/// 1.26 at a random address. Elsewhere a run can only be one of a JVM.
+const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
+
+/// What lies directly below a run, if it is one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    Anonymous,
+    File,
+    /// A JVM's archive of classes, perhaps with inaccessible filler above it.
+    ClassArchive,
+}
+
+/// Adjacent mappings that may be one reservation, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Run {
+    below: Option<Below>,
+    is_of_go: bool,
+    begin: u64,
+    pub end: u64,
+    is_writable: bool,
+    /// Whether the access changes where Go does not change it, or where HotSpot does not.
+    has_odd_steps: bool,
+    /// Whether a chunk in use begins above one with room.
+    has_chunks: bool,
+    pub is_below_archive: bool,
+    n_reserved: u64,
+    /// The totals of the writable mappings.
+    pub totals: Totals,
+}
+
+impl Run {
+    /// Returns the run that begins with a mapping, if it can be one.
+    pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
+        let (begin, is_writable, is_of_go) = (place.begin, place.is_writable(), GO.contains(&place.begin));
+        let mut run = Self { below, is_of_go, begin, end: begin, is_writable, ..Self::default() };
+        ((is_writable || is_of_go) && run.take(place)).then_some(run)
+    }
+
+    /// Takes the next mapping into the run, if it belongs to it.
+    pub fn take(&mut self, place: &Place) -> bool {
+        let (is_writable, is_reserve) = (place.is_writable(), place.is_inaccessible());
+        let (can_belong, is_odd) = if self.is_of_go {
+            let is_step = is_writable == self.is_writable || place.begin.is_multiple_of(CHUNK);
+            ((is_writable || is_reserve) && place.lacks(NO_RESERVE | NOT_FORKED), !is_step)
+        } else {
+            let is_used = is_writable && place.has(ACCOUNTED) && place.lacks(NO_RESERVE | NO_HUGE_PAGES);
+            let is_step = (place.begin | place.end).is_multiple_of(64 * KIB);
+            (is_used || is_reserve && place.has(NO_RESERVE), !is_step)
+        };
+        if !can_belong || place.begin != self.end || is_writable && self.is_followed_at(place.begin) {
+            return false;
+        }
+        let is_chunk = is_writable && !self.is_writable && place.begin.is_multiple_of(CHUNK);
+        self.has_chunks |= is_chunk && !(place.begin - self.begin).is_multiple_of(ARENA);
+        self.n_reserved += if is_reserve { place.size() } else { 0 };
+        self.has_odd_steps |= is_odd;
+        (self.end, self.is_writable) = (place.end, is_writable);
+        true
+    }
+
+    /// Whether another run begins at this address: the class space above a heap, anything above the class
+    /// space, or a reservation above a block of malloc.
+    fn is_followed_at(&self, begin: u64) -> bool {
+        let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
+        let ends_space =
+            self.below == Some(Below::ClassArchive) && (begin - self.begin).is_multiple_of(ARENA);
+        !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
+    }
+
+    /// Returns the part that the writable mappings are, if a rule claims them; a part of Java only in a JVM.
+    pub fn part(&self, has_named_heap: bool) -> Option<AnonPart> {
+        let is_java_heap = |run| is_java_heap(run) || !has_named_heap && is_uncompressed_java_heap(run);
+        match self.is_of_go {
+            true => is_go_heap(self).then_some(AnonPart::GoHeap),
+            false if is_class_space(self) || is_metaspace(self) => Some(AnonPart::JavaClasses),
+            false => is_java_heap(self).then_some(AnonPart::JavaHeap),
+        }
+    }
+}
+
+/// The heap of Go: whole arenas, usable in steps of 4 MiB (runtime/mheap.go). Precision 100%, recall 98% (the
+/// rest is the runtime's). Without the condition on steps, Chromium's PartitionAlloc was claimed.
+fn is_go_heap(run: &Run) -> bool {
+    !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
+}
+
+/// The class space of a JVM: a reservation above the archive of classes, or without one above the heap, at
+/// exactly 4 GiB (metaspace.cpp). Precision 100%, with [`is_metaspace`] recall 77% (of JDK 8 and 11 only this).
+fn is_class_space(run: &Run) -> bool {
+    let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
+    let is_above = |below| run.below == Some(below);
+    is_aligned && !run.has_odd_steps && is_above(Below::ClassArchive)
+        || run.begin == 4 * GIB && is_above(Below::Anonymous)
+}
+
+/// Metaspace of a JVM since JDK 16: 64 MiB, usable in steps of 64 KiB (metaspaceSettings.hpp). The first is
+/// directly below the archive of classes, and may have merged with what is below; another one has a chunk in
+/// use above one with room. Precision 100%. Without the chunk, 31 MB of G1's marks for 4 GiB were claimed.
+fn is_metaspace(run: &Run) -> bool {
+    let size = run.end - run.begin;
+    let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
+    let is_reservation = !run.has_odd_steps && run.begin.is_multiple_of(CHUNK) && is_mmap_address(run.begin);
+    is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
+}
+
+/// The heap of a JVM with compressed pointers, which ends below 32 GiB: nothing else is there but the program,
+/// if it is not position-independent. Precision 100%, with [`is_uncompressed_java_heap`] recall 85%.
+fn is_java_heap(run: &Run) -> bool {
+    run.end <= 32 * GIB && run.below != Some(Below::File)
+}
+
+/// The heap of a JVM without compressed pointers: nothing else reserves 32 GiB but ZGC, whose heap is a memfd.
+/// In no snapshot. A heap that is usable as a whole is not recognized.
+fn is_uncompressed_java_heap(run: &Run) -> bool {
+    is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
+}

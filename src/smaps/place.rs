@@ -1,0 +1,235 @@
+//! Where a mapping without a name lies, and what the kernel says about its use.
+
+use std::ops::Range;
+
+use super::lines::EACH;
+
+/// Where a mapping lies, and what the kernel says about its use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The address of the first byte.
+    pub begin: u64,
+    /// The address after the last byte.
+    pub end: u64,
+    /// The permissions as the kernel prints them, such as `rw-p`.
+    pub permissions: [u8; 4],
+    /// The flags of the mapping: bits such as [`NO_HUGE_PAGES`].
+    pub flags: u8,
+    /// Whether the mapping begins where the mapping before it ends, with or without a name.
+    pub is_adjacent: bool,
+}
+
+/// `nh`: no transparent huge pages. glibc's thread stacks have it from Linux 6.7 on.
+pub const NO_HUGE_PAGES: u8 = 1;
+/// `nr`: mapped with MAP_NORESERVE. The kernel ignores that if `vm.overcommit_memory` is 2.
+pub const NO_RESERVE: u8 = 1 << 1;
+/// `ac`: counts towards the commit limit (`Committed_AS`).
+pub const ACCOUNTED: u8 = 1 << 2;
+/// `dc`: not copied by fork (MADV_DONTFORK).
+pub const NOT_FORKED: u8 = 1 << 3;
+/// `gu`: has guard pages inside (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print it.
+pub const GUARDED: u8 = 1 << 4;
+
+/// Whether the kernel has chosen the address: it places mappings downwards from the main thread's stack, by
+/// default from at most 1 TiB below it (x86_64) or 17 GiB (arm64). With pages of 16 KiB, arm64 has the
+/// addresses of x86_64; with addresses of 39 bits, nothing lies here.
+pub fn is_mmap_address(address: u64) -> bool {
+    const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
+    const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
+    X86_64.contains(&address) || ARM64.contains(&address)
+}
+
+/// The key of the line of flags, which is the last line of a mapping.
+const KEY: &[u8; 8] = b"VmFlags:";
+
+impl Place {
+    /// Returns the length in bytes.
+    pub fn size(&self) -> u64 {
+        self.end.saturating_sub(self.begin)
+    }
+
+    /// Whether the permissions are those of ordinary private memory.
+    pub fn is_writable(&self) -> bool {
+        self.permissions == *b"rw-p"
+    }
+
+    /// Whether there is no permission at all, as for guards and for what is reserved.
+    pub fn is_inaccessible(&self) -> bool {
+        self.permissions == *b"---p"
+    }
+
+    /// Whether [`is_mmap_address`] holds for the beginning.
+    pub fn is_in_mmap_area(&self) -> bool {
+        is_mmap_address(self.begin)
+    }
+
+    /// Whether all of these flags are set.
+    pub fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Whether none of these flags is set.
+    pub fn lacks(&self, flags: u8) -> bool {
+        self.flags & flags == 0
+    }
+}
+
+/// The text of a mapping from which its place is parsed. Most users of mappings need no place, so parsing
+/// waits until one is needed: it takes a third as long as all else about a mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlaceText<'a> {
+    /// The header line, and the length of the addresses at its beginning.
+    pub(super) header: &'a [u8],
+    pub(super) range_len: usize,
+    /// Lines of the mapping of which the last is that of the flags.
+    pub(super) lines: &'a [u8],
+    /// What [`end_of`] returned for the mapping before: zeros before the first mapping of a file.
+    pub(super) before: [u8; 16],
+}
+
+impl PlaceText<'_> {
+    /// Parses the place.
+    #[inline]
+    pub fn parse(&self) -> Place {
+        let range = &self.header[..self.range_len];
+        // Nearly all addresses have twelve digits.
+        let (begin, end) = match range {
+            [begin @ .., _] if begin.len() == 25 && begin[12] == b'-' => (&begin[..12], &begin[13..]),
+            _ => any_addresses(range),
+        };
+        // Equal addresses have equal text: the kernel pads them to eight digits, and no further.
+        let above_before = self.before[..15].strip_suffix(begin);
+        Place {
+            begin: number(begin),
+            end: number(end),
+            permissions: self.header[self.range_len..].first_chunk().copied().unwrap_or_default(),
+            flags: flags(self.lines),
+            is_adjacent: above_before.is_some_and(|rest| rest.last().is_none_or(|&b| b == b'-')),
+        }
+    }
+}
+
+/// Returns the last 16 bytes of the text of a mapping's addresses, by which the next mapping recognizes that
+/// it begins at the end of this one.
+#[inline]
+pub(super) fn end_of(range: &[u8]) -> [u8; 16] {
+    range.last_chunk().copied().unwrap_or_default()
+}
+
+/// Returns the two addresses in `<address>-<address> `.
+#[cold]
+fn any_addresses(range: &[u8]) -> (&[u8], &[u8]) {
+    let dash = range.iter().position(|&b| b == b'-').unwrap_or(0);
+    (&range[..dash], range[dash..].get(1..).map_or(b"", |end| end.trim_ascii_end()))
+}
+
+/// Returns the number that hexadecimal digits in lower case stand for; of more than 16 digits, the last 16
+/// count.
+#[inline]
+fn number(digits: &[u8]) -> u64 {
+    if let Some((high, low)) = digits.split_first_chunk::<8>()
+        && let Ok(low) = <&[u8; 4]>::try_from(low)
+    {
+        return eight(*high) << 16 | eight([b'0', b'0', b'0', b'0', low[0], low[1], low[2], low[3]]);
+    }
+    digits.iter().fold(0, |number, &b| (number << 4) | (u64::from(b & 0xf) + 9 * u64::from(b >> 6)))
+}
+
+/// Returns the number that eight hexadecimal digits stand for.
+fn eight(digits: [u8; 8]) -> u64 {
+    let text = u64::from_be_bytes(digits);
+    // The bit 0x40 distinguishes a letter (0x61 to 0x66) from a digit (0x30 to 0x39).
+    let mut value = (text & (0xf * EACH)) + 9 * (text >> 6 & EACH);
+    value = (value >> 4 | value) & 0x00ff_00ff_00ff_00ff;
+    value = (value >> 8 | value) & 0x0000_ffff_0000_ffff;
+    (value >> 16 | value) & 0xffff_ffff
+}
+
+/// Returns the flags in the last line of `lines`: none if it is another line.
+#[inline]
+fn flags(lines: &[u8]) -> u8 {
+    // Usually it is the only line, because the lines before it are compared, not parsed.
+    let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
+        return 0;
+    };
+    words.as_chunks().0.iter().fold(0, |flags, word| {
+        flags
+            | match word {
+                b" nh" => NO_HUGE_PAGES,
+                b" nr" => NO_RESERVE,
+                b" ac" => ACCOUNTED,
+                b" dc" => NOT_FORKED,
+                b" gu" => GUARDED,
+                _ => 0,
+            }
+    })
+}
+
+fn last_line(lines: &[u8]) -> &[u8] {
+    let line_end = lines.len().saturating_sub(1);
+    &lines[lines[..line_end].iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1)..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(header: &str, range_len: usize, lines: &str, before: &str) -> Place {
+        let (header, lines) = (header.as_bytes(), lines.as_bytes());
+        PlaceText { header, range_len, lines, before: end_of(before.as_bytes()) }.parse()
+    }
+
+    #[test]
+    fn addresses_of_every_width_are_parsed() {
+        for (text, expected) in [
+            ("00400000-00452000 ", (0x40_0000, 0x45_2000)),
+            ("c000000000-c004000000 ", (0xc0_0000_0000, 0xc0_0400_0000)),
+            ("7f71e799d000-7f71e7d7f000 ", (0x7f71_e799_d000, 0x7f71_e7d7_f000)),
+            ("ffffa0000-100000000000 ", (0xf_fffa_0000, 0x1000_0000_0000)),
+            ("0123456789ab-0123456789abcdef ", (0x0123_4567_89ab, 0x0123_4567_89ab_cdef)),
+            ("ffffffffff600000-ffffffffff601000 ", (0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_1000)),
+            ("0-1 ", (0, 1)),
+        ] {
+            let header = format!("{text}rw-p 00000000 00:00 0 \n");
+            let place = place(&header, text.len(), "", "");
+            assert_eq!((place.begin, place.end), expected, "{text}");
+            assert_eq!((place.permissions, place.is_adjacent), (*b"rw-p", false));
+            assert_eq!(place.size(), expected.1 - expected.0);
+        }
+    }
+
+    #[test]
+    fn adjacent_mappings_are_recognized() {
+        for (before, range, expected) in [
+            ("7f71e799d000-7f71e7d7f000 ", "7f71e7d7f000-7f71e7d83000 ", true),
+            ("7f71e799d000-7f71e7d7f000 ", "7f71e7d80000-7f71e7d83000 ", false),
+            ("00400000-00452000 ", "00452000-00453000 ", true),
+            ("e0000000-100000000 ", "100000000-100380000 ", true),
+            ("1e0000000-100000000 ", "00000000-00380000 ", false),
+            ("000123456789abc-123456789abcdef ", "123456789abcdef-123456789abcdff ", true),
+            ("0-1 ", "1-2 ", false),
+        ] {
+            let place = place(range, range.len(), "", before);
+            assert_eq!(place.is_adjacent, expected, "{before} and {range}");
+        }
+        assert!(!place("7f71e799d000-7f71e7d7f000 ", 26, "", "").is_adjacent, "the first");
+    }
+
+    #[test]
+    fn flags_are_those_of_the_last_line() {
+        for (lines, expected) in [
+            ("VmFlags: rd wr mr mw me ac sd \n", ACCOUNTED),
+            ("VmFlags: rd wr mr mw me nr dc nh gu \n", NO_RESERVE | NOT_FORKED | NO_HUGE_PAGES | GUARDED),
+            ("THPeligible:    0\nVmFlags: mr mw me nr sd", NO_RESERVE),
+            ("VmFlags: rd ac \nRss:    8 kB\nVmFlags: rd nh \n", ACCOUNTED), // no kernel prints this
+            ("VmFlags:\n", 0),
+            ("VmFlagsnh: nh \n", 0),
+            ("Rss:                   8 kB\n", 0),
+            ("", 0),
+        ] {
+            let place = place("0-1 ", 4, lines, "");
+            assert_eq!(place.flags, expected, "{lines:?}");
+            assert_eq!((place.has(expected), place.lacks(!expected)), (true, true));
+        }
+    }
+}

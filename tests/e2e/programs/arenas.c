@@ -1,0 +1,39 @@
+// arenas THREADS MIB: threads that each fill an arena of malloc with MIB mebibytes. Prints what malloc_info says, then "ready", and waits.
+#include <malloc.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BLOCK = 64 << 10 }; // below the size from which malloc uses mmap
+static int n_blocks;
+static pthread_barrier_t filled;
+
+static void *fill(void *ignored) {
+	for (int i = 0; i < n_blocks; i++) {
+		char *block = malloc(BLOCK - 16);
+		if (!block) abort();
+		memset(block, 1, BLOCK - 16);
+	}
+	pthread_barrier_wait(&filled);
+	pause();
+	return ignored;
+}
+
+int main(int argc, char **argv) {
+	int n_threads = argc == 3 ? atoi(argv[1]) : 0;
+	if (n_threads < 1) return 2;
+	n_blocks = atoi(argv[2]) * ((1 << 20) / BLOCK);
+	mallopt(M_ARENA_MAX, n_threads + 1);
+	pthread_barrier_init(&filled, NULL, n_threads + 1);
+	for (int i = 0; i < n_threads; i++) {
+		pthread_t thread;
+		if (pthread_create(&thread, NULL, fill, NULL)) return 1;
+	}
+	pthread_barrier_wait(&filled);
+	malloc_info(0, stdout);
+	puts("ready");
+	fflush(stdout);
+	pause();
+}

@@ -1,0 +1,8 @@
+// parts.js MIB: fills the heap with arrays of numbers. Prints what v8.getHeapStatistics() says, then "ready", and waits.
+'use strict';
+
+const kept = [];
+for (let i = 0; i < process.argv[2] << 10; i++) kept.push(Array.from({ length: 120 }, (_, j) => j + .5));
+console.log(JSON.stringify(require('v8').getHeapStatistics()));
+console.log('ready');
+setInterval(() => kept.length, 1e9);
