@@ -41,6 +41,7 @@ GROUPS = {
         True,
         (
             "test_attribution",
+            "test_causes",
             "test_cgroups",
             "test_demand::test_a_container_that_started_between_scrapes_is_in_the_next",
             "test_door::test_a_page_that_points_its_name_at_loopback_reads_nothing",
