@@ -1,9 +1,13 @@
 """What is exported of a container's cgroup is what the kernel's files say: both versions, both drivers."""
 
+import os
+from pathlib import Path
+
 from cgroups import CONTAINER, IS_V2, MIB, WORK, assert_same, works
-from exporter import EVERYTHING, Exporter
+from exporter import EVERYTHING, Exporter, once
+from exposition import Exposition
 from lab import Container, cri, kill, until
-from node import PROGRAMS
+from node import MEMORY_IMAGE, PROGRAMS
 from ooms import LIMIT, assert_leaked, leak, pids_of, records
 
 MOUNTS = [cri.Mount(host_path=str(PROGRAMS), container_path="/programs", readonly=True)]
@@ -22,6 +26,28 @@ def test_an_account_is_the_files(node, record_property):
     record_property("fields of a cgroup compared", len(values))
     assert (values["memory_max_bytes"], values["memory_limit_bytes"]) == (64 * MIB, 48 * MIB)
     assert values["memory_stat_shmem_bytes"] >= 5 * MIB and len(values) >= (30 if IS_V2 else 24), values
+
+
+def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
+    """The pod memory-0 has locked memory, and the pod partly-0 has huge pages of which half is freed."""
+    pod = node.run_pod("accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)])
+    try:
+        until(lambda: " ready\n" in node.log_of(pod, "partly"), 120, "the workload has its memory")
+        exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
+    finally:
+        node.remove_pod(pod)
+    current = exposition.by("cgroup_memory_current_bytes", "pod")
+    accounts = {name: {} for (name,) in current}
+    for (name, part), value in exposition.by("cgroup_memory_account_bytes", "pod", "part").items():
+        accounts[name][part] = value
+    assert {name: sum(parts.values()) for name, parts in accounts.items()} == {name: value for (name,), value in current.items()}
+    locked, partly = accounts["memory-0"], accounts["partly-0"]
+    record_property("parts of partly-0", ", ".join(f"{part} {value / MIB:.1f}" for part, value in partly.items() if value))
+    has_swap_cache = IS_V2 and "swapcached" in Path("/sys/fs/cgroup/system.slice/memory.stat").read_text()
+    assert "anon_unmapped" not in locked, "locked memory is on no list that shows it"
+    assert ("anon_unmapped" in partly) == has_swap_cache
+    if has_swap_cache and os.sysconf("SC_PAGE_SIZE") == 4096:
+        assert 6 * MIB <= partly["anon_unmapped"] <= 9 * MIB
 
 
 def test_kills_are_recorded_without_a_scrape(node, record_property):

@@ -1,4 +1,5 @@
 // Every kind of memory that smaps tells apart, in a process and its child. Prints what it could not get, then "ready"; stays.
+// "memory partly" is one process without locked memory: half of its huge pages, swapped and lazily freed memory.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -126,8 +127,33 @@ static void files(void) {
     unlink("/tmp/gone");
 }
 
-int main(void) {
+// Maps 16 MiB of huge pages and frees half of each, which the kernel keeps until it splits them.
+static void partly(void) {
+    char *huge = map("huge pages", (void *)0x350000000000, 16 * MB, PRIVATE | MAP_FIXED_NOREPLACE, -1);
+    check("huge pages", madvise(huge, 16 * MB, MADV_HUGEPAGE));
+    touch(huge, 16 * MB, 1);
+    for (size_t at = 0; at < 16 * MB; at += 2 * MB)
+        check("half of a huge page", madvise(huge + at, MB, MADV_DONTNEED));
+
+    char *swapped = named("swapped", 0x310000000000, 3 * MB);
+    madvise(swapped, 3 * MB, MADV_NOHUGEPAGE);
+    touch(swapped, 3 * MB, 1);
+    check("pageout", madvise(swapped, 2 * MB, ADVICE_PAGEOUT));
+
+    char *freed = named("freed", 0x340000000000, MB);
+    madvise(freed, MB, MADV_NOHUGEPAGE);
+    touch(freed, MB, 1);
+    check("MADV_FREE", madvise(freed, MB, MADV_FREE));
+}
+
+int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0); // a child prints nothing of its parent's again
+    if (argc == 2 && strcmp(argv[1], "partly") == 0) {
+        partly();
+        puts("ready");
+        for (;;)
+            pause();
+    }
     shared();
     char *hugetlb = private();
     files();
