@@ -84,14 +84,16 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the address range in a mapping's header line with the header at the beginning of `following`.
+/// Compares the address range in a mapping's header line with the header at the beginning of `following`. Both
+/// ranges have a length, with the space after them.
 #[inline]
-pub fn next(header: &[u8], following: &[u8]) -> Next {
+pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
     // Lower-case hexadecimal digits sort like the numbers. Nearly all addresses have twelve of them, and
     // nearly all mappings begin at or above the end of the previous one.
     let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32;
     if let (Some(range), Some(begin)) = (header.first_chunk::<29>(), following.first_chunk::<16>())
-        && (range[12], range[25], begin[12]) == (b'-', b' ', b'-')
+        && (range_len, next_range_len) == (26, 26)
+        && (range[12], begin[12]) == (b'-', b'-')
         && twelve_digits(range.last_chunk().expect("29 bytes")) <= twelve_digits(begin)
     {
         return Next::Above;

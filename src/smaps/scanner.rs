@@ -79,15 +79,15 @@ impl Scanner {
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
         // The lines from `rest` on are not those of the learned run: among them is that of the flags.
-        let (values, rest, end) = match run {
+        let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;
                 let mut at = rest;
                 while is_not_exported(&bytes[at..]) {
                     at = end_of_line(bytes, at, at_end)?;
                 }
-                if range_end(&bytes[at..]).is_some() {
-                    (&self.learned.values, rest, at)
+                if let Some(range_len) = range_end(&bytes[at..]) {
+                    (&self.learned.values, rest, (at, range_len))
                 } else {
                     self.values = self.learned.values;
                     let end = general_lines(&mut self.values, bytes, at, at_end)?;
@@ -98,7 +98,7 @@ impl Scanner {
                 self.values = Values::default();
                 let end = general_lines(&mut self.values, bytes, header_end, at_end)?;
                 if let Run::Unlike = run {
-                    self.learned.learn(&bytes[header_end..end]);
+                    self.learned.learn(&bytes[header_end..end.0]);
                 }
                 (&self.values, header_end, end)
             }
@@ -106,7 +106,8 @@ impl Scanner {
         let path = path_of(&bytes[range.end..header_end]);
         // A header begins at `end` unless the input ends there.
         let (is_last, header) = (end == bytes.len(), &bytes[range.start..header_end]);
-        let next = if is_last { Next::Above } else { next(header, &bytes[end..]) };
+        let next =
+            if is_last { Next::Above } else { next(header, &bytes[end..], range.len(), next_range_len) };
         let place =
             PlaceText { header, range_len: range.len(), lines: &bytes[rest..end], before: self.before };
         if next != Next::Same {
@@ -116,13 +117,14 @@ impl Scanner {
     }
 }
 
-/// Takes field lines one by one from `at` to the next header. Returns the position of that header.
-fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool) -> Option<usize> {
+/// Takes field lines one by one from `at` to the next header. Returns the position of that header and the
+/// length of its range, 0 at the end of the input.
+fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool) -> Option<(usize, usize)> {
     // Invariant: a line begins at `at`.
     while at < bytes.len() {
         let is_exported = !is_not_exported(&bytes[at..]);
-        if is_exported && range_end(&bytes[at..]).is_some() {
-            return Some(at);
+        if is_exported && let Some(range_len) = range_end(&bytes[at..]) {
+            return Some((at, range_len));
         }
         let end = end_of_line(bytes, at, at_end)?;
         if is_exported && let Some((field, kib)) = field_of(&bytes[at..end]) {
@@ -131,7 +133,7 @@ fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool)
         }
         at = end;
     }
-    at_end.then_some(at)
+    at_end.then_some((at, 0))
 }
 
 /// Returns the end of the line at `at`, or `None` if more of it must be read.
