@@ -196,7 +196,7 @@ def test_hostile_names(any_node, programs, tmp_path):
     assert len(paths[-1]) > 3800
     for path in paths:
         Path(os.fsdecode(path)).write_bytes(b"x" * 4096)
-    with any_node.exporter() as exporter:
+    with any_node.exporter("--max-label-bytes", "4096") as exporter:
         for name in NAMES:
             any_node.cgroup.run_ready(programs / "hostile", name, *paths)
         exposition = exporter.after()
