@@ -20,7 +20,7 @@ from kernel import naive
 from lab import until
 from live_node import MIB, Cgroup, resident, roots
 
-SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 20))
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 30))
 # How long an attack is watched, in seconds; `make night` watches for longer.
 ATTACK_SECONDS = float(os.environ.get("ATTACK_SECONDS", 15))
 TICKS = os.sysconf("SC_CLK_TCK")
