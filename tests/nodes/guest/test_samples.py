@@ -40,7 +40,7 @@ def compared(node, *arguments: str):
 
     def unchanged():
         before = kernel.exposition(node)
-        seen = samples(once("--once", "--containerd-sock", node.socket, *EVERYTHING, *arguments))
+        seen = samples(once("--once", "--containerd-sock", node.socket, "--anon-parts", "off", *EVERYTHING, *arguments))
         return (seen, before) if kernel.exposition(node) == before else None
 
     return until(unchanged, 120, "the kernel's numbers stand still")
