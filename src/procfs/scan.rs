@@ -52,6 +52,7 @@ pub fn scan(
     scanner: &mut Scanner,
     each: &mut impl FnMut(Mapping<'_>),
 ) -> Result<usize, ReadError> {
+    scanner.begin_file();
     let (mut n_mappings, mut n_replaced) = (0, 0);
     // Invariant: `chunk[..filled]` is read and not scanned yet. While `is_cut`, bytes are skipped up to the
     // end of the line.
@@ -144,6 +145,22 @@ mod tests {
         assert!(matches!(endless(Limits { n_mappings: 10_000, ..Limits::NONE }), Err(ReadError::Io(_))));
         let now = Limits { deadline: Some(Instant::now()), ..Limits::NONE };
         assert!(matches!(endless(now), Err(ReadError::Slow)));
+    }
+
+    #[test]
+    fn the_first_mapping_of_a_file_follows_none() {
+        let mapping = |range| format!("{range} rw-p 00000000 00:00 0 \nRss: 8 kB\n");
+        let torn = mapping("7f0000000000-7f0000003000") + &mapping("7f0000001000-7f0000004000");
+        let file = mapping("7f0000003000-7f0000005000") + &mapping("7f0000005000-7f0000006000");
+        let (mut scanner, mut chunk) = (Scanner::default(), vec![0; 4096]);
+        let ended = scan(torn.as_bytes(), &mut chunk, Limits::NONE, &mut scanner, &mut |_| {});
+        assert!(matches!(ended, Err(ReadError::Torn)));
+        for _ in 0..2 {
+            let mut are_adjacent = Vec::new();
+            let each = &mut |mapping: Mapping<'_>| are_adjacent.push(mapping.place.parse().is_adjacent);
+            scan(file.as_bytes(), &mut chunk, Limits::NONE, &mut scanner, each).unwrap();
+            assert_eq!(are_adjacent, [false, true]);
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// The end of the text of the addresses of the mapping before; zeros before the first mapping of a file.
+    /// The end of the text of the addresses of the previous mapping; zeros before the first one of a file.
     before: [u8; 16],
 }
 
@@ -64,6 +64,12 @@ impl Scanner {
     /// Returns a scanner that never takes the learned path, for tests and measurements.
     pub fn general() -> Self {
         Self { only_general: true, ..Self::default() }
+    }
+
+    /// Begins another file, of which the first mapping has no mapping before it. A file may have been left
+    /// before its end.
+    pub fn begin_file(&mut self) {
+        self.before = [0; 16];
     }
 
     /// Returns the first whole mapping in `bytes`, the number of bytes up to its end, and how the next
@@ -105,13 +111,15 @@ impl Scanner {
         };
         let path = path_of(&bytes[range.end..header_end]);
         // A header begins at `end` unless the input ends there.
-        let (is_last, header) = (end == bytes.len(), &bytes[range.start..header_end]);
-        let next =
-            if is_last { Next::Above } else { next(header, &bytes[end..], range.len(), next_range_len) };
+        let header = &bytes[range.start..header_end];
+        let next = match end == bytes.len() {
+            true => Next::Above,
+            false => next(header, &bytes[end..], range.len(), next_range_len),
+        };
         let place =
             PlaceText { header, range_len: range.len(), lines: &bytes[rest..end], before: self.before };
         if next != Next::Same {
-            self.before = if is_last { [0; 16] } else { end_of(&bytes[range]) };
+            self.before = end_of(&bytes[range]);
         }
         Some((Mapping { path, values, place, count: 1 }, end, next))
     }
