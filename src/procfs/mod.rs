@@ -16,8 +16,8 @@ pub mod permissions;
 mod raw;
 pub mod scan;
 pub mod stat;
+mod status;
 pub mod this_process;
-mod zombie;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -33,6 +33,7 @@ use cgroup::Cgroups;
 use errors::ReadError;
 use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
+use status::{is_zombie, state_of};
 
 /// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
@@ -138,6 +139,11 @@ impl Proc {
             return self.process(pid, buffers)?.cgroups(buffers, cgroups);
         }
         Ok(())
+    }
+
+    /// Whether process `pid` is a zombie without further threads, by its `status`, which cannot block.
+    pub fn is_zombie(&self, pid: u32, buffers: &mut Buffers) -> bool {
+        self.file_of(pid, "status", buffers).is_ok_and(is_zombie)
     }
 
     fn file_of<'a>(&self, pid: u32, file: &str, buffers: &'a mut Buffers) -> Result<&'a [u8], Errno> {
@@ -252,13 +258,6 @@ impl ProcessDir {
     }
 }
 
-/// Returns the state of a task, given the text of its `status` file: `Z` for a zombie, `D` for an
-/// uninterruptible wait.
-fn state_of(status: &[u8]) -> Option<u8> {
-    let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"State:\t"))?;
-    line.first().copied()
-}
-
 fn without_newline(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
@@ -281,19 +280,6 @@ fn number(text: &[u8]) -> Option<usize> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-
-    #[test]
-    fn states() {
-        for (status, state) in [
-            ("Name:\tx\nUmask:\t0022\nState:\tZ (zombie)\nTgid:\t1\n", Some(b'Z')),
-            ("Name:\tState:\nState:\tD (disk sleep)\n", Some(b'D')),
-            ("Name:\tx\n", None),
-            ("State:\t", None),
-            ("", None),
-        ] {
-            assert_eq!(state_of(status.as_bytes()), state, "{status:?}");
-        }
-    }
 
     #[test]
     fn names_of_processes() {
