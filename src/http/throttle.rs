@@ -24,7 +24,8 @@ pub enum Account {
 pub struct Throttle {
     /// In the order of [`Account`].
     credits: [Credit; 2],
-    burst_seconds: f64,
+    /// How long each credit accumulates.
+    longest: [Duration; 2],
     /// The thread's CPU time at the last charge.
     cpu: Duration,
 }
@@ -32,8 +33,10 @@ pub struct Throttle {
 impl Throttle {
     /// Starts with as much credit as can accumulate.
     pub fn new(limits: &Limits) -> Self {
-        let credits = [limits.requests_cpu, limits.responses_cpu].map(Credit::new);
-        Self { credits, burst_seconds: limits.cpu_burst.as_secs_f64(), cpu: thread_cpu_time() }
+        let mut credits = [limits.requests_cpu, limits.responses_cpu].map(Credit::new);
+        let longest = credits.map(|credit| credit.time_to_earn(limits.cpu_burst.as_secs_f64()));
+        credits.iter_mut().zip(longest).for_each(|(credit, longest)| credit.cap(longest));
+        Self { credits, longest, cpu: thread_cpu_time() }
     }
 
     /// Charges the CPU time that this thread has used since the last call, and returns it.
@@ -57,11 +60,8 @@ impl Throttle {
     /// Earns credit, and sleeps until there is some for requests.
     pub fn wait(&mut self) {
         loop {
-            for credit in &mut self.credits {
-                let longest = credit.time_to_earn(self.burst_seconds);
-                credit.earn(Instant::now(), longest);
-                credit.cap(longest);
-            }
+            let now = Instant::now();
+            self.credits.iter_mut().zip(self.longest).for_each(|(credit, longest)| credit.earn(now, longest));
             if self.has_credit(Account::Requests) {
                 return;
             }
