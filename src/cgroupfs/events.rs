@@ -5,6 +5,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::fields::number;
+
 /// The counters that concern OOM kills, since the cgroup was created. A counter that the kernel does not
 /// print is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +70,7 @@ fn read(file: &OwnedFd, mut each: impl FnMut(&[u8], u64)) -> Option<()> {
     let n_bytes = rustix::io::pread(file, &mut text, 0).ok()?;
     for line in text[..n_bytes].split(|&b| b == b'\n') {
         let Some(space) = line.iter().position(|&b| b == b' ') else { continue };
-        if let Some(count) = str::from_utf8(&line[space + 1..]).ok().and_then(|count| count.parse().ok()) {
+        if let Some(count) = number(&line[space + 1..]) {
             each(&line[..space], count);
         }
     }
