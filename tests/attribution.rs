@@ -23,6 +23,14 @@ const ECS_EXEC: &[&str] = &[
     "web-0/nginx nginx 10",
     "web-0/nginx uses 1000000 of 10000000",
 ];
+const KIND: &[&str] = &[
+    "agent-0/agent agent 40",
+    "agent-0/agent uses 50000 of none",
+    "db-0/redis redis 2000",
+    "db-0/redis uses 3000000 of none",
+    "web-0/nginx nginx 1000",
+    "web-0/nginx uses 2000000 of 4000000",
+];
 const NESTED: &[&str] = &[
     "db-0/redis redis 2000",
     "db-0/redis uses 3000000 of 4000000",
@@ -101,17 +109,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
     // A node inside a container, seen from inside a cgroup namespace.
-    (
-        "kind",
-        &[
-            "agent-0/agent agent 40",
-            "agent-0/agent uses 50000 of none",
-            "db-0/redis redis 2000",
-            "db-0/redis uses 3000000 of none",
-            "web-0/nginx nginx 1000",
-            "web-0/nginx uses 2000000 of 4000000",
-        ],
-    ),
+    ("kind", KIND),
     // Two pods' containers and containerd in one cgroup without an id.
     ("shared", &[]),
 ];
@@ -121,17 +119,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
     // The runtime in a kind node, asked from outside: its pids are of the node's PID namespace. On the host, 101 is sshd,
     // 102 is the kubelet of that node, and 103 does not exist.
-    (
-        "kind-from-outside",
-        &[
-            "agent-0/agent agent 40",
-            "agent-0/agent uses 50000 of none",
-            "db-0/redis redis 2000",
-            "db-0/redis uses 3000000 of none",
-            "web-0/nginx nginx 1000",
-            "web-0/nginx uses 2000000 of 4000000",
-        ],
-    ),
+    ("kind-from-outside", KIND),
     // The pid of a container's init process belongs to sshd by now.
     (
         "stale-init",

@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn a_container_owns_from_its_id_down_wherever_its_init_process_is() {
         // Both drivers, versions 1 and 2, a node inside another one (kind), the inside of a cgroup namespace.
-        for (id, first, own, others) in [
+        assert_owned(&[
             (
                 "abc",
                 Some("/kubepods/burstable/pod1/abc"),
@@ -295,8 +295,8 @@ mod tests {
                     "/kubepods/burstable/pod1/abc",
                     "/kubepods/burstable/pod1/abc/",
                     "/kubepods/pod1/abc/app/x",
-                ][..],
-                &["/kubepods/burstable/pod1", "/kubepods/burstable/pod1/abcd", "/kubepods/xabc", "/"][..],
+                ],
+                &["/kubepods/burstable/pod1", "/kubepods/burstable/pod1/abcd", "/kubepods/xabc", "/"],
             ),
             (
                 "abc",
@@ -311,19 +311,9 @@ mod tests {
                     "/kubepods.slice/cri-containerd-xabc.scope",
                 ],
             ),
-            (
-                "abc",
-                None,
-                &["/system.slice/docker-abc.scope", "/a/crio-abc.scope", "/a/pod.slice:crio:abc/x", "/x/abc"],
-                &[
-                    "/x/abc.scope",
-                    "/a/abc:x",
-                    "/a/x:cri-containerd-abc",
-                    "/a/crio-conmon-abc",
-                    "/a/crio-abc-1",
-                    "/a/xcrio-abc",
-                ],
-            ),
+            ("abc", None, &["/system.slice/docker-abc.scope"], &["/x/abc.scope", "/a/abc:x"]),
+            ("abc", None, &["/a/pod.slice:crio:abc/x"], &["/a/x:cri-containerd-abc", "/a/crio-conmon-abc"]),
+            ("abc", None, &["/x/abc", "/a/crio-abc.scope"], &["/a/crio-abc-1", "/a/xcrio-abc"]),
             (
                 "inner",
                 Some("/docker/outer/kubelet/pod1/inner"),
@@ -336,20 +326,31 @@ mod tests {
                 &["/../../pod1/cri-containerd-abc.scope", "/../cri-containerd-abc.scope/app"],
                 &["/../../pod1", "/.."],
             ),
-            // No component is the id: the path where the init process was first seen decides.
+        ]);
+    }
+
+    #[test]
+    fn without_an_id_in_its_path_the_first_cgroup_of_init_decides() {
+        assert_owned(&[
             ("abc", Some("/machine/x"), &["/machine/x", "/machine/x/y"], &["/machine", "/machine/xy"]),
             // The root belongs to no container.
             ("abc", Some("/"), &["/abc/x"], &["/", "/x", "/init.scope", "/.."]),
             ("abc", Some("/../.."), &["/../../abc"], &["/../..", "/..", "/../../x"]),
             ("", Some("/x"), &["/x"], &["/", "//", ""]),
-        ] {
+        ]);
+    }
+
+    /// An id, the first cgroup of the init process, and paths that the container owns and does not own.
+    type Owned<'a> = (&'a str, Option<&'a str>, &'a [&'a str], &'a [&'a str]);
+
+    fn assert_owned(cases: &[Owned<'_>]) {
+        for &(id, first, own, others) in cases {
             let mut index = CgroupIndex::default();
             index.insert(&container(id), None, first.map(at).as_ref());
-            for path in own {
-                assert_eq!(owner(&index, path), Some(id), "{path:?} with init in {first:?}");
-            }
-            for path in others {
-                assert_eq!(owner(&index, path), None, "{path:?} with init in {first:?}");
+            let expected =
+                own.iter().map(|path| (path, Some(id))).chain(others.iter().map(|path| (path, None)));
+            for (path, expected) in expected {
+                assert_eq!(owner(&index, path), expected, "{path:?} with init in {first:?}");
             }
         }
     }
