@@ -17,7 +17,7 @@ pub struct Parts {
     sums: [Totals; REST + 1],
     /// The last mapping, if it has no name, and the one below it: some rules need to know what is above.
     last: Option<(Place, Option<Place>, Values)>,
-    /// What is below the last mapping, and what is below a mapping above it.
+    /// What lies directly below the last mapping, and what would lie directly below the next one.
     below: [Option<Below>; 2],
     run: Option<Run>,
     /// What has the shape of stacks, by size. Stacks of more sizes than fit are not recognized.
@@ -32,7 +32,7 @@ impl Parts {
     /// what has a name only decides what its neighbours are.
     pub fn add(&mut self, mapping: &Mapping<'_>) -> bool {
         if !mapping.path.is_empty() {
-            self.pass(mapping);
+            self.note_named(mapping);
             return false;
         }
         let place = mapping.place.parse();
@@ -63,7 +63,7 @@ impl Parts {
     }
 
     /// Notes a mapping that has a name.
-    fn pass(&mut self, mapping: &Mapping<'_>) {
+    fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_last(None);
         self.below[1] = match mapping.path {
             [.., b'.', b'j', b's', b'a'] => Some(Below::ClassArchive),
@@ -91,7 +91,7 @@ impl Parts {
             *size = place.size();
             sum
         } else {
-            if !self.run.as_mut().is_some_and(|run| run.take(&place)) {
+            if !self.run.as_mut().is_some_and(|run| run.try_add(&place)) {
                 self.end_run();
                 self.run = Run::beginning(&place, self.below[0]);
             }

@@ -55,8 +55,9 @@ fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
 }
 
 /// A stack by its shape alone, for older kernels and musl: it counts if its size is one of
-/// [`USUAL_STACKS`], or if another one in the process has the same size. Precision 99.8%, recall 99.4% without the flags. Without
-/// the condition on sizes, 62 MB of direct buffers that had merged with a Java stack were claimed.
+/// [`USUAL_STACKS`], or if another one in the process has the same size. Precision 99.8%, recall 99.4%
+/// without the flags. Without the condition on sizes, 62 MB of direct buffers that had merged with a Java
+/// stack were claimed.
 pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     place.is_writable()
         && place.is_in_mmap_area()

@@ -30,7 +30,8 @@ pub struct Run {
     begin: u64,
     pub end: u64,
     is_writable: bool,
-    /// Whether the access changes where Go does not change it, or where HotSpot does not.
+    /// Whether permissions change at an address where Go (in a Go run) or HotSpot (in others) never changes
+    /// them.
     has_odd_steps: bool,
     /// Whether a chunk in use begins above one with room.
     has_chunks: bool,
@@ -45,11 +46,11 @@ impl Run {
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
         let (begin, is_writable, is_of_go) = (place.begin, place.is_writable(), GO.contains(&place.begin));
         let mut run = Self { below, is_of_go, begin, end: begin, is_writable, ..Self::default() };
-        ((is_writable || is_of_go) && run.take(place)).then_some(run)
+        ((is_writable || is_of_go) && run.try_add(place)).then_some(run)
     }
 
-    /// Takes the next mapping into the run, if it belongs to it.
-    pub fn take(&mut self, place: &Place) -> bool {
+    /// Adds the next mapping if it belongs to the run. Returns whether it does.
+    pub fn try_add(&mut self, place: &Place) -> bool {
         let (is_writable, is_reserve) = (place.is_writable(), place.is_inaccessible());
         let (can_belong, is_odd) = if self.is_of_go {
             let is_step = is_writable == self.is_writable || place.begin.is_multiple_of(CHUNK);
@@ -115,13 +116,13 @@ fn is_metaspace(run: &Run) -> bool {
     is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
 }
 
-/// The heap of a JVM with compressed pointers, which ends below 32 GiB: nothing else is there but the program,
-/// if it is not position-independent. Precision 100%, with [`is_uncompressed_java_heap`] recall 85%.
+/// The heap of a JVM with compressed pointers, which ends below 32 GiB. Otherwise only a program that is not
+/// position-independent is there. Precision 100%, with [`is_uncompressed_java_heap`] recall 85%.
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
-/// The heap of a JVM without compressed pointers: nothing else reserves 32 GiB but ZGC, whose heap is a memfd.
+/// The heap of a JVM without compressed pointers. Only ZGC reserves 32 GiB as well, and its heap is a memfd.
 /// In no snapshot. A heap that is usable as a whole is not recognized.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB

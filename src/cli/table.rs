@@ -268,7 +268,7 @@ pub(super) const OPTIONS: &[Spec] = &[
     },
 ];
 
-/// Options that would make others meaningless: what is given together with them is refused, for it would be ignored.
+/// Options that make others meaningless. A combination is refused, because the other option would be ignored.
 pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),

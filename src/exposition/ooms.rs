@@ -108,7 +108,7 @@ impl Record<'_> {
             let _ = write!(text, ",\"pss_bytes\":{pss}}}");
         }
         text.push_str("],\"account\":{");
-        // The account of another moment than the use would not add up to it.
+        // An account that was read at another time than the use would not add up to it.
         let is_of_then = self.values.get(CURRENT) == self.current;
         let account = if is_of_then { parts(self.values).unwrap_or_default() } else { [None; PARTS.len()] };
         let account = PARTS.into_iter().zip(account);

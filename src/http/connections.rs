@@ -38,9 +38,9 @@ impl Connections {
         has_slot
     }
 
-    /// Closes a connection of the address that holds most slots: one between requests, else one in a head,
-    /// else one whose response makes no progress, each time the one that has waited the longest. A response
-    /// that makes progress is cut only for an address that holds fewer slots, also with its new connection.
+    /// Closes a connection of the address that holds most slots: an idle one, else one still receiving a
+    /// head, else one with a stalled response; of several, the one longest in that state. A response that
+    /// makes progress is cut only for an address that, even with its new connection, holds fewer slots.
     ///
     /// Returns whether there was such a connection.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {

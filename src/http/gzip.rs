@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(gunzip(&mut Compressor::default(), &published), None);
     }
 
-    /// A request that waits for a result takes a later one; one whose text was taken away is not stuck.
+    /// A waiting request accepts the result for a later exposition, so losing its text does not block it.
     #[test]
     fn compression_ends_when_its_text_is_taken_away() {
         let (mut publisher, published) = publisher();

@@ -25,7 +25,7 @@ pub struct Limits {
     pub stalled: Duration,
     /// How long a closing connection is read from.
     pub linger: Duration,
-    /// The greatest fractions of a core that go into requests and into responses, averaged.
+    /// The maximum average fractions of a core for requests and for responses.
     pub requests_cpu: f64,
     pub responses_cpu: f64,
     /// The CPU time that may be spent at once after a time without requests, for each of the two.

@@ -69,7 +69,7 @@ pub struct Exposition {
     pub number: u64,
 }
 
-/// A sample whose value grows until it is served.
+/// A sample with a value that grows until it is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
     /// The text before the value.
@@ -98,7 +98,7 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// Gzipped bytes, oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length of the last text, or of a longer one before it, fading.
+    /// The length of the last text, or a value that decays towards it after a longer text.
     usual_len: usize,
 }
 
@@ -133,7 +133,7 @@ impl Buffers {
         let n_latest = self.latest.as_ref().map_or(0, |latest| latest.len);
         let max_bytes = 2 * self.usual_len + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
         let max_bytes = max_bytes.saturating_sub(n_latest + self.usual_len);
-        // An outdated text that is not held becomes the next.
+        // An outdated text that no connection holds is not counted: it becomes the buffer for the next text.
         let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| Arc::strong_count(buffer) > 1);
         let mut n_bytes: usize = held.clone().map(|buffer| buffer.n_bytes()).sum();
         for buffer in held {
@@ -178,7 +178,7 @@ impl Publisher {
     }
 
     /// Publishes the text that was written since [`buffer`](Self::buffer) was called, followed by a sample
-    /// whose value grows.
+    /// with a value that grows.
     pub fn publish(&mut self, age: Option<Age>) {
         let Some(text) = self.next.take() else { return };
         let len = text.n_bytes();

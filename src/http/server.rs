@@ -235,7 +235,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Starts a server with two slots, whose deadlines are a minute except those that the test shortens.
+    /// Starts a server with two slots. All deadlines are a minute, except those that the test shortens.
     fn serve(shorten: impl FnOnce(&mut Limits)) -> SocketAddr {
         let (mut publisher, published) = publisher();
         publisher.buffer().extend_from_slice(&b"x 1\n".repeat(4 << 20));

@@ -81,7 +81,7 @@ pub struct PlaceText<'a> {
     /// The header line, and the length of the addresses at its beginning.
     pub(super) header: &'a [u8],
     pub(super) range_len: usize,
-    /// Lines of the mapping of which the last is that of the flags.
+    /// Lines of the mapping, up to and including the line of flags.
     pub(super) lines: &'a [u8],
     /// What [`end_of`] returned for the mapping before: zeros before the first mapping of a file.
     pub(super) before: [u8; 16],

@@ -33,7 +33,7 @@ pub(super) struct Container {
     pub(super) n_folded: u64,
     /// The size of the largest path that was merged to save memory; `None` once memory is plentiful again.
     pub(super) largest_merged: Option<Size>,
-    /// Whether `[other]` includes pages of files, of which the paths are unknown.
+    /// Whether `[other]` includes file pages, so that the paths of these pages are unknown.
     pub(super) has_unnamed_files: bool,
     is_used: bool,
 }

@@ -49,7 +49,7 @@ command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || in
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
 # programs/stuck.c, a file system of its own
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-# test_anonymous.py: not unpacked, for Debian's Java looks for its configuration in /etc
+# test_anonymous.py: installed instead of unpacked, because Debian's Java reads its configuration from /etc
 command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs

@@ -85,8 +85,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. The accounts of other containers are not read,
-    /// but their kills are counted, so that they do not count for their pod.
+    /// Whether a filter can select a process of the container. Accounts of unselected containers are not
+    /// read, but their kills are counted, so that the pod is not charged with them.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -116,7 +116,7 @@ impl Account {
         self.usage.values.is_some()
     }
 
-    /// Whether the place of the container's cgroup need not be found again.
+    /// Whether the container's cgroup has been located, so that it is not searched for again.
     fn is_located(&self) -> bool {
         self.is_there() || self.is_watched && !self.is_selected()
     }

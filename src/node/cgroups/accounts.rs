@@ -28,8 +28,8 @@ pub struct Accounts {
     /// The accounts that were removed because no process is left in the container, and when. They are kept for a
     /// while, because a kill may be found later.
     gone: Vec<(Instant, Account)>,
-    /// The cgroups of at most this many containers stay open between scrapes, with up to five descriptors
-    /// each. The other descriptors that the process may have are for everything else.
+    /// The maximum number of containers with cgroups that stay open between scrapes, at up to five
+    /// descriptors each. The rest of the descriptor limit is left for everything else.
     pub(super) max_open: usize,
     has_logged_limit: bool,
     /// The level of the log line that reports that no container has a cgroup; `None` once that is logged, or
@@ -52,8 +52,8 @@ impl Accounts {
         }
     }
 
-    /// Notes which containers have a process, and where their cgroups are.
-    /// Returns the ids of those without a process that had one before.
+    /// Notes which containers have a process, and where their cgroups are. Returns the ids of the containers
+    /// that had a process before and have none now.
     pub fn update(
         &mut self,
         processes: &ProcessTable,

@@ -1,8 +1,9 @@
 //! From the kernel's counters to kills: in which container, or if that is unknown, in which pod. Pure.
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above. It counts the
-//! event `oom` only from the cgroup whose limit was hit upwards. A pod's cgroup outlives its containers, so
-//! what it counts beyond the containers' own counts happened in a container that was removed or not listed.
+//! event `oom` only in the cgroup with the limit that was hit, and in those above it. A pod's cgroup outlives
+//! its containers, so what it counts beyond the containers' own counts happened in a container that was removed
+//! or not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// A limit was hit by a kill if no memory was left below it within this time of the kill.
+/// A limit is named as the one that was hit only if its `oom` count moved within this time of the kill.
 const NEARBY: Duration = Duration::from_secs(1);
 /// A container that is gone is named in records of its pod for this long.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
-/// The cgroup whose limit made the kernel kill.
+/// The limit that made the kernel kill, by the cgroup that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The container's cgroup, or one below it.
@@ -61,7 +62,7 @@ pub struct FoundKill {
 #[derive(Debug)]
 struct Counter {
     last: EventCounts,
-    /// When the counts of kills, of `oom` of the cgroup itself and of `oom` below it last moved.
+    /// When these counts last moved: kills, the cgroup's own `oom`, and the `oom` of cgroups below it.
     kill_at: Option<Instant>,
     own_oom_at: Option<Instant>,
     oom_at: Option<Instant>,
@@ -118,15 +119,16 @@ struct Above {
     has_unselected: bool,
     /// Whether containers of different pods are in the cgroup, so that it is neither pod's.
     is_shared: bool,
-    /// The kills that this cgroup has counted since it is known, those of them that a container has counted
-    /// too, and those that were returned as the pod's.
+    /// `n_kills` counts all kills since the cgroup was added; `n_in_containers`, those that a container has
+    /// counted too; `n_returned`, those that were returned as the pod's.
     n_kills: u64,
     n_in_containers: u64,
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns the kills that this cgroup has counted, no container has, and were not returned yet.
+    /// Returns the number of kills that this cgroup has counted, no container has counted, and no call has
+    /// returned.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -142,7 +144,7 @@ impl Above {
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
     above: BTreeMap<Box<[u8]>, Above>,
-    /// Whether the kernel counts `oom`, which tells the limit.
+    /// Whether the kernel counts `oom`, which shows the limit that was hit.
     knows_limits: bool,
 }
 
@@ -240,14 +242,15 @@ impl KillCounts {
         moved
     }
 
-    /// Drops a cgroup above containers that is gone. Returns a container of the pod whose cgroup it was.
+    /// Drops a removed cgroup above containers. If it was the cgroup of one pod, returns a container of that
+    /// pod.
     pub fn end_above(&mut self, path: &[u8]) -> Option<Arc<Container>> {
         self.above.remove(path)?.pod().cloned()
     }
 
-    /// Adds the kills since the last call to `found`. The counts of pods must have been read before those of
-    /// their containers: then a kill that a pod has counted and no container did not happen in a container
-    /// that is still there.
+    /// Appends the kills since the last call of this method to `found`. The counts of pods must have been
+    /// read before those of their containers: then a kill that a pod has counted and no container did not
+    /// happen in a container that is still there.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let limit = self.limit(&known.counter, known.counter.oom_or_own(), known.pod.as_deref());
@@ -287,8 +290,8 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit: the one whose `oom` moved closest to the kill, of several the lowest.
-    /// `oom_at` is when that of a container moved.
+    /// Returns the limit that was hit: that of the cgroup with the `oom` move closest to the kill; on a tie,
+    /// the lowest cgroup. `oom_at` is the time of the container's own move.
     fn limit(&self, counter: &Counter, oom_at: Option<Instant>, pod: Option<&[u8]>) -> Option<Limit> {
         let kill_at = counter.kill_at.filter(|_| self.knows_limits)?;
         let mut nearest = (NEARBY, Limit::Node);

@@ -1,7 +1,7 @@
 //! How much tmpfs and shared memory the processes of a container map.
 //!
 //! Whether a path lies on tmpfs depends on the mount namespace of the process. Most containers have one; then
-//! the sums by path suffice. Otherwise each process is looked at in its own namespace.
+//! the sums by path suffice. Otherwise the paths of each process are looked up in its own namespace.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::totals::table::ContainerKey;
 
 /// Mounts and the namespaces of processes are read again after this time.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The maximum number of mount namespaces of one container, because a workload may make any number. With more,
-/// nothing is known about its tmpfs.
+/// The maximum number of mount namespaces tracked for one container, because a workload may create any
+/// number. Beyond it, the container's mapped tmpfs is unknown.
 const MAX_NAMESPACES: usize = 8;
 
 /// What the processes of a container map of tmpfs and shared memory.
@@ -108,8 +108,8 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Sums by path what all processes map, after every process was seen. Returns whether that does not
-    /// suffice, so that [`MappedShmem::add`] is needed for each process.
+    /// Sums by path what all processes map. Call this after all processes are noted. Returns whether there
+    /// are several mount namespaces, so that [`MappedShmem::add`] must be called for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());

@@ -7,8 +7,8 @@ use super::kill_counts::FoundKill;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::Largest;
 
-/// The counts of at most this many containers and pods that are gone are kept. Further ones are dropped, the
-/// first by label text first.
+/// The maximum number of counts kept for containers and pods that are gone. Beyond it, counts are dropped in
+/// the order of their label text.
 const MAX_GONE: usize = 1000;
 
 /// What a container near its limit mapped at its last reading.
@@ -52,8 +52,8 @@ struct Total {
     is_gone: bool,
 }
 
-/// The number of kills since the start by label text: of every running container, and of every container that
-/// had kills; the same of pods.
+/// The number of kills since the start, by label text, for every container and pod that is running or has had
+/// kills.
 #[derive(Debug, Default)]
 pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,

@@ -1,8 +1,8 @@
 //! Holds the counters of memory events of all listed containers and of the cgroups above, and finds OOM kills.
 //!
 //! On version 2 a thread polls the files. It reads nothing else: a walk through a process's pages may take so
-//! long that a killed container is gone before its counter is read. On version 1, which reports events only to
-//! those who write, the files are read when the node's count of kills has changed.
+//! long that a killed container is gone before its counter is read. Version 1 reports events only to a
+//! process with write access; there, the files are read when the node's count of kills has changed.
 //!
 //! A pod's counter is always read before those of its containers (see [`KillCounts::settle`]).
 
@@ -79,9 +79,9 @@ struct State {
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// Containers of pods whose cgroup is gone.
+    /// One container of each pod with a removed cgroup.
     gone_pods: Vec<Arc<Container>>,
-    /// Whether a container was added or is gone since the pods without containers were last looked for.
+    /// Whether a container was added or a cgroup removed since the last search for pods without containers.
     has_changed: bool,
 }
 
@@ -155,7 +155,7 @@ impl OomWatch {
         std::mem::take(&mut self.0.lock().found)
     }
 
-    /// Returns a container of each pod whose cgroup has disappeared since the last call.
+    /// Returns one container of each pod with a cgroup that was removed since the last call.
     pub fn take_gone_pods(&self) -> Vec<Arc<Container>> {
         std::mem::take(&mut self.0.lock().gone_pods)
     }
@@ -216,7 +216,7 @@ impl State {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // Kills that the pod may have counted already do not count for the container, too.
+        // Kills that may already be counted for the pod must not be counted again for the container.
         let is_whole = is_young && (pod.is_none() || is_young_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -267,7 +267,8 @@ impl State {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // First what was notified of late, then what a pod's kills may have happened in.
+            // First the cgroups above that are not polled now, then the containers of pods with unexplained
+            // kills.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),

@@ -1,8 +1,9 @@
-//! When a file of memory events is polled, read again or left alone. Pure: the time is passed in.
+//! Decides when a file of memory events is polled, read again or paused. Pure: the time is passed in.
 //!
 //! The kernel counts an event at once, but limits notifications to about one in 12 ms for each file. A kill
 //! that follows the first notification is therefore seen by reading again, not by another notification. A
-//! container that page cache keeps at its limit is notified of 64 times a second, so it is polled more rarely.
+//! container that page cache keeps at its limit causes 64 notifications a second, so it is polled more
+//! rarely.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ const READING: Duration = Duration::from_millis(30);
 const MAX_READING: Duration = Duration::from_secs(1);
 /// How long a file is not polled after it was read.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The same for a file that shows events at the limit all the time, and no kill.
+/// The longest pause, for a file that keeps showing events at the limit but no kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a read of the counters shows.
@@ -91,7 +92,7 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // Repeated only at the first notification for a while, and not in a loop of kills.
+            // Reading is extended only after the first notification for a while, and not in a loop of kills.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

@@ -88,7 +88,7 @@ impl CgroupUsage {
         }
     }
 
-    /// Drops the count of kills of containers with these labels, if none is left and none had kills.
+    /// Drops the kill count of these labels if no container with them is left and none had kills.
     fn forget(&mut self, labels: &str) {
         if !self.accounts.containers().any(|container| container.labels == labels) {
             self.totals.forget(labels);

@@ -104,11 +104,11 @@ impl CgroupIndex {
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container under its id, and if no path of `first`, the first cgroups of its init process,
-    /// contains the id, also under the path of `first` that decides.
+    /// Adds a container under its id. `first` has the first cgroups of its init process; if none of these
+    /// paths contains the id, the container is also added under the main path of `first`.
     ///
-    /// With `pod`, its processes are in the pod, because containers of the pod share them. If containers of
-    /// different pods have the same cgroup, none gets it, and the result is true.
+    /// With `pod`, its processes are in the pod, because containers of the pod share them. Returns true if
+    /// containers of different pods have the same cgroup, which then belongs to none of them.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,

@@ -30,7 +30,7 @@ pub struct Discovery {
     index: CgroupIndex,
     /// Whether the index has changed since [`Discovery::observe`] returned last.
     has_changed: bool,
-    /// Whether it was logged that containers of different pods share a cgroup.
+    /// Whether the warning that containers of different pods share a cgroup has been logged.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
     /// The number of names that could not be read as containers; `None` where containers are not listed by

@@ -20,7 +20,8 @@ enum Shared<'a> {
     Cgroup(&'a [u8]),
 }
 
-/// Sets the pod of each container that shares something with another container of the pod, and of no other.
+/// Sets the pod of each container that shares a pid or a cgroup with another container of its pod. All other
+/// containers get no pod.
 pub fn find(containers: &mut Containers, filters: &[Filter]) {
     let mut is_sharing = sharing(containers).into_iter();
     let mut pods: Vec<Arc<Container>> = containers.iter().filter_map(|known| known.pod.clone()).collect();

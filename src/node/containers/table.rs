@@ -175,14 +175,15 @@ impl Containers {
 
     /// Rejects the init process of each container whose id is not in the paths of that process, although the
     /// paths of other processes hold it. The pid is then of another PID namespace, as when the runtime inside
-    /// a kind node lists the containers, or belongs to another process by now. Returns whether there is any.
+    /// a kind node lists the containers, or belongs to another process by now. Returns whether any was
+    /// rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
             let id = tracked.container.listed.id.as_bytes();
             let Some(first) = &tracked.first_cgroups else { continue };
             if first.paths().all(|path| named_cgroup(id, path).is_none()) && is_in_paths(id) {
-                log_change("the listed init process is another process", &tracked.container);
+                log_change("the listed init pid belongs to another process", &tracked.container);
                 (tracked.first_cgroups, tracked.init_start_time) = (None, None);
                 (tracked.init_is_foreign, has_news) = (true, true);
             }

@@ -129,7 +129,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns when the last read began, even if it found overlapping mappings. The next one is due since.
+    /// Returns when the last read began, even if it found overlapping mappings. The wait for the next read is
+    /// counted from then.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }

@@ -8,7 +8,7 @@ const LEGEND = {
 	anon_thread_stack: 'Stacks of threads, as far as they have been used. Fewer threads or, where calls nest deeply, less depth make it less; smaller stacks (-Xss, ulimit -s) only bound it.',
 	anon_malloc_arena: 'Arenas: from these, glibc’s malloc serves threads. They keep what was freed. MALLOC_ARENA_MAX=2 makes fewer, malloc_trim() gives free memory back, another allocator (jemalloc, mimalloc) keeps less.',
 	anon_java_heap: 'The heap of a Java virtual machine, as far as it has been used, garbage included. -Xmx or -XX:MaxRAMPercentage bounds it; a heap dump says what is in it.',
-	anon_java_classes: 'What a Java virtual machine knows about classes: metaspace. It grows with classes and class loaders; -XX:MaxMetaspaceSize bounds it, jcmd VM.metaspace says whose it is.',
+	anon_java_classes: 'What a Java virtual machine knows about classes: metaspace. It grows with classes and class loaders; -XX:MaxMetaspaceSize bounds it, jcmd VM.metaspace shows which class loaders have it.',
 	anon_jit_code: 'Machine code that a program made itself. -XX:ReservedCodeCacheSize bounds it in a Java virtual machine, --jitless avoids it in V8.',
 	anon_go_heap: 'The heap of a Go program, garbage and free spans included. GOMEMLIMIT bounds it, a lower GOGC collects sooner; a heap profile (pprof) says what is in it.',
 	anon_v8_heap: 'The heap of V8 (Node.js, Chromium), or WebAssembly memory. --max-old-space-size bounds it; a heap snapshot says what is in it. Buffers are outside of it.',

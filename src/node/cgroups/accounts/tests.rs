@@ -153,7 +153,7 @@ fn no_workload_changes_the_account_of_another_container() {
 
 #[test]
 fn the_youngest_of_containers_with_equal_labels_is_exported() {
-    let (old, young): (Process, Process) = ((10, 200, "/pod/c1"), (20, 100, "/pod/c2"));
+    let (late, early): (Process, Process) = ((10, 200, "/pod/c1"), (20, 100, "/pod/c2"));
     for (name, pids, expected, why) in [
         ("equal", ["10", "20"], 1, "by the start time of the init process"),
         ("equal-ids", ["-", "-"], 2, "otherwise by its id"),
@@ -161,8 +161,8 @@ fn the_youngest_of_containers_with_equal_labels_is_exported() {
         let mut read = Read::new(name, &[("c1", pids[0], "shop", "a"), ("c2", pids[1], "shop", "a")]);
         read.0.cgroup("pod/c1", 1);
         read.0.cgroup("pod/c2", 2);
-        assert_eq!(read.scrape(&[old, young]), [(labels("a"), expected)], "{why}");
-        assert_eq!(read.scrape(&[young]), [(labels("a"), 2)]);
+        assert_eq!(read.scrape(&[late, early]), [(labels("a"), expected)], "{why}");
+        assert_eq!(read.scrape(&[early]), [(labels("a"), 2)]);
     }
 }
 

@@ -13,7 +13,7 @@ struct Node {
     now: Instant,
 }
 
-/// The cgroup whose limit is hit: a container by its position, or a cgroup above by its position.
+/// The cgroup with the limit that is hit: a container or a cgroup above, by its position.
 enum Full {
     Container(usize),
     Above(usize),

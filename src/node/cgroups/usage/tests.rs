@@ -226,7 +226,7 @@ fn kills_of_unselected_containers_count_for_nothing() {
 
 /// Row 4: what began while the exporter ran counts from its beginning.
 #[test]
-fn kills_before_the_first_look_count_for_what_is_young() {
+fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
         ("-", 100, "/kubepods/pod/c1", 2, 3, [("", 0), ("a", 0)]),
         ("10", 100, "/kubepods/pod/c1", 2, 3, [("", 0), ("a", 0)]),
