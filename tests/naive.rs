@@ -1,5 +1,7 @@
 //! A plain reader of smaps to hold the scanner against; the fuzz targets use it too.
 
+use std::cmp::Ordering;
+
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
 use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
@@ -63,10 +65,11 @@ fn range(line: &[u8]) -> [Vec<u8>; 2] {
 fn naive_next([begin, end]: &[Vec<u8>; 2], next: &[u8]) -> Next {
     let width = begin.len().max(end.len()).max(next.len());
     let padded = |address: &[u8]| [&vec![b'0'; width - address.len()][..], address].concat();
-    match (padded(next) >= padded(end), padded(begin) == padded(next)) {
-        (true, _) => Next::Above,
-        (false, true) => Next::Same,
-        (false, false) => Next::Torn,
+    match (padded(next).cmp(&padded(end)), padded(begin) == padded(next)) {
+        (Ordering::Equal, _) => Next::Adjacent,
+        (Ordering::Greater, _) => Next::Above,
+        (Ordering::Less, true) => Next::Same,
+        (Ordering::Less, false) => Next::Torn,
     }
 }
 

@@ -93,7 +93,7 @@ pub fn scan(
         while let Some((mut mapping, n_bytes, next)) = scanner.next(&chunk[scanned..filled], at_end) {
             scanned += n_bytes;
             match next {
-                Next::Above => {
+                Next::Adjacent | Next::Above => {
                     mapping.path = &mapping.path[..mapping.path.len().min(MAX_PATH)];
                     each(mapping);
                     n_mappings += 1;

@@ -1,5 +1,6 @@
 //! Header lines of smaps: the address range with which a mapping begins, and the path after it.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
@@ -7,7 +8,9 @@ use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
 /// How the next mapping in the file relates to a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The next mapping begins at or above the end of this one, or there is none.
+    /// The next mapping begins at the end of this one.
+    Adjacent,
+    /// The next mapping begins above the end of this one, or there is none.
     Above,
     /// The next mapping begins at the same address: it is this mapping after a change, and replaces it.
     Same,
@@ -94,9 +97,11 @@ pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: u
     if let (Some(range), Some(begin)) = (header.first_chunk::<29>(), following.first_chunk::<16>())
         && (range_len, next_range_len) == (26, 26)
         && (range[12], begin[12]) == (b'-', b'-')
-        && twelve_digits(range.last_chunk().expect("29 bytes")) <= twelve_digits(begin)
     {
-        return Next::Above;
+        let (end, begin) = (twelve_digits(range.last_chunk().expect("29 bytes")), twelve_digits(begin));
+        if end <= begin {
+            return if end == begin { Next::Adjacent } else { Next::Above };
+        }
     }
     any_next(header, following)
 }
@@ -112,10 +117,11 @@ fn any_next(header: &[u8], following: &[u8]) -> Next {
     let mut addresses = header.split(|&b| b == b'-' || b == b' ').map(number);
     let (begin, end) = (addresses.next(), addresses.next());
     let next = following.split(|&b| b == b'-').next().map(number);
-    match (end <= next, begin == next) {
-        (true, _) => Next::Above,
-        (false, true) => Next::Same,
-        (false, false) => Next::Torn,
+    match (next.cmp(&end), begin == next) {
+        (Ordering::Equal, _) => Next::Adjacent,
+        (Ordering::Greater, _) => Next::Above,
+        (Ordering::Less, true) => Next::Same,
+        (Ordering::Less, false) => Next::Torn,
     }
 }
 
@@ -143,4 +149,27 @@ pub fn path_of(header: &[u8]) -> &[u8] {
     }
     let n_spaces = rest.iter().position(|&b| b != b' ').unwrap_or(rest.len());
     &rest[n_spaces..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adjacent_mappings_are_recognized() {
+        for (before, range, expected) in [
+            ("7f71e799d000-7f71e7d7f000 ", "7f71e7d7f000-7f71e7d83000 ", true),
+            ("7f71e799d000-7f71e7d7f000 ", "7f71e7d80000-7f71e7d83000 ", false),
+            ("00400000-00452000 ", "00452000-00453000 ", true),
+            ("e0000000-100000000 ", "100000000-100380000 ", true),
+            ("1e0000000-100000000 ", "00000000-00380000 ", false),
+            ("000123456789abc-123456789abcdef ", "123456789abcdef-123456789abcdff ", true),
+            ("0-1 ", "1-2 ", true),
+        ] {
+            let header = format!("{before}rw-p 00000000 00:00 0 \n");
+            let following = format!("{range}rw-p 00000000 00:00 0 \n");
+            let next = next(header.as_bytes(), following.as_bytes(), before.len(), range.len());
+            assert_eq!(next == Next::Adjacent, expected, "{before} and {range}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub struct Place {
     pub permissions: [u8; 4],
     /// The flags of the mapping: bits such as [`NO_HUGE_PAGES`].
     pub flags: u8,
-    /// Whether the mapping begins where the mapping before it ends, with or without a name.
+    /// Whether the mapping begins where the previous one ends, whether or not that one has a name.
     pub is_adjacent: bool,
 }
 
@@ -83,8 +83,8 @@ pub struct PlaceText<'a> {
     pub(super) range_len: usize,
     /// Lines of the mapping, up to and including the line of flags.
     pub(super) lines: &'a [u8],
-    /// What [`end_of`] returned for the mapping before: zeros before the first mapping of a file.
-    pub(super) before: [u8; 16],
+    /// Whether the mapping begins where the previous one ends.
+    pub(super) is_adjacent: bool,
 }
 
 impl PlaceText<'_> {
@@ -97,23 +97,14 @@ impl PlaceText<'_> {
             [begin @ .., _] if begin.len() == 25 && begin[12] == b'-' => (&begin[..12], &begin[13..]),
             _ => any_addresses(range),
         };
-        // Equal addresses have equal text: the kernel pads them to eight digits, and no further.
-        let above_before = self.before[..15].strip_suffix(begin);
         Place {
             begin: number(begin),
             end: number(end),
             permissions: self.header[self.range_len..].first_chunk().copied().unwrap_or_default(),
             flags: flags(self.lines),
-            is_adjacent: above_before.is_some_and(|rest| rest.last().is_none_or(|&b| b == b'-')),
+            is_adjacent: self.is_adjacent,
         }
     }
-}
-
-/// Returns the last 16 bytes of the text of a mapping's addresses, by which the next mapping recognizes that
-/// it begins at the end of this one.
-#[inline]
-pub(super) fn end_of(range: &[u8]) -> [u8; 16] {
-    range.last_chunk().copied().unwrap_or_default()
 }
 
 /// Returns the two addresses in `<address>-<address> `.
@@ -174,9 +165,9 @@ fn last_line(lines: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn place(header: &str, range_len: usize, lines: &str, before: &str) -> Place {
+    fn place(header: &str, range_len: usize, lines: &str) -> Place {
         let (header, lines) = (header.as_bytes(), lines.as_bytes());
-        PlaceText { header, range_len, lines, before: end_of(before.as_bytes()) }.parse()
+        PlaceText { header, range_len, lines, is_adjacent: false }.parse()
     }
 
     #[test]
@@ -191,28 +182,11 @@ mod tests {
             ("0-1 ", (0, 1)),
         ] {
             let header = format!("{text}rw-p 00000000 00:00 0 \n");
-            let place = place(&header, text.len(), "", "");
+            let place = place(&header, text.len(), "");
             assert_eq!((place.begin, place.end), expected, "{text}");
             assert_eq!((place.permissions, place.is_adjacent), (*b"rw-p", false));
             assert_eq!(place.size(), expected.1 - expected.0);
         }
-    }
-
-    #[test]
-    fn adjacent_mappings_are_recognized() {
-        for (before, range, expected) in [
-            ("7f71e799d000-7f71e7d7f000 ", "7f71e7d7f000-7f71e7d83000 ", true),
-            ("7f71e799d000-7f71e7d7f000 ", "7f71e7d80000-7f71e7d83000 ", false),
-            ("00400000-00452000 ", "00452000-00453000 ", true),
-            ("e0000000-100000000 ", "100000000-100380000 ", true),
-            ("1e0000000-100000000 ", "00000000-00380000 ", false),
-            ("000123456789abc-123456789abcdef ", "123456789abcdef-123456789abcdff ", true),
-            ("0-1 ", "1-2 ", false),
-        ] {
-            let place = place(range, range.len(), "", before);
-            assert_eq!(place.is_adjacent, expected, "{before} and {range}");
-        }
-        assert!(!place("7f71e799d000-7f71e7d7f000 ", 26, "", "").is_adjacent, "the first");
     }
 
     #[test]
@@ -227,7 +201,7 @@ mod tests {
             ("Rss:                   8 kB\n", 0),
             ("", 0),
         ] {
-            let place = place("0-1 ", 4, lines, "");
+            let place = place("0-1 ", 4, lines);
             assert_eq!(place.flags, expected, "{lines:?}");
             assert_eq!((place.has(expected), place.lacks(!expected)), (true, true));
         }

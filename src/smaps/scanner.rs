@@ -34,7 +34,7 @@ pub use super::header::Next;
 use super::header::{find_header, next, path_of, range_end};
 use super::learned::{Learned, Run};
 use super::lines::line_end;
-use super::place::{PlaceText, end_of};
+use super::place::PlaceText;
 
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// The end of the text of the addresses of the previous mapping; zeros before the first one of a file.
-    before: [u8; 16],
+    /// Whether the next mapping begins where the previous one of the file ends.
+    is_adjacent: bool,
 }
 
 impl Scanner {
@@ -69,7 +69,7 @@ impl Scanner {
     /// Begins another file, of which the first mapping has no mapping before it. A file may have been left
     /// before its end.
     pub fn begin_file(&mut self) {
-        self.before = [0; 16];
+        self.is_adjacent = false;
     }
 
     /// Returns the first whole mapping in `bytes`, the number of bytes up to its end, and how the next
@@ -116,10 +116,10 @@ impl Scanner {
             true => Next::Above,
             false => next(header, &bytes[end..], range.len(), next_range_len),
         };
-        let place =
-            PlaceText { header, range_len: range.len(), lines: &bytes[rest..end], before: self.before };
+        let (lines, is_adjacent) = (&bytes[rest..end], self.is_adjacent);
+        let place = PlaceText { header, range_len: range.len(), lines, is_adjacent };
         if next != Next::Same {
-            self.before = end_of(&bytes[range]);
+            self.is_adjacent = next == Next::Adjacent;
         }
         Some((Mapping { path, values, place, count: 1 }, end, next))
     }
