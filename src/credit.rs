@@ -17,6 +17,11 @@ impl Credit {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
 
+    /// Returns how much of one core is earned; 0 means no limit.
+    pub fn fraction(&self) -> f64 {
+        self.fraction
+    }
+
     /// Earns credit for the time since the last call, at most for `longest` in total.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };

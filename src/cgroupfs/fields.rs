@@ -34,7 +34,8 @@ pub(super) const SWAPCACHED: usize = 21;
 pub(super) const ZSWAP: usize = 22;
 pub(super) const HUGETLB: usize = 23;
 pub(super) const INACTIVE_ANON: usize = 26;
-const INACTIVE_FILE: usize = 27;
+/// `FIELDS[INACTIVE_FILE]`: page cache that the kernel can take back at once.
+pub const INACTIVE_FILE: usize = 27;
 pub(super) const ACTIVE_ANON: usize = 28;
 pub(super) const UNEVICTABLE: usize = 30;
 pub(super) const SLAB: usize = 33;
@@ -43,7 +44,7 @@ pub const OOM_KILLS: usize = 40;
 
 /// Version 1 prints "no limit" as `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 minus one
 /// page, which is at most 64 KiB.
-const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
+pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
 /// The values of the fields of one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

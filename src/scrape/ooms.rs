@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 
-use crate::cgroupfs::fields::Values;
+use crate::cgroupfs::fields::{CURRENT, Values};
 use crate::exposition::ooms::{LogLine, PodKill, Record, document};
 use crate::logging;
 use crate::node::cgroups::kill_counts::{Limit, Place};
@@ -57,11 +57,11 @@ impl Ooms {
         let (mut summed, no_values) = (Largest::default(), Values::default());
         let (largest, read_at, values, current) = match (&kill.content, &kill.found.place) {
             (Some(content), Place::Container(container)) => match &content.last_reading {
-                Some(last) => (&last.largest, last.oldest, &last.values, Some(last.current)),
+                Some(last) => (&last.largest, last.oldest, &last.values, last.values.get(CURRENT)),
                 None => {
                     let (table, key) = (snapshot.table(), container.id.key());
                     let is_known = content.is_alone && summed.find(table, key, &mut Vec::new());
-                    (&summed, summed_at.filter(|_| is_known), &content.values, Some(content.current))
+                    (&summed, summed_at.filter(|_| is_known), &content.values, content.values.get(CURRENT))
                 }
             },
             _ => (&summed, None, &no_values, None),
@@ -149,6 +149,7 @@ fn name_of(limit: Limit) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroupfs::fields::values;
     use crate::node::cgroups::kill_counts::FoundKill;
     use crate::node::cgroups::oom::{Content, LastReading};
     use crate::node::containers::table::{Container, ContainerId};
@@ -166,7 +167,7 @@ mod tests {
         };
         let place = Place::Container(Arc::new(Container::new(ContainerId(0), listed, true)));
         let found = FoundKill { place, n_kills: 1, limit: Some(Limit::Pod) };
-        let content = Content { values: Values::default(), current: 5, is_alone: true, last_reading };
+        let content = Content { values: values(&[("memory.current", "5\n")]), is_alone: true, last_reading };
         Kill { found, content: Some(content) }
     }
 
@@ -235,7 +236,8 @@ mod tests {
     fn the_last_reading_of_a_full_container_is_recorded() {
         let (mut ooms, now) = (Ooms::default(), Instant::now());
         let largest = Largest { pss: 77, ..Largest::default() };
-        let last = LastReading { largest, oldest: Some(now), current: 99, ..LastReading::default() };
+        let values = values(&[("memory.current", "99\n")]);
+        let last = LastReading { largest, oldest: Some(now), values };
         record(&mut ooms, kill("p", Some(last)), now);
         let news = ooms.news().unwrap();
         assert!(news.contains("\"limit\":\"pod\",") && news.contains("\"use_bytes\":99,"), "{news}");

@@ -2,7 +2,10 @@
 
 mod account;
 mod accounts;
+mod counters;
+mod growth;
 pub mod kill_counts;
+mod looks;
 mod mapped_shmem;
 pub mod oom;
 pub mod oom_watch;

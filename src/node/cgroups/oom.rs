@@ -11,7 +11,7 @@ use crate::totals::largest::Largest;
 /// the order of their label text.
 const MAX_GONE: usize = 1000;
 
-/// What a container near its limit mapped at its last reading.
+/// What a container close to its limit mapped at its last reading.
 #[derive(Debug, Default)]
 pub struct LastReading {
     /// The largest paths that it mapped.
@@ -20,8 +20,6 @@ pub struct LastReading {
     pub oldest: Option<Instant>,
     /// The values of the container's cgroup.
     pub values: Values,
-    /// The bytes charged to the container.
-    pub current: u64,
 }
 
 /// What a container held before a kill.
@@ -29,11 +27,9 @@ pub struct LastReading {
 pub struct Content {
     /// The values of the container's cgroup when they were last read.
     pub values: Values,
-    /// The bytes charged to the container at the last check.
-    pub current: u64,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// What the container mapped at its last reading, if it was near its limit then.
+    /// What the container mapped at its last reading, if it was close to its limit then.
     pub last_reading: Option<LastReading>,
 }
 
