@@ -12,6 +12,8 @@ use super::field_table::N_FIELDS;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
+/// `FIELDS[PEAK]`: the most that was ever charged.
+pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
 /// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not print it, so it is found on the way to the

@@ -13,7 +13,12 @@ use crate::procfs::files::{open_file, read_file};
 pub fn files(version: Version) -> Arc<[File]> {
     let all = fields::files(version, 1).into_iter();
     let names: &[&str] = match version {
-        Version::V1 => &["memory.usage_in_bytes", "memory.limit_in_bytes", "memory.max_usage_in_bytes"],
+        Version::V1 => &[
+            "memory.usage_in_bytes",
+            "memory.limit_in_bytes",
+            "memory.max_usage_in_bytes",
+            "memory.kmem.usage_in_bytes",
+        ],
         Version::V2 => &["memory.current", "memory.max", "memory.peak"],
     };
     all.filter(|file| file.name == "memory.stat" || names.contains(&file.name)).collect()

@@ -374,7 +374,7 @@ impl Scraper {
     /// scrapes. Fails with the system's error when no thread can be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
-            Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction()),
+            Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),
             None => Ok(()),
         }
     }

@@ -1,10 +1,11 @@
 //! The account of one container: where the container's cgroup is, and how much memory is charged to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::mapped_shmem::MappedShmem;
-use super::oom::{Content, LastReading};
+use super::oom::{Content, Earlier, LastReading};
 use crate::cgroupfs::account::{self, Exported};
 use crate::cgroupfs::fields::{SHMEM, Values};
 use crate::cgroupfs::files::{Cgroup, CgroupFs, Paths};
@@ -15,6 +16,13 @@ use crate::node::processes::process::Process;
 use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
+
+/// What a container maps is kept from this many thousandths of its limit on, and the sizes of its largest paths
+/// from half of the limit on, to show how they have grown: in steps, and for a little over a minute.
+const CLOSE: u64 = 850;
+const HALF: u64 = 500;
+const STEP: Duration = Duration::from_secs(15);
+const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.
 #[derive(Debug)]
@@ -37,8 +45,9 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// What the container mapped when it was last close to its limit.
+    /// What the container mapped when it was last close to its limit, and the sizes before.
     last_reading: Option<LastReading>,
+    earlier: VecDeque<Earlier>,
 }
 
 impl Account {
@@ -57,6 +66,7 @@ impl Account {
             is_watched: false,
             shmem: MappedShmem::default(),
             last_reading: None,
+            earlier: VecDeque::new(),
         }
     }
 
@@ -233,16 +243,37 @@ impl Account {
         &mut self.shmem
     }
 
-    /// Keeps what the container maps now, if `is_close` and no other container has the same labels.
-    pub fn keep_reading(&mut self, is_close: bool, snapshot: &Snapshot, scratch: &mut Vec<(u64, u32)>) {
-        if !is_close || self.shares_labels {
+    /// Keeps what the container maps now, if it is close to its limit and no other container has the same
+    /// labels. `permille` is how many thousandths of the limit it uses.
+    pub fn keep_reading(
+        &mut self,
+        permille: u64,
+        snapshot: &Snapshot,
+        scratch: &mut Vec<(u64, u32)>,
+        now: Instant,
+    ) {
+        if permille < CLOSE || self.shares_labels {
             self.last_reading = None;
+        }
+        if permille < HALF || self.shares_labels {
+            self.earlier.clear();
             return;
         }
-        let last = self.last_reading.get_or_insert_default();
-        if last.largest.find(snapshot.table(), self.container.id.key(), scratch) {
-            last.values = self.values.unwrap_or_default();
-            last.oldest = None;
+        let is_step = self.earlier.back().is_none_or(|earlier| now >= earlier.at + STEP);
+        if permille < CLOSE && !is_step {
+            return;
+        }
+        let mut largest = self.last_reading.take().map(|last| last.largest).unwrap_or_default();
+        if !largest.find(snapshot.table(), self.container.id.key(), scratch) {
+            return;
+        }
+        if is_step {
+            self.earlier.retain(|earlier| now < earlier.at + MAX_AGE);
+            self.earlier.push_back(Earlier { at: now, sizes: largest.sizes.clone() });
+        }
+        if permille >= CLOSE {
+            let values = self.values.unwrap_or_default();
+            self.last_reading = Some(LastReading { largest, oldest: None, values });
         }
     }
 
@@ -265,6 +296,7 @@ impl Account {
             values: self.values.unwrap_or_default(),
             is_alone: !self.shares_labels,
             last_reading: self.last_reading.take(),
+            earlier: std::mem::take(&mut self.earlier),
         }
     }
 }

@@ -30,9 +30,12 @@ pub struct NewContainer<'a> {
     pub is_young_pod: bool,
 }
 
+/// Names a cgroup: one above containers, by its path, or a container's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Which {
+pub enum Which {
+    /// One above containers.
     Above(Box<[u8]>),
+    /// A container's.
     Container(ContainerId),
 }
 
@@ -59,6 +62,8 @@ pub struct Counters {
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
+    /// The cgroups that have reached a limit, here or below, since the last [`Counters::take_at_limit`].
+    at_limit: Vec<Which>,
     /// One container of each pod with a removed cgroup.
     gone_pods: Vec<Arc<Container>>,
     /// Whether a container was added or a cgroup removed since the last search for pods without containers.
@@ -76,6 +81,7 @@ impl Counters {
             max_held,
             settle_at: None,
             found: Vec::new(),
+            at_limit: Vec::new(),
             gone_pods: Vec::new(),
             has_changed: false,
         }
@@ -166,7 +172,7 @@ impl Counters {
 
     /// Reads the counters that `pick` chooses, and drops those of cgroups that are gone.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
-        let Self { counts, above, containers, gone_pods, settle_at, found, has_changed, .. } = self;
+        let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
         for held in [above, containers] {
             held.retain_mut(|held| {
                 if !pick(held, &*counts) {
@@ -187,8 +193,10 @@ impl Counters {
                     Which::Above(path) => counts.see_above(path, read, now),
                     Which::Container(id) => counts.see_container(*id, read, now),
                 };
-                if moved == Moved::Kill {
-                    settle_at.get_or_insert(now + SETTLE);
+                match moved {
+                    Moved::Kill => _ = settle_at.get_or_insert(now + SETTLE),
+                    Moved::Limit => at_limit.push(held.which.clone()),
+                    Moved::Nothing => {}
                 }
                 held.pace.see(moved, now);
                 true
@@ -222,9 +230,16 @@ impl Counters {
         self.settle();
     }
 
-    /// Whether there are kills that [`Counters::take`] returns.
-    pub fn has_found(&self) -> bool {
-        !self.found.is_empty()
+    /// Reads the counters of a container. Returns whether it has a kill that [`Counters::take`] has not
+    /// returned yet.
+    pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
+        self.read(now, |held, _| held.which == Which::Container(id));
+        self.counts.has_new(id)
+    }
+
+    /// Returns the cgroups that have reached a limit, their own or one below, since the last call.
+    pub fn take_at_limit(&mut self) -> Vec<Which> {
+        std::mem::take(&mut self.at_limit)
     }
 
     /// Returns the kills that were found since the last call.

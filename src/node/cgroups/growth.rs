@@ -16,8 +16,9 @@ const STEP: u64 = 50;
 const FAR: u64 = 800;
 /// Growth is the largest between two looks within this time.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The longest and the shortest time between two looks.
+/// The longest time between two looks.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time between two looks.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What one look at a cgroup shows.
@@ -27,6 +28,15 @@ pub struct Look {
     pub current: u64,
     /// The bytes of page cache that the kernel can take back at once; `None` if they were not read.
     pub inactive: Option<u64>,
+}
+
+/// What is charged to a cgroup, and its limit, in bytes; `None` where it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UseAndLimit {
+    /// The bytes that are charged.
+    pub current: Option<u64>,
+    /// The cgroup's own limit.
+    pub limit: Option<u64>,
 }
 
 impl Look {
@@ -45,6 +55,8 @@ pub struct Growth {
     rates: VecDeque<(Instant, u64)>,
     /// The use at which what is mapped was last due to be read.
     read_at: Option<u64>,
+    /// When the kernel last reported that the limit was reached.
+    hit_at: Option<Instant>,
 }
 
 impl Growth {
@@ -99,15 +111,28 @@ impl Growth {
         if is_soon { MIN_INTERVAL } else { MAX_INTERVAL }
     }
 
+    /// Notes that the limit was reached.
+    pub fn note_hit(&mut self, now: Instant) {
+        self.hit_at = Some(now);
+    }
+
     /// Returns how long the cgroup takes to reach its limit if it grows on; `None` if it has no limit or did
     /// not grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
+        if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
+            return Some(Duration::ZERO);
+        }
         self.time_to(self.limit?, self.last?.1, now)
     }
 
     /// Returns how many thousandths of the limit are used.
     pub fn permille(&self) -> Option<u64> {
         Some(self.last?.1.used().saturating_mul(1000) / self.limit?.max(1))
+    }
+
+    /// Returns what is charged, and the limit, as of the last look.
+    pub fn use_and_limit(&self) -> UseAndLimit {
+        UseAndLimit { current: self.last.map(|(_, look)| look.current), limit: self.limit }
     }
 
     fn time_to(&self, target: u64, look: Look, now: Instant) -> Option<Duration> {
@@ -122,7 +147,8 @@ impl Growth {
     }
 }
 
-fn part_of(limit: u64, permille: u64) -> u64 {
+/// Returns this many thousandths of a limit.
+pub fn part_of(limit: u64, permille: u64) -> u64 {
     (u128::from(limit) * u128::from(permille) / 1000) as u64
 }
 
@@ -232,6 +258,9 @@ mod tests {
             let is_near = |expected: u64| time.is_some_and(|time| time.abs_diff(expected) <= expected / 50);
             assert!(expected.map_or(time.is_none(), is_near), "{ms}: {time:?}");
         }
+        leak.growth.note_hit(leak.now);
+        assert_eq!(leak.growth.time_to_limit(leak.now + 999 * MS), Some(Duration::ZERO));
+        assert_eq!(leak.growth.time_to_limit(leak.now + MAX_INTERVAL), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::growth::{Growth, Look, MAX_INTERVAL, MIN_INTERVAL};
+use super::growth::{Growth, Look, MAX_INTERVAL, MIN_INTERVAL, UseAndLimit};
 use crate::cgroupfs::files::{CgroupFs, Place};
 use crate::cgroupfs::use_files::UseFiles;
 use crate::node::containers::table::ContainerId;
@@ -35,6 +35,15 @@ impl Levels {
     fn iter(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(&*self.own).chain(self.pod.as_deref())
     }
+}
+
+/// What looks show.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Whether the processes of a container are due to be read from now on.
+    pub is_due: bool,
+    /// The containers that may reach a limit before the next look.
+    pub at_limit: Vec<ContainerId>,
 }
 
 /// The looks at the cgroups of all selected containers, and at their pods'.
@@ -87,6 +96,11 @@ impl Looks {
     ) {
         let is_held = self.add_level(fs, &place.path, is_young, now);
         let pod = place.parent.as_deref().filter(|pod| self.add_level(fs, pod, is_young_pod, now));
+        let ends = place
+            .pod
+            .iter()
+            .flat_map(|pod| pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| &pod[..end]));
+        ends.for_each(|above| _ = self.add_level(fs, above, false, now));
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
@@ -116,15 +130,15 @@ impl Looks {
         self.next_at
     }
 
-    /// Looks at what is due. Returns whether the processes of a container are due to be read from now on.
-    pub fn look(&mut self, now: Instant) -> bool {
+    /// Looks at what is due.
+    pub fn look(&mut self, now: Instant) -> Looked {
         if self.next_at.is_none_or(|next_at| now < next_at) {
-            return false;
+            return Looked::default();
         }
         let clock = thread_cpu_time();
         let is_all = self.all_at.is_none_or(|all_at| now >= all_at);
         let Self { levels, containers, due, text, .. } = self;
-        let (mut close, mut is_soon) = (Vec::new(), false);
+        let (mut close, mut at_limit, mut is_soon) = (Vec::new(), Vec::new(), false);
         levels.retain(|path, level| {
             if !is_all && level.growth.interval(now) > MIN_INTERVAL {
                 return true;
@@ -133,18 +147,21 @@ impl Looks {
             if is_due {
                 close.push(path.clone());
             }
+            if level.growth.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL) {
+                at_limit.push(path.clone());
+            }
             is_soon |= level.growth.interval(now) == MIN_INTERVAL;
             true
         });
         if is_all {
             containers.retain(|_, of| of.iter().any(|path| levels.contains_key(path)));
         }
-        let is_close = |of: &Levels| of.iter().any(|path| close.iter().any(|close| **close == *path));
-        due.extend(containers.iter().filter(|(_, of)| !close.is_empty() && is_close(of)).map(|(&id, _)| id));
+        due.extend(containers_in(containers, &close));
+        let at_limit = containers_in(containers, &at_limit).collect();
         let cost = thread_cpu_time().saturating_sub(clock);
         self.cpu_time += cost;
         self.schedule(is_all, is_soon, cost, now);
-        !close.is_empty()
+        Looked { is_due: !close.is_empty(), at_limit }
     }
 
     fn schedule(&mut self, is_all: bool, is_soon: bool, cost: Duration, now: Instant) {
@@ -185,10 +202,50 @@ impl Looks {
         self.growths(id).filter_map(Growth::permille).max()
     }
 
+    /// Returns the containers in the pod with a cgroup at this path.
+    pub fn containers_of(&self, pod: &[u8]) -> Vec<ContainerId> {
+        let is_in = |of: &Levels| of.pod.as_deref() == Some(pod);
+        self.containers.iter().filter(|(_, of)| is_in(of)).map(|(&id, _)| id).collect()
+    }
+
+    /// Returns the files of a container's own cgroup, and the use and the limit of its pod's, as of now.
+    pub fn files_of(&self, id: ContainerId) -> Option<(&UseFiles, UseAndLimit)> {
+        let of = self.containers.get(&id)?;
+        let pod = of.pod.as_ref().and_then(|pod| self.levels.get(pod)).map(|pod| &pod.files);
+        let pod = pod.map(|pod| UseAndLimit { current: pod.current(), limit: pod.limit() });
+        Some((&self.levels.get(&of.own)?.files, pod.unwrap_or_default()))
+    }
+
+    /// Returns what is charged to a container, and its limit, as of the last look.
+    pub fn use_of_container(&self, id: ContainerId) -> UseAndLimit {
+        self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
+    }
+
+    /// Notes that a container has reached its limit, or its pod's.
+    pub fn note_hit(&mut self, id: ContainerId, now: Instant) {
+        if let Some(level) = self.containers.get(&id).and_then(|of| self.levels.get_mut(&of.own)) {
+            level.growth.note_hit(now);
+        }
+    }
+
+    /// Returns what is charged to a cgroup, and its limit, as of the last look.
+    pub fn use_of(&self, path: &[u8]) -> UseAndLimit {
+        self.levels.get(path).map(|level| level.growth.use_and_limit()).unwrap_or_default()
+    }
+
     fn growths(&self, id: ContainerId) -> impl Iterator<Item = &Growth> {
         let paths = self.containers.get(&id).into_iter().flat_map(Levels::iter);
         paths.filter_map(|path| Some(&self.levels.get(path)?.growth))
     }
+}
+
+/// Returns the containers to which the limits of these cgroups apply.
+fn containers_in(
+    containers: &BTreeMap<ContainerId, Levels>,
+    paths: &[Box<[u8]>],
+) -> impl Iterator<Item = ContainerId> {
+    let is_in = |of: &Levels| of.iter().any(|path| paths.iter().any(|other| **other == *path));
+    containers.iter().filter(move |(_, of)| !paths.is_empty() && is_in(of)).map(|(&id, _)| id)
 }
 
 impl Level {

@@ -3,10 +3,11 @@
 mod account;
 mod accounts;
 mod counters;
-mod growth;
+pub mod growth;
 pub mod kill_counts;
 mod looks;
 mod mapped_shmem;
+pub mod moment;
 pub mod oom;
 pub mod oom_watch;
 mod pace;

@@ -1,8 +1,9 @@
 //! Watches the cgroups of all listed containers, and those above: the counters of memory events, to find OOM
 //! kills, and the use, to notice in time that one comes close to its limit.
 //!
-//! One thread does both and walks through no process's pages: that may take so long that a killed container is
-//! gone before its counter is read. On version 2 it polls the counters. Version 1 reports events only to a
+//! One thread does both. Of processes, it reads no more than `status`, when their container has reached its
+//! limit: a walk through their pages may take so long that a killed container is gone before its counter is
+//! read. On version 2 it polls the counters. Version 1 reports events only to a
 //! process with write access; there, the counters are read when the node's count of kills has changed.
 
 use std::collections::BTreeSet;
@@ -14,12 +15,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 
-use super::counters::{Counters, NewContainer};
+use super::counters::{Counters, NewContainer, Which};
 use super::kill_counts::FoundKill;
 use super::looks::Looks;
+use super::moment::{End, Moments};
+use crate::cgroupfs::events::EventFiles;
 use crate::cgroupfs::files::CgroupFs;
 use crate::demand::{Demand, Wake};
 use crate::node::containers::table::{Container, ContainerId};
+use crate::procfs::Proc;
 
 /// The thread that watches has little on its stack.
 const STACK: usize = 64 << 10;
@@ -39,6 +43,48 @@ struct Shared {
 struct State {
     counters: Counters,
     looks: Looks,
+    moments: Moments,
+    /// The kills that were found, and what is known of their containers.
+    found: Vec<(FoundKill, End)>,
+}
+
+impl State {
+    /// Reads what is due now. Returns whether there is something for the thread that scrapes.
+    fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
+        self.counters.step(woken, now);
+        let looked = self.looks.look(now);
+        self.read_moments(looked.at_limit, now);
+        self.take_kills();
+        looked.is_due || !self.found.is_empty()
+    }
+
+    /// Reads the containers that have reached a limit, or may before the next look. One with a kill that was
+    /// not recorded yet is not read again, for its victim would be missing.
+    fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
+        let mut ids = at_limit;
+        for which in self.counters.take_at_limit() {
+            match which {
+                Which::Container(id) => ids.push(id),
+                Which::Above(path) => ids.extend(self.looks.containers_of(&path)),
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            if !self.counters.has_kill(id, now) && self.moments.read(id, &self.looks, now) {
+                self.looks.note_hit(id, now);
+            }
+        }
+    }
+
+    /// Takes the kills that the counters have shown, before their containers are read again.
+    fn take_kills(&mut self) {
+        let Self { counters, looks, moments, found } = self;
+        found.extend(counters.take().into_iter().map(|kill| {
+            let end = moments.end(&kill, looks);
+            (kill, end)
+        }));
+    }
 }
 
 impl OomWatch {
@@ -46,7 +92,8 @@ impl OomWatch {
     pub fn new(fs: &CgroupFs) -> io::Result<Self> {
         let max_descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
         let counters = Counters::new(fs.has_events(), max_descriptors / 8);
-        let state = State { counters, looks: Looks::new(max_descriptors) };
+        let looks = Looks::new(max_descriptors);
+        let state = State { counters, looks, moments: Moments::default(), found: Vec::new() };
         Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Wake::new()? })))
     }
 
@@ -54,8 +101,11 @@ impl OomWatch {
     /// read. Its looks may take a quarter of `cpu_budget`, a fraction of one core; 0 means no limit.
     ///
     /// Fails with the system's error when no thread can be started.
-    pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64) -> io::Result<()> {
-        self.0.lock().looks.limit_cpu_time(cpu_budget);
+    pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.looks.limit_cpu_time(cpu_budget);
+        state.moments.set_proc(proc);
+        drop(state);
         let shared = self.0.clone();
         let watch = move || shared.watch_forever(&demand);
         thread::Builder::new().name("oom".to_owned()).stack_size(STACK).spawn(watch)?;
@@ -82,6 +132,11 @@ impl OomWatch {
         self.0.lock().counters.end(id);
     }
 
+    /// Replaces the processes of the containers with these. `processes` gets those before, as scratch.
+    pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
+        self.0.lock().moments.set_processes(processes, now);
+    }
+
     /// Reads the counters of what is ending, and drops what is gone.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
@@ -92,9 +147,11 @@ impl OomWatch {
         self.0.lock().counters.read_all(Instant::now());
     }
 
-    /// Returns the kills that were found since the last call.
-    pub fn take(&self) -> Vec<FoundKill> {
-        self.0.lock().counters.take()
+    /// Returns the kills that were found since the last call, and what is known of their containers.
+    pub fn take(&self) -> Vec<(FoundKill, End)> {
+        let mut state = self.0.lock();
+        state.take_kills();
+        std::mem::take(&mut state.found)
     }
 
     /// Returns one container of each pod with a cgroup that was removed since the last call.
@@ -128,10 +185,12 @@ impl OomWatch {
         self.0.lock().looks.permille(id)
     }
 
-    /// Looks at all cgroups now.
+    /// Does what the thread that watches would do now, without a notification.
     #[cfg(test)]
-    pub(super) fn look(&self, now: Instant) {
-        self.0.lock().looks.look(now);
+    pub(super) fn step(&self, proc: Proc, now: Instant) {
+        let mut state = self.0.lock();
+        state.moments.set_proc(Arc::new(proc));
+        state.step(&[], now);
     }
 }
 
@@ -145,7 +204,7 @@ impl Shared {
         loop {
             let now = Instant::now();
             let (files, until) = {
-                let State { counters, looks } = &*self.lock();
+                let State { counters, looks, .. } = &*self.lock();
                 let until = counters.next_step(now).into_iter().chain(looks.next()).min();
                 (counters.polled(), until)
             };
@@ -156,10 +215,7 @@ impl Shared {
             let is_ready = |at: usize| n_ready > 0 && !polled[at].revents().is_empty();
             let woken: Vec<_> = (0..files.len()).filter(|&i| is_ready(i + 1)).map(|i| &files[i]).collect();
             self.changed.clear();
-            let mut state = self.lock();
-            let now = Instant::now();
-            state.counters.step(&woken, now);
-            if state.looks.look(now) || state.counters.has_found() {
+            if self.lock().step(&woken, Instant::now()) {
                 demand.requested().wake();
             }
         }

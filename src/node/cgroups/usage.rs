@@ -14,8 +14,9 @@ use log::Level;
 use super::account::Account;
 use super::accounts::Accounts;
 use super::counters::NewContainer;
-use super::kill_counts;
+use super::kill_counts::{FoundKill, Place};
 use super::mapped_shmem::MappedShmem;
+use super::moment::End;
 use super::oom::{Kill, KillTotals};
 use super::oom_watch::OomWatch;
 use crate::cgroupfs::account::Exported;
@@ -32,9 +33,6 @@ use crate::sources::recording::Writer;
 use crate::totals::labels;
 use crate::totals::snapshot::Snapshot;
 
-/// From this many thousandths of its limit on, what a container maps is kept.
-const CLOSE: u64 = 850;
-
 /// The memory use of the node's containers.
 #[derive(Debug)]
 pub struct CgroupUsage {
@@ -48,8 +46,9 @@ pub struct CgroupUsage {
     /// ran.
     youngest_at_start: Option<u64>,
     buffers: Buffers,
-    /// Scratch for finding the largest paths.
-    largest: Vec<(u64, u32)>,
+    /// Scratch.
+    members: Vec<(ContainerId, u32)>,
+    order: Vec<(u64, u32)>,
 }
 
 impl CgroupUsage {
@@ -65,7 +64,8 @@ impl CgroupUsage {
             totals: KillTotals::default(),
             youngest_at_start: None,
             buffers: Buffers::default(),
-            largest: Vec::new(),
+            members: Vec::new(),
+            order: Vec::new(),
         })
     }
 
@@ -73,8 +73,8 @@ impl CgroupUsage {
     /// them. It wakes the thread that scrapes, and takes at most a quarter of this CPU budget.
     ///
     /// Fails with the system's error when no thread can be started.
-    pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64) -> io::Result<()> {
-        self.watch.start(demand, cpu_budget)
+    pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
+        self.watch.start(demand, cpu_budget, proc)
     }
 
     /// Returns the CPU time of that thread's looks since the last call.
@@ -93,6 +93,9 @@ impl CgroupUsage {
             }
         }
         self.watch_new(processes);
+        self.members.clear();
+        self.members.extend(processes.iter().filter_map(|of| Some((of.container()?.id, of.pid()))));
+        self.watch.set_processes(&mut self.members, now);
         if self.totals.see_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();
         }
@@ -175,7 +178,7 @@ impl CgroupUsage {
     /// Combines the sums of a scrape with the accounts: how much tmpfs is mapped, and what the containers
     /// close to their limit map.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
-        let Self { accounts, watch, totals, buffers, largest, .. } = self;
+        let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // After a kill during this scrape, the sums already lack the killed process, so the previous reading
         // is kept.
@@ -183,8 +186,8 @@ impl CgroupUsage {
             return;
         }
         for account in accounts.iter_mut() {
-            let permille = watch.permille(account.container().id);
-            account.keep_reading(permille.is_some_and(|permille| permille >= CLOSE), snapshot, largest);
+            let permille = watch.permille(account.container().id).unwrap_or(0);
+            account.keep_reading(permille, snapshot, order, now);
         }
         for process in processes.iter() {
             if let (Some(container), Some(read_at)) = (process.container(), process.values_read_at())
@@ -198,18 +201,18 @@ impl CgroupUsage {
     /// Returns the kills that were found since the last call, and counts them.
     pub fn take_kills(&mut self) -> Vec<Kill> {
         let Self { accounts, watch, totals, .. } = self;
-        let with_content = |found: kill_counts::FoundKill| {
+        let with_content = |(found, end): (FoundKill, End)| {
             let content = match &found.place {
-                kill_counts::Place::Container(container) => {
+                Place::Container(container) => {
                     totals.add(&container.labels, found.n_kills);
                     accounts.find_recent(container.id).map(Account::take_content)
                 }
-                kill_counts::Place::Pod { of, .. } => {
+                Place::Pod { of, .. } => {
                     totals.add(&pod_labels(&of.listed), found.n_kills);
                     None
                 }
             };
-            Kill { found, content }
+            Kill { found, end, content }
         };
         watch.take().into_iter().map(with_content).collect()
     }

@@ -36,7 +36,7 @@ impl Checked {
         let processes = self.node.see(processes);
         self.now += Duration::from_secs(1);
         let Self { node, usage, snapshot, now } = self;
-        usage.watch.look(*now);
+        usage.watch.step(Proc::open(node.proc.path()).unwrap(), *now);
         usage.update(&processes, &node.discovery, &node.proc, *now);
         let kills = usage.take_kills();
         usage.begin_reads();
@@ -58,8 +58,8 @@ impl Checked {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
             let name = match &kill.found.place {
-                kill_counts::Place::Container(container) => container.listed.name.clone(),
-                kill_counts::Place::Pod { .. } => String::new(),
+                Place::Container(container) => container.listed.name.clone(),
+                Place::Pod { .. } => String::new(),
             };
             (name, kill.found.n_kills)
         };
@@ -129,6 +129,46 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
         node.write("kubepods/pod/memory.current", &format!("{current}\n"));
         assert_eq!(node.check(&processes).0, expected, "{current}");
     }
+}
+
+/// A process that is killed at the limit is named by what `status` showed before.
+#[test]
+fn the_last_moment_before_a_kill_is_returned_with_it() {
+    let (mut node, processes) = pod("moment");
+    let status = |pid: u32, name: &str, kib: u32| {
+        let directory = node.node.directory.join(format!("proc/{pid}"));
+        fs::create_dir_all(&directory).unwrap();
+        let text = format!("Name:\t{name}\nRssAnon:\t{kib} kB\nRssFile:\t1 kB\nRssShmem:\t0 kB\n");
+        fs::write(directory.join("status"), text).unwrap();
+    };
+    status(10, "sh", 3);
+    status(11, "leak", 900);
+    status(20, "other", 1);
+    let processes = [processes[0], (11, 100, "/kubepods/pod/c1"), processes[1]];
+    node.write("kubepods/pod/c1/memory.max", "1000\n");
+    node.write("kubepods/pod/memory.max", "max\n");
+    node.write("kubepods/pod/memory.current", "1\n");
+    node.scrape(&processes);
+    for (current, inactive) in [(700, 0), (990, 60), (991, 10)] {
+        node.cgroup("kubepods/pod/c1", current);
+        let text = format!("anon {}\ninactive_file {inactive}\n", current - inactive);
+        node.write("kubepods/pod/c1/memory.stat", &text);
+        node.check(&processes);
+    }
+    let id = node.usage.accounts.containers().next().unwrap().id;
+    assert_eq!(node.usage.time_to_limit(id), Some(Duration::ZERO), "it has reached its limit");
+    fs::remove_dir_all(node.node.directory.join("proc/11")).unwrap();
+    node.oom_kills(8);
+    node.write("kubepods/pod/c1/memory.events", "max 9\noom 2\noom_kill 4\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 7\n");
+    node.write("kubepods/pod/c1/memory.oom.group", "0\n");
+    let kills = node.pass(&processes[..1], true);
+    let [Kill { end, .. }] = &kills[..] else { panic!("{kills:?}") };
+    let (_, moment) = end.moment.as_ref().unwrap();
+    let members: Vec<_> = moment.members.iter().map(|of| (of.pid, &*of.name, of.rss[0] >> 10)).collect();
+    assert_eq!(members, [(11, "leak", 900), (10, "sh", 3)]);
+    assert_eq!(end.victims, moment.members[..1]);
+    assert_eq!((end.hit.current, end.hit.limit, end.kills_group), (Some(991), Some(1000), Some(false)));
 }
 
 #[test]
