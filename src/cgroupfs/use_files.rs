@@ -46,12 +46,19 @@ impl UseFiles {
 
     /// Returns the bytes that are charged to the cgroup; `None` if the cgroup is gone.
     pub fn current(&self) -> Option<u64> {
-        read_number(&self.current)
+        fields::number(read(&self.current, &mut [0; 32])?)
     }
 
     /// Returns the cgroup's own limit, if it has one.
     pub fn limit(&self) -> Option<u64> {
-        read_number(&self.max).filter(|&bytes| bytes < fields::UNLIMITED)
+        self.read_limit().flatten()
+    }
+
+    /// Returns the cgroup's own limit, if it has one; `None` if the cgroup is gone.
+    pub fn read_limit(&self) -> Option<Option<u64>> {
+        let mut text = [0; 32];
+        let limit = fields::number(read(&self.max, &mut text)?);
+        Some(limit.filter(|&bytes| bytes < fields::UNLIMITED))
     }
 
     /// Returns the bytes of page cache that the kernel can take back at once, if it prints them.
@@ -81,10 +88,9 @@ impl UseFiles {
     }
 }
 
-fn read_number(file: &OwnedFd) -> Option<u64> {
-    let mut text = [0; 32];
-    let n_bytes = rustix::io::pread(file, &mut text, 0).ok()?;
-    fields::number(text[..n_bytes].trim_ascii_end())
+fn read<'a>(file: &OwnedFd, text: &'a mut [u8; 32]) -> Option<&'a [u8]> {
+    let n_bytes = rustix::io::pread(file, &mut text[..], 0).ok()?;
+    Some(text[..n_bytes].trim_ascii_end())
 }
 
 #[cfg(test)]

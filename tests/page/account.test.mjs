@@ -142,7 +142,7 @@ test('records of OOM kills are read whatever they are', () => {
 		victims: [{ pid: 7, command: 'x' }], processes: [{ pid: 7, command: 'x', rss_anon_bytes: 1, rss_file_bytes: 2, rss_shmem_bytes: 3 }], account: { anon: 4, slab: 'x', unheard_of: 1 } };
 	const [r] = readOoms(JSON.stringify({ records: [one] }));
 	const { account, ...rest } = one;
-	const unknown = { limit_bytes: NaN, hit_limit_bytes: NaN, hit_use_bytes: NaN, peak_bytes: NaN, processes_age_seconds: NaN };
+	const unknown = { limit_bytes: NaN, hit_limit_bytes: NaN, hit_use_bytes: NaN, peak_bytes: NaN };
 	const known = { victims: [{ pid: 7, command: 'x' }], processes: [{ pid: 7, command: 'x', rss_bytes: 6 }], candidates: [], hasUnselected: false };
 	assert.deepEqual(r, { ...rest, ...unknown, ...known, parts: { anon: account.anon } });
 	const [ofPod] = readOoms(JSON.stringify({ records: [{ ...one, container: '', candidates: ['a', 5, 'b'], has_unselected: true }] }));

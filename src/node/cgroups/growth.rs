@@ -67,9 +67,14 @@ impl Growth {
         Self { last: before.map(|before| (before, empty)), ..Self::default() }
     }
 
-    /// Sets the limit; `None` means that there is none.
-    pub fn set_limit(&mut self, limit: Option<u64>) {
+    /// Sets the limit; `None` means that there is none. Returns whether there is one: without, looking at the
+    /// use is not worth its time.
+    pub fn set_limit(&mut self, limit: Option<u64>) -> bool {
         self.limit = limit;
+        if limit.is_none() {
+            *self = Self::default();
+        }
+        limit.is_some()
     }
 
     /// Whether so much is charged that it matters how much of it is inactive page cache. Reading that takes
@@ -80,6 +85,7 @@ impl Growth {
 
     /// Takes a look. Returns whether it is time to read what the container maps.
     pub fn see(&mut self, look: Look, now: Instant) -> bool {
+        let is_first = self.last.is_none();
         if let Some((before_at, before)) = self.last.replace((now, look)) {
             // Looks with and without inactive page cache are not comparable.
             let has_both = before.inactive.is_some() && look.inactive.is_some();
@@ -96,7 +102,9 @@ impl Growth {
             self.read_at = None;
         }
         let next = self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP));
-        let is_due = (next..limit).contains(&used) && self.rate(now) > 0;
+        // At the first look it is not known whether the use grows.
+        let may_grow = is_first || self.rate(now) > 0;
+        let is_due = (next..limit).contains(&used) && may_grow;
         if is_due {
             self.read_at = Some(used);
         }
@@ -220,7 +228,7 @@ mod tests {
         assert_eq!(quiet.run(60.0, |second| 500.0 + second.rem_euclid(2.0)), [0.0; 0]);
         assert_eq!(quiet.n_looks, 61);
         let mut full = Simulated::new(1000);
-        assert_eq!(full.run(60.0, |_| 990.0), [0.0; 0], "it does not grow");
+        assert_eq!(full.run(60.0, |_| 990.0), [990.0], "it does not grow");
         assert_eq!(full.n_looks, 61);
     }
 
@@ -274,8 +282,14 @@ mod tests {
         lowered.now += MAX_INTERVAL;
         assert!(lowered.look(502.0));
         assert_eq!(lowered.growth.permille(), Some(965));
-        lowered.growth.set_limit(None);
+        assert!(!lowered.growth.set_limit(None));
         assert_eq!(lowered.growth.time_to_limit(lowered.now), None);
+    }
+
+    #[test]
+    fn a_container_that_is_close_at_the_first_look_is_read() {
+        assert!(Simulated::new(100).look(86.0));
+        assert!(!Simulated::new(100).look(84.0));
     }
 
     #[test]

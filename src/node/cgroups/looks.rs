@@ -251,8 +251,8 @@ fn containers_in(
 impl Level {
     /// Looks at the cgroup. Returns whether its processes are due to be read; `None` if it is gone.
     fn look(&mut self, reads_limit: bool, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
-        if reads_limit {
-            self.growth.set_limit(self.files.limit());
+        if reads_limit && !self.growth.set_limit(self.files.read_limit()?) {
+            return Some(false);
         }
         let current = self.files.current()?;
         let inactive =

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::growth::{UseAndLimit, part_of};
 use super::kill_counts::{FoundKill, Limit, Place};
 use super::looks::Looks;
-use crate::cgroupfs::fields::{CURRENT, INACTIVE_FILE, LIMIT, MAX, Values};
+use crate::cgroupfs::fields::{CURRENT, INACTIVE_FILE, MAX, Values};
 use crate::node::containers::table::ContainerId;
 use crate::procfs::status::Status;
 use crate::procfs::{Buffers, Proc};
@@ -21,8 +21,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// A cgroup with more inactive page cache than this many thousandths of its limit is not at its limit: the
-/// kernel takes the page cache back first.
+/// kernel takes the page cache back first. One that uses less than so many is not, either: a process in it was
+/// killed since the event.
 const INACTIVE: u64 = 50;
+const USED: u64 = 850;
 /// At most this many processes are read. 64 of them take 6 ms.
 const MAX_PROCESSES: usize = 64;
 
@@ -52,6 +54,8 @@ pub struct Moment {
     pub pod: UseAndLimit,
     /// The processes, the largest first.
     pub members: Vec<Member>,
+    /// Those that were there at an earlier moment, with their memory then.
+    pub ended: Vec<Member>,
 }
 
 /// What is known of a container or a pod when processes were killed in it.
@@ -67,6 +71,15 @@ pub struct End {
     pub kills_group: Option<bool>,
 }
 
+/// What is known of a container that may have reached its limit.
+#[derive(Debug)]
+struct Tried {
+    /// When it was last read.
+    at: Instant,
+    /// When it was last found at its limit, and what it held then.
+    moment: Option<(Instant, Moment)>,
+}
+
 /// The containers that are at their limits, or were.
 #[derive(Debug, Default)]
 pub struct Moments {
@@ -74,8 +87,7 @@ pub struct Moments {
     proc: Option<Arc<Proc>>,
     /// The processes of the containers, as of the last listing.
     processes: Vec<(ContainerId, u32)>,
-    /// When each container was last found at its limit, and what it held then.
-    read: BTreeMap<ContainerId, (Instant, Option<Moment>)>,
+    read: BTreeMap<ContainerId, Tried>,
     buffers: Buffers,
     text: Vec<u8>,
 }
@@ -91,22 +103,31 @@ impl Moments {
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
-        self.read.retain(|_, (at, _)| now < *at + MAX_AGE);
+        self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
     /// Reads a container at its limit, unless that was done a short time ago. Returns whether page cache cannot
     /// prevent a kill.
     pub fn read(&mut self, id: ContainerId, looks: &Looks, now: Instant) -> bool {
-        if self.read.get(&id).is_some_and(|(at, _)| now < *at + INTERVAL) {
+        if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return false;
         }
         let Some((files, pod)) = looks.files_of(id) else { return false };
+        // First, because a process may be killed at any moment.
+        let members = self.members(id);
         let mut values = files.values(&mut self.text);
+        let own = UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) };
         values.derive(pod.limit);
-        let (limit, inactive) = (values.get(LIMIT), values.get(INACTIVE_FILE).unwrap_or(0));
-        let is_full = limit.is_some_and(|limit| inactive <= part_of(limit, INACTIVE));
-        let moment = is_full.then(|| Moment { values, pod, members: self.members(id) });
-        self.read.insert(id, (now, moment));
+        let inactive = values.get(INACTIVE_FILE).unwrap_or(0);
+        let is_full = [own, pod].into_iter().any(|of| is_full(of, inactive));
+        let tried = self.read.entry(id).or_insert(Tried { at: now, moment: None });
+        tried.at = now;
+        if is_full {
+            let before = tried.moment.take().map(|(_, before)| before).unwrap_or_default();
+            let has_ended = |before: &Member| members.iter().all(|member| member.pid != before.pid);
+            let ended = before.members.into_iter().chain(before.ended).filter(has_ended).collect();
+            tried.moment = Some((now, Moment { values, pod, members, ended }));
+        }
         is_full
     }
 
@@ -116,7 +137,8 @@ impl Moments {
         let own = processes[start..].iter().take_while(|&&(other, _)| other == id);
         let read = |&(_, pid): &(ContainerId, u32)| {
             let status = proc.as_ref()?.status(pid, buffers).ok()?;
-            Some(Member { pid, name: status.name, rss: status.rss? })
+            // One without memory has ended since the listing, perhaps because it was killed just now.
+            Some(Member { pid, name: status.name, rss: status.rss.unwrap_or_default() })
         };
         let mut members: Vec<_> = own.take(MAX_PROCESSES).filter_map(read).collect();
         members.sort_by_key(|member| Reverse(member.resident()));
@@ -132,7 +154,8 @@ impl Moments {
                 return End { hit, ..End::default() };
             }
         };
-        let moment = self.read.remove(&id).and_then(|(at, moment)| Some((at, moment?)));
+        let moment = self.read.remove(&id).and_then(|tried| tried.moment);
+        let moment = moment.filter(|(at, _)| at.elapsed() < MAX_AGE);
         let hit = match (kill.limit, &kill.limited, &moment) {
             (Some(Limit::Container), _, Some((_, Moment { values, .. }))) => {
                 UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) }
@@ -142,14 +165,27 @@ impl Moments {
             (_, Some(path), _) => looks.use_of(path),
             _ => UseAndLimit::default(),
         };
-        let members = moment.iter().flat_map(|(_, moment)| &moment.members);
-        let gone: Vec<_> =
-            members.filter(|member| is_gone(member, self.proc.as_deref(), &mut self.buffers)).collect();
-        let n_kills = usize::try_from(kill.n_kills).unwrap_or(usize::MAX);
-        let victims = gone.into_iter().take(n_kills).cloned().collect();
+        let victims =
+            moment.as_ref().map(|(_, moment)| self.victims(moment, kill.n_kills)).unwrap_or_default();
         let kills_group = looks.files_of(id).and_then(|(files, _)| files.kills_group(&mut self.text));
         End { moment, victims, hit, kills_group }
     }
+
+    /// Returns the processes that were there and are gone, at most `n_kills`, the largest first.
+    fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
+        let Self { proc, buffers, .. } = self;
+        let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
+        let mut victims: Vec<_> = gone.chain(&moment.ended).cloned().collect();
+        victims.sort_by_key(|member| Reverse(member.resident()));
+        victims.truncate(usize::try_from(n_kills).unwrap_or(usize::MAX));
+        victims
+    }
+}
+
+/// Whether a cgroup is at its limit, and with this much inactive page cache cannot make room.
+fn is_full(of: UseAndLimit, inactive: u64) -> bool {
+    let (Some(current), Some(limit)) = (of.current, of.limit) else { return false };
+    current >= part_of(limit, USED) && inactive <= part_of(limit, INACTIVE)
 }
 
 /// Whether a process has ended, or is about to because it was sent SIGKILL.

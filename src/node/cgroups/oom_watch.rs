@@ -52,9 +52,10 @@ impl State {
     /// Reads what is due now. Returns whether there is something for the thread that scrapes.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
+        // Before a container is read again: its victim would be missing.
+        self.take_kills();
         let looked = self.looks.look(now);
         self.read_moments(looked.at_limit, now);
-        self.take_kills();
         looked.is_due || !self.found.is_empty()
     }
 

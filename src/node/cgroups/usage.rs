@@ -94,7 +94,8 @@ impl CgroupUsage {
         }
         self.watch_new(processes);
         self.members.clear();
-        self.members.extend(processes.iter().filter_map(|of| Some((of.container()?.id, of.pid()))));
+        let alive = processes.iter().filter(|process| !process.identity().is_zombie());
+        self.members.extend(alive.filter_map(|process| Some((process.container()?.id, process.pid()))));
         self.watch.set_processes(&mut self.members, now);
         if self.totals.see_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();

@@ -137,7 +137,7 @@ function readOoms(text) {
 	const list = v => Array.isArray(v) ? v.filter(one => one && typeof one === 'object') : [];
 	return list(JSON.parse(text)?.records).slice(0, MOST_RECORDS).map(r => ({
 		...Object.fromEntries(['namespace', 'pod', 'container', 'command', 'limit'].map(key => [key, string(r[key])])),
-		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes', 'peak_bytes', 'processes_age_seconds', 'reading_age_seconds', 'mapped_bytes', 'growth_seconds'].map(key => [key, number(r[key])])),
+		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes', 'peak_bytes', 'reading_age_seconds', 'mapped_bytes', 'growth_seconds'].map(key => [key, number(r[key])])),
 		candidates: Array.isArray(r.candidates) ? r.candidates.map(string).filter(Boolean) : [],
 		hasUnselected: r.has_unselected === true,
 		victims: list(r.victims).slice(0, MOST_PATHS).map(v => ({ pid: number(v.pid), command: string(v.command) })),

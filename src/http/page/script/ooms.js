@@ -1,4 +1,4 @@
-// The records of OOM kills: what a container was full of when it was read last before the kernel killed in it.
+// The records of OOM kills: what a container held before the kernel killed a process in it.
 
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0, shownOoms = 3;
 
@@ -70,9 +70,9 @@ function makeReading(r) {
 	const place = { at: [r.namespace, r.pod, r.container].filter((name, k) => k < 2 || name), by: '', q: '' };
 	const one = p => `${cutLong(p.command)} (pid ${p.pid})`;
 	const kills = (r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '') + (r.victims.length ? `Killed: ${r.victims.map(one).join(', ')}. ` : '');
-	const hit = r.hit_limit_bytes >= 0 && r.limit !== 'container' ? `Its use was ${size(r.hit_use_bytes)} of ${size(r.hit_limit_bytes)}. ` : '';
-	const rss = r.processes.length ? ` At the limit, ${span(r.processes_age_seconds)} before the kill was noticed, the processes had (RSS): ${r.processes.map(p => `${one(p)} ${size(p.rss_bytes)}`).join(', ')}.` : '';
-	const peak = r.peak_bytes >= 0 ? ` The peak was ${size(r.peak_bytes)}.` : '';
+	const hit = r.hit_limit_bytes >= 0 ? `Use: ${size(r.hit_use_bytes)} of ${size(r.hit_limit_bytes)}. ` : '';
+	const rss = r.processes.length ? ` RSS at the limit: ${r.processes.map(p => `${one(p)} ${size(p.rss_bytes)}`).join(', ')}.` : '';
+	const peak = r.peak_bytes >= 0 ? ` Peak: ${size(r.peak_bytes)}.` : '';
 	const where = r.container ? '' : `The kill was in one of the pod's containers${r.candidates.length ? ', perhaps ' + cutLong(r.candidates.join(' or ')) : ''}${r.hasUnselected ? '; the pod also has containers that no filter selects' : ''}. `;
 	const read = kills + (Object.hasOwn(LIMITS, r.limit) ? LIMITS[r.limit] : '') + hit + (where || `The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`) + rss + peak;
 	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, r.container ? 'Show the container' : 'Show the pod')),
