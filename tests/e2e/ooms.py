@@ -201,7 +201,7 @@ def pods_of(links: Path, programs: Path):
 
 
 class Leaks:
-    """Leaks from 70% of their limits on, after three seconds of rest, with nobody asking; and what the records say of them."""
+    """Leaks from 70% of their limits on, after three seconds of rest, without a scrape; and what the records say about them."""
 
     def __init__(self, pods: Pods, exporter: Exporter):
         self.pods, self.exporter = pods, exporter
@@ -243,8 +243,8 @@ class Leaks:
 
 
 def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
-    """Of so many leaks of 200 MB/s into 256 MB, beside a small process that takes and gives back 2 MiB all the time: in how many the
-    kernel killed that, too. The exporter, if there is one, is asked at this interval."""
+    """Run `n` leaks of 200 MB/s into 256 MB, each beside a small process that takes and gives back 2 MiB all the time. Return in how
+    many of them the kernel killed a second process. With an exporter, it is scraped at this interval."""
     n_second = 0
     pod = pods.pod(name)
     for _ in range(n):

@@ -186,8 +186,8 @@ mod tests {
             self.growth.see(Look { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Looks at the use in MB, which `of` returns for each second, as often as is due. Returns the uses at
-        /// which what is mapped is read.
+        /// Looks at the use in MB, which `of` returns for each second, as often as is due. Returns the uses
+        /// at which what is mapped is read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {

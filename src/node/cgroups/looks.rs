@@ -1,4 +1,5 @@
-//! Looks at what is charged to containers and pods with a limit, to notice in time that one comes close to it.
+//! Looks at what is charged to containers and pods with a limit, to notice in time that one comes close to
+//! it.
 //!
 //! All of them are looked at once a second, and those that may soon be close ten times a second. Nothing else
 //! is read of most of them, so 250 containers in 125 pods take 1 ms of CPU time per second.
@@ -85,7 +86,8 @@ impl Looks {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and looks at both. The growth of a young cgroup counts from its creation.
+    /// Adds a container and its pod, and looks at both. The growth of a young cgroup counts from when it was
+    /// created.
     pub fn add(
         &mut self,
         fs: &CgroupFs,

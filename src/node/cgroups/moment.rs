@@ -17,6 +17,8 @@ use crate::procfs::{Buffers, Proc};
 
 /// A container that stays at its limit is read this often.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Processes that have ended at the limit are kept this long. A kill is found within less.
+const KEPT: Duration = Duration::from_secs(2);
 /// What a container held longer ago does not explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
@@ -54,8 +56,8 @@ pub struct Moment {
     pub pod: UseAndLimit,
     /// The processes, the largest first.
     pub members: Vec<Member>,
-    /// Those that were there at an earlier moment, with their memory then.
-    pub ended: Vec<Member>,
+    /// Those that were there up to two seconds before, with their memory then.
+    pub ended: Vec<(Instant, Member)>,
 }
 
 /// What is known of a container or a pod when processes were killed in it.
@@ -114,7 +116,7 @@ impl Moments {
         }
         let Some((files, pod)) = looks.files_of(id) else { return false };
         // First, because a process may be killed at any moment.
-        let members = self.members(id);
+        let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
         let own = UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) };
         values.derive(pod.limit);
@@ -123,9 +125,8 @@ impl Moments {
         let tried = self.read.entry(id).or_insert(Tried { at: now, moment: None });
         tried.at = now;
         if is_full {
-            let before = tried.moment.take().map(|(_, before)| before).unwrap_or_default();
-            let has_ended = |before: &Member| members.iter().all(|member| member.pid != before.pid);
-            let ended = before.members.into_iter().chain(before.ended).filter(has_ended).collect();
+            let (at, before) = tried.moment.take().unwrap_or((now, Moment::default()));
+            let ended = carry_over(&mut members, at, before, now);
             tried.moment = Some((now, Moment { values, pod, members, ended }));
         }
         is_full
@@ -175,11 +176,29 @@ impl Moments {
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
-        let mut victims: Vec<_> = gone.chain(&moment.ended).cloned().collect();
+        let ended = moment.ended.iter().map(|(_, member)| member);
+        let mut victims: Vec<_> = gone.chain(ended).cloned().collect();
         victims.sort_by_key(|member| Reverse(member.resident()));
         victims.truncate(usize::try_from(n_kills).unwrap_or(usize::MAX));
         victims
     }
+}
+
+/// Returns the processes that have ended since the moment before, and up to two seconds ago. Of those that are
+/// ending, sets the memory to what they had before.
+fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
+    let mut ended = before.ended;
+    for old in before.members {
+        match members.iter_mut().find(|member| member.pid == old.pid) {
+            Some(member) if member.resident() == 0 => member.rss = old.rss,
+            Some(_) => {}
+            None => ended.push((at, old)),
+        }
+    }
+    ended.retain(|(at, _)| now < *at + KEPT);
+    let n_excess = ended.len().saturating_sub(MAX_PROCESSES);
+    ended.drain(..n_excess);
+    ended
 }
 
 /// Whether a cgroup is at its limit, and with this much inactive page cache cannot make room.

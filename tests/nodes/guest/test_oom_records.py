@@ -1,4 +1,4 @@
-"""What OOM records say of leaks that nobody watches, and whether reading makes the kernel kill more: real cgroups, made by the test."""
+"""What OOM records say about leaks without a scrape, and whether reading makes the kernel kill more, in real cgroups."""
 
 import os
 
@@ -9,7 +9,7 @@ from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 is tested natively")
-# Of each of the nine leaks so many; the night sets it to 10. Without it, six.
+# How often each of the nine leaks runs: 10 times in the night. Without it, six leaks run.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (1, 10, 50), (64, 256, 1000)
