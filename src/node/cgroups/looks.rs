@@ -1,8 +1,8 @@
 //! Looks at what is charged to containers and pods with a limit, to notice in time that one comes close to
 //! it.
 //!
-//! All of them are looked at once a second, and those that may soon be close ten times a second. Nothing else
-//! is read of most of them, so 250 containers in 125 pods take 1 ms of CPU time per second.
+//! All of them are looked at once a second, and those that may soon be close ten times a second. A look reads
+//! the limit and, if there is one, the use, at 2.4 microseconds each on a busy machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
