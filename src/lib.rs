@@ -195,7 +195,10 @@ fn scrape_once<T: Send + 'static>(
         scraper.list_first(ONLY_LISTING)?;
         let (sender, receiver) = mpsc::channel();
         let deadline = Instant::now() + ONLY_READS;
-        let after: AfterPass = Box::new(move |scraper, _, result| {
+        let after: AfterPass = Box::new(move |scraper, pass, result| {
+            if pass == Pass::Check {
+                return Next::OnRequest;
+            }
             if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
                 return Next::Soon;
             }

@@ -18,6 +18,7 @@ use crate::node::reads::budget::Budget;
 use crate::node::reads::scheduler::Reads;
 use crate::procfs::{Proc, permissions};
 use crate::sandbox::{self, Needs};
+use crate::scrape::views::Views;
 use crate::scrape::{Parts, Scraper};
 use crate::sources::Source;
 use crate::sources::client::{Client, Lister};
@@ -25,6 +26,7 @@ use crate::sources::container_logs::ContainerLogs;
 use crate::sources::containerd::Containerd;
 use crate::sources::cri::Cri;
 use crate::sources::recording::Recording;
+use crate::totals::other::max_bytes;
 use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 
@@ -63,15 +65,14 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     if options.fixture.is_some() {
         discovery.list_first(Instant::now())?;
     }
-    let &Options { group_by, anon_parts, pid, fields, omit_zero, max_samples, max_label_bytes, .. } = options;
-    let shape = Shape { group_by, anon_parts, by_pid: pid, fields, omit_zero, max_samples, max_label_bytes };
     Ok(Scraper::new(Parts {
         proc,
         discovery,
         reads: Reads::new(options.scrape_interval),
         cgroups: cgroups(options),
         budget: Budget::new(options.cpu_budget),
-        snapshot: Snapshot::new(shape),
+        snapshot: Snapshot::new(max_bytes(options.max_samples), options.max_label_bytes),
+        views: Views::new(shape(options)),
         self_metrics: SelfMetrics::new(
             [build_info::VERSION, build_info::REVISION, &build_info::target()],
             options.filters.iter().map(ToString::to_string),
@@ -81,6 +82,12 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
         check_interval: has_checks(options).then_some(options.scrape_interval),
         is_recording: options.record.is_some(),
     }))
+}
+
+/// Returns what the options export.
+pub fn shape(options: &Options) -> Shape {
+    let &Options { group_by, anon_parts, pid: by_pid, fields, omit_zero, max_samples, .. } = options;
+    Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
 /// Gives up the rights that a program with these options does not need, for this thread and those that it

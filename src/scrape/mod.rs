@@ -12,6 +12,7 @@ mod own_metrics;
 mod progress;
 mod state_log;
 pub mod threads;
+pub mod views;
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use self::own_metrics::OwnMetrics;
 pub use self::progress::Pass;
 use self::progress::Progress;
 use self::state_log::{StateLog, refused};
+use self::views::Views;
 use crate::demand::{Demand, Wake};
 use crate::errors::plain;
 use crate::exposition;
@@ -54,8 +56,10 @@ pub struct Parts {
     pub cgroups: Option<CgroupUsage>,
     /// The CPU time that scrapes and checks may use.
     pub budget: Budget,
-    /// The sums, in the shape in which they are exported.
+    /// The readings, and their sums by path.
     pub snapshot: Snapshot,
+    /// What is exported of them.
+    pub views: Views,
     /// The exporter's own families.
     pub self_metrics: SelfMetrics,
     /// The shortest time between a scrape or check and the next check; `None` without checks.
@@ -75,6 +79,7 @@ pub struct Scraper {
     cgroups: Option<CgroupUsage>,
     budget: Budget,
     snapshot: Snapshot,
+    views: Views,
     own_metrics: OwnMetrics,
     progress: Progress,
     checks: CheckSchedule,
@@ -93,6 +98,7 @@ impl Scraper {
             cgroups: parts.cgroups,
             budget: parts.budget,
             snapshot: parts.snapshot,
+            views: parts.views,
             own_metrics: OwnMetrics::new(parts.self_metrics),
             progress: Progress::default(),
             checks: CheckSchedule::new(parts.check_interval),
@@ -115,8 +121,7 @@ impl Scraper {
 
     /// Returns a reader for the calling thread.
     pub fn reader(&self) -> Reader {
-        let shape = self.snapshot.shape();
-        Reader::new(shape.group_by, shape.anon_parts, shape.max_samples)
+        Reader::new(self.views.anon_parts(), self.snapshot.max_bytes())
     }
 
     /// Returns the proc file system that the current pass reads.
@@ -128,7 +133,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be listed; then the last snapshot is kept.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
-        self.begin(Pass::Scrape)?;
+        self.begin(Pass::Scrape, false)?;
         reader.restart_clock();
         let proc = self.proc();
         while let Some(job) = self.next(0) {
@@ -141,22 +146,22 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape or a check: lists the processes.
+    /// Begins a scrape or a check: lists the processes. With `needs_paths`, sums of the kernel do not suffice.
     ///
     /// Fails with one line when proc cannot be listed.
-    pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
+    pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         if self.proc.is_replaced() {
             let path = self.proc.path();
             let proc = Proc::open(path);
             self.proc = Arc::new(proc.map_err(|error| format!("cannot open {path:?}: {}", plain(&error)))?);
         }
-        let Self { proc, discovery, processes, reads, budget, .. } = self;
+        let Self { proc, discovery, processes, reads, budget, views, .. } = self;
         self.checks.begin(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
-        reads.begin(processes);
+        reads.begin(processes, !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
@@ -325,8 +330,8 @@ impl Scraper {
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of their
     /// samples.
-    pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
-        exposition::text::render(text, self.snapshot.table())
+    pub fn render_processes(&mut self, text: &mut Vec<u8>) -> u64 {
+        self.views.render(text, &self.snapshot)
     }
 
     /// Appends the families `cgroup_*` of the last scrape to `text`.
@@ -341,8 +346,8 @@ impl Scraper {
         let clock = thread_cpu_time();
         let n_samples = self.render_processes(text);
         self.render_accounts(text);
-        self.log.log_over_limit(n_samples, self.snapshot.shape().max_samples as u64);
-        let (namespaces, folded) = (self.discovery.namespaces(), self.snapshot.folded());
+        self.log.log_over_limit(n_samples, self.views.max_samples() as u64);
+        let (namespaces, folded) = (self.discovery.namespaces(), self.views.folded(&self.snapshot));
         let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);
         self.own_metrics.render(text, n_samples, namespaces, folded, oom_kills);
         self.add_overhead_since(clock);
@@ -386,11 +391,6 @@ impl Scraper {
             let kills = cgroups.take_kills();
             self.ooms.record(kills, &self.snapshot, self.progress.summed_at(), Instant::now());
         }
-    }
-
-    /// Returns whether OOM kills have been recorded since the last call of [`Scraper::news_of_ooms`].
-    pub fn has_news_of_ooms(&self) -> bool {
-        self.ooms.has_news()
     }
 
     /// Returns all OOM records as JSON, if there are new ones.

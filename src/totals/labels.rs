@@ -15,14 +15,15 @@ pub fn container(namespace: &str, pod: &str, container: &str) -> String {
     text
 }
 
-/// Appends the label text of a command: the container's text, then the command name, then the pid if there is
-/// one.
-pub fn command(text: &mut String, container: &str, comm: &str, pid: Option<u32>) {
+/// Appends the label text of a command: the container's text, then the command name.
+pub fn command(text: &mut String, container: &str, comm: &str) {
     text.push_str(container);
     push(text, ",comm=\"", comm);
-    if let Some(pid) = pid {
-        let _ = write!(text, ",pid=\"{pid}\""); // writing to a String cannot fail
-    }
+}
+
+/// Appends the label of a process.
+pub fn push_pid(text: &mut String, pid: u32) {
+    let _ = write!(text, ",pid=\"{pid}\""); // writing to a String cannot fail
 }
 
 /// Appends a label. `begin` is everything before the value: the comma, the name and `="`.
@@ -80,10 +81,11 @@ mod tests {
     #[test]
     fn commands_have_label_text() {
         let mut text = String::new();
-        command(&mut text, &container("ns", "", "c"), "a\\b\"c\nd/é", None);
+        command(&mut text, &container("ns", "", "c"), "a\\b\"c\nd/é");
         assert_eq!(text, r#"{namespace="ns",pod="",container="c",comm="a\\b\"c\nd/é""#);
         text.clear();
-        command(&mut text, "{", "x", Some(42));
+        command(&mut text, "{", "x");
+        push_pid(&mut text, 42);
         assert_eq!(text, r#"{,comm="x",pid="42""#);
     }
 
