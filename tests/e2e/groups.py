@@ -87,6 +87,7 @@ GROUPS = {
             "test_hostile_processes::test_churn",
             "test_hostile_processes::test_newcomers_do_not_starve_the_rest",
             "test_large_answers",
+            "test_ooms::test_version_1_counts_kills_of_full_containers_within_the_budget",
             "test_ship::test_sizes_and_times",
             "test_slow",
         ),

@@ -28,6 +28,8 @@ import image  # noqa: E402
 cri, cri_services = grpc.protos_and_services("cri.proto")
 
 BOOKWORM = HERE / ".debs/bookworm"
+# How long a test watches what goes wrong; `make night` watches for longer.
+WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 8))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
 # Each lab that may have cgroups holds this lock: the last one removes the parents that they share.

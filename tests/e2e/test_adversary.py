@@ -17,12 +17,10 @@ import pytest
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from kernel import naive
-from lab import until
+from lab import WATCH_SECONDS, until
 from live_node import MIB, Cgroup, resident, roots
 
-SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 30))
-# How long an attack is watched, in seconds; `make night` watches for longer.
-ATTACK_SECONDS = float(os.environ.get("ATTACK_SECONDS", 15))
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 20))
 TICKS = os.sysconf("SC_CLK_TCK")
 INTERVAL = 1.0
 
@@ -131,7 +129,7 @@ def test_a_path_of_a_megabyte(node):
     """Attack 1: 60 GB of smaps."""
     node.run("deep", node.files, 4000, 60_000)
     with node.exporter() as exporter:
-        _, most, _ = watch(node, exporter, ATTACK_SECONDS)
+        _, most, _ = watch(node, exporter, WATCH_SECONDS)
         assert most < 64 * MIB
         paths = [path for _, path in by_path(exporter.metrics(), "adversary")]
         assert all(len(path) <= 4096 for path in paths)
@@ -142,7 +140,7 @@ def test_half_a_million_paths(node):
     for i in range(7):
         node.run("paths", node.files, 64_000 * i, 64_000)
     with node.exporter() as exporter:
-        _, most, _ = watch(node, exporter, ATTACK_SECONDS)
+        _, most, _ = watch(node, exporter, WATCH_SECONDS)
         exposition = exporter.metrics()
         assert most < 200 * MIB and n_samples(exposition) <= 100_000
         assert folded(exposition).keys() == {"adversary"}
@@ -165,7 +163,7 @@ def test_renamed_giants_among_many(node):
     node.run("idle", 400, cgroup=node.bystander)
     with node.exporter() as exporter:
         ages = []
-        ends_at = time.monotonic() + ATTACK_SECONDS
+        ends_at = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < ends_at:
             exposition = exact_for_bystanders(node, exporter)
             ages.append(exposition.value("smaps_exporter_oldest_data_seconds"))
@@ -178,7 +176,7 @@ def test_hard_links(node):
     """Attack 5: 4,600 paths of one MiB each, all of it resident."""
     node.run("links", node.files, 4600)
     with node.exporter() as exporter:
-        watch(node, exporter, 10)
+        watch(node, exporter, WATCH_SECONDS)
         exposition = exporter.metrics()
         assert n_samples(exposition) <= 100_000
         assert folded(exposition).keys() == {"adversary"}
@@ -190,7 +188,7 @@ def test_3000_names(node):
     node.run("names", 3000)
     with node.exporter("--max-samples", "10000") as exporter:
         until(lambda: exporter.metrics().value("smaps_exporter_processes") > 3000, 60, "all of them are read")
-        watch(node, exporter, 10)
+        watch(node, exporter, WATCH_SECONDS)
         exposition = exporter.metrics()
         assert 5000 < n_samples(exposition) <= 10_000
         assert sum(exposition.by("process_smaps_processes", "namespace").values()) >= 3000
@@ -215,7 +213,7 @@ def test_the_budget_covers_everything(node):
     with node.exporter("--cpu-budget", "0.01") as exporter:
         exporter.metrics()
         time.sleep(5)
-        _, _, share = watch(node, exporter, 2 * ATTACK_SECONDS)
+        _, _, share = watch(node, exporter, 2 * WATCH_SECONDS)
         # What it answers takes is beside the budget.
         assert share < 0.02
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,9 @@ from exposition import Exposition
 from lab import Container, Lab, cri, kill, until
 from live_node import rmdir
 from ooms import LIMIT, Instance, assert_leaked, ends, is_leaking, kills, leak, limit_cgroup, pids_of, pods_of, records, wait_for, wait_until_listed
+
+# Containers near their limits; `make night` has more.
+N_FULL = int(os.environ.get("N_FULL_CONTAINERS", 100))
 
 
 @pytest.fixture
@@ -246,10 +249,10 @@ def test_a_loop_of_kills_leaves_the_records_and_the_log_to_others(programs, tmp_
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")
 def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
-    """Row 7: the counters are read at each check. A container that is full costs no more than another."""
-    with pods_of(tmp_path / "links", programs) as pods:
+    """Row 7, beside twelve busy loops. The counters are read at each check; a container that is full costs no more than another."""
+    with pods_of(tmp_path / "links", programs) as pods, ExitStack() as loops:
         work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"
-        full = [pods.start(pods.pod(f"full-{i}"), "s-app", work) for i in range(150)]
+        full = [pods.start(pods.pod(f"full-{i}"), "s-app", work) for i in range(N_FULL)]
         until(lambda: all(len(pids_in(instance)) == 2 for instance in full), 60, "all run")
         for instance in full:
             used = int((instance.directory / "memory.usage_in_bytes").read_text())
@@ -259,12 +262,18 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
             began, cpu = time.monotonic(), cpu_seconds(exporter.process.pid)
             time.sleep(10)
             share = (cpu_seconds(exporter.process.pid) - cpu) / (time.monotonic() - began)
+            for _ in range(12):
+                loop = loops.enter_context(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
+                loops.callback(loop.kill)
             for instance in full[:8]:
                 instance.signal()
-            until(lambda: all(instance.n_kills() for instance in full[:8]), 30, "the kernel has killed in each")
+            for instance in full[:8]:
+                instance.processes[0].wait(60)
+            assert all(instance.n_kills() for instance in full[:8])
             wait_for(exporter, {f"full-{i}/s-app": instance.n_kills() for i, instance in enumerate(full[:8])})
             assert all(record["limit"] is None for record in records(exporter))
-        assert share < 0.02, f"{share:.1%} of a core"
+        print(f"{share:.2%} of a core with {len(full)} full containers")
+        assert share < 0.012
 
 
 def pids_in(instance: Instance) -> list[str]:

@@ -97,7 +97,7 @@ def test_a_process_gets_stuck_among_healthy_ones(any_node, programs, growth, tmp
                 assert n_stuck(exposition) == 1
                 assert "victim" not in comms(exposition), "its values would be stale"
 
-            watch(exporter, growth, 15, is_absent)
+            watch(exporter, growth, 8, is_absent)
             assert errors(exporter.metrics())["stuck"] >= 1
             warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
             assert len(warnings) == 1, f"it is said once: {warnings}"
@@ -117,7 +117,7 @@ def test_a_process_was_stuck_before_the_exporter_started(any_node, programs, gro
         with any_node.exporter(*BY_PID) as exporter:
             until(lambda: n_stuck(exporter.metrics()) == 1, 10, "it is noticed")
             growth.begin(exporter.after(2))
-            watch(exporter, growth, 15)
+            watch(exporter, growth, 8)
             assert n_stuck(exporter.metrics()) == 1 and errors(exporter.metrics())["stuck"] >= 1
             stuck.free()
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "it is read again")
@@ -131,13 +131,13 @@ def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_p
     with any_node.exporter(*BY_PID) as exporter:
         growth.begin(exporter.after(2))
         with Stuck(any_node, programs, tmp_path / "fs", 50, "exec") as stuck:
-            watch(exporter, growth, 12)
+            watch(exporter, growth, 8)
             assert n_stuck(exporter.metrics()) == 2
-            
+
             def are_absent(exposition):
                 assert comms(exposition).keys().isdisjoint({"victim", "execs"}), "their values would be stale"
 
-            watch(exporter, growth, 10, are_absent)
+            watch(exporter, growth, 8, are_absent)
             stuck.free()
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the stuck one is read again")
             until(lambda: comms(exporter.metrics()).get("sleep") == 2, 10, "the other one has executed its program and is read")
@@ -160,7 +160,7 @@ def test_many_stuck_processes_at_once(any_node, programs, growth, tmp_path, n_pr
             sizes.append(resident(exporter.process.pid))
             n_threads.append(len(os.listdir(f"/proc/{exporter.process.pid}/task")))
 
-        watch(exporter, growth, 35, look)
+        watch(exporter, growth, 20, look)
         warm = max(sizes[len(sizes) // 4 : len(sizes) // 2])
         most = max(sizes[len(sizes) // 2 :])
         print(f"RSS {before >> 10} KiB before, {warm >> 10} KiB, then at most {most >> 10} KiB; at most {max(n_threads)} threads")

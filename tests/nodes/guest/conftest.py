@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("node")  # what is waited for in vain is shown
+pytest.register_assert_rewrite("node", "ooms")  # a failed assertion shows its values
 
 import pods
 from exporter import EVERYTHING, Exporter
