@@ -1,13 +1,16 @@
-//! The views of one node: what they show is what version 0.1 printed with the same options, and their sums
-//! agree.
+//! The views of one node: what they show is what version 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use smaps_container_exporter::smaps::fields::FIELDS;
 
-use crate::support::{Directory, Numbers, fixture, once, stdout_of};
+use crate::support::{Directory, Numbers, Serving, exporter, fixture, once, stdout_of};
 
 /// The number of random recordings.
 const N_RANDOM: u64 = 20;
@@ -112,7 +115,7 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-fn path_of(name: &str, recording: &Option<Directory>) -> std::path::PathBuf {
+fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
@@ -164,4 +167,167 @@ fn options_print_what_version_0_1_printed() {
 fn the_same_paths_fold_as_before_there_were_views() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
     assert_printed("views-folded.tsv", &by_path, "900", 200);
+}
+
+/// Starts an exporter of a recording.
+fn serve(recording: &Path, args: &[&str]) -> Serving {
+    let more = ["--addr", "127.0.0.1:0", "--fixture", recording.to_str().unwrap()];
+    let all: &[&str] = if args.contains(&"--filter") { &[] } else { &["--filter", "*/*/*/*"] };
+    let serving = Serving::start(exporter(&[args, &more, all].concat()));
+    serving.value("smaps_exporter_processes");
+    serving
+}
+
+/// Returns the body of the response to a request for a view. A view may have to wait for CPU time.
+fn view(serving: &Serving, parameters: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let response = serving.get(&format!("/metrics?{parameters}"));
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        if head.starts_with("HTTP/1.1 200 ") {
+            return body.to_owned();
+        }
+        assert!(head.starts_with("HTTP/1.1 503 ") && Instant::now() < deadline, "{parameters}: {response}");
+    }
+}
+
+/// One exporter gives all views, whatever its own options are.
+#[test]
+fn parameters_give_what_version_0_1_printed() {
+    let recordings = recordings();
+    let golden = fs::read_to_string(fixture("views.tsv")).unwrap();
+    let golden: Vec<Vec<&str>> = golden.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+    let own_options = [&["--group-by", "kind"][..], &["--pid"], &["--omit-zero", "--fields", "rss"]];
+    for ((name, recording), own_options) in recordings.iter().zip(own_options.iter().cycle()) {
+        let serving = serve(&path_of(name, recording), &[own_options, &["--anon-parts", "off"][..]].concat());
+        let of_recording: Vec<_> = golden.iter().filter(|line| line[0] == *name).collect();
+        assert!(of_recording.len() > 30, "{name}");
+        for line in of_recording {
+            let words: Vec<&str> = line[1].split(' ').collect();
+            let [pid, omit_zero] = ["--pid", "--omit-zero"].map(|flag| words.contains(&flag));
+            let parameters =
+                format!("group-by={}&fields={}&pid={pid}&omit-zero={omit_zero}", words[1], words[3]);
+            let text = view(&serving, &parameters);
+            let text = families_of_processes(&text);
+            let got = (text.len().to_string(), format!("{:016x}", hash(text)));
+            assert_eq!(
+                got,
+                (line[2].to_owned(), line[3].to_owned()),
+                "{name}, {own_options:?}, {parameters}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_filter_narrows_processes_and_accounts() {
+    let serving = serve(&fixture("node"), &["--filter", "shop/*/*/*", "--group-by", "kind"]);
+    let all = view(&serving, "group-by=path&fields=rss&filter=*/*/*/*");
+    let some = view(&serving, "group-by=path&fields=rss&filter=shop/redis*/*/*&filter=default/*/*/*");
+    let lines = |text: &str, begin: &str| -> Vec<String> {
+        text.lines().filter(|line| line.starts_with(begin)).map(str::to_owned).collect()
+    };
+    for begin in ["process_smaps_rss_bytes{", "process_smaps_processes{", "cgroup_memory_current_bytes{"] {
+        let is_of_redis = |line: &&String| line.contains("pod=\"redis-0\"");
+        let expected: Vec<String> = lines(&all, begin).iter().filter(is_of_redis).cloned().collect();
+        assert_eq!(lines(&some, begin), expected);
+        assert!(!expected.is_empty() && expected.len() < lines(&all, begin).len());
+    }
+    let by_command = view(&serving, "filter=*/*/*/postgres");
+    let commands = lines(&by_command, "process_smaps_processes{");
+    assert!(commands.len() == 1 && commands[0].contains("comm=\"postgres\""), "{commands:?}");
+    assert!(view(&serving, "filter=nowhere/*/*/*").contains("\nsmaps_exporter_samples 0\n"));
+}
+
+#[test]
+fn wrong_parameters_are_refused_with_one_line() {
+    let serving = serve(&fixture("node"), &[]);
+    for (target, status, expected) in [
+        (
+            "/metrics?group-by=pod",
+            "400 Bad Request",
+            r#"invalid value "pod" for group-by: expected "path", "#,
+        ),
+        ("/metrics?max-samples=0", "400 Bad Request", r#"unknown parameter "max-samples": expected one of "#),
+        (
+            "/metrics?groupby=path",
+            "400 Bad Request",
+            r#"unknown parameter "groupby": did you mean group-by?"#,
+        ),
+        ("/metrics?", "200 OK", "# HELP process_smaps_size_bytes "),
+        ("/ooms?x=1", "200 OK", "{"),
+    ] {
+        let response = serving.get(target);
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{target}: {response}");
+        assert!(body.starts_with(expected), "{target}: {response}");
+        assert!(status == "200 OK" || body.lines().count() == 1, "{body}");
+    }
+}
+
+/// Without sizes, sums by process are those of the kernel, which are all that a live process is read for. A view
+/// that needs paths waits for a scrape that reads them.
+#[test]
+fn a_view_by_path_makes_scrapes_read_paths() {
+    let recording = Directory::new();
+    recording.write(
+        "containers.tsv",
+        format!("id\tinit_pid\tnamespace\tpod\tcontainer\nself\t{}\tns\tpod\tc\n", std::process::id()),
+    );
+    std::os::unix::fs::symlink("/proc", recording.path().join("proc")).unwrap();
+    let own = ["--group-by", "process", "--fields", "rss", "--cgroup-metrics", "none", "--cpu-budget", "0"];
+    let serving = serve(recording.path(), &own);
+    let paths = view(&serving, "group-by=path&filter=*/*/*/*");
+    let path = std::env::current_exe().unwrap();
+    assert!(paths.contains(&format!("path=\"{}\"", path.display())), "{paths}");
+    assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
+}
+
+/// Of 64 clients that ask for different views and do not read, four hold a view; the others are told when to
+/// come again. What is rendered ahead is served meanwhile.
+#[test]
+fn many_views_at_once_stay_within_the_limits() {
+    let recording = fixture("node");
+    let serving = serve(&recording, &[]);
+    let before = peak_bytes(&serving);
+    let mut clients = Vec::new();
+    for i in 0..64 {
+        let mut client = TcpStream::connect(serving.addr()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let filter = format!("filter=*/*/*/*&filter=no-{i}/*/*/*");
+        write!(client, "GET /metrics?pid=true&{filter} HTTP/1.0\r\n\r\n").unwrap();
+        clients.push(client);
+    }
+    let mut n_views = 0;
+    for client in &mut clients {
+        let mut head = [0; 12];
+        client.read_exact(&mut head).unwrap();
+        match &head {
+            b"HTTP/1.1 200" => n_views += 1,
+            b"HTTP/1.1 503" => {
+                let mut rest = String::new();
+                client.read_to_string(&mut rest).unwrap();
+                assert!(rest.contains("\r\nRetry-After: 5\r\n") && rest.ends_with("at a time\n"), "{rest}");
+            }
+            head => panic!("{}", String::from_utf8_lossy(head)),
+        }
+    }
+    assert_eq!(n_views, 4);
+    assert!(serving.get("/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
+    let n_bytes = once(&recording, &["--pid"]).len() as u64;
+    let after = peak_bytes(&serving);
+    // Each view is a little more than that, and the thread that renders them needs its rows.
+    assert!(after - before < 6 * n_bytes + (4 << 20), "{before} to {after}, a view has {n_bytes}");
+    drop(clients);
+    assert!(
+        view(&serving, "pid=true").starts_with("# HELP process_smaps_size_bytes "),
+        "views are served again"
+    );
+}
+
+/// Returns the most memory that the exporter has used.
+fn peak_bytes(serving: &Serving) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

@@ -9,6 +9,7 @@ mod checks;
 mod handover;
 mod ooms;
 mod own_metrics;
+mod parts;
 mod progress;
 mod state_log;
 pub mod threads;
@@ -21,14 +22,15 @@ use std::time::{Duration, Instant};
 use self::checks::CheckSchedule;
 use self::ooms::Ooms;
 use self::own_metrics::OwnMetrics;
+pub use self::parts::Parts;
 pub use self::progress::Pass;
 use self::progress::Progress;
 use self::state_log::{StateLog, refused};
-use self::views::Views;
+use self::views::{Query, Views};
+use crate::cgroupfs::account::Exported;
 use crate::demand::{Demand, Wake};
 use crate::errors::plain;
 use crate::exposition;
-use crate::exposition::self_metrics::SelfMetrics;
 use crate::node::cgroups::usage::CgroupUsage;
 use crate::node::containers::discovery::Discovery;
 use crate::node::processes::job::{Detail, Job};
@@ -42,31 +44,6 @@ use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::Snapshot;
-
-/// The parts of a [`Scraper`].
-#[derive(Debug)]
-pub struct Parts {
-    /// The proc file system of the node.
-    pub proc: Proc,
-    /// The containers of the node.
-    pub discovery: Discovery,
-    /// The reads of the node's processes.
-    pub reads: Reads,
-    /// The cgroups of the containers; `None` if none are read.
-    pub cgroups: Option<CgroupUsage>,
-    /// The CPU time that scrapes and checks may use.
-    pub budget: Budget,
-    /// The readings, and their sums by path.
-    pub snapshot: Snapshot,
-    /// What is exported of them.
-    pub views: Views,
-    /// The exporter's own families.
-    pub self_metrics: SelfMetrics,
-    /// The shortest time between a scrape or check and the next check; `None` without checks.
-    pub check_interval: Option<Duration>,
-    /// Whether there is only one scrape, and its result is recorded.
-    pub is_recording: bool,
-}
 
 /// Everything that is kept from one scrape to the next.
 #[derive(Debug)]
@@ -351,6 +328,21 @@ impl Scraper {
         let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);
         self.own_metrics.render(text, n_samples, namespaces, folded, oom_kills);
         self.add_overhead_since(clock);
+    }
+
+    /// Appends another view of the last scrape to `text`, with what concerns the containers in it. Returns
+    /// whether it takes at most `max_bytes`. Its CPU time is not charged.
+    pub fn render_query(&mut self, query: &Query, text: &mut Vec<u8>, max_bytes: usize) -> bool {
+        let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
+        if let Some(cgroups) = &self.cgroups {
+            let selects = |account: &Exported<'_>| query.selects(account.labels, None);
+            exposition::cgroups::render(text, cgroups.exported().filter(selects));
+        }
+        let (namespaces, folded) = (self.discovery.namespaces(), view.folded(self.snapshot.summed()));
+        let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);
+        let oom_kills = oom_kills.filter(|(labels, _)| query.selects(labels, None));
+        self.own_metrics.render(text, n_samples, namespaces, folded, oom_kills);
+        text.len() <= max_bytes
     }
 
     /// Returns when the oldest values were read, or if there are no values, when the scrape began.

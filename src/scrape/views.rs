@@ -1,14 +1,15 @@
-//! What is exported of the readings.
+//! What is exported of the readings: the view of the options, and the views that single requests ask for.
 
 use crate::exposition;
+use crate::node::containers::filter::Filter;
+use crate::totals::labels;
 use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// The views of the readings.
+/// The view that `/metrics` shows without parameters.
 #[derive(Debug)]
 pub struct Views {
-    /// What `/metrics` shows without parameters.
     main: View,
 }
 
@@ -43,5 +44,76 @@ impl Views {
     /// exposition that have folded paths.
     pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
         self.main.folded(snapshot.summed())
+    }
+}
+
+/// A view that a request asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// What series stand for, and which samples there are.
+    pub shape: Shape,
+    /// What is shown of the selected processes: those that any filter matches. Without filters, all.
+    pub filters: Vec<Filter>,
+    /// Whether it needs mappings, where scrapes read only the kernel's sums.
+    pub needs_paths: bool,
+}
+
+impl Query {
+    /// Appends the families `process_smaps_*` to `text`. Returns the view, which was made for this, and the
+    /// number of samples; `None` if view and text may take more than `max_bytes`.
+    pub fn render(&self, text: &mut Vec<u8>, snapshot: &Snapshot, max_bytes: usize) -> Option<(View, u64)> {
+        let mut view = View::new(self.shape);
+        view.update(snapshot.summed(), |container, command| self.selects(container, Some(command)));
+        let n_bytes = view.text_bytes();
+        if view.n_bytes() + n_bytes > max_bytes {
+            return None;
+        }
+        text.reserve_exact(n_bytes);
+        let n_samples = exposition::text::render(text, &view, snapshot.summed());
+        Some((view, n_samples))
+    }
+
+    /// Whether a container with this label text is shown, or a command of it, of which the escaped name is
+    /// given.
+    pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
+        if self.filters.is_empty() {
+            return true;
+        }
+        let [namespace, pod, name] = labels::values_of_container(container);
+        let command = command.map(|command| {
+            let mut text = String::new();
+            labels::push_unescaped(&mut text, command, usize::MAX / 2);
+            text
+        });
+        self.filters.iter().any(|filter| match &command {
+            Some(command) => filter.matches(&namespace, &pod, &name, command),
+            None => filter.matches_container(&namespace, &pod, &name),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_see_unescaped_names() {
+        let container = labels::container("sh\"op", "", "a\\b");
+        let query = |filters: &[&str]| Query {
+            shape: Shape::default(),
+            filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
+            needs_paths: false,
+        };
+        for (filters, command, expected) in [
+            (&[][..], Some("x"), true),
+            (&["sh\"op//a\\b/x\"y"], Some(r#"x\"y"#), true),
+            (&["*/*/*/y", "*/*/*/x"], Some("x"), true),
+            (&["*/*/*/y"], Some("x"), false),
+            (&["*/*/*/y"], None, true),
+            (&["shop/*/*/*"], None, false),
+            (&["*/?/*/*"], None, false),
+        ] {
+            assert_eq!(query(filters).selects(&container, command), expected, "{filters:?}");
+        }
     }
 }

@@ -59,6 +59,25 @@ pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     }
 }
 
+/// Returns namespace, pod and container of a text from [`container`].
+pub fn values_of_container(text: &str) -> [String; 3] {
+    let mut rest = text;
+    [(); 3].map(|()| {
+        let mut value = String::new();
+        let Some((_, begin)) = rest.split_once("=\"") else { return value };
+        let mut is_escaped = false;
+        let is_end = |byte: &u8| {
+            let is_end = *byte == b'"' && !is_escaped;
+            is_escaped = *byte == b'\\' && !is_escaped;
+            is_end
+        };
+        let end = begin.as_bytes().iter().position(is_end).unwrap_or(begin.len());
+        push_unescaped(&mut value, &begin[..end], usize::MAX / 2);
+        rest = &begin[end..];
+        value
+    })
+}
+
 /// Returns `bytes` as text, built in `scratch` if they are not UTF-8.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -87,6 +106,14 @@ mod tests {
         command(&mut text, "{", "x");
         push_pid(&mut text, 42);
         assert_eq!(text, r#"{,comm="x",pid="42""#);
+    }
+
+    #[test]
+    fn values_of_a_container_are_found_again() {
+        for values in [["ns", "", "c"], ["a\\", "b\"=\"", "\n"], ["\\\"", "\\\\", "é"]] {
+            assert_eq!(values_of_container(&container(values[0], values[1], values[2])), values);
+        }
+        assert_eq!(values_of_container("{c=\"0\""), ["0", "", ""]);
     }
 
     #[test]

@@ -45,6 +45,12 @@ impl Rows {
         text.clear();
     }
 
+    /// Returns the memory that is used.
+    pub(super) fn n_bytes(&self) -> usize {
+        let Self { commands, rows, sums, text, .. } = self;
+        size_of_val(&commands[..]) + size_of_val(&rows[..]) + size_of_val(&sums[..]) + text.len()
+    }
+
     /// Whether a row is part of the exposition.
     pub(super) fn is_shown(&self, row: &Row) -> bool {
         !row.is_folded && row.outline.n_mappings > 0

@@ -10,9 +10,8 @@ use super::row::Row;
 use super::rows::{Rows, Summed};
 use super::shape::Shape;
 
-/// What a sample takes besides its labels, at most: `process_smaps_`, the longest name, `_bytes`, two spaces
-/// or braces, and the digits of the value.
-const MAX_SAMPLE_BYTES: usize = 64;
+/// What a sample takes besides its labels: at most 38 bytes for the name, and room for 9 digits.
+const SAMPLE_BYTES: usize = 48;
 
 /// The series of one exposition.
 #[derive(Debug, Default)]
@@ -81,14 +80,21 @@ impl View {
             + self.processes(summed).count()
     }
 
-    /// Returns the most bytes that the samples of `process_smaps_*` may take as text.
-    pub fn max_text_bytes(&self) -> usize {
-        let rows =
-            self.rows.rows.iter().filter(|row| self.rows.is_shown(row)).map(|row| {
-                self.rows.shape.n_samples(&row.outline) * (row.label_len as usize + MAX_SAMPLE_BYTES)
-            });
-        let commands = self.rows.commands.iter().map(|command| command.label_len + MAX_SAMPLE_BYTES);
+    /// Returns about how many bytes the samples of `process_smaps_*` take as text, rarely less than they do.
+    pub fn text_bytes(&self) -> usize {
+        let rows = self
+            .rows
+            .rows
+            .iter()
+            .filter(|row| self.rows.is_shown(row))
+            .map(|row| self.rows.shape.n_samples(&row.outline) * (row.label_len as usize + SAMPLE_BYTES));
+        let commands = self.rows.commands.iter().map(|command| command.label_len + SAMPLE_BYTES);
         rows.sum::<usize>() + commands.sum::<usize>()
+    }
+
+    /// Returns the memory of the view.
+    pub fn n_bytes(&self) -> usize {
+        self.rows.n_bytes()
     }
 
     /// Returns the label text, left open, and the number of folded paths of each container with folded paths;

@@ -70,7 +70,9 @@ def test_it_works_behind_a_prefix(node, page):
     assert page.names()
     asked = {url.removeprefix(node.url) for url in page.requests if not url.startswith("data:")}
     # An exporter that gives accounts is asked for OOM kills, too.
-    assert asked - {"node-7/exporter/ooms"} == {f"node-7/exporter/{name}" for name in ("", "page.css", "page.js", "metrics")}
+    assert asked - {"node-7/exporter/ooms"} == {
+        f"node-7/exporter/{name}" for name in ("", "page.css", "page.js", "metrics?group-by=path&fields=all")
+    }
 
 
 def test_every_exported_field_is_offered_and_its_total_is_the_exposition_s(node, page):
