@@ -176,7 +176,6 @@ mod tests {
     use crate::node::processes::table::ProcessTable;
     use crate::procfs::Proc;
     use crate::sources::recording::Recording;
-    use crate::totals::grouping::GroupBy;
 
     const PID: u32 = 7;
     const SMAPS: &str =
@@ -205,7 +204,7 @@ mod tests {
             let mut discovery = Discovery::new(Box::new(Recording::new(&directory)), &filters);
             discovery.list_first(Instant::now()).unwrap();
             let reads = Reads::new(Duration::from_secs(1));
-            let (processes, snapshot) = (ProcessTable::default(), Snapshot::default());
+            let (processes, snapshot) = (ProcessTable::default(), Snapshot::new(usize::MAX, 0));
             let time_left = None;
             let recorded = Self { directory, proc, discovery, processes, reads, snapshot, time_left };
             for (file, text) in [("comm", "x\n"), ("cgroup", "0::/c1\n"), ("smaps", SMAPS)] {
@@ -226,16 +225,16 @@ mod tests {
         /// of reads.
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
             let Self { directory, proc, discovery, processes, reads, snapshot, time_left } = self;
-            let mut reader = Reader::new(GroupBy::Path, true, 0);
+            let mut reader = Reader::new(true, usize::MAX);
             processes.list(proc).unwrap();
-            reads.begin(processes);
+            reads.begin(processes, false);
             while let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, 0) {
                 let finding = reader.read(proc, job);
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
             }
             let has_changed = discovery.observe(processes.seen(), Instant::now());
             processes.identify(proc, discovery, has_changed);
-            reads.queue(&mut Node { processes, proc, discovery }, Instant::now(), false, |_| true);
+            reads.queue(&mut Node { processes, proc, discovery }, Instant::now(), |_| true);
             change(directory);
             let (budget, mut n_reads) = (Budget::new(0.0), 0);
             let bounds = Bounds { budget: &budget, time_to_limit: &|_| *time_left };
@@ -254,7 +253,7 @@ mod tests {
             self.snapshot.sum(self.processes.readings());
             let table = self.snapshot.table();
             let n_mappings = table.series().map(|series| series.totals.n_mappings).sum();
-            (table.processes().map(|(_, n_processes)| n_processes).sum(), n_mappings)
+            (table.n_processes(), n_mappings)
         }
     }
 

@@ -55,8 +55,8 @@ pub struct Reads {
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
-    /// Whether every mapping is read even where the kernel's sum would do.
-    needs_paths: bool,
+    /// Whether the kernel's sums suffice in this scrape.
+    reads_sums: bool,
     errors: ReadErrors,
     counts: ReadCounts,
 }
@@ -90,7 +90,7 @@ impl Reads {
             n_searched: 0,
             interval,
             always_reads: false,
-            needs_paths: false,
+            reads_sums: false,
             errors: ReadErrors::default(),
             counts: ReadCounts::default(),
         }
@@ -127,8 +127,9 @@ impl Reads {
     }
 
     /// Begins a scrape after the processes are listed: reports the detached reads that have become stuck.
-    pub fn begin(&mut self, processes: &mut ProcessTable) {
-        self.n_searched = 0;
+    /// `reads_sums` says that the kernel's sums suffice, so no mappings are read.
+    pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
+        (self.n_searched, self.reads_sums) = (0, reads_sums);
         let now = Instant::now();
         while let Some(Job { pid, inode, .. }) = self.detached.next_stuck(now, cpu_time_of_thread) {
             if let Some(i) = processes.position(Entry { pid, inode }) {
@@ -156,16 +157,8 @@ impl Reads {
 
     /// Queues the selected processes for which `wanted` holds, except those that rest after a long read or
     /// are being read. Where the values of these are kept, the name and the container are checked now, and
-    /// the program when the queue is empty. With `needs_paths`, every mapping is read even where the kernel's
-    /// sum would do.
-    pub fn queue(
-        &mut self,
-        node: &mut Node<'_>,
-        now: Instant,
-        needs_paths: bool,
-        wanted: impl Fn(&Process) -> bool,
-    ) {
-        self.needs_paths = needs_paths;
+    /// the program when the queue is empty.
+    pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
         let due = (0..).zip(node.processes.iter_mut()).filter_map(|(position, process)| {
@@ -252,8 +245,7 @@ impl Reads {
         // Only a read of all mappings can separate paths that were merged.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
-        let with_rollup = snapshot.shape().is_rollup() && !self.needs_paths;
-        let job = process.memory_job(with_rollup, reads_all, is_short, now);
+        let job = process.memory_job(self.reads_sums, reads_all, is_short, now);
         self.under_way = Some(UnderWay { job, thread, began_at: now });
         job
     }
