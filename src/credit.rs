@@ -17,6 +17,11 @@ impl Credit {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
 
+    /// Returns how much of one core is earned; 0 means no limit.
+    pub fn fraction(&self) -> f64 {
+        self.fraction
+    }
+
     /// Returns credit that grows by this fraction of one core, and starts with what is earned in this time.
     pub fn full(fraction: f64, longest: Duration) -> Self {
         let mut credit = Self::new(fraction);

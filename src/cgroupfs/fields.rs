@@ -12,6 +12,8 @@ use super::field_table::N_FIELDS;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
+/// `FIELDS[PEAK]`: the most that was ever charged.
+pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
 /// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not print it, so it is found on the way to the
@@ -34,7 +36,8 @@ pub(super) const SWAPCACHED: usize = 21;
 pub(super) const ZSWAP: usize = 22;
 pub(super) const HUGETLB: usize = 23;
 pub(super) const INACTIVE_ANON: usize = 26;
-const INACTIVE_FILE: usize = 27;
+/// `FIELDS[INACTIVE_FILE]`: page cache that the kernel can take back at once.
+pub const INACTIVE_FILE: usize = 27;
 pub(super) const ACTIVE_ANON: usize = 28;
 pub(super) const UNEVICTABLE: usize = 30;
 pub(super) const SLAB: usize = 33;
@@ -43,7 +46,7 @@ pub const OOM_KILLS: usize = 40;
 
 /// Version 1 prints "no limit" as `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 minus one
 /// page, which is at most 64 KiB.
-const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
+pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
 /// The values of the fields of one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,3 +7,4 @@ mod field_table;
 pub mod fields;
 pub mod files;
 mod namespace;
+pub mod use_files;

@@ -5,11 +5,8 @@ use std::fmt::{self, Display, Formatter, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cgroupfs::account::{PARTS, parts};
-use crate::cgroupfs::fields::{CURRENT, LIMIT, Values};
+use crate::cgroupfs::fields::{CURRENT, LIMIT, PEAK, Values};
 use crate::totals::largest::{Largest, Part};
-
-/// The number of the largest paths in a log line.
-const N_LOGGED: usize = 5;
 
 /// The containers that a kill may have happened in, if only the pod's cgroup has counted it.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +17,19 @@ pub struct PodKill<'a> {
     pub has_unselected: bool,
 }
 
-/// What is recorded of kills in a container or a pod.
+/// A process in the last moment before a kill.
 #[derive(Clone, Copy, Debug)]
+pub struct Process<'a> {
+    /// The pid of the process.
+    pub pid: u32,
+    /// The name of the process.
+    pub command: &'a str,
+    /// The resident bytes: anonymous, of files, and of shared memory.
+    pub rss: [u64; 3],
+}
+
+/// What is recorded of kills in a container or a pod.
+#[derive(Clone, Debug)]
 pub struct Record<'a> {
     /// When the kills were noticed.
     pub time: SystemTime,
@@ -31,16 +39,33 @@ pub struct Record<'a> {
     pub pod: Option<PodKill<'a>>,
     /// How many processes were killed.
     pub n_kills: u64,
-    /// The name of the limit that was hit, if it is known.
-    pub limit: Option<&'static str>,
-    /// The bytes that were charged when they were last looked at before the kill, if they are known.
-    pub current: Option<u64>,
-    /// The values of the cgroup at that time.
+    /// The processes that were killed, as far as they are known.
+    pub victims: Vec<Process<'a>>,
+    /// The limit that was hit, if it is known.
+    pub hit: Hit,
+    /// The values of the container's cgroup when they were last read before the kill.
     pub values: &'a Values,
+    /// The processes, the largest first, and how long before the kill was noticed they were read.
+    pub processes: Option<(Duration, Vec<Process<'a>>)>,
     /// The age of the oldest of the readings that show what was mapped.
     pub age: Option<Duration>,
+    /// How long before these readings the sizes were read from which the growth of paths is counted.
+    pub growth_time: Option<Duration>,
     /// What was mapped.
     pub largest: &'a Largest,
+}
+
+/// The limit that was hit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hit {
+    /// The name of the limit.
+    pub name: Option<&'static str>,
+    /// The use and the limit of the cgroup with that limit.
+    pub current: Option<u64>,
+    /// See there.
+    pub limit: Option<u64>,
+    /// Whether the kernel kills all processes of the container at once.
+    pub kills_group: Option<bool>,
 }
 
 /// A log line in three parts, so that the kills of several records can be added.
@@ -91,35 +116,75 @@ impl Record<'_> {
         }
         text.push_str(",\"command\":");
         push_string(&mut text, &self.largest.command);
-        let limit = self.limit.map_or("null".to_owned(), |limit| format!("\"{limit}\""));
-        let _ = write!(text, ",\"kills\":{},\"limit\":{limit}", self.n_kills);
-        for (name, bytes) in [("limit_bytes", self.values.get(LIMIT)), ("use_bytes", self.current)] {
-            let bytes = bytes.map_or("null".to_owned(), |bytes| bytes.to_string());
-            let _ = write!(text, ",\"{name}\":{bytes}");
+        let _ = write!(text, ",\"kills\":{},\"victims\":[", self.n_kills);
+        for (i, Process { pid, command, .. }) in self.victims.iter().enumerate() {
+            let _ = write!(text, "{}{{\"pid\":{pid},\"command\":", if i == 0 { "" } else { "," });
+            push_string(&mut text, command);
+            text.push('}');
         }
-        let age = self.age.map_or("null".to_owned(), |age| format!("{:.3}", age.as_secs_f64()));
-        let _ =
-            write!(text, ",\"reading_age_seconds\":{age},\"mapped_bytes\":{},\"paths\":[", self.largest.pss);
-        for (i, Part { command, path, pss }) in self.largest.paths.iter().enumerate() {
+        let limit = or_null(self.hit.name.map(|name| format!("\"{name}\"")));
+        let _ = write!(text, "],\"limit\":{limit}");
+        for (name, value) in self.numbers() {
+            let _ = write!(text, ",\"{name}\":{}", or_null(value));
+        }
+        let _ = write!(text, ",\"oom_group\":{}", or_null(self.hit.kills_group));
+        self.push_processes(&mut text);
+        let _ = write!(
+            text,
+            ",\"reading_age_seconds\":{},\"mapped_bytes\":{},\"growth_seconds\":{},\"paths\":[",
+            or_null(self.age.map(seconds)),
+            self.largest.pss,
+            or_null(self.growth_time.map(seconds))
+        );
+        for (i, Part { command, path, pss, growth }) in self.largest.paths.iter().enumerate() {
             text.push_str(if i == 0 { "{\"command\":" } else { ",{\"command\":" });
             push_string(&mut text, command);
             text.push_str(",\"path\":");
             push_string(&mut text, path);
-            let _ = write!(text, ",\"pss_bytes\":{pss}}}");
+            let _ = write!(text, ",\"pss_bytes\":{pss},\"growth_bytes\":{}}}", or_null(*growth));
         }
         text.push_str("],\"account\":{");
-        // An account that was read at another time than the use would not add up to it.
-        let is_of_then = self.values.get(CURRENT) == self.current;
-        let account = if is_of_then { parts(self.values).unwrap_or_default() } else { [None; PARTS.len()] };
-        let account = PARTS.into_iter().zip(account);
-        for (i, (part, bytes)) in account.filter_map(|(part, bytes)| Some((part, bytes?))).enumerate() {
+        for (i, (part, bytes)) in self.account().enumerate() {
             let _ = write!(text, "{}\"{part}\":{bytes}", if i == 0 { "" } else { "," });
         }
         text.push_str("}}");
         text
     }
 
-    /// Returns the record as one line of `key=value`.
+    fn push_processes(&self, text: &mut String) {
+        let age = self.processes.as_ref().map(|(age, _)| seconds(*age));
+        let _ = write!(text, ",\"processes_age_seconds\":{},\"processes\":[", or_null(age));
+        let processes = self.processes.iter().flat_map(|(_, processes)| processes);
+        for (i, Process { pid, command, rss: [anon, file, shmem] }) in processes.enumerate() {
+            let _ = write!(text, "{}{{\"pid\":{pid},\"command\":", if i == 0 { "" } else { "," });
+            push_string(text, command);
+            let _ = write!(
+                text,
+                ",\"rss_anon_bytes\":{anon},\"rss_file_bytes\":{file},\"rss_shmem_bytes\":{shmem}}}"
+            );
+        }
+        text.push(']');
+    }
+
+    /// Returns the uses and limits, by name.
+    fn numbers(&self) -> [(&'static str, Option<u64>); 5] {
+        [
+            ("hit_limit_bytes", self.hit.limit),
+            ("hit_use_bytes", self.hit.current),
+            ("limit_bytes", self.values.get(LIMIT)),
+            ("use_bytes", self.values.get(CURRENT)),
+            ("peak_bytes", self.values.get(PEAK)),
+        ]
+    }
+
+    /// Returns the parts of the container's account that are known.
+    fn account(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let account = parts(self.values).unwrap_or_default();
+        PARTS.into_iter().zip(account).filter_map(|(part, bytes)| Some((part, bytes?)))
+    }
+
+    /// Returns the record as one line of `key=value`. After the ages, paths have their size, and in parentheses
+    /// their growth.
     pub fn log_line(&self) -> LogLine {
         let [namespace, pod, container] = self.container;
         let mut before = format!("OOM kill: namespace={namespace:?} pod={pod:?} container={container:?}");
@@ -130,27 +195,46 @@ impl Record<'_> {
                     write!(before, " candidates={:?} has_unselected={has_unselected}", candidates.join(","));
             }
         }
+        for Process { pid, command, .. } in &self.victims {
+            let _ = write!(before, " victim={command:?} victim_pid={pid}");
+        }
         let mut after = String::new();
-        if let Some(bytes) = self.current {
-            let _ = write!(after, " use_bytes={bytes}");
+        if let Some(name) = self.hit.name {
+            let _ = write!(after, " limit={name}");
         }
-        if let Some(bytes) = self.values.get(LIMIT) {
-            let _ = write!(after, " limit_bytes={bytes}");
+        for (name, value) in self.numbers() {
+            let _ = value.map(|value| write!(after, " {name}={value}"));
         }
-        if let Some(limit) = self.limit {
-            let _ = write!(after, " limit={limit}");
+        let _ = self.hit.kills_group.map(|kills_group| write!(after, " oom_group={kills_group}"));
+        if let Some((age, processes)) = &self.processes {
+            let rss = |of: &Process<'_>| format!("{}[{}]={}", of.command, of.pid, of.rss.iter().sum::<u64>());
+            let processes: Vec<_> = processes.iter().map(rss).collect();
+            let _ =
+                write!(after, " processes_age_seconds={} processes={:?}", seconds(*age), processes.join(" "));
         }
-        if let Some(age) = self.age {
-            let _ = write!(after, " reading_age_seconds={:.3}", age.as_secs_f64());
+        let account: Vec<_> = self.account().map(|(part, bytes)| format!("{part}={bytes}")).collect();
+        if !account.is_empty() {
+            let _ = write!(after, " account={:?}", account.join(" "));
         }
+        let _ = self.age.map(|age| write!(after, " reading_age_seconds={}", seconds(age)));
         if self.pod.is_none() {
             let _ = write!(after, " mapped_bytes={}", self.largest.pss);
         }
-        for Part { command, path, pss } in self.largest.paths.iter().take(N_LOGGED) {
+        let _ = self.growth_time.map(|time| write!(after, " growth_seconds={}", seconds(time)));
+        for Part { command, path, pss, growth } in &self.largest.paths {
             let _ = write!(after, " {:?}={pss}", if path.is_empty() { command } else { path });
+            let _ = growth.map(|growth| write!(after, "({growth:+})"));
         }
         LogLine { before, n_kills: self.n_kills, after }
     }
+}
+
+fn or_null(value: Option<impl ToString>) -> String {
+    value.map_or("null".to_owned(), |value| value.to_string())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.3}", duration.as_secs_f64())
 }
 
 /// Returns the whole document. The records come in the given order.
@@ -183,37 +267,50 @@ mod tests {
     use crate::cgroupfs::fields::values;
 
     fn largest() -> Largest {
-        let part = |path: &str, pss| Part { command: "java".into(), path: path.into(), pss };
+        let part = |path: &str, pss, growth| Part { command: "java".into(), path: path.into(), pss, growth };
         Largest {
             pss: 99,
             command: "ja\"va\n".into(),
-            paths: vec![part("[heap]", 90), part("/a\\b\u{1}é", 9)],
+            paths: vec![part("[heap]", 90, Some(80)), part("/a\\b\u{1}é", 9, Some(-1))],
+            sizes: Vec::new(),
         }
     }
 
     #[test]
     fn a_record_is_one_object_and_one_line() {
         let largest = largest();
-        let values =
-            values(&[("memory.current", "100\n"), ("memory.stat", "anon 90\nfile 4\nshmem 1\nslab 3\n")]);
+        let values = values(&[
+            ("memory.current", "100\n"),
+            ("memory.peak", "101\n"),
+            ("memory.stat", "anon 90\nfile 4\nshmem 1\nslab 3\n"),
+        ]);
+        let java = Process { pid: 12, command: "java", rss: [90, 5, 1] };
+        let sh = Process { pid: 7, command: "s\"h", rss: [1, 2, 0] };
         let record = Record {
             time: UNIX_EPOCH + Duration::from_millis(1_764_072_000_125),
             container: ["shop", "web \"1\"", "app"],
             pod: None,
             n_kills: 2,
-            limit: Some("kubepods"),
-            current: Some(100),
+            victims: vec![java],
+            hit: Hit {
+                name: Some("kubepods"),
+                current: Some(998),
+                limit: Some(999),
+                kills_group: Some(false),
+            },
             values: &values,
+            processes: Some((Duration::from_millis(104), vec![java, sh])),
             age: Some(Duration::from_millis(812)),
+            growth_time: Some(Duration::from_secs(45)),
             largest: &largest,
         };
         assert_eq!(
             record.json(),
-            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"limit":"kubepods","limit_bytes":null,"use_bytes":100,"reading_age_seconds":0.812,"mapped_bytes":99,"paths":[{"command":"java","path":"[heap]","pss_bytes":90},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
+            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"victims":[{"pid":12,"command":"java"}],"limit":"kubepods","hit_limit_bytes":999,"hit_use_bytes":998,"limit_bytes":null,"use_bytes":100,"peak_bytes":101,"oom_group":false,"processes_age_seconds":0.104,"processes":[{"pid":12,"command":"java","rss_anon_bytes":90,"rss_file_bytes":5,"rss_shmem_bytes":1},{"pid":7,"command":"s\"h","rss_anon_bytes":1,"rss_file_bytes":2,"rss_shmem_bytes":0}],"reading_age_seconds":0.812,"mapped_bytes":99,"growth_seconds":45.000,"paths":[{"command":"java","path":"[heap]","pss_bytes":90,"growth_bytes":80},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9,"growth_bytes":-1}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
         );
         assert_eq!(
             record.log_line().to_string(),
-            r#"OOM kill: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" kills=2 use_bytes=100 limit=kubepods reading_age_seconds=0.812 mapped_bytes=99 "[heap]"=90 "/a\\b\u{1}é"=9"#
+            r#"OOM kill: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" victim="java" victim_pid=12 kills=2 limit=kubepods hit_limit_bytes=999 hit_use_bytes=998 use_bytes=100 peak_bytes=101 oom_group=false processes_age_seconds=0.104 processes="java[12]=96 s\"h[7]=3" account="anon=90 page_cache=3 shmem=1 slab=3 remainder=3" reading_age_seconds=0.812 mapped_bytes=99 growth_seconds=45.000 "[heap]"=90(+80) "/a\\b\u{1}é"=9(-1)"#
         );
     }
 
@@ -228,16 +325,18 @@ mod tests {
             container: ["", "", ""],
             pod: Some(PodKill { candidates: &candidates, has_unselected: false }),
             n_kills: 1,
-            limit: None,
-            current: None,
+            victims: Vec::new(),
+            hit: Hit::default(),
             values: &limited,
+            processes: None,
             age: None,
+            growth_time: None,
             largest: &largest,
         };
         let json = record.json();
-        assert!(json.ends_with(
-            r#""container":"","candidates":["a\"b","c"],"has_unselected":false,"command":"","kills":1,"limit":null,"limit_bytes":7,"use_bytes":null,"reading_age_seconds":null,"mapped_bytes":0,"paths":[],"account":{}}"#
-        ), "{json}");
+        let unknown = r#""processes_age_seconds":null,"processes":[],"reading_age_seconds":null,"mapped_bytes":0,"growth_seconds":null,"paths":[],"account":{}}"#;
+        assert!(json.ends_with(unknown), "{json}");
+        assert!(json.contains(r#""kills":1,"victims":[],"limit":null,"hit_limit_bytes":null,"hit_use_bytes":null,"limit_bytes":7,"use_bytes":null,"#), "{json}");
         let line = record.log_line().to_string();
         let expected = r#" candidates="a\"b,c" has_unselected=false kills=1 limit_bytes=7"#;
         assert!(line.ends_with(expected), "{line}");

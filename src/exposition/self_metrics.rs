@@ -64,6 +64,8 @@ pub struct Reads {
     pub rollup: u64,
     /// Nothing had changed, so nothing was read.
     pub unchanged: u64,
+    /// Nothing was read, because the container might have reached its limit meanwhile. The last values stay.
+    pub deferred: u64,
 }
 
 /// Reads of processes that failed, by reason.
@@ -198,13 +200,19 @@ impl SelfMetrics {
         if oom_kills.peek().is_some() {
             labelled(text, "smaps_exporter_oom_kills_total", Counter, help, oom_kills);
         }
-        let Reads { smaps, rollup, unchanged } = report.reads;
+        let Reads { smaps, rollup, unchanged, deferred } = report.reads;
         labelled(
             text,
             "smaps_exporter_reads_total",
             Counter,
-            "Reads of a process: smaps gave its mappings, rollup their sum, unchanged showed that there is nothing new.",
-            [("{kind=\"smaps\"}", smaps), ("{kind=\"rollup\"}", rollup), ("{kind=\"unchanged\"}", unchanged)],
+            "Reads of a process: smaps gave its mappings, rollup their sum, unchanged showed that there is nothing \
+             new, deferred ones were left out because the container might have reached its limit meanwhile.",
+            [
+                ("{kind=\"smaps\"}", smaps),
+                ("{kind=\"rollup\"}", rollup),
+                ("{kind=\"unchanged\"}", unchanged),
+                ("{kind=\"deferred\"}", deferred),
+            ],
         );
         let ReadErrors { denied, exec, gone, torn, slow, stuck, io } = report.read_errors;
         labelled(

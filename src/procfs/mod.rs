@@ -16,7 +16,7 @@ pub mod permissions;
 mod raw;
 pub mod scan;
 pub mod stat;
-mod status;
+pub mod status;
 pub mod this_process;
 
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ use cgroup::Cgroups;
 use errors::ReadError;
 use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
-use status::{is_zombie, state_of};
+use status::{Status, is_zombie, state_of};
 
 /// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
@@ -144,6 +144,12 @@ impl Proc {
     /// Whether process `pid` is a zombie without further threads, by its `status`, which cannot block.
     pub fn is_zombie(&self, pid: u32, buffers: &mut Buffers) -> bool {
         self.file_of(pid, "status", buffers).is_ok_and(is_zombie)
+    }
+
+    /// Returns what the `status` of process `pid` shows. Reading it cannot block, and keeps no memory of a
+    /// process that ends meanwhile.
+    pub fn status(&self, pid: u32, buffers: &mut Buffers) -> Result<Status, ReadError> {
+        Ok(Status::parse(self.file_of(pid, "status", buffers)?))
     }
 
     fn file_of<'a>(&self, pid: u32, file: &str, buffers: &'a mut Buffers) -> Result<&'a [u8], Errno> {

@@ -7,6 +7,58 @@ pub fn state_of(status: &[u8]) -> Option<u8> {
     line.first().copied()
 }
 
+/// What `status` shows of a process that is alive, or was until now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The name of the process, with `\n` for a newline and `\\` for a backslash.
+    pub name: String,
+    /// The resident bytes: anonymous, of files, and of shared memory; `None` if the process has given up its
+    /// memory. A kernel that does not divide the sum (before 4.5) shows all of it as anonymous.
+    pub rss: Option<[u64; 3]>,
+    /// Whether the process was sent SIGKILL and has not ended yet.
+    pub is_killed: bool,
+}
+
+impl Status {
+    /// Parses the text of a `status` file.
+    pub fn parse(text: &[u8]) -> Self {
+        let mut status = Self::default();
+        let (mut sum, mut parts) = (None, [None; 3]);
+        for line in text.split(|&b| b == b'\n') {
+            let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
+            let value = line[colon + 1..].trim_ascii();
+            match &line[..colon] {
+                b"Name" => status.name = String::from_utf8_lossy(value).into_owned(),
+                b"VmRSS" => sum = kib(value),
+                b"RssAnon" => parts[0] = kib(value),
+                b"RssFile" => parts[1] = kib(value),
+                b"RssShmem" => parts[2] = kib(value),
+                // Bit 8 is signal 9.
+                b"SigPnd" | b"ShdPnd" => {
+                    status.is_killed |= value.len() >= 3 && value[value.len() - 3] & 1 == 1
+                }
+                _ => {}
+            }
+        }
+        status.rss = match parts {
+            [None, None, None] => sum.map(|sum| [sum, 0, 0]),
+            parts => Some(parts.map(Option::unwrap_or_default)),
+        };
+        status
+    }
+
+    /// Returns all resident bytes.
+    pub fn resident(&self) -> u64 {
+        self.rss.iter().flatten().sum()
+    }
+}
+
+/// Parses a number of KiB, and returns bytes.
+fn kib(value: &[u8]) -> Option<u64> {
+    let number = value.strip_suffix(b" kB")?.trim_ascii();
+    std::str::from_utf8(number).ok()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Whether this is the `status` of a zombie without further threads.
 pub fn is_zombie(status: &[u8]) -> bool {
     let mut lines = status.split(|&b| b == b'\n');
@@ -27,6 +79,30 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(state_of(status.as_bytes()), state, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn the_memory_and_the_end_of_a_process() {
+        let status = |name: &str, rss, is_killed| Status { name: name.to_owned(), rss, is_killed };
+        let alive = "Name:\ta:b\\nc\nState:\tR (running)\nVmRSS:\t      70 kB\nRssAnon:\t      40 kB\nRssFile:\t      20 kB\nRssShmem:\t      10 kB\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n";
+        for (text, expected, resident) in [
+            (alive.to_owned(), status("a:b\\nc", Some([40, 20, 10].map(|kib| kib << 10)), false), 70 << 10),
+            (
+                alive.replace("4000", "0100"),
+                status("a:b\\nc", Some([40, 20, 10].map(|kib| kib << 10)), true),
+                70 << 10,
+            ),
+            (
+                "Name:\tx\nVmRSS:\t5 kB\nSigPnd:\t0000000000000300\n".into(),
+                status("x", Some([5 << 10, 0, 0]), true),
+                5 << 10,
+            ),
+            ("Name:\tx\nState:\tZ (zombie)\nShdPnd:\t0000000000000200\n".into(), status("x", None, false), 0),
+            ("VmRSS:\tx kB\nSigPnd:\t1\n".into(), status("", None, false), 0),
+        ] {
+            let found = Status::parse(text.as_bytes());
+            assert_eq!((&found, found.resident()), (&expected, resident), "{text:?}");
         }
     }
 

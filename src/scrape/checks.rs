@@ -23,9 +23,11 @@ impl CheckSchedule {
     }
 
     /// Returns when the next check is due if no scrape comes first. `allowed_at` is when the CPU budget
-    /// allows one.
-    pub fn next_check(&self, allowed_at: Option<Instant>) -> Option<Instant> {
-        let soonest = self.began_at? + self.interval?;
+    /// allows one. If it is urgent, because a container comes close to its limit, it does not wait for the
+    /// interval.
+    pub fn next_check(&self, allowed_at: Option<Instant>, is_urgent: bool) -> Option<Instant> {
+        let interval = if is_urgent { Duration::ZERO } else { self.interval? };
+        let soonest = self.began_at? + interval;
         Some(allowed_at.map_or(soonest, |allowed_at| allowed_at.max(soonest)))
     }
 }
@@ -40,13 +42,19 @@ mod tests {
     fn a_check_follows_an_interval_after_the_last_scrape_or_check() {
         let now = Instant::now();
         let mut schedule = CheckSchedule::new(Some(INTERVAL));
-        assert_eq!(schedule.next_check(None), None, "the first scrape comes first");
+        assert_eq!(schedule.next_check(None, false), None, "the first scrape comes first");
         for begun in [now, now + 7 * INTERVAL] {
             schedule.begin(begun);
-            assert_eq!(schedule.next_check(None), Some(begun + INTERVAL));
-            assert_eq!(schedule.next_check(Some(begun)), Some(begun + INTERVAL));
+            assert_eq!(schedule.next_check(None, false), Some(begun + INTERVAL));
+            assert_eq!(schedule.next_check(Some(begun), false), Some(begun + INTERVAL));
             let allowed_at = begun + 3 * INTERVAL;
-            assert_eq!(schedule.next_check(Some(allowed_at)), Some(allowed_at), "the budget is used up");
+            assert_eq!(
+                schedule.next_check(Some(allowed_at), false),
+                Some(allowed_at),
+                "the budget is used up"
+            );
+            assert_eq!(schedule.next_check(None, true), Some(begun), "a container comes close to its limit");
+            assert_eq!(schedule.next_check(Some(allowed_at), true), Some(allowed_at), "that is charged, too");
         }
     }
 
@@ -55,6 +63,6 @@ mod tests {
         let now = Instant::now();
         let mut schedule = CheckSchedule::new(None);
         schedule.begin(now);
-        assert_eq!(schedule.next_check(None), None);
+        assert_eq!(schedule.next_check(None, false), None);
     }
 }

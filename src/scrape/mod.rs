@@ -1,8 +1,8 @@
 //! One scrape: lists, identifies, chooses and reads processes, verifies and sums the readings, and renders
 //! them.
 //!
-//! Between scrapes there are *checks*, which run the same steps but read only containers close to their
-//! limit, so that an OOM record can state what these containers held when the kernel killed a process in
+//! Between scrapes there are *checks*, which run the same steps but read only containers that come close to
+//! their limit, so that an OOM record can state what these containers held when the kernel killed a process in
 //! them. A check renders nothing.
 
 mod checks;
@@ -39,7 +39,7 @@ use crate::node::reads::apply::apply_read;
 use crate::node::reads::budget::Budget;
 use crate::node::reads::finding::Finding;
 use crate::node::reads::reader::Reader;
-use crate::node::reads::scheduler::{Node, Reads};
+use crate::node::reads::scheduler::{Bounds, Node, Reads};
 use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
@@ -133,7 +133,7 @@ impl Scraper {
             let proc = Proc::open(path);
             self.proc = Arc::new(proc.map_err(|error| format!("cannot open {path:?}: {}", plain(&error)))?);
         }
-        let Self { proc, discovery, processes, reads, budget, views, .. } = self;
+        let Self { proc, discovery, processes, reads, cgroups, budget, views, .. } = self;
         self.checks.begin(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
@@ -143,6 +143,7 @@ impl Scraper {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
         }
+        cgroups.iter().for_each(|cgroups| budget.spend(cgroups.take_look_time()));
         self.progress.begin(pass, now);
         self.add_overhead_since(clock);
         Ok(())
@@ -167,8 +168,11 @@ impl Scraper {
             return None;
         }
         let clock = thread_cpu_time();
-        let Self { proc, discovery, processes, reads, budget, snapshot, .. } = self;
-        let next = reads.next(&mut Node { processes, proc, discovery }, budget, snapshot, thread);
+        let Self { proc, discovery, processes, reads, cgroups, budget, snapshot, .. } = self;
+        let time_to_limit = |id| cgroups.as_ref().and_then(|cgroups| cgroups.time_to_limit(id));
+        let (mut node, bounds) =
+            (Node { processes, proc, discovery }, Bounds { budget, time_to_limit: &time_to_limit });
+        let next = reads.next(&mut node, &bounds, snapshot, thread);
         if next.is_none() {
             // The time is charged here because no further read follows.
             self.add_overhead_since(clock);
@@ -188,14 +192,10 @@ impl Scraper {
         }
         self.record_kills();
         let Self { proc, discovery, processes, reads, cgroups, .. } = self;
-        let mut node = Node { processes, proc, discovery };
-        match (cgroups, pass) {
-            (Some(cgroups), Pass::Check) => {
-                cgroups.check(now);
-                reads.queue(&mut node, now, |process| cgroups.is_near_limit(process));
-            }
-            _ => reads.queue(&mut node, now, |_| true),
-        }
+        let (mut node, is_check) = (Node { processes, proc, discovery }, pass == Pass::Check);
+        cgroups.iter_mut().for_each(CgroupUsage::begin_reads);
+        let is_due = |process: &_| cgroups.as_ref().is_some_and(|cgroups| cgroups.is_due(process));
+        reads.queue(&mut node, now, |process| !is_check || is_due(process));
         self.progress.begin_reads(pass);
         if self.discovery.has_listed() && self.log.needs_selection() {
             self.log.log_selection(&self.discovery.selection(self.processes.attributed()));
@@ -236,7 +236,7 @@ impl Scraper {
             let (n_refused, n_selected) = self.processes.refusals();
             self.log.log_refusals(n_refused, n_selected);
             if let Some(cgroups) = &mut self.cgroups {
-                cgroups.read(now);
+                cgroups.read();
             }
         }
         if must_sum {
@@ -363,16 +363,15 @@ impl Scraper {
 
     /// Returns when a check is due if no scrape comes first; `None` without checks.
     pub fn next_check(&self) -> Option<Instant> {
-        self.checks.next_check(self.budget.next_check())
+        let has_due = self.cgroups.as_ref().is_some_and(CgroupUsage::has_due);
+        self.checks.next_check(self.budget.next_check(), has_due)
     }
 
-    /// Starts the thread that finds OOM kills as they happen, where the kernel reports them. It wakes the
-    /// thread that scrapes.
-    ///
-    /// Fails with the system's error when no thread can be started.
+    /// Starts the thread that notices containers close to their limit and OOM kills, and wakes the thread that
+    /// scrapes. Fails with the system's error when no thread can be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
-            Some(cgroups) => cgroups.start_watch(demand),
+            Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),
             None => Ok(()),
         }
     }

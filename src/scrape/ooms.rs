@@ -6,10 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use log::warn;
 
 use crate::cgroupfs::fields::Values;
-use crate::exposition::ooms::{LogLine, PodKill, Record, document};
+use crate::exposition::ooms::{Hit, LogLine, PodKill, Process, Record, document};
 use crate::logging;
 use crate::node::cgroups::kill_counts::{Limit, Place};
-use crate::node::cgroups::oom::Kill;
+use crate::node::cgroups::moment::Member;
+use crate::node::cgroups::oom::{Content, Kill};
 use crate::totals::labels;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
@@ -22,6 +23,10 @@ const MAX_BYTES: usize = 256 << 10;
 /// The shortest time between two log lines of one container or pod. A loop of 67 kills in a second would
 /// otherwise log 26 KB in a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The growth of paths is counted over this time.
+const MIN_GROWTH: Duration = Duration::from_secs(1);
+const MAX_GROWTH: Duration = Duration::from_secs(60);
 
 /// The newest OOM records.
 #[derive(Debug, Default)]
@@ -54,28 +59,41 @@ impl Ooms {
                 (&of.listed, Some(PodKill { candidates, has_unselected: *has_unselected }))
             }
         };
-        let (mut summed, no_values) = (Largest::default(), Values::default());
-        let (largest, read_at, values, current) = match (&kill.content, &kill.found.place) {
+        let content = kill.content.as_ref();
+        let (mut largest, read_at) = match (content, &kill.found.place) {
             (Some(content), Place::Container(container)) => match &content.last_reading {
-                Some(last) => (&last.largest, last.oldest, &last.values, Some(last.current)),
+                Some(last) => (last.largest.clone(), last.oldest),
                 None => {
-                    let (table, key) = (snapshot.table(), container.id.key());
-                    let is_known = content.is_alone && summed.find(table, key, &mut Vec::new());
-                    (&summed, summed_at.filter(|_| is_known), &content.values, Some(content.current))
+                    let (mut summed, key) = (Largest::default(), container.id.key());
+                    let is_known = content.is_alone && summed.find(snapshot.table(), key, &mut Vec::new());
+                    (summed, summed_at.filter(|_| is_known))
                 }
             },
-            _ => (&summed, None, &no_values, None),
+            _ => (Largest::default(), None),
         };
+        let growth_time = content.and_then(|content| grow(&mut largest, read_at?, content));
+        let moment = kill.end.moment.as_ref();
+        let last =
+            content.map(|content| content.last_reading.as_ref().map_or(&content.values, |last| &last.values));
+        let no_values = Values::default();
         let record = Record {
             time: SystemTime::now(),
             container: [&listed.namespace, &listed.pod, if pod.is_some() { "" } else { &listed.name }],
             pod,
             n_kills: kill.found.n_kills,
-            limit: kill.found.limit.map(name_of),
-            current,
-            values,
+            victims: kill.end.victims.iter().map(process).collect(),
+            hit: Hit {
+                name: kill.found.limit.map(name_of),
+                current: kill.end.hit.current,
+                limit: kill.end.hit.limit,
+                kills_group: kill.end.kills_group,
+            },
+            values: moment.map(|(_, moment)| &moment.values).or(last).unwrap_or(&no_values),
+            processes: moment
+                .map(|(at, moment)| (at.elapsed(), moment.members.iter().map(process).collect())),
             age: read_at.map(|read_at| read_at.elapsed()),
-            largest,
+            growth_time,
+            largest: &largest,
         };
         let [namespace, pod, name] = record.container;
         let labels: Box<str> = labels::container(namespace, pod, name).into();
@@ -131,6 +149,20 @@ impl Ooms {
     }
 }
 
+/// Counts the growth of paths that were read at `read_at` from the earliest sizes of the minute before. Returns
+/// how long before they were read; `None` if there are none.
+fn grow(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
+    let time_to = |at: Instant| read_at.saturating_duration_since(at);
+    let earlier =
+        content.earlier.iter().find(|earlier| (MIN_GROWTH..MAX_GROWTH).contains(&time_to(earlier.at)))?;
+    largest.compare(&earlier.sizes);
+    Some(time_to(earlier.at))
+}
+
+fn process(member: &Member) -> Process<'_> {
+    Process { pid: member.pid, command: &member.name, rss: member.rss }
+}
+
 /// Returns the name of a limit in a record.
 fn name_of(limit: Limit) -> &'static str {
     match limit {
@@ -144,10 +176,13 @@ fn name_of(limit: Limit) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroupfs::fields::values;
     use crate::node::cgroups::kill_counts::FoundKill;
-    use crate::node::cgroups::oom::{Content, LastReading};
+    use crate::node::cgroups::moment::{End, Moment};
+    use crate::node::cgroups::oom::{Earlier, LastReading};
     use crate::node::containers::table::{Container, ContainerId};
     use crate::sources;
+    use crate::totals::largest::Part;
     use std::sync::Arc;
 
     fn kill(pod: &str, last_reading: Option<LastReading>) -> Kill {
@@ -160,9 +195,14 @@ mod tests {
             name: name("app"),
         };
         let place = Place::Container(Arc::new(Container::new(ContainerId(0), listed, true)));
-        let found = FoundKill { place, n_kills: 1, limit: Some(Limit::Pod) };
-        let content = Content { values: Values::default(), current: 5, is_alone: true, last_reading };
-        Kill { found, content: Some(content) }
+        let found = FoundKill { place, n_kills: 1, limit: Some(Limit::Pod), limited: None };
+        let content = Content {
+            values: values(&[("memory.current", "5\n")]),
+            is_alone: true,
+            last_reading,
+            earlier: VecDeque::new(),
+        };
+        Kill { found, end: End::default(), content: Some(content) }
     }
 
     fn record(ooms: &mut Ooms, kill: Kill, now: Instant) {
@@ -179,7 +219,7 @@ mod tests {
         let news = ooms.news().unwrap();
         assert_eq!(news.matches("\"time\"").count(), MAX_RECORDS);
         assert!(news.find("\"p79\"").unwrap() < news.find("\"p16\"").unwrap() && !news.contains("\"p15\""));
-        assert!(news.contains("\"use_bytes\":5,\"reading_age_seconds\":null,\"mapped_bytes\":0"), "{news}");
+        assert!(news.contains("\"use_bytes\":5,\"peak_bytes\":null,\"oom_group\":null,"), "{news}");
         assert_eq!(ooms.news(), None);
     }
 
@@ -230,7 +270,8 @@ mod tests {
     fn the_last_reading_of_a_full_container_is_recorded() {
         let (mut ooms, now) = (Ooms::default(), Instant::now());
         let largest = Largest { pss: 77, ..Largest::default() };
-        let last = LastReading { largest, oldest: Some(now), current: 99, ..LastReading::default() };
+        let values = values(&[("memory.current", "99\n")]);
+        let last = LastReading { largest, oldest: Some(now), values };
         record(&mut ooms, kill("p", Some(last)), now);
         let news = ooms.news().unwrap();
         assert!(news.contains("\"limit\":\"pod\",") && news.contains("\"use_bytes\":99,"), "{news}");
@@ -238,6 +279,32 @@ mod tests {
             news.contains("\"reading_age_seconds\":0.0") && news.contains("\"mapped_bytes\":77"),
             "{news}"
         );
+    }
+
+    #[test]
+    fn the_growth_of_paths_and_the_last_moment_are_recorded() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now() + 2 * MAX_GROWTH);
+        let part = Part { path: "[heap]".into(), pss: 77, ..Part::default() };
+        let largest = Largest { pss: 77, paths: vec![part], sizes: vec![(5, 77)], ..Largest::default() };
+        let mut kill = kill("p", Some(LastReading { largest, oldest: Some(now), ..LastReading::default() }));
+        let earlier =
+            |seconds, pss| Earlier { at: now - Duration::from_secs(seconds), sizes: vec![(5, pss)] };
+        let content = kill.content.as_mut().unwrap();
+        content.earlier = VecDeque::from([earlier(70, 1), earlier(50, 30), earlier(20, 60), earlier(0, 77)]);
+        let members = vec![Member { pid: 12, name: "leak".into(), rss: [70, 2, 1] }];
+        let moment = Moment { values: values(&[("memory.current", "98\n")]), members, ..Moment::default() };
+        kill.end.victims = moment.members.clone();
+        kill.end.moment = Some((Instant::now(), moment));
+        record(&mut ooms, kill, now);
+        let news = ooms.news().unwrap();
+        for expected in [
+            r#""victims":[{"pid":12,"command":"leak"}]"#,
+            r#""use_bytes":98,"#,
+            r#""processes":[{"pid":12,"command":"leak","rss_anon_bytes":70,"#,
+            r#""growth_seconds":50.000,"paths":[{"command":"","path":"[heap]","pss_bytes":77,"growth_bytes":47}]"#,
+        ] {
+            assert!(news.contains(expected), "{expected}: {news}");
+        }
     }
 
     #[test]

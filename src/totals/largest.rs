@@ -1,11 +1,15 @@
 //! What fills a container: its largest paths.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
 use crate::smaps::fields::PSS;
 
 /// The maximum number of paths that are named.
 pub const MAX_PATHS: usize = 10;
+/// The maximum number of paths with a size.
+pub const MAX_SIZES: usize = 32;
 /// Names are cut to this length, because they are kept.
 const MAX_NAME_LEN: usize = 256;
 
@@ -18,7 +22,13 @@ pub struct Largest {
     pub command: String,
     /// The largest paths, up to [`MAX_PATHS`], in descending order.
     pub paths: Vec<Part>,
+    /// The sizes of more of them.
+    pub sizes: Sizes,
 }
+
+/// The sizes of the largest paths of a container, up to [`MAX_SIZES`], in descending order: a hash of the command
+/// and the path, and the proportional bytes.
+pub type Sizes = Vec<(u64, u64)>;
 
 /// What one command maps of one path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,9 +39,19 @@ pub struct Part {
     pub path: String,
     /// The size in proportional bytes.
     pub pss: u64,
+    /// The growth since the earlier sizes; `None` before [`Largest::compare`].
+    pub growth: Option<i64>,
 }
 
 impl Largest {
+    /// Sets the growth of each path since these sizes. A path that was not among them counts as 0 then.
+    pub fn compare(&mut self, earlier: &Sizes) {
+        for (part, (hash, pss)) in self.paths.iter_mut().zip(&self.sizes) {
+            let before = earlier.iter().find(|(other, _)| other == hash).map_or(0, |&(_, pss)| pss);
+            part.growth = Some(*pss as i64 - before as i64);
+        }
+    }
+
     /// Finds the largest paths of a container, as of the last sum. Returns whether there are any.
     ///
     /// `scratch` keeps its memory between calls.
@@ -39,6 +59,7 @@ impl Largest {
         scratch.clear();
         self.pss = 0;
         self.command.clear();
+        self.sizes.clear();
         let mut largest_command = None;
         let Some(container) = table.container(container) else { return false };
         for command in table.commands_of(container) {
@@ -56,9 +77,17 @@ impl Largest {
             }
         }
         scratch.sort_unstable_by(|a, b| b.cmp(a));
-        scratch.truncate(MAX_PATHS);
+        scratch.truncate(MAX_SIZES);
         let Some((_, command)) = largest_command else { return false };
         let container = &*table.containers.get(container).labels;
+        self.sizes.extend(scratch.iter().map(|&(pss, id)| {
+            let series = table.series.get(id);
+            let command = table.commands.get(series.command);
+            let mut hasher = DefaultHasher::new();
+            (command.name(container), series.value(command)).hash(&mut hasher);
+            (hasher.finish(), pss)
+        }));
+        scratch.truncate(MAX_PATHS);
         push_unescaped(&mut self.command, command.name(container), MAX_NAME_LEN);
         self.paths.resize_with(scratch.len(), Part::default);
         for (part, &(pss, id)) in self.paths.iter_mut().zip(scratch.iter()) {
@@ -68,7 +97,7 @@ impl Largest {
             push_unescaped(&mut part.command, command.name(container), MAX_NAME_LEN);
             part.path.clear();
             push_unescaped(&mut part.path, series.value(command), MAX_NAME_LEN);
-            part.pss = pss;
+            (part.pss, part.growth) = (pss, None);
         }
         scratch.shrink_to(4096);
         true
@@ -131,6 +160,17 @@ mod tests {
         assert_eq!(paths, expected);
         assert_eq!(largest(&table(&MAPPED), "c"), None);
         assert_eq!(largest(&Table::default(), "b"), None);
+    }
+
+    #[test]
+    fn paths_grow_since_earlier_sizes() {
+        let find = |mapped: &[_]| largest(&table(mapped), "b").unwrap();
+        let mut later = find(&MAPPED);
+        assert_eq!(later.paths[0].growth, None);
+        let earlier = [("b", "java", "[heap]", 50, 0), ("b", "sh", "/lib", 70, 0), ("b", "java", "", 9, 0)];
+        later.compare(&find(&earlier).sizes);
+        let growth: Vec<_> = later.paths.iter().filter_map(|part| part.growth).collect();
+        assert_eq!(growth, [40, 70, -10, 50, 20]);
     }
 
     #[test]

@@ -200,6 +200,73 @@ def pods_of(links: Path, programs: Path):
         pods.close()
 
 
+class Leaks:
+    """Leaks from 70% of their limits on, after three seconds of rest, without a scrape; and what the records say about them."""
+
+    def __init__(self, pods: Pods, exporter: Exporter):
+        self.pods, self.exporter = pods, exporter
+        self.n = self.n_kills = self.n_by_path = self.n_named = 0
+        self.worst: list[str] = []
+
+    def run(self, name: str, leaks: list[tuple[int, int]]):
+        """Run leaks at once, each with its rate in MiB a second and its limit in MiB, and judge their records."""
+        instances = []
+        for i, (rate, limit) in enumerate(leaks):
+            script = f"read line; {self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3; sleep {FOREVER}"
+            instances.append(self.pods.start(self.pods.pod(f"{name}-{i}"), "s-app", script, limit * MIB))
+        wait_until_listed(self.exporter, *(f"{name}-{i}/s-app" for i in range(len(leaks))))
+        for instance in instances:
+            instance.signal()
+        for instance in instances:
+            until(lambda instance=instance: instance.n_kills() >= 1, 1200, "the kernel has killed")
+        names = {f"{name}-{i}" for i in range(len(leaks))}
+        deadline = time.monotonic() + 20
+        while names - {record["pod"] for record in records(self.exporter)} and time.monotonic() < deadline:
+            time.sleep(0.2)
+        found = {record["pod"]: record for record in records(self.exporter)}
+        for i, (rate, limit) in enumerate(leaks):
+            record = found.get(f"{name}-{i}")
+            self.n += 1
+            self.n_kills += bool(record)
+            mapped, victims = (record["mapped_bytes"], [victim["command"] for victim in record["victims"]]) if record else (0, [])
+            is_by_path = mapped >= 0.85 * limit * MIB and record["paths"][0]["path"] == "[heap]"
+            self.n_by_path += is_by_path
+            self.n_named += "leak" in victims
+            if not is_by_path or "leak" not in victims:
+                self.worst.append(f"{rate} MB/s into {limit} MB: {mapped / limit / MIB:.0%} by path, victims {victims}")
+        for instance in instances:
+            instance.remove()
+
+    def __str__(self):
+        share = f"{self.n_kills} records of {self.n} kills, {self.n_by_path} with 85% by path, {self.n_named} with the victim"
+        return "; ".join([share, *self.worst])
+
+
+def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
+    """Run `n` leaks of 200 MB/s into 256 MB, each beside a small process that takes and gives back 2 MiB all the time. Return in how
+    many of them the kernel killed a second process. With an exporter, it is scraped at this interval."""
+    n_second = 0
+    pod = pods.pod(name)
+    for _ in range(n):
+        script = f"{pods.programs}/leak churn & read line; {pods.programs}/leak heap 180 200 1000; sleep {FOREVER}"
+        instance = pods.start(pod, "s-app", script, 256 * MIB)
+        if exporter:
+            until(lambda: f"{name}/s-app" in kills(exporter), 60, "it is listed")
+        instance.signal()
+        last_at = time.monotonic() + 60
+        until_at = None
+        while time.monotonic() < (until_at or last_at):
+            if exporter:
+                exporter.get("/metrics")
+            if until_at is None and instance.n_kills():
+                until_at = time.monotonic() + 0.5  # a second kill follows at once
+            time.sleep(interval if until_at is None else 0.05)
+        assert until_at, "the leak was not killed"
+        n_second += instance.n_kills() > 1
+        instance.remove()
+    return n_second
+
+
 def wait_until_listed(exporter: Client, *names: str):
     """Wait until these containers, and pods, are exported without a kill."""
     until(lambda: set(names) <= kills(exporter).keys(), 60, f"{names} are listed")

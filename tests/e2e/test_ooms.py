@@ -18,7 +18,7 @@ from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import Container, Lab, cri, kill, until
 from live_node import rmdir
-from ooms import LIMIT, Instance, assert_leaked, ends, is_leaking, kills, leak, limit_cgroup, pids_of, pods_of, records, wait_for, wait_until_listed
+from ooms import LIMIT, Instance, assert_leaked, ends, is_leaking, kills, leak, limit_cgroup, pids_of, pods_of, records, second_victims, wait_for, wait_until_listed
 
 # Containers near their limits; `make night` has more.
 N_FULL = int(os.environ.get("N_FULL_CONTAINERS", 100))
@@ -44,10 +44,13 @@ def test_a_kill_is_recorded_without_a_scrape(node, mounts):
             [record] = until(lambda: records(exporter), 3, "it is recorded")
             assert_leaked(record, "leak-0", ended_at, seconds=3)
         [line] = exporter.news()
-        start = 'OOM kill: namespace="accounts" pod="leak-0" container="app" largest_command="leak" kills=1 use_bytes='
+        [victim] = record["victims"]
+        start = 'OOM kill: namespace="accounts" pod="leak-0" container="app" largest_command="leak" victim="leak" '
+        start += f"victim_pid={victim['pid']} kills=1 "
         assert line.partition("] ")[2].startswith(start), line
-        limit = "limit_bytes=104857600( limit=container)?"
-        assert re.search(rf' {limit} reading_age_seconds=[0-2]\.\d+ mapped_bytes=\d+ "\[heap\]"=\d+ "', line), line
+        assert f" limit_bytes={LIMIT} use_bytes={record['use_bytes']} " in line
+        assert f'"leak[{victim["pid"]}]=' in line.partition(" processes=")[2]
+        assert re.search(r' reading_age_seconds=\d+\.\d+ mapped_bytes=\d+ (growth_seconds=\S+ )?"\[heap\]"=\d+[ (]', line), line
         exposition = exporter.after()
         assert exposition.by("smaps_exporter_oom_kills_total", *CONTAINER)["accounts", "leak-0", "app"] == 1
         assert exposition.value("smaps_exporter_scrapes_total") - scrapes <= 4, "no client has asked"
@@ -245,6 +248,64 @@ def test_a_loop_of_kills_leaves_the_records_and_the_log_to_others(programs, tmp_
 
         until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
         assert len(logged()) <= 3 and loop.n_kills() > 20, logged()
+
+
+def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
+    """17 MiB a second into 100, with nobody asking: read before the limit, although it is hit in less than two seconds."""
+    with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
+        script = f"read line; {programs}/leak heap 70 17 200 3; sleep {FOREVER}"
+        app = pods.start(pods.pod("fast"), "s-app", script, LIMIT)
+        wait_until_listed(exporter, "fast/s-app")
+        app.signal()
+        [leak] = until(lambda: [pid for pid in pids_in(app) if Path(f"/proc/{pid}/comm").read_text() == "leak\n"], 20, "it leaks")
+        [record] = until(lambda: records(exporter), 30, "it is recorded")
+        assert record["victims"] == [{"pid": int(leak), "command": "leak"}]
+        assert record["mapped_bytes"] >= 0.85 * LIMIT and record["paths"][0]["path"] == "[heap]"
+        [largest, *others] = record["processes"]
+        assert (largest["pid"], largest["command"], others[0]["command"]) == (int(leak), "leak", "sh")
+        assert largest["rss_anon_bytes"] >= 0.85 * LIMIT
+        assert record["limit_bytes"] == LIMIT and 0.9 * LIMIT <= record["use_bytes"] <= record["peak_bytes"] <= LIMIT
+        assert sum(record["account"].values()) == record["use_bytes"]
+        if IS_V2:
+            assert (record["limit"], record["hit_limit_bytes"], record["oom_group"]) == ("container", LIMIT, False)
+
+
+def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
+    """It uses nearly all of its limit, of which its processes have little."""
+    with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
+        file = tmp_path / "file"
+        script = f"read line; dd if=/dev/zero of={file} bs=1M count=60 2> /dev/null; cat {file} > /dev/null; exec sleep {FOREVER}"
+        full = pods.start(pods.pod("cache"), "s-app", script, 48 * MIB)
+        wait_until_listed(exporter, "cache/s-app")
+        full.signal()
+        name = "memory.current" if IS_V2 else "memory.usage_in_bytes"
+        until(lambda: int((full.directory / name).read_text()) > 45 * MIB, 20, "it is full")
+        until(lambda: "sleep" in Path(f"/proc/{pids_in(full)[0]}/comm").read_text(), 20, "it rests")
+        exporter.after()
+
+        def n_reads():
+            reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
+            return sum(reads[kind,] for kind in ("smaps", "rollup", "unchanged"))
+
+        # With nobody asking, no read follows: only the scrape that the second request waits for.
+        before = n_reads()
+        time.sleep(5)
+        assert n_reads() - before <= 2
+    file.unlink()
+
+
+HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
+
+
+@pytest.mark.parametrize("interval", [0.05, 1])
+def test_reading_makes_the_kernel_kill_no_second_process(programs, tmp_path, interval):
+    """The night runs 40 trials of each kind."""
+    with pods_of(tmp_path / "links", programs) as pods:
+        n_without = second_victims(pods, "without", HARM_TRIALS)
+        with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
+            n_with = second_victims(pods, "with", HARM_TRIALS, exporter, interval)
+    print(f"second victims, asked every {interval} s: {n_with} of {HARM_TRIALS}, {n_without} without the exporter")
+    assert n_with <= n_without + 1, (n_with, n_without)
 
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")

@@ -3,7 +3,8 @@
 usage: nodes.py [NODE...]             all of machines.py but arm64's by default
        nodes.py prepare [NODE...]     makes only what they boot from
 
-NODES_TESTS: more for pytest in the guest, such as "-k 'rights or inside'". BLESS=1: fixtures/smaps gets what these kernels print.
+NODES_TESTS: more for pytest in the guest, such as "-k 'rights or inside'". NODES_RECORDS: how often each leak of test_oom_records.py
+runs; 10 in the night, which takes hours. BLESS=1: fixtures/smaps gets what these kernels print.
 """
 
 import os
@@ -24,7 +25,8 @@ from build import NODES_DIR
 from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MINUTES = 30  # the longest that a machine may take; two at once on two cores take nine, beside the browser more
+RECORDS = os.environ.get("NODES_RECORDS", "")
+MINUTES = 240 if RECORDS else 30  # the longest that a machine may take; two at once on two cores take nine, beside the browser more
 AT_ONCE = 2  # a machine's tests are mostly one process
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
@@ -132,7 +134,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
         *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
         *("-serial", f"file:{serial}", "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd")),
-        *("-append", f"{machine.command_line} nodes.tests={tests}", *disks),
+        *("-append", f"{machine.command_line} nodes.tests={tests} nodes.records={RECORDS}", *disks),
     ]
     qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(NODES_DIR)})
     try:

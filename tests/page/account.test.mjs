@@ -138,10 +138,13 @@ test('bars: the limit is the width, without one the largest use', () => {
 test('records of OOM kills are read whatever they are', () => {
 	const { readOoms } = load();
 	const one = { time: 10.5, namespace: 'shop', pod: 'web-1', container: 'app', command: '<b>', limit: 'pod', kills: 1, limit_bytes: null, use_bytes: 5, reading_age_seconds: .8, mapped_bytes: 4,
-		paths: [{ command: 'java', path: '[heap]', pss_bytes: 3 }], account: { anon: 4, slab: 'x', unheard_of: 1 } };
+		growth_seconds: 9, paths: [{ command: 'java', path: '[heap]', pss_bytes: 3, growth_bytes: 2 }],
+		victims: [{ pid: 7, command: 'x' }], processes: [{ pid: 7, command: 'x', rss_anon_bytes: 1, rss_file_bytes: 2, rss_shmem_bytes: 3 }], account: { anon: 4, slab: 'x', unheard_of: 1 } };
 	const [r] = readOoms(JSON.stringify({ records: [one] }));
 	const { account, ...rest } = one;
-	assert.deepEqual(r, { ...rest, limit_bytes: NaN, candidates: [], hasUnselected: false, parts: { anon: account.anon } });
+	const unknown = { limit_bytes: NaN, hit_limit_bytes: NaN, hit_use_bytes: NaN, peak_bytes: NaN };
+	const known = { victims: [{ pid: 7, command: 'x' }], processes: [{ pid: 7, command: 'x', rss_bytes: 6 }], candidates: [], hasUnselected: false };
+	assert.deepEqual(r, { ...rest, ...unknown, ...known, parts: { anon: account.anon } });
 	const [ofPod] = readOoms(JSON.stringify({ records: [{ ...one, container: '', candidates: ['a', 5, 'b'], has_unselected: true }] }));
 	assert.deepEqual([ofPod.candidates, ofPod.hasUnselected], [['a', 'b'], true]);
 	const many = readOoms(JSON.stringify({ records: Array.from({ length: 80 }, (_, k) => ({ ...one, time: 100 - k, paths: Array(50).fill(one.paths[0]) })) }));

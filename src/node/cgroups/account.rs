@@ -1,12 +1,13 @@
 //! The account of one container: where the container's cgroup is, and how much memory is charged to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::mapped_shmem::MappedShmem;
-use super::oom::{Content, LastReading};
+use super::oom::{Content, Earlier, LastReading};
 use crate::cgroupfs::account::{self, Exported};
-use crate::cgroupfs::fields::{CURRENT, LIMIT, MAX, SHMEM, Values};
+use crate::cgroupfs::fields::{SHMEM, Values};
 use crate::cgroupfs::files::{Cgroup, CgroupFs, Paths};
 use crate::node::containers::cgroup_index::{CgroupIndex, Place};
 use crate::node::containers::discovery::Discovery;
@@ -16,10 +17,12 @@ use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
 
-/// The values are read again after this time, because a limit may have been changed.
-const MAX_AGE: Duration = Duration::from_secs(60);
-/// A container is near its limit when it uses at least this many thousandths of it.
-const NEAR_LIMIT: u64 = 900;
+/// What a container maps is kept from this many thousandths of its limit on, and the sizes of its largest paths
+/// from half of the limit on, to show how they have grown: in steps, and for a little over a minute.
+const CLOSE: u64 = 850;
+const HALF: u64 = 500;
+const STEP: Duration = Duration::from_secs(15);
+const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.
 #[derive(Debug)]
@@ -37,33 +40,19 @@ pub struct Account {
     /// When the container's init process started, once that is known.
     started_at: Option<u64>,
     cgroup: Cgroup,
-    usage: Usage,
+    /// The values of the cgroup; `None` if the container's cgroup does not exist.
+    values: Option<Values>,
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// What the container mapped when it was last near its limit.
+    /// What the container mapped when it was last close to its limit, and the sizes before.
     last_reading: Option<LastReading>,
-}
-
-/// How much memory a container uses.
-#[derive(Debug)]
-struct Usage {
-    /// The values of the cgroup; `None` if the container's cgroup does not exist.
-    values: Option<Values>,
-    read_at: Instant,
-    /// The bytes charged to the container, as of the last check.
-    current: u64,
-    /// The bytes charged to the pod, if the limit that applies is the pod's.
-    above: Option<u64>,
-    /// Whether the kernel has killed a process in the container since its cgroup was read.
-    is_outdated: bool,
+    earlier: VecDeque<Earlier>,
 }
 
 impl Account {
     /// Creates the account of a container before its cgroup is known.
     pub fn new(container: &Arc<Container>) -> Self {
-        let usage =
-            Usage { values: None, read_at: Instant::now(), current: 0, above: None, is_outdated: false };
         Self {
             container: container.clone(),
             is_seen: false,
@@ -73,10 +62,11 @@ impl Account {
             paths: Paths::default(),
             started_at: None,
             cgroup: Cgroup::default(),
-            usage,
+            values: None,
             is_watched: false,
             shmem: MappedShmem::default(),
             last_reading: None,
+            earlier: VecDeque::new(),
         }
     }
 
@@ -113,7 +103,7 @@ impl Account {
 
     /// Whether the container's cgroup exists.
     pub fn is_there(&self) -> bool {
-        self.usage.values.is_some()
+        self.values.is_some()
     }
 
     /// Whether the container's cgroup has been located, so that it is not searched for again.
@@ -220,18 +210,10 @@ impl Account {
     }
 
     /// Reads the container's cgroup. Returns whether the cgroup exists.
-    pub fn read(&mut self, fs: &mut CgroupFs, values: &mut Values, now: Instant) -> bool {
+    pub fn read(&mut self, fs: &mut CgroupFs, values: &mut Values) -> bool {
         let is_there = fs.read(&self.paths, &mut self.cgroup, values);
-        if is_there {
-            let current = values.get(CURRENT).unwrap_or(0);
-            self.usage =
-                Usage { values: Some(*values), read_at: now, current, above: None, is_outdated: false };
-            self.read_above(fs);
-            if !self.is_near_limit() {
-                self.last_reading = None;
-            }
-        } else {
-            self.usage.values = None;
+        self.values = is_there.then_some(*values);
+        if !is_there {
             self.paths = Paths::default();
         }
         is_there
@@ -242,43 +224,9 @@ impl Account {
         self.cgroup = Cgroup::default();
     }
 
-    /// Reads what is charged to the pod, if the limit that applies is the pod's. A limit further up is the
-    /// node's: its use does not depend on this container, so it is ignored.
-    fn read_above(&mut self, fs: &mut CgroupFs) {
-        let limits = self.usage.values.map(|values| (values.get(LIMIT), values.get(MAX)));
-        self.usage.above = match limits {
-            Some((Some(limit), max)) if max != Some(limit) => fs.use_above(&self.paths.memory, limit),
-            _ => None,
-        };
-    }
-
-    /// Reads what is charged to the container. Returns whether its account must be read, because the
-    /// container is near its limit or the values are old.
-    pub fn check(&mut self, fs: &mut CgroupFs, now: Instant) -> bool {
-        if !self.is_there() || self.usage.is_outdated || now > self.usage.read_at + MAX_AGE {
-            return true;
-        }
-        let Some(current) = fs.current(&mut self.cgroup) else { return true };
-        self.usage.current = current;
-        self.read_above(fs);
-        self.is_near_limit()
-    }
-
-    /// Returns how many thousandths of the limit that applies are used, if there is a limit.
-    pub fn use_permille(&self) -> Option<u64> {
-        let limit = self.usage.values?.get(LIMIT)?;
-        let used = self.usage.current.max(self.usage.above.unwrap_or(0));
-        Some(used.saturating_mul(1000) / limit.max(1))
-    }
-
-    /// Whether at least nine tenths of the limit that applies are used.
-    pub fn is_near_limit(&self) -> bool {
-        self.use_permille().is_some_and(|permille| permille >= NEAR_LIMIT)
-    }
-
     /// Returns the exported values, if the container's cgroup exists.
     pub fn exported(&self) -> Option<Exported<'_>> {
-        let values = self.usage.values.as_ref()?;
+        let values = self.values.as_ref()?;
         let mapped = self.shmem.bytes().filter(|_| !self.has_unselected && !self.shares_labels);
         let unmapped = mapped.and_then(|mapped| account::unmapped(values, mapped));
         Some(Exported { labels: &self.container.labels, values, unmapped })
@@ -286,7 +234,7 @@ impl Account {
 
     /// Begins to find out how much tmpfs and shared memory the container's processes map.
     pub fn begin_mapped_shmem(&mut self, now: Instant) {
-        let values = self.usage.values.as_ref();
+        let values = self.values.as_ref();
         self.shmem.begin(values.and_then(|values| values.get(SHMEM)).is_some_and(|bytes| bytes > 0), now);
     }
 
@@ -295,15 +243,37 @@ impl Account {
         &mut self.shmem
     }
 
-    /// Keeps what the container maps now, if it is near its limit and no other container has the same labels.
-    pub fn keep_reading(&mut self, snapshot: &Snapshot, scratch: &mut Vec<(u64, u32)>) {
-        if !self.is_near_limit() || self.shares_labels {
+    /// Keeps what the container maps now, if it is close to its limit and no other container has the same
+    /// labels. `permille` is how many thousandths of the limit it uses.
+    pub fn keep_reading(
+        &mut self,
+        permille: u64,
+        snapshot: &Snapshot,
+        scratch: &mut Vec<(u64, u32)>,
+        now: Instant,
+    ) {
+        if permille < CLOSE || self.shares_labels {
+            self.last_reading = None;
+        }
+        if permille < HALF || self.shares_labels {
+            self.earlier.clear();
             return;
         }
-        let last = self.last_reading.get_or_insert_default();
-        if last.largest.find(snapshot.table(), self.container.id.key(), scratch) {
-            (last.values, last.current) = (self.usage.values.unwrap_or_default(), self.usage.current);
-            last.oldest = None;
+        let is_step = self.earlier.back().is_none_or(|earlier| now >= earlier.at + STEP);
+        if permille < CLOSE && !is_step {
+            return;
+        }
+        let mut largest = self.last_reading.take().map(|last| last.largest).unwrap_or_default();
+        if !largest.find(snapshot.table(), self.container.id.key(), scratch) {
+            return;
+        }
+        if is_step {
+            self.earlier.retain(|earlier| now < earlier.at + MAX_AGE);
+            self.earlier.push_back(Earlier { at: now, sizes: largest.sizes.clone() });
+        }
+        if permille >= CLOSE {
+            let values = self.values.unwrap_or_default();
+            self.last_reading = Some(LastReading { largest, oldest: None, values });
         }
     }
 
@@ -320,14 +290,13 @@ impl Account {
         self.has_unselected = false;
     }
 
-    /// Returns what the container held before a kill, and marks its values as outdated.
+    /// Returns what the container held before a kill.
     pub fn take_content(&mut self) -> Content {
-        self.usage.is_outdated = true;
         Content {
-            values: self.usage.values.unwrap_or_default(),
-            current: self.usage.current,
+            values: self.values.unwrap_or_default(),
             is_alone: !self.shares_labels,
             last_reading: self.last_reading.take(),
+            earlier: std::mem::take(&mut self.earlier),
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct Accounts {
     /// The accounts that were removed because no process is left in the container, and when. They are kept for a
     /// while, because a kill may be found later.
     gone: Vec<(Instant, Account)>,
-    /// The maximum number of containers with cgroups that stay open between scrapes, at up to five
+    /// The maximum number of containers with cgroups that stay open between scrapes, at up to four
     /// descriptors each. The rest of the descriptor limit is left for everything else.
     pub(super) max_open: usize,
     has_logged_limit: bool,
@@ -107,16 +107,6 @@ impl Accounts {
         self.position(id).ok().map(|i| &mut self.table[i])
     }
 
-    /// Returns the account of a container.
-    pub fn find(&self, id: ContainerId) -> Option<&Account> {
-        self.position(id).ok().map(|i| &self.table[i])
-    }
-
-    /// Returns every account.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Account> + Clone {
-        self.table.iter()
-    }
-
     /// Returns every account, to change it.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Account> {
         self.table.iter_mut()
@@ -138,17 +128,17 @@ impl Accounts {
         self.table.iter().map(Account::container)
     }
 
-    /// Reads the accounts; with `checks_first`, only those that a check finds due.
-    pub fn read(&mut self, fs: &mut CgroupFs, now: Instant, checks_first: bool) {
+    /// Reads the accounts that `is_due` chooses.
+    pub fn read(&mut self, fs: &mut CgroupFs, is_due: impl Fn(ContainerId) -> bool) {
         let mut is_changed = false;
         let mut values = Values::default();
         let selected = self.table.iter_mut().filter(|account| account.is_selected());
         for (i, account) in selected.enumerate() {
-            if checks_first && !account.check(fs, now) {
+            if !is_due(account.container().id) {
                 continue;
             }
             let was_there = account.is_there();
-            is_changed |= account.read(fs, &mut values, now) != was_there;
+            is_changed |= account.read(fs, &mut values) != was_there;
             if i >= self.max_open {
                 account.close();
             }

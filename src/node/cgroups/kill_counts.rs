@@ -56,6 +56,8 @@ pub struct FoundKill {
     pub n_kills: u64,
     /// The limit that was hit; `None` if the kernel does not show that, as in version 1.
     pub limit: Option<Limit>,
+    /// The path of the cgroup with that limit, if it is above containers.
+    pub limited: Option<Box<[u8]>>,
 }
 
 /// The counts of one cgroup, and what of them is new.
@@ -176,6 +178,11 @@ impl KillCounts {
             && !self.containers.values().any(is_in)
     }
 
+    /// Whether kills in a container were seen that [`KillCounts::settle`] has not returned yet.
+    pub fn has_new(&self, id: ContainerId) -> bool {
+        self.containers.get(&id).is_some_and(|known| known.n_new > 0)
+    }
+
     /// Returns the path of the pod's cgroup that a container is in.
     pub fn pod(&self, id: ContainerId) -> Option<&[u8]> {
         self.containers.get(&id)?.pod.as_deref()
@@ -253,18 +260,19 @@ impl KillCounts {
     /// happen in a container that is still there.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
-            let limit = self.limit(&known.counter, known.counter.oom_or_own(), known.pod.as_deref());
+            let oom_at = known.counter.oom_or_own();
+            let (limit, limited) = self.limit(&known.counter, oom_at, known.pod.as_deref()).unzip();
             let place = Place::Container(known.container.clone());
-            found.push(FoundKill { place, n_kills: known.n_new, limit });
+            found.push(FoundKill { place, n_kills: known.n_new, limit, limited: limited.flatten() });
         }
         self.containers.values_mut().for_each(|known| known.n_new = 0);
         for (path, above) in &self.above {
             let n_kills = above.n_unexplained();
             if let Some(of) = above.pod().filter(|of| of.is_selected && n_kills > 0) {
-                let limit = self.limit(&above.counter, above.counter.oom_at, Some(path));
+                let (limit, limited) = self.limit(&above.counter, above.counter.oom_at, Some(path)).unzip();
                 let candidates = self.candidates(path);
                 let place = Place::Pod { of: of.clone(), candidates, has_unselected: above.has_unselected };
-                found.push(FoundKill { place, n_kills, limit });
+                found.push(FoundKill { place, n_kills, limit, limited: limited.flatten() });
             }
         }
         self.above.values_mut().for_each(|above| above.n_returned += above.n_unexplained());
@@ -291,26 +299,32 @@ impl KillCounts {
     }
 
     /// Returns the limit that was hit: that of the cgroup with the `oom` move closest to the kill; on a tie,
-    /// the lowest cgroup. `oom_at` is the time of the container's own move.
-    fn limit(&self, counter: &Counter, oom_at: Option<Instant>, pod: Option<&[u8]>) -> Option<Limit> {
+    /// the lowest cgroup. `oom_at` is the time of the container's own move. Also returns the path of the
+    /// cgroup, if it is above containers.
+    fn limit(
+        &self,
+        counter: &Counter,
+        oom_at: Option<Instant>,
+        pod: Option<&[u8]>,
+    ) -> Option<(Limit, Option<Box<[u8]>>)> {
         let kill_at = counter.kill_at.filter(|_| self.knows_limits)?;
-        let mut nearest = (NEARBY, Limit::Node);
-        let mut see = |oom_at: Option<Instant>, limit| {
+        let mut nearest = (NEARBY, Limit::Node, None);
+        let mut see = |oom_at: Option<Instant>, limit, path: Option<&[u8]>| {
             let Some(oom_at) = oom_at else { return };
             let distance = oom_at.max(kill_at) - oom_at.min(kill_at);
             if distance < nearest.0 {
-                nearest = (distance, limit);
+                nearest = (distance, limit, path.map(Into::into));
             }
         };
-        see(oom_at, Limit::Container);
+        see(oom_at, Limit::Container, None);
         if let Some(pod) = pod {
-            see(self.above.get(pod).and_then(|pod| pod.counter.own_oom_at), Limit::Pod);
+            see(self.above.get(pod).and_then(|pod| pod.counter.own_oom_at), Limit::Pod, Some(pod));
             let is_above = |path: &[u8]| pod.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
-            for (_, above) in self.above.iter().filter(|(path, _)| is_above(path)) {
-                see(above.counter.own_oom_at, Limit::Kubepods);
+            for (path, above) in self.above.iter().filter(|(path, _)| is_above(path)) {
+                see(above.counter.own_oom_at, Limit::Kubepods, Some(path));
             }
         }
-        Some(nearest.1)
+        Some((nearest.1, nearest.2))
     }
 }
 

@@ -2,8 +2,12 @@
 
 mod account;
 mod accounts;
+mod counters;
+pub mod growth;
 pub mod kill_counts;
+mod looks;
 mod mapped_shmem;
+pub mod moment;
 pub mod oom;
 pub mod oom_watch;
 mod pace;

@@ -1,17 +1,18 @@
 //! OOM kills as they are recorded and exported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::kill_counts::FoundKill;
+use super::moment::End;
 use crate::cgroupfs::fields::Values;
-use crate::totals::largest::Largest;
+use crate::totals::largest::{Largest, Sizes};
 
 /// The maximum number of counts kept for containers and pods that are gone. Beyond it, counts are dropped in
 /// the order of their label text.
 const MAX_GONE: usize = 1000;
 
-/// What a container near its limit mapped at its last reading.
+/// What a container close to its limit mapped at its last reading.
 #[derive(Debug, Default)]
 pub struct LastReading {
     /// The largest paths that it mapped.
@@ -20,8 +21,15 @@ pub struct LastReading {
     pub oldest: Option<Instant>,
     /// The values of the container's cgroup.
     pub values: Values,
-    /// The bytes charged to the container.
-    pub current: u64,
+}
+
+/// What a container mapped at an earlier time: the sizes of its largest paths.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    /// When it was read.
+    pub at: Instant,
+    /// The sizes.
+    pub sizes: Sizes,
 }
 
 /// What a container held before a kill.
@@ -29,12 +37,12 @@ pub struct LastReading {
 pub struct Content {
     /// The values of the container's cgroup when they were last read.
     pub values: Values,
-    /// The bytes charged to the container at the last check.
-    pub current: u64,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// What the container mapped at its last reading, if it was near its limit then.
+    /// What the container mapped at its last reading, if it was close to its limit then.
     pub last_reading: Option<LastReading>,
+    /// What it mapped before, the oldest first, if it used half of its limit.
+    pub earlier: VecDeque<Earlier>,
 }
 
 /// Kills in a container or in a pod.
@@ -42,6 +50,8 @@ pub struct Content {
 pub struct Kill {
     /// Where, how many, and which limit was hit.
     pub found: FoundKill,
+    /// What is known of the last moment before.
+    pub end: End,
     /// What the container held; `None` for a pod, and for a container that was never checked.
     pub content: Option<Content>,
 }

@@ -1,11 +1,12 @@
-//! Holds the counters of memory events of all listed containers and of the cgroups above, and finds OOM kills.
+//! Watches the cgroups of all listed containers, and those above: the counters of memory events, to find OOM
+//! kills, and the use, to notice in time that one comes close to its limit.
 //!
-//! On version 2 a thread polls the files. It reads nothing else: a walk through a process's pages may take so
-//! long that a killed container is gone before its counter is read. Version 1 reports events only to a
-//! process with write access; there, the files are read when the node's count of kills has changed.
-//!
-//! A pod's counter is always read before those of its containers (see [`KillCounts::settle`]).
+//! One thread does both. Of processes, it reads no more than `status`, when their container has reached its
+//! limit: a walk through their pages may take so long that a killed container is gone before its counter is
+//! read. On version 2 it polls the counters. Version 1 reports events only to a
+//! process with write access; there, the counters are read when the node's count of kills has changed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,150 +15,183 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 
-use super::kill_counts::{FoundKill, KillCounts};
-use super::pace::{Moved, Pace};
-use crate::cgroupfs::events::{EventCounts, EventFiles};
-use crate::cgroupfs::files::{CgroupFs, Place};
+use super::counters::{Counters, NewContainer, Which};
+use super::kill_counts::FoundKill;
+use super::looks::Looks;
+use super::moment::{End, Moments};
+use crate::cgroupfs::events::EventFiles;
+use crate::cgroupfs::files::CgroupFs;
 use crate::demand::{Demand, Wake};
 use crate::node::containers::table::{Container, ContainerId};
+use crate::procfs::Proc;
 
-/// The time between two reads of a file that may change.
-const READ_INTERVAL: Duration = Duration::from_millis(2);
-/// Kills are returned this long after the first of them, so that a loop of kills gives few records.
-const SETTLE: Duration = Duration::from_millis(100);
-/// The thread that polls has little on its stack.
+/// The thread that watches has little on its stack.
 const STACK: usize = 64 << 10;
 
-/// Where a container is, and whether it and its pod are younger than the exporter, so that all their kills
-/// count.
-#[derive(Debug)]
-pub struct NewContainer<'a> {
-    /// The container.
-    pub container: &'a Arc<Container>,
-    /// Its cgroup and its pod's.
-    pub place: &'a Place,
-    /// Whether the container began while the exporter ran.
-    pub is_young: bool,
-    /// Whether the pod did.
-    pub is_young_pod: bool,
-}
-
-/// The counters of memory events. The thread that polls and the thread that scrapes share them.
+/// The watched cgroups. The thread that watches and the thread that scrapes share them.
 #[derive(Clone, Debug)]
 pub struct OomWatch(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Wakes the thread that polls, when there are files to add. `None` where there is no such thread.
-    changed: Option<Wake>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Which {
-    Above(Box<[u8]>),
-    Container(ContainerId),
-}
-
-/// The counters of one cgroup, held open.
-#[derive(Debug)]
-struct Held {
-    which: Which,
-    files: Arc<EventFiles>,
-    pace: Pace,
-    /// Whether no process is left in the container, or no container in the pod. The kernel does not report the
-    /// removal of a cgroup, so the file is read until it fails.
-    is_ending: bool,
+    /// Wakes the thread that watches, when there are cgroups to add.
+    changed: Wake,
 }
 
 #[derive(Debug)]
 struct State {
-    counts: KillCounts,
-    above: Vec<Held>,
-    containers: Vec<Held>,
-    /// At most this many cgroups are held. Kills in a further container count for its pod.
-    max_held: usize,
-    settle_at: Option<Instant>,
-    found: Vec<FoundKill>,
-    /// One container of each pod with a removed cgroup.
-    gone_pods: Vec<Arc<Container>>,
-    /// Whether a container was added or a cgroup removed since the last search for pods without containers.
-    has_changed: bool,
+    counters: Counters,
+    looks: Looks,
+    moments: Moments,
+    /// The kills that were found, and what is known of their containers.
+    found: Vec<(FoundKill, End)>,
+}
+
+impl State {
+    /// Reads what is due now. Returns whether there is something for the thread that scrapes.
+    fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
+        self.counters.step(woken, now);
+        // Before a container is read again: its victim would be missing.
+        self.take_kills();
+        let looked = self.looks.look(now);
+        self.read_moments(looked.at_limit, now);
+        looked.is_due || !self.found.is_empty()
+    }
+
+    /// Reads the containers that have reached a limit, or may before the next look. One with a kill that was
+    /// not recorded yet is not read again, for its victim would be missing.
+    fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
+        let mut ids = at_limit;
+        for which in self.counters.take_at_limit() {
+            match which {
+                Which::Container(id) => ids.push(id),
+                Which::Above(path) => ids.extend(self.looks.containers_of(&path)),
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            if !self.counters.has_kill(id, now) && self.moments.read(id, &self.looks, now) {
+                self.looks.note_hit(id, now);
+            }
+        }
+    }
+
+    /// Takes the kills that the counters have shown, before their containers are read again.
+    fn take_kills(&mut self) {
+        let Self { counters, looks, moments, found } = self;
+        found.extend(counters.take().into_iter().map(|kill| {
+            let end = moments.end(&kill, looks);
+            (kill, end)
+        }));
+    }
 }
 
 impl OomWatch {
-    /// Holds nothing yet. Fails with the system's error when no descriptor is left.
+    /// Watches nothing yet. Fails with the system's error when no descriptor is left.
     pub fn new(fs: &CgroupFs) -> io::Result<Self> {
-        let max_held = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 8);
-        let state = State {
-            counts: KillCounts::new(fs.has_events()),
-            above: Vec::new(),
-            containers: Vec::new(),
-            max_held,
-            settle_at: None,
-            found: Vec::new(),
-            gone_pods: Vec::new(),
-            has_changed: false,
-        };
-        let changed = if fs.has_events() { Some(Wake::new()?) } else { None };
-        Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed })))
+        let max_descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+        let counters = Counters::new(fs.has_events(), max_descriptors / 8);
+        let looks = Looks::new(max_descriptors);
+        let state = State { counters, looks, moments: Moments::default(), found: Vec::new() };
+        Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Wake::new()? })))
     }
 
-    /// Starts the thread that polls, if the kernel reports events. It wakes the thread that scrapes when there
-    /// are kills.
+    /// Starts the thread that watches. It wakes the thread that scrapes when there are kills, or processes to
+    /// read. Its looks may take a quarter of `cpu_budget`, a fraction of one core; 0 means no limit.
     ///
     /// Fails with the system's error when no thread can be started.
-    pub fn start(&self, demand: Arc<Demand>) -> io::Result<()> {
+    pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.looks.limit_cpu_time(cpu_budget);
+        state.moments.set_proc(proc);
+        drop(state);
         let shared = self.0.clone();
-        if shared.changed.is_some() {
-            let name = "oom".to_owned();
-            thread::Builder::new()
-                .name(name)
-                .stack_size(STACK)
-                .spawn(move || shared.poll_forever(&demand))?;
-        }
+        let watch = move || shared.watch_forever(&demand);
+        thread::Builder::new().name("oom".to_owned()).stack_size(STACK).spawn(watch)?;
         Ok(())
     }
 
-    /// Holds the counters of a container, of its pod and of the cgroups above the pod. Returns whether the
-    /// container's are held, and whether it has a pod whose counters are held.
+    /// Watches a container, its pod and the cgroups above the pod. Returns whether the container's counters are
+    /// held, and whether it has a pod whose counters are held.
     pub fn add(&self, fs: &CgroupFs, new: &NewContainer<'_>) -> (bool, bool) {
-        let added = self.0.lock().add(fs, new, Instant::now());
-        if let Some(changed) = &self.0.changed {
-            changed.wake();
+        let now = Instant::now();
+        let mut state = self.0.lock();
+        let added = state.counters.add(fs, new, now);
+        if new.container.is_selected {
+            let is_young = [new.is_young, new.is_young_pod];
+            state.looks.add(fs, new.container.id, new.place, is_young, now);
         }
+        drop(state);
+        self.0.changed.wake();
         added
     }
 
     /// Notes that no process is left in a container.
     pub fn end(&self, id: ContainerId) {
-        let mut state = self.0.lock();
-        let held = state.containers.iter_mut().find(|held| held.which == Which::Container(id));
-        if let Some(held) = held {
-            held.is_ending = true;
-        }
+        self.0.lock().counters.end(id);
+    }
+
+    /// Replaces the processes of the containers with these. `processes` gets those before, as scratch.
+    pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
+        self.0.lock().moments.set_processes(processes, now);
     }
 
     /// Reads the counters of what is ending, and drops what is gone.
     pub fn drop_gone(&self) {
-        self.0.lock().drop_gone(Instant::now());
+        self.0.lock().counters.drop_gone(Instant::now());
     }
 
     /// Reads all counters.
     pub fn read_all(&self) {
-        let mut state = self.0.lock();
-        state.read(Instant::now(), |_, _| true);
-        state.settle();
+        self.0.lock().counters.read_all(Instant::now());
     }
 
-    /// Returns the kills that were found since the last call.
-    pub fn take(&self) -> Vec<FoundKill> {
-        std::mem::take(&mut self.0.lock().found)
+    /// Returns the kills that were found since the last call, and what is known of their containers.
+    pub fn take(&self) -> Vec<(FoundKill, End)> {
+        let mut state = self.0.lock();
+        state.take_kills();
+        std::mem::take(&mut state.found)
     }
 
     /// Returns one container of each pod with a cgroup that was removed since the last call.
     pub fn take_gone_pods(&self) -> Vec<Arc<Container>> {
-        std::mem::take(&mut self.0.lock().gone_pods)
+        self.0.lock().counters.take_gone_pods()
+    }
+
+    /// Whether the processes of a container are due to be read, because it comes close to a limit.
+    pub fn has_due(&self) -> bool {
+        self.0.lock().looks.has_due()
+    }
+
+    /// Returns the containers whose processes are due to be read, each once.
+    pub fn take_due(&self) -> BTreeSet<ContainerId> {
+        self.0.lock().looks.take_due()
+    }
+
+    /// Returns the CPU time of looks since the last call.
+    pub fn take_cpu_time(&self) -> Duration {
+        self.0.lock().looks.take_cpu_time()
+    }
+
+    /// Returns how long a container takes to reach its limit, or its pod's, if it grows on; `None` if it does
+    /// not grow or has no limit.
+    pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
+        self.0.lock().looks.time_to_limit(id, Instant::now())
+    }
+
+    /// Returns how many thousandths of its limit, or of its pod's, a container uses.
+    pub fn permille(&self, id: ContainerId) -> Option<u64> {
+        self.0.lock().looks.permille(id)
+    }
+
+    /// Does what the thread that watches would do now, without a notification.
+    #[cfg(test)]
+    pub(super) fn step(&self, proc: Proc, now: Instant) {
+        let mut state = self.0.lock();
+        state.moments.set_proc(Arc::new(proc));
+        state.step(&[], now);
     }
 }
 
@@ -167,24 +201,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn poll_forever(&self, demand: &Demand) {
-        let Some(changed) = &self.changed else { return };
+    fn watch_forever(&self, demand: &Demand) {
         loop {
             let now = Instant::now();
             let (files, until) = {
-                let state = self.lock();
-                (state.polled(), state.next_step(now))
+                let State { counters, looks, .. } = &*self.lock();
+                let until = counters.next_step(now).into_iter().chain(looks.next()).min();
+                (counters.polled(), until)
             };
             let timeout = until.map(|until| timespec(until.saturating_duration_since(now)));
-            let mut polled = vec![PollFd::new(changed, PollFlags::IN)];
+            let mut polled = vec![PollFd::new(&self.changed, PollFlags::IN)];
             polled.extend(files.iter().map(|files| PollFd::new(&**files, PollFlags::PRI)));
             let n_ready = poll(&mut polled, timeout.as_ref()).unwrap_or(0); // a signal may interrupt it
             let is_ready = |at: usize| n_ready > 0 && !polled[at].revents().is_empty();
             let woken: Vec<_> = (0..files.len()).filter(|&i| is_ready(i + 1)).map(|i| &files[i]).collect();
-            changed.clear();
-            let mut state = self.lock();
-            state.step(&woken, Instant::now());
-            if !state.found.is_empty() {
+            self.changed.clear();
+            if self.lock().step(&woken, Instant::now()) {
                 demand.requested().wake();
             }
         }
@@ -193,153 +225,4 @@ impl Shared {
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
-}
-
-impl State {
-    fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
-        let NewContainer { container, place, is_young, is_young_pod } = *new;
-        let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
-        if self.counts.has_container(container.id) {
-            let held = self.containers.iter_mut().find(|held| held.which == Which::Container(container.id));
-            held.into_iter().for_each(|held| held.is_ending = false);
-            return (true, pod.is_some_and(|pod| self.counts.has_above(pod)));
-        }
-        let had_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
-        if let Some(pod) = pod {
-            let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
-            for end in ends.chain([pod.len()]) {
-                self.add_above(fs, &pod[..end], end == pod.len() && is_young_pod, now);
-            }
-        }
-        let has_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
-        if self.n_held() >= self.max_held {
-            return (false, has_pod);
-        }
-        let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // Kills that may already be counted for the pod must not be counted again for the container.
-        let is_whole = is_young && (pod.is_none() || is_young_pod && !had_pod);
-        let before = if is_whole { EventCounts::default() } else { counts };
-        self.counts.add_container(container, pod.filter(|_| has_pod), before);
-        let moved = self.counts.see_container(container.id, counts, now);
-        self.note(moved, now);
-        self.containers.push(Held::new(Which::Container(container.id), files));
-        self.has_changed = true;
-        (true, has_pod)
-    }
-
-    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) {
-        if self.counts.has_above(path) || self.n_held() >= self.max_held {
-            return;
-        }
-        if let Some((files, counts)) = open(fs, path) {
-            self.counts.add_above(path, if is_young { EventCounts::default() } else { counts });
-            let moved = self.counts.see_above(path, counts, now);
-            self.note(moved, now);
-            self.above.push(Held::new(Which::Above(path.into()), files));
-        }
-    }
-
-    fn n_held(&self) -> usize {
-        2 * (self.above.len() + self.containers.len())
-    }
-
-    /// Returns the files to poll.
-    fn polled(&self) -> Vec<Arc<EventFiles>> {
-        let held = self.above.iter().chain(&self.containers);
-        held.filter(|held| held.pace.is_polled()).map(|held| held.files.clone()).collect()
-    }
-
-    /// Returns when [`State::step`] is due without an event; `None` if only an event makes it due.
-    fn next_step(&self, now: Instant) -> Option<Instant> {
-        let held = self.above.iter().chain(&self.containers);
-        let step =
-            |held: &Held| if held.pace.is_read() { Some(now + READ_INTERVAL) } else { held.pace.pause_end() };
-        held.filter_map(step).chain(self.settle_at).min()
-    }
-
-    /// Reads the files with an event, and those that may change soon.
-    fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
-        for held in self.above.iter_mut().chain(&mut self.containers) {
-            if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {
-                held.pace.wake(now);
-            }
-            held.pace.tick(now);
-        }
-        self.read(now, |held, _| held.pace.is_read());
-        if self.settle_at.is_some_and(|at| now >= at) {
-            // First the cgroups above that are not polled now, then the containers of pods with unexplained
-            // kills.
-            self.read(now, |held, counts| match &held.which {
-                Which::Above(_) => !held.pace.is_polled(),
-                Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
-            });
-            self.settle();
-        }
-    }
-
-    /// Reads the counters that `pick` chooses, and drops those of cgroups that are gone.
-    fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
-        let Self { counts, above, containers, gone_pods, settle_at, found, has_changed, .. } = self;
-        for held in [above, containers] {
-            held.retain_mut(|held| {
-                if !pick(held, &*counts) {
-                    return true;
-                }
-                let Some(read) = held.files.read() else {
-                    match &held.which {
-                        Which::Above(path) => {
-                            counts.settle(found);
-                            gone_pods.extend(counts.end_above(path));
-                        }
-                        Which::Container(id) => counts.end_container(*id, now),
-                    }
-                    *has_changed = true;
-                    return false;
-                };
-                let moved = match &held.which {
-                    Which::Above(path) => counts.see_above(path, read, now),
-                    Which::Container(id) => counts.see_container(*id, read, now),
-                };
-                if moved == Moved::Kill {
-                    settle_at.get_or_insert(now + SETTLE);
-                }
-                held.pace.see(moved, now);
-                true
-            });
-        }
-    }
-
-    fn note(&mut self, moved: Moved, now: Instant) {
-        if moved == Moved::Kill {
-            self.settle_at.get_or_insert(now + SETTLE);
-        }
-    }
-
-    fn settle(&mut self) {
-        self.settle_at = None;
-        self.counts.settle(&mut self.found);
-    }
-
-    fn drop_gone(&mut self, now: Instant) {
-        self.read(now, |held, _| held.is_ending);
-        self.counts.forget(now);
-        if std::mem::take(&mut self.has_changed) {
-            for held in &mut self.above {
-                held.is_ending = matches!(&held.which, Which::Above(path) if self.counts.is_empty_pod(path));
-            }
-        }
-    }
-}
-
-impl Held {
-    fn new(which: Which, files: EventFiles) -> Self {
-        Self { which, files: Arc::new(files), pace: Pace::default(), is_ending: false }
-    }
-}
-
-/// Opens and reads the counters of the cgroup at this place.
-fn open(fs: &CgroupFs, place: &[u8]) -> Option<(EventFiles, EventCounts)> {
-    let files = fs.open_events(place)?;
-    let counts = files.read()?;
-    Some((files, counts))
 }

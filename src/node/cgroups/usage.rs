@@ -1,25 +1,29 @@
-//! How much memory containers use, by their cgroups: read once per scrape, and checked in between.
+//! How much memory containers use, by their cgroups, read once per scrape.
 //!
-//! The kernel may kill in a container that is close to its limit, or to its pod's. From nine tenths of the
-//! limit on, what the container maps is kept after each scrape, to be reported when the kernel has counted a
-//! kill (see [`super::oom_watch`]).
+//! The kernel may kill in a container that is close to its limit, or to its pod's. In between scrapes, a
+//! thread notices that and what the container maps is read (see [`super::oom_watch`]). From 85% of the limit
+//! on it is kept, to be reported when the kernel has counted a kill.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::account::Account;
 use super::accounts::Accounts;
-use super::kill_counts;
+use super::counters::NewContainer;
+use super::kill_counts::{FoundKill, Place};
 use super::mapped_shmem::MappedShmem;
+use super::moment::End;
 use super::oom::{Kill, KillTotals};
-use super::oom_watch::{NewContainer, OomWatch};
+use super::oom_watch::OomWatch;
 use crate::cgroupfs::account::Exported;
 use crate::cgroupfs::files::CgroupFs;
 use crate::demand::Demand;
 use crate::node::containers::discovery::Discovery;
+use crate::node::containers::table::ContainerId;
 use crate::node::processes::process::Process;
 use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
@@ -35,13 +39,16 @@ pub struct CgroupUsage {
     fs: CgroupFs,
     accounts: Accounts,
     watch: OomWatch,
+    /// The containers that are read in this check, because they come close to a limit.
+    due: BTreeSet<ContainerId>,
     totals: KillTotals,
     /// The start time of the youngest process in the first update. What began later began while the exporter
     /// ran.
     youngest_at_start: Option<u64>,
     buffers: Buffers,
-    /// Scratch for finding the largest paths.
-    largest: Vec<(u64, u32)>,
+    /// Scratch.
+    members: Vec<(ContainerId, u32)>,
+    order: Vec<(u64, u32)>,
 }
 
 impl CgroupUsage {
@@ -53,19 +60,26 @@ impl CgroupUsage {
             accounts: Accounts::new(level),
             watch: OomWatch::new(&fs)?,
             fs,
+            due: BTreeSet::new(),
             totals: KillTotals::default(),
             youngest_at_start: None,
             buffers: Buffers::default(),
-            largest: Vec::new(),
+            members: Vec::new(),
+            order: Vec::new(),
         })
     }
 
-    /// Starts the thread that finds OOM kills as they happen, where the kernel reports them. It wakes the
-    /// thread that scrapes.
+    /// Starts the thread that notices containers close to their limit, and OOM kills where the kernel reports
+    /// them. It wakes the thread that scrapes, and takes at most a quarter of this CPU budget.
     ///
     /// Fails with the system's error when no thread can be started.
-    pub fn start_watch(&self, demand: Arc<Demand>) -> io::Result<()> {
-        self.watch.start(demand)
+    pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
+        self.watch.start(demand, cpu_budget, proc)
+    }
+
+    /// Returns the CPU time of that thread's looks since the last call.
+    pub fn take_look_time(&self) -> Duration {
+        self.watch.take_cpu_time()
     }
 
     /// Notes which containers have a process, and begins to count their OOM kills. Reads the counters of kills
@@ -79,6 +93,10 @@ impl CgroupUsage {
             }
         }
         self.watch_new(processes);
+        self.members.clear();
+        let alive = processes.iter().filter(|process| !process.identity().is_zombie());
+        self.members.extend(alive.filter_map(|process| Some((process.container()?.id, process.pid()))));
+        self.watch.set_processes(&mut self.members, now);
         if self.totals.see_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();
         }
@@ -129,37 +147,48 @@ impl CgroupUsage {
     }
 
     /// Reads the account of every container.
-    pub fn read(&mut self, now: Instant) {
-        self.accounts.read(&mut self.fs, now, false);
+    pub fn read(&mut self) {
+        self.accounts.read(&mut self.fs, |_| true);
         self.accounts.log_missing(&self.fs);
     }
 
-    /// Checks what is charged to each container, and reads the accounts that are near their limit or old.
-    pub fn check(&mut self, now: Instant) {
-        self.accounts.read(&mut self.fs, now, true);
+    /// Whether a container comes close to a limit, so that a check must read its processes.
+    pub fn has_due(&self) -> bool {
+        self.watch.has_due()
     }
 
-    /// Whether the process is in a container near its limit; then it is read at every interval.
-    pub fn is_near_limit(&self, process: &Process) -> bool {
-        let account = process.container().and_then(|container| self.accounts.find(container.id));
-        account.is_some_and(Account::is_near_limit)
+    /// Takes the containers that come close to a limit, which this scrape or check reads, and reads their
+    /// accounts.
+    pub fn begin_reads(&mut self) {
+        self.due = self.watch.take_due();
+        let due = &self.due;
+        self.accounts.read(&mut self.fs, |id| due.contains(&id));
+    }
+
+    /// Whether the process is in a container that this check reads.
+    pub fn is_due(&self, process: &Process) -> bool {
+        process.container().is_some_and(|container| self.due.contains(&container.id))
+    }
+
+    /// Returns how long a container takes to reach its limit, or its pod's, if it grows on; `None` if it does
+    /// not grow or has no limit.
+    pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
+        self.watch.time_to_limit(id)
     }
 
     /// Combines the sums of a scrape with the accounts: how much tmpfs is mapped, and what the containers
-    /// near their limit map.
+    /// close to their limit map.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
-        let Self { accounts, totals, buffers, largest, .. } = self;
+        let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        if !accounts.iter().any(Account::is_near_limit) {
-            return;
-        }
         // After a kill during this scrape, the sums already lack the killed process, so the previous reading
         // is kept.
         if totals.n_on_node() != proc.oom_kills(buffers) {
             return;
         }
         for account in accounts.iter_mut() {
-            account.keep_reading(snapshot, largest);
+            let permille = watch.permille(account.container().id).unwrap_or(0);
+            account.keep_reading(permille, snapshot, order, now);
         }
         for process in processes.iter() {
             if let (Some(container), Some(read_at)) = (process.container(), process.values_read_at())
@@ -173,18 +202,18 @@ impl CgroupUsage {
     /// Returns the kills that were found since the last call, and counts them.
     pub fn take_kills(&mut self) -> Vec<Kill> {
         let Self { accounts, watch, totals, .. } = self;
-        let with_content = |found: kill_counts::FoundKill| {
+        let with_content = |(found, end): (FoundKill, End)| {
             let content = match &found.place {
-                kill_counts::Place::Container(container) => {
+                Place::Container(container) => {
                     totals.add(&container.labels, found.n_kills);
                     accounts.find_recent(container.id).map(Account::take_content)
                 }
-                kill_counts::Place::Pod { of, .. } => {
+                Place::Pod { of, .. } => {
                     totals.add(&pod_labels(&of.listed), found.n_kills);
                     None
                 }
             };
-            Kill { found, content }
+            Kill { found, end, content }
         };
         watch.take().into_iter().map(with_content).collect()
     }

@@ -18,6 +18,11 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
+/// A first read takes 15 ms per GiB that is resident, and 5 microseconds per mapping; 200 is a usual number of
+/// these, and counting them would take the memory-map lock.
+const READ_OF_GIB: Duration = Duration::from_millis(15);
+const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
+
 /// The processes, by pid.
 #[derive(Debug, Default)]
 #[expect(
@@ -173,6 +178,18 @@ impl ProcessTable {
     pub fn has_waiting_thread(&mut self, i: usize, proc: &Proc) -> bool {
         let dir = proc.process(self.table[i].pid(), &mut self.buffers);
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
+    }
+
+    /// Returns how long a read of the process will probably take: as long as its last one, or if it was never
+    /// read, by its size.
+    pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
+        let Self { table, buffers, .. } = self;
+        let process = &table[i];
+        if !process.last().took().is_zero() {
+            return process.last().took();
+        }
+        let resident = proc.status(process.pid(), buffers).map_or(0, |status| status.resident());
+        READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30))
     }
 
     /// Records every selected process with values into `to` and returns their number. A process that ends in

@@ -169,6 +169,7 @@ mod tests {
 
     use super::super::budget::Budget;
     use super::super::reader::Reader;
+    use super::super::scheduler::Bounds;
     use super::*;
     use crate::node::containers::discovery::Discovery;
     use crate::node::containers::filter::Filter;
@@ -188,6 +189,8 @@ mod tests {
         processes: ProcessTable,
         reads: Reads,
         snapshot: Snapshot,
+        /// The time until the container reaches its limit.
+        time_left: Option<Duration>,
     }
 
     impl Recorded {
@@ -202,7 +205,8 @@ mod tests {
             discovery.list_first(Instant::now()).unwrap();
             let reads = Reads::new(Duration::from_secs(1));
             let (processes, snapshot) = (ProcessTable::default(), Snapshot::new(usize::MAX, 0));
-            let recorded = Self { directory, proc, discovery, processes, reads, snapshot };
+            let time_left = None;
+            let recorded = Self { directory, proc, discovery, processes, reads, snapshot, time_left };
             for (file, text) in [("comm", "x\n"), ("cgroup", "0::/c1\n"), ("smaps", SMAPS)] {
                 recorded.write(file, text);
             }
@@ -220,7 +224,7 @@ mod tests {
         /// Lists the processes and queues reads, runs `change`, and then runs the reads. Returns the number
         /// of reads.
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
-            let Self { directory, proc, discovery, processes, reads, snapshot } = self;
+            let Self { directory, proc, discovery, processes, reads, snapshot, time_left } = self;
             let mut reader = Reader::new(true, usize::MAX);
             processes.list(proc).unwrap();
             reads.begin(processes, false);
@@ -233,7 +237,8 @@ mod tests {
             reads.queue(&mut Node { processes, proc, discovery }, Instant::now(), |_| true);
             change(directory);
             let (budget, mut n_reads) = (Budget::new(0.0), 0);
-            while let Some(job) = reads.next(&mut Node { processes, proc, discovery }, &budget, snapshot, 0) {
+            let bounds = Bounds { budget: &budget, time_to_limit: &|_| *time_left };
+            while let Some(job) = reads.next(&mut Node { processes, proc, discovery }, &bounds, snapshot, 0) {
                 n_reads += 1;
                 let finding = reader.read(proc, job);
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
@@ -268,6 +273,22 @@ mod tests {
         node.write("smaps", "");
         assert_eq!((node.scrape(|_| {}), node.values()), (1, (0, 0)), "it maps nothing");
         assert_eq!(node.reads.errors(), ReadErrors::default());
+    }
+
+    /// 90 MiB of pages and a thousandth of a second for its mappings take 2.3 ms, as long as it was never read.
+    #[test]
+    fn a_read_is_deferred_if_the_limit_may_be_reached_meanwhile() {
+        let mut node = Recorded::new("deferred");
+        node.write("status", "Name:\tx\nVmRSS:\t   92160 kB\n");
+        for (ms, n_deferred) in [(6, 1), (7, 1)] {
+            node.time_left = Some(Duration::from_millis(ms));
+            assert_eq!(node.scrape(|_| {}), u32::from(ms == 7), "{ms}");
+            let expected = ReadCounts { smaps: ms - 6, deferred: n_deferred, ..ReadCounts::default() };
+            assert_eq!((node.reads.counts(), node.values().0), (expected, ms - 6), "{ms}");
+        }
+        node.time_left = Some(Duration::ZERO);
+        node.write("smaps", &format!("{SMAPS}{}", SMAPS.replace("55d8a1c", "66d8a1c")));
+        assert_eq!((node.scrape(|_| {}), node.values()), (0, (1, 1)), "the last values are kept");
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl Budget {
         }
     }
 
+    /// Returns the budget as a fraction of one core; 0 means no limit.
+    pub fn fraction(&self) -> f64 {
+        self.credit.fraction()
+    }
+
     /// Begins a scrape.
     ///
     /// What was overspent is paid off first. Unused credit is lost, so that an idle hour allows no long

@@ -17,6 +17,9 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
+/// A read begins only if its container takes this many times as long to reach its limit.
+const MARGIN: u32 = 3;
+
 /// The parts of the node that a read needs.
 #[derive(Debug)]
 pub struct Node<'a> {
@@ -26,6 +29,14 @@ pub struct Node<'a> {
     pub proc: &'a Proc,
     /// The containers of the node.
     pub discovery: &'a Discovery,
+}
+
+/// What bounds the reads of a scrape.
+pub struct Bounds<'a> {
+    /// The CPU time that reads may use.
+    pub budget: &'a Budget,
+    /// Returns how long a container takes to reach its limit if it grows on; `None` if it does not grow.
+    pub time_to_limit: &'a dyn Fn(ContainerId) -> Option<Duration>,
 }
 
 /// The reads of a node's processes.
@@ -55,6 +66,16 @@ struct UnderWay {
     job: Job,
     thread: u32,
     began_at: Instant,
+}
+
+impl Bounds<'_> {
+    /// Whether the container of a process may reach its limit before a read of the process ends. A walk
+    /// through the pages of a process that is killed meanwhile keeps its memory charged until the walk ends,
+    /// so the kernel may kill a second process.
+    fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
+        let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
+        time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
+    }
 }
 
 impl Reads {
@@ -165,18 +186,23 @@ impl Reads {
     }
 
     /// Returns the next read on `thread`, or `None` when nothing more is read in this scrape. A process that
-    /// is skipped because of the budget or a held memory-map lock is probed instead: its values are kept
-    /// while it is the same process.
+    /// is skipped because of the budget, a limit that its container may reach during the read, or a held
+    /// memory-map lock is probed instead: its values are kept while it is the same process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
-        budget: &Budget,
+        bounds: &Bounds<'_>,
         snapshot: &Snapshot,
         thread: u32,
     ) -> Option<Job> {
         while let Some(i) = self.plan.pop() {
-            if !budget.allows() {
+            if !bounds.budget.allows() {
                 self.left_out_at = Some(Instant::now());
+                self.keep(node, i);
+                continue;
+            }
+            if bounds.is_too_close(node, i) {
+                self.counts.deferred += 1;
                 self.keep(node, i);
                 continue;
             }

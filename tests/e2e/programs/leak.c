@@ -1,5 +1,6 @@
 // Takes memory and keeps it.
-//   leak heap START RATE MAX: the heap, at once START MiB, then RATE MiB a second up to MAX
+//   leak heap START RATE MAX [REST]: the heap, at once START MiB, then after REST seconds RATE MiB a second up to MAX
+//   leak churn: 2 MiB, which it gives back and takes again all the time
 //   leak map PATH: all of a file, mapped shared and read
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -22,13 +23,32 @@ static void grow(void) {
     memset(more, 1, STEP);
 }
 
-static void heap(long start, long rate, long max) {
+static void heap(long start, long rate, long max, long rest) {
     for (long i = 0; i < start << 20; i += STEP)
         grow();
+    struct timespec next;
+    clock_gettime(CLOCK_MONOTONIC, &next);
+    next.tv_sec += rest;
     for (long i = start << 20; i < max << 20; i += STEP) {
-        struct timespec pause = {0, 1000000000L / rate * STEP >> 20};
-        nanosleep(&pause, NULL);
+        // Measured from the beginning: what a step takes does not make the leak slower.
+        next.tv_nsec += 1000000000L / rate * STEP >> 20;
+        next.tv_sec += next.tv_nsec / 1000000000L;
+        next.tv_nsec %= 1000000000L;
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
         grow();
+    }
+}
+
+static void churn(void) {
+    const size_t size = 2 << 20;
+    for (;;) {
+        void *taken = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (taken == MAP_FAILED) {
+            perror("mmap");
+            exit(1);
+        }
+        memset(taken, 1, size);
+        munmap(taken, size);
     }
 }
 
@@ -49,8 +69,10 @@ static void map(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 5 && !strcmp(argv[1], "heap"))
-        heap(atol(argv[2]), atol(argv[3]), atol(argv[4]));
+    if ((argc == 5 || argc == 6) && !strcmp(argv[1], "heap"))
+        heap(atol(argv[2]), atol(argv[3]), atol(argv[4]), argc == 6 ? atol(argv[5]) : 0);
+    else if (argc == 2 && !strcmp(argv[1], "churn"))
+        churn();
     else if (argc == 3 && !strcmp(argv[1], "map"))
         map(argv[2]);
     else

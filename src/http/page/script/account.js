@@ -137,10 +137,12 @@ function readOoms(text) {
 	const list = v => Array.isArray(v) ? v.filter(one => one && typeof one === 'object') : [];
 	return list(JSON.parse(text)?.records).slice(0, MOST_RECORDS).map(r => ({
 		...Object.fromEntries(['namespace', 'pod', 'container', 'command', 'limit'].map(key => [key, string(r[key])])),
-		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'reading_age_seconds', 'mapped_bytes'].map(key => [key, number(r[key])])),
+		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes', 'peak_bytes', 'reading_age_seconds', 'mapped_bytes', 'growth_seconds'].map(key => [key, number(r[key])])),
 		candidates: Array.isArray(r.candidates) ? r.candidates.map(string).filter(Boolean) : [],
 		hasUnselected: r.has_unselected === true,
-		paths: list(r.paths).slice(0, MOST_PATHS).map(p => ({ command: string(p.command), path: string(p.path), pss_bytes: number(p.pss_bytes) })),
+		victims: list(r.victims).slice(0, MOST_PATHS).map(v => ({ pid: number(v.pid), command: string(v.command) })),
+		processes: list(r.processes).slice(0, MOST_PATHS).map(p => ({ pid: number(p.pid), command: string(p.command), rss_bytes: number(p.rss_anon_bytes) + number(p.rss_file_bytes) + number(p.rss_shmem_bytes) })),
+		paths: list(r.paths).slice(0, MOST_PATHS).map(p => ({ command: string(p.command), path: string(p.path), pss_bytes: number(p.pss_bytes), growth_bytes: number(p.growth_bytes) })),
 		parts: Object.fromEntries(Object.keys(PARTS).map(part => [part, number(r.account?.[part])]).filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }

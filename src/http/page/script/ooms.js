@@ -1,4 +1,4 @@
-// The records of OOM kills: what a container was full of when it was read last before the kernel killed in it.
+// The records of OOM kills: what a container held before the kernel killed a process in it.
 
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0, shownOoms = 3;
 
@@ -68,15 +68,19 @@ function makeKill(r) {
 function makeReading(r) {
 	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), parts = barOf({ current: r.use_bytes, limit: r.limit_bytes, parts: r.parts }).parts;
 	const place = { at: [r.namespace, r.pod, r.container].filter((name, k) => k < 2 || name), by: '', q: '' };
-	const kills = r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '';
+	const one = p => `${cutLong(p.command)} (pid ${p.pid})`;
+	const kills = (r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '') + (r.victims.length ? `Killed: ${r.victims.map(one).join(', ')}. ` : '');
+	const hit = r.hit_limit_bytes >= 0 ? `Use: ${size(r.hit_use_bytes)} of ${size(r.hit_limit_bytes)}. ` : '';
+	const rss = r.processes.length ? ` RSS at the limit: ${r.processes.map(p => `${one(p)} ${size(p.rss_bytes)}`).join(', ')}.` : '';
+	const peak = r.peak_bytes >= 0 ? ` Peak: ${size(r.peak_bytes)}.` : '';
 	const where = r.container ? '' : `The kill was in one of the pod's containers${r.candidates.length ? ', perhaps ' + cutLong(r.candidates.join(' or ')) : ''}${r.hasUnselected ? '; the pod also has containers that no filter selects' : ''}. `;
-	const read = kills + (Object.hasOwn(LIMITS, r.limit) ? LIMITS[r.limit] : '') + (where || `The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`);
+	const read = kills + (Object.hasOwn(LIMITS, r.limit) ? LIMITS[r.limit] : '') + hit + (where || `The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`) + rss + peak;
 	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, r.container ? 'Show the container' : 'Show the pod')),
 		make('div', {}, make('h3', {}, r.paths.length ? 'Largest paths, by PSS' : 'No path is known'), make('ol', {}, ...r.paths.map(p => {
 			const bar = make('span', { className: 'use' }), filled = swatchOf(kindOf(p.path));
 			filled.style.width = 100 * max(0, p.pss_bytes || 0) / largest + '%';
 			bar.append(filled);
-			return make('li', { title: cutLong(p.path) }, make('span', { className: 'size' }, size(p.pss_bytes)), bar, make('span', { className: 'what' }, make('bdi', {}, cutLong(p.path)), ' ', make('small', {}, make('bdi', {}, cutLong(p.command)))));
+			return make('li', { title: cutLong(p.path) }, make('span', { className: 'size' }, size(p.pss_bytes)), bar, make('span', { className: 'what' }, make('bdi', {}, cutLong(p.path)), ' ', make('small', {}, make('bdi', {}, cutLong(p.command)), p.growth_bytes ? ` ${p.growth_bytes < 0 ? '−' : '+'}${size(abs(p.growth_bytes))} in ${span(r.growth_seconds)}` : '')));
 		}))),
 		make('div', {}, make('h3', {}, Object.keys(r.parts).length ? 'What was charged' : 'What was charged is not known'), Object.keys(r.parts).length ? make('dl', {}, ...parts.filter(([, v]) => v).map(([name, v, colour]) =>
 			make('div', {}, make('dt', {}, swatchOf(colour), name), make('dd', {}, size(v))))) : ''));

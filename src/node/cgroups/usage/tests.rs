@@ -2,20 +2,20 @@ use std::fs;
 
 use super::super::accounts::tests::{Node, Process, labels};
 use super::*;
-use crate::cgroupfs::fields::CURRENT;
 
 /// A node and the memory use of its containers.
 pub(crate) struct Checked {
     pub(crate) node: Node,
     pub(crate) usage: CgroupUsage,
     snapshot: Snapshot,
+    now: Instant,
 }
 
 impl Checked {
     pub(crate) fn new(name: &str, containers: &[(&str, &str, &str, &str)]) -> Self {
         let node = Node::new(name, containers);
         let usage = CgroupUsage::new(node.fs(), Level::Info).unwrap();
-        Self { node, usage, snapshot: Snapshot::new(usize::MAX, 0) }
+        Self { node, usage, snapshot: Snapshot::new(usize::MAX, 0), now: Instant::now() }
     }
 
     /// Sets the kernel's count of kills on the node.
@@ -34,16 +34,16 @@ impl Checked {
 
     fn pass(&mut self, processes: &[Process], is_check: bool) -> Vec<Kill> {
         let processes = self.node.see(processes);
-        let Self { node, usage, snapshot } = self;
-        let now = Instant::now();
-        usage.update(&processes, &node.discovery, &node.proc, now);
+        self.now += Duration::from_secs(1);
+        let Self { node, usage, snapshot, now } = self;
+        usage.watch.step(Proc::open(node.proc.path()).unwrap(), *now);
+        usage.update(&processes, &node.discovery, &node.proc, *now);
         let kills = usage.take_kills();
-        if is_check {
-            usage.check(now)
-        } else {
-            usage.read(now)
+        usage.begin_reads();
+        if !is_check {
+            usage.read()
         }
-        usage.join(snapshot, &processes, &node.proc, now);
+        usage.join(snapshot, &processes, &node.proc, *now);
         kills
     }
 
@@ -52,20 +52,21 @@ impl Checked {
         self.pass(processes, false);
     }
 
-    /// Simulates a check that finds these processes. Returns the containers near their limit, and the
-    /// kills: the container, which is empty for a pod, the number, and the bytes that were charged.
-    pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64, u64)>) {
+    /// Simulates a check that finds these processes, a second after the one before. Returns the containers
+    /// that are read, and the kills: the container, which is empty for a pod, and the number.
+    pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
             let name = match &kill.found.place {
-                kill_counts::Place::Container(container) => container.listed.name.clone(),
-                kill_counts::Place::Pod { .. } => String::new(),
+                Place::Container(container) => container.listed.name.clone(),
+                Place::Pod { .. } => String::new(),
             };
-            (name, kill.found.n_kills, kill.content.as_ref().map_or(0, |content| content.current))
+            (name, kill.found.n_kills)
         };
         let kills = kills.iter().map(kill).collect();
-        let near = self.usage.accounts.iter().filter(|account| account.is_near_limit());
-        (near.map(|account| account.container().listed.name.as_str()).collect(), kills)
+        let containers = self.usage.accounts.containers();
+        let due = containers.filter(|container| self.usage.due.contains(&container.id));
+        (due.map(|container| container.listed.name.as_str()).collect(), kills)
     }
 
     /// Returns the exported counts of kills by label text.
@@ -88,52 +89,87 @@ pub(crate) fn pod(name: &str) -> (Checked, [Process; 2]) {
 }
 
 #[test]
-fn a_container_is_near_its_limit_from_nine_tenths_on() {
-    let (mut node, processes) = pod("near");
+fn a_container_is_read_from_85_percent_of_its_limit_on_while_it_grows() {
+    let (mut node, processes) = pod("close");
+    node.write("kubepods/pod/c1/memory.max", "1000\n");
+    node.write("kubepods/pod/memory.current", "1\n");
     node.scrape(&processes);
-    for (current, is_near) in [(899, false), (900, true), (1100, true), (20, false)] {
+    for (current, inactive, is_due) in
+        [(849, 0, false), (850, 0, true), (851, 0, false), (901, 0, true), (990, 500, false), (992, 10, true)]
+    {
         node.cgroup("kubepods/pod/c1", current);
-        let expected: &[&str] = if is_near { &["a"] } else { &[] };
-        assert_eq!(node.check(&processes), (expected.into(), vec![]), "{current}");
+        node.write("kubepods/pod/c1/memory.stat", &format!("inactive_file {inactive}\n"));
+        let expected: &[&str] = if is_due { &["a"] } else { &[] };
+        assert_eq!(node.check(&processes), (expected.into(), vec![]), "{current} less {inactive}");
     }
-    node.cgroup("kubepods/pod/c1", 900);
-    node.write("kubepods/pod/memory.max", "2000\n");
-    assert_eq!(
-        node.check(&processes).0,
-        [""; 0],
-        "the limit is read again before a container counts as near it"
-    );
+}
+
+#[test]
+fn a_limit_that_is_lowered_is_noticed_at_the_next_look() {
+    let (mut node, processes) = pod("lowered");
+    node.write("kubepods/pod/memory.current", "400\n");
+    node.write("kubepods/pod/c1/memory.max", "max\n");
+    node.scrape(&processes);
+    node.cgroup("kubepods/pod/c1", 501);
+    assert_eq!(node.check(&processes).0, [""; 0]);
+    node.write("kubepods/pod/c1/memory.max", "520\n");
+    node.cgroup("kubepods/pod/c1", 502);
+    assert_eq!(node.check(&processes).0, ["a"]);
 }
 
 /// The limit of the pod is used up by its other container.
 #[test]
-fn a_container_can_be_near_the_limit_of_its_pod() {
-    let (mut node, processes) = pod("near-pod");
+fn a_container_can_come_close_to_the_limit_of_its_pod() {
+    let (mut node, processes) = pod("close-pod");
+    node.write("kubepods/pod/memory.current", "800\n");
     node.scrape(&processes);
-    node.write("kubepods/pod/memory.current", "899\n");
-    assert_eq!(node.check(&processes).0, [""; 0]);
-    node.write("kubepods/pod/memory.current", "900\n");
-    assert_eq!(node.check(&processes).0, ["a", "b"]);
-    node.write("kubepods/pod/c1/memory.max", "700\n");
-    node.usage.accounts.iter_mut().for_each(|account| _ = account.take_content());
-    assert_eq!(node.check(&processes).0, ["b"], "its own limit applies");
+    for (current, expected) in [(849, &[][..]), (850, &["a", "b"]), (899, &[]), (900, &["a", "b"])] {
+        node.write("kubepods/pod/memory.current", &format!("{current}\n"));
+        assert_eq!(node.check(&processes).0, expected, "{current}");
+    }
 }
 
-/// After a kill, the values read before it are outdated.
+/// A process that is killed at the limit is named by what `status` showed before.
 #[test]
-fn a_kill_makes_an_account_outdated() {
-    let (mut node, processes) = pod("outdated");
-    node.cgroup("kubepods/pod/c1", 950);
+fn the_last_moment_before_a_kill_is_returned_with_it() {
+    let (mut node, processes) = pod("moment");
+    let status = |pid: u32, name: &str, kib: u32| {
+        let directory = node.node.directory.join(format!("proc/{pid}"));
+        fs::create_dir_all(&directory).unwrap();
+        let text = format!("Name:\t{name}\nRssAnon:\t{kib} kB\nRssFile:\t1 kB\nRssShmem:\t0 kB\n");
+        fs::write(directory.join("status"), text).unwrap();
+    };
+    status(10, "sh", 3);
+    status(11, "leak", 900);
+    status(20, "other", 1);
+    let processes = [processes[0], (11, 100, "/kubepods/pod/c1"), processes[1]];
+    node.write("kubepods/pod/c1/memory.max", "1000\n");
+    node.write("kubepods/pod/memory.max", "max\n");
+    node.write("kubepods/pod/memory.current", "1\n");
+    node.scrape(&processes);
+    for (current, inactive) in [(700, 0), (990, 60), (991, 10)] {
+        node.cgroup("kubepods/pod/c1", current);
+        let text = format!("anon {}\ninactive_file {inactive}\n", current - inactive);
+        node.write("kubepods/pod/c1/memory.stat", &text);
+        node.check(&processes);
+    }
+    let id = node.usage.accounts.containers().next().unwrap().id;
+    assert_eq!(node.usage.time_to_limit(id), Some(Duration::ZERO), "it has reached its limit");
+    fs::remove_dir_all(node.node.directory.join("proc/11")).unwrap();
+    node.cgroup("kubepods/pod/c1", 992);
     node.check(&processes);
-    assert_eq!(node.check(&processes).0, ["a"]);
     node.oom_kills(8);
-    node.cgroup("kubepods/pod/c1", 10);
-    node.write("kubepods/pod/c1/memory.events", "oom_kill 4\n");
-    node.check(&processes);
-    let account = node.usage.accounts.iter_mut().next().unwrap();
-    let content = account.take_content();
-    assert_eq!((content.current, content.values.get(CURRENT)), (10, Some(10)));
-    assert!(content.last_reading.is_none());
+    node.write("kubepods/pod/c1/memory.events", "max 9\noom 2\noom_kill 4\n");
+    node.write("kubepods/pod/memory.events", "oom_kill 7\n");
+    node.write("kubepods/pod/c1/memory.oom.group", "0\n");
+    let kills = node.pass(&processes[..1], true);
+    let [Kill { end, .. }] = &kills[..] else { panic!("{kills:?}") };
+    let (_, moment) = end.moment.as_ref().unwrap();
+    let members: Vec<_> = moment.members.iter().map(|of| (of.pid, &*of.name, of.rss[0] >> 10)).collect();
+    assert_eq!(members, [(10, "sh", 3)], "it was killed before its status was read again");
+    let victims: Vec<_> = end.victims.iter().map(|of| (of.pid, &*of.name, of.rss[0] >> 10)).collect();
+    assert_eq!(victims, [(11, "leak", 900)]);
+    assert_eq!((end.hit.current, end.hit.limit, end.kills_group), (Some(992), Some(1000), Some(false)));
 }
 
 #[test]
@@ -151,8 +187,8 @@ fn tmpfs_is_not_joined_unless_all_processes_are_selected() {
     assert_eq!(unmapped(&node), [Some([20, 20]), None]);
 }
 
-fn killed(name: &str, n_kills: u64, current: u64) -> (String, u64, u64) {
-    (name.to_owned(), n_kills, current)
+fn killed(name: &str, n_kills: u64) -> (String, u64) {
+    (name.to_owned(), n_kills)
 }
 
 #[test]
@@ -160,13 +196,11 @@ fn kills_of_a_container_are_counted_from_its_first_listing() {
     let (mut node, processes) = pod("counted");
     assert_eq!(node.check(&processes).1, [], "kills before the start do not count");
     assert_eq!(node.n_kills(), ["", "a", "b"].map(|name| (labels(name), 0)));
-    node.cgroup("kubepods/pod/c1", 950);
-    assert_eq!(node.check(&processes).0, ["a"]);
     for (name, n_on_node, n_of_a, n_of_pod, expected) in [
-        ("a kill", 8, 4, 7, vec![killed("a", 1, 950)]),
+        ("a kill", 8, 4, 7, vec![killed("a", 1)]),
         ("nothing", 8, 4, 7, vec![]),
-        ("two at once", 10, 6, 9, vec![killed("a", 2, 950)]),
-        ("one that only the pod has counted", 11, 6, 10, vec![killed("", 1, 0)]),
+        ("two at once", 10, 6, 9, vec![killed("a", 2)]),
+        ("one that only the pod has counted", 11, 6, 10, vec![killed("", 1)]),
         ("one elsewhere", 12, 6, 10, vec![]),
     ] {
         node.oom_kills(n_on_node);
@@ -188,7 +222,7 @@ fn a_kill_is_counted_if_the_node_counts_it_first() {
     assert_eq!(node.check(&processes).1, []);
     node.write("kubepods/pod/c1/memory.events", "oom_kill 4\n");
     node.write("kubepods/pod/memory.events", "oom_kill 7\n");
-    assert_eq!(node.check(&processes).1, [killed("a", 1, 500)]);
+    assert_eq!(node.check(&processes).1, [killed("a", 1)]);
     assert_eq!(node.check(&processes).1, []);
 }
 
@@ -202,7 +236,7 @@ fn a_kill_is_counted_for_a_container_without_a_process() {
     node.oom_kills(8);
     node.write("kubepods/pod/c1/memory.events", "oom_kill 4\n");
     node.write("kubepods/pod/memory.events", "oom_kill 7\n");
-    assert_eq!(node.check(&processes[1..]).1, [killed("a", 1, 950)]);
+    assert_eq!(node.check(&processes[1..]).1, [killed("a", 1)]);
     assert_eq!(node.n_kills()[1], (labels("a"), 1));
 }
 
@@ -255,15 +289,18 @@ fn version_1_counts_the_kills_of_containers() {
     node.oom_kills(7);
     fs::remove_file(node.node.directory.join("cgroup/cgroup.controllers")).unwrap();
     let container = "memory/kubepods/pod/c1";
-    node.write(&format!("{container}/memory.usage_in_bytes"), "950\n");
+    node.write(&format!("{container}/memory.usage_in_bytes"), "800\n");
+    node.write(&format!("{container}/memory.limit_in_bytes"), "1000\n");
     node.write(&format!("{container}/memory.oom_control"), "oom_kill_disable 0\noom_kill 3\n");
     node.usage = CgroupUsage::new(node.node.fs(), Level::Info).unwrap();
     let processes = [(10, 100, "/kubepods/pod/c1")];
     assert_eq!(node.check(&processes).1, []);
     assert_eq!(node.n_kills(), [(labels("a"), 0)]);
+    node.write(&format!("{container}/memory.usage_in_bytes"), "950\n");
+    assert_eq!(node.check(&processes).0, ["a"]);
     node.oom_kills(8);
     node.write(&format!("{container}/memory.oom_control"), "oom_kill_disable 0\noom_kill 4\n");
-    assert_eq!(node.check(&processes).1, [killed("a", 1, 950)]);
+    assert_eq!(node.check(&processes).1, [killed("a", 1)]);
     node.oom_kills(9);
     assert_eq!(node.check(&[]).1, [], "a kill elsewhere while the container ends");
 }

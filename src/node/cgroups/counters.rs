@@ -1,0 +1,278 @@
+//! The counters of memory events of all listed containers and of the cgroups above, in files that stay open.
+//!
+//! A pod's counter is always read before those of its containers (see [`KillCounts::settle`]).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::kill_counts::{FoundKill, KillCounts};
+use super::pace::{Moved, Pace};
+use crate::cgroupfs::events::{EventCounts, EventFiles};
+use crate::cgroupfs::files::{CgroupFs, Place};
+use crate::node::containers::table::{Container, ContainerId};
+
+/// The time between two reads of a file that may change.
+const READ_INTERVAL: Duration = Duration::from_millis(2);
+/// Kills are returned this long after the first of them, so that a loop of kills gives few records.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Where a container is, and whether it and its pod are younger than the exporter, so that all their kills
+/// count.
+#[derive(Debug)]
+pub struct NewContainer<'a> {
+    /// The container.
+    pub container: &'a Arc<Container>,
+    /// Its cgroup and its pod's.
+    pub place: &'a Place,
+    /// Whether the container began while the exporter ran.
+    pub is_young: bool,
+    /// Whether the pod did.
+    pub is_young_pod: bool,
+}
+
+/// Names a cgroup: one above containers, by its path, or a container's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// One above containers.
+    Above(Box<[u8]>),
+    /// A container's.
+    Container(ContainerId),
+}
+
+/// The counters of one cgroup, held open.
+#[derive(Debug)]
+struct Held {
+    which: Which,
+    files: Arc<EventFiles>,
+    pace: Pace,
+    /// Whether no process is left in the container, or no container in the pod. The kernel does not report the
+    /// removal of a cgroup, so the file is read until it fails.
+    is_ending: bool,
+}
+
+/// The counters that are held, and the kills that they have shown.
+#[derive(Debug)]
+pub struct Counters {
+    counts: KillCounts,
+    above: Vec<Held>,
+    containers: Vec<Held>,
+    /// Whether the kernel reports events. Version 1 does so only to a process with write access.
+    has_events: bool,
+    /// At most this many cgroups are held. Kills in a further container count for its pod.
+    max_held: usize,
+    settle_at: Option<Instant>,
+    found: Vec<FoundKill>,
+    /// The cgroups that have reached a limit, here or below, since the last [`Counters::take_at_limit`].
+    at_limit: Vec<Which>,
+    /// One container of each pod with a removed cgroup.
+    gone_pods: Vec<Arc<Container>>,
+    /// Whether a container was added or a cgroup removed since the last search for pods without containers.
+    has_changed: bool,
+}
+
+impl Counters {
+    /// Holds nothing yet, and at most this many cgroups later. Without `has_events`, no file is polled.
+    pub fn new(has_events: bool, max_held: usize) -> Self {
+        Self {
+            counts: KillCounts::new(has_events),
+            above: Vec::new(),
+            containers: Vec::new(),
+            has_events,
+            max_held,
+            settle_at: None,
+            found: Vec::new(),
+            at_limit: Vec::new(),
+            gone_pods: Vec::new(),
+            has_changed: false,
+        }
+    }
+
+    /// Holds the counters of a container, of its pod and of the cgroups above the pod. Returns whether the
+    /// container's are held, and whether it has a pod whose counters are held.
+    pub fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
+        let NewContainer { container, place, is_young, is_young_pod } = *new;
+        let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
+        if self.counts.has_container(container.id) {
+            let held = self.containers.iter_mut().find(|held| held.which == Which::Container(container.id));
+            held.into_iter().for_each(|held| held.is_ending = false);
+            return (true, pod.is_some_and(|pod| self.counts.has_above(pod)));
+        }
+        let had_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
+        if let Some(pod) = pod {
+            let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
+            for end in ends.chain([pod.len()]) {
+                self.add_above(fs, &pod[..end], end == pod.len() && is_young_pod, now);
+            }
+        }
+        let has_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
+        if self.n_held() >= self.max_held {
+            return (false, has_pod);
+        }
+        let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
+        // Kills that may already be counted for the pod must not be counted again for the container.
+        let is_whole = is_young && (pod.is_none() || is_young_pod && !had_pod);
+        let before = if is_whole { EventCounts::default() } else { counts };
+        self.counts.add_container(container, pod.filter(|_| has_pod), before);
+        let moved = self.counts.see_container(container.id, counts, now);
+        self.note(moved, now);
+        self.containers.push(Held::new(Which::Container(container.id), files));
+        self.has_changed = true;
+        (true, has_pod)
+    }
+
+    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) {
+        if self.counts.has_above(path) || self.n_held() >= self.max_held {
+            return;
+        }
+        if let Some((files, counts)) = open(fs, path) {
+            self.counts.add_above(path, if is_young { EventCounts::default() } else { counts });
+            let moved = self.counts.see_above(path, counts, now);
+            self.note(moved, now);
+            self.above.push(Held::new(Which::Above(path.into()), files));
+        }
+    }
+
+    fn n_held(&self) -> usize {
+        2 * (self.above.len() + self.containers.len())
+    }
+
+    /// Returns the files to poll.
+    pub fn polled(&self) -> Vec<Arc<EventFiles>> {
+        let held = self.above.iter().chain(&self.containers);
+        held.filter(|held| self.has_events && held.pace.is_polled()).map(|held| held.files.clone()).collect()
+    }
+
+    /// Returns when [`Counters::step`] is due without an event; `None` if only an event makes it due.
+    pub fn next_step(&self, now: Instant) -> Option<Instant> {
+        let held = self.above.iter().chain(&self.containers);
+        let step =
+            |held: &Held| if held.pace.is_read() { Some(now + READ_INTERVAL) } else { held.pace.pause_end() };
+        held.filter_map(step).chain(self.settle_at).min()
+    }
+
+    /// Reads the files with an event, and those that may change soon.
+    pub fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
+        for held in self.above.iter_mut().chain(&mut self.containers) {
+            if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {
+                held.pace.wake(now);
+            }
+            held.pace.tick(now);
+        }
+        self.read(now, |held, _| held.pace.is_read());
+        if self.settle_at.is_some_and(|at| now >= at) {
+            // First the cgroups above that are not polled now, then the containers of pods with unexplained
+            // kills.
+            self.read(now, |held, counts| match &held.which {
+                Which::Above(_) => !held.pace.is_polled(),
+                Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
+            });
+            self.settle();
+        }
+    }
+
+    /// Reads the counters that `pick` chooses, and drops those of cgroups that are gone.
+    fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
+        let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
+        for held in [above, containers] {
+            held.retain_mut(|held| {
+                if !pick(held, &*counts) {
+                    return true;
+                }
+                let Some(read) = held.files.read() else {
+                    match &held.which {
+                        Which::Above(path) => {
+                            counts.settle(found);
+                            gone_pods.extend(counts.end_above(path));
+                        }
+                        Which::Container(id) => counts.end_container(*id, now),
+                    }
+                    *has_changed = true;
+                    return false;
+                };
+                let moved = match &held.which {
+                    Which::Above(path) => counts.see_above(path, read, now),
+                    Which::Container(id) => counts.see_container(*id, read, now),
+                };
+                match moved {
+                    Moved::Kill => _ = settle_at.get_or_insert(now + SETTLE),
+                    Moved::Limit => at_limit.push(held.which.clone()),
+                    Moved::Nothing => {}
+                }
+                held.pace.see(moved, now);
+                true
+            });
+        }
+    }
+
+    fn note(&mut self, moved: Moved, now: Instant) {
+        if moved == Moved::Kill {
+            self.settle_at.get_or_insert(now + SETTLE);
+        }
+    }
+
+    /// Makes the kills that were seen available to [`Counters::take`].
+    fn settle(&mut self) {
+        self.settle_at = None;
+        self.counts.settle(&mut self.found);
+    }
+
+    /// Notes that no process is left in a container.
+    pub fn end(&mut self, id: ContainerId) {
+        let held = self.containers.iter_mut().find(|held| held.which == Which::Container(id));
+        if let Some(held) = held {
+            held.is_ending = true;
+        }
+    }
+
+    /// Reads all counters.
+    pub fn read_all(&mut self, now: Instant) {
+        self.read(now, |_, _| true);
+        self.settle();
+    }
+
+    /// Reads the counters of a container. Returns whether it has a kill that [`Counters::take`] has not
+    /// returned yet.
+    pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
+        self.read(now, |held, _| held.which == Which::Container(id));
+        self.counts.has_new(id)
+    }
+
+    /// Returns the cgroups that have reached a limit, their own or one below, since the last call.
+    pub fn take_at_limit(&mut self) -> Vec<Which> {
+        std::mem::take(&mut self.at_limit)
+    }
+
+    /// Returns the kills that were found since the last call.
+    pub fn take(&mut self) -> Vec<FoundKill> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Returns one container of each pod with a cgroup that was removed since the last call.
+    pub fn take_gone_pods(&mut self) -> Vec<Arc<Container>> {
+        std::mem::take(&mut self.gone_pods)
+    }
+
+    /// Reads the counters of what is ending, and drops what is gone.
+    pub fn drop_gone(&mut self, now: Instant) {
+        self.read(now, |held, _| held.is_ending);
+        self.counts.forget(now);
+        if std::mem::take(&mut self.has_changed) {
+            for held in &mut self.above {
+                held.is_ending = matches!(&held.which, Which::Above(path) if self.counts.is_empty_pod(path));
+            }
+        }
+    }
+}
+
+impl Held {
+    fn new(which: Which, files: EventFiles) -> Self {
+        Self { which, files: Arc::new(files), pace: Pace::default(), is_ending: false }
+    }
+}
+
+/// Opens and reads the counters of the cgroup at this place.
+fn open(fs: &CgroupFs, place: &[u8]) -> Option<(EventFiles, EventCounts)> {
+    let files = fs.open_events(place)?;
+    let counts = files.read()?;
+    Some((files, counts))
+}

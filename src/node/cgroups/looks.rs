@@ -1,0 +1,264 @@
+//! Looks at what is charged to containers and pods with a limit, to notice in time that one comes close to
+//! it.
+//!
+//! All of them are looked at once a second, and those that may soon be close ten times a second. A look reads
+//! the limit and, if there is one, the use, at 2.4 microseconds each on a busy machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::growth::{Growth, Look, MAX_INTERVAL, MIN_INTERVAL, UseAndLimit};
+use crate::cgroupfs::files::{CgroupFs, Place};
+use crate::cgroupfs::use_files::UseFiles;
+use crate::node::containers::table::ContainerId;
+use crate::procfs::this_process::thread_cpu_time;
+
+/// The number of descriptors that a level holds.
+const N_FILES: usize = 3;
+/// Looks may take this share of the CPU budget. If they would take more, there are fewer.
+const MAX_SHARE: f64 = 0.25;
+
+/// A cgroup that may have a limit: a container's or a pod's.
+#[derive(Debug)]
+struct Level {
+    files: UseFiles,
+    growth: Growth,
+}
+
+/// The paths of the cgroups whose limits apply to a container.
+#[derive(Debug)]
+struct Levels {
+    own: Box<[u8]>,
+    pod: Option<Box<[u8]>>,
+}
+
+impl Levels {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&*self.own).chain(self.pod.as_deref())
+    }
+}
+
+/// What looks show.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Whether the processes of a container are due to be read from now on.
+    pub is_due: bool,
+    /// The containers that may reach a limit before the next look.
+    pub at_limit: Vec<ContainerId>,
+}
+
+/// The looks at the cgroups of all selected containers, and at their pods'.
+#[derive(Debug)]
+pub struct Looks {
+    levels: BTreeMap<Box<[u8]>, Level>,
+    containers: BTreeMap<ContainerId, Levels>,
+    /// The containers whose processes are to be read, because they come close to a limit.
+    due: BTreeSet<ContainerId>,
+    /// At most this many cgroups are held.
+    max_held: usize,
+    /// When every cgroup is looked at again, and when some of them are.
+    all_at: Option<Instant>,
+    next_at: Option<Instant>,
+    /// The CPU budget, as a fraction of one core; 0 means no limit.
+    cpu_budget: f64,
+    cpu_time: Duration,
+    text: Vec<u8>,
+}
+
+impl Looks {
+    /// Looks at nothing yet. At most a quarter of this many descriptors are used.
+    pub fn new(max_descriptors: usize) -> Self {
+        Self {
+            levels: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            due: BTreeSet::new(),
+            max_held: max_descriptors / 4 / N_FILES,
+            all_at: None,
+            next_at: None,
+            cpu_budget: 0.0,
+            cpu_time: Duration::ZERO,
+            text: Vec::new(),
+        }
+    }
+
+    /// Limits the CPU time of looks to a quarter of this budget, a fraction of one core. 0 means no limit.
+    pub fn limit_cpu_time(&mut self, cpu_budget: f64) {
+        self.cpu_budget = cpu_budget;
+    }
+
+    /// Adds a container and its pod, and looks at both. The growth of a young cgroup counts from when it was
+    /// created.
+    pub fn add(
+        &mut self,
+        fs: &CgroupFs,
+        id: ContainerId,
+        place: &Place,
+        [is_young, is_young_pod]: [bool; 2],
+        now: Instant,
+    ) {
+        let is_held = self.add_level(fs, &place.path, is_young, now);
+        let pod = place.parent.as_deref().filter(|pod| self.add_level(fs, pod, is_young_pod, now));
+        let ends = place
+            .pod
+            .iter()
+            .flat_map(|pod| pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| &pod[..end]));
+        ends.for_each(|above| _ = self.add_level(fs, above, false, now));
+        if is_held || pod.is_some() {
+            let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
+            self.containers.insert(id, levels);
+        }
+        self.all_at.get_or_insert(now + MAX_INTERVAL);
+        self.next_at = Some(now + MIN_INTERVAL);
+    }
+
+    /// Returns whether the cgroup is looked at from now on.
+    fn add_level(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
+        if self.levels.contains_key(path) {
+            return true;
+        }
+        if self.levels.len() >= self.max_held {
+            return false;
+        }
+        let Some(files) = fs.open_use(path) else { return false };
+        let growth = if is_young { Growth::of_new(now) } else { Growth::default() };
+        let mut level = Level { files, growth };
+        level.look(true, &mut self.text, now);
+        self.levels.insert(path.into(), level);
+        true
+    }
+
+    /// Returns when the next look is due; `None` if there is nothing to look at.
+    pub fn next(&self) -> Option<Instant> {
+        self.next_at
+    }
+
+    /// Looks at what is due.
+    pub fn look(&mut self, now: Instant) -> Looked {
+        if self.next_at.is_none_or(|next_at| now < next_at) {
+            return Looked::default();
+        }
+        let clock = thread_cpu_time();
+        let is_all = self.all_at.is_none_or(|all_at| now >= all_at);
+        let Self { levels, containers, due, text, .. } = self;
+        let (mut close, mut at_limit, mut is_soon) = (Vec::new(), Vec::new(), false);
+        levels.retain(|path, level| {
+            if !is_all && level.growth.interval(now) > MIN_INTERVAL {
+                return true;
+            }
+            let Some(is_due) = level.look(is_all, text, now) else { return false };
+            if is_due {
+                close.push(path.clone());
+            }
+            if level.growth.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL) {
+                at_limit.push(path.clone());
+            }
+            is_soon |= level.growth.interval(now) == MIN_INTERVAL;
+            true
+        });
+        if is_all {
+            containers.retain(|_, of| of.iter().any(|path| levels.contains_key(path)));
+        }
+        due.extend(containers_in(containers, &close));
+        let at_limit = containers_in(containers, &at_limit).collect();
+        let cost = thread_cpu_time().saturating_sub(clock);
+        self.cpu_time += cost;
+        self.schedule(is_all, is_soon, cost, now);
+        Looked { is_due: !close.is_empty(), at_limit }
+    }
+
+    fn schedule(&mut self, is_all: bool, is_soon: bool, cost: Duration, now: Instant) {
+        let pause = match self.cpu_budget {
+            0.0 => Duration::ZERO,
+            fraction => cost.div_f64(MAX_SHARE * fraction),
+        };
+        if is_all {
+            self.all_at = Some(now + pause.max(MAX_INTERVAL));
+        }
+        let soon = is_soon.then_some(now + pause.max(MIN_INTERVAL));
+        self.next_at = soon.into_iter().chain(self.all_at).min().filter(|_| !self.levels.is_empty());
+    }
+
+    /// Whether the processes of a container are due to be read.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Returns the containers whose processes are due to be read, each once.
+    pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
+        std::mem::take(&mut self.due)
+    }
+
+    /// Returns the CPU time of looks since the last call.
+    pub fn take_cpu_time(&mut self) -> Duration {
+        std::mem::take(&mut self.cpu_time)
+    }
+
+    /// Returns how long a container takes to reach its limit, or its pod's, if it grows on; `None` if it does
+    /// not grow or has no limit.
+    pub fn time_to_limit(&self, id: ContainerId, now: Instant) -> Option<Duration> {
+        self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
+    }
+
+    /// Returns how many thousandths of its limit, or of its pod's, a container uses.
+    pub fn permille(&self, id: ContainerId) -> Option<u64> {
+        self.growths(id).filter_map(Growth::permille).max()
+    }
+
+    /// Returns the containers in the pod with a cgroup at this path.
+    pub fn containers_of(&self, pod: &[u8]) -> Vec<ContainerId> {
+        let is_in = |of: &Levels| of.pod.as_deref() == Some(pod);
+        self.containers.iter().filter(|(_, of)| is_in(of)).map(|(&id, _)| id).collect()
+    }
+
+    /// Returns the files of a container's own cgroup, and the use and the limit of its pod's, as of now.
+    pub fn files_of(&self, id: ContainerId) -> Option<(&UseFiles, UseAndLimit)> {
+        let of = self.containers.get(&id)?;
+        let pod = of.pod.as_ref().and_then(|pod| self.levels.get(pod)).map(|pod| &pod.files);
+        let pod = pod.map(|pod| UseAndLimit { current: pod.current(), limit: pod.limit() });
+        Some((&self.levels.get(&of.own)?.files, pod.unwrap_or_default()))
+    }
+
+    /// Returns what is charged to a container, and its limit, as of the last look.
+    pub fn use_of_container(&self, id: ContainerId) -> UseAndLimit {
+        self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
+    }
+
+    /// Notes that a container has reached its limit, or its pod's.
+    pub fn note_hit(&mut self, id: ContainerId, now: Instant) {
+        if let Some(level) = self.containers.get(&id).and_then(|of| self.levels.get_mut(&of.own)) {
+            level.growth.note_hit(now);
+        }
+    }
+
+    /// Returns what is charged to a cgroup, and its limit, as of the last look.
+    pub fn use_of(&self, path: &[u8]) -> UseAndLimit {
+        self.levels.get(path).map(|level| level.growth.use_and_limit()).unwrap_or_default()
+    }
+
+    fn growths(&self, id: ContainerId) -> impl Iterator<Item = &Growth> {
+        let paths = self.containers.get(&id).into_iter().flat_map(Levels::iter);
+        paths.filter_map(|path| Some(&self.levels.get(path)?.growth))
+    }
+}
+
+/// Returns the containers to which the limits of these cgroups apply.
+fn containers_in(
+    containers: &BTreeMap<ContainerId, Levels>,
+    paths: &[Box<[u8]>],
+) -> impl Iterator<Item = ContainerId> {
+    let is_in = |of: &Levels| of.iter().any(|path| paths.iter().any(|other| **other == *path));
+    containers.iter().filter(move |(_, of)| !paths.is_empty() && is_in(of)).map(|(&id, _)| id)
+}
+
+impl Level {
+    /// Looks at the cgroup. Returns whether its processes are due to be read; `None` if it is gone.
+    fn look(&mut self, reads_limit: bool, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
+        if reads_limit && !self.growth.set_limit(self.files.read_limit()?) {
+            return Some(false);
+        }
+        let current = self.files.current()?;
+        let inactive =
+            if self.growth.needs_inactive(current) { self.files.inactive_file(text) } else { None };
+        Some(self.growth.see(Look { current, inactive }, now))
+    }
+}
