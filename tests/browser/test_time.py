@@ -115,7 +115,7 @@ def test_the_chart_has_axes_and_a_slope(exporter, page, live):
     until("the rows", lambda: len(page.names()) == 2)
     colours = page.tab.eval_on_selector_all("#rows tr", "all => all.map(tr => [tr.querySelector('.tail').parentNode.textContent, tr.querySelector('[data-key=change] :last-child').className])")
     assert dict(colours) == {"leak-grows": "up", "leak-a-steady": "zero"}
-    assert page.text("th[data-key=trend]").startswith("Trend ±") and "one scale" in page.tab.locator("th[data-key=trend]").get_attribute("title")
+    assert re.fullmatch(r"Trend \(scale ±[\d.]+ [KM]iB\)", page.text("th[data-key=trend]")) and "one scale" in page.tab.locator("th[data-key=trend]").get_attribute("title")
 
 
 def test_change_survives_a_reload(exporter, page, live):

@@ -31,8 +31,8 @@ const tilesOf = (page, ...names) => Object.fromEntries(page.kidsOf(find(page, ..
 test('tiles of paths and of parts fill what is charged', async () => {
 	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 450, '/lib/libc.so': 100 }) },
 		cgroup(WHERE, { current: 1000, limit: 2000, working_set: 900, parts: PARTS, unmapped: { page_cache: 210, shmem: 40 } })));
-	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'page cache that nobody maps': 210, 'tmpfs that nobody maps': 40, slab: 30, 'page tables': 20,
-		'anonymous memory that no process maps': 17, 'huge pages of hugetlbfs': 16, 'secondary page tables': 6, 'kernel stacks': 10, 'per-CPU': 5, vmalloc: 3, zswap: 2, 'other kernel memory': 15,
+	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'unmapped page cache': 210, 'unmapped tmpfs': 40, slab: 30, 'page tables': 20,
+		'unmapped anonymous': 17, hugetlbfs: 16, 'secondary page tables': 6, 'kernel stacks': 10, 'per-CPU': 5, vmalloc: 3, zswap: 2, 'other kernel memory': 15,
 		difference: 76 });
 	for (const names of [['shop', 'web-1', 'app'], ['shop', 'web-1'], ['shop'], []]) assert.equal(page.at(charged(page), find(page, ...names)), 1000);
 	assert.equal(page.answer.broken, 0);

@@ -9,17 +9,14 @@ const PARTS = {
 	kernel_other: ['other kernel memory', 'kernel_other'], sockets: ['sockets', 'sockets'], remainder: ['remainder', 'difference'],
 };
 // The parts that no process maps, as the treemap shows them.
-const UNMAPPED = { unmapped_page_cache: 'Page cache that nobody maps', unmapped_shmem: 'Tmpfs that nobody maps' };
-const TILES = {
-	...UNMAPPED, anon_unmapped: 'Anonymous memory that no process maps', hugetlb: 'Huge pages of hugetlbfs', slab: 'Slab', page_tables: 'Page tables',
-	sec_page_tables: 'Secondary page tables', kernel_stacks: 'Kernel stacks', percpu: 'Per-CPU', vmalloc: 'Vmalloc', zswap: 'Zswap', kernel_other: 'Other kernel memory',
-	sockets: 'Sockets', difference: 'Difference',
-};
-const SHORT = { unmapped_page_cache: 'unmapped cache', unmapped_shmem: 'unmapped tmpfs', anon_unmapped: 'unmapped anon', hugetlb: 'hugetlbfs', kernel_other: 'other kernel' };
-Object.assign(KINDS, TILES);
+const UNMAPPED = { unmapped_page_cache: 'unmapped page cache', unmapped_shmem: 'unmapped tmpfs' };
+const TILES = { ...UNMAPPED };
+for (const part in PARTS) if (!/^(anon|page_cache|shmem|remainder)$/.test(part)) [TILES[part]] = PARTS[part];
+TILES.difference = 'difference';
+for (const part in TILES) KINDS[part] = TILES[part].replace(/^./, c => c.toUpperCase());
 // The node of a tile is a child of its container, beside the commands. A command's name is at most 15 bytes, so none is called this.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory';
-const tileName = name => TILES[name]?.replace(/^[A-Z]/, c => c.toLowerCase()) || name;
+const tileName = name => TILES[name] || name;
 
 let accounts = new Map(), reading = new Map(); // by the container's labels, of the exposition that is shown and of the one being read
 let excesses = []; // the containers whose tiles are more than their use: { n, by }

@@ -10,7 +10,7 @@ const offered = () => [...fields.values()].filter(f => f.name !== 'processes' &&
 
 function draw() {
 	if (!told) return drawStates();
-	const list = offered(), q = visible(state.q).toLowerCase();
+	const list = offered(), q = asSearched(state.q);
 	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list.find(f => f.name !== CHARGED) || fieldOf(FAMILY + 'pss_bytes');
 	isCharged = field.name === CHARGED;
 	place = findPlace();
@@ -50,7 +50,7 @@ function drawStats(list) {
 		grower.node = n;
 		put(growth, slope(field, best.slope));
 		if (!growth.isConnected) grows_fastest.replaceChildren(growth, ' ', grower);
-	} else if (growth.isConnected || grows_fastest.textContent === '–') grows_fastest.replaceChildren(make('small', {}, 'nothing that matters'));
+	} else if (growth.isConnected || grows_fastest.textContent === '–') grows_fastest.replaceChildren(make('small', {}, 'nothing grows'));
 	const up = own('containerd_up'), filters = infos('filter', 'filter').map(visible);
 	put($.containerd, up === undefined ? '' : up ? 'containerd answers' : 'containerd does not answer');
 	$.containerd.classList.toggle('bad', up === 0);

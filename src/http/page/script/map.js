@@ -36,7 +36,7 @@ function drawMap() {
 	canvas.ariaLabel = `Treemap of ${place.full} by ${title(field.name)}; the table below says the same`;
 	weigh(place, field);
 	({ groups, tiles } = layOut(place, width + 1, height + 1, field.name + state.by, drawing));
-	const q = visible(state.q).toLowerCase();
+	const q = asSearched(state.q);
 	if (q) mark(place, q, drawing);
 	paint(q);
 	drawLegend();
@@ -87,7 +87,6 @@ function paint(q) {
 const fitName = (name, width, measure) => measure(name) <= width ? name : fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
 // A tile's name: of a file its base name, with as much of its folder as tells it from its neighbours.
 function labelOf(n) {
-	if (n.level === 'part') return SHORT[n.kind] || n.text;
 	if (n.level !== 'path' || !n.dir) return n.text;
 	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing, by: byName(n.up.kids.filter(isArea)) }).by.get(n.text);
 	return same?.length > 1 ? n.short ||= shortest(n.full, same) : n.text;

@@ -15,7 +15,7 @@ $.copy.onclick = async () => {
 $.field.onchange = () => select({ field: $.field.value });
 $.q.oninput = () => { limit = 200; select({ q: $.q.value }); };
 $.q.onkeydown = e => {
-	if (e.key === 'Enter' && state.q && rows.length) location.hash = hrefOf(entered(targetOf(first)));
+	if (e.key === 'Enter' && !e.isComposing && state.q && rows.length) location.hash = hrefOf(entered(targetOf(first)));
 };
 $['by-pod'].onclick = () => { location.hash = hashOf({ by: '', at: [] }); };
 $['by-path'].onclick = () => { location.hash = hashOf({ by: 'path', at: place && isByPath(place) ? [place.name] : [] }); };
@@ -31,6 +31,8 @@ $.pause.onclick = () => {
 	poll();
 };
 document.onkeydown = e => {
+	// Keys of an input method or of the browser's own.
+	if (e.isComposing || e.ctrlKey || e.altKey || e.metaKey) return;
 	if (e.key === 'Escape') {
 		if (!tip.hidden) hover(null);
 		if (state.q) select({ q: $.q.value = '' });

@@ -68,7 +68,7 @@ function drawTable() {
 	const dots = new Map(shown.map(n => [n, dotsOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
-	put(heads.trend.firstChild, 'Trend ±' + show(field, half));
+	put(heads.trend.firstChild, `Trend (scale ±${show(field, half)})`);
 	heads.trend.title = `All lines have one scale: their full height is ${show(field, 2 * half)}`;
 	let spot = $.rows.firstChild;
 	for (const n of shown) {
