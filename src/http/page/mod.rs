@@ -26,11 +26,18 @@ impl File {
         File { content_type, source, text: OnceLock::new(), tag: OnceLock::new(), gzip: OnceLock::new() }
     }
 
-    /// The served text: without indentation, empty lines and lines of comments, which are a fifth of the script.
+    /// The served text: without indentation, empty lines and comments, and of the stylesheet without most blanks. That
+    /// is three quarters of the source. ` // ` begins a comment wherever it stands: no text of the page contains it.
     pub fn text(&self) -> &str {
         self.text.get_or_init(|| {
-            let lines = self.source.lines().map(str::trim_start);
-            lines.filter(|line| !line.is_empty() && !line.starts_with("//")).fold(String::new(), |text, line| text + line + "\n")
+            let lines = self.source.lines().map(|line| line.split(" // ").next().unwrap_or(line).trim());
+            let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("//"));
+            let text = lines.fold(String::new(), |text, line| text + line + "\n");
+            if !self.content_type.starts_with("text/css") {
+                return text;
+            }
+            let blanks = [(": ", ":"), ("; ", ";"), (" {", "{"), ("{ ", "{"), (" }", "}"), (";}", "}"), (", ", ",")];
+            blanks.iter().fold(text, |text, (blank, none)| text.replace(blank, none))
         })
     }
 

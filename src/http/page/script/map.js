@@ -150,7 +150,7 @@ function hover(to) {
 	if (!target) return;
 	const { n } = target, names = [];
 	for (let up = n; up !== place; up = up.up) if (up !== n) names.unshift(make('bdi', {}, up.text), ' › ');
-	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && at(f, n) === at(f, n));
+	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && !f.isHidden && at(f, n) === at(f, n));
 	list.sort((a, b) => b.bytes - a.bytes || at(b, n) - at(a, n));
 	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : n.level === 'part' ? 'charged to the container' : KINDS[n.kind]), ...isCharged ? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);

@@ -60,7 +60,7 @@ const KEPT = 'memory-map ' + location.pathname;
 function keep() {
 	if (!told || !opened) return;
 	try {
-		sessionStorage.setItem(KEPT, pack([field.name, ...NUMBERS]));
+		sessionStorage.setItem(KEPT, pack([field.name, 'own', 'held', ...NUMBERS]));
 	} catch { /* no storage, or none left: the next visit begins anew */ }
 }
 function recall(t) {
@@ -120,6 +120,7 @@ async function refresh() {
 	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !told;
 	commit();
 	told = { own, broken, t, denied: reads, rising: reads > (told?.denied || 0), skew: abs(skew) > 3 ? skew : 0, at: performance.now() };
+	identify(JSON.stringify([infos('node', 'node'), own.get(START)?.[0].value]));
 	if (isFirst) recall(t);
 	remember(t);
 	trouble = '';
