@@ -89,13 +89,22 @@ function fillUse(use, a, largest) {
 // Shared memory that is no file ends with its last process. /dev/zero is inherited only; by name, others may be in other containers, too.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
-	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Set();
+	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
 	// As PSS divides pages, what several processes map is more than what is private.
 	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick && UNNAMED.test(n.name);
 	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';
-	for (const n of series.values()) if (isUnnamed(n)) isBelow(n, container) ? here.push(n) : isShared(n) && elsewhere.add(n.name);
-	const sum = list => list.reduce((sum, n) => sum + (at(pss, n) || 0), 0), ends = here.filter(n => n.name[1] === 'd' || !isShared(n) || !elsewhere.has(n.name)), stays = parts.shmem - sum(here);
-	return `Private to single processes: ${size(at(uss, container))} · Freed if the container ended: ${size(parts.anon + sum(ends))}` + (stays > 0 ? ` · Stays until the pod ends: ${size(stays)} of tmpfs files` : '');
+	for (const n of series.values()) if (isUnnamed(n)) isBelow(n, container) ? here.push(n) : isShared(n) && elsewhere.set(n.name, at(pss, n) + (elsewhere.get(n.name) || 0));
+	const isOurs = n => n.name[1] === 'd' || !isShared(n) || !elsewhere.has(n.name);
+	let freed = parts.anon, stays = parts.shmem;
+	for (const n of here) {
+		stays -= at(pss, n);
+		if (isOurs(n)) freed += at(pss, n);
+		else {
+			stays -= elsewhere.get(n.name);
+			elsewhere.set(n.name, 0);
+		}
+	}
+	return `Private to single processes: ${size(at(uss, container))} · Freed if the container ended: ${size(freed)}` + (stays > 0 ? ` · Stays until the pod ends: ${size(stays)} of tmpfs files` : '');
 }
 const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
 function drawCharged() {
