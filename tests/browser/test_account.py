@@ -229,12 +229,10 @@ def test_promql_of_charged_memory(busy, page):
         ("#/" + CHARGED, "sum by (namespace, pod) (cgroup_memory_current_bytes)"),
         ("#/" + CHARGED + "&rows=containers", "sum by (namespace, pod, container) (cgroup_memory_current_bytes)"),
         ("#/data?rows=containers", 'sum by (pod, container) (process_smaps_pss_bytes{namespace="data"})'),
-        ("#/data/kafka-0/kafka" + CHARGED, f"sum by (part) (cgroup_memory_account_bytes{{{where}}})"),
         ("#/data/kafka-0/kafka/java" + CHARGED, f'sum by (path) (process_smaps_pss_bytes{{{where},comm="java"}})'),
         ("#/data/kafka-0/kafka/cgroup_memory_slab" + CHARGED, f'cgroup_memory_account_bytes{{{where},part="slab"}}'),
         ("#/data/kafka-0/kafka/cgroup_memory_unmapped_page_cache" + CHARGED, f'cgroup_memory_unmapped_bytes{{{where},part="page_cache"}}'),
-        ("#/cgroup_memory_slab?by=path&field=charged_memory", 'sum by (namespace, pod) (cgroup_memory_account_bytes{part="slab"})'),
-        ("#/?by=path&field=charged_memory", "sum by (path) (process_smaps_pss_bytes)"),
+        ("#/?by=path", "sum by (path) (process_smaps_pss_bytes)"),
     ):
         page.go(address)
         until(address, lambda: page.hash() == address and page.tab.evaluate("promql()") == query, 5)

@@ -80,6 +80,7 @@ static SCRIPT: File = File::new(
         include_str!("script/map.js"),
         include_str!("script/table.js"),
         include_str!("script/cgroups.js"),
+        include_str!("script/promql.js"),
         include_str!("script/ooms.js"),
         include_str!("script/poll.js"),
     ),

@@ -143,17 +143,3 @@ function aboutCharged(n) {
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}` : '',
 		over ? `Excess: the tiles are ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
 }
-// The metric behind a place of charged memory, its labels beside the place's, and by which label rows differ.
-function chargedMetric() {
-	let part = '', isMapped = state.by || state.q;
-	for (let n = place; n.up; n = n.up) {
-		if (n.level === 'part') part = n.kind;
-		else if (!LEVELS.slice(0, 3).includes(n.level)) isMapped = true;
-	}
-	if (part) {
-		const isUnmapped = Object.hasOwn(UNMAPPED, part), label = isUnmapped ? part.slice('unmapped_'.length) : part;
-		return { metric: TILE + (isUnmapped ? 'unmapped' : 'account') + '_bytes', labels: part === 'difference' ? [] : [`part=${quote(label)}`], level: part === 'difference' ? 'part' : undefined };
-	}
-	if (isMapped) return { metric: FAMILY + 'pss_bytes', labels: [] };
-	return place.level === 'container' ? { metric: TILE + 'account_bytes', labels: [], level: 'part' } : { metric: TILE + 'current_bytes', labels: [] };
-}

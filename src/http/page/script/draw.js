@@ -23,6 +23,7 @@ function draw() {
 	drawCharged();
 	drawTable();
 	drawOoms();
+	drawCopy();
 	hover();
 	const node = infos('node', 'node').map(visible)[0];
 	document.title = (place?.up ? place.full + ' · ' : '') + 'Memory map · ' + (node || location.host);

@@ -10,7 +10,7 @@ $.copy.onclick = async () => {
 	}
 	put($.said, 'Copied ' + query);
 	put($.copy, 'Copied');
-	setTimeout(put, 1500, $.copy, 'Copy as PromQL');
+	setTimeout(drawCopy, 1500);
 };
 $.field.onchange = () => select({ field: $.field.value });
 $.q.oninput = () => { limit = 200; select({ q: $.q.value }); };
