@@ -1,20 +1,20 @@
 // Use and limits of containers as bars, and what is to be said about the treemap of charged memory.
 
 Object.assign(LEGEND, {
-	unmapped_page_cache: 'Page cache that is charged here and that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
-	unmapped_shmem: 'Tmpfs and shared memory that is charged here and that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
-	anon_unmapped: 'Anonymous memory that is charged here and that no process maps: above all what is left of huge pages of which a part was freed, until the kernel splits them.',
-	hugetlb: 'Huge pages of hugetlbfs, on nodes that count them as memory. PSS leaves them out.',
-	slab: 'Objects of the kernel for this container: inodes, directory entries, sockets.',
-	page_tables: 'What the kernel needs to translate the addresses of this container’s processes.',
+	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
+	unmapped_shmem: 'Tmpfs and shared memory that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
+	anon_unmapped: 'Anonymous memory that no process maps: above all the rest of huge pages of which a part was freed, until the kernel splits them.',
+	hugetlb: 'Huge pages of hugetlbfs, where they count as memory. PSS leaves them out.',
+	slab: 'Objects of the kernel: inodes, directory entries, sockets.',
+	page_tables: 'What the kernel needs to translate addresses.',
 	sec_page_tables: 'Page tables of virtual machines (KVM) and IOMMUs.',
 	kernel_stacks: 'The kernel’s stack of each thread.',
 	percpu: 'Kernel data kept for each CPU.',
 	vmalloc: 'Kernel memory from vmalloc, as of BPF maps.',
-	zswap: 'Memory that holds swap, compressed.',
+	zswap: 'Compressed swap.',
 	kernel_other: 'Kernel memory of no other kind.',
 	sockets: 'Network buffers.',
-	difference: 'What is left of the use after all other tiles: charged here and mapped elsewhere, or counted by nobody. Where the kernel does not say how much page cache and tmpfs nobody maps, that is in here, too.',
+	difference: 'The rest of the use: charged here and mapped elsewhere, counted nowhere, or page cache and tmpfs that the kernel does not split by mapping.',
 });
 
 // ---- The table of containers

@@ -17,16 +17,15 @@ function promql() {
 	where.push(...names.map(([level, name]) => `${level}=${quote(name)}`));
 	const below = (levels, to) => levels.slice(levels.indexOf(place.level) + 1, levels.indexOf(to) + 1);
 	if (!place.kids.length) {
-		if (place.level === 'part') return place.kind === 'difference' ? difference(where, place.up) : partOf(where, [place.kind]);
+		if (place.level === 'part') return partsOf(where, [place])[0] || difference(where, place.up);
 		return place.members || field.name === 'uss' ? sumOf(names.map(([level]) => level), where, place.level) : selectorOf(where, place.level);
 	}
 	const alternatives = [];
 	for (const level of new Set(rows.map(n => n.level))) {
 		const some = rows.filter(n => n.level === level);
 		if (level === 'part') {
-			const kinds = some.map(n => n.kind), unmapped = kinds.filter(kind => Object.hasOwn(UNMAPPED, kind)), parts = kinds.filter(kind => !unmapped.includes(kind) && kind !== 'difference');
-			for (const list of [unmapped, parts]) if (list.length) alternatives.push(`sum by (part) (${partOf(where, list)})`);
-			if (kinds.includes('difference')) alternatives.push(`label_replace(${difference(where, place)}, "part", "difference", "", "")`);
+			alternatives.push(...partsOf(where, some).map(part => `sum by (part) (${part})`));
+			if (some.some(n => n.kind === 'difference')) alternatives.push(`label_replace(${difference(where, place)}, "part", "difference", "", "")`);
 			continue;
 		}
 		const by = isListing() ? below(LEVELS, 'container') : isByPath(some[0]) ? [level] : state.q ? below(place.members ? PIVOT_LEVELS : LEVELS, level)
@@ -42,44 +41,34 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-function partOf(where, kinds) {
-	const isUnmapped = Object.hasOwn(UNMAPPED, kinds[0]), names = kinds.map(kind => kind.replace('unmapped_', ''));
-	return `${TILE}${isUnmapped ? 'unmapped' : 'account'}_bytes{${[...where, oneOf('part', isUnmapped ? names : kinds)]}}`;
+// The metrics of parts, of which `difference` is none.
+function partsOf(where, tiles) {
+	const kinds = tiles.map(n => n.kind).filter(kind => kind !== 'difference'), isUnmapped = kind => Object.hasOwn(UNMAPPED, kind);
+	return [['unmapped', kinds.filter(isUnmapped)], ['account', kinds.filter(kind => !isUnmapped(kind))]].filter(([, list]) => list.length)
+		.map(([metric, list]) => `${TILE + metric}_bytes{${[...where, oneOf('part', list.map(kind => kind.replace(/^unmapped_/, '')))]}}`);
 }
 // What is left of a container's use after its other tiles.
 function difference(where, container) {
-	const kinds = container.account.tiles.map(([tile]) => tile.kind).filter(kind => kind !== 'difference'), unmapped = kinds.filter(kind => Object.hasOwn(UNMAPPED, kind));
-	const terms = [selectorOf(where, 'container'), ...at(fields.get('pss'), container) >= 0 ? [selectorOf(where, 'comm')] : []];
-	for (const list of [unmapped, kinds.filter(kind => !unmapped.includes(kind))]) if (list.length) terms.push(partOf(where, list));
-	return terms.map(term => `sum(${term})`).join(' - ');
+	return [selectorOf(where, 'container'), ...at(fields.get('pss'), container) >= 0 ? [selectorOf(where, 'comm')] : [], ...partsOf(where, container.account.tiles.map(([tile]) => tile))]
+		.map(term => `sum(${term})`).join(' - ');
 }
 // The matchers that select what a search has found on one level: each list is an alternative. A regular expression will do unless
-// names are shown in other characters than they have, or what was found is in two names; then the names themselves are listed.
+// names are shown in other characters than they have, or what was found spans two names; then the names themselves are listed.
 function foundBy(found, level) {
-	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), pattern = quote(`(?is).*${literal(q)}.*`), names = n => isListing() ? below(n) : [n.name];
-	const below = n => namesOf(n.target).slice(OUTER.indexOf(place.level) + 1), isText = n => names(n).some(name => text.test(name));
-	const all = isListing() ? containersOf(place) : [], walk = isListing() ? [] : [...(place === pivot ? root : place).kids];
-	while (walk.length) {
-		const n = walk.pop();
-		if (!live(n)) continue;
-		if (n.level === level) all.push(n);
-		walk.push(...n.kids);
+	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
+	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/') ? OUTER.slice(0, 2) : [level];
+	const names = n => namesOf(n.target || n).slice(-levels.length), isText = n => names(n).some(name => text.test(name));
+	const inside = n => kidsOf(n).flatMap(k => [k, ...inside(k)]);
+	const all = isList ? containersOf(place) : inside(place === pivot ? root : place).filter(n => n.level === level);
+	if (all.every(n => (isList ? rows.includes(n) : matches(n, q)) === isText(n))) {
+		return levels.filter((_, k) => found.some(n => text.test(names(n)[k]))).map(level => [`${level}=~${quote(`(?is).*${literal(q)}.*`)}`]);
 	}
-	const isFound = isListing() ? n => rows.includes(n) : n => matches(n, q);
-	if (all.every(n => isFound(n) === isText(n))) {
-		if (!isListing()) return [[`${level}=~${pattern}`]];
-		const levels = OUTER.slice(OUTER.indexOf(place.level) + 1);
-		return levels.filter((_, k) => found.some(n => text.test(below(n)[k]))).map(level => [`${level}=~${pattern}`]);
-	}
-	// A pod is found by its namespace's name, too.
 	const groups = new Map();
 	for (const n of found) {
-		const outer = isListing() ? below(n).slice(0, -1) : level === 'pod' && n.up.level === 'namespace' ? [n.up.name] : [], key = JSON.stringify(outer);
-		if (!groups.has(key)) groups.set(key, { outer, names: [] });
-		groups.get(key).names.push((isListing() ? n.target : n).name);
+		const outer = names(n), name = outer.pop(), key = outer.map((name, k) => `${levels[k]}=${quote(name)}`).join();
+		groups.set(key, [...groups.get(key) || NONE, name]);
 	}
-	return [...groups.values()].map(({ outer, names }) => [
-		...outer.map((name, k) => `${isListing() ? OUTER[OUTER.indexOf(place.level) + 1 + k] : 'namespace'}=${quote(name)}`), oneOf(isListing() ? 'container' : level, names)]);
+	return [...groups].map(([key, names]) => [...key ? [key] : [], oneOf(levels.at(-1), names)]);
 }
 function drawCopy() {
 	$.copy.disabled = !hasQuery();
