@@ -17,6 +17,13 @@ impl Credit {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
 
+    /// Returns credit that grows by this fraction of one core, and starts with what is earned in this time.
+    pub fn full(fraction: f64, longest: Duration) -> Self {
+        let mut credit = Self::new(fraction);
+        credit.cap(longest);
+        credit
+    }
+
     /// Earns credit for the time since the last call, at most for `longest` in total.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };

@@ -44,7 +44,7 @@ fn a_steady_cycle_allocates_nothing() {
         assert_eq!(scrape.value("smaps_exporter_processes"), 20.0);
         assert!(scrape.size().1 > 0.0, "{options:?} exports nothing");
         let exposition = scrape.published.latest().expect("a scrape has run");
-        let text = exposition.text.bytes();
+        let text = exposition.text.bytes().expect("the latest stays");
         let text = str::from_utf8(&text).expect("an exposition is UTF-8");
         assert!(text.contains("\ncgroup_memory_limit_bytes{"), "{options:?} exports no account");
     }

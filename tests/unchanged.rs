@@ -124,7 +124,7 @@ impl Process {
 
 fn samples(scrape: &Scrapes) -> Vec<String> {
     let exposition = scrape.published.latest().unwrap();
-    let text = exposition.text.bytes();
+    let text = exposition.text.bytes().expect("the latest stays");
     let text = str::from_utf8(&text).unwrap();
     text.lines().filter(|line| line.starts_with("process_smaps_")).map(str::to_owned).collect()
 }

@@ -1,28 +1,33 @@
 //! One connection, as a state machine. A turn takes what has arrived or writes a part of a response, and
 //! never waits.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
 use super::head::{Parsed, parse_head};
-use super::limits::Limits;
 use super::pending::{MAX_PATIENCE, Pending};
-use super::response::{Response, error_response};
-use super::routes::{Reply, reply};
+use super::response::{Form, PLAIN, Response};
+use super::routes::{Client, Reply, reply};
 use super::site::Site;
 use super::throttle::Account;
 
 /// A longer head is refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
-/// What is written in one turn, so that a large response does not delay other connections.
-const MAX_WRITE_BYTES: usize = 256 << 10;
-
-/// What is read and discarded after the last response.
-const MAX_LINGER_BYTES: usize = 256 << 10;
+/// How long a connection may be idle between requests.
+pub const IDLE: Duration = Duration::from_secs(120);
+/// How long a head may take to arrive.
+pub const HEAD: Duration = Duration::from_secs(5);
+/// How long sending a response may take.
+pub const RESPONSE: Duration = Duration::from_secs(30);
+/// A response that has made no progress for this long makes room for a new connection. A client that reads
+/// 20 KB/s makes progress every 3 s: TCP reopens a closed window by 64 KiB at once.
+pub const STALLED: Duration = Duration::from_secs(5);
+/// How long a closing connection is read from.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 pub enum State {
@@ -32,11 +37,11 @@ pub enum State {
     ReadingHead,
     /// Its request waits for a scrape, for compression, or for credit.
     Pending(Pending),
-    /// It sends a response, of which `n_written` bytes are written.
-    Writing { response: Response, n_written: usize, progress: Instant },
-    /// Its last response is written. Up to `n_left` bytes are still read: unread ones would make the kernel
+    /// It sends a response, of which something was written at the time of `progress`.
+    Writing { response: Response, progress: Instant },
+    /// Its last response is written. What the client still sends is read: unread bytes would make the kernel
     /// reset the connection, and the client might never see its response.
-    Closing { n_left: usize },
+    Closing,
     /// It is over.
     Ended,
 }
@@ -46,11 +51,8 @@ pub struct Connection {
     stream: TcpStream,
     /// The client's address.
     pub peer: IpAddr,
-    /// Whether the client runs on this machine: it is on loopback, or has the address that it connects to.
-    is_local: bool,
-    /// Whether it got one of the slots. Without one it gets one answer: to a probe, or that there are too
-    /// many connections.
-    pub has_slot: bool,
+    /// What else is known of the client.
+    pub client: Client,
     /// The state.
     pub state: State,
     /// When it entered this state; a response's deadline does not move with its progress.
@@ -70,16 +72,9 @@ impl Connection {
         // ::ffff:127.0.0.1 is 127.0.0.1.
         let peer = peer.to_canonical();
         let is_local = peer.is_loopback() || stream.local_addr()?.ip().to_canonical() == peer;
-        Ok(Self {
-            stream,
-            peer,
-            is_local,
-            has_slot: true,
-            state: State::ReadingHead,
-            since: now,
-            received: Vec::new(),
-            has_news: false,
-        })
+        let client = Client { is_local, has_slot: true };
+        let (state, received) = (State::ReadingHead, Vec::new());
+        Ok(Self { stream, peer, client, state, since: now, received, has_news: false })
     }
 
     /// Whether it takes one of the slots. While it waits for a scrape it does not: that costs nothing.
@@ -90,7 +85,7 @@ impl Connection {
 
     /// Whether all that is left to do is to close it, perhaps after one answer.
     pub fn is_surplus(&self) -> bool {
-        !self.has_slot || matches!(self.state, State::Closing { .. } | State::Ended)
+        !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
     /// Returns what its next turn is charged to.
@@ -117,32 +112,24 @@ impl Connection {
         }
     }
 
-    /// Whether it can have a turn without an event.
-    pub fn has_turn(&self, site: &Site, now: Instant) -> bool {
+    /// Returns when it has a turn without an event, which may be in the past, or else its end.
+    pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
-            State::Pending(pending) => pending.is_ready(site, now),
-            State::ReadingHead => self.has_news,
-            _ => false,
-        }
-    }
-
-    /// Returns when something happens to it without an event.
-    pub fn deadline(&self, limits: &Limits) -> Instant {
-        match &self.state {
-            State::Pending(pending) => pending.deadline().unwrap_or(self.end(limits)),
-            _ => self.end(limits),
+            State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
+            State::ReadingHead if self.has_news => self.since,
+            _ => self.end(),
         }
     }
 
     /// Returns when its time is up.
-    pub fn end(&self, limits: &Limits) -> Instant {
+    pub fn end(&self) -> Instant {
         self.since
             + match self.state {
-                State::Idle => limits.idle,
-                State::ReadingHead => limits.head,
-                State::Pending(_) => MAX_PATIENCE + limits.response,
-                State::Writing { .. } => limits.response,
-                State::Closing { .. } => limits.linger,
+                State::Idle => IDLE,
+                State::ReadingHead => HEAD,
+                State::Pending(_) => MAX_PATIENCE + RESPONSE,
+                State::Writing { .. } => RESPONSE,
+                State::Closing => LINGER,
                 State::Ended => Duration::ZERO,
             }
     }
@@ -156,6 +143,7 @@ impl Connection {
     }
 
     fn try_turn(&mut self, site: &Site, now: Instant) -> io::Result<()> {
+        let is_due = self.next_turn(site) <= now;
         match &mut self.state {
             State::Idle | State::ReadingHead => {
                 if !self.has_news {
@@ -163,13 +151,13 @@ impl Connection {
                 }
                 self.parse(site, now)
             }
-            State::Pending(pending) if pending.is_ready(site, now) => match pending.advance(site, now) {
+            State::Pending(pending) if is_due => match pending.advance(site, now) {
                 Some(response) => self.respond(response, now),
                 None => Ok(()),
             },
             State::Pending(_) => self.stream.take_error()?.map_or(Ok(()), Err),
             State::Writing { .. } => self.write(now),
-            State::Closing { .. } => self.discard(),
+            State::Closing => self.discard(),
             State::Ended => Ok(()),
         }
     }
@@ -179,7 +167,7 @@ impl Connection {
         let mut bytes = [0; MAX_HEAD_BYTES];
         let n_free = MAX_HEAD_BYTES - self.received.len();
         match (&self.stream).read(&mut bytes[..n_free]) {
-            Ok(0) if n_free > 0 => self.enter(State::Ended, now),
+            Ok(0) if n_free > 0 => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 self.received.extend_from_slice(&bytes[..n]);
                 self.has_news = true;
@@ -196,22 +184,21 @@ impl Connection {
     /// Parses the first request that was received, if it is complete. Probes are answered immediately.
     fn parse(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         self.has_news = false;
-        let refuse = |status, text| (Reply::Response(error_response(status, text)), self.received.len());
+        let refuse = |status, text: &'static str| {
+            let response = Response::new(Form::LAST, status, &[PLAIN], text.as_bytes());
+            (Reply::Response(response), self.received.len())
+        };
         let (reply, n_used) = match parse_head(&self.received) {
-            Parsed::Complete(head, n_used) => (reply(site, &head, self.is_local), n_used),
+            Parsed::Complete(head, n_used) => (reply(site, &head, self.client, now), n_used),
             Parsed::Incomplete if self.received.len() < MAX_HEAD_BYTES => return Ok(()),
             Parsed::Malformed => refuse(400, "this is not an HTTP/1 request\n"),
             Parsed::Incomplete | Parsed::TooLong => {
                 refuse(431, "a request's head may have 8 KiB and 100 lines\n")
             }
         };
-        self.received.drain(..n_used);
-        if self.received.is_empty() {
-            self.received = Vec::new();
-        }
+        self.received = self.received.split_off(n_used);
         match reply {
             Reply::Probe(response) => return self.respond(response, now),
-            _ if !self.has_slot => self.enter_writing(error_response(503, "too many connections\n"), now),
             Reply::Response(response) => self.enter_writing(response, now),
             Reply::Exposition(pending) => self.enter(State::Pending(pending), now),
         }
@@ -224,35 +211,24 @@ impl Connection {
     }
 
     fn enter_writing(&mut self, response: Response, now: Instant) {
-        self.enter(State::Writing { response, n_written: 0, progress: now }, now);
+        self.enter(State::Writing { response, progress: now }, now);
     }
 
     fn write(&mut self, now: Instant) -> io::Result<()> {
-        let State::Writing { response, n_written, progress } = &mut self.state else { return Ok(()) };
-        let n_bytes = response.head.len() + response.body.n_bytes() + response.tail.len();
-        let written = response.body.with_bytes(|body| {
-            let (mut n_skipped, mut n_left) = (*n_written, MAX_WRITE_BYTES);
-            let left = [&response.head[..], body, &response.tail].map(|part| {
-                let start = n_skipped.min(part.len());
-                n_skipped -= start;
-                let end = part.len().min(start + n_left);
-                n_left -= end - start;
-                IoSlice::new(&part[start..end])
-            });
-            (&self.stream).write_vectored(&left)
-        });
-        match written {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(n) => (*n_written, *progress) = (*n_written + n, now),
-            Err(e) if is_temporary(&e) => {}
+        let State::Writing { response, progress } = &mut self.state else { return Ok(()) };
+        match response.write(&self.stream) {
+            Ok(is_complete) => {
+                *progress = now;
+                if !is_complete {
+                    return Ok(());
+                }
+            }
+            Err(e) if is_temporary(&e) => return Ok(()),
             Err(e) => return Err(e),
         }
-        if *n_written < n_bytes {
-            return Ok(());
-        }
-        if !response.keep_alive || !self.has_slot {
+        if !response.keep_alive || !self.client.has_slot {
             self.stream.shutdown(Shutdown::Write)?;
-            self.enter(State::Closing { n_left: MAX_LINGER_BYTES }, now);
+            self.enter(State::Closing, now);
         } else if self.received.is_empty() {
             self.enter(State::Idle, now);
         } else {
@@ -263,29 +239,25 @@ impl Connection {
     }
 
     /// Discards what a client sends after its last response.
-    fn discard(&mut self) -> io::Result<()> {
-        let State::Closing { n_left } = &mut self.state else { return Ok(()) };
+    fn discard(&self) -> io::Result<()> {
         match (&self.stream).read(&mut [0; 4096]) {
-            Ok(n) if n == 0 || n >= *n_left => self.state = State::Ended,
-            Ok(n) => *n_left -= n,
-            Err(e) if is_temporary(&e) => {}
-            Err(e) => return Err(e),
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Err(e) if !is_temporary(&e) => Err(e),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether it may be closed for a new connection: no complete request has arrived, or its response makes
     /// no progress.
-    pub fn can_be_evicted(&mut self, now: Instant, limits: &Limits) -> bool {
+    pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
                 // The request may still be in the socket.
                 let is_gone = !self.has_news && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }
-            State::Pending(_) => false,
-            State::Writing { progress, .. } => now.duration_since(progress) >= limits.stalled,
-            State::Closing { .. } | State::Ended => true,
+            State::Writing { progress, .. } => now.duration_since(progress) >= STALLED,
+            State::Pending(_) | State::Closing | State::Ended => false,
         }
     }
 
@@ -301,6 +273,6 @@ impl std::os::fd::AsFd for Connection {
 }
 
 /// Whether a socket was not ready, or a signal interrupted the call.
-pub fn is_temporary(e: &io::Error) -> bool {
+fn is_temporary(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -31,8 +31,6 @@ pub struct Gzipped {
     /// The bytes of the gzip file up to its last block. `None` if they would be too many, or if the text was
     /// taken away before its end: then the text is served as it is.
     pub bytes: Option<Arc<Buffer>>,
-    /// The number of bytes, also when they were taken away.
-    pub n_bytes: usize,
     age: Option<Age>,
     crc: Crc,
 }
@@ -65,36 +63,34 @@ impl Compressor {
 
 impl Running {
     fn new(exposition: Exposition) -> Self {
-        let mut bytes = Vec::with_capacity(exposition.len / 16);
+        let mut bytes = Vec::with_capacity(exposition.text.n_bytes() / 16);
         bytes.extend_from_slice(&HEADER);
-        let encoder = DeflateEncoder::new(bytes, LEVEL);
-        Self { exposition, encoder, crc: Crc::new(), n_done: 0 }
+        Self { exposition, encoder: DeflateEncoder::new(bytes, LEVEL), crc: Crc::new(), n_done: 0 }
     }
 
-    /// Compresses one piece. Returns whether it was the last one.
+    /// Compresses one piece. Returns whether there is nothing more to do.
     fn compress_piece(&mut self) -> bool {
-        let text = self.exposition.text.bytes();
-        let piece = &text[self.n_done.min(text.len())..];
+        let Some(text) = self.exposition.text.bytes() else { return true };
+        let piece = &text[self.n_done..];
         let piece = &piece[..piece.len().min(PIECE_BYTES)];
         self.encoder.write_all(piece).expect("a Vec takes every write");
         self.crc.update(piece);
         self.n_done += piece.len();
-        piece.is_empty() || self.n_done == text.len() || self.is_too_long()
+        self.n_done == text.len() || self.is_too_long()
     }
 
     fn is_too_long(&self) -> bool {
-        self.encoder.get_ref().len() > max_gzip_bytes(self.exposition.len)
+        self.encoder.get_ref().len() > max_gzip_bytes(self.exposition.text.n_bytes())
     }
 
     fn finish(mut self) -> Gzipped {
         // After a flush, the stream continues at a whole byte and refers to nothing before it.
         self.encoder.flush().expect("a Vec takes every write");
-        let is_whole = self.n_done == self.exposition.len && !self.is_too_long();
+        let is_whole = self.n_done == self.exposition.text.n_bytes() && !self.is_too_long();
         let mut bytes = std::mem::take(self.encoder.get_mut());
         bytes.shrink_to_fit();
         Gzipped {
             number: self.exposition.number,
-            n_bytes: bytes.len(),
             bytes: is_whole.then(|| Arc::new(Buffer::new(bytes))),
             age: self.exposition.age,
             crc: self.crc,
@@ -121,21 +117,16 @@ impl Gzipped {
 
 #[cfg(test)]
 mod tests {
-    use super::super::publish::{Publisher, publisher};
+    use super::super::publish::{publish, publisher};
     use super::*;
     use std::io::Read;
-
-    fn publish(publisher: &mut Publisher, text: &[u8]) {
-        publisher.buffer().extend_from_slice(text);
-        publisher.publish(None);
-    }
 
     /// Compresses to the end. Returns what a client unpacks, or `None` if the text is served as it is.
     fn gunzip(compressor: &mut Compressor, published: &Published) -> Option<Vec<u8>> {
         let number = published.latest().unwrap().number;
         while compressor.advance(published, number).is_none() {}
         let gzipped = compressor.advance(published, number).unwrap();
-        let bytes = gzipped.bytes.as_ref()?.bytes().clone();
+        let bytes = gzipped.bytes.as_ref()?.bytes()?.clone();
         let mut text = Vec::new();
         let file = [bytes, gzipped.tail(Instant::now())].concat();
         flate2::read::GzDecoder::new(&file[..]).read_to_end(&mut text).unwrap();

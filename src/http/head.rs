@@ -27,8 +27,10 @@ pub struct Head<'a> {
     pub method: &'a [u8],
     /// The path of the target, not decoded and without its query.
     pub path: &'a [u8],
-    /// The host that the client wants.
-    pub host: Host<'a>,
+    /// The host that the client wants (RFC 9112, section 3.2): the authority of the target, else the `Host`
+    /// header as it was sent, such as `node:8080`; empty if there is none, as HTTP/1.0 allows. `None` if
+    /// there is more than one `Host`, or none in HTTP/1.1.
+    pub host: Option<&'a [u8]>,
     /// Whether a body follows.
     pub has_body: bool,
     /// Whether the client wants the connection to stay open.
@@ -43,18 +45,6 @@ pub struct Head<'a> {
     pub scrape_timeout: &'a [u8],
 }
 
-/// The host that a request names (RFC 9112, section 3.2): the authority of the target, else the `Host`
-/// header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Host<'a> {
-    /// There is no `Host`, as HTTP/1.0 allows.
-    Absent,
-    /// The host as it was sent, such as `node:8080`; may be empty.
-    Named(&'a [u8]),
-    /// There is more than one `Host`, or none in HTTP/1.1.
-    Invalid,
-}
-
 /// Parses the head of a request.
 pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -65,11 +55,43 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
         Err(httparse::Error::TooManyHeaders) => return Parsed::TooLong,
         Err(_) => return Parsed::Malformed,
     };
+    // The last number of HTTP/1.0 or HTTP/1.1.
     let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Parsed::Malformed;
     };
-    head(request.headers, method.as_bytes(), target.as_bytes(), version)
-        .map_or(Parsed::Malformed, |head| Parsed::Complete(head, n_bytes))
+    let values = |name: &'static str| {
+        let named = request.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
+        named.map(|line| line.value.trim_ascii())
+    };
+    let mut has_body = values("transfer-encoding").next().is_some();
+    for length in values("content-length") {
+        if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+            return Parsed::Malformed;
+        }
+        has_body |= length.iter().any(|&b| b != b'0');
+    }
+    let has_option = |option: &[u8]| {
+        values("connection").flat_map(list).any(|(name, _)| name.eq_ignore_ascii_case(option))
+    };
+    let accepts = |name, member: &[u8]| {
+        let mut named = values(name).flat_map(list).filter(|(name, _)| name.eq_ignore_ascii_case(member));
+        named.next().map(|(_, is_accepted)| is_accepted)
+    };
+    let (authority, path) = split_target(target.as_bytes());
+    let host = authority.or_else(|| values("host").next()).unwrap_or_default();
+    let is_valid = matches!((values("host").count(), version), (0, 0) | (1, _));
+    let head = Head {
+        method: method.as_bytes(),
+        path,
+        host: is_valid.then_some(host),
+        has_body,
+        keep_alive: !has_option(b"close") && (version > 0 || has_option(b"keep-alive")),
+        accepts_gzip: accepts("accept-encoding", b"gzip").or(accepts("accept-encoding", b"*")) == Some(true),
+        accepts_html: accepts("accept", b"text/html") == Some(true),
+        if_none_match: values("if-none-match").next_back().unwrap_or_default(),
+        scrape_timeout: values("x-prometheus-scrape-timeout-seconds").next_back().unwrap_or_default(),
+    };
+    Parsed::Complete(head, n_bytes)
 }
 
 /// Splits `/path?query` or `http://host/path?query`, which proxies send, into the authority and the path.
@@ -87,50 +109,6 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
     (authority, if path.is_empty() { b"/" } else { path })
 }
 
-/// Returns `None` if a Content-Length is invalid.
-fn head<'a>(
-    lines: &[httparse::Header<'a>],
-    method: &'a [u8],
-    target: &'a [u8],
-    minor_version: u8,
-) -> Option<Head<'a>> {
-    let values = |name: &'static str| {
-        let named = lines.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
-        named.map(|line| line.value.trim_ascii())
-    };
-    let mut has_body = values("transfer-encoding").next().is_some();
-    for length in values("content-length") {
-        if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        has_body |= length.iter().any(|&b| b != b'0');
-    }
-    let has_option = |option: &[u8]| {
-        values("connection").flat_map(list).any(|(name, _)| name.eq_ignore_ascii_case(option))
-    };
-    let accepts = |name, member: &[u8]| {
-        let mut named = values(name).flat_map(list).filter(|(name, _)| name.eq_ignore_ascii_case(member));
-        named.next().map(|(_, is_accepted)| is_accepted)
-    };
-    let (authority, path) = split_target(target);
-    let host = match (values("host").count(), minor_version) {
-        (0, 0) => authority.map_or(Host::Absent, Host::Named),
-        (1, _) => authority.or_else(|| values("host").next()).map_or(Host::Absent, Host::Named),
-        _ => Host::Invalid,
-    };
-    Some(Head {
-        method,
-        path,
-        host,
-        has_body,
-        keep_alive: !has_option(b"close") && (minor_version > 0 || has_option(b"keep-alive")),
-        accepts_gzip: accepts("accept-encoding", b"gzip").or(accepts("accept-encoding", b"*")) == Some(true),
-        accepts_html: accepts("accept", b"text/html") == Some(true),
-        if_none_match: values("if-none-match").next_back().unwrap_or_default(),
-        scrape_timeout: values("x-prometheus-scrape-timeout-seconds").next_back().unwrap_or_default(),
-    })
-}
-
 /// Returns the members of a comma-separated list, and whether each is accepted: its quality is not 0.
 fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     value.split(|&b| b == b',').map(|member| {
@@ -139,18 +117,6 @@ fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
         let quality = parts.find_map(|part| part.strip_prefix(b"q=").or(part.strip_prefix(b"Q=")));
         (name, !quality.is_some_and(|quality| quality.iter().all(|b| b"0.".contains(b))))
     })
-}
-
-impl Head<'_> {
-    /// Returns whether the client has the file with this weak entity tag (RFC 9110, section 13.1.2). The
-    /// server's own tags contain no commas.
-    pub fn has(&self, tag: &str) -> bool {
-        let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
-        self.if_none_match
-            .split(|&b| b == b',')
-            .map(<[u8]>::trim_ascii)
-            .any(|theirs| theirs == b"*" || opaque(theirs) == opaque(tag.as_bytes()))
-    }
 }
 
 #[cfg(test)]
@@ -186,11 +152,10 @@ mod tests {
 
     #[test]
     fn whole_requests() {
-        let get = complete("GET /metrics HTTP/1.1\r\nHost: node:8080\r\n\r\n");
         let expected = Head {
             method: b"GET",
             path: b"/metrics",
-            host: Host::Named(b"node:8080"),
+            host: Some(b"node:8080"),
             has_body: false,
             keep_alive: true,
             accepts_gzip: false,
@@ -198,18 +163,14 @@ mod tests {
             if_none_match: b"",
             scrape_timeout: b"",
         };
-        assert_eq!(get, expected);
-        assert_eq!(complete("GET /metrics HTTP/1.1\nHost: node:8080\n\n"), expected, "lone line feeds");
-        assert_eq!(
-            complete("\r\n\r\nGET /metrics HTTP/1.1\r\nhost:node:8080\r\n\r\n"),
-            expected,
-            "empty lines before"
-        );
-        assert_eq!(
-            complete("GET /metrics HTTP/1.1\r\nX: \t\u{e9}\r\nHost: node:8080\r\nY:\r\n\r\n"),
-            expected,
-            "any value"
-        );
+        for (request, what) in [
+            ("GET /metrics HTTP/1.1\r\nHost: node:8080\r\n\r\n", "usual"),
+            ("GET /metrics HTTP/1.1\nHost: node:8080\n\n", "lone line feeds"),
+            ("\r\n\r\nGET /metrics HTTP/1.1\r\nhost:node:8080\r\n\r\n", "empty lines before"),
+            ("GET /metrics HTTP/1.1\r\nX: \t\u{e9}\r\nHost: node:8080\r\nY:\r\n\r\n", "any value"),
+        ] {
+            assert_eq!(complete(request), expected, "{what}");
+        }
     }
 
     #[test]
@@ -283,17 +244,18 @@ mod tests {
     #[test]
     fn hosts() {
         for (head, host) in [
-            ("GET / HTTP/1.0", Host::Absent),
-            ("GET / HTTP/1.0\r\nHost: a", Host::Named(b"a")),
-            ("GET / HTTP/1.1\r\nHost:", Host::Named(b"")),
-            ("GET / HTTP/1.1\r\nHOST:\t[::1]:80 ", Host::Named(b"[::1]:80")),
-            ("GET / HTTP/1.1", Host::Invalid),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a", Host::Invalid),
-            ("GET / HTTP/1.0\r\nHost: a\r\nX: y\r\nHost: b", Host::Invalid),
-            ("GET http://b:1/ HTTP/1.1\r\nHost: a", Host::Named(b"b:1")),
-            ("GET http://b?x HTTP/1.0", Host::Named(b"b")),
-            ("GET http://b HTTP/1.1", Host::Invalid),
+            ("GET / HTTP/1.0", Some("")),
+            ("GET / HTTP/1.0\r\nHost: a", Some("a")),
+            ("GET / HTTP/1.1\r\nHost:", Some("")),
+            ("GET / HTTP/1.1\r\nHOST:\t[::1]:80 ", Some("[::1]:80")),
+            ("GET / HTTP/1.1", None),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a", None),
+            ("GET / HTTP/1.0\r\nHost: a\r\nX: y\r\nHost: b", None),
+            ("GET http://b:1/ HTTP/1.1\r\nHost: a", Some("b:1")),
+            ("GET http://b?x HTTP/1.0", Some("b")),
+            ("GET http://b HTTP/1.1", None),
         ] {
+            let host = host.map(str::as_bytes);
             assert_eq!(complete(&format!("{head}\r\n\r\n")).host, host, "{head}");
         }
     }

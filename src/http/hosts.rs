@@ -7,25 +7,20 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The names that requests from this machine may use.
-#[derive(Clone, Debug)]
-pub struct Hosts {
-    /// The machine's own name.
-    node_name: String,
-    /// The names from the command line.
-    allowed: Vec<String>,
-}
+/// The names that requests from this machine may use, beside addresses and `localhost`.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts(Vec<String>);
 
 impl Hosts {
-    /// Allows addresses, `localhost`, the machine's own name, and the names in `allowed`.
-    pub fn new(node_name: String, allowed: Vec<String>) -> Self {
-        Hosts { node_name, allowed }
+    /// Allows the machine's own name, and the names in `allowed`.
+    pub fn new(node_name: String, mut allowed: Vec<String>) -> Self {
+        allowed.push(node_name);
+        Hosts(allowed)
     }
 
     /// Whether a request may name this host. Requests from elsewhere may name any; browsers always name one.
-    pub fn allow(&self, is_local: bool, host: Option<&[u8]>) -> bool {
-        let Some(host) = host.filter(|host| !host.is_empty()) else { return true };
-        !is_local || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
+    pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
+        !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }
 
     fn is_ours(&self, name: &str) -> bool {
@@ -34,8 +29,7 @@ impl Hosts {
         name.parse::<Ipv4Addr>().is_ok()
             || address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
             || is_name("localhost")
-            || is_name(&self.node_name)
-            || self.allowed.iter().any(|allowed| is_name(allowed))
+            || self.0.iter().any(|allowed| is_name(allowed))
     }
 }
 
@@ -55,8 +49,7 @@ pub fn is_host_name(name: &str) -> bool {
 }
 
 /// Returns the text that refuses this host, with the option that would allow it, if there is one.
-pub fn misdirected(host: Option<&[u8]>) -> String {
-    let host = host.unwrap_or_default();
+pub fn misdirected(host: &[u8]) -> String {
     let name = name_of(str::from_utf8(host).unwrap_or_default());
     let hint = match is_host_name(name) {
         true => format!("the option --allowed-host {name} allows it"),
@@ -69,52 +62,42 @@ pub fn misdirected(host: Option<&[u8]>) -> String {
 mod tests {
     use super::*;
 
-    /// Each host that is refused, with the option that would allow it. tests/http.rs tests that the command
-    /// line accepts the option.
+    fn hosts(allowed: &str) -> Hosts {
+        Hosts::new("node-1".to_owned(), vec![allowed.to_owned()])
+    }
+
     #[test]
-    fn hosts_are_allowed_or_refused_with_advice() {
-        let hosts = |allowed: &str| Hosts::new("node-1".to_owned(), vec![allowed.to_owned()]);
+    fn addresses_and_own_names_are_allowed() {
         for host in ["127.0.0.1", "127.0.0.1:8080", "10.0.0.7:80", "[::1]", "[fd00::7]:8080", "localhost"]
             .into_iter()
             .chain(["LocalHost:31337", "localhost.:80", "node-1:8080", "metrics.example.org:8080", ""])
         {
-            assert!(hosts("Metrics.example.org").allow(true, Some(host.as_bytes())), "{host}");
+            assert!(hosts("Metrics.example.org").allow(true, host.as_bytes()), "{host}");
         }
-        for (host, advised) in [
-            ("evil.example", Some("evil.example")),
-            ("Evil.Example:8080", Some("Evil.Example")),
-            ("evil.example.:80", Some("evil.example")),
-            ("evil.example:", Some("evil.example")),
-            ("localhost.evil.example", Some("localhost.evil.example")),
-            ("evil.localhost", Some("evil.localhost")),
-            ("node-1.evil.example", Some("node-1.evil.example")),
-            ("example.org", Some("example.org")),
-            ("under_score", Some("under_score")),
-            ("127.1", Some("127.1")),
-            ("2130706433", Some("2130706433")),
-            ("--once", Some("--once")),
-            ("evil.example:80:80", None),
-            ("localhost:x", None),
-            ("x@localhost", None),
-            ("[::1", None),
-            ("::1", None),
-            ("[::1]x", None),
-            ("[fe80::1%eth0]:80", None),
-            (":8080", None),
-            (".", None),
-            ("a b", None),
-            ("caf\u{e9}.example", None),
-        ] {
-            let bytes = Some(host.as_bytes());
+        assert!(!hosts("a").allow(true, b"\xff"));
+    }
+
+    /// tests/http.rs tests that the command line accepts the option that is advised.
+    #[test]
+    fn other_hosts_are_refused_with_advice() {
+        let refuse = |host: &str, advised: Option<&str>| {
+            let bytes = host.as_bytes();
             assert!(!hosts("metrics.example.org").allow(true, bytes), "{host}");
             assert!(hosts("metrics.example.org").allow(false, bytes), "{host} from elsewhere");
             let text = misdirected(bytes);
             let found = text.split_once("the option --allowed-host ").map(|(_, rest)| rest);
             assert_eq!(found.map(|rest| rest.strip_suffix(" allows it\n").unwrap()), advised, "{text}");
             assert!(advised.is_none_or(|advised| hosts(advised).allow(true, bytes)), "{host}");
-        }
-        assert!(hosts("a").allow(true, None) && !hosts("a").allow(true, Some(b"\xff")));
-        let text = misdirected(Some(b"a\"\xff\x1b"));
+        };
+        refuse("Evil.Example:8080", Some("Evil.Example"));
+        refuse("evil.example.:80", Some("evil.example"));
+        refuse("evil.example:", Some("evil.example"));
+        let names = "evil.example localhost.evil.example evil.localhost node-1.evil.example example.org";
+        let odd_names = "under_score 127.1 2130706433 --once";
+        names.split(' ').chain(odd_names.split(' ')).for_each(|host| refuse(host, Some(host)));
+        let no_names = "evil.example:80:80 localhost:x x@localhost [::1 ::1 [::1]x [fe80::1%eth0]:80 :8080 .";
+        no_names.split(' ').chain(["a b", "caf\u{e9}.example"]).for_each(|host| refuse(host, None));
+        let text = misdirected(b"a\"\xff\x1b");
         let start = "requests from this machine may not use the Host ";
         assert_eq!(text, format!("{start}\"a\\\"\\xff\\x1b\": it is no host name\n"));
     }

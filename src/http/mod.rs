@@ -5,7 +5,6 @@ mod connections;
 pub mod gzip;
 mod head;
 mod hosts;
-mod limits;
 mod page;
 mod pending;
 pub mod publish;

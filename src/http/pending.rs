@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::head::Head;
-use super::limits::MAX_WAITING;
-use super::response::{Answer, Body, PLAIN, Response, UNCACHED};
+use super::response::{Form, PLAIN, Response, UNCACHED};
 use super::site::Site;
 use crate::demand::Freshness;
 
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 const VARY: (&str, &str) = ("Vary", "Accept-Encoding");
 
+/// Maximum number of requests waiting for a scrape. Further requests get the last exposition.
+const MAX_WAITING: usize = 64;
 /// How long a request without a timeout waits for a scrape.
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 /// The maximum time that a request waits for a scrape, because a waiting request holds a connection.
@@ -21,110 +22,80 @@ const SPARE: Duration = Duration::from_millis(500);
 
 /// A request for the exposition that has been parsed and not answered yet.
 pub struct Pending {
+    form: Form,
     accepts_gzip: bool,
-    head_only: bool,
-    keep_alive: bool,
-    /// How long it may wait for a scrape.
-    patience: Duration,
-    stage: Stage,
+    /// The scrape that it waits for.
+    scrape: Option<Wait>,
+    /// The number of the exposition that is compressed for it; it accepts a later one.
+    compressing: Option<u64>,
 }
 
-enum Stage {
-    /// It is not known yet whether the last exposition is fresh.
-    New,
-    /// It waits until more than this number of scrapes have succeeded, at most until the deadline. Then it
-    /// gets the last exposition, whatever its age. The place counts it among the waiting requests.
-    Scraping { n_succeeded: u64, deadline: Instant, _place: Arc<()> },
-    /// It waits until the exposition with this number, or a later one, is compressed.
-    Compressing { number: u64 },
+/// A wait until more than this number of scrapes have succeeded, at most until the deadline. Then the request
+/// gets the last exposition, whatever its age. The place counts it among the waiting requests.
+struct Wait {
+    n_succeeded: u64,
+    deadline: Instant,
+    _place: Arc<()>,
 }
 
 impl Pending {
-    /// Returns what a request for the exposition asks for.
-    pub fn new(request: &Head<'_>) -> Self {
-        Self {
-            accepts_gzip: request.accepts_gzip,
-            head_only: request.method == b"HEAD",
-            keep_alive: request.keep_alive,
-            patience: patience(request.scrape_timeout),
-            stage: Stage::New,
-        }
+    /// Requests a scrape if the last exposition is not fresh, and waits for it if there is a place.
+    pub fn new(site: &Site, request: &Head<'_>, now: Instant) -> Self {
+        let scrape = match site.demand.request(now) {
+            // The site holds the original, which does not stand for a waiting request.
+            Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.places) <= MAX_WAITING => {
+                let deadline = now + patience(request.scrape_timeout);
+                Some(Wait { n_succeeded, deadline, _place: site.places.clone() })
+            }
+            _ => None,
+        };
+        Self { form: Form::of(request), accepts_gzip: request.accepts_gzip, scrape, compressing: None }
     }
 
     /// Whether it waits for a scrape: then it costs nothing.
     pub fn is_scraping(&self) -> bool {
-        matches!(self.stage, Stage::Scraping { .. })
+        self.scrape.is_some()
     }
 
     /// Whether it waits for compression. That goes on without credit once it has begun, because the text
     /// may be taken away meanwhile.
     pub fn is_compressing(&self) -> bool {
-        matches!(self.stage, Stage::Compressing { .. })
+        self.compressing.is_some()
     }
 
-    /// Whether [`advance`](Self::advance) would change anything.
-    pub fn is_ready(&self, site: &Site, now: Instant) -> bool {
-        match self.stage {
-            Stage::Scraping { n_succeeded, deadline, .. } => {
-                now >= deadline || site.demand.has_succeeded(n_succeeded)
-            }
-            Stage::New | Stage::Compressing { .. } => true,
-        }
+    /// Returns until when it waits for a scrape; `None` when [`advance`](Self::advance) is due.
+    pub fn waits_until(&self, site: &Site) -> Option<Instant> {
+        let wait = self.scrape.as_ref().filter(|wait| !site.demand.has_succeeded(wait.n_succeeded));
+        wait.map(|wait| wait.deadline)
     }
 
-    /// Returns when the wait for a scrape ends.
-    pub fn deadline(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Scraping { deadline, .. } => Some(deadline),
-            Stage::New | Stage::Compressing { .. } => None,
-        }
-    }
-
-    /// Requests a scrape or compresses a piece. Returns the response once it is complete.
+    /// Ends the wait for a scrape and compresses a piece, if necessary. Returns the response once it is
+    /// complete.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
-        if matches!(self.stage, Stage::New)
-            && let Freshness::WaitFor(n_succeeded) = site.demand.request(now)
-            // The site holds the original, which does not stand for a waiting request.
-            && Arc::strong_count(&site.places) <= MAX_WAITING
-        {
-            let (deadline, place) = (now + self.patience, site.places.clone());
-            self.stage = Stage::Scraping { n_succeeded, deadline, _place: place };
-            return None;
-        }
-        self.answer(site, now).map(|answer| Response::new(answer, self.head_only, self.keep_alive))
-    }
-
-    fn answer(&mut self, site: &Site, now: Instant) -> Option<Answer> {
-        if self.accepts_gzip
-            && !self.is_compressing()
-            && let Some(latest) = site.published.latest()
-        {
-            self.stage = Stage::Compressing { number: latest.number };
-        }
-        if let Stage::Compressing { number } = self.stage {
+        self.scrape = None;
+        let Some(latest) = site.published.latest() else { return Some(not_ready(self.form)) };
+        if self.accepts_gzip {
+            let number = *self.compressing.get_or_insert(latest.number);
             let mut compressor = site.compressor.borrow_mut();
             let gzipped = compressor.advance(&site.published, number)?;
-            if let Some(bytes) = &gzipped.bytes {
+            if let Some(bytes) = gzipped.bytes.clone() {
                 let headers = [EXPOSITION, UNCACHED, VARY, ("Content-Encoding", "gzip")];
-                let answer = Answer::new(200, &headers, Body::Shared(bytes.clone(), gzipped.n_bytes));
-                return Some(Answer { tail: gzipped.tail(now), ..answer });
+                return Some(Response::of_exposition(self.form, &headers, bytes, gzipped.tail(now)));
             }
         }
-        let Some(latest) = site.published.latest() else { return Some(not_ready()) };
         let tail = latest.age.map(|age| age.sample(now)).unwrap_or_default();
-        let body = Body::Shared(latest.text, latest.len);
-        Some(Answer { tail, ..Answer::new(200, &[EXPOSITION, UNCACHED, VARY], body) })
+        Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
     }
 }
 
 /// Returns the answer before the first exposition.
-pub fn not_ready() -> Answer {
-    Answer::new(503, &[PLAIN, UNCACHED], "the first scrape is not complete yet\n")
+pub fn not_ready(form: Form) -> Response {
+    Response::new(form, 503, &[PLAIN, UNCACHED], b"the first scrape is not complete yet\n")
 }
 
 /// Returns how long a request may wait: a little less than the client's timeout, given in seconds.
 fn patience(scrape_timeout: &[u8]) -> Duration {
-    let seconds = std::str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
+    let seconds = str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     timeout.map_or(USUAL_PATIENCE, |timeout| timeout - (timeout / 5).min(SPARE)).min(MAX_PATIENCE)
 }

@@ -7,7 +7,7 @@
 //! One limit bounds all buffers. Before a scrape would exceed it, buffers of outdated expositions are taken
 //! away from the connections that still send them, which then close: texts first, the oldest first.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// What is kept beside the latest text and the next one: gzipped bytes, and a few small outdated texts.
@@ -20,31 +20,35 @@ pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// Bytes that connections send. They may be taken away meanwhile; then the buffer is empty.
+/// Bytes that connections send, and their number. They may be taken away meanwhile.
 #[derive(Default)]
-pub struct Buffer(Mutex<Vec<u8>>);
+pub struct Buffer {
+    n_bytes: usize,
+    bytes: Mutex<Vec<u8>>,
+}
 
 impl Buffer {
     /// Returns a buffer with these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Mutex::new(bytes))
+        Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the bytes. The scrape thread may wait until they are released, so release them soon.
-    pub fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        lock(&self.0)
+    /// Returns the number of bytes, also when they were taken away.
+    pub fn n_bytes(&self) -> usize {
+        self.n_bytes
     }
 
-    /// Returns the number of bytes.
-    fn n_bytes(&self) -> usize {
-        self.bytes().len()
+    /// Returns the bytes, or `None` if they were taken away. The scrape thread may wait until they are
+    /// released, so release them soon.
+    pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
+        Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
     /// Empties the buffer and gives its memory back to the kernel. Freeing it is not enough: glibc would
     /// raise its threshold for mappings, and take the next buffers of that size from its heap and keep them.
     /// Freeing a mapping of one page does not raise it.
     fn take(&self) {
-        let mut bytes = self.bytes();
+        let mut bytes = lock(&self.bytes);
         bytes.clear();
         bytes.shrink_to(1);
     }
@@ -61,8 +65,6 @@ impl Drop for Buffer {
 pub struct Exposition {
     /// Without its last sample.
     pub text: Arc<Buffer>,
-    /// The length of the text, also when the buffer was taken away.
-    pub len: usize,
     /// The last sample, which is rendered when the exposition is served.
     pub age: Option<Age>,
     /// Expositions are numbered in the order in which they are published.
@@ -129,19 +131,19 @@ impl Buffers {
     /// Takes buffers away from connections until those that are left fit beside the latest text and the
     /// next.
     fn make_room(&mut self) {
-        self.gzipped.retain(|buffer| Arc::strong_count(buffer) > 1);
-        let n_latest = self.latest.as_ref().map_or(0, |latest| latest.len);
-        let max_bytes = 2 * self.usual_len + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
-        let max_bytes = max_bytes.saturating_sub(n_latest + self.usual_len);
+        let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
+        self.gzipped.retain(is_held);
+        let n_latest = self.latest.as_ref().map_or(0, |latest| latest.text.n_bytes);
+        let mut n_left = self.usual_len - n_latest + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
         // An outdated text that no connection holds is not counted: it becomes the buffer for the next text.
-        let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| Arc::strong_count(buffer) > 1);
-        let mut n_bytes: usize = held.clone().map(|buffer| buffer.n_bytes()).sum();
-        for buffer in held {
-            if n_bytes <= max_bytes {
-                break;
+        let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| is_held(buffer));
+        for buffer in held.rev() {
+            let n_bytes = buffer.bytes().map_or(0, |bytes| bytes.len());
+            if n_bytes > n_left {
+                buffer.take();
             }
-            n_bytes -= buffer.n_bytes();
-            buffer.take();
+            // After the first buffer that does not fit, nothing older is kept.
+            n_left = n_left.saturating_sub(n_bytes);
         }
     }
 }
@@ -165,8 +167,8 @@ impl Publisher {
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         let mut buffers = lock(&self.published.0);
         let next = self.next.get_or_insert_with(|| buffers.next_text());
-        let text = Arc::get_mut(next).expect("nothing else refers to it").0.get_mut();
-        let text = text.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let text = Arc::get_mut(next).expect("nothing else refers to it").bytes.get_mut();
+        let text = text.unwrap_or_else(PoisonError::into_inner);
         text.clear();
         // Growing step by step would double the capacity; a buffer that was needed for a peak is too large.
         let usual = buffers.usual_len.max(1 << 16);
@@ -180,12 +182,13 @@ impl Publisher {
     /// Publishes the text that was written since [`buffer`](Self::buffer) was called, followed by a sample
     /// with a value that grows.
     pub fn publish(&mut self, age: Option<Age>) {
-        let Some(text) = self.next.take() else { return };
-        let len = text.n_bytes();
+        let Some(mut text) = self.next.take() else { return };
+        let len = lock(&text.bytes).len();
+        Arc::get_mut(&mut text).expect("nothing else refers to it").n_bytes = len;
         self.n_published += 1;
         let mut buffers = lock(&self.published.0);
         buffers.usual_len = len.max(buffers.usual_len - buffers.usual_len / 8);
-        let exposition = Exposition { text, len, age, number: self.n_published };
+        let exposition = Exposition { text, age, number: self.n_published };
         let before = buffers.latest.replace(exposition);
         buffers.outdated.extend(before.map(|before| before.text));
     }
@@ -209,16 +212,24 @@ impl Document {
 
 /// Locks. A panic elsewhere cannot have left these values half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Publishes a text.
+#[cfg(test)]
+pub fn publish(publisher: &mut Publisher, text: &[u8]) {
+    publisher.buffer().extend_from_slice(text);
+    publisher.publish(None);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
-    fn publish(publisher: &mut Publisher, text: &[u8]) {
-        publisher.buffer().extend_from_slice(text);
-        publisher.publish(None);
+    /// Returns how many bytes a buffer has left.
+    fn n_held(buffer: &Buffer) -> usize {
+        buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
     /// Publishes a text of this length that a connection goes on sending.
@@ -235,10 +246,10 @@ mod tests {
         publish(&mut publisher, b"one\n");
         let one = published.latest().unwrap();
         publisher.buffer().extend_from_slice(b"half of tw");
-        assert_eq!(*published.latest().unwrap().text.bytes(), b"one\n");
+        assert_eq!(*published.latest().unwrap().text.bytes().unwrap(), b"one\n");
         publish(&mut publisher, b"two\n");
-        assert_eq!(*one.text.bytes(), b"one\n");
-        assert_eq!(*published.latest().unwrap().text.bytes(), b"two\n");
+        assert_eq!(*one.text.bytes().unwrap(), b"one\n");
+        assert_eq!(*published.latest().unwrap().text.bytes().unwrap(), b"two\n");
     }
 
     #[test]
@@ -256,13 +267,11 @@ mod tests {
     #[test]
     fn steady_publisher_uses_two_buffers() {
         let (mut publisher, published) = publisher();
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         for _ in 0..10 {
             publish(&mut publisher, &[b'x'; 10_000]);
-            seen.push(published.latest().unwrap().text.bytes().as_ptr());
+            seen.insert(published.latest().unwrap().text.bytes().unwrap().as_ptr());
         }
-        seen.sort();
-        seen.dedup();
         assert_eq!(seen.len(), 2);
     }
 
@@ -282,7 +291,7 @@ mod tests {
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();
-        let lens = |held: &[Arc<Buffer>]| held.iter().map(|held| held.n_bytes() >> 20).collect::<Vec<_>>();
+        let lens = |held: &[Arc<Buffer>]| held.iter().map(|held| n_held(held) >> 20).collect::<Vec<_>>();
         let mut held: Vec<_> = (0..3).map(|_| publish_held(&mut publisher, &published, 8 << 20)).collect();
         assert_eq!(lens(&held), [0, 8, 8]);
         publisher.buffer();
@@ -302,10 +311,10 @@ mod tests {
         gzipped.iter().for_each(|gzipped| published.add_gzipped(gzipped.clone()));
         publish(&mut publisher, &vec![b'x'; 8 << 20]);
         publisher.buffer();
-        assert_eq!(text.n_bytes(), 0);
-        assert!(gzipped.iter().all(|gzipped| gzipped.n_bytes() == 1 << 20));
+        assert_eq!(n_held(&text), 0);
+        assert!(gzipped.iter().all(|gzipped| n_held(gzipped) == 1 << 20));
         let another = Arc::new(Buffer::new(vec![0; 1 << 20]));
         published.add_gzipped(another.clone());
-        assert_eq!((gzipped[0].n_bytes(), gzipped[1].n_bytes(), another.n_bytes()), (0, 1 << 20, 1 << 20));
+        assert_eq!((n_held(&gzipped[0]), n_held(&gzipped[1]), n_held(&another)), (0, 1 << 20, 1 << 20));
     }
 }

@@ -1,11 +1,13 @@
 //! A response: the head that `tiny_http` prints, and the body.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use tiny_http::{HTTPVersion, Header, StatusCode};
 
+use super::head::Head;
 use super::publish::Buffer;
 
 /// The content type of a line of text.
@@ -13,117 +15,103 @@ pub const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 /// Answers are not cached if the next one may differ.
 pub const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
+/// Headers that are not the same in every response.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// What a request determines about its response, whatever the answer is.
+#[derive(Clone, Copy)]
+pub struct Form {
+    /// Whether the body is left out. The head still states its length.
+    head_only: bool,
+    /// Whether the connection stays open for another request.
+    keep_alive: bool,
+}
+
+impl Form {
+    /// The form of a response after which the connection closes.
+    pub const LAST: Self = Self { head_only: false, keep_alive: false };
+
+    /// Returns the form that a request asks for. A body would be taken for the next request.
+    pub fn of(request: &Head<'_>) -> Self {
+        Self { head_only: request.method == b"HEAD", keep_alive: request.keep_alive && !request.has_body }
+    }
+}
+
 /// A printed head and the body that goes with it.
 pub struct Response {
     /// Status line and headers, up to the empty line.
     pub head: Vec<u8>,
-    /// The bytes after the head.
-    pub body: Body,
-    /// The end of the body, which depends on the time of the response: it contains the age of the data.
-    pub tail: Vec<u8>,
+    /// The exposition or its gzipped bytes, which are not copied. Other responses have none.
+    pub exposition: Option<Arc<Buffer>>,
+    /// The rest of the body. After an exposition, the sample that depends on the time of the response.
+    pub text: Cow<'static, [u8]>,
+    n_written: usize,
     /// Whether the connection stays open for another request.
     pub keep_alive: bool,
 }
 
-/// A body. Expositions are not copied.
-pub enum Body {
-    /// A page or a line of text; empty for `HEAD`.
-    Bytes(Cow<'static, [u8]>),
-    /// A buffer, and its length. It has another length once it was taken away.
-    Shared(Arc<Buffer>, usize),
-}
-
-impl Body {
-    /// Returns the number of bytes, without the tail.
-    pub fn n_bytes(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Shared(_, n_bytes) => *n_bytes,
-        }
-    }
-
-    /// Calls `send` with the bytes. Fails if they were taken away.
-    pub fn with_bytes<T>(&self, send: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
-        match self {
-            Self::Bytes(bytes) => send(bytes),
-            Self::Shared(buffer, n_bytes) => match &*buffer.bytes() {
-                bytes if bytes.len() == *n_bytes => send(bytes),
-                _ => Err(io::ErrorKind::ConnectionAborted.into()),
-            },
-        }
-    }
-}
-
-impl From<&'static str> for Body {
-    fn from(text: &'static str) -> Body {
-        Body::Bytes(Cow::Borrowed(text.as_bytes()))
-    }
-}
-
-impl From<String> for Body {
-    fn from(text: String) -> Body {
-        Body::Bytes(text.into_bytes().into())
-    }
-}
-
-/// The answer of a route.
-pub struct Answer {
-    /// The status code.
-    pub status: u16,
-    /// The headers that are not the same in every response.
-    pub headers: Vec<(&'static str, &'static str)>,
-    /// The body, which is also set in an answer to `HEAD`.
-    pub body: Body,
-    /// The end of the body.
-    pub tail: Vec<u8>,
-}
-
-impl Answer {
-    /// Returns an answer with these headers.
-    pub fn new(status: u16, headers: &[(&'static str, &'static str)], body: impl Into<Body>) -> Self {
-        Self { status, headers: headers.to_vec(), body: body.into(), tail: Vec::new() }
-    }
-}
-
 impl Response {
-    /// Prints the head. With `head_only` the body is left out, but the head still states its length.
-    pub fn new(answer: Answer, head_only: bool, keep_alive: bool) -> Self {
-        let Answer { status, headers, body, tail } = answer;
-        let head = print_head(status, &headers, body.n_bytes() + tail.len(), keep_alive);
-        match head_only || status == 304 {
-            true => Self { head, body: "".into(), tail: Vec::new(), keep_alive },
-            false => Self { head, body, tail, keep_alive },
-        }
+    /// Returns a response with this body.
+    pub fn new(form: Form, status: u16, headers: Headers<'_>, text: impl Into<Cow<'static, [u8]>>) -> Self {
+        Self::print(form, status, headers, None, text.into())
     }
-}
 
-/// Returns the response to a request that cannot be answered. The connection closes after it.
-pub fn error_response(status: u16, text: &'static str) -> Response {
-    Response::new(Answer::new(status, &[PLAIN], text), false, false)
-}
+    /// Returns a response with an exposition, or its gzipped bytes, and the end of the body.
+    pub fn of_exposition(form: Form, headers: Headers<'_>, buffer: Arc<Buffer>, tail: Vec<u8>) -> Self {
+        Self::print(form, 200, headers, Some(buffer), tail.into())
+    }
 
-fn print_head(status: u16, headers: &[(&str, &str)], body_len: usize, keep_alive: bool) -> Vec<u8> {
-    let common = [
-        ("Server", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"))),
-        // Pages of other sites can neither embed these responses nor load them as scripts.
-        ("X-Content-Type-Options", "nosniff"),
-        ("Cross-Origin-Resource-Policy", "same-origin"),
-    ];
-    let headers =
-        headers.iter().copied().chain(common).map(|(name, value)| {
+    fn print(
+        form: Form,
+        status: u16,
+        headers: Headers<'_>,
+        exposition: Option<Arc<Buffer>>,
+        text: Cow<'static, [u8]>,
+    ) -> Self {
+        let common = [
+            ("Server", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"))),
+            // Pages of other sites can neither embed these responses nor load them as scripts.
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ];
+        let headers = headers.iter().copied().chain(common).map(|(name, value)| {
             Header::from_bytes(name, value).expect("the program's own headers are ASCII")
         });
-    let mut head = Vec::with_capacity(512);
-    // For a body above its threshold, tiny_http would send chunks without a Content-Length.
-    tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(body_len), None)
-        .with_chunked_threshold(usize::MAX)
-        .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
-        .expect("a Vec takes every write");
-    // tiny_http's own server adds Connection, so here it is inserted before the empty line.
-    head.truncate(head.len() - 2);
-    let connection: &[u8] = if keep_alive { b"keep-alive" } else { b"close" };
-    head.extend_from_slice(b"Connection: ");
-    head.extend_from_slice(connection);
-    head.extend_from_slice(b"\r\n\r\n");
-    head
+        let n_bytes = exposition.as_ref().map_or(0, |exposition| exposition.n_bytes()) + text.len();
+        let mut head = Vec::with_capacity(512);
+        // For a body above its threshold, tiny_http would send chunks without a Content-Length.
+        tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(n_bytes), None)
+            .with_chunked_threshold(usize::MAX)
+            .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
+            .expect("a Vec takes every write");
+        // tiny_http's own server adds Connection, so here it is inserted before the empty line.
+        head.truncate(head.len() - 2);
+        let keep_alive = form.keep_alive;
+        let connection = if keep_alive { "keep-alive" } else { "close" };
+        head.extend_from_slice(format!("Connection: {connection}\r\n\r\n").as_bytes());
+        let has_body = !form.head_only && status != 304;
+        let exposition = exposition.filter(|_| has_body);
+        let text = if has_body { text } else { Cow::default() };
+        Self { head, exposition, text, n_written: 0, keep_alive }
+    }
+
+    /// Writes what the socket takes, less than 128 KiB, so that a large response does not delay others.
+    /// Returns whether the response is complete. Fails if the exposition was taken away.
+    pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
+        let buffer = self.exposition.as_ref();
+        let exposition = buffer.map(|buffer| buffer.bytes().ok_or(ErrorKind::ConnectionAborted));
+        let exposition = exposition.transpose()?;
+        let exposition = exposition.as_deref().map_or(&[][..], Vec::as_slice);
+        let mut parts = [&self.head[..], exposition, &self.text].map(IoSlice::new);
+        let n_bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let mut left = &mut parts[..];
+        IoSlice::advance_slices(&mut left, self.n_written);
+        match socket.write_vectored(left)? {
+            0 => Err(ErrorKind::WriteZero.into()),
+            n => {
+                self.n_written += n;
+                Ok(self.n_written == n_bytes)
+            }
+        }
+    }
 }

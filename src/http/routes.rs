@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use super::head::{Head, Host};
+use super::head::Head;
 use super::hosts::misdirected;
 use super::page;
 use super::pending::{Pending, not_ready};
-use super::response::{Answer, Body, PLAIN, Response, UNCACHED, error_response};
+use super::response::{Form, PLAIN, Response, UNCACHED};
 use super::site::Site;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -24,121 +24,116 @@ pub enum Reply {
     Exposition(Pending),
 }
 
-/// Answers a complete request. `is_local` says that it comes from this machine.
-pub fn reply(site: &Site, request: &Head<'_>, is_local: bool) -> Reply {
-    let host = match request.host {
-        Host::Invalid => {
-            return Reply::Response(error_response(400, "a request must name its Host, once\n"));
-        }
-        Host::Absent => None,
-        Host::Named(host) => Some(host),
-    };
-    let print =
-        |answer| Response::new(answer, request.method == b"HEAD", request.keep_alive && !request.has_body);
-    let answer = match request.method {
-        _ if !site.hosts.allow(is_local, host) => Answer::new(421, &[PLAIN], misdirected(host)),
-        b"GET" | b"HEAD" if request.has_body => {
-            Answer::new(413, &[PLAIN], "a request must not have a body\n")
-        }
-        b"GET" | b"HEAD" => match request.path {
-            b"/metrics" => return Reply::Exposition(Pending::new(request)),
-            b"/healthz" => return Reply::Probe(print(health(site))),
-            b"/readyz" if site.published.latest().is_none() => return Reply::Probe(print(not_ready())),
-            b"/readyz" => return Reply::Probe(print(Answer::new(200, &[PLAIN, UNCACHED], "ok\n"))),
-            _ => route(site, request),
-        },
-        _ => Answer::new(405, &[PLAIN, ("Allow", "GET, HEAD")], "only GET and HEAD are answered\n"),
-    };
-    Reply::Response(print(answer))
+/// What is known of a client beside its request.
+#[derive(Clone, Copy)]
+pub struct Client {
+    /// Whether it runs on this machine: it is on loopback, or has the address that it connects to.
+    pub is_local: bool,
+    /// Whether its connection has a slot. Without one it gets one answer: to a probe, or that there are too
+    /// many connections.
+    pub has_slot: bool,
 }
 
-fn route(site: &Site, request: &Head<'_>) -> Answer {
+/// Answers a complete request.
+pub fn reply(site: &Site, request: &Head<'_>, client: Client, now: Instant) -> Reply {
+    let form = Form::of(request);
+    let Some(host) = request.host else {
+        let text = b"a request must name its Host, once\n";
+        return Reply::Response(Response::new(Form::LAST, 400, &[PLAIN], text));
+    };
+    Reply::Response(match request.method {
+        _ if !site.hosts.allow(client.is_local, host) => {
+            Response::new(form, 421, &[PLAIN], misdirected(host).into_bytes())
+        }
+        b"GET" | b"HEAD" if request.has_body => {
+            Response::new(form, 413, &[PLAIN], b"a request must not have a body\n")
+        }
+        b"GET" | b"HEAD" => match request.path {
+            b"/healthz" => return Reply::Probe(health(site, form, now)),
+            b"/readyz" if site.published.latest().is_none() => return Reply::Probe(not_ready(form)),
+            b"/readyz" => return Reply::Probe(Response::new(form, 200, &[PLAIN, UNCACHED], b"ok\n")),
+            _ if !client.has_slot => Response::new(Form::LAST, 503, &[PLAIN], b"too many connections\n"),
+            b"/metrics" => return Reply::Exposition(Pending::new(site, request, now)),
+            _ => route(site, request, form),
+        },
+        _ => {
+            let headers = [PLAIN, ("Allow", "GET, HEAD")];
+            Response::new(form, 405, &headers, b"only GET and HEAD are answered\n")
+        }
+    })
+}
+
+fn route(site: &Site, request: &Head<'_>, form: Form) -> Response {
     match request.path {
         b"/ooms" => {
             let text = site.ooms.text().unwrap_or_else(|| NO_OOMS.to_owned());
-            Answer::new(200, &[JSON, UNCACHED], text)
+            Response::new(form, 200, &[JSON, UNCACHED], text.into_bytes())
         }
         b"/dashboard.json" => {
-            Answer::new(200, &[JSON, ("Cache-Control", "no-cache")], include_str!("dashboard.json"))
+            let headers = [JSON, ("Cache-Control", "no-cache")];
+            Response::new(form, 200, &headers, include_bytes!("dashboard.json"))
         }
         path => match page::file(path, request.accepts_html) {
-            Some(file) => page_file(request, file),
+            Some(file) => file.respond(request),
             None if path == b"/" => {
-                Answer::new(302, &[PLAIN, ("Location", "metrics"), ("Vary", "Accept")], "see /metrics\n")
+                let headers = [PLAIN, ("Location", "metrics"), ("Vary", "Accept")];
+                Response::new(form, 302, &headers, b"see /metrics\n")
             }
-            None => Answer::new(
-                404,
-                &[PLAIN],
-                "there are /metrics, /healthz, /readyz, /ooms, /dashboard.json and /\n",
-            ),
+            None => {
+                let text = b"there are /metrics, /healthz, /readyz, /ooms, /dashboard.json and /\n";
+                Response::new(form, 404, &[PLAIN], text)
+            }
         },
     }
 }
 
-fn health(site: &Site) -> Answer {
-    match site.demand.overdue(Instant::now()) {
-        overdue if overdue < site.max_age => Answer::new(200, &[PLAIN, UNCACHED], "ok\n"),
-        overdue => {
-            let text = format!("a scrape has been due for {} s\n", overdue.as_secs());
-            Answer::new(503, &[PLAIN, UNCACHED], text)
-        }
+fn health(site: &Site, form: Form, now: Instant) -> Response {
+    let overdue = site.demand.overdue(now);
+    if overdue < site.max_age {
+        return Response::new(form, 200, &[PLAIN, UNCACHED], b"ok\n");
     }
-}
-
-/// Answers with a file of the page, or with 304 if the client already has it.
-fn page_file(request: &Head<'_>, file: &'static page::File) -> Answer {
-    let mut headers = vec![
-        ("Content-Type", file.content_type),
-        ("Content-Security-Policy", page::POLICY),
-        ("Referrer-Policy", "no-referrer"),
-        // A new version of the exporter has a new page at the same addresses.
-        ("Cache-Control", "no-cache"),
-        ("ETag", file.tag()),
-        ("Vary", "Accept, Accept-Encoding"),
-    ];
-    if request.accepts_gzip {
-        headers.push(("Content-Encoding", "gzip"));
-    }
-    let bytes = if request.accepts_gzip { file.gzip() } else { file.text().as_bytes() };
-    let status = if request.has(file.tag()) { 304 } else { 200 };
-    Answer { headers, ..Answer::new(status, &[], Body::Bytes(bytes.into())) }
+    let text = format!("a scrape has been due for {} s\n", overdue.as_secs());
+    Response::new(form, 503, &[PLAIN, UNCACHED], text.into_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::head::{Parsed, parse_head};
+    use super::super::publish::Published;
     use super::*;
     use std::io::Read;
     use std::time::Duration;
 
-    /// Answers the request with this head.
-    fn respond(site: &Site, head: &str, is_local: bool) -> Response {
-        let Parsed::Complete(head, _) = parse_head(head.as_bytes()) else { panic!("{head:?}") };
-        match reply(site, &head, is_local) {
-            Reply::Probe(response) | Reply::Response(response) => response,
-            Reply::Exposition(mut pending) => loop {
-                if let Some(response) = pending.advance(site, Instant::now()) {
-                    return response;
-                }
-            },
-        }
-    }
-
-    /// Answers the request with these lines. Returns the head and the body.
-    fn ask(site: &Site, lines: &str) -> (String, Vec<u8>) {
+    /// Answers the request with these lines, and with a `Host` where HTTP/1.1 needs one and the lines have
+    /// none. Returns the head and the body.
+    fn ask(site: &Site, is_local: bool, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
-        let lines = if has_host { lines.to_owned() } else { format!("{lines}\nHost: localhost:8080") };
-        let response = respond(site, &(lines.replace('\n', "\r\n") + "\r\n\r\n"), true);
+        let host = if has_host { "" } else { "Host: localhost:8080\r\n" };
+        let request = format!("{}\r\n{host}\r\n", lines.replace('\n', "\r\n"));
+        let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{request:?}") };
+        let client = Client { is_local, has_slot: true };
+        let response = match reply(site, &head, client, Instant::now()) {
+            Reply::Probe(response) | Reply::Response(response) => response,
+            Reply::Exposition(mut pending) => {
+                std::iter::repeat_with(|| pending.advance(site, Instant::now()))
+                    .find_map(|response| response)
+                    .unwrap()
+            }
+        };
         let printed = String::from_utf8(response.head).unwrap();
         assert!(printed.starts_with("HTTP/1.1 ") && printed.ends_with("\r\n\r\n"), "{printed:?}");
         assert_eq!(printed.matches("\r\n\r\n").count(), 1, "{printed:?}");
-        for header in ["X-Content-Type-Options: nosniff", "Cross-Origin-Resource-Policy: same-origin"] {
+        let connection = if response.keep_alive { "keep-alive" } else { "close" };
+        for header in [
+            "X-Content-Type-Options: nosniff",
+            "Cross-Origin-Resource-Policy: same-origin",
+            &format!("Connection: {connection}"),
+        ] {
             assert_eq!(printed.matches(&format!("\r\n{header}\r\n")).count(), 1, "{printed:?}");
         }
-        let connection = if response.keep_alive { "keep-alive" } else { "close" };
-        assert!(printed.contains(&format!("\r\nConnection: {connection}\r\n")), "{printed:?}");
-        let body = response.body.with_bytes(|body| Ok([body, &response.tail].concat())).unwrap();
-        if !lines.starts_with("HEAD") && !printed.starts_with("HTTP/1.1 304 ") {
+        let mut body = response.exposition.map_or(Vec::new(), |buffer| buffer.bytes().unwrap().clone());
+        body.extend_from_slice(&response.text);
+        if !lines.starts_with("HEAD") {
             assert!(printed.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{printed:?}");
         }
         (printed, body)
@@ -146,7 +141,8 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let (unscraped, scraped) = (Site::empty(), Site::of(b"x 1\n"));
+        let scraped = Site::of(b"x 1\n");
+        let unscraped = Site { published: Published::default(), ..Site::of(b"") };
         for (lines, before, after) in [
             ("GET /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
             ("HEAD /metrics HTTP/1.1", "503 Service Unavailable", "200 OK"),
@@ -162,57 +158,67 @@ mod tests {
             ("get /metrics HTTP/1.1", "405 Method Not Allowed", "405 Method Not Allowed"),
         ] {
             for (site, status) in [(&unscraped, before), (&scraped, after)] {
-                let (head, _) = ask(site, lines);
+                let (head, _) = ask(site, true, lines);
                 assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{lines}: {head}");
             }
         }
+        let stuck = Site { max_age: Duration::ZERO, ..scraped };
+        let (head, body) = ask(&stuck, true, "GET /healthz HTTP/1.0");
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        assert_eq!(body, b"a scrape has been due for 0 s\n");
     }
 
     #[test]
     fn hosts() {
         let site = Site::of(b"x 1\n");
         for (lines, local, elsewhere) in [
-            ("GET /metrics HTTP/1.1\r\nHost: evil.example", 421, 200),
-            ("POST / HTTP/1.1\r\nHost: evil.example", 421, 405),
-            ("GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost", 421, 200),
-            ("GET /metrics HTTP/1.1\r\nHost: localhost", 200, 200),
+            ("GET /metrics HTTP/1.1\nHost: evil.example", 421, 200),
+            ("POST / HTTP/1.1\nHost: evil.example", 421, 405),
+            ("GET http://evil.example/metrics HTTP/1.1\nHost: localhost", 421, 200),
+            ("GET /metrics HTTP/1.1\nHost: localhost", 200, 200),
             ("GET /metrics HTTP/1.0", 200, 200),
-            ("GET /metrics HTTP/1.1", 400, 400),
-            ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: localhost", 400, 400),
+            ("GET /metrics HTTP/1.1\nX: no Host", 400, 400),
+            ("GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost", 400, 400),
         ] {
             for (is_local, status) in [(true, local), (false, elsewhere)] {
-                let response = respond(&site, &format!("{lines}\r\n\r\n"), is_local);
-                assert!(response.head.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{lines}");
+                let (head, _) = ask(&site, is_local, lines);
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{lines}");
             }
         }
     }
 
+    /// A request's body is not read, so it would be taken for the next request.
     #[test]
-    fn health_ends_with_an_overdue_scrape() {
-        let site = Site { max_age: Duration::ZERO, ..Site::of(b"x 1\n") };
-        let (head, body) = ask(&site, "GET /healthz HTTP/1.0");
-        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
-        assert_eq!(body, b"a scrape has been due for 0 s\n");
+    fn headers() {
+        let site = Site::of(b"x 1\n");
+        for (lines, header) in [
+            ("GET /metrics HTTP/1.1", "Content-Type: text/plain; version=0.0.4; charset=utf-8"),
+            ("GET /metrics HTTP/1.1", "Vary: Accept-Encoding"),
+            ("GET /metrics HTTP/1.1\nAccept-Encoding: gzip", "Vary: Accept-Encoding"),
+            ("GET /metrics HTTP/1.1\nAccept-Encoding: gzip", "Content-Encoding: gzip"),
+            ("GET / HTTP/1.1\nAccept: text/html,*/*;q=0.8", "Content-Type: text/html; charset=utf-8"),
+            ("GET / HTTP/1.1\nAccept: */*", "Location: metrics"),
+            ("GET /nowhere HTTP/1.1", "Connection: keep-alive"),
+            ("DELETE / HTTP/1.1", "Connection: keep-alive"),
+            ("DELETE / HTTP/1.1\nContent-Length: 3", "Connection: close"),
+            ("GET / HTTP/1.1\nTransfer-Encoding: chunked", "Connection: close"),
+            ("GET / HTTP/1.0", "Connection: close"),
+        ] {
+            let (head, _) = ask(&site, true, lines);
+            assert!(head.contains(&format!("\r\n{header}\r\n")), "{lines}: {head}");
+            assert_eq!(head.contains("Content-Encoding"), lines.contains("gzip"), "{lines}: {head}");
+        }
     }
 
     #[test]
     fn exposition_is_served_plain_and_gzipped() {
         let text = b"x 1\n".repeat(100_000);
         let site = Site::of(&text);
-        let (head, body) = ask(&site, "GET /metrics HTTP/1.1");
-        assert_eq!(body, text);
-        assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
-        assert!(
-            head.contains("\r\nVary: Accept-Encoding\r\n") && !head.contains("Content-Encoding"),
-            "{head}"
-        );
-
-        let (head, body) = ask(&site, "GET /metrics HTTP/1.1\nAccept-Encoding: gzip");
+        assert_eq!(ask(&site, true, "GET /metrics HTTP/1.1").1, text);
+        let (_, body) = ask(&site, true, "GET /metrics HTTP/1.1\nAccept-Encoding: gzip");
         let mut unpacked = Vec::new();
         flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut unpacked).unwrap();
         assert_eq!(unpacked, text);
-        assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
-        assert!(head.contains("\r\nVary: Accept-Encoding\r\n"), "{head}");
     }
 
     #[test]
@@ -222,76 +228,9 @@ mod tests {
             let undated = |head: String| {
                 head.lines().filter(|line| !line.starts_with("Date:")).map(str::to_owned).collect::<Vec<_>>()
             };
-            let (get, _) = ask(&site, lines);
-            let (head, body) = ask(&site, &lines.replace("GET", "HEAD"));
+            let (get, _) = ask(&site, true, lines);
+            let (head, body) = ask(&site, true, &lines.replace("GET", "HEAD"));
             assert_eq!((undated(head), body), (undated(get), Vec::new()));
         }
-    }
-
-    #[test]
-    fn browser_gets_the_page() {
-        let site = Site::of(b"x 1\n");
-        let (head, body) = ask(&site, "GET / HTTP/1.1\nAccept: text/html,*/*;q=0.8");
-        assert!(head.contains("\r\nContent-Type: text/html; charset=utf-8\r\n"), "{head}");
-        assert!(head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{head}");
-        assert!(body.starts_with(b"<!doctype html>"));
-        let (head, _) = ask(&site, "GET / HTTP/1.1\nAccept: */*");
-        assert!(head.contains("\r\nLocation: metrics\r\n"), "{head}");
-    }
-
-    #[test]
-    fn files_of_the_page_are_tagged_and_gzipped() {
-        let site = Site::of(b"x 1\n");
-        for (path, content_type) in [
-            ("/", "text/html; charset=utf-8"),
-            ("/page.css", "text/css; charset=utf-8"),
-            ("/page.js", "text/javascript; charset=utf-8"),
-        ] {
-            let get = format!("GET {path} HTTP/1.1\nAccept: text/html");
-            let (head, body) = ask(&site, &get);
-            let (_, tag) = head.split_once("\r\nETag: ").unwrap();
-            let (tag, _) = tag.split_once("\r\n").unwrap();
-            for header in [
-                &format!("Content-Type: {content_type}"),
-                "X-Content-Type-Options: nosniff",
-                "Cache-Control: no-cache",
-            ] {
-                assert!(head.contains(&format!("\r\n{header}\r\n")), "{path}: {head}");
-            }
-
-            let (head, zipped) = ask(&site, &format!("{get}\nAccept-Encoding: gzip"));
-            assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
-            assert!(zipped.len() < body.len() / 2);
-
-            for (theirs, status) in [
-                (tag, 304),
-                (tag.trim_start_matches("W/"), 304),
-                (&*format!("\"x\", {tag}"), 304),
-                ("*", 304),
-                ("\"x\"", 200),
-                ("", 200),
-            ] {
-                let (head, body) = ask(&site, &format!("{get}\nIf-None-Match: {theirs}"));
-                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {theirs}: {head}");
-                assert!(head.contains(&format!("\r\nETag: {tag}\r\n")), "{head}");
-                assert_eq!(body.is_empty(), status == 304);
-            }
-        }
-    }
-
-    #[test]
-    fn unread_body_closes_the_connection() {
-        let site = Site::of(b"x 1\n");
-        for (lines, connection) in [
-            ("GET /nowhere HTTP/1.1", "keep-alive"),
-            ("DELETE / HTTP/1.1", "keep-alive"),
-            ("DELETE / HTTP/1.1\nContent-Length: 3", "close"),
-            ("GET / HTTP/1.1\nTransfer-Encoding: chunked", "close"),
-            ("GET / HTTP/1.0", "close"),
-        ] {
-            let (head, _) = ask(&site, lines);
-            assert!(head.contains(&format!("\r\nConnection: {connection}\r\n")), "{lines}: {head}");
-        }
-        assert!(error_response(400, "no\n").head.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
     }
 }

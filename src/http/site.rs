@@ -28,20 +28,13 @@ pub struct Site {
 }
 
 #[cfg(test)]
-use std::time::Instant;
-
-#[cfg(test)]
-const MINUTE: Duration = Duration::from_secs(60);
-
-#[cfg(test)]
 impl Site {
     /// Returns a site that has published an exposition with this text.
     pub fn of(text: &[u8]) -> Site {
         let (mut publisher, published) = super::publish::publisher();
-        publisher.buffer().extend_from_slice(text);
-        publisher.publish(None);
-        let now = Instant::now();
-        let demand = Arc::new(Demand::new(MINUTE, now).unwrap());
+        super::publish::publish(&mut publisher, text);
+        let (minute, now) = (Duration::from_secs(60), std::time::Instant::now());
+        let demand = Arc::new(Demand::new(minute, now).unwrap());
         demand.begin(now);
         demand.end(true, None, now);
         Site {
@@ -50,14 +43,8 @@ impl Site {
             ooms: Document::default(),
             demand,
             places: Arc::default(),
-            max_age: MINUTE,
-            hosts: Hosts::new(String::new(), Vec::new()),
+            max_age: minute,
+            hosts: Hosts::default(),
         }
-    }
-
-    /// Returns a site before its first scrape has ended.
-    pub fn empty() -> Site {
-        let demand = Arc::new(Demand::new(MINUTE, Instant::now()).unwrap());
-        Site { published: super::publish::publisher().1, demand, ..Site::of(b"") }
     }
 }

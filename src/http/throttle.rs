@@ -7,7 +7,6 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::limits::Limits;
 use crate::credit::Credit;
 use crate::procfs::this_process::thread_cpu_time;
 
@@ -20,31 +19,31 @@ pub enum Account {
     Responses,
 }
 
+/// For each account, the maximum average fraction of a core, and how long credit accumulates: up to 100 ms of
+/// CPU time, which one response of 20 MB takes, gzipped.
+const LIMITS: [(f64, Duration); 2] =
+    [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
+
 /// The credit of the thread that created it.
 pub struct Throttle {
     /// In the order of [`Account`].
     credits: [Credit; 2],
-    /// How long each credit accumulates.
-    longest: [Duration; 2],
     /// The thread's CPU time at the last charge.
     cpu: Duration,
 }
 
 impl Throttle {
     /// Starts with as much credit as can accumulate.
-    pub fn new(limits: &Limits) -> Self {
-        let mut credits = [limits.requests_cpu, limits.responses_cpu].map(Credit::new);
-        let longest = credits.map(|credit| credit.time_to_earn(limits.cpu_burst.as_secs_f64()));
-        credits.iter_mut().zip(longest).for_each(|(credit, longest)| credit.cap(longest));
-        Self { credits, longest, cpu: thread_cpu_time() }
+    pub fn new() -> Self {
+        let credits = LIMITS.map(|(fraction, longest)| Credit::full(fraction, longest));
+        Self { credits, cpu: thread_cpu_time() }
     }
 
-    /// Charges the CPU time that this thread has used since the last call, and returns it.
-    pub fn charge(&mut self, account: Account) -> Duration {
+    /// Charges the CPU time that this thread has used since the last call.
+    pub fn charge(&mut self, account: Account) {
         let cpu = thread_cpu_time();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
         self.credits[account as usize].spend(used.as_secs_f64());
-        used
     }
 
     /// Whether there is credit left.
@@ -61,7 +60,7 @@ impl Throttle {
     pub fn wait(&mut self) {
         loop {
             let now = Instant::now();
-            self.credits.iter_mut().zip(self.longest).for_each(|(credit, longest)| credit.earn(now, longest));
+            self.credits.iter_mut().zip(LIMITS).for_each(|(credit, (_, longest))| credit.earn(now, longest));
             if self.has_credit(Account::Requests) {
                 return;
             }

@@ -47,7 +47,7 @@ impl Scrapes {
     /// The exposition's size and how many samples of mappings it has.
     pub fn size(&self) -> (f64, f64) {
         let exposition = self.published.latest().expect("a scrape has run");
-        let text = exposition.text.bytes();
+        let text = exposition.text.bytes().expect("the latest stays");
         let text = str::from_utf8(&text).expect("an exposition is UTF-8");
         let n_samples = text.lines().filter(|line| line.starts_with("process_smaps_")).count();
         (text.len() as f64, n_samples as f64)
@@ -57,7 +57,7 @@ impl Scrapes {
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
         let age = exposition.age.map(|age| age.sample(Instant::now())).unwrap_or_default();
-        let served = [exposition.text.bytes().clone(), age].concat();
+        let served = [exposition.text.bytes().expect("the latest stays").clone(), age].concat();
         let text = str::from_utf8(&served).expect("an exposition is UTF-8");
         let sample = text.lines().find_map(|line| line.strip_prefix(family)?.strip_prefix(' '));
         sample.and_then(|value| value.parse().ok()).expect("the family is there")

@@ -3,6 +3,7 @@
 The node is a generated recording of 10 MB of exposition, so none of this needs containerd.
 """
 
+import contextlib
 import gzip
 import http.client
 import multiprocessing
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from exporter import assert_exits_within_a_second
 from lab import WATCH_SECONDS, until
 from target import MIB, Target, record, scraped_at, without_age
 
@@ -208,3 +210,54 @@ def test_ten_thousand_requests(tmp_path, keep_alive):
     assert len(scrapes) > 10
     n_lines = {body.count(b"process_smaps_rss_bytes{") for body in scrapes.values()}
     assert n_lines == {10}
+
+
+MIX = [
+    GET,
+    GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n"),
+    GET[:30],
+    GET.replace(b"/metrics", b"/healthz") * 50 + GET,
+    b"GET / HTTP/1.1\r\nX: " + b"a" * 9000,
+    b"\x16\x03\x01",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n0123456789" + GET,
+]
+
+
+def mix(peer, stop, seed: int):
+    """Send whole, half, pipelined, long and malformed requests, read slowly, and close or reset."""
+    chance, clients = random.Random(seed), []
+    while not stop.wait(0.01):
+        with contextlib.suppress(OSError):
+            clients.append(socket.create_connection(peer, timeout=5))
+            clients[-1].setblocking(False)
+            clients[-1].send(chance.choice(MIX))
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.recv(chance.choice((10, 5000, 60_000)))
+        if len(clients) > 25:
+            client = clients.pop(chance.randrange(len(clients)))
+            if chance.random() < 0.5:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+
+
+def test_mixed_requests_tear_no_gzipped_scrape_and_delay_no_end(big_node):
+    with Target(big_node) as target, ThreadPoolExecutor(4) as pool:
+        stop = threading.Event()
+        attackers = [pool.submit(mix, target.peer, stop, seed) for seed in range(4)]
+        try:
+            for _ in range(10):
+                for path, headers in (("/healthz", {}), ("/metrics", {"Accept-Encoding": "gzip"})):
+                    source = ("127.0.0.2", 0)
+                    connection = http.client.HTTPConnection(*target.peer, timeout=10, source_address=source)
+                    connection.request("GET", path, headers=headers)
+                    response = connection.getresponse()
+                    body = response.read()
+                    assert response.status == 200
+                    assert len(gzip.decompress(body)) > 10**7 if headers else body == b"ok\n"
+                    connection.close()
+                time.sleep(0.3)
+            assert not any(attacker.done() for attacker in attackers)
+            assert_exits_within_a_second(target)
+        finally:
+            stop.set()

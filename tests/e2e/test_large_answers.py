@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import http.client
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -75,7 +76,8 @@ def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[fl
 
 
 def test_slow_readers_of_many_generations_stay_within_the_bound(tmp_path):
-    with memory_cgroup(256 * MIB) as (prefix, directory), Target(node(tmp_path, 80), *ALL, prefix=prefix) as target:
+    recording = node(tmp_path, 80)
+    with memory_cgroup(256 * MIB) as (prefix, directory), Target(recording, *ALL, prefix=prefix) as target:
         readers, n_bytes = [], len(target.scrape()[1])
         assert n_bytes > 70 * 10**6
         for _ in range(6):
@@ -88,7 +90,8 @@ def test_slow_readers_of_many_generations_stay_within_the_bound(tmp_path):
             target.scrape()
         peak, sockets = target.memory("VmHWM"), directory / "memory.max_usage_in_bytes"
         counted = int(sockets.read_text()) / MIB if sockets.exists() else 0
-        print(f"exposition {n_bytes / MIB:.1f} MiB, resident at most {peak / MIB:.1f} MiB, counted {counted:.1f} MiB")
+        size = f"exposition {n_bytes / MIB:.1f} MiB"
+        print(f"{size}, resident at most {peak / MIB:.1f} MiB, counted {counted:.1f} MiB")
         assert peak < 8 * MIB + 2.2 * n_bytes
         # What version 2 counts besides: at most 128 KiB for each connection.
         assert peak + len(readers) * MIB // 8 < 256 * MIB
@@ -101,9 +104,10 @@ def test_kernel_holds_less_than_128_kib_for_a_connection(node_16):
         readers = [target.connect(GET) for _ in range(10)]
         assert all(reader.recv(1000) for reader in readers)
         time.sleep(0.5)
-        listed = subprocess.run(["ss", "-tmnH", "sport", "=", str(target.peer[1])], capture_output=True, text=True, check=True).stdout
+        list_sockets = ["ss", "-tmnH", "sport", "=", str(target.peer[1])]
+        listed = subprocess.run(list_sockets, capture_output=True, text=True, check=True).stdout
         # w: bytes of memory that the send queue uses, with the packets' own structures
-        queued = [int(word[1:]) for line in listed.split("skmem:(")[1:] for word in line.split(")")[0].split(",") if word[0] == "w"]
+        queued = [int(number) for number in re.findall(r"skmem:\([^)]*\bw(\d+)", listed)]
         print(f"send queues of {len(queued)} connections: at most {max(queued) / 1024:.0f} KiB")
         assert len(queued) >= 10 and max(queued) < 128 << 10
 
@@ -129,12 +133,15 @@ def test_probes_and_other_addresses_get_in_beside_slow_readers(node_16):
 def test_probes_do_not_wait_for_compression(tmp_path, n_megabytes, n_clients):
     with Target(node(tmp_path, n_megabytes), *ALL) as target:
         target.scrape()
-        arguments = [f"-t{min(2, n_clients)}", f"-c{n_clients}", "-d8s", "--timeout", "60s", "-H", "Accept-Encoding: gzip"]
-        clients = subprocess.Popen(command("wrk", *arguments, f"http://{target.address}/metrics"), stdout=subprocess.PIPE, text=True)
+        load = [f"-t{min(2, n_clients)}", f"-c{n_clients}", "-d8s", "--timeout", "60s"]
+        arguments = [*load, "-H", "Accept-Encoding: gzip", f"http://{target.address}/metrics"]
+        clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
         took = sample(target.address, 7)
         said = clients.communicate()[0]
         p99 = took[len(took) * 99 // 100]
-        print(f"{len(took)} probes: median {statistics.median(took) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, most {took[-1] * 1000:.1f} ms\n{said}")
+        median, most = statistics.median(took), took[-1]
+        times = ", ".join(f"{seconds * 1000:.1f} ms" for seconds in (median, p99, most))
+        print(f"{len(took)} probes: median, p99 and most {times}\n{said}")
         assert p99 < 0.05
         assert "Non-2xx" not in said and "requests in" in said
 

@@ -7,14 +7,17 @@ use std::sync::OnceLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::head::Head;
+use super::response::{Form, Response};
+
 /// The page's Content-Security-Policy: files of its own and requests to its own origin, and nothing else.
-pub const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; img-src data:; \
+const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; img-src data:; \
                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// One file of the page.
 pub struct File {
     /// Its MIME type.
-    pub content_type: &'static str,
+    content_type: &'static str,
     source: &'static str,
     text: OnceLock<String>,
     tag: OnceLock<String>,
@@ -28,7 +31,7 @@ impl File {
 
     /// The served text: without indentation, empty lines, comments and most blanks, which are a quarter of the source.
     /// ` // ` begins a comment wherever it stands: no text of the page contains it.
-    pub fn text(&self) -> &str {
+    fn text(&self) -> &str {
         self.text.get_or_init(|| {
             let lines = self.source.lines().map(|line| line.split(" // ").next().unwrap_or(line).trim());
             let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("//"));
@@ -37,7 +40,7 @@ impl File {
     }
 
     /// The file's entity tag. It is a weak one: as it is and gzipped, the file is the same but for its bytes.
-    pub fn tag(&self) -> &str {
+    fn tag(&self) -> &str {
         self.tag.get_or_init(|| {
             let mut hasher = DefaultHasher::new();
             self.text().hash(&mut hasher);
@@ -46,13 +49,43 @@ impl File {
     }
 
     /// The file, gzipped once.
-    pub fn gzip(&self) -> &[u8] {
+    fn gzip(&self) -> &[u8] {
         self.gzip.get_or_init(|| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
             encoder.write_all(self.text().as_bytes()).expect("a Vec takes every write");
             encoder.finish().expect("a Vec takes every write")
         })
     }
+
+    /// Answers a request with the file, or with 304 if the client already has it.
+    pub fn respond(&'static self, request: &Head<'_>) -> Response {
+        let status = if has_tag(request, self.tag()) { 304 } else { 200 };
+        let mut headers = vec![
+            ("Content-Type", self.content_type),
+            ("Content-Security-Policy", POLICY),
+            ("Referrer-Policy", "no-referrer"),
+            // A new version of the exporter has a new page at the same addresses.
+            ("Cache-Control", "no-cache"),
+            ("ETag", self.tag()),
+            ("Vary", "Accept, Accept-Encoding"),
+        ];
+        if request.accepts_gzip {
+            headers.push(("Content-Encoding", "gzip"));
+        }
+        let bytes = if request.accepts_gzip { self.gzip() } else { self.text().as_bytes() };
+        Response::new(Form::of(request), status, &headers, bytes)
+    }
+}
+
+/// Returns whether the client has the file with this weak entity tag (RFC 9110, section 13.1.2). The tags
+/// contain no commas.
+fn has_tag(request: &Head<'_>, tag: &str) -> bool {
+    let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    request
+        .if_none_match
+        .split(|&b| b == b',')
+        .map(<[u8]>::trim_ascii)
+        .any(|theirs| theirs == b"*" || opaque(theirs) == opaque(tag.as_bytes()))
 }
 
 /// Signs of the script and the stylesheet that need no blanks around them.
@@ -115,9 +148,58 @@ pub fn file(path: &[u8], is_browser: bool) -> Option<&'static File> {
 mod tests {
     use std::io::Read;
 
+    use super::super::head::{Parsed, parse_head};
     use super::*;
 
     const FILES: [&File; 3] = [&PAGE, &STYLE, &SCRIPT];
+
+    /// Answers a browser's request for the file at this path. Returns the head and the body.
+    fn get(path: &str, headers: &str) -> (String, Vec<u8>) {
+        let request = format!("GET {path} HTTP/1.0\r\n{headers}\r\n\r\n");
+        let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{request:?}") };
+        let response = file(head.path, true).unwrap().respond(&head);
+        (String::from_utf8(response.head).unwrap(), response.text.into_owned())
+    }
+
+    #[test]
+    fn browsers_cache_files_and_get_them_gzipped() {
+        for (path, content_type) in [
+            ("/", "text/html; charset=utf-8"),
+            ("/page.css", "text/css; charset=utf-8"),
+            ("/page.js", "text/javascript; charset=utf-8"),
+        ] {
+            let (head, body) = get(path, "X: y");
+            let (_, tag) = head.split_once("\r\nETag: ").unwrap();
+            let (tag, _) = tag.split_once("\r\n").unwrap();
+            for header in [
+                &format!("Content-Type: {content_type}\r\n"),
+                "Content-Security-Policy: default-src 'none'; ",
+                "X-Content-Type-Options: nosniff\r\n",
+                "Cache-Control: no-cache\r\n",
+            ] {
+                assert!(head.contains(&format!("\r\n{header}")), "{path}: {head}");
+            }
+            assert_eq!(body.starts_with(b"<!doctype html>"), path == "/");
+
+            let (head, zipped) = get(path, "Accept-Encoding: gzip");
+            assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
+            assert!(zipped.len() < body.len() / 2);
+
+            for (theirs, status) in [
+                (tag, 304),
+                (tag.trim_start_matches("W/"), 304),
+                (&*format!("\"x\", {tag}"), 304),
+                ("*", 304),
+                ("\"x\"", 200),
+                ("", 200),
+            ] {
+                let (head, body) = get(path, &format!("If-None-Match: {theirs}"));
+                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {theirs}: {head}");
+                assert!(head.contains(&format!("\r\nETag: {tag}\r\n")), "{head}");
+                assert_eq!(body.is_empty(), status == 304);
+            }
+        }
+    }
 
     #[test]
     fn the_page_names_its_files_relative_to_itself() {
