@@ -102,7 +102,9 @@ fn without_blanks(line: &str) -> String {
     for sign in SIGNS {
         line = line.replace(&format!(" {sign} "), sign);
     }
-    for (blank, none) in [(", ", ","), (": ", ":"), ("; ", ";"), (" {", "{"), ("{ ", "{"), (" }", "}"), ("} ", "}")] {
+    for (blank, none) in
+        [(", ", ","), (": ", ":"), ("; ", ";"), (" {", "{"), ("{ ", "{"), (" }", "}"), ("} ", "}")]
+    {
         line = line.replace(blank, none);
     }
     line
