@@ -15,8 +15,10 @@ const REST: usize = AnonPart::ALL.len();
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
-    /// The last mapping, if it has no name, and the one below it: some rules need to know what is above.
-    last: Option<(Place, Option<Place>, Values)>,
+    /// The last mapping, if it has no name.
+    last: Option<Place>,
+    /// The last mapping and the one below it, if the last one is not summed before it is known what is above.
+    waiting: Option<(Place, Option<Place>, Values)>,
     /// What lies directly below the last mapping, and what would lie directly below the next one.
     below: [Option<Below>; 2],
     run: Option<Run>,
@@ -36,21 +38,28 @@ impl Parts {
             return false;
         }
         let place = mapping.place.parse();
-        let below = self.last.as_ref().filter(|_| place.is_adjacent).map(|(place, ..)| *place);
-        self.sum_last(place.is_adjacent.then_some(&place));
-        let below_run = self.below[1].filter(|_| place.is_adjacent);
+        let (below, below_run) = match place.is_adjacent {
+            true => (self.last, self.below[1]),
+            false => (None, None),
+        };
+        self.sum_waiting(place.is_adjacent.then_some(&place));
         let is_filler = below_run == Some(Below::ClassArchive) && place.is_inaccessible();
         self.below = [below_run, Some(if is_filler { Below::ClassArchive } else { Below::Anonymous })];
-        self.last = Some((place, below, *mapping.values));
+        self.last = Some(place);
+        let spot = Spot { place: &place, below: below.as_ref(), above: None };
+        match spot.depends_on_above() {
+            true => self.waiting = Some((place, below, *mapping.values)),
+            false => self.sum(&spot, mapping.values),
+        }
         true
     }
 
     /// Ends the process and calls `each` with the path and the totals of each part that has mappings. The
     /// path is empty for what no rule claims.
     pub fn finish(&mut self, mut each: impl FnMut(&'static str, &Totals)) {
-        self.sum_last(None);
+        self.sum_waiting(None);
         self.end_run();
-        for (size, totals) in &self.stacks {
+        for (size, totals) in self.stacks.iter().filter(|(_, totals)| totals.n_mappings > 0) {
             let is_stack = totals.n_mappings > 1 || USUAL_STACKS.contains(size);
             self.sums[if is_stack { AnonPart::ThreadStacks as usize } else { REST }].add(totals);
         }
@@ -64,7 +73,8 @@ impl Parts {
 
     /// Notes a mapping that has a name.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
-        self.sum_last(None);
+        self.sum_waiting(None);
+        self.last = None;
         self.below[1] = match mapping.path {
             [.., b'.', b'j', b's', b'a'] => Some(Below::ClassArchive),
             [b'/', ..] => Some(Below::File),
@@ -77,30 +87,36 @@ impl Parts {
         self.has_named_heap |= mapping.path.starts_with(b"/memfd:java_heap");
     }
 
-    /// Adds the last mapping to the sum that it belongs to, now that it is known whether a mapping without a
-    /// name is directly above it.
-    fn sum_last(&mut self, above: Option<&Place>) {
-        let Some((place, below, values)) = self.last.take() else { return };
-        let spot = Spot { place: &place, below: below.as_ref(), above };
-        let sum = if let Some((_, part)) = RULES.iter().find(|(claims, _)| claims(&spot)) {
+    /// Adds the mapping that waits to its sum, now that it is known whether a mapping without a name is
+    /// directly above it.
+    fn sum_waiting(&mut self, above: Option<&Place>) {
+        if let Some((place, below, values)) = self.waiting.take() {
+            self.sum(&Spot { place: &place, below: below.as_ref(), above }, &values);
+        }
+    }
+
+    /// Adds a mapping to the sum that it belongs to.
+    fn sum(&mut self, spot: &Spot<'_>, values: &Values) {
+        let place = spot.place;
+        let sum = if let Some((_, part)) = RULES.iter().find(|(claims, _)| claims(spot)) {
             &mut self.sums[*part as usize]
-        } else if is_stack_above_guard(&spot)
+        } else if is_stack_above_guard(spot)
             && let Some((size, sum)) =
                 self.stacks.iter_mut().find(|(size, _)| [0, place.size()].contains(size))
         {
             *size = place.size();
             sum
         } else {
-            if !self.run.as_mut().is_some_and(|run| run.try_add(&place)) {
+            if !self.run.as_mut().is_some_and(|run| run.try_add(place)) {
                 self.end_run();
-                self.run = Run::beginning(&place, self.below[0]);
+                self.run = Run::beginning(place, self.below[0]);
             }
             match &mut self.run {
                 Some(run) if place.is_writable() => &mut run.totals,
                 _ => &mut self.sums[REST],
             }
         };
-        sum.add_values(&values, 1);
+        sum.add_values(values, 1);
     }
 
     /// Adds the run to the sum that it belongs to.

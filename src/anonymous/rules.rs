@@ -19,6 +19,16 @@ pub struct Spot<'a> {
     pub above: Option<&'a Place>,
 }
 
+impl Spot<'_> {
+    /// Whether a rule may need to know what is above: [`is_malloc_arena`] and [`is_jemalloc`] do. Others are
+    /// summed at once, which saves copying their values.
+    pub fn depends_on_above(&self) -> bool {
+        let place = self.place;
+        let reaches_arena = || place.begin.wrapping_sub(1) / ARENA != place.end / ARENA;
+        place.is_followed && place.is_writable() && (place.has(NO_RESERVE) || reaches_arena())
+    }
+}
+
 /// Says whether a rule claims a mapping.
 type Rule = fn(&Spot<'_>) -> bool;
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// What is kept beside the latest text and the next one: gzipped bytes, and a few small outdated texts.
-const EXTRA_BYTES: usize = 4 << 20;
+const EXTRA_BYTES: usize = 2 << 20;
 /// A text's gzipped bytes may take this share of it, and 256 KiB. Usually they take a sixteenth.
 const GZIP_SHARE: usize = 12;
 
@@ -300,14 +300,14 @@ mod tests {
         (0..40).for_each(|_| publish(&mut publisher, b""));
         let held: Vec<_> = (0..6).map(|_| publish_held(&mut publisher, &published, 1 << 20)).collect();
         publisher.buffer();
-        assert_eq!(lens(&held), [0, 1, 1, 1, 1, 1]);
+        assert_eq!(lens(&held), [0, 0, 0, 1, 1, 1]);
     }
 
     #[test]
     fn texts_are_taken_before_gzipped_bytes() {
         let (mut publisher, published) = publisher();
         let text = publish_held(&mut publisher, &published, 8 << 20);
-        let gzipped: Vec<_> = (0..4).map(|_| Arc::new(Buffer::new(vec![0; 1 << 20]))).collect();
+        let gzipped: Vec<_> = (0..2).map(|_| Arc::new(Buffer::new(vec![0; 1 << 20]))).collect();
         gzipped.iter().for_each(|gzipped| published.add_gzipped(gzipped.clone()));
         publish(&mut publisher, &vec![b'x'; 8 << 20]);
         publisher.buffer();

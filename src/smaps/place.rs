@@ -17,6 +17,8 @@ pub struct Place {
     pub flags: u8,
     /// Whether the mapping begins where the previous one ends, whether or not that one has a name.
     pub is_adjacent: bool,
+    /// Whether the next mapping begins where this one ends, whether or not that one has a name.
+    pub is_followed: bool,
 }
 
 /// `nh`: no transparent huge pages. glibc's thread stacks have it from Linux 6.7 on.
@@ -85,6 +87,8 @@ pub struct PlaceText<'a> {
     pub(super) lines: &'a [u8],
     /// Whether the mapping begins where the previous one ends.
     pub(super) is_adjacent: bool,
+    /// Whether the next mapping begins where this one ends.
+    pub(super) is_followed: bool,
 }
 
 impl PlaceText<'_> {
@@ -103,6 +107,7 @@ impl PlaceText<'_> {
             permissions: self.header[self.range_len..].first_chunk().copied().unwrap_or_default(),
             flags: flags(self.lines),
             is_adjacent: self.is_adjacent,
+            is_followed: self.is_followed,
         }
     }
 }
@@ -167,7 +172,7 @@ mod tests {
 
     fn place(header: &str, range_len: usize, lines: &str) -> Place {
         let (header, lines) = (header.as_bytes(), lines.as_bytes());
-        PlaceText { header, range_len, lines, is_adjacent: false }.parse()
+        PlaceText { header, range_len, lines, ..PlaceText::default() }.parse()
     }
 
     #[test]

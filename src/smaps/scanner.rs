@@ -117,9 +117,10 @@ impl Scanner {
             false => next(header, &bytes[end..], range.len(), next_range_len),
         };
         let (lines, is_adjacent) = (&bytes[rest..end], self.is_adjacent);
-        let place = PlaceText { header, range_len: range.len(), lines, is_adjacent };
+        let is_followed = next == Next::Adjacent;
+        let place = PlaceText { header, range_len: range.len(), lines, is_adjacent, is_followed };
         if next != Next::Same {
-            self.is_adjacent = next == Next::Adjacent;
+            self.is_adjacent = is_followed;
         }
         Some((Mapping { path, values, place, count: 1 }, end, next))
     }

@@ -167,19 +167,21 @@ fn scrape() -> io::Result<()> {
             "whole scrape: {N_PROCESSES} live processes of {} mappings, {name}",
             workload::N_MAPPINGS
         ));
-        let mut scrape =
-            Scrapes::new(workload.fixture(), &["--filter", &workload.filter(), "--cpu-budget", "0"])
-                .always_reading();
+        let filter = workload.filter();
+        let options = ["--filter", &filter, "--cpu-budget", "0", "--anon-parts"];
+        let scrapes = |parts| Scrapes::new(workload.fixture(), &[&options[..], &[parts]].concat());
+        let [mut scrape, mut without] = ["on", "off"].map(|parts| scrapes(parts).always_reading());
         let paths: Vec<String> = workload.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];
         let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
-        let [whole, floor] = rounds(101, [&mut || scrape.run(), &mut floor]);
+        let [whole, without, floor] = rounds(101, [&mut || scrape.run(), &mut || without.run(), &mut floor]);
         let tally = counting::during(|| scrape.run());
         assert_eq!(scrape.value("smaps_exporter_processes"), N_PROCESSES as f64);
         let (n_bytes, n_samples) = scrape.size();
         time("scrape, CPU", &whole, 1e3, "ms", Target::None);
         time("read floor: open, read, close; CPU", &floor, 1e3, "ms", Target::None);
         ratio("scrape over read floor", &whole, &floor, AtMost(bound));
+        ratio("scrape over one with --anon-parts off", &whole, &without, AtMost(1.01));
         single("mappings", scrape.value("smaps_exporter_mappings"), "", Target::None);
         single("samples", n_samples, "", Target::None);
         single("exposition", n_bytes / 1e6, "MB", Target::None);

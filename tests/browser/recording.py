@@ -17,6 +17,8 @@ class Mapping:
     rss: int
     sharers: int = 1
     swap: int = 0
+    place: bytes = b""  # addresses and permissions, if they matter
+    flags: bytes = b"rd wr mr mw me ac"
 
     def values(self):
         values = dict.fromkeys(FIELDS, 0)
@@ -50,10 +52,11 @@ def smaps(mappings, fields=FIELDS):
     out, address = [], 0x7F0000000000
     for m in mappings:
         end = address + m.rss * 2048
-        out.append(b"%x-%x rw-p 00000000 00:00 0 %s\n" % (address, end, b" " * 26 + m.path if m.path else b""))
+        place = m.place or b"%x-%x rw-p" % (address, end)
+        out.append(b"%s 00000000 00:00 0 %s\n" % (place, b" " * 26 + m.path if m.path else b""))
         values = m.values()
         out += [b"%-16s%8d kB\n" % (name.encode() + b":", values[name]) for name in fields]
-        out.append(b"THPeligible:           0\nVmFlags: rd wr mr mw me ac \n")
+        out.append(b"THPeligible:           0\nVmFlags: %s \n" % m.flags)
         address = end
     return b"".join(out)
 

@@ -10,36 +10,12 @@ import subprocess
 
 import pytest
 
-from exporter import EVERYTHING, once
-from exposition import Exposition
-from lab import HERE
+from anon_parts import JavaMemory, check, parts, started
+from lab import HERE, until
 from live_node import MIB
+from ooms import pods_of, records, wait_until_listed
 
 PROGRAMS = HERE / "programs"
-
-
-def started(node, *command) -> tuple[subprocess.Popen, str]:
-    """Run a program in the node's container until it is ready; the process, and what it printed before."""
-    process = node.cgroup.run(*command, stdout=subprocess.PIPE, text=True)
-    printed = []
-    for line in process.stdout:
-        if line == "ready\n":
-            return process, "".join(printed)
-        printed.append(line)
-    raise AssertionError(f"{command} ended: {''.join(printed)}")
-
-
-def parts(node, comm: str, *arguments: str, label: str = "kind") -> dict[str, float]:
-    """The resident bytes of a command, by kind."""
-    text = once("--once", "--fixture", node.directory, "--group-by", label, "--cpu-budget", "0", *arguments, *EVERYTHING)
-    of = Exposition(text).by("process_smaps_rss_bytes", "comm", label)
-    return {kind: n_bytes for (name, kind), n_bytes in of.items() if name == comm}
-
-
-def check(part: float, figure: float, recall: float, least: float | None = None):
-    """The part is the runtime's figure, within the limits. `least` is the figure for what is surely resident."""
-    assert part <= max(1.05 * figure, figure + 2 * MIB), (part, figure)
-    assert part >= recall * (figure if least is None else least), (part, figure, least)
 
 
 @pytest.fixture
@@ -51,28 +27,11 @@ def java(tmp_path) -> tuple:
 
 def test_java_against_its_native_memory_tracking(any_node, java):
     process, _ = started(any_node, *java, "-Xms96m", "-Xmx96m", "Parts", "200", "64")
-    jcmd = lambda *what: subprocess.run(["jcmd", str(process.pid), *what], check=True, capture_output=True, text=True).stdout  # noqa: E731
-    jcmd("VM.native_memory", "summary")  # what answering takes is taken before it is measured
-    tracked, code = jcmd("VM.native_memory", "summary"), jcmd("Compiler.codecache")
-    found = parts(any_node, "java")
-
-    def committed(pattern: str) -> int:
-        return sum(int(kib) << 10 for kib in re.findall(pattern + r"[^)]*committed=(\d+)KB", tracked))
-
-    check(found["anon_java_heap"], committed(r"Java Heap \("), 0.99)
-    n_threads = int(re.search(r"\(thread #(\d+)\)", tracked)[1])
-    assert n_threads > 200
-    stacks = committed(r"\(stack: ")
-    # It counts the 16 KiB of a stack's guard, in which no page can be.
-    check(found["anon_thread_stack"], stacks, 0.99, stacks - n_threads * 16 * 1024)
-    classes = committed(r"\(  Metadata:   \)\n\s*\(    ") + committed(r"\(  Class space:\)\n\s*\(    ")
-    check(found["anon_java_classes"], classes, 0.75)
-    used = sum(int(kib) << 10 for kib in re.findall(r"used=(\d+)Kb", code))
-    check(found["anon_jit_code"], committed(r"Code \("), 0.97, used)
+    memory, found = JavaMemory(process), parts(any_node, "java")
+    memory.check(found)
+    assert memory.n_threads > 200
     assert found["anon"] >= 64 * MIB, "direct buffers are in no part"
     assert found["anon_malloc_arena"] > 0
-    for kind in found:
-        assert not re.match("anon_(go|v8|allocator)", kind), f"a JVM has no {kind}"
 
     # The same bytes are `anon` without parts, and `[anon]` by path.
     whole = parts(any_node, "java", "--anon-parts", "off")
@@ -84,8 +43,7 @@ def test_java_against_its_native_memory_tracking(any_node, java):
 
 def test_a_java_heap_without_compressed_pointers(any_node, java):
     process, _ = started(any_node, *java, "-Xms64m", "-Xmx40g", "Parts", "1", "1")
-    tracked = subprocess.run(["jcmd", str(process.pid), "VM.native_memory"], check=True, capture_output=True, text=True).stdout
-    heap = int(re.search(r"Java Heap \(reserved=\d+KB, committed=(\d+)KB", tracked)[1]) << 10
+    heap = JavaMemory(process).heap
     check(parts(any_node, "java")["anon_java_heap"], heap, 0.99)
 
 
@@ -101,12 +59,13 @@ def test_go_against_its_memory_statistics(any_node, tmp_path):
 
 
 def test_arenas_of_glibc_against_malloc_info(any_node, programs):
-    _, printed = started(any_node, programs / "arenas", "8", "24")
+    _, printed = started(any_node, programs / "arenas", "8", "24", "32")
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = parts(any_node, "arenas")
     check(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993)
     assert 8 * 4096 <= found["anon_thread_stack"] <= MIB
+    assert found["anon"] >= 32 * MIB, "a block that malloc maps by itself is in no part"
 
 
 def test_node_against_the_statistics_of_v8(any_node):
@@ -116,3 +75,17 @@ def test_node_against_the_statistics_of_v8(any_node):
     [comm] = {"node", "MainThread"} & {comm for comm in ("node", "MainThread") if parts(any_node, comm)}
     found = parts(any_node, comm)
     check(found["anon_v8_heap"], says["total_heap_size"], 0.99, says["total_physical_size"] - found["anon_jit_code"])
+
+
+def test_a_record_of_an_oom_kill_has_the_parts(programs, tmp_path):
+    with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
+        arenas = f"{programs}/arenas 4 16 1 > /dev/null & read line; exec {programs}/leak heap 16 5 60"
+        app = pods.start(pods.pod("parts"), "s-app", arenas, 100 * MIB)
+        wait_until_listed(exporter, "parts/s-app")
+        app.signal()
+        [record] = until(lambda: records(exporter), 60, "the kill is recorded")
+        # The kernel kills the larger one.
+        assert record["command"] == "arenas"
+        [of_arenas] = [path for path in record["paths"] if path["path"] == "[anon ~malloc arenas]"]
+        assert of_arenas["command"] == "arenas" and 64 * MIB <= of_arenas["pss_bytes"] <= 66 * MIB
+        assert record["paths"][0] == of_arenas, "it is the largest"

@@ -3,60 +3,22 @@
 import contextlib
 import gzip
 import http.client
-import os
 import re
 import socket
 import statistics
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from cgroups import IS_V2
 from clients import command
-from lab import until
-from target import MIB, ONCE, Target, record
-
-# Without a limit of samples, so that the expositions are as large as the recordings make them.
-ALL = ("--max-samples", "0")
-GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
-
-
-def node(directory, n_megabytes: int):
-    """A recorded node whose exposition has this size, at least 16 MB."""
-    n_mappings = 4200
-    return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
+from slow_readers import ALL, GET, GET_GZIP, connect_slowly, hold_many_generations, node
+from target import MIB, ONCE, Target
 
 
 @pytest.fixture(scope="module")
 def node_16(tmp_path_factory):
     return node(tmp_path_factory.mktemp("node"), 16)
-
-
-@contextlib.contextmanager
-def memory_cgroup(n_bytes: int):
-    """A cgroup of this size: the command that runs a program in it, and its directory."""
-    root = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
-    directory = root / f"large-answers-{os.getpid()}"
-    directory.mkdir()
-    try:
-        (directory / ("memory.max" if IS_V2 else "memory.limit_in_bytes")).write_text(str(n_bytes))
-        yield ("sh", "-c", f'echo $$ > {directory}/cgroup.procs && exec "$@"', "sh"), directory
-    finally:
-        until(lambda: not (directory / "cgroup.procs").read_text(), 10, "the cgroup is empty")
-        directory.rmdir()
-
-
-def connect_slowly(target, request: bytes) -> socket.socket:
-    """A client whose kernel takes at most 16 KiB before it reads."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-    client.settimeout(10)
-    client.connect(target.peer)
-    client.sendall(request)
-    return client
 
 
 def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[float]:
@@ -76,27 +38,7 @@ def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[fl
 
 
 def test_slow_readers_of_many_generations_stay_within_the_bound(tmp_path):
-    recording = node(tmp_path, 80)
-    with memory_cgroup(256 * MIB) as (prefix, directory), Target(recording, *ALL, prefix=prefix) as target:
-        readers, n_bytes = [], len(target.scrape()[1])
-        assert n_bytes > 70 * 10**6
-        for _ in range(6):
-            for request in (GET, GET_GZIP):
-                readers += [connect_slowly(target, request) for _ in range(4)]
-            time.sleep(1)
-            for reader in readers:
-                with contextlib.suppress(OSError):
-                    reader.recv(1000, socket.MSG_DONTWAIT)
-            target.scrape()
-        peak, sockets = target.memory("VmHWM"), directory / "memory.max_usage_in_bytes"
-        counted = int(sockets.read_text()) / MIB if sockets.exists() else 0
-        size = f"exposition {n_bytes / MIB:.1f} MiB"
-        print(f"{size}, resident at most {peak / MIB:.1f} MiB, counted {counted:.1f} MiB")
-        assert peak < 8 * MIB + 2.2 * n_bytes
-        # What version 2 counts besides: at most 128 KiB for each connection.
-        assert peak + len(readers) * MIB // 8 < 256 * MIB
-        for reader in readers:
-            reader.close()
+    hold_many_generations(tmp_path, 80, 256 * MIB)
 
 
 def test_kernel_holds_less_than_128_kib_for_a_connection(node_16):

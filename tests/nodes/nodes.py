@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import xml.etree.ElementTree as xml
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from machines import ARM64, MACHINES, Machine
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINUTES = 30  # the longest that a machine may take; two at once on two cores take nine, beside the browser more
 AT_ONCE = 2  # a machine's tests are mostly one process
+RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
 
 
@@ -41,7 +43,8 @@ class Result:
 def programs(architecture: str) -> Path:
     """The workloads, static."""
     source, others = REPOSITORY / "tests/nodes/programs", REPOSITORY / "tests/e2e/programs"
-    injector, leak = others / "inject.c", others / "leak.c"
+    static = [others / name for name in ("inject.c", "leak.c", "arenas.c")]
+    go = others / "parts.go"
 
     def make(out: Path):
         out.mkdir()
@@ -50,22 +53,43 @@ def programs(architecture: str) -> Path:
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
-        build.run(*compiler, "-O1", "-static", "-o", out / "inject", injector)
-        build.run(*compiler, "-O1", "-static", "-o", out / "leak", leak)
+        for path in static:
+            build.run(*compiler, "-O1", "-static", "-o", out / path.stem, path)
+        root = Path(shutil.which("go")).resolve().parents[1]  # unpacked and not installed, it is not where it was built for
+        environment = {"GOROOT": root, "GOARCH": architecture, "CGO_ENABLED": "0", "GO111MODULE": "off", "HOME": out}
+        build.run("go", "build", "-o", out / "parts", go, env=os.environ | environment)
+        shutil.rmtree(out / ".cache")
         if architecture != "amd64":
             return
         # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
 
-    texts = [path.read_text() for path in (*sorted(source.iterdir()), injector, leak)]
+    texts = [path.read_text() for path in (*sorted(source.iterdir()), *static, go)]
     return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
+
+
+def runtimes(architecture: str) -> Path:
+    """A disk with a JVM and Node.js, and the libraries that they need."""
+
+    def make(out: Path):
+        with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
+            system = Path(directory) / "root"
+            for name in ("bin", "sbin", "lib", "lib64"):
+                (system / "usr" / name).mkdir(parents=True)
+                (system / name).symlink_to(f"usr/{name}")
+            for name in ("proc", "dev", "tmp"):
+                (system / name).mkdir()
+            build.Apt("bookworm", architecture).unpack(system, *RUNTIMES, with_dependencies=True)
+            build.disk(system, out, 768)
+
+    return build.made(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
 
 
 def pack(out: Path, architecture: str):
     """What the guest unpacks into /lab: the part of the repository that it needs, the program, the workloads."""
     with tarfile.open(out, "w") as tar:
-        for pattern in ("README.md", "tests/e2e/*.py", "tests/e2e/*.proto", "tests/nodes/guest/*"):
+        for pattern in ("README.md", "tests/e2e/*.py", "tests/e2e/*.proto", "tests/e2e/programs/*.js", "tests/nodes/guest/*"):
             for path in sorted(REPOSITORY.glob(pattern)):
                 if path.is_file():
                     tar.add(path, path.relative_to(REPOSITORY))
@@ -78,6 +102,7 @@ def prepare(machine: Machine):
     """Make what is missing of what it boots from; others use some of that, too."""
     build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
+    runtimes(machine.architecture)
     programs(machine.architecture)
 
 
@@ -97,6 +122,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),
         (results, "cache=unsafe"),
+        (runtimes(machine.architecture), "readonly=on"),
     ):
         disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
     tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")

@@ -1,4 +1,5 @@
-// arenas THREADS MIB: threads that each fill an arena of malloc with MIB mebibytes. Prints what malloc_info says, then "ready", and waits.
+// arenas THREADS MIB BLOCK: threads that each fill an arena of malloc with MIB mebibytes, and one block of BLOCK mebibytes, which malloc
+// maps by itself. Prints what malloc_info says, then "ready", and waits.
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 
 enum { BLOCK = 64 << 10 }; // below the size from which malloc uses mmap
 static int n_blocks;
+static char *volatile large; // volatile: a block that nothing reads would be left out
 static pthread_barrier_t filled;
 
 static void *fill(void *ignored) {
@@ -22,7 +24,7 @@ static void *fill(void *ignored) {
 }
 
 int main(int argc, char **argv) {
-	int n_threads = argc == 3 ? atoi(argv[1]) : 0;
+	int n_threads = argc == 4 ? atoi(argv[1]) : 0;
 	if (n_threads < 1) return 2;
 	n_blocks = atoi(argv[2]) * ((1 << 20) / BLOCK);
 	mallopt(M_ARENA_MAX, n_threads + 1);
@@ -32,6 +34,10 @@ int main(int argc, char **argv) {
 		if (pthread_create(&thread, NULL, fill, NULL)) return 1;
 	}
 	pthread_barrier_wait(&filled);
+	size_t size = (size_t)atoi(argv[3]) << 20;
+	large = malloc(size);
+	if (!large) abort();
+	memset(large, 1, size);
 	malloc_info(0, stdout);
 	puts("ready");
 	fflush(stdout);
