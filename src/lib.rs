@@ -89,6 +89,7 @@ use crate::errors::plain;
 use crate::exposition::self_metrics::OLDEST_DATA;
 use crate::http::Server;
 use crate::http::publish::{self, Age, Document, Publisher};
+use crate::http::views::Views;
 use crate::procfs::this_process::raise_open_file_limit;
 use crate::scrape::threads::{self, AfterPass, Next};
 use crate::scrape::{Pass, Scraper};
@@ -195,7 +196,10 @@ fn scrape_once<T: Send + 'static>(
         scraper.list_first(ONLY_LISTING)?;
         let (sender, receiver) = mpsc::channel();
         let deadline = Instant::now() + ONLY_READS;
-        let after: AfterPass = Box::new(move |scraper, _, result| {
+        let after: AfterPass = Box::new(move |scraper, pass, result| {
+            if pass == Pass::Check {
+                return Next::OnRequest;
+            }
             if result.is_ok() && !scraper.is_complete() && Instant::now() < deadline {
                 return Next::Soon;
             }
@@ -228,6 +232,8 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     let (publisher, published) = publish::publisher();
     let ooms = Document::default();
     let records = ooms.clone();
+    let views = Arc::new(start::views(options));
+    let queue = views.clone();
     let interval = options.scrape_interval;
     let demand = Arc::new(Demand::new(interval, Instant::now()).map_err(no_demand)?);
     let requests = demand.clone();
@@ -240,12 +246,13 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
             if let Err(error) = scraper.list_first(FIRST_LISTING) {
                 warn!("{error}");
             }
-            threads::run(scraper, demand, publish_each(publisher, records));
+            let publish = publish_each(publisher, records, queue, demand.clone());
+            threads::run(scraper, demand, publish);
         })
         .map_err(|error| no_thread(&error))?;
     let hosts = options.allowed_hosts.iter().chain(&options.node).cloned().collect();
     server
-        .start(published, ooms, requests, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
+        .start(published, ooms, views, requests, HEALTHY_AGE.max(HEALTHY_INTERVALS * interval), hosts)
         .map_err(|error| no_thread(&error))?;
     info!("listening on http://{addr}/");
     info!("received {}, shutting down", signals.wait().name);
@@ -256,15 +263,25 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Publishes each scrape, and the records of OOM kills whenever there are new ones.
-fn publish_each(mut publisher: Publisher, ooms: Document) -> AfterPass {
+/// Publishes each scrape, the records of OOM kills whenever there are new ones, and the views that are due.
+fn publish_each(
+    mut publisher: Publisher,
+    ooms: Document,
+    views: Arc<Views>,
+    demand: Arc<Demand>,
+) -> AfterPass {
     let mut last_error = None;
     Box::new(move |scraper, pass, result| {
         if let Some(records) = scraper.news_of_ooms() {
             ooms.replace(records);
         }
         match result {
-            Ok(()) if pass == Pass::Check => {}
+            Ok(()) if pass == Pass::Check => views.render_due(&demand, |query, text, max_bytes| {
+                let fits = scraper.render_query(query, text, max_bytes);
+                let age = scraper.oldest_data().map(|since| Age { family: OLDEST_DATA, since });
+                text.extend(age.map(|age| age.sample(Instant::now())).unwrap_or_default());
+                fits
+            }),
             Ok(()) => {
                 if last_error.take().is_some() {
                     info!("scrapes succeed again");

@@ -10,14 +10,17 @@ use log::{Level, log};
 use crate::cgroupfs::files::CgroupFs;
 use crate::cli::build_info;
 use crate::cli::options::Options;
+use crate::cli::parameters;
 use crate::errors::plain;
 use crate::exposition::self_metrics::SelfMetrics;
+use crate::http;
 use crate::node::cgroups::usage::CgroupUsage;
 use crate::node::containers::discovery::Discovery;
 use crate::node::reads::budget::Budget;
 use crate::node::reads::scheduler::Reads;
 use crate::procfs::{Proc, permissions};
 use crate::sandbox::{self, Needs};
+use crate::scrape::views::{Query, Views};
 use crate::scrape::{Parts, Scraper};
 use crate::sources::Source;
 use crate::sources::client::{Client, Lister};
@@ -25,6 +28,7 @@ use crate::sources::container_logs::ContainerLogs;
 use crate::sources::containerd::Containerd;
 use crate::sources::cri::Cri;
 use crate::sources::recording::Recording;
+use crate::totals::other::max_bytes;
 use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 
@@ -63,15 +67,14 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     if options.fixture.is_some() {
         discovery.list_first(Instant::now())?;
     }
-    let &Options { group_by, anon_parts, pid, fields, omit_zero, max_samples, max_label_bytes, .. } = options;
-    let shape = Shape { group_by, anon_parts, by_pid: pid, fields, omit_zero, max_samples, max_label_bytes };
     Ok(Scraper::new(Parts {
         proc,
         discovery,
         reads: Reads::new(options.scrape_interval),
         cgroups: cgroups(options),
         budget: Budget::new(options.cpu_budget),
-        snapshot: Snapshot::new(shape),
+        snapshot: Snapshot::new(max_bytes(options.max_samples), options.max_label_bytes),
+        views: Views::new(shape(options)),
         self_metrics: SelfMetrics::new(
             [build_info::VERSION, build_info::REVISION, &build_info::target()],
             options.filters.iter().map(ToString::to_string),
@@ -81,6 +84,28 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
         check_interval: has_checks(options).then_some(options.scrape_interval),
         is_recording: options.record.is_some(),
     }))
+}
+
+/// Returns what the options export.
+pub fn shape(options: &Options) -> Shape {
+    let &Options { group_by, anon_parts, pid: by_pid, fields, omit_zero, max_samples, .. } = options;
+    Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
+}
+
+/// Returns the queue of the views that requests ask for. Their parameters replace options; without any effect,
+/// they name the exposition that is rendered ahead.
+pub fn views(options: &Options) -> http::views::Views {
+    let max_samples = options.max_samples;
+    let options = options.clone();
+    let main = shape(&options);
+    let parse = move |parameters: &[u8]| {
+        let options = parameters::parse(parameters, &options).map_err(|error| error.to_string())?;
+        let (shape, filters) = (shape(&options), options.filters);
+        let needs_paths = main.is_rollup() && !shape.is_rollup();
+        let is_main = shape == main && filters.is_empty();
+        Ok((!is_main).then_some(Query { shape, filters, needs_paths }))
+    };
+    http::views::Views::new(Box::new(parse), max_samples)
 }
 
 /// Gives up the rights that a program with these options does not need, for this thread and those that it

@@ -9,8 +9,9 @@ use smaps_container_exporter::totals::grouping::GroupBy;
 use smaps_container_exporter::totals::reading::ReadingId;
 use smaps_container_exporter::totals::shape::Shape;
 use smaps_container_exporter::totals::snapshot::{Process, Snapshot};
-use smaps_container_exporter::totals::table::{ContainerKey, Table};
+use smaps_container_exporter::totals::table::ContainerKey;
 use smaps_container_exporter::totals::tally::Tally;
+use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
@@ -67,16 +68,16 @@ fn commands_that_fit_are_not_folded() {
     }
 }
 
-/// The same processes in a snapshot of each shape.
-fn tables(numbers: &mut Numbers, shapes: &[Shape; 2]) -> [(Snapshot, Vec<Option<ReadingId>>); 2] {
-    let mut snapshots = shapes.map(|shape| (Snapshot::new(shape), Vec::new()));
+/// Returns a snapshot of random processes.
+fn snapshot(numbers: &mut Numbers) -> (Snapshot, Vec<Option<ReadingId>>) {
+    let (mut snapshot, mut readings) = (Snapshot::new(usize::MAX, 0), Vec::new());
     let mut pid = 0;
     for container in 0..1 + numbers.small(12) as u32 {
         let max_paths = 1 + numbers.small(60);
         for _ in 0..1 + numbers.small(60) {
             pid += 1;
             let comm = format!("command-{}", numbers.small(60));
-            let mut tallies = shapes.map(|shape| Tally::new(shape.group_by, shape.max_samples));
+            let mut tally = Tally::new(usize::MAX);
             for _ in 0..1 + numbers.small(max_paths) {
                 let path = format!(
                     "{}{}",
@@ -86,23 +87,25 @@ fn tables(numbers: &mut Numbers, shapes: &[Shape; 2]) -> [(Snapshot, Vec<Option<
                 let mut values = Values { present: ALL_FIELDS, bytes: [0; N_FIELDS] };
                 values.bytes.iter_mut().for_each(|bytes| *bytes = numbers.small(1 << 20));
                 values.bytes[numbers.below(N_FIELDS as u64) as usize] = 0;
-                let mapping =
-                    Mapping { path: path.as_bytes(), values: &values, place: PlaceText::default(), count: 1 };
-                tallies.iter_mut().for_each(|tally| tally.add(&mapping));
+                let place = PlaceText::default();
+                tally.add(&Mapping { path: path.as_bytes(), values: &values, place, count: 1 });
             }
-            for ((snapshot, readings), tally) in snapshots.iter_mut().zip(&tallies) {
-                let key = ContainerKey(container);
-                snapshot.register(key, &format!("{{c=\"{container}\""));
-                let mut id = None;
-                snapshot.record(Process { container: key, comm: comm.as_bytes(), pid }, tally, &mut id);
-                readings.push(id);
-            }
+            let key = ContainerKey(container);
+            snapshot.register(key, &format!("{{c=\"{container}\""));
+            readings.push(None);
+            let of = Process { container: key, comm: comm.as_bytes(), pid };
+            snapshot.record(of, &tally, readings.last_mut().unwrap());
         }
     }
-    for (snapshot, readings) in &mut snapshots {
-        snapshot.sum(readings.iter().flatten().map(|id| (id, true)));
-    }
-    snapshots
+    snapshot.sum(readings.iter().flatten().map(|id| (id, true)));
+    (snapshot, readings)
+}
+
+/// Returns a view of this shape.
+fn view(snapshot: &Snapshot, shape: Shape) -> View {
+    let mut view = View::new(shape);
+    view.update(snapshot.summed(), |_, _| true);
+    view
 }
 
 /// Of one container: the sums of its fields and mappings, its processes, and how many samples, commands and
@@ -117,25 +120,55 @@ struct Shown {
     n_series: usize,
 }
 
-fn by_container(table: &Table) -> BTreeMap<String, Shown> {
+fn by_container(view: &View, snapshot: &Snapshot) -> BTreeMap<String, Shown> {
     let mut containers: BTreeMap<String, Shown> = BTreeMap::new();
-    let shape = table.shape();
-    for series in table.series() {
-        let (container, _) = series.labels.split_once(",comm").unwrap();
+    for series in view.series(snapshot.summed()) {
+        let labels = series.labels.concat();
+        let (container, _) = labels.split_once(",comm").unwrap();
         let shown = containers.entry(container.to_owned()).or_default();
+        let values: Vec<Option<u64>> = (0..N_FIELDS).map(|field| series.value(field)).collect();
         shown.sums.resize(FIRST_LARGEST, 0);
-        shown.sums.iter_mut().zip(series.totals.values.bytes).for_each(|(sum, bytes)| *sum += bytes);
-        shown.n_mappings += series.totals.n_mappings;
-        shown.n_samples += 1 + (0..N_FIELDS).filter(|&i| shape.has_sample(&series.totals, i)).count();
+        shown.sums.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value.unwrap_or(0));
+        shown.n_mappings += series.n_mappings();
+        shown.n_samples += 1 + values.iter().flatten().count();
         shown.n_series += 1;
     }
-    for (labels, n_processes) in table.processes() {
+    for (labels, n_processes) in view.processes(snapshot.summed()) {
+        let labels = labels.concat();
         let shown = containers.get_mut(labels.split_once(",comm").unwrap().0).unwrap();
         shown.n_processes += n_processes;
         shown.n_samples += 1;
-        shown.commands.insert(labels.to_owned());
+        shown.commands.insert(labels);
     }
     containers
+}
+
+/// Whatever series stand for, and however few may be shown, a container's sums are the same.
+#[test]
+fn sums_of_all_views_agree() {
+    for seed in 1..=200 {
+        let mut numbers = Numbers(seed * 0x9e37_79b9);
+        let (snapshot, _readings) = snapshot(&mut numbers);
+        let sums = |shape| {
+            let view = view(&snapshot, Shape { fields: ALL_FIELDS, ..shape });
+            let labels: Vec<String> =
+                view.series(snapshot.summed()).map(|series| series.labels.concat()).collect();
+            assert!(labels.is_sorted_by(|a, b| a < b), "seed {seed}: {shape:?}");
+            let shown = by_container(&view, &snapshot).into_iter();
+            shown.map(|(name, shown)| (name, shown.sums, shown.n_mappings, shown.n_processes)).collect()
+        };
+        let expected: Vec<_> = sums(Shape::default());
+        assert!(!expected.is_empty());
+        for group_by in [GroupBy::Path, GroupBy::Kind, GroupBy::Process] {
+            for by_pid in [false, true] {
+                let max_samples = 1 + numbers.small(4000) as usize;
+                for max_samples in [0, max_samples] {
+                    let shape = Shape { group_by, by_pid, max_samples, ..Shape::default() };
+                    assert_eq!(sums(shape), expected, "seed {seed}: {shape:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -151,14 +184,13 @@ fn random_tables_use_the_limit_up() {
             fields: 1 << numbers.below(22) | (numbers.below(1 << 22) as u32 & ALL_FIELDS),
             omit_zero: numbers.below(3) == 0,
             max_samples: 0,
-            max_label_bytes: 0,
         };
         let max_samples = 1 + numbers.small(4000) as usize;
-        let [(all, _), (limited, _)] = tables(&mut numbers, &[shape, Shape { max_samples, ..shape }]);
-        let (all, limited) = (all.table(), limited.table());
+        let (snapshot, _readings) = snapshot(&mut numbers);
+        let [all, limited] = [shape, Shape { max_samples, ..shape }].map(|shape| view(&snapshot, shape));
         let case = format!("seed {seed}: {:?}", limited.shape());
-        let (before, after) = (by_container(all), by_container(limited));
-        let n_samples = limited.n_samples();
+        let (before, after) = (by_container(&all, &snapshot), by_container(&limited, &snapshot));
+        let n_samples = limited.n_samples(snapshot.summed());
         assert_eq!(n_samples, after.values().map(|shown| shown.n_samples).sum(), "{case}");
         assert!(before.keys().eq(after.keys()), "{case}");
         let fields = shape.fields.count_ones() as usize;
@@ -184,13 +216,13 @@ fn random_tables_use_the_limit_up() {
         }
         let is_folded =
             before.values().map(|shown| shown.n_series).ne(after.values().map(|shown| shown.n_series));
-        assert_eq!(is_folded, all.n_samples() > max_samples || before != after, "{case}");
+        assert_eq!(is_folded, all.n_samples(snapshot.summed()) > max_samples || before != after, "{case}");
         if !is_folded {
             assert!(before == after && n_samples <= max_samples, "{case}");
             continue;
         }
         n_folded += 1;
-        assert!(all.n_samples() > max_samples, "{case}: what fits is not folded");
+        assert!(all.n_samples(snapshot.summed()) > max_samples, "{case}: what fits is not folded");
         assert!(
             n_samples * 100 >= max_samples * 95 || n_samples + step > max_samples,
             "{case}: {n_samples} of {max_samples} samples are used"

@@ -10,6 +10,7 @@ use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::demand::Demand;
 use smaps_container_exporter::http::Server;
 use smaps_container_exporter::http::publish::{Age, Document, Publisher, publisher};
+use smaps_container_exporter::http::views::Views;
 
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -35,7 +36,8 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     let demand = Arc::new(Demand::new(interval, now).unwrap());
     demand.begin(now);
     demand.end(true, None, now);
-    server.start(published, Document::default(), demand.clone(), DEADLINE, hosts).unwrap();
+    let views = Arc::new(Views::new(Box::new(|_| Ok(None)), 0));
+    server.start(published, Document::default(), views, demand.clone(), DEADLINE, hosts).unwrap();
     (publisher, addr, demand)
 }
 

@@ -81,6 +81,11 @@ impl Serving {
         serving
     }
 
+    /// Where it listens.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
     /// The next line of the log; empty at its end.
     pub fn line(&mut self) -> String {
         let mut line = String::new();

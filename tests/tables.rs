@@ -14,7 +14,7 @@ use smaps_container_exporter::cli::help::help;
 use smaps_container_exporter::exposition::self_metrics::{OLDEST_DATA, Report, SelfMetrics};
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
-use crate::support::{Directory, exporter, fixture, once};
+use crate::support::{Directory, Serving, exporter, fixture, once};
 
 /// Holds what stands in the README between `<!-- name -->` and `<!-- end -->` against `block`.
 #[track_caller]
@@ -126,27 +126,43 @@ fn own_metrics() {
     assert_block("own", &table);
 }
 
-/// A hundred pods: twenty times those of `fixtures/node`, each with names, pids and cgroups of its own.
+/// A hundred pods: twenty times those of `fixtures/node`, each with names, pids and cgroups of its own. The cgroups
+/// have the files of version 2.
 fn hundred_pods() -> Directory {
-    let node = fixture("node");
+    let (node, v2) = (fixture("node"), fixture("cgroups/v2/cgroup"));
     let recording = Directory::new();
     let containers = fs::read_to_string(node.join("containers.tsv")).unwrap();
     let (header, rows) = containers.split_once('\n').unwrap();
+    let rows: Vec<Vec<&str>> = rows.lines().map(|row| row.split('\t').collect()).collect();
     let mut table = format!("{header}\n");
+    recording.write("cgroup/cgroup.controllers", fs::read(v2.join("cgroup.controllers")).unwrap());
     for i in 0..20 {
         let pid_of = |pid: &str| (pid.parse::<u32>().unwrap() + 100_000 * i).to_string();
-        for row in rows.lines() {
-            let [id, pid, namespace, pod, name] = row.split('\t').collect::<Vec<_>>()[..] else {
-                panic!("{row}")
-            };
+        let cgroup_of = |id: &str| {
+            let row = rows.iter().find(|row| row[0] == id).unwrap();
+            let id = format!("{i:02x}{}", &id[2..]);
+            format!(
+                "kubepods.slice/kubepods-{}-{i}.slice/cri-containerd-{id}.scope",
+                row[3].replace('-', "_")
+            )
+        };
+        for row in &rows {
+            let [id, pid, namespace, pod, name] = row[..] else { panic!("{row:?}") };
             writeln!(table, "{i:02x}{}\t{}\t{namespace}\t{pod}-{i}\t{name}", &id[2..], pid_of(pid)).unwrap();
+            let full = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5f4c.slice";
+            let full = v2.join(full).join(format!("cri-containerd-{}.scope", "1a".repeat(32)));
+            for file in fs::read_dir(full).unwrap() {
+                let file = file.unwrap().path();
+                let name = file.file_name().unwrap().to_str().unwrap();
+                recording.write(&format!("cgroup/{}/{name}", cgroup_of(id)), fs::read(&file).unwrap());
+            }
         }
         for process in fs::read_dir(node.join("proc")).unwrap() {
             let process = process.unwrap().path();
             let to = format!("proc/{}", pid_of(process.file_name().unwrap().to_str().unwrap()));
             let cgroup = fs::read_to_string(process.join("cgroup")).unwrap();
-            let (above, id) = cgroup.trim_end().rsplit_once('/').unwrap();
-            recording.write(&format!("{to}/cgroup"), format!("{above}/{i:02x}{}\n", &id[2..]));
+            let (_, id) = cgroup.trim_end().rsplit_once('/').unwrap();
+            recording.write(&format!("{to}/cgroup"), format!("0::/{}\n", cgroup_of(id)));
             for file in ["comm", "smaps"] {
                 let to = recording.path().join(&to).join(file);
                 fs::hard_link(process.join(file), &to)
@@ -183,31 +199,63 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
+/// The columns of Prometheus series: what they count, and how the names of the families begin. A column without
+/// series is left out.
+const COLUMNS: [(&str, &str); 4] = [
+    ("of smaps", "process_smaps_"),
+    ("of pods", "cgroup_pod_"),
+    ("of the node", "cgroup_node_"),
+    ("of containers' cgroups", "cgroup_"),
+];
+
+/// The numbers of Prometheus series by column.
+fn count_series(text: &str) -> [usize; COLUMNS.len()] {
+    let mut counts = [0; COLUMNS.len()];
+    for line in text.lines() {
+        if let Some(column) = COLUMNS.iter().position(|(_, begin)| line.starts_with(begin)) {
+            counts[column] += 1;
+        }
+    }
+    counts
+}
+
 /// All but the last column, resident memory, which varies: `make sizing` measures it with the static binary.
 #[test]
 fn counts() {
     let recording = hundred_pods();
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let mut table = String::from(
-        "| 100 pods | series | samples | MiB of exposition | MiB resident |\n| --- | ---: | ---: | ---: | ---: |\n",
-    );
+    let mut rows = Vec::new();
     for args in [
         "",
         "--omit-zero",
         "--fields rss,pss",
         "--group-by kind",
         "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
+        "--group-by path --fields rss,pss,private_dirty,private_clean,swap",
         "--group-by process",
     ] {
         let split: Vec<_> = args.split_terminator(' ').collect();
         let text = once(recording.path(), &split);
-        let n_samples = text.lines().filter(|line| !line.starts_with('#')).count();
-        let n_series = text.lines().filter(|line| line.starts_with("process_smaps_mappings{")).count();
+        let n_sets = text.lines().filter(|line| line.starts_with("process_smaps_mappings{")).count();
+        rows.push((args, split, n_sets, count_series(&text), text.len() as u64));
+    }
+    let is_used: Vec<bool> = (0..COLUMNS.len()).map(|i| rows.iter().any(|row| row.3[i] > 0)).collect();
+    let used = |cells: Vec<String>| -> String {
+        let used = cells.into_iter().zip(&is_used).filter(|(_, is_used)| **is_used);
+        used.map(|(cell, _)| format!(" {cell} |")).collect()
+    };
+    let names = used(COLUMNS.iter().map(|(name, _)| format!("Prometheus series {name}")).collect());
+    let rules = used(COLUMNS.iter().map(|_| "---:".to_owned()).collect());
+    let mut table = format!(
+        "| 100 pods | label sets of smaps |{names} MiB of exposition | MiB resident |\n| --- | ---: |{rules} ---: | ---: |\n"
+    );
+    for (args, split, n_sets, counts, n_bytes) in &rows {
         let name = if args.is_empty() { "(the defaults)".to_owned() } else { format!("`{args}`") };
         let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-        let row = format!("| {name} | {n_series} | {n_samples} | {} |", mib(text.len() as u64));
+        let counts = used(counts.iter().map(ToString::to_string).collect());
+        let row = format!("| {name} | {n_sets} |{counts} {} |", mib(*n_bytes));
         let resident = match std::env::var_os("BLESS") {
-            Some(_) => mib(resident_bytes(recording.path(), &split)),
+            Some(_) => mib(resident_bytes(recording.path(), split)),
             None => {
                 let told = readme.split_once(&row).map(|(_, rest)| rest.split(" |").next().unwrap().trim());
                 told.unwrap_or("?").to_owned()
@@ -216,4 +264,42 @@ fn counts() {
         writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
+    // The numbers of the defaults, of the manifest and of the manifest by path also stand in the text.
+    for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
+        let number = rows[row].3[column];
+        let number = format!("{},{:03}", number / 1000, number % 1000);
+        assert!(readme.contains(&format!(" {number}")), "the text does not say {number}");
+    }
+}
+
+/// As the manifest starts it, an exporter is cheap for Prometheus, and its page still shows paths.
+#[test]
+fn the_manifest_is_safe_for_a_fleet() {
+    let recording = hundred_pods();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, args) = readme.split_once("          args: [").unwrap();
+    let args: Vec<&str> =
+        args.split_once(']').unwrap().0.split(", ").flat_map(|arg| arg.split(",\n")).collect();
+    let shapes = ["--group-by=", "--fields=", "\"--fields="];
+    let args = args.iter().filter(|arg| shapes.iter().any(|shape| arg.starts_with(shape)));
+    let args: Vec<&str> = args.map(|arg| arg.trim_matches('"')).collect();
+    assert_eq!(args.len(), 2, "{args:?}");
+    let text = once(recording.path(), &[&args[..], &["--anon-parts", "off"]].concat());
+    let [n_smaps, ..] = count_series(&text);
+    assert!(n_smaps > 1000 && n_smaps <= 4500, "{n_smaps} series");
+
+    let of_page = fs::read_to_string("src/http/page/script/poll.js").unwrap();
+    let (_, of_page) = of_page.split_once("fetch('metrics?").unwrap();
+    let (parameters, _) = of_page.split_once('\'').unwrap();
+    let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture"];
+    let fixture = recording.path().to_str().unwrap();
+    let serving = Serving::start(exporter(&[&args[..], &more, &[fixture]].concat()));
+    serving.value("smaps_exporter_processes");
+    let page = serving.get(&format!("/metrics?{parameters}"));
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{}", &page[..200]);
+    for expected in
+        ["process_smaps_pss_bytes{", "comm=\"postgres\",path=\"/usr/lib/", "\nprocess_smaps_size_bytes{"]
+    {
+        assert!(page.contains(expected), "{expected}");
+    }
 }

@@ -21,3 +21,4 @@ mod support;
 mod tables;
 mod unchanged;
 mod unmapped;
+mod views;

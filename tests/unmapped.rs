@@ -55,16 +55,17 @@ fn paths<const N: usize>(paths: [(&str, u64); N]) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn the_split_is_absent_where_shared_memory_is_folded() {
+fn the_split_is_absent_where_paths_are_not_kept() {
     let node = Node::new(90);
     let files = (0..2000).map(|i| (format!("/{i:0>600}"), 0));
     let mapped = [paths([("/dev/shm/x", 80), ("/usr/lib/x", 10)]), files.collect()].concat();
     node.process(1, 30, "/dev/shm", &mapped);
     assert_eq!(node.unmapped(&[]), Some([188, 22]), "everything is known");
-    assert_eq!(node.unmapped(&["--max-samples", "100"]), Some([188, 22]), "what is folded is empty");
-    let large = (0..2000).map(|i| (format!("/{i:0>600}"), 100));
+    let folded = ["--max-samples", "1"];
+    assert_eq!(node.unmapped(&folded), Some([188, 22]), "what is folded in the exposition is known");
+    let large = (0..12_000).map(|i| (format!("/{i:0>1000}"), 100));
     node.process(1, 30, "/dev/shm", &[paths([("/dev/shm/x", 80)]), large.collect()].concat());
-    assert_eq!(node.unmapped(&["--max-samples", "1"]), None, "some of the paths are unknown");
+    assert_eq!(node.unmapped(&[]), None, "there are too many paths to keep");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 UsageError::new(format!("missing value for --{}: expected {}", spec.name, spec.expected()))
             })?,
         };
-        spec.set(&mut options, &value)?;
+        spec.set(&format!("--{}", spec.name), &mut options, &value)?;
         if std::mem::replace(&mut given[i], true) && !spec.is_repeatable {
             let value = if spec.value.is_empty() { String::new() } else { format!(" {value:?}") };
             return Err(UsageError::new(format!("unexpected second --{}{value}: expected one", spec.name)));
@@ -76,7 +76,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     }
     refuse_exclusive(&given)?;
     for (spec, _) in OPTIONS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
-        spec.set(&mut options, spec.default.as_ref())?;
+        spec.set(spec.name, &mut options, spec.default.as_ref())?;
     }
     Ok(Command::Run(options))
 }

@@ -5,6 +5,7 @@ pub(crate) mod build_info;
 mod duration;
 pub mod help;
 pub mod options;
+pub mod parameters;
 mod suggestion;
 mod table;
 pub mod usage_error;

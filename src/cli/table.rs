@@ -277,13 +277,13 @@ pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
 ];
 
 impl Spec {
-    /// Fails when the value is not what is expected.
-    pub(super) fn set(&self, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
+    /// Fails when the value is not what is expected. Errors call the option by `name`.
+    pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
         (self.set)(options, value).ok_or_else(|| {
-            let (name, expected) = (self.name, self.expected());
+            let expected = self.expected();
             UsageError::new(match (self.is_too_large)(value) {
-                true => format!("value {value:?} for --{name} is too large: expected {expected}"),
-                false => format!("invalid value {value:?} for --{name}: expected {expected}"),
+                true => format!("value {value:?} for {name} is too large: expected {expected}"),
+                false => format!("invalid value {value:?} for {name}: expected {expected}"),
             })
         })
     }

@@ -14,6 +14,8 @@ pub use self::wake::Wake;
 /// A result stays fresh for at least this long after the end of its scrape, however long the scrape took:
 /// waiting for the next one would give no fresher result.
 const MIN_FRESH: Duration = Duration::from_millis(200);
+/// Scrapes read the paths of mappings for this long after the last request that needed them.
+const PATHS_PERIOD: Duration = Duration::from_secs(300);
 
 /// Requests for scrapes, shared by the thread that scrapes and the thread that serves.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ struct State {
     is_running: bool,
     /// The earliest start of the next scrape within the CPU budget.
     not_before: Option<Instant>,
+    /// Until when scrapes read paths, and the number of scrapes that succeed without them.
+    paths: Option<(Instant, u64)>,
+    /// Whether a scrape is requested that begins after the running one.
+    is_another_requested: bool,
 }
 
 impl Demand {
@@ -65,6 +71,8 @@ impl Demand {
             fresh_until: None,
             is_running: false,
             not_before: None,
+            paths: None,
+            is_another_requested: false,
         };
         Ok(Self { interval, state: Mutex::new(state), requested: Wake::new()?, done: Wake::new()? })
     }
@@ -77,6 +85,29 @@ impl Demand {
         }
         self.request_in(&mut state, now);
         Freshness::WaitFor(state.n_succeeded)
+    }
+
+    /// Does the same for a request that needs the paths of mappings, where scrapes usually read only sums.
+    pub fn request_paths(&self, now: Instant) -> Freshness {
+        let mut state = self.lock();
+        // A running scrape does not read them.
+        let n_without = state.n_succeeded + u64::from(state.is_running);
+        let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
+        state.paths = Some((now + PATHS_PERIOD, n_without));
+        if state.n_succeeded > n_without {
+            drop(state);
+            return self.request(now);
+        }
+        match n_without > state.n_succeeded {
+            true => state.is_another_requested = true,
+            false => self.request_in(&mut state, now),
+        }
+        Freshness::WaitFor(n_without)
+    }
+
+    /// Whether scrapes must read the paths of mappings.
+    pub fn needs_paths(&self, now: Instant) -> bool {
+        self.lock().paths.is_some_and(|(until, _)| now < until)
     }
 
     /// Requests a scrape, even if the last result is fresh.
@@ -123,7 +154,7 @@ impl Demand {
             state.requested_since.get_or_insert(now);
             return;
         };
-        state.requested_since = None;
+        state.requested_since = std::mem::take(&mut state.is_another_requested).then_some(now);
         state.n_succeeded += 1;
         state.fresh_until = Some((began_at + self.interval).max(now + MIN_FRESH.min(self.interval)));
         drop(state);
@@ -227,6 +258,34 @@ mod tests {
         let (demand, start) = demand();
         demand.request_another(start + ms(200));
         assert_eq!(demand.next_start(start + ms(200)), Some(start + INTERVAL));
+    }
+
+    #[test]
+    fn a_request_for_paths_waits_for_a_scrape_that_reads_them() {
+        let (demand, start) = demand();
+        assert!(!demand.needs_paths(start + ms(200)));
+        assert_eq!(demand.request_paths(start + ms(200)), Freshness::WaitFor(1), "the last one has none");
+        assert_eq!(demand.request_paths(start + ms(201)), Freshness::WaitFor(1));
+        assert_eq!(demand.request(start + ms(202)), Freshness::Fresh, "others need no paths");
+        assert_eq!(demand.next_start(start + ms(202)), Some(start + INTERVAL));
+        demand.begin(start + INTERVAL);
+        assert_eq!(
+            demand.request_paths(start + ms(1001)),
+            Freshness::WaitFor(1),
+            "the running one reads them"
+        );
+        demand.end(true, None, start + ms(1100));
+        assert_eq!(demand.request_paths(start + ms(1200)), Freshness::Fresh);
+        assert!(demand.needs_paths(start + ms(301_199)) && !demand.needs_paths(start + ms(301_200)));
+        let later = start + ms(400_000);
+        demand.begin(later);
+        assert_eq!(demand.request_paths(later), Freshness::WaitFor(3), "the running one does not read them");
+        demand.end(true, None, later + ms(100));
+        assert_eq!(demand.next_start(later + ms(100)), Some(later + INTERVAL), "another one is requested");
+        assert_eq!(demand.request_paths(later + ms(101)), Freshness::WaitFor(3));
+        demand.begin(later + INTERVAL);
+        demand.end(true, None, later + ms(1100));
+        assert_eq!(demand.request_paths(later + ms(1101)), Freshness::Fresh);
     }
 
     #[test]

@@ -43,8 +43,8 @@ pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Exported<'a
             for (i, field) in fields.iter().enumerate() {
                 let Some(number) = values.get(first + i) else { continue };
                 match field.unit {
-                    Unit::Time => family.sample_of_time(labels, field.labels, number),
-                    _ => family.sample(labels, field.labels, number),
+                    Unit::Time => family.sample_of_time(&[labels, field.labels], number),
+                    _ => family.sample(&[labels, field.labels], number),
                 }
             }
         }
@@ -54,14 +54,14 @@ pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Exported<'a
     for Exported { labels, values, .. } in accounts.clone() {
         for (part, bytes) in PART_LABELS.into_iter().zip(parts(values).unwrap_or_default()) {
             if let Some(bytes) = bytes {
-                family.signed_sample(labels, part, bytes);
+                family.signed_sample(&[labels, part], bytes);
             }
         }
     }
     let mut family = Family::new(text, "cgroup_", "memory_unmapped", "_bytes", Kind::Gauge, UNMAPPED);
     for Exported { labels, unmapped, .. } in accounts {
         for (part, bytes) in UNMAPPED_LABELS.iter().zip(unmapped.into_iter().flatten()) {
-            family.sample(labels, part, bytes);
+            family.sample(&[labels, part], bytes);
         }
     }
 }

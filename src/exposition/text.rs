@@ -1,6 +1,6 @@
-//! Writes a table of series as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
+//! Writes a view of the readings as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
-//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the table. The label
+//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the view. The label
 //! text of a series is copied as it is, so a sample costs three copies and the digits of its value.
 
 use std::fmt::Display;
@@ -8,29 +8,30 @@ use std::io::Write as _;
 use std::ops::Range;
 
 use crate::smaps::fields::FIELDS;
-use crate::totals::table::Table;
+use crate::totals::rows::Summed;
+use crate::totals::view::View;
 
-/// Appends the `process_smaps_*` families to `text`. Returns the number of samples.
-pub fn render(text: &mut Vec<u8>, table: &Table) -> u64 {
-    let shape = table.shape();
+/// Appends the `process_smaps_*` families of a view to `text`. Returns the number of samples.
+pub fn render(text: &mut Vec<u8>, view: &View, summed: Summed<'_>) -> u64 {
+    let shape = view.shape();
     let mut n_samples = 0;
     for (i, field) in FIELDS.iter().enumerate().filter(|(i, _)| shape.fields & 1 << i != 0) {
         let mut family = Family::new(text, "process_smaps_", field.name, "_bytes", Kind::Gauge, field.help);
-        for series in table.series().filter(|series| shape.has_sample(&series.totals, i)) {
-            family.sample(&series.labels, "", series.totals.values.bytes[i]);
+        for (labels, value) in view.samples(summed, i) {
+            family.sample(&labels, value);
         }
         n_samples += family.n_samples;
     }
     let help = "Mappings that stand behind the series.";
     let mut mappings = Family::new(text, "process_smaps_", "mappings", "", Kind::Gauge, help);
-    for series in table.series() {
-        mappings.sample(&series.labels, "", series.totals.n_mappings);
+    for series in view.series(summed) {
+        mappings.sample(&series.labels, series.n_mappings());
     }
     n_samples += mappings.n_samples;
     let help = "Processes of the command that were summed.";
     let mut processes = Family::new(text, "process_smaps_", "processes", "", Kind::Gauge, help);
-    for (labels, n_processes) in table.processes() {
-        processes.sample(labels, "}", n_processes);
+    for ([name, rest], n_processes) in view.processes(summed) {
+        processes.sample(&[name, rest, "}"], n_processes);
     }
     n_samples + processes.n_samples
 }
@@ -91,33 +92,32 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {}", kind.name());
     }
 
-    /// Writes a sample of a whole number; the label text is given in two pieces, braces included.
-    pub(super) fn sample(&mut self, labels: &str, more_labels: &str, value: u64) {
-        self.begin_sample(labels, more_labels);
+    /// Writes a sample of a whole number; the label text is given in pieces, braces included.
+    pub(super) fn sample(&mut self, labels: &[&str], value: u64) {
+        self.begin_sample(labels);
         push_value(self.text, value);
     }
 
     /// Writes a sample of a whole number that may be negative.
-    pub(super) fn signed_sample(&mut self, labels: &str, more_labels: &str, value: i64) {
-        self.begin_sample(labels, more_labels);
+    pub(super) fn signed_sample(&mut self, labels: &[&str], value: i64) {
+        self.begin_sample(labels);
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
     /// Writes a sample of a time given in nanoseconds, in seconds.
-    pub(super) fn sample_of_time(&mut self, labels: &str, more_labels: &str, nanoseconds: u64) {
-        self.begin_sample(labels, more_labels);
+    pub(super) fn sample_of_time(&mut self, labels: &[&str], nanoseconds: u64) {
+        self.begin_sample(labels);
         let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail
     }
 
-    fn begin_sample(&mut self, labels: &str, more_labels: &str) {
+    fn begin_sample(&mut self, labels: &[&str]) {
         if self.n_samples == 0 {
             self.head();
         }
         self.n_samples += 1;
         self.text.extend_from_within(self.written_name.clone());
-        self.text.extend_from_slice(labels.as_bytes());
-        if !more_labels.is_empty() {
-            self.text.extend_from_slice(more_labels.as_bytes());
+        for piece in labels.iter().filter(|piece| !piece.is_empty()) {
+            self.text.extend_from_slice(piece.as_bytes());
         }
     }
 }
@@ -170,8 +170,8 @@ mod tests {
     use crate::totals::tally::Tally;
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
-        let mut snapshot = Snapshot::new(shape);
-        let mut tally = Tally::new(shape.group_by, shape.max_samples);
+        let mut snapshot = Snapshot::new(usize::MAX, 0);
+        let mut tally = Tally::new(usize::MAX);
         for (path, values) in mappings {
             tally.add(&Mapping { path, values, place: PlaceText::default(), count: 1 });
         }
@@ -180,9 +180,10 @@ mod tests {
         let process = Process { container: ContainerKey(7), comm: b"c", pid: 1 };
         snapshot.record(process, &tally, &mut id);
         snapshot.sum(id.iter().map(|id| (id, true)));
-        let mut text = Vec::new();
-        let n_samples = render(&mut text, snapshot.table());
-        assert_eq!(n_samples as usize, snapshot.table().n_samples());
+        let (mut text, mut view) = (Vec::new(), View::new(shape));
+        view.update(snapshot.summed(), |_, _| true);
+        let n_samples = render(&mut text, &view, snapshot.summed());
+        assert_eq!(n_samples as usize, view.n_samples(snapshot.summed()));
         (String::from_utf8(text).unwrap(), n_samples)
     }
 

@@ -27,6 +27,8 @@ pub struct Head<'a> {
     pub method: &'a [u8],
     /// The path of the target, not decoded and without its query.
     pub path: &'a [u8],
+    /// The query of the target, not decoded; empty if there is none.
+    pub query: &'a [u8],
     /// The host that the client wants (RFC 9112, section 3.2): the authority of the target, else the `Host`
     /// header as it was sent, such as `node:8080`; empty if there is none, as HTTP/1.0 allows. `None` if
     /// there is more than one `Host`, or none in HTTP/1.1.
@@ -77,12 +79,13 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
         let mut named = values(name).flat_map(list).filter(|(name, _)| name.eq_ignore_ascii_case(member));
         named.next().map(|(_, is_accepted)| is_accepted)
     };
-    let (authority, path) = split_target(target.as_bytes());
+    let (authority, path, query) = split_target(target.as_bytes());
     let host = authority.or_else(|| values("host").next()).unwrap_or_default();
     let is_valid = matches!((values("host").count(), version), (0, 0) | (1, _));
     let head = Head {
         method: method.as_bytes(),
         path,
+        query,
         host: is_valid.then_some(host),
         has_body,
         keep_alive: !has_option(b"close") && (version > 0 || has_option(b"keep-alive")),
@@ -94,8 +97,9 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Complete(head, n_bytes)
 }
 
-/// Splits `/path?query` or `http://host/path?query`, which proxies send, into the authority and the path.
-fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
+/// Splits `/path?query` or `http://host/path?query`, which proxies send, into the authority, the path and the
+/// query.
+fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {
             let rest = &target[7..];
@@ -104,9 +108,10 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
         }
         _ => (None, target),
     };
-    let path = path.split(|&b| b == b'?').next().unwrap_or_default();
+    let mut parts = path.splitn(2, |&b| b == b'?');
+    let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     // `http://host` stands for the root.
-    (authority, if path.is_empty() { b"/" } else { path })
+    (authority, if path.is_empty() { b"/" } else { path }, query)
 }
 
 /// Returns the members of a comma-separated list, and whether each is accepted: its quality is not 0.
@@ -155,6 +160,7 @@ mod tests {
         let expected = Head {
             method: b"GET",
             path: b"/metrics",
+            query: b"",
             host: Some(b"node:8080"),
             has_body: false,
             keep_alive: true,
@@ -225,19 +231,20 @@ mod tests {
     }
 
     #[test]
-    fn paths() {
-        for (target, path) in [
-            ("/", "/"),
-            ("/metrics?name[]=a", "/metrics"),
-            ("/?", "/"),
-            ("?x", "/"),
-            ("*", "*"),
-            ("http://node:8080/metrics?x=/y", "/metrics"),
-            ("HTTP://node", "/"),
-            ("http://node?x", "/"),
+    fn paths_and_queries() {
+        for (target, path, query) in [
+            ("/", "/", ""),
+            ("/metrics?name[]=a", "/metrics", "name[]=a"),
+            ("/?", "/", ""),
+            ("?x?y", "/", "x?y"),
+            ("*", "*", ""),
+            ("http://node:8080/metrics?x=/y", "/metrics", "x=/y"),
+            ("HTTP://node", "/", ""),
+            ("http://node?x", "/", "x"),
         ] {
             let head = format!("GET {target} HTTP/1.1\r\n\r\n");
-            assert_eq!(complete(&head).path, path.as_bytes(), "{target}");
+            let head = complete(&head);
+            assert_eq!((head.path, head.query), (path.as_bytes(), query.as_bytes()), "{target}");
         }
     }
 

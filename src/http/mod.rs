@@ -13,6 +13,7 @@ mod routes;
 mod server;
 mod site;
 mod throttle;
+pub mod views;
 
 pub(crate) use hosts::is_host_name;
 

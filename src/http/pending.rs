@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::head::Head;
 use super::response::{Form, PLAIN, Response, UNCACHED};
 use super::site::Site;
+use super::views::{Refusal, View};
 use crate::demand::Freshness;
 
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
@@ -19,6 +20,10 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// How long before the client's timeout the wait ends, so that the answer arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
+/// How long a view may take after the wait for its scrape has ended.
+const GRACE: Duration = Duration::from_millis(400);
+/// How often a view that is not rendered yet wakes the thread that scrapes.
+const TRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A request for the exposition that has been parsed and not answered yet.
 pub struct Pending {
@@ -26,6 +31,8 @@ pub struct Pending {
     accepts_gzip: bool,
     /// The scrape that it waits for.
     scrape: Option<Wait>,
+    /// The view that it waits for.
+    view: Option<WaitForView>,
     /// The number of the exposition that is compressed for it; it accepts a later one.
     compressing: Option<u64>,
 }
@@ -36,6 +43,14 @@ struct Wait {
     n_succeeded: u64,
     deadline: Instant,
     _place: Arc<()>,
+}
+
+/// A wait for a view, at most until the deadline. The thread that scrapes is woken from time to time, because
+/// a view may lack CPU time.
+struct WaitForView {
+    view: Arc<View>,
+    next_try: Instant,
+    deadline: Instant,
 }
 
 impl Pending {
@@ -49,12 +64,23 @@ impl Pending {
             }
             _ => None,
         };
-        Self { form: Form::of(request), accepts_gzip: request.accepts_gzip, scrape, compressing: None }
+        let (form, accepts_gzip) = (Form::of(request), request.accepts_gzip);
+        Self { form, accepts_gzip, scrape, view: None, compressing: None }
+    }
+
+    /// Requests the view that the request's parameters describe.
+    pub fn of_view(site: &Site, request: &Head<'_>, now: Instant) -> Result<Self, Refusal> {
+        let (form, accepts_gzip) = (Form::of(request), request.accepts_gzip);
+        let view = site.views.request(request.query, accepts_gzip, &site.demand, now)?;
+        let Some(view) = view else { return Ok(Self::new(site, request, now)) };
+        let deadline = now + patience(request.scrape_timeout);
+        let view = Some(WaitForView { view, next_try: now + TRY_INTERVAL, deadline });
+        Ok(Self { form, accepts_gzip, scrape: None, view, compressing: None })
     }
 
     /// Whether it waits for a scrape: then it costs nothing.
     pub fn is_scraping(&self) -> bool {
-        self.scrape.is_some()
+        self.scrape.is_some() || self.view.is_some()
     }
 
     /// Whether it waits for compression. That goes on without credit once it has begun, because the text
@@ -65,6 +91,9 @@ impl Pending {
 
     /// Returns until when it waits for a scrape; `None` when [`advance`](Self::advance) is due.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
+        if let Some(view) = &self.view {
+            return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
+        }
         let wait = self.scrape.as_ref().filter(|wait| !site.demand.has_succeeded(wait.n_succeeded));
         wait.map(|wait| wait.deadline)
     }
@@ -72,6 +101,9 @@ impl Pending {
     /// Ends the wait for a scrape and compresses a piece, if necessary. Returns the response once it is
     /// complete.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
+        if self.view.is_some() {
+            return self.advance_view(site, now);
+        }
         self.scrape = None;
         let Some(latest) = site.published.latest() else { return Some(not_ready(self.form)) };
         if self.accepts_gzip {
@@ -85,6 +117,37 @@ impl Pending {
         }
         let tail = latest.age.map(|age| age.sample(now)).unwrap_or_default();
         Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
+    }
+
+    /// Returns the response with a view. If the scrape takes too long, the last one is rendered; if that cannot
+    /// be done either, the response says so.
+    fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
+        let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
+        if !view.is_answered() && now < *deadline {
+            *next_try = now + TRY_INTERVAL;
+            site.demand.requested().wake();
+            return None;
+        }
+        if !view.is_answered() && view.end_wait(&site.demand) {
+            *deadline = now + GRACE;
+            return None;
+        }
+        let gzip = view.is_gzipped().then_some(("Content-Encoding", "gzip"));
+        let headers: Vec<_> = [EXPOSITION, UNCACHED, VARY].into_iter().chain(gzip).collect();
+        Some(match view.answer() {
+            Ok(bytes) => Response::of_exposition(self.form, &headers, bytes, Vec::new()),
+            Err(refusal) => refused(self.form, refusal),
+        })
+    }
+}
+
+/// Returns the response to a request for a view that is not served.
+pub fn refused(form: Form, refusal: Refusal) -> Response {
+    match refusal {
+        Refusal::Invalid(line) => Response::new(form, 400, &[PLAIN], (line + "\n").into_bytes()),
+        Refusal::Busy(line) => {
+            Response::new(form, 503, &[PLAIN, UNCACHED, ("Retry-After", "5")], line.as_bytes())
+        }
     }
 }
 

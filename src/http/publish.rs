@@ -47,7 +47,7 @@ impl Buffer {
     /// Empties the buffer and gives its memory back to the kernel. Freeing it is not enough: glibc would
     /// raise its threshold for mappings, and take the next buffers of that size from its heap and keep them.
     /// Freeing a mapping of one page does not raise it.
-    fn take(&self) {
+    pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
         bytes.shrink_to(1);

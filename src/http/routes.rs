@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::head::Head;
 use super::hosts::misdirected;
 use super::page;
-use super::pending::{Pending, not_ready};
+use super::pending::{Pending, not_ready, refused};
 use super::response::{Form, PLAIN, Response, UNCACHED};
 use super::site::Site;
 
@@ -53,7 +53,13 @@ pub fn reply(site: &Site, request: &Head<'_>, client: Client, now: Instant) -> R
             b"/readyz" if site.published.latest().is_none() => return Reply::Probe(not_ready(form)),
             b"/readyz" => return Reply::Probe(Response::new(form, 200, &[PLAIN, UNCACHED], b"ok\n")),
             _ if !client.has_slot => Response::new(Form::LAST, 503, &[PLAIN], b"too many connections\n"),
-            b"/metrics" => return Reply::Exposition(Pending::new(site, request, now)),
+            b"/metrics" if request.query.is_empty() => {
+                return Reply::Exposition(Pending::new(site, request, now));
+            }
+            b"/metrics" => match Pending::of_view(site, request, now) {
+                Ok(pending) => return Reply::Exposition(pending),
+                Err(refusal) => refused(form, refusal),
+            },
             _ => route(site, request, form),
         },
         _ => {

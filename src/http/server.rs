@@ -23,6 +23,7 @@ use super::hosts::Hosts;
 use super::publish::{Document, Published};
 use super::site::Site;
 use super::throttle::{Account, Throttle};
+use super::views::Views;
 use crate::demand::Demand;
 use crate::errors::plain;
 
@@ -85,6 +86,7 @@ impl Server {
         self,
         published: Published,
         ooms: Document,
+        views: Arc<Views>,
         demand: Arc<Demand>,
         max_age: Duration,
         allowed_hosts: Vec<String>,
@@ -95,6 +97,7 @@ impl Server {
             published,
             compressor: Default::default(),
             ooms,
+            views,
             demand,
             places: Arc::default(),
             max_age,

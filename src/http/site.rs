@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::gzip::Compressor;
 use super::hosts::Hosts;
 use super::publish::{Document, Published};
+use super::views::Views;
 use crate::demand::Demand;
 
 /// The content that the server serves, and the hosts that requests may name.
@@ -17,6 +18,8 @@ pub struct Site {
     pub compressor: RefCell<Compressor>,
     /// The records of OOM kills, as JSON.
     pub ooms: Document,
+    /// The views that requests ask for.
+    pub views: Arc<Views>,
     /// Requests for scrapes.
     pub demand: Arc<Demand>,
     /// Each waiting request holds a clone: the number of clones is the number of waiting requests.
@@ -41,6 +44,7 @@ impl Site {
             published,
             compressor: RefCell::default(),
             ooms: Document::default(),
+            views: Arc::new(Views::new(Box::new(|_| Ok(None)), 0)),
             demand,
             places: Arc::default(),
             max_age: minute,

@@ -9,9 +9,11 @@ mod checks;
 mod handover;
 mod ooms;
 mod own_metrics;
+mod parts;
 mod progress;
 mod state_log;
 pub mod threads;
+pub mod views;
 
 use std::io;
 use std::sync::Arc;
@@ -20,13 +22,15 @@ use std::time::{Duration, Instant};
 use self::checks::CheckSchedule;
 use self::ooms::Ooms;
 use self::own_metrics::OwnMetrics;
+pub use self::parts::Parts;
 pub use self::progress::Pass;
 use self::progress::Progress;
 use self::state_log::{StateLog, refused};
+use self::views::{Query, Views};
+use crate::cgroupfs::account::Exported;
 use crate::demand::{Demand, Wake};
 use crate::errors::plain;
 use crate::exposition;
-use crate::exposition::self_metrics::SelfMetrics;
 use crate::node::cgroups::usage::CgroupUsage;
 use crate::node::containers::discovery::Discovery;
 use crate::node::processes::job::{Detail, Job};
@@ -41,29 +45,6 @@ use crate::procfs::{Buffers, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::snapshot::Snapshot;
 
-/// The parts of a [`Scraper`].
-#[derive(Debug)]
-pub struct Parts {
-    /// The proc file system of the node.
-    pub proc: Proc,
-    /// The containers of the node.
-    pub discovery: Discovery,
-    /// The reads of the node's processes.
-    pub reads: Reads,
-    /// The cgroups of the containers; `None` if none are read.
-    pub cgroups: Option<CgroupUsage>,
-    /// The CPU time that scrapes and checks may use.
-    pub budget: Budget,
-    /// The sums, in the shape in which they are exported.
-    pub snapshot: Snapshot,
-    /// The exporter's own families.
-    pub self_metrics: SelfMetrics,
-    /// The shortest time between a scrape or check and the next check; `None` without checks.
-    pub check_interval: Option<Duration>,
-    /// Whether there is only one scrape, and its result is recorded.
-    pub is_recording: bool,
-}
-
 /// Everything that is kept from one scrape to the next.
 #[derive(Debug)]
 pub struct Scraper {
@@ -75,6 +56,7 @@ pub struct Scraper {
     cgroups: Option<CgroupUsage>,
     budget: Budget,
     snapshot: Snapshot,
+    views: Views,
     own_metrics: OwnMetrics,
     progress: Progress,
     checks: CheckSchedule,
@@ -93,6 +75,7 @@ impl Scraper {
             cgroups: parts.cgroups,
             budget: parts.budget,
             snapshot: parts.snapshot,
+            views: parts.views,
             own_metrics: OwnMetrics::new(parts.self_metrics),
             progress: Progress::default(),
             checks: CheckSchedule::new(parts.check_interval),
@@ -115,8 +98,7 @@ impl Scraper {
 
     /// Returns a reader for the calling thread.
     pub fn reader(&self) -> Reader {
-        let shape = self.snapshot.shape();
-        Reader::new(shape.group_by, shape.anon_parts, shape.max_samples)
+        Reader::new(self.views.anon_parts(), self.snapshot.max_bytes())
     }
 
     /// Returns the proc file system that the current pass reads.
@@ -128,7 +110,7 @@ impl Scraper {
     ///
     /// Fails with one line when proc cannot be listed; then the last snapshot is kept.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
-        self.begin(Pass::Scrape)?;
+        self.begin(Pass::Scrape, false)?;
         reader.restart_clock();
         let proc = self.proc();
         while let Some(job) = self.next(0) {
@@ -141,22 +123,22 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape or a check: lists the processes.
+    /// Begins a scrape or a check: lists the processes. With `needs_paths`, sums of the kernel do not suffice.
     ///
     /// Fails with one line when proc cannot be listed.
-    pub fn begin(&mut self, pass: Pass) -> Result<(), String> {
+    pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         if self.proc.is_replaced() {
             let path = self.proc.path();
             let proc = Proc::open(path);
             self.proc = Arc::new(proc.map_err(|error| format!("cannot open {path:?}: {}", plain(&error)))?);
         }
-        let Self { proc, discovery, processes, reads, budget, .. } = self;
+        let Self { proc, discovery, processes, reads, budget, views, .. } = self;
         self.checks.begin(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
-        reads.begin(processes);
+        reads.begin(processes, !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
@@ -325,8 +307,8 @@ impl Scraper {
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of their
     /// samples.
-    pub fn render_processes(&self, text: &mut Vec<u8>) -> u64 {
-        exposition::text::render(text, self.snapshot.table())
+    pub fn render_processes(&mut self, text: &mut Vec<u8>) -> u64 {
+        self.views.render(text, &self.snapshot)
     }
 
     /// Appends the families `cgroup_*` of the last scrape to `text`.
@@ -341,11 +323,26 @@ impl Scraper {
         let clock = thread_cpu_time();
         let n_samples = self.render_processes(text);
         self.render_accounts(text);
-        self.log.log_over_limit(n_samples, self.snapshot.shape().max_samples as u64);
-        let (namespaces, folded) = (self.discovery.namespaces(), self.snapshot.folded());
+        self.log.log_over_limit(n_samples, self.views.max_samples() as u64);
+        let (namespaces, folded) = (self.discovery.namespaces(), self.views.folded(&self.snapshot));
         let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);
         self.own_metrics.render(text, n_samples, namespaces, folded, oom_kills);
         self.add_overhead_since(clock);
+    }
+
+    /// Appends another view of the last scrape to `text`, with what concerns the containers in it. Returns
+    /// whether it takes at most `max_bytes`. Its CPU time is not charged.
+    pub fn render_query(&mut self, query: &Query, text: &mut Vec<u8>, max_bytes: usize) -> bool {
+        let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
+        if let Some(cgroups) = &self.cgroups {
+            let selects = |account: &Exported<'_>| query.selects(account.labels, None);
+            exposition::cgroups::render(text, cgroups.exported().filter(selects));
+        }
+        let (namespaces, folded) = (self.discovery.namespaces(), view.folded(self.snapshot.summed()));
+        let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);
+        let oom_kills = oom_kills.filter(|(labels, _)| query.selects(labels, None));
+        self.own_metrics.render(text, n_samples, namespaces, folded, oom_kills);
+        text.len() <= max_bytes
     }
 
     /// Returns when the oldest values were read, or if there are no values, when the scrape began.
@@ -386,11 +383,6 @@ impl Scraper {
             let kills = cgroups.take_kills();
             self.ooms.record(kills, &self.snapshot, self.progress.summed_at(), Instant::now());
         }
-    }
-
-    /// Returns whether OOM kills have been recorded since the last call of [`Scraper::news_of_ooms`].
-    pub fn has_news_of_ooms(&self) -> bool {
-        self.ooms.has_news()
     }
 
     /// Returns all OOM records as JSON, if there are new ones.

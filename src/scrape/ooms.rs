@@ -124,11 +124,6 @@ impl Ooms {
         });
     }
 
-    /// Whether there are new records since the last call of [`Ooms::news`].
-    pub fn has_news(&self) -> bool {
-        self.is_new
-    }
-
     /// Returns the document with all records, if there are new ones since the last call.
     pub fn news(&mut self) -> Option<String> {
         let records = self.records.iter().map(|(_, json)| json.as_str());
@@ -171,7 +166,7 @@ mod tests {
     }
 
     fn record(ooms: &mut Ooms, kill: Kill, now: Instant) {
-        ooms.record(vec![kill], &Snapshot::default(), Some(now), now);
+        ooms.record(vec![kill], &Snapshot::new(usize::MAX, 0), Some(now), now);
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl OwnMetrics {
             containerd_errors: discovery.n_errors(),
             n_unmatched_links: discovery.n_unmatched_links(),
             n_containers: discovery.n_running(),
-            n_processes: snapshot.table().processes().map(|(_, n_processes)| n_processes).sum(),
+            n_processes: snapshot.table().n_processes(),
             n_mappings: snapshot.table().series().map(|series| series.totals.n_mappings).sum(),
             read_time: self.read_time,
             read_errors: reads.errors(),

@@ -27,7 +27,8 @@ const SLICE: Duration = Duration::from_millis(50);
 /// each.
 const STACK: usize = 256 << 10;
 
-/// A function that takes the result of a pass. After a scrape, it returns when the next one begins.
+/// A function that takes the result of a pass; while no pass is due, it is called with that of a check. After
+/// a scrape, it returns when the next one begins.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -54,12 +55,10 @@ struct State {
 }
 
 impl State {
-    /// Records the OOM kills that were found, and publishes new records immediately.
-    fn publish_ooms(&mut self) {
+    /// Records the OOM kills that were found, and publishes what needs no pass: new records, and views.
+    fn publish(&mut self) {
         self.scraper.record_kills();
-        if self.scraper.has_news_of_ooms() {
-            (self.after)(&mut self.scraper, Pass::Check, Ok(()));
-        }
+        (self.after)(&mut self.scraper, Pass::Check, Ok(()));
     }
 }
 
@@ -100,7 +99,8 @@ impl Shared {
                 None => {
                     let pass;
                     (state, pass) = self.wait_for_pass(state);
-                    if let Err(error) = state.scraper.begin(pass) {
+                    let needs_paths = self.demand.needs_paths(Instant::now());
+                    if let Err(error) = state.scraper.begin(pass, needs_paths) {
                         if !self.end(&mut state, pass, Err(error)) {
                             return;
                         }
@@ -139,6 +139,7 @@ impl Shared {
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {
+            state.publish();
             let now = Instant::now();
             let start = match self.demand.next_start(now) {
                 Some(start) if start <= now => {
@@ -151,7 +152,6 @@ impl Shared {
                 Some(check) if check <= now => return (state, Pass::Check),
                 check => check.map_or(start, |check| check.min(start)),
             };
-            state.publish_ooms();
             if !self.handover.has_detached() {
                 state.scraper.wait_until(start, requested);
                 continue;

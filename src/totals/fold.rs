@@ -6,102 +6,100 @@
 use std::cmp::Reverse;
 
 use super::fair_share::FairShare;
-use super::other::Candidate;
-use super::part::Part;
-use super::sums::Totals;
+use super::part::{Part, Scratch};
+use super::row::CommandFold;
+use super::rows::{Rows, Summed};
 use super::table::Table;
 
 /// Folded paths are reported for at most this many containers.
 const MAX_REPORTED: usize = 100;
 
-/// The containers for which folded paths are reported, and scratch for the next scrape.
+/// The containers for which folded paths are reported, and scratch for the next view.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    reported: Vec<u32>,
+    /// The number of each container, and of its paths that are summed as `[other]`.
+    reported: Vec<(u32, u64)>,
     parts: Vec<Part>,
-    candidates: Vec<Candidate>,
-    n_named: Vec<u32>,
+    scratch: Scratch,
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit, or until each container above its share has one series
+    /// Folds until the samples are within the limit, or until each container above its share has one row
     /// left.
-    pub(super) fn fold(&mut self, table: &mut Table) {
-        table.commands.iter_mut().for_each(|command| command.fold.takes_in = false);
+    pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.parts.clear();
-        let limit = table.shape.max_samples;
-        if limit > 0 && table.cost() > limit {
-            self.measure(table);
+        let limit = rows.shape.max_samples;
+        if limit > 0 && rows.cost(summed.table) > limit {
+            self.measure(rows);
             self.parts.sort_unstable_by_key(|part| (part.cost, part.commands.start));
             let mut shares = FairShare::new(limit, self.parts.len());
             for part in &mut self.parts {
                 let share = shares.next();
                 if part.cost > share {
-                    part.fold(table, share, &mut self.candidates, &mut self.n_named);
+                    part.fold(rows, summed, share, &mut self.scratch);
                 }
                 shares.take(part.cost);
             }
-            self.candidates.shrink_to(2 * table.order.series.len());
+            self.scratch.shrink(rows.rows.len());
         }
-        self.choose_reported(table);
+        self.choose_reported(rows, summed.table);
     }
 
     /// Measures what each container and each command costs.
-    fn measure(&mut self, table: &mut Table) {
-        let Table { shape, commands, series, order, .. } = table;
-        for command in commands.iter_mut() {
-            (command.fold.cost, command.fold.sum) = (0, Totals::default());
-        }
-        for (position, &id) in (0..).zip(&order.series) {
-            let series = series.get_mut(id);
-            series.position = position;
-            let fold = &mut commands.get_mut(series.command).fold;
-            fold.cost += shape.cost(series.labels.len(), &series.totals);
-            fold.sum.add(&series.totals);
-        }
-        let mut before: Option<(u32, u32)> = None;
-        for (position, &id) in (0..).zip(&order.commands) {
-            let command = commands.get(id);
-            // A command without processes has no sample for the number of processes.
-            if command.n_processes == 0 {
-                continue;
+    fn measure(&mut self, rows: &mut Rows) {
+        for position in 0..rows.commands.len() {
+            let command = &rows.commands[position];
+            let mut fold = CommandFold::default();
+            for row in &rows.rows[command.rows.clone()] {
+                fold.cost += rows.cost_of(row);
+                fold.sum.add(&row.outline);
             }
-            let same = before.map(|(id, comm)| (commands.get(id), comm)).filter(|(before, _)| {
-                before.container == command.container && before.comm() == command.comm()
-            });
-            let comm = same.map_or(position, |(_, comm)| comm);
-            let cost = command.fold.cost + usize::from(comm == position);
-            match self.parts.last_mut().filter(|part| part.container == command.container) {
+            let (container, n_processes) = (command.container, command.n_processes);
+            let before = &rows.commands[command.first_of_name..position];
+            // A command without processes has no sample for the number of processes.
+            let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
+            let cost = fold.cost + usize::from(is_first);
+            match self.parts.last_mut().filter(|part| part.container == container) {
                 Some(part) => {
-                    part.commands.end = position as usize + 1;
+                    part.commands.end = position + 1;
                     part.cost += cost;
                 }
                 None => {
-                    let commands = position as usize..position as usize + 1;
-                    self.parts.push(Part { container: command.container, commands, cost });
+                    let commands = position..position + 1;
+                    self.parts.push(Part { container, commands, cost, n_folded: 0 });
                 }
             }
-            commands.get_mut(id).fold.comm = comm;
-            before = Some((id, comm));
+            rows.commands[position].fold = fold;
         }
     }
 
-    fn choose_reported(&mut self, table: &Table) {
-        let containers = &table.containers;
-        let reported = &mut self.reported;
+    fn choose_reported(&mut self, rows: &Rows, table: &Table) {
+        let Self { reported, parts, .. } = self;
         reported.clear();
-        reported.extend(containers.ids().filter(|&id| containers.get(id).n_folded > 0));
-        reported
-            .sort_unstable_by_key(|&id| (Reverse(containers.get(id).n_folded), &containers.get(id).labels));
-        reported.truncate(MAX_REPORTED);
-        reported.sort_unstable_by_key(|&id| &containers.get(id).labels);
+        let mut last = None;
+        for command in &rows.commands {
+            if last.replace(command.container) != Some(command.container) {
+                reported.push((command.container, table.containers.get(command.container).n_folded));
+            }
+        }
+        // Parts and containers have one order: that of the label texts.
+        parts.sort_unstable_by_key(|part| part.commands.start);
+        for (reported, part) in reported.iter_mut().zip(&*parts) {
+            reported.1 += part.n_folded;
+        }
+        reported.retain(|&(_, n_folded)| n_folded > 0);
+        if reported.len() > MAX_REPORTED {
+            let labels = |id| &table.containers.get(id).labels;
+            reported.sort_unstable_by_key(|&(id, n_folded)| (Reverse(n_folded), labels(id)));
+            reported.truncate(MAX_REPORTED);
+            reported.sort_unstable_by_key(|&(id, _)| labels(id));
+        }
     }
 
     /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
     /// if there are more than 100, of those with the most.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
-        let reported = self.reported.iter().map(|&id| table.containers.get(id));
-        reported.map(|container| (&*container.labels, container.n_folded))
+        self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }
 }
 
@@ -109,24 +107,27 @@ impl Folding {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::*;
     use crate::smaps::fields::{ALL_FIELDS, RSS, values};
+    use crate::smaps::{place::PlaceText, scanner::Mapping};
     use crate::totals::grouping::GroupBy;
     use crate::totals::shape::Shape;
+    use crate::totals::snapshot::{Process, Snapshot};
     use crate::totals::table::ContainerKey;
+    use crate::totals::tally::Tally;
+    use crate::totals::view::View;
 
     /// A node in which each series has 3 samples, and each command one more.
     struct Node {
-        table: Table,
-        folding: Folding,
+        snapshot: Snapshot,
+        view: View,
         /// Container, command, pid, path, resident bytes.
         mapped: Vec<(u32, String, u32, String, u64)>,
     }
 
     impl Node {
         fn new(shape: Shape) -> Self {
-            let table = Table::new(Shape { fields: ALL_FIELDS, ..shape });
-            Self { table, folding: Folding::default(), mapped: Vec::new() }
+            let view = View::new(Shape { fields: ALL_FIELDS, ..shape });
+            Self { snapshot: Snapshot::new(usize::MAX, 0), view, mapped: Vec::new() }
         }
 
         fn process(&mut self, container: u32, comm: &str, mappings: impl Iterator<Item = (String, u64)>) {
@@ -136,46 +137,54 @@ mod tests {
 
         /// Sums and folds the readings.
         fn fold(&mut self) {
-            self.table.clear_sums();
-            let mut last_pid = 0;
-            for (container, comm, pid, path, rss) in &self.mapped {
-                let key = ContainerKey(*container);
-                self.table.register(key, &format!("{{c=\"{container}\""));
-                let container = self.table.container(key).unwrap();
-                let command = self.table.command(container, comm, *pid, |_, _| true).unwrap();
-                self.table.commands.get_mut(command).n_readings += 1;
-                self.table.commands.get_mut(command).n_processes += u64::from(last_pid != *pid);
-                last_pid = *pid;
-                let value = str::from_utf8(self.table.shape.group_by.value(path.as_bytes())).unwrap();
-                let series = self.table.series_of(command, value);
-                let series = self.table.series.get_mut(series);
-                let values = values(&[("rss", *rss), ("mmu_page_size", 4096)]);
-                series.totals.add(&Totals { values, n_mappings: 1 });
-                series.n_readings += 1;
+            let mut readings = Vec::new();
+            for mapped in self.mapped.chunk_by(|a, b| a.2 == b.2) {
+                let (container, comm, pid, ..) = &mapped[0];
+                let (container, mut tally) = (ContainerKey(*container), Tally::new(usize::MAX));
+                for (.., path, rss) in mapped {
+                    let values = &values(&[("rss", *rss), ("mmu_page_size", 4096)]);
+                    let place = PlaceText::default();
+                    tally.add(&Mapping { path: path.as_bytes(), values, place, count: 1 });
+                }
+                self.snapshot.register(container, &format!("{{c=\"{}\"", container.0));
+                readings.push(None);
+                let of = Process { container, comm: comm.as_bytes(), pid: *pid };
+                self.snapshot.record(of, &tally, readings.last_mut().unwrap());
             }
-            self.table.remove_unused();
-            self.table.sort();
-            self.folding.fold(&mut self.table);
-            self.table.sort();
+            self.snapshot.sum(readings.iter().flatten().map(|id| (id, true)));
+            self.view.update(self.snapshot.summed(), |_, _| true);
         }
 
         /// Returns the label text and the resident bytes of each series.
-        fn series(&self) -> Vec<(&str, u64)> {
-            self.table.series().map(|series| (&*series.labels, series.totals.values.bytes[RSS])).collect()
+        fn series(&self) -> Vec<(String, u64)> {
+            let series = self.view.series(self.snapshot.summed());
+            series.map(|series| (series.labels.concat(), series.value(RSS).unwrap())).collect()
+        }
+
+        fn n_samples(&self) -> usize {
+            self.view.n_samples(self.snapshot.summed())
+        }
+
+        fn folded(&self) -> Vec<(&str, u64)> {
+            self.view.folded(self.snapshot.summed()).collect()
         }
 
         fn n_folded(&self) -> u64 {
-            self.folding.reported(&self.table).map(|(_, n)| n).sum()
+            self.folded().iter().map(|(_, n)| n).sum()
         }
 
         /// Returns the resident bytes by container.
-        fn sums(&self) -> BTreeMap<&str, u64> {
+        fn sums(&self) -> BTreeMap<String, u64> {
             let mut sums = BTreeMap::new();
             for (labels, rss) in self.series() {
-                *sums.entry(labels.split('"').nth(1).unwrap()).or_default() += rss;
+                *sums.entry(labels.split('"').nth(1).unwrap().to_owned()).or_default() += rss;
             }
             sums
         }
+    }
+
+    fn sums<const N: usize>(by_container: [(&str, u64); N]) -> BTreeMap<String, u64> {
+        by_container.map(|(container, rss)| (container.to_owned(), rss)).into()
     }
 
     fn paths(n: u64, rss: impl Fn(u64) -> u64) -> impl Iterator<Item = (String, u64)> {
@@ -198,12 +207,12 @@ mod tests {
         ];
         for _ in 0..3 {
             node.fold();
-            assert_eq!(node.series(), folded);
-            assert_eq!((node.table.n_samples(), node.n_folded()), (14, 2));
+            assert_eq!(node.series(), folded.map(|(labels, rss)| (labels.to_owned(), rss)));
+            assert_eq!((node.n_samples(), node.n_folded()), (14, 2));
         }
         node.mapped.pop();
         node.fold();
-        assert_eq!((node.series().len(), node.table.n_samples(), node.n_folded()), (4, 13, 0));
+        assert_eq!((node.series().len(), node.n_samples(), node.n_folded()), (4, 13, 0));
     }
 
     #[test]
@@ -212,7 +221,7 @@ mod tests {
         let mappings = [("[other]", 1), ("/x", 2), ("/y", 4)];
         node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
         node.fold();
-        assert_eq!(node.series(), [(r#"{c="0",comm="a",path="[other]"}"#, 7)]);
+        assert_eq!(node.series(), [(r#"{c="0",comm="a",path="[other]"}"#.to_owned(), 7)]);
         assert_eq!(node.n_folded(), 2);
     }
 
@@ -227,10 +236,10 @@ mod tests {
             }
             for _ in 0..2 {
                 node.fold();
-                assert!((980..=1000).contains(&node.table.n_samples()));
-                let folded: Vec<&str> = node.folding.reported(&node.table).map(|(c, _)| c).collect();
+                assert!((980..=1000).contains(&node.n_samples()));
+                let folded: Vec<&str> = node.folded().into_iter().map(|(container, _)| container).collect();
                 assert_eq!(folded, ["{c=\"0\""]);
-                assert_eq!(node.sums(), [("0", 2000 * rss), ("1", 3 << 20), ("2", 3 << 20)].into());
+                assert_eq!(node.sums(), sums([("0", 2000 * rss), ("1", 3 << 20), ("2", 3 << 20)]));
             }
         }
     }
@@ -253,10 +262,11 @@ mod tests {
             node.process(1, "app", paths(1, |_| 5));
             for _ in 0..3 {
                 node.fold();
-                let n_samples = node.table.n_samples();
+                let n_samples = node.n_samples();
                 assert!((114..=120).contains(&n_samples), "{group_by:?} {by_pid}: {n_samples}");
-                assert_eq!(node.sums(), [("0", 3000 + 299 * 300 / 2), ("1", 5)].into());
-                assert_eq!(node.table.processes().map(|(_, n)| n).sum::<u64>(), 301);
+                assert_eq!(node.sums(), sums([("0", 3000 + 299 * 300 / 2), ("1", 5)]));
+                let processes = node.view.processes(node.snapshot.summed());
+                assert_eq!(processes.map(|(_, n)| n).sum::<u64>(), 301);
                 let has = |text: &str| node.series().iter().any(|(labels, _)| labels.contains(text));
                 assert!(has("comm=\"[other]\"") && has("comm=\"app\""));
                 let (largest, smallest) =
@@ -280,6 +290,6 @@ mod tests {
         let n_bytes: usize = node.series().iter().map(|(labels, _)| 3 * labels.len()).sum();
         assert!((200 * 512..300 * 512).contains(&n_bytes), "{n_bytes}");
         assert_eq!(node.series().iter().filter(|(labels, _)| labels.contains("comm=\"b\"")).count(), 3);
-        assert_eq!(node.sums(), [("0", 300 + 21)].into());
+        assert_eq!(node.sums(), sums([("0", 300 + 21)]));
     }
 }

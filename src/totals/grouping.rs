@@ -1,6 +1,7 @@
 //! What one series stands for: a path, a kind of mapping, or a whole process.
 
 use super::anon_part::AnonPart;
+use super::other::OTHER;
 
 /// What one series stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,16 +15,42 @@ pub enum GroupBy {
     Process,
 }
 
-impl GroupBy {
-    /// Returns the value that a mapping is grouped by, given its path as the kernel prints it. It equals the
-    /// value of the label, except that its bytes may not be UTF-8.
-    pub fn value(self, path: &[u8]) -> &[u8] {
-        match (self, path) {
-            (Self::Process, _) => b"",
-            (Self::Kind, path) => kind(path).as_bytes(),
-            (Self::Path, b"") => b"[anon]",
-            (Self::Path, path) => path,
-        }
+/// The number of kinds.
+pub(super) const N_KINDS: usize = 15;
+
+/// The label of each kind, in the order of label texts. The first one is that of mappings with unknown paths.
+pub(super) const KIND_LABELS: [&str; N_KINDS] = [
+    r#",kind="[other]"}"#,
+    r#",kind="anon"}"#,
+    r#",kind="anon_allocator"}"#,
+    r#",kind="anon_go_heap"}"#,
+    r#",kind="anon_java_classes"}"#,
+    r#",kind="anon_java_heap"}"#,
+    r#",kind="anon_jit_code"}"#,
+    r#",kind="anon_malloc_arena"}"#,
+    r#",kind="anon_thread_stack"}"#,
+    r#",kind="anon_v8_heap"}"#,
+    r#",kind="file"}"#,
+    r#",kind="heap"}"#,
+    r#",kind="shm"}"#,
+    r#",kind="special"}"#,
+    r#",kind="stack"}"#,
+];
+
+/// Returns the position of a path's kind in [`KIND_LABELS`].
+pub(super) fn kind_position(path: &str) -> u8 {
+    let kind = if path == OTHER { OTHER } else { kind(path.as_bytes()) };
+    let is_label_of = |label: &&str| label.split('"').nth(1) == Some(kind);
+    KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
+}
+
+/// Returns the position of the kind that is shown for the one at this position: without parts, all anonymous
+/// memory is of one kind.
+pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
+    const ANON: usize = 1;
+    match usize::from(kind) {
+        kind if anon_parts || !KIND_LABELS[kind].starts_with(",kind=\"anon_") => kind,
+        _ => ANON,
     }
 }
 
@@ -177,10 +204,19 @@ mod tests {
     }
 
     #[test]
-    fn mappings_are_grouped_by_path_kind_or_process() {
-        assert_eq!(GroupBy::Path.value(b""), b"[anon]");
-        assert_eq!(GroupBy::Path.value(b"/a\xff"), b"/a\xff");
-        assert_eq!(GroupBy::Kind.value(b"/a"), b"file");
-        assert_eq!(GroupBy::Process.value(b"/a"), b"");
+    fn kinds_have_labels_in_their_order() {
+        assert!(KIND_LABELS.is_sorted());
+        let mut kinds: Vec<&str> = AnonPart::ALL.map(AnonPart::kind).to_vec();
+        kinds.extend(["anon", "file", "heap", "shm", "special", "stack", OTHER]);
+        kinds.sort();
+        assert_eq!(kinds, KIND_LABELS.map(|label| &label[7..label.len() - 2]));
+        for part in AnonPart::ALL {
+            assert!(KIND_LABELS[kind_position(part.path()) as usize].contains(part.kind()));
+        }
+        let shown = |path, anon_parts| KIND_LABELS[shown_kind(kind_position(path), anon_parts)];
+        assert_eq!(shown("[anon:v8]", true), r#",kind="anon_v8_heap"}"#);
+        assert_eq!(shown("[anon:v8]", false), r#",kind="anon"}"#);
+        assert_eq!(shown("/a", false), r#",kind="file"}"#);
+        assert_eq!((kind_position(OTHER), kind_position("/a"), kind_position("[stack]")), (0, 10, 14));
     }
 }

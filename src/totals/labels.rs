@@ -15,14 +15,15 @@ pub fn container(namespace: &str, pod: &str, container: &str) -> String {
     text
 }
 
-/// Appends the label text of a command: the container's text, then the command name, then the pid if there is
-/// one.
-pub fn command(text: &mut String, container: &str, comm: &str, pid: Option<u32>) {
+/// Appends the label text of a command: the container's text, then the command name.
+pub fn command(text: &mut String, container: &str, comm: &str) {
     text.push_str(container);
     push(text, ",comm=\"", comm);
-    if let Some(pid) = pid {
-        let _ = write!(text, ",pid=\"{pid}\""); // writing to a String cannot fail
-    }
+}
+
+/// Appends the label of a process.
+pub fn push_pid(text: &mut String, pid: u32) {
+    let _ = write!(text, ",pid=\"{pid}\""); // writing to a String cannot fail
 }
 
 /// Appends a label. `begin` is everything before the value: the comma, the name and `="`.
@@ -58,6 +59,25 @@ pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     }
 }
 
+/// Returns namespace, pod and container of a text from [`container`].
+pub fn values_of_container(text: &str) -> [String; 3] {
+    let mut rest = text;
+    [(); 3].map(|()| {
+        let mut value = String::new();
+        let Some((_, begin)) = rest.split_once("=\"") else { return value };
+        let mut is_escaped = false;
+        let is_end = |byte: &u8| {
+            let is_end = *byte == b'"' && !is_escaped;
+            is_escaped = *byte == b'\\' && !is_escaped;
+            is_end
+        };
+        let end = begin.as_bytes().iter().position(is_end).unwrap_or(begin.len());
+        push_unescaped(&mut value, &begin[..end], usize::MAX / 2);
+        rest = &begin[end..];
+        value
+    })
+}
+
 /// Returns `bytes` as text, built in `scratch` if they are not UTF-8.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
@@ -80,11 +100,20 @@ mod tests {
     #[test]
     fn commands_have_label_text() {
         let mut text = String::new();
-        command(&mut text, &container("ns", "", "c"), "a\\b\"c\nd/é", None);
+        command(&mut text, &container("ns", "", "c"), "a\\b\"c\nd/é");
         assert_eq!(text, r#"{namespace="ns",pod="",container="c",comm="a\\b\"c\nd/é""#);
         text.clear();
-        command(&mut text, "{", "x", Some(42));
+        command(&mut text, "{", "x");
+        push_pid(&mut text, 42);
         assert_eq!(text, r#"{,comm="x",pid="42""#);
+    }
+
+    #[test]
+    fn values_of_a_container_are_found_again() {
+        for values in [["ns", "", "c"], ["a\\", "b\"=\"", "\n"], ["\\\"", "\\\\", "é"]] {
+            assert_eq!(values_of_container(&container(values[0], values[1], values[2])), values);
+        }
+        assert_eq!(values_of_container("{c=\"0\""), ["0", "", ""]);
     }
 
     #[test]

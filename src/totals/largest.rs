@@ -25,7 +25,7 @@ pub struct Largest {
 pub struct Part {
     /// The command's name.
     pub command: String,
-    /// The path, or the other thing that a series stands for; empty if that is the whole command.
+    /// The path; `[other]` stands for all paths that are not known by name.
     pub path: String,
     /// The size in proportional bytes.
     pub pss: u64,
@@ -41,11 +41,11 @@ impl Largest {
         self.command.clear();
         let mut largest_command = None;
         let Some(container) = table.container(container) else { return false };
-        for command in table.commands_of(container).filter(|command| !command.fold.is_folded) {
+        for command in table.commands_of(container) {
             let mut sum = 0;
             for &id in command.series.values() {
                 let series = table.series.get(id);
-                if !series.is_folded && series.totals.n_mappings > 0 {
+                if series.totals.n_mappings > 0 {
                     sum += series.totals.values.bytes[PSS];
                     scratch.push((series.totals.values.bytes[PSS], id));
                 }
@@ -77,10 +77,8 @@ impl Largest {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grouping::GroupBy;
     use super::*;
     use crate::smaps::fields::values;
-    use crate::totals::shape::Shape;
     use crate::totals::sums::Totals;
 
     /// Returns the key of a container with this name.
@@ -89,14 +87,13 @@ mod tests {
     }
 
     /// Returns a table of these mappings: container, command, path, PSS, and the anonymous part of the PSS.
-    fn table(shape: Shape, mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
-        let mut table = Table::new(shape);
-        for (pid, &(container, comm, path, pss, anonymous)) in (1..).zip(mapped) {
+    fn table(mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
+        let mut table = Table::default();
+        for &(container, comm, path, pss, anonymous) in mapped {
             table.register(key(container), &format!("{{container=\"{container}\""));
             let id = table.container(key(container)).unwrap();
-            let command = table.command(id, comm, pid, |_, _| true).unwrap();
-            let value = str::from_utf8(shape.group_by.value(path.as_bytes())).unwrap();
-            let series = table.series_of(command, value);
+            let command = table.command(id, comm, |_, _| true).unwrap();
+            let series = table.series_of(command, path);
             let values = values(&[("pss", pss), ("rss", 2 * pss), ("anonymous", 2 * anonymous)]);
             table.series.get_mut(series).totals.add(&Totals { values, n_mappings: 1 });
         }
@@ -114,14 +111,14 @@ mod tests {
         ("b", "java", "[heap]", 90, 90),
         ("b", "java", "/a\"b\\c", 50, 0),
         ("b", "sh", "/lib", 60, 5),
-        ("b", "sh", "", 70, 70),
+        ("b", "sh", "[anon]", 70, 70),
         ("b", "sh", "/dev/shm/x", 20, 0),
         ("bb", "x", "/lib", 1000, 0),
     ];
 
     #[test]
     fn the_largest_paths_of_one_container() {
-        let found = largest(&table(Shape::default(), &MAPPED), "b").unwrap();
+        let found = largest(&table(&MAPPED), "b").unwrap();
         assert_eq!((found.pss, &*found.command), (290, "sh"));
         let paths: Vec<_> = found.paths.iter().map(|p| (&*p.command, &*p.path, p.pss)).collect();
         let expected = [
@@ -132,7 +129,7 @@ mod tests {
             ("sh", "/dev/shm/x", 20),
         ];
         assert_eq!(paths, expected);
-        assert_eq!(largest(&table(Shape::default(), &MAPPED), "c"), None);
+        assert_eq!(largest(&table(&MAPPED), "c"), None);
         assert_eq!(largest(&Table::default(), "b"), None);
     }
 
@@ -140,19 +137,9 @@ mod tests {
     fn ten_paths_with_short_names() {
         let paths: Vec<String> = (0..30).map(|i| format!("/{i}/{}", "x".repeat(300))).collect();
         let mapped: Vec<_> = (1..).zip(&paths).map(|(pss, path)| ("a", "x", &**path, pss, 0)).collect();
-        let found = largest(&table(Shape::default(), &mapped), "a").unwrap();
+        let found = largest(&table(&mapped), "a").unwrap();
         assert_eq!((found.paths.len(), found.pss), (MAX_PATHS, 465));
         assert_eq!(found.paths[9].pss, 21);
         assert!(found.paths.iter().all(|part| part.path.len() == MAX_NAME_LEN + '…'.len_utf8()));
-    }
-
-    #[test]
-    fn kinds_and_processes_have_no_paths() {
-        let kinds = Shape { group_by: GroupBy::Kind, ..Shape::default() };
-        let found = largest(&table(kinds, &MAPPED), "b").unwrap();
-        assert_eq!((&*found.paths[0].path, found.paths[0].pss), ("heap", 90));
-        let processes = Shape { group_by: GroupBy::Process, by_pid: true, ..Shape::default() };
-        let found = largest(&table(processes, &MAPPED), "b").unwrap();
-        assert_eq!((&*found.paths[0].command, &*found.paths[0].path, found.pss), ("java", "", 290));
     }
 }

@@ -1,6 +1,5 @@
 //! How much a container maps of files on paths that a condition selects.
 
-use super::grouping::GroupBy;
 use super::labels::push_unescaped;
 use super::reading::ReadingId;
 use super::snapshot::Snapshot;
@@ -9,11 +8,8 @@ use super::table::{ContainerKey, Table};
 /// Returns the proportional bytes of files that a container maps on paths for which `is_of` holds, as of the
 /// last sum. Pages of private mappings that processes have written to do not count.
 ///
-/// Returns `None` if that is unknown: series do not stand for paths, or files are merged into `[other]`.
+/// Returns `None` if that is unknown because files are merged into `[other]`.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
-    if table.shape().group_by != GroupBy::Path {
-        return None;
-    }
     let Some(id) = table.container(container) else { return Some(0) };
     if table.containers.get(id).has_unnamed_files {
         return None;
@@ -33,7 +29,7 @@ pub fn mapped_files_of(
     scratch: &mut String,
 ) -> u64 {
     let (table, mut mapped) = (snapshot.table(), 0);
-    snapshot.reading(reading).for_each(|id, totals| {
+    snapshot.reading(reading).for_each(|_, id, totals| {
         let bytes = totals.of_files();
         if bytes > 0 {
             let series = table.series.get(id);

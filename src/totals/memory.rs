@@ -6,7 +6,6 @@
 //! readings, and new commands are not added: their processes count under `comm="[other]"`.
 
 use super::fair_share::FairShare;
-use super::grouping::GroupBy;
 use super::other::{Candidate, OTHER, merge_smallest};
 use super::reading::Reading;
 use super::slab::Slab;
@@ -46,8 +45,7 @@ pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
 /// containers above their share. The table must hold the sums of the readings.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
-    // There are few kinds, and a process has one series, so only paths are merged.
-    if table.n_bytes <= max_bytes || table.shape.group_by != GroupBy::Path {
+    if table.n_bytes <= max_bytes {
         return;
     }
     let mut containers: Vec<u32> = table.containers.ids().collect();

@@ -2,7 +2,7 @@
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
-//! | [`max_process_bytes`] | paths of one process, while it is read | [`tally`](super::tally) |
+//! | half of [`max_bytes`] | paths of one process, while it is read | [`tally`](super::tally) |
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
@@ -14,26 +14,22 @@ use super::sums::Size;
 /// The label value of everything that is not shown under its own name.
 pub const OTHER: &str = "[other]";
 
-/// The memory for all containers is limited to this much per sample that may be exported, 12.8 MB by default.
+/// The memory for all containers is limited to this much per sample that may be exported.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The least value of that limit.
-const MIN_BYTES: usize = 1 << 20;
+/// The least value of that limit, which 100,000 samples have too. Paths are kept even where few samples are
+/// exported, for other views and for OOM records.
+const MIN_BYTES: usize = 12_800_000;
 /// The value of that limit if the number of samples is not limited: far more than programs need, and far less
 /// than hostile paths could use.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
 /// Returns the maximum memory of the commands, series and readings of all containers, with this
 /// `--max-samples`.
-pub(super) fn max_bytes(max_samples: usize) -> usize {
+pub fn max_bytes(max_samples: usize) -> usize {
     match max_samples {
         0 => BYTES_WITHOUT_LIMIT,
         _ => MIN_BYTES.max(max_samples.saturating_mul(BYTES_PER_SAMPLE)),
     }
-}
-
-/// Returns the maximum memory of the values of one process while it is read: half of [`max_bytes`].
-pub(super) fn max_process_bytes(max_samples: usize) -> usize {
-    max_bytes(max_samples) / 2
 }
 
 /// Something that may be summed as `[other]`: its size, its order among candidates of equal size, and its
@@ -83,10 +79,9 @@ mod tests {
     #[test]
     fn memory_has_a_limit_for_every_number_of_samples() {
         for (max_samples, expected) in
-            [(0, 256 << 20), (1, 1 << 20), (100_000, 12_800_000), (usize::MAX, usize::MAX)]
+            [(0, 256 << 20), (1, 12_800_000), (100_000, 12_800_000), (usize::MAX, usize::MAX)]
         {
             assert_eq!(max_bytes(max_samples), expected);
-            assert_eq!(max_process_bytes(max_samples), expected / 2);
         }
     }
 }

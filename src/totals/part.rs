@@ -1,176 +1,187 @@
-//! One container's part of the samples: folds its commands and paths until the part is within the share.
+//! One container's part of a view: folds its commands and paths until the part is within its share.
 //!
-//! The largest commands keep their names, as many as fit into the share with one series each; the others
-//! become `comm="[other]"`. The rest of the share goes to the largest paths of the named commands; their
-//! other paths become `path="[other]"` of the command.
+//! The largest commands keep their names, as many as fit into the share with one row each; the others become
+//! `comm="[other]"`. The rest of the share goes to the largest paths of the named commands; their other paths
+//! become `path="[other]"` of the command.
 
 use std::ops::Range;
 
 use super::grouping::GroupBy;
-use super::other::{Candidate, OTHER, merge_smallest};
-use super::sums::Totals;
-use super::table::{Command, Series, Table};
+use super::other::{Candidate, merge_smallest};
+use super::row::{Command, Label, Outline, Source};
+use super::rows::{OTHER_PATH, Rows, Summed};
 
-/// The length of `,path="[other]"}`.
-const OTHER_LABEL_LEN: usize = 9 + OTHER.len();
-
-/// One container's part of the samples.
+/// One container's part of a view.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) container: u32,
-    /// The positions of the container's commands in the order of commands.
+    /// The positions of the container's commands.
     pub(super) commands: Range<usize>,
     pub(super) cost: usize,
+    /// The number of paths that are folded.
+    pub(super) n_folded: u64,
 }
 
-/// Returns the cost of a command's series when as much as possible is folded: one path, or all kinds.
-fn least_cost(table: &Table, command: &Command) -> usize {
-    if table.shape.group_by == GroupBy::Path {
-        return table.shape.cost(command.labels.len() + OTHER_LABEL_LEN, &command.fold.sum);
+/// What folding needs for each container.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    candidates: Vec<Candidate>,
+    n_named: Vec<u32>,
+}
+
+impl Scratch {
+    /// Frees memory that an earlier, larger view needed.
+    pub(super) fn shrink(&mut self, n_rows: usize) {
+        self.candidates.shrink_to(2 * n_rows);
     }
-    series_cost(table, command)
 }
 
-/// Returns the cost of a command's series when nothing is folded.
-fn series_cost(table: &Table, command: &Command) -> usize {
-    let series = command.series.values().map(|&id| table.series.get(id));
-    series.map(|series| table.shape.cost(series.labels.len(), &series.totals)).sum()
+/// Returns the cost of a command's rows when as much as possible is folded: one path, or all kinds.
+fn least_cost(rows: &Rows, command: &Command) -> usize {
+    if rows.shape.group_by == GroupBy::Path {
+        return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
+    }
+    rows_cost(rows, command)
+}
+
+/// Returns the cost of a command's rows when nothing is folded.
+fn rows_cost(rows: &Rows, command: &Command) -> usize {
+    rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }
 
 impl Part {
-    /// Folds until the container is within its share, or one series is left. `candidates` and `n_named` are
-    /// scratch.
-    pub(super) fn fold(
-        &mut self,
-        table: &mut Table,
-        share: usize,
-        candidates: &mut Vec<Candidate>,
-        n_named: &mut Vec<u32>,
-    ) {
-        self.fold_commands(table, share, candidates, n_named);
-        if table.shape.group_by == GroupBy::Path {
-            self.fold_paths(table, share, candidates);
+    /// Folds until the part is within its share, or one row is left.
+    pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
+        self.fold_commands(rows, summed, share, scratch);
+        if rows.shape.group_by == GroupBy::Path {
+            self.fold_paths(rows, summed, share, &mut scratch.candidates);
         }
     }
 
     /// If the commands do not all fit into the share with their paths folded, folds the smallest commands
     /// until the others fit.
-    fn fold_commands(
-        &mut self,
-        table: &mut Table,
-        share: usize,
-        candidates: &mut Vec<Candidate>,
-        n_named: &mut Vec<u32>,
-    ) {
+    fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
+        let Scratch { candidates, n_named } = scratch;
         candidates.clear();
         n_named.clear();
         n_named.resize(self.commands.len(), 0);
         let start = self.commands.start;
         let mut least = 0;
-        for (position, &id) in (0..).zip(&table.order.commands[self.commands.clone()]) {
-            let command = table.commands.get(id);
+        for position in self.commands.clone() {
+            let command = &rows.commands[position];
             if command.n_processes == 0 {
                 continue;
             }
-            let n_named = &mut n_named[command.fold.comm as usize - start];
-            least += least_cost(table, command) + usize::from(*n_named == 0);
+            let n_named = &mut n_named[command.first_of_name - start];
+            least += least_cost(rows, command) + usize::from(*n_named == 0);
             *n_named += 1;
             if !command.is_other {
-                candidates.push(((command.fold.sum.size(), position), id));
+                candidates.push(((command.fold.sum.size, position as u32), position as u32));
             }
         }
-        if least <= share || candidates.len() < 2 {
-            return;
-        }
-        let other = table.other_command(self.container);
-        let full_cost = |table: &Table| {
-            let other = table.commands.get(other);
-            series_cost(table, other) + usize::from(other.n_processes > 0)
+        let other = self.commands.clone().find(|&position| rows.commands[position].is_other);
+        let Some(other) = other.filter(|_| least > share && candidates.len() > 1) else { return };
+        let full_cost = |rows: &Rows| {
+            let other = &rows.commands[other];
+            rows_cost(rows, other) + usize::from(other.n_processes > 0)
         };
-        let least_of_other = |table: &Table| {
-            let other = table.commands.get(other);
-            if other.n_processes == 0 { 0 } else { 1 + least_cost(table, other) }
+        let least_of_other = |rows: &Rows| {
+            let other = &rows.commands[other];
+            if other.n_processes == 0 { 0 } else { 1 + least_cost(rows, other) }
         };
-        let full_before = full_cost(table);
-        merge_smallest(candidates, least, share, |id, least| {
-            let command = table.commands.get(id);
-            let n_named = &mut n_named[command.fold.comm as usize - start];
+        let full_before = full_cost(rows);
+        merge_smallest(candidates, least, share, |position, least| {
+            let position = position as usize;
+            let command = &rows.commands[position];
+            let n_named = &mut n_named[command.first_of_name - start];
             *n_named -= 1;
             let is_last = usize::from(*n_named == 0);
             self.cost -= command.fold.cost + is_last;
-            let freed = least_cost(table, command) + is_last + least_of_other(table);
-            fold_command(table, id, other);
-            least + least_of_other(table) - freed
+            let freed = least_cost(rows, command) + is_last + least_of_other(rows);
+            self.fold_command(rows, summed, position, other);
+            least + least_of_other(rows) - freed
         });
-        self.cost = self.cost + full_cost(table) - full_before;
+        self.cost = self.cost + full_cost(rows) - full_before;
+    }
+
+    /// Adds the rows and processes of a command to those of `other`.
+    fn fold_command(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, other: usize) {
+        for row in rows.commands[position].rows.clone() {
+            rows.rows[row].is_folded = true;
+            if rows.rows[row].outline.n_mappings == 0 {
+                continue;
+            }
+            let of_other = &rows.commands[other];
+            let into = match rows.rows[row].label {
+                Label::Kind(kind) => of_other.rows.start + usize::from(kind),
+                Label::Command => of_other.rows.start,
+                Label::Path(_) | Label::Other => of_other.other.expect("paths may fold"),
+            };
+            let is_path = matches!(rows.rows[row].label, Label::Path(_));
+            self.n_folded += u64::from(is_path && rows.commands[position].other != Some(row));
+            let totals = rows.totals(summed, &rows.rows[row]);
+            rows.add(summed, into, &totals);
+        }
+        let command = &mut rows.commands[position];
+        command.is_folded = true;
+        let (n_processes, sum) = (command.n_processes, command.fold.sum);
+        let other = &mut rows.commands[other];
+        other.n_processes += n_processes;
+        other.fold.sum.add(&sum);
     }
 
     /// Folds the smallest paths until the container is within its share.
-    fn fold_paths(&mut self, table: &mut Table, share: usize, candidates: &mut Vec<Candidate>) {
+    fn fold_paths(
+        &mut self,
+        rows: &mut Rows,
+        summed: Summed<'_>,
+        share: usize,
+        candidates: &mut Vec<Candidate>,
+    ) {
         candidates.clear();
-        for &id in &table.order.commands[self.commands.clone()] {
-            for &id in table.commands.get(id).series.values() {
-                let series = table.series.get(id);
-                if !series.is_other && !series.is_folded && series.totals.n_mappings > 0 {
-                    candidates.push(((series.totals.size(), series.position), id));
+        for command in &rows.commands[self.commands.clone()] {
+            for row in command.rows.clone().filter(|&row| command.other != Some(row)) {
+                if rows.is_shown(&rows.rows[row]) {
+                    candidates.push(((rows.rows[row].outline.size, row as u32), row as u32));
                 }
             }
         }
-        self.cost = merge_smallest(candidates, self.cost, share, |id, cost| fold_path(table, id, cost));
-        // A path that is alone in `[other]` is shown under its name, which takes the same number of samples.
-        for &id in &table.order.commands[self.commands.clone()] {
-            let command = table.commands.get(id);
-            let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { continue };
-            let (path, other_series) = (table.series.get(command.fold.last_path), table.series.get(other));
-            let cost = |series: &Series| table.shape.cost(series.labels.len(), &path.totals);
-            let cost_after = self.cost + cost(path) - cost(other_series);
-            if other_series.totals == path.totals && cost_after <= share.max(self.cost) {
-                self.cost = cost_after;
-                let path = command.fold.last_path;
-                table.series.get_mut(other).totals = Totals::default();
-                table.series.get_mut(path).is_folded = false;
-                table.commands.get_mut(id).fold.n_paths = 0;
-                table.containers.get_mut(self.container).n_folded -= 1;
-            }
+        let n_folded = &mut self.n_folded;
+        self.cost = merge_smallest(candidates, self.cost, share, |row, cost| {
+            *n_folded += 1;
+            fold_path(rows, summed, row as usize, cost)
+        });
+        for position in self.commands.clone() {
+            self.unfold_single(rows, summed, position, share);
+        }
+    }
+
+    /// Shows a path that is alone in `[other]` under its name, which takes the same number of samples.
+    fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
+        let command = &rows.commands[position];
+        let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };
+        let path = command.fold.last_path;
+        let totals = rows.totals(summed, &rows.rows[path]);
+        let cost_after = self.cost + rows.cost_of(&rows.rows[path]) - rows.cost_of(&rows.rows[other]);
+        if rows.totals(summed, &rows.rows[other]) == totals && cost_after <= share.max(self.cost) {
+            self.cost = cost_after;
+            let row = &mut rows.rows[other];
+            (row.source, row.outline) = (Source::Nothing, Outline::default());
+            rows.rows[path].is_folded = false;
+            rows.commands[position].fold.n_paths = 0;
+            self.n_folded -= 1;
         }
     }
 }
 
-/// Adds the series and processes of a command to those of `other`.
-fn fold_command(table: &mut Table, id: u32, other: u32) {
-    let by_path = table.shape.group_by == GroupBy::Path;
-    let command = table.commands.get_mut(id);
-    command.fold.is_folded = true;
-    let (container, sum, n_processes) = (command.container, command.fold.sum, command.n_processes);
-    let series = std::mem::take(&mut command.series);
-    for (value, &id) in &series {
-        let one = table.series.get_mut(id);
-        one.is_folded = true;
-        let totals = one.totals;
-        table.containers.get_mut(container).n_folded += u64::from(by_path && !one.is_other);
-        let into = table.series_of(other, if by_path { OTHER } else { value });
-        table.series.get_mut(into).totals.add(&totals);
-    }
-    table.commands.get_mut(id).series = series;
-    let other = table.commands.get_mut(other);
-    other.fold.takes_in = true;
-    other.n_processes += n_processes;
-    other.fold.sum.add(&sum);
-}
-
 /// Adds a path to `[other]` of its command. Returns the new cost of the container.
-fn fold_path(table: &mut Table, id: u32, cost: usize) -> usize {
-    let series = table.series.get_mut(id);
-    series.is_folded = true;
-    let (totals, command_id, label_len) = (series.totals, series.command, series.labels.len());
-    let command = table.commands.get_mut(command_id);
-    (command.fold.n_paths, command.fold.last_path) = (command.fold.n_paths + 1, id);
-    let container = command.container;
-    table.containers.get_mut(container).n_folded += 1;
-    let other = table.series_of(command_id, OTHER);
-    let Table { shape, series, .. } = table;
-    let other = series.get_mut(other);
-    let before = shape.cost(other.labels.len(), &other.totals) + shape.cost(label_len, &totals);
-    other.totals.add(&totals);
-    cost + shape.cost(other.labels.len(), &other.totals) - before
+fn fold_path(rows: &mut Rows, summed: Summed<'_>, row: usize, cost: usize) -> usize {
+    let command = &mut rows.commands[rows.rows[row].command as usize];
+    (command.fold.n_paths, command.fold.last_path) = (command.fold.n_paths + 1, row);
+    let other = command.other.expect("paths may fold");
+    let before = rows.cost_of(&rows.rows[row]) + rows.cost_of(&rows.rows[other]);
+    rows.rows[row].is_folded = true;
+    let totals = rows.totals(summed, &rows.rows[row]);
+    rows.add(summed, other, &totals);
+    cost + rows.cost_of(&rows.rows[other]) - before
 }

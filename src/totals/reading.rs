@@ -10,6 +10,7 @@ pub struct ReadingId(pub(super) u32);
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) command: u32,
+    pub(super) pid: u32,
     pub(super) state: State,
     /// The number of the process's paths that were merged into `[other]`.
     n_merged: u32,
@@ -33,8 +34,8 @@ const KIB_BITS: u32 = 10;
 
 impl Reading {
     /// Starts over for a process of this command, of which `n_merged` paths were merged during the read.
-    pub(super) fn begin(&mut self, command: u32, n_merged: usize) {
-        self.command = command;
+    pub(super) fn begin(&mut self, command: u32, pid: u32, n_merged: usize) {
+        (self.command, self.pid) = (command, pid);
         self.state = State::Counted;
         self.n_merged = n_merged as u32;
         self.packed.clear();
@@ -58,14 +59,15 @@ impl Reading {
     /// Adds the totals of all series for which `is_merged` holds to the series `other`.
     pub(super) fn merge(&mut self, other: u32, is_merged: impl Fn(u32) -> bool) {
         let mut is_affected = false;
-        self.for_each(|series, _| is_affected |= is_merged(series));
+        self.for_each(|_, series, _| is_affected |= is_merged(series));
         if !is_affected {
             return;
         }
         let before = std::mem::take(self);
-        (self.command, self.state, self.n_merged) = (before.command, before.state, before.n_merged);
+        (self.command, self.pid) = (before.command, before.pid);
+        (self.state, self.n_merged) = (before.state, before.n_merged);
         let mut others = Totals::default();
-        before.for_each(|series, totals| {
+        before.for_each(|_, series, totals| {
             if is_merged(series) {
                 others.add(totals);
                 self.n_merged += 1;
@@ -106,33 +108,45 @@ impl Reading {
     }
 
     /// Calls `each` with every series and its totals, in the order of [`Reading::push`]; a series may occur
-    /// twice.
-    pub(super) fn for_each(&self, mut each: impl FnMut(u32, &Totals)) {
+    /// twice. The first argument is a position for [`Reading::totals_at`].
+    pub(super) fn for_each(&self, mut each: impl FnMut(u32, u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {
-            let mut take = || {
-                let mut number = 0;
-                for shift in (0..64).step_by(7) {
-                    let (&byte, rest) = packed.split_first().expect("push() writes complete numbers");
-                    packed = rest;
-                    number |= u64::from(byte & 0x7f) << shift;
-                    if byte < 0x80 {
-                        break;
-                    }
-                }
-                number
-            };
-            let series = take() as u32;
-            let mut totals = Totals { n_mappings: take(), ..Totals::default() };
-            totals.values.present = take() as u32;
-            let mut nonzero = take();
-            while nonzero != 0 {
-                totals.values.bytes[nonzero.trailing_zeros() as usize] = take().rotate_left(KIB_BITS);
-                nonzero &= nonzero - 1;
-            }
-            each(series, &totals);
+            let at = self.packed.len() - packed.len();
+            let (series, totals) = unpack(&mut packed);
+            each(at as u32, series, &totals);
         }
     }
+
+    /// Returns the totals at a position from [`Reading::for_each`].
+    pub(super) fn totals_at(&self, at: u32) -> Totals {
+        unpack(&mut &self.packed[at as usize..]).1
+    }
+}
+
+/// Takes a series and its totals from the beginning of what [`Reading::push`] has appended.
+fn unpack(packed: &mut &[u8]) -> (u32, Totals) {
+    let mut take = || {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = packed.split_first().expect("push() writes complete numbers");
+            *packed = rest;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        number
+    };
+    let series = take() as u32;
+    let mut totals = Totals { n_mappings: take(), ..Totals::default() };
+    totals.values.present = take() as u32;
+    let mut nonzero = take();
+    while nonzero != 0 {
+        totals.values.bytes[nonzero.trailing_zeros() as usize] = take().rotate_left(KIB_BITS);
+        nonzero &= nonzero - 1;
+    }
+    (series, totals)
 }
 
 #[cfg(test)]
@@ -143,7 +157,10 @@ mod tests {
     /// Returns every series of a reading, with its totals.
     fn series(reading: &Reading) -> Vec<(u32, Totals)> {
         let mut series = Vec::new();
-        reading.for_each(|id, totals| series.push((id, *totals)));
+        reading.for_each(|at, id, totals| {
+            assert_eq!(reading.totals_at(at), *totals);
+            series.push((id, *totals));
+        });
         series
     }
 
@@ -156,11 +173,11 @@ mod tests {
                 let pushed = [all, some].map(|values| Totals { values, n_mappings });
                 let mut reading = Reading::default();
                 for _ in 0..2 {
-                    reading.begin(7, 1);
+                    reading.begin(7, 42, 1);
                     reading.push(3, &pushed[0]);
                     reading.push(u32::MAX, &pushed[1]);
                 }
-                assert_eq!((reading.command, reading.n_merged()), (7, 1));
+                assert_eq!((reading.command, reading.pid, reading.n_merged()), (7, 42, 1));
                 assert_eq!(series(&reading), [(3, pushed[0]), (u32::MAX, pushed[1])]);
             }
         }
@@ -170,13 +187,14 @@ mod tests {
     fn merged_series_become_one_and_are_counted() {
         let totals = |rss| Totals { values: values(&[("rss", rss)]), n_mappings: 1 };
         let mut reading = Reading::default();
-        reading.begin(7, 1);
+        reading.begin(7, 42, 1);
         (1..5).for_each(|id| reading.push(id, &totals(u64::from(id))));
         reading.merge(9, |id| id > 7);
         assert_eq!((series(&reading).len(), reading.n_merged()), (4, 1));
         reading.merge(9, |id| id % 2 == 0);
         let merged = Totals { n_mappings: 2, ..totals(6) };
         assert_eq!(series(&reading), [(1, totals(1)), (3, totals(3)), (9, merged)]);
-        assert_eq!((reading.command, reading.state, reading.n_merged()), (7, State::Counted, 3));
+        assert_eq!((reading.command, reading.pid, reading.n_merged()), (7, 42, 3));
+        assert_eq!(reading.state, State::Counted);
     }
 }

@@ -1,4 +1,5 @@
-//! The readings of all processes, and their sums.
+//! The readings of all processes, and their sums by path. What is exported of them is decided by a
+//! [view](super::view).
 //!
 //! Each process owns the [reading](super::reading) of its last read. The sums are computed from the readings
 //! of all processes that exist. So a process that was not read in this scrape counts with its last values,
@@ -6,12 +7,11 @@
 //!
 //! Nothing is allocated while commands and paths stay the same.
 
-use super::fold::Folding;
 use super::labels;
 use super::memory;
-use super::other::{OTHER, max_bytes};
+use super::other::OTHER;
 use super::reading::{Reading, ReadingId, State};
-use super::shape::Shape;
+use super::rows::Summed;
 use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{ContainerKey, Table};
@@ -33,7 +33,6 @@ pub struct Process<'a> {
 pub struct Snapshot {
     table: Table,
     readings: Slab<Reading>,
-    folding: Folding,
     /// The maximum memory of the table and the readings.
     max_bytes: usize,
     /// Between sums, memory is reduced when it exceeds this.
@@ -41,24 +40,22 @@ pub struct Snapshot {
     lossy: String, // scratch
 }
 
-impl Default for Snapshot {
-    fn default() -> Self {
-        Self::new(Shape::default())
-    }
-}
-
 impl Snapshot {
-    /// Returns an empty snapshot of this shape.
-    pub fn new(shape: Shape) -> Self {
-        let max_bytes = max_bytes(shape.max_samples);
+    /// Returns an empty snapshot that takes at most this much memory and cuts paths to this length; 0 means no
+    /// limit of length.
+    pub fn new(max_bytes: usize, max_label_bytes: usize) -> Self {
         Self {
-            table: Table::new(shape),
+            table: Table::new(max_label_bytes),
             readings: Slab::default(),
-            folding: Folding::default(),
             max_bytes,
             reduce_above: max_bytes,
             lossy: String::new(),
         }
+    }
+
+    /// Returns what views are made from, as of the last [`Snapshot::sum`].
+    pub fn summed(&self) -> Summed<'_> {
+        Summed { table: &self.table, readings: &self.readings }
     }
 
     /// Returns the sums, as of the last [`Snapshot::sum`].
@@ -66,9 +63,9 @@ impl Snapshot {
         &self.table
     }
 
-    /// Returns what series stand for, and which samples are exported.
-    pub fn shape(&self) -> &Shape {
-        self.table.shape()
+    /// Returns the maximum memory of the snapshot.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
     /// Registers `key` for the container with these labels, which have the form of [`labels::container`]. A
@@ -86,10 +83,10 @@ impl Snapshot {
         let slot = id.get_or_insert_with(|| ReadingId(self.readings.insert(Reading::default()))).0;
         let mut reading = std::mem::take(self.readings.get_mut(slot));
         let n_bytes_before = if reading.state == State::Unused { 0 } else { reading.n_bytes() };
-        reading.begin(command, tally.n_merged());
+        reading.begin(command, process.pid, tally.n_merged());
         let (mut others, mut n_others) = (Totals::default(), 0);
         for (value, totals) in tally.sums() {
-            let value = self.table.shape().cut(labels::lossy(value, &mut self.lossy));
+            let value = self.table.cut(labels::lossy(value, &mut self.lossy));
             if memory::admits_path(&self.table, command, value, totals) {
                 reading.push(self.table.series_of(command, value), totals);
             } else {
@@ -114,7 +111,7 @@ impl Snapshot {
         let comm = labels::lossy(process.comm, &mut self.lossy);
         let max_bytes = self.max_bytes;
         let has_room = |table: &Table, n_bytes| memory::has_room(table, container, n_bytes, max_bytes);
-        let command = self.table.command(container, comm, process.pid, has_room);
+        let command = self.table.command(container, comm, has_room);
         command.unwrap_or_else(|| self.table.other_command(container))
     }
 
@@ -143,8 +140,6 @@ impl Snapshot {
         self.reduce(self.max_bytes);
         memory::forget_merged(&mut self.table, self.max_bytes);
         self.table.sort();
-        self.folding.fold(&mut self.table);
-        self.table.sort();
     }
 
     fn add_up(&mut self) {
@@ -157,7 +152,7 @@ impl Snapshot {
             command.n_processes += u64::from(counts);
             let container = table.containers.get_mut(command.container);
             container.n_folded += if counts { u64::from(reading.n_merged()) } else { 0 };
-            reading.for_each(|id, totals| {
+            reading.for_each(|_, id, totals| {
                 let series = table.series.get_mut(id);
                 series.n_readings += 1;
                 if counts {
@@ -174,20 +169,13 @@ impl Snapshot {
         // If the memory stays above the limit, reducing it again for each further reading would free nothing.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
-
-    /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
-    /// if there are more than 100, of those with the most.
-    pub fn folded(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.folding.reported(&self.table)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smaps::fields::{ALL_FIELDS, RSS, values};
+    use crate::smaps::fields::{RSS, values};
     use crate::smaps::{place::PlaceText, scanner::Mapping};
-    use crate::totals::grouping::GroupBy;
     use crate::totals::table::Series;
 
     /// A snapshot, and the readings that its processes own.
@@ -197,14 +185,13 @@ mod tests {
     }
 
     impl Node {
-        fn new(shape: Shape) -> Self {
-            Self { snapshot: Snapshot::new(Shape { fields: ALL_FIELDS, ..shape }), readings: Vec::new() }
+        fn new(max_bytes: usize) -> Self {
+            Self { snapshot: Snapshot::new(max_bytes, 0), readings: Vec::new() }
         }
 
         /// Adds a process with mappings of these paths and resident bytes, in the container with this key.
         fn process_in(&mut self, container: u32, comm: &[u8], mappings: &[(&[u8], u64)]) {
-            let shape = self.snapshot.shape();
-            let mut tally = Tally::new(shape.group_by, shape.max_samples);
+            let mut tally = Tally::new(self.snapshot.max_bytes);
             for &(path, rss) in mappings {
                 let values = values(&[("rss", rss), ("mmu_page_size", 4096)]);
                 tally.add(&Mapping { path, values: &values, place: PlaceText::default(), count: 1 });
@@ -237,14 +224,24 @@ mod tests {
         }
 
         fn processes(&self) -> Vec<(&str, u64)> {
-            let processes = self.snapshot.table().processes();
-            processes.map(|(labels, n)| (labels.strip_prefix("{container=\"0\",").unwrap(), n)).collect()
+            let table = self.snapshot.table();
+            let commands = table.order.commands.iter().map(|&id| table.commands.get(id));
+            let counted = commands.filter(|command| command.n_processes > 0);
+            let name =
+                |labels: &'_ str| labels.len() - labels.strip_prefix("{container=\"0\",").unwrap().len();
+            counted.map(|command| (&command.labels[name(&command.labels)..], command.n_processes)).collect()
+        }
+
+        /// Returns the number of folded paths of each container that has any.
+        fn folded(&self) -> Vec<u64> {
+            let containers = self.snapshot.table().containers.iter();
+            containers.map(|container| container.n_folded).filter(|&n_folded| n_folded > 0).collect()
         }
     }
 
     #[test]
     fn processes_of_a_command_are_summed() {
-        let mut node = Node::new(Shape::default());
+        let mut node = Node::new(usize::MAX);
         node.process(b"a", &[(b"/x", 1024), (b"", 2048), (b"/x", 4096)]);
         node.process(b"b", &[(b"/x", 1024)]);
         node.process(b"a", &[(b"[anon]", 1024)]);
@@ -256,7 +253,7 @@ mod tests {
 
     #[test]
     fn adds_and_removes_processes() {
-        let mut node = Node::new(Shape::default());
+        let mut node = Node::new(usize::MAX);
         node.process(b"a", &[(b"/x", 1024), (b"/y", 1024)]);
         node.process(b"b", &[(b"/z", 1024)]);
         node.sum();
@@ -270,12 +267,12 @@ mod tests {
         assert_eq!(node.series(), [(r#"comm="a",path="/y"}"#, 512, 1), expected[0], expected[1]]);
         node.readings.clear();
         node.sum();
-        assert_eq!((node.series().len(), node.snapshot.table().n_samples()), (0, 0));
+        assert_eq!((node.series().len(), node.snapshot.table().n_processes()), (0, 0));
     }
 
     #[test]
     fn a_reading_that_is_kept_counts_again_later() {
-        let mut node = Node::new(Shape::default());
+        let mut node = Node::new(usize::MAX);
         node.process(b"a", &[(b"/x", 1), (b"/y", 2)]);
         node.process(b"b", &[(b"/z", 4)]);
         let sum = |node: &mut Node, counts: bool| {
@@ -291,10 +288,10 @@ mod tests {
 
     #[test]
     fn containers_that_share_labels_are_one_and_keys_are_reused() {
-        let mut node = Node::new(Shape::default());
+        let mut node = Node::new(usize::MAX);
         node.process_in(0, b"a", &[(b"/x", 1)]);
         node.snapshot.register(ContainerKey(7), "{container=\"0\"");
-        let tally = Tally::new(GroupBy::Path, 0);
+        let tally = Tally::new(usize::MAX);
         let mut id = None;
         node.snapshot.record(Process { container: ContainerKey(7), comm: b"a", pid: 9 }, &tally, &mut id);
         node.readings.push(id);
@@ -311,7 +308,7 @@ mod tests {
 
     #[test]
     fn texts_that_read_the_same_are_one_series() {
-        let mut node = Node::new(Shape::default());
+        let mut node = Node::new(usize::MAX);
         node.process(b"a\xff", &[(b"/\xff", 1024), (b"/\xfe", 2048), ("/\u{fffd}".as_bytes(), 4096)]);
         node.process(b"a\xfe", &[(b"/\xff", 1024)]);
         node.sum();
@@ -322,9 +319,8 @@ mod tests {
     /// paths keep their names, and other containers lose nothing.
     #[test]
     fn no_container_fills_the_memory() {
-        let max_samples = 2000;
         let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();
-        let mut node = Node::new(Shape { max_samples, ..Shape::default() });
+        let mut node = Node::new(1 << 20);
         let quiet: Vec<(&[u8], u64)> = paths[..50].iter().map(|path| (path.as_slice(), 100)).collect();
         node.process_in(1, b"app", &quiet);
         node.sum();
@@ -342,14 +338,13 @@ mod tests {
             }
             node.sum();
             assert!(node.snapshot.table.n_bytes <= (1 << 20) + (16 << 10));
-            assert!(node.snapshot.table().n_samples() <= max_samples);
             assert_eq!(node.rss(|series| series.labels.contains("container=\"0\"")), 60 * 1400);
             assert_eq!(node.rss(|series| series.labels.contains("container=\"1\"")), 5000);
             assert_eq!(node.rss(|series| series.labels.contains("/large")), 60_000);
             let series = node.snapshot.table().series();
             assert_eq!(series.filter(|series| series.labels.contains("container=\"1\"")).count(), 50);
-            let folded: Vec<(&str, u64)> = node.snapshot.folded().collect();
-            assert!(folded.len() == 1 && folded[0].1 > 20_000, "{folded:?}");
+            let folded = node.folded();
+            assert!(folded.len() == 1 && folded[0] > 20_000, "{folded:?}");
         }
         node.readings.truncate(1);
         node.sum();
@@ -359,7 +354,7 @@ mod tests {
     /// Paths that were merged do not reappear with the next read, so a steady scrape merges nothing.
     #[test]
     fn merged_paths_stay_merged_until_memory_is_free() {
-        let mut node = Node::new(Shape { max_samples: 1, ..Shape::default() });
+        let mut node = Node::new(1 << 20);
         let paths: Vec<Vec<u8>> = (0..300_u64).map(|i| format!("/{i:0>800}").into_bytes()).collect();
         let mappings: Vec<(&[u8], u64)> = (0..).zip(&paths).map(|(i, path)| (path.as_slice(), i)).collect();
         let scrape = |node: &mut Node| {
@@ -384,7 +379,7 @@ mod tests {
     /// A container with too many commands for its share of the memory gets no new ones.
     #[test]
     fn commands_without_room_are_other() {
-        let mut node = Node::new(Shape { max_samples: 1, group_by: GroupBy::Process, ..Shape::default() });
+        let mut node = Node::new(1 << 20);
         node.process_in(1, b"app", &[(b"", 1)]);
         for i in 0..5000 {
             node.process(format!("name-{i}").as_bytes(), &[(b"", 1)]);

@@ -1,16 +1,13 @@
-//! The containers of a node, their commands, and the series of each command: the data that is summed, folded
-//! and rendered.
+//! The containers of a node, their commands, and the series of each command.
 //!
-//! A *command* is a command name in a container, or with `--pid` one process with that name; a *series* is
-//! what is summed under one label text. Containers, commands and series keep their numbers for as long as
-//! they exist.
+//! A *command* is a command name in a container; a *series* is one path that its processes map. Containers,
+//! commands and series keep their numbers for as long as they exist.
 
 use std::collections::HashMap;
 
-use super::grouping::GroupBy;
+use super::grouping::kind_position;
 use super::labels;
 use super::other::OTHER;
-use super::shape::Shape;
 use super::slab::Slab;
 use super::sums::{Size, Totals};
 
@@ -38,15 +35,14 @@ pub(super) struct Container {
     is_used: bool,
 }
 
-/// A command name in a container, or with `--pid` one process with that name.
+/// A command name in a container.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The container's label text, then `,comm=".."` and the pid if there is one, left open for further
-    /// labels.
+    /// The container's label text, then `,comm=".."`, left open for further labels.
     pub(super) labels: Box<str>,
-    /// The length of `labels` without the pid.
-    comm_end: usize,
+    /// The position of the command in the order of commands.
+    pub(super) position: u32,
     /// The number of processes that count, and the number of all readings that name the command.
     pub(super) n_processes: u64,
     pub(super) n_readings: u32,
@@ -56,27 +52,9 @@ pub(super) struct Command {
     pub(super) other: Option<u32>,
     /// Whether this is the command `[other]`, into which commands may be folded.
     pub(super) is_other: bool,
-    pub(super) fold: CommandFold,
 }
 
-/// What folding decides about a command, and the data that it uses.
-#[derive(Debug, Default)]
-pub(super) struct CommandFold {
-    /// Whether the command is folded into `comm="[other]"`.
-    pub(super) is_folded: bool,
-    /// Whether other commands are folded into this one, which then must not be removed.
-    pub(super) takes_in: bool,
-    /// The number of folded paths of the command, and the last of them.
-    pub(super) n_paths: u64,
-    pub(super) last_path: u32,
-    /// The cost of each series of the command, and their sum.
-    pub(super) cost: usize,
-    pub(super) sum: Totals,
-    /// The position of the first command with the same name in the order of commands.
-    pub(super) comm: u32,
-}
-
-/// What is summed under one label text.
+/// A path that the processes of a command map, or all paths of theirs that are not known by name.
 #[derive(Debug)]
 pub struct Series {
     /// The whole label text, with its braces.
@@ -86,10 +64,10 @@ pub struct Series {
     pub(super) command: u32,
     /// The number of readings that name the series.
     pub(super) n_readings: u32,
-    /// The position of the series in the order of series, while folding.
+    /// The position of the series in the order of series.
     pub(super) position: u32,
-    /// Whether the series is summed in another one.
-    pub(super) is_folded: bool,
+    /// The kind of the path, as a position in [`KIND_LABELS`](super::grouping::KIND_LABELS).
+    pub(super) kind: u8,
     /// Whether this is `path="[other]"`, which exists for as long as its command.
     pub(super) is_other: bool,
 }
@@ -97,7 +75,9 @@ pub struct Series {
 /// Containers, commands and series. Finding known ones allocates nothing.
 #[derive(Debug, Default)]
 pub struct Table {
-    pub(super) shape: Shape,
+    /// The length in bytes after which a path is cut; 0 means no limit. Long-term stores refuse samples with a
+    /// longer label value, Grafana Mimir those over 2 KiB.
+    max_label_bytes: usize,
     /// The memory of the whole table, including the readings.
     pub(super) n_bytes: usize,
     pub(super) containers: Slab<Container>,
@@ -120,14 +100,9 @@ pub(super) struct Order {
 }
 
 impl Command {
-    /// Returns the label text without a pid, left open.
-    pub(super) fn comm(&self) -> &str {
-        &self.labels[..self.comm_end]
-    }
-
     /// Returns the name of the command, escaped. `container` is the label text of its container.
     pub(super) fn name(&self, container: &str) -> &str {
-        let comm = &self.comm()[container.len()..];
+        let comm = &self.labels[container.len()..];
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
@@ -151,14 +126,17 @@ impl Series {
 }
 
 impl Table {
-    /// Returns an empty table of this shape.
-    pub(super) fn new(shape: Shape) -> Self {
-        Self { shape, ..Self::default() }
+    /// Returns an empty table that cuts paths to this length; 0 means no limit.
+    pub(super) fn new(max_label_bytes: usize) -> Self {
+        Self { max_label_bytes, ..Self::default() }
     }
 
-    /// Returns what series stand for, and which samples are exported.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+    /// Returns the beginning of a path that a label may show, without a part of a character.
+    pub(super) fn cut<'a>(&self, path: &'a str) -> &'a str {
+        match self.max_label_bytes {
+            0 => path,
+            max => &path[..path.floor_char_boundary(max)],
+        }
     }
 
     /// Registers `key` for the container with these labels. Containers that share their labels are one
@@ -194,17 +172,11 @@ impl Table {
         &mut self,
         container: u32,
         comm: &str,
-        pid: u32,
         is_allowed: impl FnOnce(&Self, usize) -> bool,
     ) -> Option<u32> {
         let labels = &self.containers.get(container).labels;
         self.text.clear();
-        labels::command(&mut self.text, labels, comm, None);
-        let comm_end = self.text.len();
-        if self.shape.by_pid {
-            self.text.clear();
-            labels::command(&mut self.text, labels, comm, Some(pid));
-        }
+        labels::command(&mut self.text, labels, comm);
         if let Some(&id) = self.commands_by_labels.get(self.text.as_str()) {
             return Some(id);
         }
@@ -212,63 +184,65 @@ impl Table {
         if !is_allowed(self, n_bytes) {
             return None;
         }
-        Some(self.insert_command(container, comm_end, comm == OTHER && !self.shape.by_pid))
+        Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the command into which other commands of a container are folded.
+    /// Returns the command of the processes for which there is no room under their own names.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
-        labels::command(&mut self.text, &self.containers.get(container).labels, OTHER, None);
+        labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);
         match self.commands_by_labels.get(self.text.as_str()) {
             Some(&id) => id,
-            None => self.insert_command(container, self.text.len(), true),
+            None => self.insert_command(container, true),
         }
     }
 
     /// Inserts the command with the labels in `text`.
-    fn insert_command(&mut self, container: u32, comm_end: usize, is_other: bool) -> u32 {
+    fn insert_command(&mut self, container: u32, is_other: bool) -> u32 {
         let labels: Box<str> = self.text.as_str().into();
         self.take_bytes(container, Command::n_bytes(labels.len()));
         let id = self.commands.insert(Command {
             container,
             labels: labels.clone(),
-            comm_end,
+            position: 0,
             n_processes: 0,
             n_readings: 0,
             series: HashMap::new(),
             other: None,
             is_other,
-            fold: CommandFold::default(),
         });
         self.commands_by_labels.insert(labels, id);
         self.order.is_stale = true;
         id
     }
 
-    /// Returns the series of a command that has this value.
-    pub(super) fn series_of(&mut self, command_id: u32, value: &str) -> u32 {
+    /// Returns the series of a command for this path.
+    pub(super) fn series_of(&mut self, command_id: u32, path: &str) -> u32 {
         let command = self.commands.get_mut(command_id);
-        if let Some(&id) = command.series.get(value) {
+        if let Some(&id) = command.series.get(path) {
             return id;
         }
-        let is_other = self.shape.group_by == GroupBy::Path && value == OTHER;
-        self.shape.label(&mut self.text, &command.labels, value);
+        let is_other = path == OTHER;
+        self.text.clear();
+        self.text.push_str(&command.labels);
+        labels::push(&mut self.text, ",path=\"", path);
+        self.text.push('}');
         let id = self.series.insert(Series {
             labels: self.text.as_str().into(),
             totals: Totals::default(),
             command: command_id,
             n_readings: 0,
             position: 0,
-            is_folded: false,
+            kind: kind_position(path),
             is_other,
         });
         if is_other {
             command.other = Some(id);
         }
-        command.series.insert(value.into(), id);
+        command.series.insert(path.into(), id);
         let container = command.container;
         self.order.is_stale = true;
-        self.take_bytes(container, Series::n_bytes(self.text.len(), value.len()));
+        self.take_bytes(container, Series::n_bytes(self.text.len(), path.len()));
         id
     }
 
@@ -278,33 +252,31 @@ impl Table {
         self.n_bytes += n_bytes;
     }
 
-    /// Sets all sums to zero and unfolds everything.
+    /// Sets all sums to zero.
     pub(super) fn clear_sums(&mut self) {
         for container in self.containers.iter_mut() {
             (container.n_folded, container.has_unnamed_files) = (0, false);
         }
         for series in self.series.iter_mut() {
-            (series.totals, series.n_readings, series.is_folded) = (Totals::default(), 0, false);
+            (series.totals, series.n_readings) = (Totals::default(), 0);
         }
         for command in self.commands.iter_mut() {
             (command.n_processes, command.n_readings) = (0, 0);
-            (command.fold.is_folded, command.fold.n_paths) = (false, 0);
         }
     }
 
-    /// Removes commands and series that no reading names. The targets of folding stay, because folding
-    /// usually needs them again.
+    /// Removes commands and series that no reading names. `[other]` stays while its command does, because
+    /// merging usually needs it again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {
-            let command = commands.get(series.command);
-            series.n_readings > 0 || command.fold.takes_in || series.is_other && command.n_readings > 0
+            series.n_readings > 0 || series.is_other && commands.get(series.command).n_readings > 0
         };
         if !self.series.iter().all(is_used) {
             self.series.retain(|_, series| is_used(series));
             self.forget_removed_series();
         }
-        let is_used = |command: &Command| command.n_readings > 0 || command.fold.takes_in;
+        let is_used = |command: &Command| command.n_readings > 0;
         if !self.commands.iter().all(is_used) {
             self.commands.retain(|_, command| is_used(command));
             self.commands_by_labels.retain(|_, id| self.commands.has(*id));
@@ -347,6 +319,12 @@ impl Table {
         series.extend(self.series.ids());
         series.sort_by(|&a, &b| self.series.get(a).labels.cmp(&self.series.get(b).labels));
         series.shrink_to(2 * series.len());
+        for (position, &id) in (0..).zip(&*commands) {
+            self.commands.get_mut(id).position = position;
+        }
+        for (position, &id) in (0..).zip(&*series) {
+            self.series.get_mut(id).position = position;
+        }
     }
 
     /// Returns the commands of a container, in order.
@@ -358,38 +336,32 @@ impl Table {
         commands.take_while(move |command| command.container == container)
     }
 
-    /// Returns the number of samples of `process_smaps_*`.
-    pub fn n_samples(&self) -> usize {
-        self.series().map(|series| self.shape.n_samples(&series.totals)).sum::<usize>()
-            + self.processes().count()
+    /// Returns the number of processes that count.
+    pub fn n_processes(&self) -> u64 {
+        self.commands.iter().map(|command| command.n_processes).sum()
     }
 
-    /// Returns the number of samples that all series and commands count as towards `--max-samples`.
-    pub(super) fn cost(&self) -> usize {
-        self.series().map(|series| self.shape.cost(series.labels.len(), &series.totals)).sum::<usize>()
-            + self.processes().count()
-    }
-
-    /// Returns the label text of each command, left open, and the number of its processes, in the order of
-    /// label texts.
-    pub fn processes(&self) -> impl Iterator<Item = (&str, u64)> {
-        let is_shown = |command: &&Command| command.n_processes > 0 && !command.fold.is_folded;
-        let commands = self.order.commands.iter().map(|&id| self.commands.get(id));
-        let mut commands = commands.filter(is_shown).peekable();
-        std::iter::from_fn(move || {
-            let command = commands.next()?;
-            let mut n_processes = command.n_processes;
-            // With --pid, the processes with the same command name are consecutive.
-            while let Some(same) = commands.next_if(|next| next.comm() == command.comm()) {
-                n_processes += same.n_processes;
-            }
-            Some((command.comm(), n_processes))
-        })
-    }
-
-    /// Returns the series that are exported, in the order of their label texts.
+    /// Returns the series of processes that count, in the order of their label texts.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         let series = self.order.series.iter().map(|&id| self.series.get(id));
-        series.filter(|series| !series.is_folded && series.totals.n_mappings > 0)
+        series.filter(|series| series.totals.n_mappings > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_cut_between_characters() {
+        for (max_label_bytes, path, expected) in [
+            (0, "/abc", "/abc"),
+            (4, "/abc", "/abc"),
+            (3, "/abc", "/ab"),
+            (3, "/aé", "/a"),
+            (4, "/aé", "/aé"),
+        ] {
+            assert_eq!(Table::new(max_label_bytes).cut(path), expected);
+        }
     }
 }

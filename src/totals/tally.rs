@@ -8,16 +8,14 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use super::grouping::GroupBy;
-use super::other::{Candidate, OTHER, max_process_bytes, merge_smallest};
+use super::other::{Candidate, OTHER, merge_smallest};
 use super::sums::Totals;
 use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, NOT_IN_ROLLUP, ROUNDED, Values};
 use crate::smaps::scanner::Mapping;
 
-/// The totals of one process by value.
+/// The totals of one process by path.
 #[derive(Debug)]
 pub struct Tally {
-    group_by: GroupBy,
     /// The values, concatenated.
     text: Vec<u8>,
     sums: Vec<Sum>,
@@ -50,11 +48,10 @@ const MIN_TABLE: usize = 64;
 const MIN_MERGED: usize = 1024;
 
 impl Tally {
-    /// Returns an empty tally, for an exposition of at most this many samples; 0 means no limit.
-    pub fn new(group_by: GroupBy, max_samples: usize) -> Self {
+    /// Returns an empty tally, for a snapshot of at most this much memory, of which one process may use half.
+    pub fn new(max_bytes: usize) -> Self {
         Self {
-            group_by,
-            max_bytes: max_process_bytes(max_samples),
+            max_bytes: max_bytes / 2,
             merged: HashSet::new(),
             text: Vec::new(),
             sums: Vec::new(),
@@ -78,7 +75,7 @@ impl Tally {
 
     /// Adds a mapping.
     pub fn add(&mut self, mapping: &Mapping<'_>) {
-        let value = self.group_by.value(mapping.path);
+        let value = if mapping.path.is_empty() { b"[anon]" } else { mapping.path };
         if self.last >= self.sums.len() || self.value(self.last) != value {
             self.last = self.find_or_insert(value);
         }
@@ -254,7 +251,7 @@ mod tests {
 
     #[test]
     fn mappings_of_one_value_are_summed() {
-        let mut tally = Tally::new(GroupBy::Path, 0);
+        let mut tally = Tally::new(usize::MAX);
         for _ in 0..2 {
             assert!(tally.is_empty());
             for (path, rss) in [("/a", 1), ("/a", 2), ("", 4), ("/b", 8), ("/a", 16), ("[anon]", 32)] {
@@ -264,14 +261,11 @@ mod tests {
             assert_eq!(sums(&tally), expected);
             tally.clear();
         }
-        let mut kinds = Tally::new(GroupBy::Kind, 0);
-        [b"/a", b"/b"].iter().for_each(|path| add(&mut kinds, *path, 1));
-        assert_eq!(sums(&kinds), [("file".into(), 2, 2)]);
     }
 
     #[test]
     fn many_values_are_found_again_and_their_memory_is_freed() {
-        let mut tally = Tally::new(GroupBy::Path, 0);
+        let mut tally = Tally::new(usize::MAX);
         let paths: Vec<String> = (0..5000).map(|i| format!("/{i}")).collect();
         for _ in 0..2 {
             paths.iter().chain(&paths).for_each(|path| add(&mut tally, path.as_bytes(), 1));
@@ -296,7 +290,7 @@ mod tests {
 
     #[test]
     fn long_values_stay_within_the_limit() {
-        let mut tally = Tally::new(GroupBy::Path, 1);
+        let mut tally = Tally::new(1 << 20);
         for i in 0..2000 {
             add(&mut tally, format!("/{i:0>4000}").as_bytes(), 1);
             assert!(tally.n_bytes() <= 1 << 19);
@@ -309,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_value_above_the_limit_is_kept_beside_other() {
-        let mut tally = Tally::new(GroupBy::Path, 1);
+        let mut tally = Tally::new(1 << 20);
         for path in [b'x', b'y', b'x'].map(|c| [c; 1 << 20]) {
             add(&mut tally, &path, 1);
         }
@@ -320,7 +314,7 @@ mod tests {
     /// Of more values than fit, the kept ones are complete, and the largest are among them.
     #[test]
     fn a_value_is_completely_under_its_name_or_not_at_all() {
-        let mut tally = Tally::new(GroupBy::Path, 4000);
+        let mut tally = Tally::new(1 << 20);
         for round in 1..=3 {
             for i in 0..5000 {
                 add(&mut tally, format!("/{i}").as_bytes(), if i % 100 == 0 { 1000 + i } else { 1 });

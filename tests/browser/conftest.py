@@ -73,7 +73,8 @@ class Exporter:
             return False
 
     def exposition(self):
-        return Exposition(get(self.url + "metrics"))
+        """The view that the page asks for."""
+        return Exposition(get(self.url + "metrics?group-by=path&fields=all"))
 
     def stop(self):
         self.process.terminate()

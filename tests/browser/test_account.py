@@ -39,7 +39,7 @@ def charged(page, charges, ooms=None):
         status, body = page.ooms if isinstance(page.ooms, tuple) else (200, json.dumps({"records": page.ooms or []}))
         route.fulfill(status=status, content_type="application/json", body=body)
 
-    page.tab.route("**/metrics", metrics)
+    page.tab.route("**/metrics?*", metrics)
     page.tab.route("**/ooms", answer)
 
 

@@ -126,7 +126,7 @@ def test_a_hostile_link_is_read_in_no_time(node, page):
 
 
 def test_lines_that_are_no_samples_are_counted(node, page):
-    page.tab.route("**/metrics", lambda route: route.fulfill(response=(answer := route.fetch()), body=answer.text() + 'process_smaps_pss_bytes{path="x} 1\nprocess_smaps_new_thing{a=1} 1\nunknown{x="\n'))
+    page.tab.route("**/metrics?*", lambda route: route.fulfill(response=(answer := route.fetch()), body=answer.text() + 'process_smaps_pss_bytes{path="x} 1\nprocess_smaps_new_thing{a=1} 1\nunknown{x="\n'))
     page.open(node)
     assert "2 lines of the answer are no samples" in page.text("#note")
     assert page.value("#total") == node.exposition().total("pss")

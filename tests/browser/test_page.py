@@ -70,7 +70,9 @@ def test_it_works_behind_a_prefix(node, page):
     assert page.names()
     asked = {url.removeprefix(node.url) for url in page.requests if not url.startswith("data:")}
     # An exporter that gives accounts is asked for OOM kills, too.
-    assert asked - {"node-7/exporter/ooms"} == {f"node-7/exporter/{name}" for name in ("", "page.css", "page.js", "metrics")}
+    assert asked - {"node-7/exporter/ooms"} == {
+        f"node-7/exporter/{name}" for name in ("", "page.css", "page.js", "metrics?group-by=path&fields=all")
+    }
 
 
 def test_every_exported_field_is_offered_and_its_total_is_the_exposition_s(node, page):
@@ -288,10 +290,10 @@ def test_both_widths(node, browse, width):
 @pytest.mark.parametrize(
     "arguments, levels",
     [
-        (["--group-by", "kind"], ["container", "comm", "kind"]),
-        (["--group-by", "process"], ["container", "comm"]),
+        (["--group-by", "kind", "--fields", "rss"], ["container", "comm", "path"]),
+        (["--group-by", "process"], ["container", "comm", "path"]),
         (["--pid"], ["container", "comm", "pid", "path"]),
-        (["--pid", "--group-by", "process", "--omit-zero"], ["container", "comm", "pid"]),
+        (["--pid", "--group-by", "process", "--omit-zero"], ["container", "comm", "pid", "path"]),
         (["--max-samples", "500"], ["container", "comm", "path"]),
     ],
     ids=" ".join,
@@ -311,7 +313,11 @@ def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, leve
 
 
 def test_fields_that_are_not_exported_are_dashes(exporter, page):
-    one = exporter(RECORDED_NODE, "--filter", "*/*/*/*", "--fields", "rss,private_dirty")
+    def answer(route):
+        route.fulfill(response=route.fetch(url=route.request.url.replace("fields=all", "fields=rss,private_dirty")))
+
+    one = exporter(RECORDED_NODE, "--filter", "*/*/*/*")
+    page.tab.route("**/metrics?*", answer)
     page.open(one)
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => o.value)")
     assert offered == ["rss", "private_dirty", "mappings"]

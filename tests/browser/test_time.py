@@ -61,7 +61,7 @@ def test_it_refreshes_every_scrape_and_not_more(exporter, tmp_path, page):
     node = write(tmp_path / "node", [Container("a", "b", "c", [Process(b"d", [Mapping(b"", 100)])])])
     one = exporter(node, "--filter", "*/*/*/*", "--scrape-interval", "2s")
     stamps, answers = Counter(), []
-    page.tab.on("response", lambda answer: answers.append(answer) if answer.url.endswith("/metrics") else None)
+    page.tab.on("response", lambda answer: answers.append(answer) if "/metrics?" in answer.url else None)
     page.open(one)
 
     def seen():
@@ -211,7 +211,7 @@ def altered(page, change):
         route.fulfill(response=response, body=page.change(response.text()))
 
     if not hasattr(page, "change"):
-        page.tab.route("**/metrics", answer)
+        page.tab.route("**/metrics?*", answer)
     page.change = change
 
 

@@ -46,13 +46,13 @@ def connect_slowly(target, request: bytes) -> socket.socket:
     return client
 
 
-def hold_many_generations(directory: Path, n_megabytes: int, limit: int):
-    """Slow readers hold six expositions of this size: the exporter stays within its bound, and within the limit of its cgroup."""
+def hold_many_generations(directory: Path, n_megabytes: int, n_generations: int, limit: int):
+    """Slow readers hold expositions of this size: the exporter stays within its bound, and within the limit of its cgroup."""
     recording = node(directory, n_megabytes)
     with memory_cgroup(limit) as (prefix, cgroup), Target(recording, *ALL, prefix=prefix) as target:
         readers, n_bytes = [], len(target.scrape()[1])
         assert n_bytes > 0.9 * n_megabytes * 10**6
-        for _ in range(6):
+        for _ in range(n_generations):
             for request in (GET, GET_GZIP):
                 readers += [connect_slowly(target, request) for _ in range(4)]
             time.sleep(1)

@@ -38,7 +38,7 @@ def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[fl
 
 
 def test_slow_readers_of_many_generations_stay_within_the_bound(tmp_path):
-    hold_many_generations(tmp_path, 80, 256 * MIB)
+    hold_many_generations(tmp_path, 80, 6, 256 * MIB)
 
 
 def test_kernel_holds_less_than_128_kib_for_a_connection(node_16):

@@ -2,8 +2,12 @@
 
 import subprocess
 
+import yaml
+
 import kernel
-from exporter import EVERYTHING, once
+import readme
+from exporter import EVERYTHING, REPOSITORY, Exporter, once
+from exposition import Exposition
 from lab import BOOKWORM, until
 from prometheus import Prometheus
 
@@ -20,6 +24,29 @@ def test_a_promql_sum_equals_the_expositions(node, exporter, tmp_path):
     assert up["value"][1] == "1"
     assert int(samples["value"][1]) == sum(len(family.samples) for family in exposition.values())
     assert {series["metric"]["pod"]: float(series["value"][1]) for series in answer} == expected
+
+
+def test_one_job_by_kind_and_another_by_path(tmp_path):
+    """The README's jobs: all pods by kind, and one namespace by path, from one exporter."""
+    recorded = ("--fixture", REPOSITORY / "fixtures/node")
+    jobs = yaml.safe_load(readme.block_with("scrape_configs"))["scrape_configs"]
+    with Exporter(*recorded, *EVERYTHING, "--group-by", "kind", "--fields", "rss,pss") as exporter:
+        for job in jobs:
+            job["static_configs"] = [{"targets": [exporter.address]}]
+            del job["kubernetes_sd_configs"], job["relabel_configs"]
+        with Prometheus(tmp_path, jobs) as prometheus:
+            by_job = [f'{{job="{job["job_name"]}"}}' for job in jobs]
+            metrics = ("process_smaps_pss_bytes", "process_smaps_by_path_pss_bytes")
+            until(lambda: all(prometheus.query(metric) for metric in metrics), 60, "both jobs have scraped")
+            kinds, paths = (prometheus.query(metric + job) for metric, job in zip(metrics, by_job))
+            assert not prometheus.query("process_smaps_pss_bytes" + by_job[1]), "a sum would count pods twice"
+            accounts = [prometheus.query("cgroup_memory_current_bytes" + job) for job in by_job]
+    assert {"file", "heap"} <= {series["metric"]["kind"] for series in kinds} and not any("path" in series["metric"] for series in kinds)
+    expected = once("--once", *recorded, "--filter", "shop/*/*/*", "--fields", "rss,pss", "--omit-zero")
+    expected = Exposition(expected).by("process_smaps_pss_bytes", "pod", "container", "comm", "path")
+    labels = ("pod", "container", "comm", "path")
+    assert {tuple(series["metric"][name] for name in labels): float(series["value"][1]) for series in paths} == expected
+    assert accounts[0] and not accounts[1], "the second job drops what the first has"
 
 
 def test_promtool_has_nothing_to_say(node):

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::node::processes::process::Process;
 use crate::procfs::mounts::{FirstMount, Mounts};
 use crate::procfs::{Buffers, Entry, Proc};
-use crate::totals::grouping::{GroupBy, kind};
+use crate::totals::grouping::kind;
 use crate::totals::mapped_files::{mapped_files, mapped_files_of};
 use crate::totals::snapshot::Snapshot;
 use crate::totals::table::ContainerKey;
@@ -118,7 +118,7 @@ impl MappedShmem {
         let is_shmem = |path: &str| !has_many && is_shmem(path, mounts);
         let is_cut = self.namespaces.iter().any(|namespace| namespace.mounts.is_cut());
         self.bytes = match self.bytes {
-            _ if !self.is_charged => (snapshot.shape().group_by == GroupBy::Path).then_some(0),
+            _ if !self.is_charged => Some(0),
             Some(_) if !is_cut => mapped_files(snapshot.table(), container, is_shmem),
             _ => None,
         };

@@ -175,7 +175,6 @@ mod tests {
     use crate::node::processes::table::ProcessTable;
     use crate::procfs::Proc;
     use crate::sources::recording::Recording;
-    use crate::totals::grouping::GroupBy;
 
     const PID: u32 = 7;
     const SMAPS: &str =
@@ -202,7 +201,7 @@ mod tests {
             let mut discovery = Discovery::new(Box::new(Recording::new(&directory)), &filters);
             discovery.list_first(Instant::now()).unwrap();
             let reads = Reads::new(Duration::from_secs(1));
-            let (processes, snapshot) = (ProcessTable::default(), Snapshot::default());
+            let (processes, snapshot) = (ProcessTable::default(), Snapshot::new(usize::MAX, 0));
             let recorded = Self { directory, proc, discovery, processes, reads, snapshot };
             for (file, text) in [("comm", "x\n"), ("cgroup", "0::/c1\n"), ("smaps", SMAPS)] {
                 recorded.write(file, text);
@@ -222,9 +221,9 @@ mod tests {
         /// of reads.
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
             let Self { directory, proc, discovery, processes, reads, snapshot } = self;
-            let mut reader = Reader::new(GroupBy::Path, true, 0);
+            let mut reader = Reader::new(true, usize::MAX);
             processes.list(proc).unwrap();
-            reads.begin(processes);
+            reads.begin(processes, false);
             while let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, 0) {
                 let finding = reader.read(proc, job);
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
@@ -249,7 +248,7 @@ mod tests {
             self.snapshot.sum(self.processes.readings());
             let table = self.snapshot.table();
             let n_mappings = table.series().map(|series| series.totals.n_mappings).sum();
-            (table.processes().map(|(_, n_processes)| n_processes).sum(), n_mappings)
+            (table.n_processes(), n_mappings)
         }
     }
 

@@ -77,7 +77,6 @@ mod tests {
     use crate::node::processes::last_read::{Content, Cost, MemoryRead, Program};
     use crate::node::processes::process::tests::{process, stat};
     use crate::procfs::stat::{Stat, Work};
-    use crate::totals::grouping::GroupBy;
     use crate::totals::tally::Tally;
 
     const INODE: u64 = 70;
@@ -100,7 +99,7 @@ mod tests {
     }
 
     fn run(process: &Process, detail: Detail, n_execs: u64, cpu_ms: u64, returned: Returned) -> Outcome {
-        let tally = Tally::new(GroupBy::Path, 0);
+        let tally = Tally::new(usize::MAX);
         let found = |(inode, stat, memory): (u64, Option<Stat>, Option<Option<Program>>)| {
             let memory = memory.map(|program| {
                 let read = memory_read(program);

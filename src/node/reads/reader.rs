@@ -25,7 +25,6 @@ use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc, ProcessDir};
 use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
-use crate::totals::grouping::GroupBy;
 use crate::totals::tally::Tally;
 
 /// A read that takes longer is cancelled: the kernel has printed hundreds of megabytes by then, mostly names.
@@ -40,7 +39,7 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
-    /// Splits anonymous memory; `None` if that is off or makes no difference.
+    /// Splits anonymous memory; `None` if that is off.
     parts: Option<Parts>,
     tally: Tally,
     comm: Vec<u8>,
@@ -50,14 +49,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader on the calling thread that sums by `group_by`, for an exposition of at most
-    /// `max_samples`. With `anon_parts`, it splits anonymous memory.
-    pub fn new(group_by: GroupBy, anon_parts: bool, max_samples: usize) -> Self {
+    /// Creates a reader on the calling thread, for a snapshot of at most this much memory. With `anon_parts`,
+    /// it splits anonymous memory.
+    pub fn new(anon_parts: bool, max_bytes: usize) -> Self {
         Self {
-            parts: (anon_parts && group_by != GroupBy::Process).then(Parts::default),
+            parts: anon_parts.then(Parts::default),
             memory: MemoryReader::default(),
             buffers: Buffers::default(),
-            tally: Tally::new(group_by, max_samples),
+            tally: Tally::new(max_bytes),
             comm: Vec::new(),
             cgroups: Cgroups::default(),
             cpu_clock: thread_cpu_time(),
@@ -177,7 +176,7 @@ impl Reader {
             Detail::Rollup { known_count } => {
                 let count = known_count.map_or_else(|| memory.count(process), Ok)?;
                 *n_mappings = count;
-                memory.rollup(process, &mut |sum| tally.add(&Mapping { count, ..sum }))?
+                memory.rollup(process, &mut |sum| tally.add_other(&Mapping { count, ..sum }))?
             }
             Detail::Other { n_printed } => {
                 *n_mappings = n_printed;
@@ -312,7 +311,7 @@ mod tests {
         #[test]
         fn a_sleeping_process_is_confirmed_from_the_third_read_on() {
             use Content::{Mappings, Unchanged};
-            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, true, 0));
+            let (child, mut reader) = (Sleep::new(), Reader::new(true, usize::MAX));
             let deadline = Instant::now() + Duration::from_secs(30);
             loop {
                 let contents = four_reads(&mut reader, child.pid());
@@ -327,7 +326,7 @@ mod tests {
 
         #[test]
         fn every_detail_is_read() {
-            let (child, mut reader) = (Sleep::new(), Reader::new(GroupBy::Path, true, 0));
+            let (child, mut reader) = (Sleep::new(), Reader::new(true, usize::MAX));
             let (memory, ..) = read(&mut reader, child.pid(), Detail::Mappings(Check::ReadAll));
             let n_mappings = memory.unwrap().n_mappings;
             assert!(n_mappings > 5 && memory.unwrap().fingerprint.is_none());
@@ -342,7 +341,7 @@ mod tests {
         #[test]
         fn a_process_that_has_ended_is_gone() {
             let child = Sleep::new();
-            let (pid, mut reader) = (child.pid(), Reader::new(GroupBy::Path, true, 0));
+            let (pid, mut reader) = (child.pid(), Reader::new(true, usize::MAX));
             drop(child);
             for detail in [Detail::Stat, Detail::Mappings(Check::ReadAll)] {
                 let job = Job { pid, inode: 1, detail, with_stat: false };

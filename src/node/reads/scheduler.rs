@@ -44,6 +44,8 @@ pub struct Reads {
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
+    /// Whether the kernel's sums suffice in this scrape.
+    reads_sums: bool,
     errors: ReadErrors,
     counts: ReadCounts,
 }
@@ -67,6 +69,7 @@ impl Reads {
             n_searched: 0,
             interval,
             always_reads: false,
+            reads_sums: false,
             errors: ReadErrors::default(),
             counts: ReadCounts::default(),
         }
@@ -103,8 +106,9 @@ impl Reads {
     }
 
     /// Begins a scrape after the processes are listed: reports the detached reads that have become stuck.
-    pub fn begin(&mut self, processes: &mut ProcessTable) {
-        self.n_searched = 0;
+    /// `reads_sums` says that the kernel's sums suffice, so no mappings are read.
+    pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
+        (self.n_searched, self.reads_sums) = (0, reads_sums);
         let now = Instant::now();
         while let Some(Job { pid, inode, .. }) = self.detached.next_stuck(now, cpu_time_of_thread) {
             if let Some(i) = processes.position(Entry { pid, inode }) {
@@ -215,7 +219,7 @@ impl Reads {
         // Only a read of all mappings can separate paths that were merged.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
-        let job = process.memory_job(snapshot.shape().is_rollup(), reads_all, is_short, now);
+        let job = process.memory_job(self.reads_sums, reads_all, is_short, now);
         self.under_way = Some(UnderWay { job, thread, began_at: now });
         job
     }

@@ -98,7 +98,7 @@ async function refresh() {
 	const before = failure;
 	failure = '';
 	try {
-		answer = await fetch('metrics', { cache: 'no-store', signal: AbortSignal.timeout(30000) });
+		answer = await fetch('metrics?group-by=path&fields=all', { cache: 'no-store', signal: AbortSignal.timeout(30000) });
 		start = performance.now();
 		if (answer.ok) text = await answer.text();
 		else failure = 'HTTP ' + answer.status;

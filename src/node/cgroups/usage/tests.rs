@@ -15,7 +15,7 @@ impl Checked {
     pub(crate) fn new(name: &str, containers: &[(&str, &str, &str, &str)]) -> Self {
         let node = Node::new(name, containers);
         let usage = CgroupUsage::new(node.fs(), Level::Info).unwrap();
-        Self { node, usage, snapshot: Snapshot::default() }
+        Self { node, usage, snapshot: Snapshot::new(usize::MAX, 0) }
     }
 
     /// Sets the kernel's count of kills on the node.

@@ -1,0 +1,370 @@
+//! Views of a scrape that single requests ask for: `/metrics` with parameters.
+//!
+//! The HTTP thread parses a request and leaves it here; the scrape thread renders it when the scrape that
+//! answers it has ended, and compresses it. All views together take at most as much memory as one more
+//! exposition, and a view counts until its response is sent.
+
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::publish::Buffer;
+use crate::credit::Credit;
+use crate::demand::{Demand, Freshness};
+use crate::procfs::this_process::thread_cpu_time;
+use crate::scrape::views::Query;
+
+/// The maximum number of views that wait, are rendered or are sent. A further request is refused.
+const MAX_VIEWS: usize = 4;
+/// A view that has not been sent completely by then makes room for another one.
+const MAX_SENDING: Duration = Duration::from_secs(5);
+/// All texts may take this much per sample that `--max-samples` allows, which is what a sample takes with labels
+/// of 512 bytes, but no less than [`MIN_BYTES`]. So any view fits if there is no other.
+const BYTES_PER_SAMPLE: usize = 560;
+const MIN_BYTES: usize = 4 << 20;
+/// The same if the number of samples is not limited.
+const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
+/// The maximum average fraction of a core for rendering and compressing views, and how long it accumulates.
+const CPU: f64 = 0.08;
+const CPU_BURST: Duration = Duration::from_secs(5);
+/// 10 MB of text become 16 times smaller in 30 ms; level 6 takes 38 ms for the same ratio.
+const LEVEL: Compression = Compression::new(5);
+
+/// Parses the parameters of a request; `None` stands for the exposition that is rendered ahead. Fails with one
+/// line.
+type Parse = Box<dyn Fn(&[u8]) -> Result<Option<Query>, String> + Send + Sync>;
+
+/// The views that requests ask for, shared by the HTTP thread and the scrape thread.
+pub struct Views {
+    parse: Parse,
+    max_bytes: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The views of requests that are not answered completely.
+    views: Vec<Arc<View>>,
+    /// For rendering and compressing.
+    credit: Credit,
+}
+
+/// A view, for one or several equal requests.
+pub struct View {
+    query: Query,
+    is_gzipped: bool,
+    answer: Mutex<Answer>,
+}
+
+enum Answer {
+    /// It is rendered once more than this number of scrapes have succeeded; `None` if it no longer waits.
+    Waiting(Option<u64>),
+    /// The bytes of the response, rendered at this time.
+    Rendered(Arc<Buffer>, Instant),
+    /// It does not fit beside the other views, or not at all.
+    TooLarge,
+}
+
+/// Why a view is not served.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The parameters are wrong; one line says why.
+    Invalid(String),
+    /// The client may try again later; one line says why.
+    Busy(&'static str),
+}
+
+impl Views {
+    /// Creates an empty queue for an exporter with this limit of samples.
+    pub fn new(parse: Parse, max_samples: usize) -> Self {
+        let max_bytes = match max_samples {
+            0 => BYTES_WITHOUT_LIMIT,
+            _ => MIN_BYTES.max(max_samples.saturating_mul(BYTES_PER_SAMPLE)),
+        };
+        let mut credit = Credit::new(CPU);
+        credit.cap(CPU_BURST);
+        Self { parse, max_bytes, state: Mutex::new(State { views: Vec::new(), credit }) }
+    }
+
+    /// Requests a view with these parameters, and the scrape that answers it. `None` stands for the exposition
+    /// that is rendered ahead.
+    pub fn request(
+        &self,
+        parameters: &[u8],
+        is_gzipped: bool,
+        demand: &Demand,
+        now: Instant,
+    ) -> Result<Option<Arc<View>>, Refusal> {
+        let Some(query) = (self.parse)(parameters).map_err(Refusal::Invalid)? else { return Ok(None) };
+        let mut state = lock(&self.state);
+        state.views.retain(|view| view.is_used());
+        let freshness = if query.needs_paths { demand.request_paths(now) } else { demand.request(now) };
+        let n_succeeded = match freshness {
+            Freshness::Fresh => None,
+            Freshness::WaitFor(n) => Some(n),
+        };
+        let same = state.views.iter().find(|view| {
+            let is_same = view.query == query && view.is_gzipped == is_gzipped;
+            is_same && matches!(*lock(&view.answer), Answer::Waiting(n) if n == n_succeeded)
+        });
+        if let Some(same) = same {
+            return Ok(Some(same.clone()));
+        }
+        if state.views.len() >= MAX_VIEWS && !state.take_oldest(now) {
+            return Err(Refusal::Busy("too many views are requested at a time\n"));
+        }
+        let view = Arc::new(View { query, is_gzipped, answer: Mutex::new(Answer::Waiting(n_succeeded)) });
+        state.views.push(view.clone());
+        drop(state);
+        demand.requested().wake();
+        Ok(Some(view))
+    }
+
+    /// Renders the views that wait for no scrape. `render` appends a view to a text, and returns whether it
+    /// takes at most this many bytes.
+    pub fn render_due(&self, demand: &Demand, mut render: impl FnMut(&Query, &mut Vec<u8>, usize) -> bool) {
+        let clock = thread_cpu_time();
+        let due: Vec<Arc<View>> = {
+            let mut state = lock(&self.state);
+            state.credit.earn(Instant::now(), CPU_BURST);
+            if !state.credit.is_left() {
+                return; // the requests ask again
+            }
+            state.views.iter().filter(|view| view.is_used() && view.is_due(demand)).cloned().collect()
+        };
+        if due.is_empty() {
+            return;
+        }
+        for view in due {
+            let max_bytes = self.max_bytes.saturating_sub(lock(&self.state).n_bytes());
+            let answer = view.render(max_bytes, &mut render);
+            *lock(&view.answer) = answer;
+        }
+        lock(&self.state).credit.spend(thread_cpu_time().saturating_sub(clock).as_secs_f64());
+        demand.done().wake();
+    }
+}
+
+impl State {
+    /// Returns the memory of all views that are rendered.
+    fn n_bytes(&self) -> usize {
+        self.views
+            .iter()
+            .filter(|view| view.is_used())
+            .filter_map(|view| view.bytes())
+            .map(|b| b.n_bytes())
+            .sum()
+    }
+
+    /// Takes the oldest view away from its connections, if sending it takes too long. Returns whether there
+    /// was one.
+    fn take_oldest(&mut self, now: Instant) -> bool {
+        let rendered_at = |view: &Arc<View>| match &*lock(&view.answer) {
+            Answer::Rendered(_, at) => Some(*at),
+            _ => None,
+        };
+        let times = self.views.iter().map(rendered_at).enumerate();
+        let oldest = times.filter_map(|(i, at)| Some((at?, i))).min();
+        let oldest = oldest.filter(|(at, _)| now.saturating_duration_since(*at) >= MAX_SENDING);
+        let Some((_, i)) = oldest else { return false };
+        self.views.swap_remove(i).bytes().iter().for_each(|bytes| bytes.take());
+        true
+    }
+}
+
+impl View {
+    /// Whether a request waits for the view, or a response with it is being sent.
+    fn is_used(self: &Arc<Self>) -> bool {
+        let is_sent = match &*lock(&self.answer) {
+            Answer::Rendered(bytes, _) => Arc::strong_count(bytes) > 1,
+            _ => false,
+        };
+        is_sent || Arc::strong_count(self) > 1
+    }
+
+    fn is_due(&self, demand: &Demand) -> bool {
+        match *lock(&self.answer) {
+            Answer::Waiting(n) => demand.has_succeeded(n.unwrap_or(0)), // nothing precedes the first scrape
+            _ => false,
+        }
+    }
+
+    fn bytes(&self) -> Option<Arc<Buffer>> {
+        match &*lock(&self.answer) {
+            Answer::Rendered(bytes, _) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
+    /// Renders the view, and compresses it.
+    fn render(
+        &self,
+        max_bytes: usize,
+        render: &mut impl FnMut(&Query, &mut Vec<u8>, usize) -> bool,
+    ) -> Answer {
+        let mut text = Vec::new();
+        if !render(&self.query, &mut text, max_bytes) {
+            return Answer::TooLarge;
+        }
+        if self.is_gzipped {
+            let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 16 + 64), LEVEL);
+            encoder.write_all(&text).expect("a Vec takes every write");
+            text = encoder.finish().expect("a Vec takes every write");
+        }
+        text.shrink_to_fit();
+        Answer::Rendered(Arc::new(Buffer::new(text)), Instant::now())
+    }
+
+    /// Whether the request can be answered.
+    pub fn is_answered(&self) -> bool {
+        !matches!(*lock(&self.answer), Answer::Waiting(_))
+    }
+
+    /// Returns the bytes of the response.
+    pub fn answer(&self) -> Result<Arc<Buffer>, Refusal> {
+        match &*lock(&self.answer) {
+            Answer::Waiting(_) => Err(Refusal::Busy("no scrape has ended in time\n")),
+            Answer::Rendered(bytes, _) => Ok(bytes.clone()),
+            Answer::TooLarge => Err(Refusal::Busy(
+                "the view does not fit into memory: expected a narrower filter or fewer fields\n",
+            )),
+        }
+    }
+
+    /// Whether the bytes are gzipped.
+    pub fn is_gzipped(&self) -> bool {
+        self.is_gzipped
+    }
+
+    /// Renders the view of the last scrape instead of waiting for the next one. Returns whether it waited.
+    pub fn end_wait(&self, demand: &Demand) -> bool {
+        let Answer::Waiting(n) = &mut *lock(&self.answer) else { return false };
+        let has_waited = n.take().is_some();
+        demand.requested().wake();
+        has_waited
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::totals::shape::Shape;
+
+    /// Returns a queue in which `N` stands for a view of N KiB, and a demand with a scrape that is fresh.
+    fn queue() -> (Views, Demand, Instant) {
+        let parse = |parameters: &[u8]| {
+            let number = str::from_utf8(parameters).ok().and_then(|text| text.parse().ok());
+            let max_samples = number.ok_or_else(|| "expected a number".to_owned())?;
+            let shape = Shape { max_samples, ..Shape::default() };
+            Ok((max_samples > 0).then_some(Query { shape, filters: Vec::new(), needs_paths: false }))
+        };
+        let now = Instant::now();
+        let demand = Demand::new(Duration::from_secs(60), now).unwrap();
+        demand.begin(now);
+        demand.end(true, None, now);
+        (Views::new(Box::new(parse), 1), demand, now)
+    }
+
+    fn render_due(views: &Views, demand: &Demand) {
+        views.render_due(demand, |query, text, max_bytes| {
+            text.resize(query.shape.max_samples << 10, b'x');
+            text.len() <= max_bytes
+        });
+    }
+
+    fn request(queue: &(Views, Demand, Instant), parameters: &str) -> Result<Arc<View>, Refusal> {
+        let (views, demand, now) = queue;
+        let view = views.request(parameters.as_bytes(), false, demand, *now);
+        view.map(|view| view.expect("it is not the one rendered ahead"))
+    }
+
+    fn is_too_large(view: &View) -> bool {
+        matches!(*lock(&view.answer), Answer::TooLarge)
+    }
+
+    #[test]
+    fn parameters_without_effect_name_the_exposition_rendered_ahead() {
+        let queue = queue();
+        assert!(queue.0.request(b"0", false, &queue.1, queue.2).unwrap().is_none());
+        let error = queue.0.request(b"x", false, &queue.1, queue.2).err();
+        assert_eq!(error, Some(Refusal::Invalid("expected a number".into())));
+    }
+
+    #[test]
+    fn all_views_together_have_a_limit() {
+        let queue = queue();
+        let large = request(&queue, "3000").unwrap();
+        let small = request(&queue, "1000").unwrap();
+        let too_large = request(&queue, "2000").unwrap();
+        render_due(&queue.0, &queue.1);
+        assert_eq!([&large, &small, &too_large].map(|view| is_too_large(view)), [false, false, true]);
+        assert_eq!(large.answer().unwrap().n_bytes(), 3000 << 10);
+        let sent = large.answer().unwrap();
+        drop(large);
+        let again = request(&queue, "2001").unwrap();
+        render_due(&queue.0, &queue.1);
+        assert!(is_too_large(&again), "the large one is still being sent");
+        drop(sent);
+        let again = request(&queue, "2002").unwrap();
+        render_due(&queue.0, &queue.1);
+        assert!(!is_too_large(&again));
+    }
+
+    #[test]
+    fn a_fifth_view_is_refused_until_another_is_sent() {
+        let queue = queue();
+        let mut views: Vec<_> = ["1", "2", "3", "4"].map(|n| request(&queue, n).unwrap()).into();
+        let same = request(&queue, "4").unwrap();
+        assert!(Arc::ptr_eq(&same, &views[3]), "equal requests share a view");
+        assert!(matches!(request(&queue, "5"), Err(Refusal::Busy(_))));
+        drop(views.pop());
+        assert!(matches!(request(&queue, "5"), Err(Refusal::Busy(_))), "one of the two still waits");
+        drop(same);
+        views.push(request(&queue, "5").unwrap());
+        render_due(&queue.0, &queue.1);
+        assert!(matches!(request(&queue, "6"), Err(Refusal::Busy(_))));
+    }
+
+    #[test]
+    fn a_view_that_is_not_read_makes_room_for_another() {
+        let queue = queue();
+        let views = ["1", "2", "3", "4"].map(|n| request(&queue, n).unwrap());
+        render_due(&queue.0, &queue.1);
+        let bytes = views.map(|view| view.answer().unwrap());
+        let late = (queue.0, queue.1, Instant::now() + MAX_SENDING);
+        let _view = request(&late, "5").unwrap();
+        let n_left = bytes.iter().filter(|bytes| bytes.bytes().is_some()).count();
+        assert_eq!(n_left, 3);
+    }
+
+    #[test]
+    fn a_view_waits_for_the_scrape_that_answers_it() {
+        let (views, demand, now) = queue();
+        let queue = (views, demand, now + Duration::from_secs(61));
+        let [view, impatient] = ["1", "2"].map(|n| request(&queue, n).unwrap());
+        render_due(&queue.0, &queue.1);
+        assert!(!view.is_answered() && view.answer().is_err());
+        assert!(impatient.end_wait(&queue.1) && !impatient.end_wait(&queue.1));
+        render_due(&queue.0, &queue.1);
+        assert!(!view.is_answered() && impatient.is_answered());
+        queue.1.begin(queue.2);
+        queue.1.end(true, None, queue.2);
+        render_due(&queue.0, &queue.1);
+        assert!(view.is_answered() && view.answer().is_ok());
+    }
+
+    #[test]
+    fn views_have_credit_of_their_own() {
+        let queue = queue();
+        lock(&queue.0.state).credit.spend(1e6);
+        let view = request(&queue, "1").unwrap();
+        render_due(&queue.0, &queue.1);
+        assert!(!view.is_answered());
+    }
+}

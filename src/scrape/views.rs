@@ -1,0 +1,119 @@
+//! What is exported of the readings: the view of the options, and the views that single requests ask for.
+
+use crate::exposition;
+use crate::node::containers::filter::Filter;
+use crate::totals::labels;
+use crate::totals::shape::Shape;
+use crate::totals::snapshot::Snapshot;
+use crate::totals::view::View;
+
+/// The view that `/metrics` shows without parameters.
+#[derive(Debug)]
+pub struct Views {
+    main: View,
+}
+
+impl Views {
+    /// Creates the view that the options describe.
+    pub fn new(shape: Shape) -> Self {
+        Self { main: View::new(shape) }
+    }
+
+    /// Returns whether anonymous memory is split into parts.
+    pub fn anon_parts(&self) -> bool {
+        self.main.shape().anon_parts
+    }
+
+    /// Whether the kernel's sums over the mappings of a process suffice for `/metrics`.
+    pub fn are_sums(&self) -> bool {
+        self.main.shape().is_rollup()
+    }
+
+    /// Returns the limit of samples; 0 means no limit.
+    pub fn max_samples(&self) -> usize {
+        self.main.shape().max_samples
+    }
+
+    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns the number of their samples.
+    pub fn render(&mut self, text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
+        self.main.update(snapshot.summed(), |_, _| true);
+        exposition::text::render(text, &self.main, snapshot.summed())
+    }
+
+    /// Returns the label text, left open, and the number of folded paths of the containers in the last
+    /// exposition that have folded paths.
+    pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
+        self.main.folded(snapshot.summed())
+    }
+}
+
+/// A view that a request asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// What series stand for, and which samples there are.
+    pub shape: Shape,
+    /// What is shown of the selected processes: those that any filter matches. Without filters, all.
+    pub filters: Vec<Filter>,
+    /// Whether it needs mappings, where scrapes read only the kernel's sums.
+    pub needs_paths: bool,
+}
+
+impl Query {
+    /// Appends the families `process_smaps_*` to `text`. Returns the view, which was made for this, and the
+    /// number of samples; `None` if view and text may take more than `max_bytes`.
+    pub fn render(&self, text: &mut Vec<u8>, snapshot: &Snapshot, max_bytes: usize) -> Option<(View, u64)> {
+        let mut view = View::new(self.shape);
+        view.update(snapshot.summed(), |container, command| self.selects(container, Some(command)));
+        let n_bytes = view.text_bytes();
+        if view.n_bytes() + n_bytes > max_bytes {
+            return None;
+        }
+        text.reserve_exact(n_bytes);
+        let n_samples = exposition::text::render(text, &view, snapshot.summed());
+        Some((view, n_samples))
+    }
+
+    /// Whether a container with this label text is shown, or a command of it, of which the escaped name is
+    /// given.
+    pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
+        if self.filters.is_empty() {
+            return true;
+        }
+        let [namespace, pod, name] = labels::values_of_container(container);
+        let command = command.map(|command| {
+            let mut text = String::new();
+            labels::push_unescaped(&mut text, command, usize::MAX / 2);
+            text
+        });
+        self.filters.iter().any(|filter| match &command {
+            Some(command) => filter.matches(&namespace, &pod, &name, command),
+            None => filter.matches_container(&namespace, &pod, &name),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_see_unescaped_names() {
+        let container = labels::container("sh\"op", "", "a\\b");
+        let query = |filters: &[&str]| Query {
+            shape: Shape::default(),
+            filters: filters.iter().map(|text| Filter::parse(text).unwrap()).collect(),
+            needs_paths: false,
+        };
+        for (filters, command, expected) in [
+            (&[][..], Some("x"), true),
+            (&["sh\"op//a\\b/x\"y"], Some(r#"x\"y"#), true),
+            (&["*/*/*/y", "*/*/*/x"], Some("x"), true),
+            (&["*/*/*/y"], Some("x"), false),
+            (&["*/*/*/y"], None, true),
+            (&["shop/*/*/*"], None, false),
+            (&["*/?/*/*"], None, false),
+        ] {
+            assert_eq!(query(filters).selects(&container, command), expected, "{filters:?}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The parts of a view: its commands, and its rows, each of which is one series of the exposition.
+
+use std::ops::Range;
+
+use super::sums::{Size, Totals};
+use crate::smaps::fields::FieldMask;
+
+/// What a view shows under one label text. A row without mappings is not shown; something may fold into it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// The position of the command in the view.
+    pub(super) command: u32,
+    /// The length of the label text.
+    pub(super) label_len: u32,
+    pub(super) label: Label,
+    pub(super) source: Source,
+    pub(super) outline: Outline,
+    /// Whether the row is summed in another one.
+    pub(super) is_folded: bool,
+}
+
+/// What a row stands for within its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Label {
+    /// The path of this series.
+    Path(u32),
+    /// All paths that are not shown under their own names.
+    Other,
+    /// The kind at this position of [`KIND_LABELS`](super::grouping::KIND_LABELS).
+    Kind(u8),
+    /// The whole command.
+    Command,
+}
+
+/// Where the totals of a row are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Nothing is summed.
+    Nothing,
+    /// In the table: the sum of this series over all processes.
+    Series(u32),
+    /// In a reading: what one process adds to a series. It stays packed, because 90,000 unpacked ones, as
+    /// 1,500 processes have, would take 17 MB.
+    Reading { id: u32, at: u32 },
+    /// In the view.
+    Sum(u32),
+}
+
+/// What decides how many samples a row has, and in which order rows fold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outline {
+    pub(super) size: Size,
+    pub(super) n_mappings: u64,
+    pub(super) present: FieldMask,
+    /// The fields with a value above 0.
+    pub(super) nonzero: FieldMask,
+}
+
+impl Outline {
+    /// Returns the outline of these totals.
+    pub(super) fn of(totals: &Totals) -> Self {
+        let bits = totals.values.bytes.iter().enumerate();
+        let nonzero = bits.fold(0, |mask, (i, &value)| mask | FieldMask::from(value != 0) << i);
+        let present = totals.values.present;
+        Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
+    }
+
+    /// Adds another outline, as the totals would be added.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
+        self.n_mappings += other.n_mappings;
+        self.present |= other.present;
+        self.nonzero |= other.nonzero;
+    }
+}
+
+/// A command of a view: a command name in a container, or one process with that name.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) container: u32,
+    /// The number of the command in the table. `None` if it has no processes, and others may fold into it.
+    pub(super) id: Option<u32>,
+    /// Where the view's text holds the label of the process, if the command is one process.
+    pub(super) pid: Range<usize>,
+    /// The length of the label text without the label of a row.
+    pub(super) label_len: usize,
+    pub(super) n_processes: u64,
+    /// The rows of the command, in the order of their label texts.
+    pub(super) rows: Range<usize>,
+    /// The row `[other]`, if paths may fold.
+    pub(super) other: Option<usize>,
+    /// The position of the first command with the same name.
+    pub(super) first_of_name: usize,
+    /// Whether this is the command `[other]`, into which commands of its container may fold.
+    pub(super) is_other: bool,
+    /// Whether the command is folded into `[other]`.
+    pub(super) is_folded: bool,
+    pub(super) fold: CommandFold,
+}
+
+/// The data that folding keeps about a command.
+#[derive(Debug, Default)]
+pub(super) struct CommandFold {
+    /// The number of folded paths of the command, and the row of the last of them.
+    pub(super) n_paths: u64,
+    pub(super) last_path: usize,
+    /// The cost of the command's rows, and their sum.
+    pub(super) cost: usize,
+    pub(super) sum: Outline,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smaps::fields::values;
+
+    #[test]
+    fn outlines_add_up_as_totals_do() {
+        let totals = |fields: &[(&str, u64)]| Totals { values: values(fields), n_mappings: 1 };
+        let parts = [
+            totals(&[("rss", u64::MAX), ("pss", 3), ("swap", 0)]),
+            totals(&[("rss", 4), ("locked", 0), ("mmu_page_size", 4096)]),
+            totals(&[("pss", 1 << 20), ("swap", 1)]),
+        ];
+        let (mut sum, mut outline) = (Totals::default(), Outline::default());
+        for part in &parts {
+            sum.add(part);
+            outline.add(&Outline::of(part));
+            let expected = Outline::of(&sum);
+            assert_eq!((outline.size, outline.n_mappings), (expected.size, expected.n_mappings));
+            assert_eq!((outline.present, outline.nonzero), (expected.present, expected.nonzero));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A view: one way to show the readings of all processes. It decides what one series stands for, which
+//! samples there are, and what folds into `[other]` to stay within `--max-samples`.
+//!
+//! Views are computed from the sums by path, or for single processes from their readings; they change
+//! neither. Computing a view again allocates nothing while commands and paths stay the same.
+
+use super::collect::Collector;
+use super::fold::Folding;
+use super::row::Row;
+use super::rows::{Rows, Summed};
+use super::shape::Shape;
+
+/// What a sample takes besides its labels: at most 38 bytes for the name, and room for 9 digits.
+const SAMPLE_BYTES: usize = 48;
+
+/// The series of one exposition.
+#[derive(Debug, Default)]
+pub struct View {
+    rows: Rows,
+    collector: Collector,
+    folding: Folding,
+}
+
+/// One series of a view.
+#[derive(Clone, Copy, Debug)]
+pub struct Series<'a> {
+    /// The label text in three pieces, with its braces.
+    pub labels: [&'a str; 3],
+    view: &'a View,
+    summed: Summed<'a>,
+    row: &'a Row,
+}
+
+impl View {
+    /// Returns a view of this shape that shows nothing yet.
+    pub fn new(shape: Shape) -> Self {
+        Self { rows: Rows { shape, ..Rows::default() }, ..Self::default() }
+    }
+
+    /// Returns what series stand for, and which samples are exported.
+    pub fn shape(&self) -> &Shape {
+        &self.rows.shape
+    }
+
+    /// Takes over the last sums, and folds what exceeds the limit. `selects` gets the label text of a
+    /// container, left open, and the escaped name of a command in it.
+    pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
+        self.collector.collect(&mut self.rows, summed, selects);
+        self.folding.fold(&mut self.rows, summed);
+    }
+
+    /// Returns the series, in the order of their label texts. `summed` is what the view was updated with.
+    pub fn series<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = Series<'a>> {
+        let rows = self.rows.rows.iter().filter(|row| self.rows.is_shown(row));
+        rows.map(move |row| Series { labels: self.rows.labels(summed.table, row), view: self, summed, row })
+    }
+
+    /// Returns the value of a field for each series that has a sample of it, with its label text.
+    pub fn samples<'a>(
+        &'a self,
+        summed: Summed<'a>,
+        field: usize,
+    ) -> impl Iterator<Item = ([&'a str; 3], u64)> {
+        let rows = &self.rows;
+        let has_sample = move |row: &&Row| rows.is_shown(row) && rows.shape.has_sample(&row.outline, field);
+        let shown = rows.rows.iter().filter(has_sample);
+        shown.map(move |row| (rows.labels(summed.table, row), rows.value(summed, row, field)))
+    }
+
+    /// Returns the label text of each command name, left open and in two pieces, and the number of its
+    /// processes.
+    pub fn processes<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = ([&'a str; 2], u64)> {
+        self.rows.processes(summed.table)
+    }
+
+    /// Returns the number of samples of `process_smaps_*`.
+    pub fn n_samples(&self, summed: Summed<'_>) -> usize {
+        let shown = self.rows.rows.iter().filter(|row| self.rows.is_shown(row));
+        shown.map(|row| self.rows.shape.n_samples(&row.outline)).sum::<usize>()
+            + self.processes(summed).count()
+    }
+
+    /// Returns about how many bytes the samples of `process_smaps_*` take as text, rarely less than they do.
+    pub fn text_bytes(&self) -> usize {
+        let rows = self
+            .rows
+            .rows
+            .iter()
+            .filter(|row| self.rows.is_shown(row))
+            .map(|row| self.rows.shape.n_samples(&row.outline) * (row.label_len as usize + SAMPLE_BYTES));
+        let commands = self.rows.commands.iter().map(|command| command.label_len + SAMPLE_BYTES);
+        rows.sum::<usize>() + commands.sum::<usize>()
+    }
+
+    /// Returns the memory of the view.
+    pub fn n_bytes(&self) -> usize {
+        self.rows.n_bytes()
+    }
+
+    /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
+    /// if there are more than 100, of those with the most.
+    pub fn folded<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = (&'a str, u64)> {
+        self.folding.reported(summed.table)
+    }
+}
+
+impl Series<'_> {
+    /// Returns the number of mappings behind the series.
+    pub fn n_mappings(&self) -> u64 {
+        self.row.outline.n_mappings
+    }
+
+    /// Returns whether there is a sample of the field at this position of the table, and its value.
+    pub fn value(&self, field: usize) -> Option<u64> {
+        let rows = &self.view.rows;
+        let has_sample = rows.shape.has_sample(&self.row.outline, field);
+        has_sample.then(|| rows.value(self.summed, self.row, field))
+    }
+}
