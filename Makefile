@@ -73,7 +73,7 @@ page-test:
 	{ echo "node is missing: sudo apt-get install nodejs, or brew install node" >&2; exit 1; }
 	node --test tests/page/*.test.mjs
 
-# The memory map in a real Chromium. Needs root to install that on Debian.
+# The memory map in a real Chromium. Needs root to install that on Debian, and for the test that makes cgroups.
 .PHONY: browser
 browser: build page-test
 	tests/browser/run

@@ -72,6 +72,17 @@ def test_a_composition_by_kind_is_the_same_however_it_is_grouped(fleet):
     assert kinds == {kind: 2 * value for kind, value in expected.items()}, "both exporters of c"
 
 
+def test_library_panels_are_empty_and_say_why_when_grouped_by_process(tmp_path):
+    arguments = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", "process")
+    libraries = [panel for panel in json.loads(DASHBOARD)["panels"] if panel["title"].startswith("Shared libraries")]
+    assert len(libraries) == 2
+    with Exporter(*arguments) as exporter, Prometheus(tmp_path, [("a", exporter.address)]) as prometheus:
+        until(lambda: prometheus.query("process_smaps_pss_bytes"), 60, "Prometheus has scraped it")
+        for panel in libraries:
+            assert prometheus.query(re.sub(r"\$\w+", ".*", panel["targets"][0]["expr"])) == []
+            assert "grouped by process" in panel["fieldConfig"]["defaults"]["noValue"]
+
+
 def test_the_readmes_queries_and_alerts_stand_several_exporters(fleet):
     prometheus, group_by, _ = fleet
     other = {"path": "kind", "kind": "path"}[group_by]

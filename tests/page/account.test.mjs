@@ -31,8 +31,8 @@ const tilesOf = (page, ...names) => Object.fromEntries(page.kidsOf(find(page, ..
 test('tiles of paths and of parts fill what is charged', async () => {
 	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 450, '/lib/libc.so': 100 }) },
 		cgroup(WHERE, { current: 1000, limit: 2000, working_set: 900, parts: PARTS, unmapped: { page_cache: 210, shmem: 40 } })));
-	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'page cache that nobody maps': 210, 'tmpfs that nobody maps': 40, slab: 30, 'page tables': 20,
-		'anonymous memory that no process maps': 17, 'huge pages of hugetlbfs': 16, 'secondary page tables': 6, 'kernel stacks': 10, 'per-CPU': 5, vmalloc: 3, zswap: 2, 'other kernel memory': 15,
+	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'unmapped page cache': 210, 'unmapped tmpfs': 40, slab: 30, 'page tables': 20,
+		'unmapped anonymous': 17, hugetlbfs: 16, 'secondary page tables': 6, 'kernel stacks': 10, 'per-CPU': 5, vmalloc: 3, zswap: 2, 'other kernel memory': 15,
 		difference: 76 });
 	for (const names of [['shop', 'web-1', 'app'], ['shop', 'web-1'], ['shop'], []]) assert.equal(page.at(charged(page), find(page, ...names)), 1000);
 	assert.equal(page.answer.broken, 0);
@@ -46,19 +46,20 @@ test('a split that is not told is not made up', async () => {
 	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 450, slab: 30, difference: 520 });
 });
 
-test('tiles that are more than the use are said to be, and no tile is negative', async () => {
+test('what tiles are more than the use is named and not added, and no tile is negative', async () => {
 	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 990 }) }, cgroup(WHERE, { current: 1000, parts: { ...PARTS, percpu: -5, remainder: -80 }, unmapped: { page_cache: 210 } })));
 	const tiles = tilesOf(page, 'shop', 'web-1', 'app'), sum = Object.values(tiles).reduce((a, b) => a + b);
 	assert.ok(Object.values(tiles).every(v => v > 0) && !('difference' in tiles) && !('per-CPU' in tiles));
 	assert.deepEqual(page.excesses().map(({ n, by }) => [n.name, by]), [['app', sum - 1000]]);
-	assert.equal(page.at(charged(page), page.root), sum);
+	assert.equal(page.at(charged(page), page.root), 1000);
 });
 
-test('containers without an account show what they map, and those without a process what is charged', async () => {
+test('containers without an account are left out, and those without a process show what is charged', async () => {
 	const other = { ...WHERE, pod: 'web-2' }, gone = { ...WHERE, pod: 'web-3' }, page = await opened(exposition({ pss: [...mapped(WHERE, { '[heap]': 100 }), ...mapped(other, { '[heap]': 70 })] },
-		cgroup(WHERE, { current: 200, parts: { slab: 10 } }) + cgroup(other, { current: 900 }) + cgroup(gone, { current: 50, parts: { slab: 20 } })));
-	assert.deepEqual([WHERE, other, gone].map(({ pod }) => page.at(charged(page), find(page, 'shop', pod))), [200, 70, 50]);
-	assert.deepEqual(tilesOf(page, 'shop', 'web-2', 'app'), { java: 70 });
+		cgroup(WHERE, { current: 200, parts: { slab: 10 } }) + cgroup(gone, { current: 50, parts: { slab: 20 } })));
+	assert.deepEqual([WHERE, other, gone].map(({ pod }) => page.at(charged(page), find(page, 'shop', pod))), [200, NaN, 50]);
+	assert.deepEqual(tilesOf(page, 'shop', 'web-2', 'app'), { java: NaN });
+	assert.equal(page.at(charged(page), page.root), 250);
 	assert.deepEqual(page.containersOf(page.root).map(n => n.full).sort(), ['shop/web-1 › app', 'shop/web-2 › app', 'shop/web-3 › app']);
 	// By any other field there is neither the container without a process nor the tiles.
 	page.setCharged(false);

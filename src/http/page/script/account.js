@@ -9,20 +9,17 @@ const PARTS = {
 	kernel_other: ['other kernel memory', 'kernel_other'], sockets: ['sockets', 'sockets'], remainder: ['remainder', 'difference'],
 };
 // The parts that no process maps, as the treemap shows them.
-const UNMAPPED = { unmapped_page_cache: 'Page cache that nobody maps', unmapped_shmem: 'Tmpfs that nobody maps' };
-const TILES = {
-	...UNMAPPED, anon_unmapped: 'Anonymous memory that no process maps', hugetlb: 'Huge pages of hugetlbfs', slab: 'Slab', page_tables: 'Page tables',
-	sec_page_tables: 'Secondary page tables', kernel_stacks: 'Kernel stacks', percpu: 'Per-CPU', vmalloc: 'Vmalloc', zswap: 'Zswap', kernel_other: 'Other kernel memory',
-	sockets: 'Sockets', difference: 'Difference',
-};
-const SHORT = { unmapped_page_cache: 'unmapped cache', unmapped_shmem: 'unmapped tmpfs', anon_unmapped: 'unmapped anon', hugetlb: 'hugetlbfs', kernel_other: 'other kernel' };
-Object.assign(KINDS, TILES);
+const UNMAPPED = { unmapped_page_cache: 'unmapped page cache', unmapped_shmem: 'unmapped tmpfs' };
+const TILES = { ...UNMAPPED };
+for (const part in PARTS) if (!/^(anon|page_cache|shmem|remainder)$/.test(part)) [TILES[part]] = PARTS[part];
+TILES.difference = 'difference';
+for (const part in TILES) KINDS[part] = TILES[part].replace(/^./, c => c.toUpperCase());
 // The node of a tile is a child of its container, beside the commands. A command's name is at most 15 bytes, so none is called this.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory';
-const tileName = name => TILES[name]?.replace(/^[A-Z]/, c => c.toLowerCase()) || name;
+const tileName = name => TILES[name] || name;
 
 let accounts = new Map(), reading = new Map(); // by the container's labels, of the exposition that is shown and of the one being read
-let excesses = []; // the containers whose tiles are more than their use: { n, by }
+let excesses = []; // the containers whose mapped and unmapped tiles are more than their use: { n, by }
 const tileNodes = new Set();
 
 const accountOf = n => n.account || n.target?.account;
@@ -50,37 +47,35 @@ function findContainer(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === 'container' ? n : null;
 }
-// Gives each container its account, and the field of charged memory its values: the PSS of what is mapped, the parts that no process
-// maps, and as `difference` what is left of the use. Called when the fields are summed.
+// Gives each container its account, and the field of charged memory its values: of a container its use, and inside the PSS of what is
+// mapped, the parts that no process maps, and as `difference` what is left of the use. Called when the fields are summed.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	[accounts, reading] = [reading, new Map()];
 	excesses = [];
-	const pss = fields.get('pss');
+	const pss = fields.get('pss'), isAny = [...accounts.values()].some(hasParts);
 	for (const a of accounts.values()) {
 		a.n = findContainer(a.names);
-		const isCharged = a.current >= 0 && hasParts(a);
+		const isCharged = isAny && a.current >= 0;
 		if (!a.n && isCharged && pss) a.n = a.names.reduce((n, name, k) => child(n, LEVELS[k], name, true), root);
 		if (a.n) a.n.account = a;
 		if (isCharged && pss && a.n) chargeTo(a, pss);
 	}
 	const f = fields.get(CHARGED);
 	if (!f) return;
-	f.next.fill(NaN);
-	let isAny = false;
-	for (const a of accounts.values()) {
-		if (!a.tiles) continue;
-		if (!isAny) f.next.set(pss.next);
-		isAny = true;
-		for (const [n, v] of a.tiles) {
-			f.next[n.i] = v;
-			for (let up = n.up; up; up = up.up) f.next[up.i] = (f.next[up.i] || 0) + v;
-		}
+	// Containers have their use, what is around them its sum; inside are paths by their PSS and the parts.
+	for (const n of nodes) {
+		f.next[n.i] = n.level === 'container' ? n.account?.tiles ? n.account.current : NaN : f.next[n.up?.i] >= 0 ? pss.next[n.i] : NaN;
+	}
+	for (const { n, tiles, current } of accounts.values()) {
+		if (!tiles) continue;
+		for (const [tile, v] of tiles) f.next[tile.i] = v;
+		for (let up = n.up; up; up = up.up) f.next[up.i] = (f.next[up.i] || 0) + current;
 	}
 }
 function chargeTo(a, pss) {
 	const f = fieldOf(FAMILY + CHARGED + '_bytes'), { n } = a, mapped = pss.next[n.i] || 0, parts = { ...a.unmapped };
-	f.help = 'What is charged to the containers: mapped paths by their PSS, and what no process maps.';
+	f.help = 'What is charged to the containers, by their cgroups; inside, mapped paths by their PSS, and what no process maps.';
 	for (const part in a.parts) if (Object.hasOwn(TILES, part)) parts[part] = a.parts[part];
 	let left = a.current - mapped;
 	for (const part in parts) {

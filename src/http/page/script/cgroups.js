@@ -1,20 +1,20 @@
 // Use and limits of containers as bars, and what is to be said about the treemap of charged memory.
 
 Object.assign(LEGEND, {
-	unmapped_page_cache: 'Page cache that is charged here and that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
-	unmapped_shmem: 'Tmpfs and shared memory that is charged here and that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
-	anon_unmapped: 'Anonymous memory that is charged here and that no process maps: above all what is left of huge pages of which a part was freed, until the kernel splits them.',
-	hugetlb: 'Huge pages of hugetlbfs, on nodes that count them as memory. PSS leaves them out.',
-	slab: 'Objects of the kernel for this container: inodes, directory entries, sockets.',
-	page_tables: 'What the kernel needs to translate the addresses of this container’s processes.',
+	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
+	unmapped_shmem: 'Tmpfs and shared memory that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
+	anon_unmapped: 'Anonymous memory that no process maps: above all the rest of huge pages of which a part was freed, until the kernel splits them.',
+	hugetlb: 'Huge pages of hugetlbfs, where they count as memory. PSS leaves them out.',
+	slab: 'Objects of the kernel: inodes, directory entries, sockets.',
+	page_tables: 'What the kernel needs to translate addresses.',
 	sec_page_tables: 'Page tables of virtual machines (KVM) and IOMMUs.',
 	kernel_stacks: 'The kernel’s stack of each thread.',
 	percpu: 'Kernel data kept for each CPU.',
 	vmalloc: 'Kernel memory from vmalloc, as of BPF maps.',
-	zswap: 'Memory that holds swap, compressed.',
+	zswap: 'Compressed swap.',
 	kernel_other: 'Kernel memory of no other kind.',
 	sockets: 'Network buffers.',
-	difference: 'What is left of the use after all other tiles: charged here and mapped elsewhere, or counted by nobody. Where the kernel does not say how much page cache and tmpfs nobody maps, that is in here, too.',
+	difference: 'The rest of the use: charged here and mapped elsewhere, counted nowhere, or page cache and tmpfs that the kernel does not split by mapping.',
 });
 
 // ---- The table of containers
@@ -86,11 +86,32 @@ function fillUse(use, a, largest) {
 
 // ---- What is to be said about a place: its use, if it is a container's, and how far the treemap of charged memory is to be believed
 
+// Shared memory that is no file ends with its last process. /dev/zero is inherited only; by name, others may be in other containers, too.
+const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
+function endsText(container, { parts }) {
+	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
+	// As PSS divides pages, what several processes map is more than what is private.
+	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick && UNNAMED.test(n.name);
+	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';
+	for (const n of series.values()) if (isUnnamed(n)) isBelow(n, container) ? here.push(n) : isShared(n) && elsewhere.set(n.name, at(pss, n) + (elsewhere.get(n.name) || 0));
+	const isOurs = n => n.name[1] === 'd' || !isShared(n) || !elsewhere.has(n.name);
+	let freed = parts.anon, stays = parts.shmem;
+	for (const n of here) {
+		stays -= at(pss, n);
+		if (isOurs(n)) freed += at(pss, n);
+		else {
+			stays -= elsewhere.get(n.name);
+			elsewhere.set(n.name, 0);
+		}
+	}
+	return `Private to single processes: ${size(at(uss, container))} · Freed if the container ended: ${size(freed)}` + (stays > 0 ? ` · Stays until the pod ends: ${size(stays)} of tmpfs files` : '');
+}
 const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
 function drawCharged() {
 	const n = place && entered(place), a = n && accountOf(n);
 	$.use.hidden = !a;
 	fillUse(useHere, a, a?.current);
+	put($.ends, a ? endsText(n, a) : '');
 	$.charged.hidden = !isCharged || !place;
 	if ($.charged.hidden) return;
 	put($.charged.firstChild, 'Memory is charged to the container that touched it first, while PSS divides it among all who map it, so what is mapped and what is charged need not match. ');
@@ -98,6 +119,7 @@ function drawCharged() {
 }
 const useHere = makeUse();
 $.use.append(...useHere.all);
+$.ends.title = 'Freed: anonymous memory, and shared memory (/dev/zero, memfd, System V) that no other container maps. A System V segment that is not marked for removal stays until the pod ends.';
 $.charged.append(make('span'), make('strong'));
 function chargedText() {
 	const top = state.by ? root : place, over = excesses.filter(({ n }) => isBelow(n, top)), by = over.reduce((sum, { by }) => sum + by, 0);
@@ -110,28 +132,14 @@ function chargedText() {
 		else if (LEVELS.indexOf(n.level) < 2) walk.push(...n.kids);
 	}
 	return [
-		over.length === 1 ? `The tiles of ${name(over[0].n)} add up to ${size(by)} more than its use of ${size(over[0].n.account.current)}.` : '',
-		over.length > 1 ? `The tiles of ${count(over.length)} containers add up to more than their use, by ${size(by)} in all; most of it is in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}.` : '',
-		unknown ? `${count(unknown)} ${unknown > 1 ? 'containers have no account and show' : 'container has no account and shows'} mapped paths alone.` : '',
+		over.length === 1 ? `Excess: the tiles of ${name(over[0].n)} are ${size(by)} more than its use of ${size(over[0].n.account.current)}; that is charged elsewhere and in no sum.` : '',
+		over.length > 1 ? `Excess: the tiles of ${count(over.length)} containers are ${size(by)} more than their use, most of it in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}; that is charged elsewhere and in no sum.` : '',
+		unknown ? `${count(unknown)} ${unknown > 1 ? 'containers have no account and are' : 'container has no account and is'} left out.` : '',
 	].filter(Boolean).join(' ');
 }
 // What the tip says of a tile or a container, besides its fields.
 function aboutCharged(n) {
 	const a = accountOf(n), over = excesses.find(e => e.n === n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}` : '',
-		over ? `The tiles add up to ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
-}
-// The metric behind a place of charged memory, its labels beside the place's, and by which label rows differ.
-function chargedMetric() {
-	let part = '', isMapped = state.by || state.q;
-	for (let n = place; n.up; n = n.up) {
-		if (n.level === 'part') part = n.kind;
-		else if (!LEVELS.slice(0, 3).includes(n.level)) isMapped = true;
-	}
-	if (part) {
-		const isUnmapped = Object.hasOwn(UNMAPPED, part), label = isUnmapped ? part.slice('unmapped_'.length) : part;
-		return { metric: TILE + (isUnmapped ? 'unmapped' : 'account') + '_bytes', labels: part === 'difference' ? [] : [`part=${quote(label)}`], level: part === 'difference' ? 'part' : undefined };
-	}
-	if (isMapped) return { metric: FAMILY + 'pss_bytes', labels: [] };
-	return place.level === 'container' ? { metric: TILE + 'account_bytes', labels: [], level: 'part' } : { metric: TILE + 'current_bytes', labels: [] };
+		over ? `Excess: the tiles are ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
 }

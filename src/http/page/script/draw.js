@@ -6,11 +6,11 @@ const own = (name, labels) => sampleOf(name, labels)?.value;
 const denied = () => own('read_errors_total', { reason: 'denied' });
 const infos = (name, label) => (told?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label)).filter(text => text !== undefined);
 // What a treemap can show: page sizes are no amounts, and a process's mappings share its `processes`.
-const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && isThere(f));
+const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden && isThere(f));
 
 function draw() {
 	if (!told) return drawStates();
-	const list = offered(), q = visible(state.q).toLowerCase();
+	const list = offered(), q = asSearched(state.q);
 	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list.find(f => f.name !== CHARGED) || fieldOf(FAMILY + 'pss_bytes');
 	isCharged = field.name === CHARGED;
 	place = findPlace();
@@ -23,6 +23,7 @@ function draw() {
 	drawCharged();
 	drawTable();
 	drawOoms();
+	drawCopy();
 	hover();
 	const node = infos('node', 'node').map(visible)[0];
 	document.title = (place?.up ? place.full + ' · ' : '') + 'Memory map · ' + (node || location.host);
@@ -46,11 +47,12 @@ function drawStats(list) {
 		const { n } = best, pod = n.up.up;
 		grower.href = hrefOf(n);
 		grower.title = namesOf(n).map(visible).join(' › ');
-		if (grower.node !== n) grower.replaceChildren(make('bdi', {}, n.text), ' ', make('small', {}, make('bdi', {}, pod.full)));
+		const commands = n.level === 'part' ? kidsOf(n.up).filter(k => k.level === 'comm') : [], text = commands.length === 1 ? `${commands[0].text}: ${n.text}` : n.text;
+		if (grower.node !== n) grower.replaceChildren(make('bdi', {}, text), ' ', make('small', {}, make('bdi', {}, pod.full)));
 		grower.node = n;
 		put(growth, slope(field, best.slope));
 		if (!growth.isConnected) grows_fastest.replaceChildren(growth, ' ', grower);
-	} else if (growth.isConnected || grows_fastest.textContent === '–') grows_fastest.replaceChildren(make('small', {}, 'nothing that matters'));
+	} else if (growth.isConnected || grows_fastest.textContent === '–') grows_fastest.replaceChildren(make('small', {}, 'nothing grows'));
 	const up = own('containerd_up'), filters = infos('filter', 'filter').map(visible);
 	put($.containerd, up === undefined ? '' : up ? 'containerd answers' : 'containerd does not answer');
 	$.containerd.classList.toggle('bad', up === 0);
@@ -103,6 +105,7 @@ function drawNote() {
 					: told.rising ? `The kernel denies the reading of some processes (${count(denied())} times so far).`
 						: own('stuck_processes') > 0 ? `Left out: ${count(own('stuck_processes'))} processes whose memory cannot be read, for their memory-map lock is held.`
 							: isBehind() ? 'Some values are over a minute older than the rest: their processes take long to read, or the CPU budget does not suffice.'
+								: isAnew && told.t < opened.base.t + 60 ? `Another exporter answers now (${[...infos('node', 'node'), 'started at ' + clock(told.own.get(START)?.[0].value)].map(visible).join(', ')}): the history begins again.`
 								: told.broken ? `${count(told.broken)} lines of the answer are no samples and are left out.` : '';
 	$.note.hidden = !note;
 	put($.note, note);
@@ -124,8 +127,8 @@ function drawHere() {
 	const v = at(field, place), isLeaf = !place.kids.length, delta = change(field, place), dots = dotsOf(field, place), range = rangeOf(dots), { middle, half } = range;
 	putValue($.total, show(field, v) + ' ' + title(field.name), v);
 	put($.share, place.up ? percent(v / field.now[0]) + ' of the node' : '');
-	drawChange($.delta, place, delta, marked ? ' since ' + clock(marked.base.t) : ' since opening');
-	put($.slope, slope(field, slopeOf(dots)));
+	drawChange($.delta, place, delta, (isByOwn(field, place) ? ' of its own' : '') + ' since ' + sinceWhen('opening'));
+	put($.slope, slope(field, slopeOf(growthOf(field, place))));
 	$.slope.className = $.delta.className;
 	put($.help, field.help + (IN_FULL.test(field.name) ? ' Counts in full for each process that maps it; PSS is the one that adds up.' : ''));
 	// Nothing is inside a leaf: its place shows the chart in the treemap's stead.
@@ -139,8 +142,9 @@ function drawHere() {
 	put($.to, clock(last));
 	$.line.ariaLabel = `${title(field.name)} of ${place.full} from ${clock(since().points[0].t)} to ${clock(last)}: ${show(field, range.low)} to ${show(field, range.high)}, ${slope(field, slopeOf(dots)) || 'too short for a slope'}`;
 	if ($.all.isLeaf !== isLeaf) $.all.open = $.all.isLeaf = isLeaf;
-	if ($.all.open) $.all.replaceChildren($.all.firstElementChild, fieldsOf(place, [...fields.values()].filter(isThere)));
+	if ($.all.open) $.all.replaceChildren($.all.firstElementChild, fieldsOf(place, [...fields.values()].filter(f => !f.isHidden && isThere(f))));
 }
+const sinceWhen = opening => marked || isAnew ? clock(since().base.t) : opening;
 function drawChange(el, n, v, more = '') {
 	putValue(el, (v ? (v > 0 ? '+' : '') + show(field, v) : v === 0 ? '±0' : '–') + more, v);
 	el.className = !v || !matters(field, n, v) ? 'zero' : v > 0 ? 'up' : 'down';

@@ -22,11 +22,40 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name));
+// The history of one exporter is no base for another's values, which a forwarded port may give, nor for its own after a restart.
+let identity = '', isAnew = false;
+function identify(id) {
+	if (identity && identity !== id) {
+		opened = marked = undefined;
+		isAnew = true;
+	}
+	identity = id;
+}
+
+// PSS and private bytes also rise when a process ends that shared the pages. So growth by PSS is that of `own`: private and swapped
+// bytes, and what is charged and not mapped; as far as `held` grew, too, which has resident bytes in place of private ones.
+function measureOwn() {
+	const uss = fields.get('uss'), swap = fields.get('swap');
+	if (!(uss?.next[0] >= 0)) return;
+	for (const [name, mapped] of [['own', uss], ['held', fields.get('rss') || uss]]) {
+		const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { isHidden: true });
+		for (let k = 0; k < nodes.length; k++) next[k] = plus(mapped.next[k], swap ? swap.next[k] : NaN);
+		for (const { tiles } of accounts.values()) {
+			for (const [tile, v] of tiles || NONE) if (tile.kind !== 'difference') for (let up = tile; up; up = up.up) next[up.i] = plus(next[up.i], v);
+		}
+	}
+}
+// Of charged memory, containers have their use and parts their size; what is mapped has its PSS.
+function isByOwn(f, n) {
+	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || f.name === CHARGED && /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
+}
+
+const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// What was not there when the span began counts from 0.
-function change(f, n) {
-	const now = at(f, n), then = valueAt(since().base, f, n);
+// What was not there when the span began counts from 0; a field that was not there, from now.
+function change(f, n, valueOf = at) {
+	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
+	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name) ? valueAt(base, f, n) : at(f, n);
 	return now !== now && then !== then ? NaN : (now || 0) - (then || 0);
 }
 // A change that is below 1 % or 1 MiB is noise.
@@ -34,6 +63,11 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // The points of a place: [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
+// The line of its growth: by `own` from 0, by anything else of the values.
+function growthOf(f, n) {
+	if (!isByOwn(f, n)) return dotsOf(f, n);
+	return since().points.filter(p => p.columns.has('own')).map(p => [p.t, change(f, n, (f, n) => valueAt(p, f, n))]).filter(([, v]) => v === v);
+}
 // The slope of the line of least squares through points, a second; none for fewer than three.
 function slopeOf(dots) {
 	const n = dots.length;
@@ -43,17 +77,17 @@ function slopeOf(dots) {
 	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
 	return down > 0 ? up / down : NaN;
 }
-// The command that grows fastest, if one's growth matters.
+// The command or the part of an account that grows fastest, if one's growth matters.
 function fastest(f) {
 	const grown = [];
 	for (const n of nodes) {
-		if (n.level !== 'comm' || !live(n)) continue;
+		if (n.level !== 'comm' && n.level !== 'part' || n.kind === 'difference' || !isKept(n)) continue;
 		const v = change(f, n);
 		if (v > 0 && matters(f, n, v)) grown.push([v, n]);
 	}
 	let best = null;
 	for (const [, n] of grown.sort(([a], [b]) => b - a).slice(0, 20)) {
-		const slope = slopeOf(dotsOf(f, n));
+		const slope = slopeOf(growthOf(f, n));
 		if (slope > (best?.slope || 0)) best = { n, slope };
 	}
 	return best;
@@ -77,20 +111,25 @@ function rangeOf(dots) {
 function pack(names, budget = 250000) {
 	names = [...new Set(names)].filter(name => fields.has(name) && isThere(fields.get(name)));
 	let list = nodes.filter(live);
-	for (const level of [...LEVELS].reverse()) if (list.length * (names.length + 2) > budget) list = list.filter(n => n.level !== level);
-	const index = new Map(list.map((n, k) => [n, k])), [main] = names;
-	const most = max(2, floor(budget / (list.length + 1))), pick = c => c && list.map(n => c[n.i] ?? NaN).map(v => v !== v ? null : round(v));
+	for (const level of [...LEVELS].reverse()) if (list.length * (names.length + 4) > budget) list = list.filter(n => n.level !== level);
+	const index = new Map(list.map((n, k) => [n, k])), lines = names.slice(0, 3);
+	const most = max(2, floor(budget / (list.length + 1) / lines.length)), pick = c => c && list.map(n => c[n.i] ?? NaN).map(v => v !== v ? null : round(v));
 	return JSON.stringify({
-		nodes: list.map(n => n === root ? 0 : [index.get(n.up), n.level, n.name]),
+		identity, nodes: list.map(n => n === root ? 0 : [index.get(n.up), n.level, n.name]),
 		spans: [opened, marked].map(s => s && {
 			t: s.base.t, gap: s.gap, base: names.map(name => [name, pick(s.base.columns.get(name))]),
-			points: s.points.filter((_, k, all) => (all.length - 1 - k) % ceil(all.length / most) === 0).map(p => [p.t, [[main, pick(p.columns.get(main))]]]),
+			points: s.points.filter((_, k, all) => (all.length - 1 - k) % ceil(all.length / most) === 0).map(p => [p.t, lines.map(name => [name, pick(p.columns.get(name))])]),
 		}),
 	});
 }
 // Takes up what pack() left, once there is an exposition to lay it over; what is not kept counts from now.
 function unpack(text, t) {
-	const saved = JSON.parse(text), levels = new Set(saved.nodes.map(n => n ? n[1] : 'node')), where = [];
+	const saved = JSON.parse(text);
+	if (saved.identity !== identity) {
+		isAnew = true;
+		return;
+	}
+	const levels = new Set(saved.nodes.map(n => n ? n[1] : 'node')), where = [];
 	saved.nodes.forEach((n, k) => {
 		const kid = n ? where[n[0]]?.by?.get(n[2]) : root;
 		where[k] = kid && (!n || kid.level === n[1]) ? kid : null;

@@ -4,22 +4,22 @@ const { canvas, tip } = $, ctx = canvas.getContext('2d');
 let groups = [], tiles = [], drawing = 0;
 
 const LEGEND = {
-	anon: 'Private memory of a program that belongs to no file and that no other kind claims: large allocations, direct buffers, tables of garbage collectors, heaps of other languages. Pages appear when they are first written.',
-	anon_thread_stack: 'Stacks of threads, as far as they have been used. Fewer threads or, where calls nest deeply, less depth make it less; smaller stacks (-Xss, ulimit -s) only bound it.',
-	anon_malloc_arena: 'Arenas: from these, glibc’s malloc serves threads. They keep what was freed. MALLOC_ARENA_MAX=2 makes fewer, malloc_trim() gives free memory back, another allocator (jemalloc, mimalloc) keeps less.',
-	anon_java_heap: 'The heap of a Java virtual machine, as far as it has been used, garbage included. -Xmx or -XX:MaxRAMPercentage bounds it; a heap dump says what is in it.',
-	anon_java_classes: 'What a Java virtual machine knows about classes: metaspace. It grows with classes and class loaders; -XX:MaxMetaspaceSize bounds it, jcmd VM.metaspace shows which class loaders have it.',
-	anon_jit_code: 'Machine code that a program made itself. -XX:ReservedCodeCacheSize bounds it in a Java virtual machine, --jitless avoids it in V8.',
-	anon_go_heap: 'The heap of a Go program, garbage and free spans included. GOMEMLIMIT bounds it, a lower GOGC collects sooner; a heap profile (pprof) says what is in it.',
-	anon_v8_heap: 'The heap of V8 (Node.js, Chromium), or WebAssembly memory. --max-old-space-size bounds it; a heap snapshot says what is in it. Buffers are outside of it.',
-	anon_allocator: 'The heap of jemalloc or mimalloc, free memory included. MALLOC_CONF=dirty_decay_ms:0 or MIMALLOC_PURGE_DELAY=0 gives free memory back sooner; both can say what is in use.',
-	heap: 'What brk() gives: small allocations of malloc in the main arena. Mostly C and C++ programs have one.',
-	stack: 'The stack of a program’s main thread. Other threads have theirs in anonymous memory.',
+	anon: 'Private memory of no file and no other kind: large allocations, direct buffers, tables of garbage collectors, heaps of other languages.',
+	anon_thread_stack: 'Stacks of threads, as far as they were used. Fewer threads or less depth of calls make it less; -Xss and ulimit -s only bound it.',
+	anon_malloc_arena: 'Arenas of glibc’s malloc for threads. They keep what was freed: MALLOC_ARENA_MAX=2 makes fewer, malloc_trim() gives memory back, jemalloc and mimalloc keep less.',
+	anon_java_heap: 'The heap of a Java virtual machine as far as it was used, garbage included. -Xmx or -XX:MaxRAMPercentage bounds it; a heap dump shows its objects.',
+	anon_java_classes: 'Metaspace of a Java virtual machine. It grows with classes and class loaders; -XX:MaxMetaspaceSize bounds it, jcmd VM.metaspace shows its loaders.',
+	anon_jit_code: 'Machine code that a program made. -XX:ReservedCodeCacheSize bounds it in Java, --jitless avoids it in V8.',
+	anon_go_heap: 'The heap of a Go program, garbage and free spans included. GOMEMLIMIT bounds it, a lower GOGC collects sooner; pprof shows what is in it.',
+	anon_v8_heap: 'The heap of V8 (Node.js, Chromium), or WebAssembly memory. --max-old-space-size bounds it; a heap snapshot shows its objects. Buffers are outside.',
+	anon_allocator: 'The heap of jemalloc or mimalloc, free memory included. MALLOC_CONF=dirty_decay_ms:0 or MIMALLOC_PURGE_DELAY=0 gives it back sooner.',
+	heap: 'What brk() gives: small allocations of malloc in the main arena.',
+	stack: 'The stack of a program’s main thread.',
 	shm: 'Memory that processes share: /dev/shm, memfd, System V segments. “/dev/zero (deleted)” is an anonymous shared mapping, such as PostgreSQL’s shared buffers.',
-	file: 'Pages of programs, libraries and files that are mapped. Clean ones can be dropped and read again.',
-	special: 'What the kernel or a device maps into a process: [vdso], [vvar], /dev/nvidia0 and the like.',
-	other: 'The smallest paths of a command, added up by the exporter to stay within --max-samples.',
-	all: 'Not told apart by path or kind.',
+	file: 'Mapped pages of programs, libraries and files. Clean ones can be dropped and read again.',
+	special: 'What the kernel or a device maps: [vdso], [vvar], /dev/nvidia0 and the like.',
+	other: 'The smallest paths of a command, summed by the exporter to stay within --max-samples.',
+	all: 'Not divided by path or kind.',
 };
 
 function drawMap() {
@@ -36,7 +36,7 @@ function drawMap() {
 	canvas.ariaLabel = `Treemap of ${place.full} by ${title(field.name)}; the table below says the same`;
 	weigh(place, field);
 	({ groups, tiles } = layOut(place, width + 1, height + 1, field.name + state.by, drawing));
-	const q = visible(state.q).toLowerCase();
+	const q = asSearched(state.q);
 	if (q) mark(place, q, drawing);
 	paint(q);
 	drawLegend();
@@ -87,7 +87,6 @@ function paint(q) {
 const fitName = (name, width, measure) => measure(name) <= width ? name : fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
 // A tile's name: of a file its base name, with as much of its folder as tells it from its neighbours.
 function labelOf(n) {
-	if (n.level === 'part') return SHORT[n.kind] || n.text;
 	if (n.level !== 'path' || !n.dir) return n.text;
 	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing, by: byName(n.up.kids.filter(isArea)) }).by.get(n.text);
 	return same?.length > 1 ? n.short ||= shortest(n.full, same) : n.text;
@@ -151,7 +150,7 @@ function hover(to) {
 	if (!target) return;
 	const { n } = target, names = [];
 	for (let up = n; up !== place; up = up.up) if (up !== n) names.unshift(make('bdi', {}, up.text), ' › ');
-	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && at(f, n) === at(f, n));
+	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && !f.isHidden && at(f, n) === at(f, n));
 	list.sort((a, b) => b.bytes - a.bytes || at(b, n) - at(a, n));
 	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : n.level === 'part' ? 'charged to the container' : KINDS[n.kind]), ...isCharged ? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);

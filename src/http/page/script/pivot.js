@@ -64,8 +64,10 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // a row lives on from scrape to scrape
 
-const lower = n => n.lower ??= n.text.toLowerCase();
-const lowerFull = n => n.lowerFull ??= n.full.toLowerCase();
+// A text as it is compared: like names are shown, but with blanks at either end as blanks.
+const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
+const lower = n => n.lower ??= asSearched(n.text);
+const lowerFull = n => n.lowerFull ??= asSearched(n.full);
 const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/')) && lowerFull(n).includes(q);
 
 // Marks below a place what a search finds (`hit`) and what leads there (`near`), with the drawing's number.

@@ -44,31 +44,3 @@ function findPlace(names = state.at) {
 	for (const name of names) n = n?.by?.get(name);
 	return n && live(n) ? n : null;
 }
-
-// ---- PromQL of what is on the screen
-
-// U+FFFD itself is broken UTF-8 to PromQL's lexer; its escape is not.
-const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd') + '"';
-function promql() {
-	const match = [], by = [];
-	const charged = isCharged && chargedMetric();
-	let level = charged?.level || rows[0]?.level;
-	if (level === 'part' && !charged?.level) level = state.q || place.level === 'node' ? 'path' : undefined;
-	if (charged) match.push(...charged.labels);
-	for (let n = place; n.up; n = n.up) {
-		if (n.level === 'part') continue;
-		match.unshift(`${n.level}=${quote(n.name)}`);
-		if (!level) by.unshift(n.level);
-	}
-	if (state.q && level) {
-		level = rows.find(n => isByPath(n) && n.level !== 'part')?.level || level;
-		match.push(`${level}=~` + quote('(?i).*' + state.q.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&') + '.*'));
-	}
-	if (level && isListing()) by.push(...LEVELS.slice(LEVELS.indexOf(place.level) + 1, 3));
-	else if (level) by.push(...level === 'pod' && place.level !== 'namespace' ? ['namespace', 'pod'] : [level]);
-	// USS is two families, of which one may lack a series (--omit-zero): their sum by `+` would lack it too.
-	const isSum = field.name === 'uss';
-	if (isSum) match.unshift(`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`);
-	const what = (isSum ? '' : charged?.metric || field.metric) + (match.length ? `{${match}}` : '');
-	return level || isSum || place.members ? `sum by (${by.join(', ')}) (${what})` : what;
-}

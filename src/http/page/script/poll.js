@@ -10,12 +10,12 @@ $.copy.onclick = async () => {
 	}
 	put($.said, 'Copied ' + query);
 	put($.copy, 'Copied');
-	setTimeout(put, 1500, $.copy, 'Copy as PromQL');
+	setTimeout(drawCopy, 1500);
 };
 $.field.onchange = () => select({ field: $.field.value });
 $.q.oninput = () => { limit = 200; select({ q: $.q.value }); };
 $.q.onkeydown = e => {
-	if (e.key === 'Enter' && state.q && rows.length) location.hash = hrefOf(entered(targetOf(first)));
+	if (e.key === 'Enter' && !e.isComposing && state.q && rows.length) location.hash = hrefOf(entered(targetOf(first)));
 };
 $['by-pod'].onclick = () => { location.hash = hashOf({ by: '', at: [] }); };
 $['by-path'].onclick = () => { location.hash = hashOf({ by: 'path', at: place && isByPath(place) ? [place.name] : [] }); };
@@ -31,6 +31,8 @@ $.pause.onclick = () => {
 	poll();
 };
 document.onkeydown = e => {
+	// Keys of an input method or of the browser's own.
+	if (e.isComposing || e.ctrlKey || e.altKey || e.metaKey) return;
 	if (e.key === 'Escape') {
 		if (!tip.hidden) hover(null);
 		if (state.q) select({ q: $.q.value = '' });
@@ -58,7 +60,7 @@ const KEPT = 'memory-map ' + location.pathname;
 function keep() {
 	if (!told || !opened) return;
 	try {
-		sessionStorage.setItem(KEPT, pack([field.name, ...NUMBERS]));
+		sessionStorage.setItem(KEPT, pack([field.name, 'own', 'held', ...NUMBERS]));
 	} catch { /* no storage, or none left: the next visit begins anew */ }
 }
 function recall(t) {
@@ -118,6 +120,7 @@ async function refresh() {
 	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !told;
 	commit();
 	told = { own, broken, t, denied: reads, rising: reads > (told?.denied || 0), skew: abs(skew) > 3 ? skew : 0, at: performance.now() };
+	identify(JSON.stringify([infos('node', 'node'), own.get(START)?.[0].value]));
 	if (isFirst) recall(t);
 	remember(t);
 	trouble = '';

@@ -65,10 +65,10 @@ function drawTable() {
 		lines.delete(n);
 	}
 	// One scale for all lines: as many bytes are as high in each, so that what grows stands out.
-	const dots = new Map(shown.map(n => [n, dotsOf(field, n)]));
+	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
-	put(heads.trend.firstChild, 'Trend ±' + show(field, half));
+	put(heads.trend.firstChild, `Trend (scale ±${show(field, half)})`);
 	heads.trend.title = `All lines have one scale: their full height is ${show(field, 2 * half)}`;
 	let spot = $.rows.firstChild;
 	for (const n of shown) {
@@ -84,7 +84,7 @@ function drawTable() {
 	put($.none, `Nothing below ${place.full} has “${visible(state.q)}” in its name.`);
 	$.more.hidden = list.length <= limit;
 	put($.more, `Show more: ${count(list.length - limit)} further rows`);
-	put($.since, `Change since ${marked ? '' : 'opening at '}${clock(since().base.t)}`);
+	put($.since, `Change since ${sinceWhen('opening at ' + clock(since().base.t))}` + (isByOwn(field, place) ? ', of private and swapped bytes and what is charged but not mapped: PSS also rises when a neighbour ends' : ''));
 	$.unmark.hidden = !marked;
 }
 function fillRow(row, n, dots, half) {

@@ -84,7 +84,7 @@ function at(f, n, values = f.now) {
 
 // ---- Reading
 
-const FAMILY = 'process_smaps_', OWN = 'smaps_exporter_';
+const FAMILY = 'process_smaps_', OWN = 'smaps_exporter_', START = 'process_start_time_seconds';
 function fieldOf(metric) {
 	const name = metric.slice(FAMILY.length).replace(/_bytes$/, ''), bytes = metric.endsWith('_bytes'), largest = name.endsWith('page_size');
 	if (!fields.has(name)) fields.set(name, { name, metric, bytes, largest, help: '', now: column(), next: column() });
@@ -153,7 +153,7 @@ async function read(text, pause) {
 				prefix = sample.name + '{';
 			}
 			add(n, sample.value);
-		} else if (text.startsWith(OWN, pos)) {
+		} else if (text.startsWith(OWN, pos) || text.startsWith(START, pos)) {
 			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
 			if (!sample) broken++;
 			else if (own.has(sample.name)) own.get(sample.name).push(sample);
@@ -175,6 +175,8 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
+// A sum of which one part may be left out where it is 0 (--omit-zero).
+const plus = (a, b) => a + b || (b !== b ? a : b);
 // Sums children into parents and makes the exposition that was read the current one.
 function commit() {
 	tick++;
@@ -189,11 +191,11 @@ function commit() {
 	const clean = fields.get('private_clean'), dirty = fields.get('private_dirty');
 	if (clean && dirty) {
 		const uss = fieldOf(FAMILY + 'uss_bytes');
-		uss.help = 'Private clean and private dirty, summed by this page: what would be free if this were gone.';
-		// One of the two may be left out where it is 0 (--omit-zero).
-		for (let k = 0; k < nodes.length; k++) uss.next[k] = clean.next[k] + dirty.next[k] || (dirty.next[k] !== dirty.next[k] ? clean.next[k] : dirty.next[k]);
+		uss.help = 'Private clean and private dirty: what each process would free if it alone ended. What processes share is not in it.';
+		for (let k = 0; k < nodes.length; k++) uss.next[k] = plus(clean.next[k], dirty.next[k]);
 	}
 	charge();
+	measureOwn();
 	let alive = 0;
 	for (const f of fields.values()) [f.now, f.next] = [f.next, f.now];
 	for (let k = nodes.length - 1; k > 0; k--) {

@@ -33,7 +33,7 @@ function slope(f, v) {
 	return (+text ? x > 0 ? '+' : '−' : '±') + (+text ? text : '0') + (f.bytes ? ' MiB/min' : ' a minute');
 }
 const clock = t => new Date(t * 1000).toTimeString().slice(0, 8);
-const title = name => name.replace(/_/g, ' ').replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
+const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ').replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
 
 // A name as it is shown. What the eye would miss or be misled by is spelled out: control characters get their picture, invisible
 // ones, ones that turn the text round and spaces of other widths their number, spaces at either end a mark.

@@ -1,0 +1,107 @@
+"""What grows: what a container has more of itself is ranked, and one exporter's values are no base for another's."""
+
+import re
+
+from charges import MIB, Charge
+from conftest import until
+from recording import Container, Mapping, Process, smaps, write
+from test_account import charged
+
+LIBRARY = b"/usr/bin/node"
+
+
+def record(home, sharers, heap=20_000):
+    """Pods that share a library among `sharers`, and one of which only the heap grows."""
+    web = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", 20_000)]
+    own = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", heap)]
+    return [Container("shop", f"web-{k}", "app", [Process(b"node", own if k == 2 else web)]) for k in range(3)]
+
+
+def rewrite(home, containers):
+    """Gives recorded processes other mappings."""
+    for pid, container in enumerate(containers, 100):
+        (home / f"proc/{pid}/smaps").write_bytes(smaps(container.processes[0].mappings))
+
+
+def after(page, scrapes):
+    """Waits for that many more scrapes on the screen."""
+    last = page.tab.evaluate("told.t")
+    for _ in range(scrapes):
+        until("a scrape", lambda: page.tab.evaluate("told.t") > last)
+        last = page.tab.evaluate("told.t")
+
+
+def test_the_end_of_a_neighbour_is_no_growth_of_those_that_remain(exporter, tmp_path, page):
+    home = tmp_path / "node"
+    one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
+    page.open(one, "#/?sort=-change")
+    lines = (home / "containers.tsv").read_text().splitlines(keepends=True)
+    # Of three sharers one ends, then a second: to the last one, the shared pages become private.
+    for remaining in (2, 1):
+        before = page.tab.evaluate("at(fields.get('pss'), root)")
+        rewrite(home, record(home, remaining))
+        (home / "containers.tsv").write_text("".join([lines[0], *lines[-remaining:]]))
+        until("the end", lambda: len(page.names()) == remaining)
+        after(page, 4)
+        assert page.changes() == [0] * remaining and page.text("#node-grows_fastest") == "nothing grows", before
+    assert "neighbour" in page.text("#since")
+    page.select("rss")
+    assert "neighbour" not in page.text("#since")
+    page.select("pss")
+    # What it has more of itself is its growth, and nothing else is.
+    for heap in (23_000, 26_000, 29_000):
+        rewrite(home, [*record(home, 1)[:2], record(home, 1, heap)[2]])
+        after(page, 1)
+    until("the growth", lambda: page.changes() == [9_000 * 1024])
+    until("the grower", lambda: "node" in page.text("#node-grows_fastest") and "web-2" in page.text("#node-grows_fastest"))
+
+
+def test_what_grows_in_tmpfs_is_named(exporter, tmp_path, page):
+    home = tmp_path / "node"
+    one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
+    written = iter(range(1, 10_000))
+
+    def charges(_):
+        tmpfs = {pod: (next(written) if pod == "web-1" else 5) * MIB for pod in ("web-0", "web-1", "web-2")}
+        return {("shop", pod, "app"): Charge(90 * MIB + v, None, {"anon": 20 * MIB, "shmem": v}, {"page_cache": 0, "shmem": v}) for pod, v in tmpfs.items()}
+
+    charged(page, charges)
+    page.open(one, "#/?sort=-change")
+    until("the grower", lambda: "node: unmapped tmpfs" in page.text("#node-grows_fastest") and "web-1" in page.text("#node-grows_fastest"))
+    assert page.names()[0] == "shop/web-1" and page.changes()[0] > 0 == page.changes()[1]
+    # The header leads to the part.
+    page.tab.click("#node-grows_fastest a")
+    until("the part", lambda: page.crumbs()[-2:] == ["app", "cgroup_memory_unmapped_shmem"])
+    assert "MiB/min" in page.text("#slope")
+
+
+def test_another_exporter_at_the_same_address_begins_the_history_again(exporter, tmp_path, page):
+    """As with two forwarded ports: both nodes have a pod of the same name, and the second has 1 GiB more."""
+
+    def node(name, heap):
+        return exporter(write(tmp_path / name, [Container("shop", "web-0", "app", [Process(b"node", [Mapping(b"[heap]", heap)])])]), "--filter", "*/*/*/*", "--node", name)
+
+    first, second = node("worker-1", 20_000), node("worker-2", 1_068_576)
+    served = [first]
+
+    def metrics(route):
+        route.fulfill(response=route.fetch(url=route.request.url.replace(first.url, served[0].url)))
+
+    page.tab.route("**/metrics*", metrics)
+    page.open(first)
+    after(page, 2)
+    assert "opening" in page.text("#since") and page.tab.is_hidden("#note")
+    served[0] = second
+    until("the other node", lambda: "worker-2" in page.text("#host"))
+    assert page.changes() == [0] and page.value("#delta") == 0 and page.text("#node-grows_fastest") in ("–", "nothing grows")
+    assert re.search(r"Another exporter answers now \(worker-2, started at \d\d:\d\d:\d\d\): the history begins again", page.text("#note"))
+    assert "opening" not in page.text("#since") + page.text("#delta")
+    # A reload that meets another exporter takes up nothing of the last one's values, and one that meets the same does.
+    served[0] = first
+    page.tab.reload()
+    page.drawn()
+    assert page.changes() == [0] and "worker-1" in page.text("#note")
+    since = page.text("#since")
+    page.tab.reload()
+    page.drawn()
+    assert page.text("#since").split(",")[0][-8:] == since.split(",")[0][-8:]
