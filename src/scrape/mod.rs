@@ -138,7 +138,8 @@ impl Scraper {
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc).map_err(cannot_list)?;
-        reads.begin(processes, !needs_paths && views.are_sums());
+        // A check reads paths in any case, for the OOM record.
+        reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
