@@ -1,6 +1,11 @@
 """Writes what an exporter says of cgroups and of OOM kills: families to follow a real exposition, and the answer of /ooms."""
 
+import json
+import re
+import time
 from dataclasses import dataclass, field
+
+from exposition import Exposition
 
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
@@ -80,3 +85,26 @@ def record(time, namespace="shop", pod="web-1", container="app", command="java",
         "time": time, "namespace": namespace, "pod": pod, "container": container, "command": command, "kills": 1, "limit_bytes": 104_857_600, "use_bytes": 104_800_000,
         "reading_age_seconds": 0.8, "mapped_bytes": 99_000_000, "paths": [{"command": c, "path": path, "pss_bytes": v} for c, path, v in paths], "account": account, **more,
     }
+
+
+def without_cgroups(text):
+    return "\n".join(line for line in text.split("\n") if not re.match(r"(# \w+ )?cgroup_", line))
+
+
+def charged(page, charges, ooms=None):
+    """Let the page read these charges with the exporter's samples, and this answer of /ooms: records, or (status, body)."""
+    page.charges, page.ooms, page.asked = charges, ooms, []
+
+    def metrics(route):
+        response = route.fetch()
+        text = without_cgroups(response.text())
+        now = page.charges(Exposition(text)) if callable(page.charges) else page.charges
+        route.fulfill(response=response, body=text + families(now))
+
+    def answer(route):
+        page.asked.append(time.monotonic())
+        status, body = page.ooms if isinstance(page.ooms, tuple) else (200, json.dumps({"records": page.ooms or []}))
+        route.fulfill(status=status, content_type="application/json", body=body)
+
+    page.tab.route("**/metrics?*", metrics)
+    page.tab.route("**/ooms", answer)

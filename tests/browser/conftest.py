@@ -220,3 +220,11 @@ def browse(chromium):
 @pytest.fixture
 def page(browse):
     return browse()
+
+
+def copied(page) -> str:
+    """What the page's button copies."""
+    page.tab.evaluate("navigator.clipboard.writeText('nothing')")
+    page.tab.click("#copy")
+    until("a copy", lambda: page.tab.evaluate("navigator.clipboard.readText()") != "nothing")
+    return page.tab.evaluate("navigator.clipboard.readText()")

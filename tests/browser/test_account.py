@@ -1,13 +1,12 @@
 """What the cgroups say: bars of use against the limit, the treemap of charged memory, and the records of OOM kills."""
 
-import json
 import re
 import time
 from urllib.parse import quote
 
 import pytest
 
-from charges import MIB, PARTS, Charge, charges_of, containers, families, record
+from charges import MIB, PARTS, Charge, charged, charges_of, containers, record, without_cgroups
 from conftest import AXE, get, until
 from exposition import Exposition
 from recording import busy_node, write
@@ -18,29 +17,6 @@ CHARGED = "?field=charged_memory"
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory, serve):
     return serve(write(tmp_path_factory.mktemp("charged"), busy_node()), "--filter", "*/*/*/*")
-
-
-def without_cgroups(text):
-    return "\n".join(line for line in text.split("\n") if not re.match(r"(# \w+ )?cgroup_", line))
-
-
-def charged(page, charges, ooms=None):
-    """Has the page read these charges with the exporter's samples, and from /ooms an answer: records, or (status, body)."""
-    page.charges, page.ooms, page.asked = charges, ooms, []
-
-    def metrics(route):
-        response = route.fetch()
-        text = without_cgroups(response.text())
-        now = page.charges(Exposition(text)) if callable(page.charges) else page.charges
-        route.fulfill(response=response, body=text + families(now))
-
-    def answer(route):
-        page.asked.append(time.monotonic())
-        status, body = page.ooms if isinstance(page.ooms, tuple) else (200, json.dumps({"records": page.ooms or []}))
-        route.fulfill(status=status, content_type="application/json", body=body)
-
-    page.tab.route("**/metrics?*", metrics)
-    page.tab.route("**/ooms", answer)
 
 
 def expected(busy):

@@ -2,10 +2,9 @@
 
 import re
 
-from charges import MIB, Charge
+from charges import MIB, Charge, charged
 from conftest import until
 from recording import Container, Mapping, Process, smaps, write
-from test_account import charged
 
 LIBRARY = b"/usr/bin/node"
 

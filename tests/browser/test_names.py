@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from conftest import RECORDED_NODE, until
+from conftest import RECORDED_NODE, copied, until
 from exposition import fragment
 from recording import Container, Mapping, Process, write
 
@@ -170,13 +170,6 @@ def promtool(directory, exposition, questions):
     (directory / "queries.yml").write_text("\n".join(lines) + "\n")
     done = subprocess.run(["promtool", "test", "rules", directory / "queries.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-
-
-def copied(page):
-    page.tab.evaluate("navigator.clipboard.writeText('nothing')")
-    page.tab.click("#copy")
-    until("a copy", lambda: page.tab.evaluate("navigator.clipboard.readText()") != "nothing")
-    return page.tab.evaluate("navigator.clipboard.readText()")
 
 
 @pytest.fixture

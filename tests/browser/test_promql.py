@@ -9,12 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from charges import charges_of, families
-from conftest import free_port, get, until
+from charges import charges_of, families, without_cgroups
+from conftest import copied, free_port, get, until
 from exposition import Exposition
 from recording import LIBRARIES, Container, Mapping, Process, busy_node, write
-from test_account import without_cgroups
-from test_names import copied
 
 ODD = [Mapping(b"/tmp/ blanks ", 300), Mapping(b"/tmp/a|b.*", 400), Mapping(b"/tmp/tab\there", 500)]
 CHARGED = "?field=charged_memory"

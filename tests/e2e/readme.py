@@ -56,7 +56,7 @@ def exporter_container(
     """The DaemonSet's container, as the kubelet asks CRI for it; or the sidecar's, which has the same rights and mounts.
 
     The node's /run/containerd is the lab's directory, and the address is of the test's choosing, for the lab's pods share the
-    machine's network. `capabilities` replace those that the manifest adds; `arguments` come after its own.
+    machine's network. `capabilities` replace those that the manifest adds; `arguments` replace its own of the same name.
     """
     pod = daemon_set()
     [container] = pod["containers"]
@@ -65,7 +65,8 @@ def exporter_container(
         name = sidecar()["name"]
         namespace, pod_name = sidecar_of
         args = [arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]]
-    args = [arg.replace("$(NODE)", "lab") for arg in args]
+    replaced = {argument.partition("=")[0] for argument in arguments}
+    args = [arg.replace("$(NODE)", "lab") for arg in args if arg.partition("=")[0] not in replaced]
     context = container["securityContext"]
     host_paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
     profile = cri.SecurityProfile.ProfileType

@@ -226,9 +226,9 @@ def test_the_alerts_and_the_scrape_configuration_are_sound(tmp_path):
     (tmp_path / "rules.yml").write_text(readme.block_with("groups"))
     (tmp_path / "alerts.yml").write_text((HERE / "alerts.yml").read_text())
     configuration = yaml.safe_load(readme.block_with("scrape_configs"))
-    [job] = configuration["scrape_configs"]
-    assert job["honor_labels"]
-    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # Debian's Prometheus knows nothing of Kubernetes
+    for job in configuration["scrape_configs"]:
+        assert job["honor_labels"]
+        assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # Debian's Prometheus knows nothing of Kubernetes
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     promtool("check", "rules", "rules.yml", cwd=tmp_path)
     promtool("test", "rules", "alerts.yml", cwd=tmp_path)
