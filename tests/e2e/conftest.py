@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+pytest.register_assert_rewrite("ooms")  # a failed assertion shows its values
+
 import groups
 import kernel
 from exporter import BINARY, EVERYTHING, Exporter
