@@ -66,7 +66,7 @@ def test_kills_are_recorded_without_a_scrape(node, record_property):
                 node.remove_pod(pod)
         found = {record["pod"]: record for record in records(exporter)}
         assert found.keys() == {"slow-0", "fast-0"}
-        assert_leaked(found["slow-0"], "slow-0", found["slow-0"]["time"], LIMIT, 60)
+        assert_leaked(found["slow-0"], "slow-0", found["slow-0"]["time"], LIMIT, 60, 0.5)
         counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
         assert {pod: counts["accounts", pod, "app"] for pod in found} == dict.fromkeys(found, 1)
     record_property("OOM kills recorded", len(found))
