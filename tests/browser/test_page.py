@@ -52,7 +52,7 @@ def test_it_is_three_small_files_under_a_strict_policy(node):
         request.add_header("If-None-Match", headers["ETag"])
         with pytest.raises(urllib.error.HTTPError, match="304"):
             urllib.request.urlopen(request)
-    assert total <= 90 * 1024
+    assert total <= 96 * 1024
     print(f"the page is {total} bytes")
 
 
@@ -307,7 +307,8 @@ def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, leve
         below(page, place)
         until("the place", lambda: page.value("#total") == exposition.total("pss", **place))
         rows = exposition.children("pss", **place)
-        until("the rows", lambda: sorted(page.column("pss")) == sorted(v for _, v in rows))
+        # A row whose zero is omitted has no value.
+        until("the rows", lambda: sorted(v for v in page.column("pss") if v is not None) == sorted(v for _, v in rows))
         assert level in rows[0][0]
     assert page.value("#node-pss") == node.exposition().total("pss")
 
