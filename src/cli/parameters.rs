@@ -11,6 +11,10 @@ use super::usage_error::UsageError;
 /// The options that a request may replace.
 const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero"];
 
+/// The maximum length of a request's filters together, in bytes. Filters with thousands of `*` would take seconds
+/// for each thousand containers.
+const MAX_FILTER_BYTES: usize = 1024;
+
 /// Parses the part of a request's target after `?`. Returns the options of that answer; their filters are
 /// those of the request, and select among what the options select.
 ///
@@ -19,6 +23,7 @@ pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {
     let mut options = options.clone();
     options.filters.clear();
     let mut given: Vec<&str> = Vec::new();
+    let mut n_filter_bytes = 0;
     for parameter in query.split(|&byte| byte == b'&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = match parameter.iter().position(|&byte| byte == b'=') {
             Some(at) => (&parameter[..at], Some(&parameter[at + 1..])),
@@ -44,6 +49,12 @@ pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {
             }
             (_, value) => {
                 let value = OsStr::from_bytes(value.unwrap_or_default());
+                n_filter_bytes += if spec.name == "filter" { value.len() } else { 0 };
+                if n_filter_bytes > MAX_FILTER_BYTES {
+                    return Err(UsageError::new(format!(
+                        "{n_filter_bytes} bytes of filter: expected at most {MAX_FILTER_BYTES}"
+                    )));
+                }
                 spec.set(spec.name, &mut options, value)?;
             }
         }
@@ -151,5 +162,9 @@ mod tests {
             let error = parse(query.as_bytes(), &options(&[])).expect_err(query).to_string();
             assert_eq!((&*error, error.lines().count()), (&*expected, 1), "{query}");
         }
+        let half = format!("filter={}/*/*/*", "*".repeat(506));
+        assert!(parse(format!("{half}&{half}").as_bytes(), &options(&[])).is_ok());
+        let error = parse(format!("{half}&{half}&filter=*/*/*/*").as_bytes(), &options(&[])).unwrap_err();
+        assert_eq!(error.to_string(), "1031 bytes of filter: expected at most 1024");
     }
 }

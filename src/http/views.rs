@@ -125,25 +125,25 @@ impl Views {
     /// Renders the views that wait for no scrape. `render` appends a view to a text, and returns whether it
     /// takes at most this many bytes.
     pub fn render_due(&self, demand: &Demand, mut render: impl FnMut(&Query, &mut Vec<u8>, usize) -> bool) {
-        let clock = thread_cpu_time();
-        let due: Vec<Arc<View>> = {
-            let mut state = lock(&self.state);
-            state.credit.earn(Instant::now(), CPU_BURST);
-            if !state.credit.is_left() {
-                return; // the requests ask again
-            }
-            state.views.iter().filter(|view| view.is_used() && view.is_due(demand)).cloned().collect()
-        };
-        if due.is_empty() {
-            return;
-        }
-        for view in due {
-            let max_bytes = self.max_bytes.saturating_sub(lock(&self.state).n_bytes());
+        while let Some((view, max_bytes)) = self.next_due(demand) {
+            let clock = thread_cpu_time();
             let answer = view.render(max_bytes, &mut render);
             *lock(&view.answer) = answer;
+            lock(&self.state).credit.spend(thread_cpu_time().saturating_sub(clock).as_secs_f64());
+            demand.done().wake();
         }
-        lock(&self.state).credit.spend(thread_cpu_time().saturating_sub(clock).as_secs_f64());
-        demand.done().wake();
+    }
+
+    /// Returns a view to render and how many bytes it may take; `None` if there is none, or no credit. Then the
+    /// requests ask again.
+    fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
+        let mut state = lock(&self.state);
+        state.credit.earn(Instant::now(), CPU_BURST);
+        if !state.credit.is_left() {
+            return None;
+        }
+        let view = state.views.iter().find(|view| view.is_used() && view.is_due(demand))?;
+        Some((view.clone(), self.max_bytes.saturating_sub(state.n_bytes())))
     }
 }
 
@@ -239,7 +239,13 @@ impl View {
     }
 
     /// Renders the view of the last scrape instead of waiting for the next one. Returns whether it waited.
-    pub fn end_wait(&self, demand: &Demand) -> bool {
+    ///
+    /// The wait goes on if another request shares it, or if the last scrape may have read no paths.
+    pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
+        let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
+        if is_shared || self.query.needs_paths {
+            return false;
+        }
         let Answer::Waiting(n) = &mut *lock(&self.answer) else { return false };
         let has_waited = n.take().is_some();
         demand.requested().wake();
@@ -350,6 +356,9 @@ mod tests {
         let [view, impatient] = ["1", "2"].map(|n| request(&queue, n).unwrap());
         render_due(&queue.0, &queue.1);
         assert!(!view.is_answered() && view.answer().is_err());
+        let patient = request(&queue, "2").unwrap();
+        assert!(!impatient.end_wait(&queue.1), "another request shares the wait");
+        drop(patient);
         assert!(impatient.end_wait(&queue.1) && !impatient.end_wait(&queue.1));
         render_due(&queue.0, &queue.1);
         assert!(!view.is_answered() && impatient.is_answered());
