@@ -75,6 +75,15 @@ pub struct Place {
     pub parent: Option<Vec<u8>>,
 }
 
+impl Place {
+    /// Returns the paths of the cgroups above the pod's, the highest first; none without a pod.
+    pub fn above_pod(&self) -> impl Iterator<Item = &[u8]> {
+        let pod = self.pod.as_deref().unwrap_or_default();
+        let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
+        ends.map(move |end| &pod[..end])
+    }
+}
+
 /// A cgroup's directories, once they are open: one in each hierarchy.
 #[derive(Debug, Default)]
 pub struct Cgroup {

@@ -117,9 +117,9 @@ impl Record<'_> {
         text.push_str(",\"command\":");
         push_string(&mut text, &self.largest.command);
         let _ = write!(text, ",\"kills\":{},\"victims\":[", self.n_kills);
-        for (i, Process { pid, command, .. }) in self.victims.iter().enumerate() {
-            let _ = write!(text, "{}{{\"pid\":{pid},\"command\":", if i == 0 { "" } else { "," });
-            push_string(&mut text, command);
+        for (i, process) in self.victims.iter().enumerate() {
+            text.push_str(if i == 0 { "{" } else { ",{" });
+            push_process(&mut text, process);
             text.push('}');
         }
         let limit = or_null(self.hit.name.map(|name| format!("\"{name}\"")));
@@ -155,9 +155,10 @@ impl Record<'_> {
         let age = self.processes.as_ref().map(|(age, _)| seconds(*age));
         let _ = write!(text, ",\"processes_age_seconds\":{},\"processes\":[", or_null(age));
         let processes = self.processes.iter().flat_map(|(_, processes)| processes);
-        for (i, Process { pid, command, rss: [anon, file, shmem] }) in processes.enumerate() {
-            let _ = write!(text, "{}{{\"pid\":{pid},\"command\":", if i == 0 { "" } else { "," });
-            push_string(text, command);
+        for (i, process) in processes.enumerate() {
+            let [anon, file, shmem] = process.rss;
+            text.push_str(if i == 0 { "{" } else { ",{" });
+            push_process(text, process);
             let _ = write!(
                 text,
                 ",\"rss_anon_bytes\":{anon},\"rss_file_bytes\":{file},\"rss_shmem_bytes\":{shmem}}}"
@@ -246,6 +247,12 @@ pub fn document<'a>(records: impl Iterator<Item = &'a str>) -> String {
     }
     text.push_str("]}\n");
     text
+}
+
+/// Appends the pid and the name of a process, without braces.
+fn push_process(text: &mut String, process: &Process<'_>) {
+    let _ = write!(text, "\"pid\":{},\"command\":", process.pid);
+    push_string(text, process.command);
 }
 
 /// Appends a JSON string (RFC 8259, section 7).

@@ -337,7 +337,9 @@ impl Scraper {
         let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
         if let Some(cgroups) = &self.cgroups {
             let selects = |account: &Exported<'_>| query.selects(account.labels, None);
-            exposition::cgroups::render(text, cgroups.exported().filter(selects));
+            // Selected once, because each family goes through all accounts.
+            let selected: Vec<_> = cgroups.exported().filter(selects).collect();
+            exposition::cgroups::render(text, selected.iter().copied());
         }
         let (namespaces, folded) = (self.discovery.namespaces(), view.folded(self.snapshot.summed()));
         let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);

@@ -88,7 +88,7 @@ impl Counters {
     }
 
     /// Holds the counters of a container, of its pod and of the cgroups above the pod. Returns whether the
-    /// container's are held, and whether it has a pod whose counters are held.
+    /// container's counters are held, and whether its pod's are.
     pub fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
         let NewContainer { container, place, is_young, is_young_pod } = *new;
         let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
@@ -99,10 +99,8 @@ impl Counters {
         }
         let had_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
         if let Some(pod) = pod {
-            let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
-            for end in ends.chain([pod.len()]) {
-                self.add_above(fs, &pod[..end], end == pod.len() && is_young_pod, now);
-            }
+            place.above_pod().for_each(|above| self.add_above(fs, above, false, now));
+            self.add_above(fs, pod, is_young_pod, now);
         }
         let has_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
         if self.n_held() >= self.max_held {

@@ -101,10 +101,9 @@ impl Growth {
         if used < part_of(limit, FAR) {
             self.read_at = None;
         }
-        let next = self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP));
         // At the first look it is not known whether the use grows.
         let may_grow = is_first || self.rate(now) > 0;
-        let is_due = (next..limit).contains(&used) && may_grow;
+        let is_due = (self.next_read(limit)..limit).contains(&used) && may_grow;
         if is_due {
             self.read_at = Some(used);
         }
@@ -114,9 +113,14 @@ impl Growth {
     /// Returns the time until the next look.
     pub fn interval(&self, now: Instant) -> Duration {
         let (Some(limit), Some((_, look))) = (self.limit, self.last) else { return MAX_INTERVAL };
-        let next = self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP));
-        let is_soon = self.time_to(next.min(limit), look, now).is_some_and(|time| time < MAX_INTERVAL);
+        let next = self.next_read(limit).min(limit);
+        let is_soon = self.time_to(next, look, now).is_some_and(|time| time < MAX_INTERVAL);
         if is_soon { MIN_INTERVAL } else { MAX_INTERVAL }
+    }
+
+    /// Returns the use from which on it is next time to read what the container maps.
+    fn next_read(&self, limit: u64) -> u64 {
+        self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
     /// Notes that the limit was reached.

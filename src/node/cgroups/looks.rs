@@ -25,7 +25,7 @@ struct Level {
     growth: Growth,
 }
 
-/// The paths of the cgroups whose limits apply to a container.
+/// The paths of the cgroups with the limits that apply to a container.
 #[derive(Debug)]
 struct Levels {
     own: Box<[u8]>,
@@ -52,7 +52,7 @@ pub struct Looked {
 pub struct Looks {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
-    /// The containers whose processes are to be read, because they come close to a limit.
+    /// The containers that come close to a limit, so that their processes are to be read.
     due: BTreeSet<ContainerId>,
     /// At most this many cgroups are held.
     max_held: usize,
@@ -86,8 +86,7 @@ impl Looks {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and looks at both. The growth of a young cgroup counts from when it was
-    /// created.
+    /// Adds a container and its pod, and looks at both. The growth of a young cgroup counts from its creation.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -98,11 +97,7 @@ impl Looks {
     ) {
         let is_held = self.add_level(fs, &place.path, is_young, now);
         let pod = place.parent.as_deref().filter(|pod| self.add_level(fs, pod, is_young_pod, now));
-        let ends = place
-            .pod
-            .iter()
-            .flat_map(|pod| pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| &pod[..end]));
-        ends.for_each(|above| _ = self.add_level(fs, above, false, now));
+        place.above_pod().for_each(|above| _ = self.add_level(fs, above, false, now));
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
@@ -183,7 +178,7 @@ impl Looks {
         !self.due.is_empty()
     }
 
-    /// Returns the containers whose processes are due to be read, each once.
+    /// Returns the containers with processes that are due to be read, each container once.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }

@@ -23,9 +23,10 @@ const KEPT: Duration = Duration::from_secs(2);
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// A cgroup with more inactive page cache than this many thousandths of its limit is not at its limit: the
-/// kernel takes the page cache back first. One that uses less than so many is not, either: a process in it was
-/// killed since the event.
+/// kernel takes the page cache back first.
 const INACTIVE: u64 = 50;
+/// A cgroup that uses less than this many thousandths of its limit is not at it any more: a process in it was
+/// killed since the event.
 const USED: u64 = 850;
 /// At most this many processes are read. 64 of them take 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -67,7 +68,7 @@ pub struct End {
     pub moment: Option<(Instant, Moment)>,
     /// The processes that were there then and are gone, the largest first.
     pub victims: Vec<Member>,
-    /// The use and the limit of the cgroup whose limit was hit.
+    /// The use of the cgroup at its limit, and that limit.
     pub hit: UseAndLimit,
     /// Whether the kernel kills all processes of the container at once.
     pub kills_group: Option<bool>,

@@ -114,7 +114,7 @@ impl OomWatch {
     }
 
     /// Watches a container, its pod and the cgroups above the pod. Returns whether the container's counters are
-    /// held, and whether it has a pod whose counters are held.
+    /// held, and whether its pod's are.
     pub fn add(&self, fs: &CgroupFs, new: &NewContainer<'_>) -> (bool, bool) {
         let now = Instant::now();
         let mut state = self.0.lock();
@@ -165,7 +165,7 @@ impl OomWatch {
         self.0.lock().looks.has_due()
     }
 
-    /// Returns the containers whose processes are due to be read, each once.
+    /// Returns the containers with processes that are due to be read, each container once.
     pub fn take_due(&self) -> BTreeSet<ContainerId> {
         self.0.lock().looks.take_due()
     }
