@@ -283,7 +283,7 @@ fn a_view_by_path_makes_scrapes_read_paths() {
     assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
 }
 
-/// Of 64 clients that ask for different views and do not read, four hold a view; the others are told when to
+/// Of 64 clients that ask for different views and do not read, four hold a view; the others learn when to
 /// come again. What is rendered ahead is served meanwhile.
 #[test]
 fn many_views_at_once_stay_within_the_limits() {

@@ -110,8 +110,8 @@ def test_without_cgroups_all_is_as_before(busy, page):
     assert page.tab.is_hidden("#which") and page.tab.is_hidden("#sort-limit") and page.tab.is_hidden("#ooms") and page.tab.is_hidden("#charged")
     assert page.text("#total").endswith(" PSS")
     assert page.tab.locator("#field option[value=charged_memory]").count() == 0
-    shown = page.tab.evaluate("told.t")
-    until("another scrape", lambda: page.tab.evaluate("told.t") > shown)
+    shown = page.tab.evaluate("latest.t")
+    until("another scrape", lambda: page.tab.evaluate("latest.t") > shown)
     # An exporter without accounts has no records: it is not asked.
     assert page.asked == []
 
@@ -160,7 +160,7 @@ def test_the_tiles_of_each_container_are_its_use(busy, page):
     namespace, pod, container = next(iter(over))
     page.go(f"#/{namespace}/{pod}/{container}{CHARGED}")
     until("the place", lambda: f"Excess: the tiles of {namespace}/{pod} › {container} are 9.00 MiB more than its use" in page.text("#charged"))
-    # A split that is not told shows no tile of its own.
+    # An unknown split shows no tile of its own.
     key = next(key for key, charge in charges.items() if not charge.unmapped)
     page.go("#/" + "/".join(key) + CHARGED)
     until("the rows", lambda: "difference" in page.names())
@@ -257,7 +257,7 @@ def test_it_asks_once_a_scrape_and_failures_do_not_disturb(busy, page):
     page.open(busy)
 
     def scrapes():
-        return page.tab.evaluate("told.t")
+        return page.tab.evaluate("latest.t")
 
     start = scrapes()
     until("five scrapes", lambda: scrapes() > start + 5)
@@ -271,7 +271,7 @@ def test_it_asks_once_a_scrape_and_failures_do_not_disturb(busy, page):
         until("the question", lambda: scrapes() and len(page.asked) > asked)
     until("a record without anything", lambda: len(kills(page)) == 1)
     assert "at an unknown time" in kills(page)[0]
-    # What was told stays while the exporter says nothing.
+    # What was received stays while the exporter says nothing.
     page.ooms = (503, "")
     asked = len(page.asked)
     until("the question", lambda: scrapes() and len(page.asked) > asked)

@@ -79,7 +79,7 @@ def test_forced_colours_leave_bars_and_swatches_visible(busy, page):
     kinds = page.tab.locator("#legend li").count()
     swatches, (bar,) = page.tab.eval_on_selector_all("#legend i", colours), page.tab.eval_on_selector_all("#rows .bar", colours)
     assert kinds > 3 and len(swatches) == kinds and ground not in (*swatches, bar)
-    # The chosen one of a pair is told by more than its background.
+    # The chosen button of a pair differs by more than its background.
     assert "underline" in page.tab.eval_on_selector("#by-pod", "e => getComputedStyle(e).textDecorationLine")
 
 

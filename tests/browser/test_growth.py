@@ -24,10 +24,10 @@ def rewrite(home, containers):
 
 def after(page, scrapes):
     """Waits for that many more scrapes on the screen."""
-    last = page.tab.evaluate("told.t")
+    last = page.tab.evaluate("latest.t")
     for _ in range(scrapes):
-        until("a scrape", lambda: page.tab.evaluate("told.t") > last)
-        last = page.tab.evaluate("told.t")
+        until("a scrape", lambda: page.tab.evaluate("latest.t") > last)
+        last = page.tab.evaluate("latest.t")
 
 
 def test_the_end_of_a_neighbour_is_no_growth_of_those_that_remain(exporter, tmp_path, page):

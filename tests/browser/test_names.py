@@ -102,8 +102,8 @@ def test_names_that_broke_it_before(exporter, tmp_path, page):
     for labels, value in exposition.children("pss", **place):
         page.go(fragment(labels))
         until("the place", lambda: page.value("#total") == value and page.hash() == fragment(labels))
-    shown = page.tab.evaluate("told.t")
-    until("two more scrapes", lambda: page.tab.evaluate("told.t") > shown + 2)
+    shown = page.tab.evaluate("latest.t")
+    until("two more scrapes", lambda: page.tab.evaluate("latest.t") > shown + 2)
     assert page.text("#state") == "Live" and page.tab.is_hidden("#note")
 
 
@@ -197,7 +197,7 @@ def test_promql_answers_what_the_page_shows(request, tmp_path, page, recorded):
             answers = [({key: labels[key] for key in what}, labels) for labels in rows if exposition.has(field, **labels)]
             questions.append((query, [("", shown, exposition.total(field, **labels)) for shown, labels in answers]))
             place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[-1][0]
-        # A path is one series, told by all its labels.
+        # A path is one series, named by all its labels.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
     # What a search finds goes into the query, and its rows are the answer.

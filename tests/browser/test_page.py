@@ -307,7 +307,7 @@ def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, leve
         below(page, place)
         until("the place", lambda: page.value("#total") == exposition.total("pss", **place))
         rows = exposition.children("pss", **place)
-        # A row whose zero is omitted has no value.
+        # With --omit-zero, a row may have no value.
         until("the rows", lambda: sorted(v for v in page.column("pss") if v is not None) == sorted(v for _, v in rows))
         assert level in rows[0][0]
     assert page.value("#node-pss") == node.exposition().total("pss")

@@ -20,7 +20,7 @@ KAFKA = "#/data/kafka-0/kafka"
 
 
 class Charging:
-    """An exporter whose exposition is followed by charges for its containers, at an address of its own."""
+    """A server that adds charges for the containers to an exporter's exposition."""
 
     def __init__(self, exporter):
         class Handler(BaseHTTPRequestHandler):

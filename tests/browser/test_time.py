@@ -390,7 +390,7 @@ def test_an_hour_of_refreshes_in_fast_motion(node, browse):
     page.tab.evaluate("""() => {
         clearTimeout(timer);
         busy = true; // no poll of the page's own comes between
-        let t = told.t;
+        let t = latest.t;
         window.scrape = () => {
             t++;
             const lines = [];

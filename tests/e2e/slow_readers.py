@@ -17,7 +17,7 @@ GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """A recorded node whose exposition has this size, at least 16 MB."""
+    """A recorded node with an exposition of this size, at least 16 MB."""
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 
@@ -37,7 +37,7 @@ def memory_cgroup(n_bytes: int):
 
 
 def connect_slowly(target, request: bytes) -> socket.socket:
-    """A client whose kernel takes at most 16 KiB before it reads."""
+    """A client with room for 16 KiB that it has not read."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.settimeout(10)

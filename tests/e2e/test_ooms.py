@@ -256,7 +256,7 @@ def test_a_loop_of_kills_leaves_the_records_and_the_log_to_others(programs, tmp_
 
 
 def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
-    """17 MiB a second into 100, with nobody asking: read before the limit, although it is hit in less than two seconds."""
+    """A leak of 17 MiB/s into 100 MiB, without a scrape: it is read before the limit, which is hit in less than two seconds."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         script = f"read line; {programs}/leak heap 70 17 200 3; sleep {FOREVER}"
         app = pods.start(pods.pod("fast"), "s-app", script, LIMIT)
@@ -292,7 +292,7 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
             reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
             return sum(reads[kind,] for kind in ("smaps", "rollup", "unchanged"))
 
-        # With nobody asking, no read follows: only the scrape that the second request waits for.
+        # Without requests no read follows; only the scrape that the second request waits for reads.
         before = n_reads()
         time.sleep(5)
         assert n_reads() - before <= 2

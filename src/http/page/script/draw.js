@@ -1,15 +1,15 @@
 // What surrounds the treemap: the node's totals, the selected place and its chart, and why there is nothing to see.
 
-let told, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false, interval = 0;
-const sampleOf = (name, labels = {}) => told?.own.get(OWN + name)?.find(s => Object.entries(labels).every(([k, v]) => s.labels.get(k) === v));
+let latest, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false, interval = 0;
+const sampleOf = (name, labels = {}) => latest?.own.get(OWN + name)?.find(s => Object.entries(labels).every(([k, v]) => s.labels.get(k) === v));
 const own = (name, labels) => sampleOf(name, labels)?.value;
 const denied = () => own('read_errors_total', { reason: 'denied' });
-const infos = (name, label) => (told?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label)).filter(text => text !== undefined);
+const infos = (name, label) => (latest?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label)).filter(text => text !== undefined);
 // What a treemap can show: page sizes are no amounts, and a process's mappings share its `processes`.
 const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden && isThere(f));
 
 function draw() {
-	if (!told) return drawStates();
+	if (!latest) return drawStates();
 	const list = offered(), q = asSearched(state.q);
 	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list.find(f => f.name !== CHARGED) || fieldOf(FAMILY + 'pss_bytes');
 	isCharged = field.name === CHARGED;
@@ -72,18 +72,18 @@ function drawStats(list) {
 	$.field.value = field.name;
 }
 // The exporter's clock is in the Date of its answer, to the second; ours is finer, and used when they agree.
-const ageNow = () => max(.1, Date.now() / 1000 - told.skew - told.t);
+const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
 // Older than it should be: by the rhythm seen so far, or, when none was seen yet, than any usual one.
 const isOld = () => ageNow() > (interval ? max(20, 4 * interval) : 120);
 const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
 function drawAge() {
-	if (!told) return;
-	const age = ageNow(), oldest = own('oldest_data_seconds') + (performance.now() - told.at) / 1000;
-	const folded = (told.own.get(OWN + 'folded_paths') || []).reduce((sum, sample) => sum + sample.value, 0);
+	if (!latest) return;
+	const age = ageNow(), oldest = own('oldest_data_seconds') + (performance.now() - latest.at) / 1000;
+	const folded = (latest.own.get(OWN + 'folded_paths') || []).reduce((sum, sample) => sum + sample.value, 0);
 	put($.footer, ['smaps-container-exporter ' + (infos('build', 'version')[0] || ''), `scraped ${span(age)} ago in ${span(own('scrape_duration_seconds'))}`,
 		oldest > 5 && 'oldest value ' + span(oldest), count(own('samples')) + ' samples',
 		folded && count(folded) + ' of the smallest paths are folded into [other]'].filter(Boolean).join(' · '));
-	const word = paused ? 'Paused at ' + clock(told.t) : failure || trouble || isOld() || silence() ? 'Old: ' + clock(told.t) : 'Live';
+	const word = paused ? 'Paused at ' + clock(latest.t) : failure || trouble || isOld() || silence() ? 'Old: ' + clock(latest.t) : 'Live';
 	put($.state, word);
 	drawAgo();
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
@@ -96,17 +96,17 @@ function silence() {
 	return seconds > 3 ? seconds : 0;
 }
 function drawNote() {
-	const at = told && clock(told.t);
-	const note = !told ? '' : failure ? `The exporter does not answer (${failure}). This is the last picture, of ${at}.`
+	const at = latest && clock(latest.t);
+	const note = !latest ? '' : failure ? `The exporter does not answer (${failure}). This is the last picture, of ${at}.`
 		: silence() ? `The exporter has not answered for ${span(silence())}. This is the last picture, of ${at}.`
 		: trouble ? `${trouble} This is the last picture, of ${at}.`
 			: isOld() && !paused ? `The exporter answers, but its last scrape was at ${at}: this picture is old.`
 				: why() ? '' : own('containerd_up') === 0 ? 'containerd does not answer: only known containers are read.'
-					: told.rising ? `The kernel denies the reading of some processes (${count(denied())} times so far).`
+					: latest.rising ? `The kernel denies the reading of some processes (${count(denied())} times so far).`
 						: own('stuck_processes') > 0 ? `Left out: ${count(own('stuck_processes'))} processes whose memory cannot be read, for their memory-map lock is held.`
 							: isBehind() ? 'Some values are over a minute older than the rest: their processes take long to read, or the CPU budget does not suffice.'
-								: isAnew && told.t < opened.base.t + 60 ? `Another exporter answers now (${[...infos('node', 'node'), 'started at ' + clock(told.own.get(START)?.[0].value)].map(visible).join(', ')}): the history begins again.`
-								: told.broken ? `${count(told.broken)} lines of the answer are no samples and are left out.` : '';
+								: hasBegunAgain && latest.t < opened.base.t + 60 ? `Another exporter answers now (${[...infos('node', 'node'), 'started at ' + clock(latest.own.get(START)?.[0].value)].map(visible).join(', ')}): the history begins again.`
+								: latest.broken ? `${count(latest.broken)} lines of the answer are no samples and are left out.` : '';
 	$.note.hidden = !note;
 	put($.note, note);
 }
@@ -144,7 +144,7 @@ function drawHere() {
 	if ($.all.isLeaf !== isLeaf) $.all.open = $.all.isLeaf = isLeaf;
 	if ($.all.open) $.all.replaceChildren($.all.firstElementChild, fieldsOf(place, [...fields.values()].filter(f => !f.isHidden && isThere(f))));
 }
-const sinceWhen = opening => marked || isAnew ? clock(since().base.t) : opening;
+const sinceWhen = opening => marked || hasBegunAgain ? clock(since().base.t) : opening;
 function drawChange(el, n, v, more = '') {
 	putValue(el, (v ? (v > 0 ? '+' : '') + show(field, v) : v === 0 ? '±0' : '–') + more, v);
 	el.className = !v || !matters(field, n, v) ? 'zero' : v > 0 ? 'up' : 'down';
@@ -162,7 +162,7 @@ function cutName(text) {
 
 // Why nothing is to be seen, as precisely as the exposition tells.
 function why() {
-	if (!told) return failure ? ['The exporter does not answer', failure + '; trying again'] : trouble ? ['The page has met an error', trouble] : ['Reading the metrics'];
+	if (!latest) return failure ? ['The exporter does not answer', failure + '; trying again'] : trouble ? ['The page has met an error', trouble] : ['Reading the metrics'];
 	const codes = list => list.map(text => make('code', {}, visible(text)));
 	if (root.kids.some(live)) {
 		return !place ? ['Nothing here now', 'The last scrape does not have this place.', make('a', { href: outerHref() }, 'Go out')]
@@ -171,18 +171,18 @@ function why() {
 	if (own('containerd_up') === 0) {
 		return ['containerd does not answer', 'The exporter knows of no container. Does containerd run, and is its socket where --containerd-sock says?'];
 	}
-	if (told.rising) {
+	if (latest.rising) {
 		return ['The kernel denies the reads', `${count(denied())} reads were denied. The exporter must run as root with CAP_SYS_PTRACE.`];
 	}
 	if (own('containers') === 0) {
 		return ['No container runs here', 'The container runtime lists none. With containerd, other namespaces may have some: see --containerd-namespace.'];
 	}
-	const namespaces = [...told.own.values()].flat().map(s => s.labels.get('namespace')).filter(Boolean);
+	const namespaces = [...latest.own.values()].flat().map(s => s.labels.get('namespace')).filter(Boolean);
 	return ['No container matches the filter', `The exporter knows ${count(own('containers'))} containers. No process of theirs matches`, ...codes(infos('filter', 'filter')),
 		...namespaces.length ? ['There are the namespaces', ...codes([...new Set(namespaces)].sort())] : []];
 }
 function drawStates() {
-	const reason = why(), isEmpty = !told || !root.kids.some(live);
+	const reason = why(), isEmpty = !latest || !root.kids.some(live);
 	$.empty.hidden = !reason;
 	canvas.hidden = reason;
 	$.map.hidden = !reason && !place.kids.length;

@@ -23,11 +23,11 @@ function remember(t) {
 	}
 }
 // The history of one exporter is no base for another's values, which a forwarded port may give, nor for its own after a restart.
-let identity = '', isAnew = false;
+let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
 		opened = marked = undefined;
-		isAnew = true;
+		hasBegunAgain = true;
 	}
 	identity = id;
 }
@@ -126,7 +126,7 @@ function pack(names, budget = 250000) {
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {
-		isAnew = true;
+		hasBegunAgain = true;
 		return;
 	}
 	const levels = new Set(saved.nodes.map(n => n ? n[1] : 'node')), where = [];

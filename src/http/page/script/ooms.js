@@ -3,9 +3,9 @@
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0, shownOoms = 3;
 
 // Asked once a scrape at most, and only of an exporter that gives accounts, for an older one has no records. After a failure the
-// pauses grow; what was told stays.
+// pauses grow; what was received stays.
 async function askOoms() {
-	hasOoms ||= [...accounts.values()].some(hasParts) || [...told.own.keys()].some(name => name.startsWith(OWN + 'oom'));
+	hasOoms ||= [...accounts.values()].some(hasParts) || [...latest.own.keys()].some(name => name.startsWith(OWN + 'oom'));
 	if (!hasOoms || isAskingOoms || pauseOoms-- > 0) return;
 	isAskingOoms = true;
 	pauseOoms = 0;
@@ -31,11 +31,11 @@ const LIMITS = { container: 'The limit of the container was hit. ', pod: 'The li
 const dateOf = t => new Date(t * 1000);
 const isDate = t => !isNaN(dateOf(t));
 function ago(t) {
-	const s = max(0, Date.now() / 1000 - told.skew - t);
+	const s = max(0, Date.now() / 1000 - latest.skew - t);
 	return (s < 172800 ? span(s) : count(round(s / 86400)) + ' days') + ' ago';
 }
 function drawOoms() {
-	const list = !told ? [] : state.by || !state.at.length ? ooms : ooms.filter(r => isOf(r, state.at)), shown = list.slice(0, shownOoms);
+	const list = !latest ? [] : state.by || !state.at.length ? ooms : ooms.filter(r => isOf(r, state.at)), shown = list.slice(0, shownOoms);
 	$.ooms.hidden = !list.length;
 	if (!list.length) return;
 	put($['ooms-count'], count(list.length) + (state.by || !state.at.length ? '' : ' here') + (ooms.length >= MOST_RECORDS ? ` (the exporter keeps the last ${MOST_RECORDS})` : ''));

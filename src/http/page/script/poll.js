@@ -19,7 +19,7 @@ $.q.onkeydown = e => {
 };
 $['by-pod'].onclick = () => { location.hash = hashOf({ by: '', at: [] }); };
 $['by-path'].onclick = () => { location.hash = hashOf({ by: 'path', at: place && isByPath(place) ? [place.name] : [] }); };
-$.mark.onclick = () => { marked = begin(told.t); draw(); };
+$.mark.onclick = () => { marked = begin(latest.t); draw(); };
 $.unmark.onclick = () => { marked = undefined; draw(); $.mark.focus(); };
 $.more.onclick = () => { limit += 500; draw(); };
 $.all.ontoggle = () => draw();
@@ -49,7 +49,7 @@ onhashchange = () => {
 	$.q.value = state.q;
 	draw();
 	if (isInside) ($.rows.querySelector('a') || $.crumbs.lastChild).focus();
-	if (told && place) put($.said, `${place.full.slice(0, 200)}: ${$.total.textContent}, ${rows.length} rows`);
+	if (latest && place) put($.said, `${place.full.slice(0, 200)}: ${$.total.textContent}, ${rows.length} rows`);
 };
 new ResizeObserver(() => draw()).observe($.map);
 matchMedia('(prefers-color-scheme: dark)').onchange = () => draw();
@@ -58,7 +58,7 @@ matchMedia('(prefers-color-scheme: dark)').onchange = () => draw();
 
 const KEPT = 'memory-map ' + location.pathname;
 function keep() {
-	if (!told || !opened) return;
+	if (!latest || !opened) return;
 	try {
 		sessionStorage.setItem(KEPT, pack([field.name, 'own', 'held', ...NUMBERS]));
 	} catch { /* no storage, or none left: the next visit begins anew */ }
@@ -83,10 +83,10 @@ const started = performance.now();
 // two scrapes; later a poll that came too early is repeated a little after. Every eighth poll comes early on purpose: after an exporter
 // that stood still for a while, the page finds back to its rhythm.
 function pace(t) {
-	if (!told || t === told.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++) : max(.5, (performance.now() - started) / 2000);
+	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++) : max(.5, (performance.now() - started) / 2000);
 	// A longer interval counts only when a poll saw that there was no scrape in between; a much longer one, which may have been a
 	// standstill, only the second time.
-	const gap = t - told.t, isLong = interval && gap > 3 * interval;
+	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;
 	early = 0;
@@ -111,15 +111,15 @@ async function refresh() {
 	}
 	const stamp = text.lastIndexOf('\n' + OWN + 'last_scrape_timestamp_seconds '), line = stamp < 0 ? null : parseSample(text.slice(stamp + 1, text.indexOf('\n', stamp + 1)));
 	const t = line?.value > 0 ? line.value : Date.now() / 1000, wait = pace(t);
-	if (t === told?.t && !trouble) {
+	if (t === latest?.t && !trouble) {
 		if (before) drawStates();
 		return wait;
 	}
-	const { own, broken } = await read(text, told && (() => new Promise(done => setTimeout(done))));
+	const { own, broken } = await read(text, latest && (() => new Promise(done => setTimeout(done))));
 	const reads = own.get(OWN + 'read_errors_total')?.find(s => s.labels.get('reason') === 'denied')?.value || 0;
-	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !told;
+	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !latest;
 	commit();
-	told = { own, broken, t, denied: reads, rising: reads > (told?.denied || 0), skew: abs(skew) > 3 ? skew : 0, at: performance.now() };
+	latest = { own, broken, t, denied: reads, rising: reads > (latest?.denied || 0), skew: abs(skew) > 3 ? skew : 0, at: performance.now() };
 	identify(JSON.stringify([infos('node', 'node'), own.get(START)?.[0].value]));
 	if (isFirst) recall(t);
 	remember(t);
@@ -149,7 +149,7 @@ async function poll() {
 		if (!paused) timer = setTimeout(poll, max(50, min(15, wait) * 1000 - (performance.now() - asked)));
 	}
 	drawAge();
-	if (!told) drawStates();
+	if (!latest) drawStates();
 }
 setInterval(drawAge, 500);
 put($.host, location.host);
