@@ -9,7 +9,7 @@ import pytest
 import kernel
 from exporter import EVERYTHING, once
 from exposition import Exposition
-from lab import Container, Lab, mounts, until
+from lab import Container, Lab, mounts, read_proc, until
 
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
@@ -116,8 +116,9 @@ class Cgroup:
 
 
 def path_of(pid: int) -> str:
-    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-    return next(path for _, controllers, path in lines if controllers == ("" if IS_V2 else "memory"))
+    """The path of the cgroup that a process is in. It is empty if the process has ended."""
+    lines = [line.split(":", 2) for line in read_proc(pid, "cgroup").decode().splitlines()]
+    return next((path for _, controllers, path in lines if controllers == ("" if IS_V2 else "memory")), "")
 
 
 def exported(text: str, *container: str) -> dict[str, float]:

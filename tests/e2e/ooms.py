@@ -14,7 +14,7 @@ import pytest
 import kernel
 from cgroups import IS_V2, MIB, path_of
 from exporter import Client, Exporter
-from lab import Container, Lab, kill, until
+from lab import Container, Lab, kill, read_proc, until
 from live_node import rmdir
 
 LIMIT = 100 * MIB
@@ -36,23 +36,11 @@ def kills(exporter: Client) -> dict[str, int]:
 
 
 def pids_of(lab: Lab, container: Container) -> list[int]:
-    def is_in(pid: int) -> bool:
-        try:
-            return container.id in path_of(pid)
-        except OSError:  # it has just ended
-            return False
-
-    return [pid for members in kernel.processes(lab).values() for pid in members if is_in(pid)]
+    return [pid for members in kernel.processes(lab).values() for pid in members if container.id in path_of(pid)]
 
 
 def is_leaking(lab: Lab, container: Container) -> bool:
-    def is_leak(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/comm").read_text() == "leak\n"
-        except OSError:  # it has just ended
-            return False
-
-    return any(is_leak(pid) for pid in pids_of(lab, container))
+    return any(read_proc(pid, "comm") == b"leak\n" for pid in pids_of(lab, container))
 
 
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:

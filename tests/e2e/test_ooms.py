@@ -16,7 +16,7 @@ from cgroups import CONTAINER, IS_V2, MIB, Cgroup, pod
 from conftest import FOREVER
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
-from lab import Container, Lab, cri, kill, until
+from lab import Container, Lab, cri, kill, read_proc, until
 from live_node import rmdir
 from ooms import LIMIT, Instance, assert_leaked, ends, is_leaking, kills, leak, limit_cgroup, pids_of, pods_of, records, second_victims, wait_for, wait_until_listed
 
@@ -262,7 +262,7 @@ def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_
         app = pods.start(pods.pod("fast"), "s-app", script, LIMIT)
         wait_until_listed(exporter, "fast/s-app")
         app.signal()
-        [leak] = until(lambda: [pid for pid in pids_in(app) if Path(f"/proc/{pid}/comm").read_text() == "leak\n"], 20, "it leaks")
+        [leak] = until(lambda: [pid for pid in pids_in(app) if read_proc(pid, "comm") == b"leak\n"], 20, "it leaks")
         [record] = until(lambda: records(exporter), 30, "it is recorded")
         assert record["victims"] == [{"pid": int(leak), "command": "leak"}]
         assert record["mapped_bytes"] >= 0.85 * LIMIT and record["paths"][0]["path"] == "[heap]"
@@ -285,7 +285,7 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
         full.signal()
         name = "memory.current" if IS_V2 else "memory.usage_in_bytes"
         until(lambda: int((full.directory / name).read_text()) > 45 * MIB, 20, "it is full")
-        until(lambda: "sleep" in Path(f"/proc/{pids_in(full)[0]}/comm").read_text(), 20, "it rests")
+        until(lambda: [read_proc(pid, "comm") for pid in pids_in(full)] == [b"sleep\n"], 20, "it rests")
         exporter.after()
 
         def n_reads():
