@@ -4,6 +4,7 @@
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
 //!                           init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
+//! DIR/proc/meminfo          the same for the node, like zoneinfo and vmstat
 //! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 
@@ -171,6 +172,12 @@ impl Writer {
     pub fn file(&mut self, pid: u32, name: &str, content: &[u8]) -> Result<(), String> {
         self.make()?;
         write(&self.directory.join("proc").join(pid.to_string()).join(name), content)
+    }
+
+    /// Writes one file of the whole node, such as `meminfo`.
+    pub fn node_file(&mut self, name: &str, content: &[u8]) -> Result<(), String> {
+        self.make()?;
+        write(&self.directory.join("proc").join(name), content)
     }
 
     /// Writes one file of the cgroup file system.
