@@ -114,6 +114,20 @@ impl Pods {
         }
     }
 
+    /// Returns what the pod of this container is charged for now outside its running containers. What an ended
+    /// container left stays when a process is killed, so this also holds after a kill.
+    pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
+        let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
+        let pod = self.table.iter().find(|pod| pod.labels == labels)?;
+        let mut outside = fs.open_use(&pod.path)?.current()?;
+        for account in pod.containers.iter().filter_map(|container| accounts.find(container.id)) {
+            let place = fs.place(&account.paths().memory);
+            let current = place.and_then(|place| fs.open_use(&place.path)?.current());
+            outside = outside.saturating_sub(current.unwrap_or(0));
+        }
+        Some(outside)
+    }
+
     /// Returns the memory charged to the pod with a cgroup at this path, if it has been read.
     pub fn current(&self, path: &[u8]) -> Option<u64> {
         let i = self.table.binary_search_by(|pod| pod.path.as_slice().cmp(path)).ok()?;

@@ -14,7 +14,7 @@ use log::Level;
 use super::account::Account;
 use super::accounts::Accounts;
 use super::counters::NewContainer;
-use super::kill_counts::{FoundKill, Place};
+use super::kill_counts::{FoundKill, Limit, Place};
 use super::ledger::Ledger;
 use super::mapped_shmem::MappedShmem;
 use super::moment::End;
@@ -221,8 +221,13 @@ impl CgroupUsage {
 
     /// Returns the kills that were found since the last call, and counts them.
     pub fn take_kills(&mut self) -> Vec<Kill> {
-        let Self { accounts, watch, totals, .. } = self;
+        let Self { fs, accounts, pods, watch, totals, .. } = self;
         let with_content = |(found, end): (FoundKill, End)| {
+            let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
+            // Version 1 does not show which limit was hit.
+            let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
+            let pods = pods.as_ref().filter(|_| may_be_pods);
+            let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));
             let content = match &found.place {
                 Place::Container(container) => {
                     totals.add(&container.labels, found.n_kills);
@@ -233,7 +238,7 @@ impl CgroupUsage {
                     None
                 }
             };
-            Kill { found, end, content }
+            Kill { found, end, content, outside_containers }
         };
         watch.take().into_iter().map(with_content).collect()
     }
