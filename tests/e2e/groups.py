@@ -95,7 +95,7 @@ GROUPS = {
         ),
     ),
     "stuck": Group(False, ("test_stuck",)),
-    "ooms": Group(False, ("test_ooms",)),
+    "ooms": Group(False, ("test_ledger", "test_ooms")),
 }
 
 

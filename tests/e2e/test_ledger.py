@@ -1,0 +1,70 @@
+"""Memory above the containers: a pod that is full of what an ended container left, and the node, whose parts are all memory."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cgroups import IS_V2, MIB, pod
+from conftest import FOREVER
+from exporter import EVERYTHING, Exporter, once
+from exposition import Exposition
+from lab import Container, cri, until
+from ooms import LIMIT, leak, pids_of, records
+
+# The part of MemTotal that no counter of the kernel may leave unexplained.
+MAX_REMAINDER = 0.006
+
+
+def parts_of_node(exposition: Exposition) -> dict[str, float]:
+    return {part: value for (part,), value in exposition.by("cgroup_node_memory_bytes", "part").items()}
+
+
+@pytest.fixture
+def mounts(programs):
+    """The program that leaks, at /programs, and a tmpfs at /cache, which outlives the containers."""
+    cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
+    yield [cri.Mount(host_path=str(programs), container_path="/programs", readonly=True), cri.Mount(host_path=cache, container_path="/cache")]
+    shutil.rmtree(cache)
+
+
+def test_what_an_ended_container_left_fills_its_pod(node, mounts):
+    """An ended container left 90 MiB of tmpfs in a pod with a limit of 100 MiB. Another one then needs more than is left."""
+    fills = Container("fills", ["dd", "if=/dev/zero", "of=/cache/x", "bs=1M", "count=90"], mounts=mounts)
+    with pod(node, "full-0", Container("idle", ["sleep", FOREVER]), fills) as made:
+        node.limit_pod(made, LIMIT)
+        file = Path(mounts[1].host_path) / "x"
+        until(lambda: file.exists() and file.stat().st_size == 90 * MIB and not pids_of(node, fills), 20, "the file is written")
+        with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
+            exposition = exporter.after()
+            current, limit = (exposition.by(f"cgroup_pod_memory_{name}_bytes", "pod")["full-0",] for name in ("current", "limit"))
+            outside = exposition.by("cgroup_pod_memory_outside_containers_bytes", "pod", "part")
+            outside = {part: value for (name, part), value in outside.items() if name == "full-0"}
+            of_containers = exposition.by("cgroup_memory_current_bytes", "pod")["full-0",]
+            assert limit == LIMIT and 90 * MIB <= current <= LIMIT and of_containers <= 5 * MIB
+            assert 89 * MIB <= outside["shmem"] <= 91 * MIB, outside
+            assert sum(outside.values()) == current - of_containers
+            [uid] = [uid for name, uid in exposition.by("smaps_exporter_pod_info", "pod", "uid") if name == "full-0"]
+            assert made.config.linux.cgroup_parent.replace("_", "-").removesuffix(".slice").endswith(f"pod{uid}")
+            node.start_container(made, leak(mounts, 1, 5))
+            [record] = until(lambda: records(exporter), 30, "the kill is recorded")
+            assert 89 * MIB <= record["outside_containers_bytes"] <= 93 * MIB
+            assert record["limit_bytes"] == LIMIT and (record["limit"] == "pod" or not IS_V2)
+
+
+def test_the_parts_of_the_node_are_all_memory(node):
+    text = once("--once", "--containerd-sock", node.socket, *EVERYTHING)
+    total = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
+    parts = parts_of_node(Exposition(text))
+    assert sum(parts.values()) == total
+    assert {"free", "pods", "ended_pods", "root_cgroup", "kernel", "remainder"} <= parts.keys()
+    assert abs(parts["remainder"]) <= MAX_REMAINDER * total, parts
+
+
+def test_groups_of_pods_and_of_the_node(node):
+    for groups, has_pods, has_node in (("memory", False, False), ("pod", True, False), ("memory,node", False, True), ("none", False, False)):
+        text = once("--once", "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", groups)
+        seen = ["\ncgroup_pod_memory_current_bytes{" in text, "\ncgroup_node_memory_bytes{" in text, "\ncgroup_memory_current_bytes{" in text]
+        assert seen == [has_pods, has_node, "memory" in groups], groups

@@ -1,0 +1,174 @@
+"""The parts of the node's memory are all of it, whatever uses it, and little of it is left unexplained."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from cgroups import MIB
+from exporter import Exporter
+from lab import Container, cri, until
+
+# The part of MemTotal that no counter of the kernel may leave unexplained.
+MAX_REMAINDER = 0.006
+TOTAL = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
+SIZE = 32
+HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+TRACING = Path("/sys/kernel/tracing")
+ZRAM = Path("/sys/block/zram0")
+
+
+@pytest.fixture(scope="module")
+def ledger(node):
+    """Returns the parts in MiB. The exporter selects no process, because only the node is read."""
+    with Exporter("--containerd-sock", node.socket, "--filter", "none/*/*/*") as exporter:
+
+        def read() -> dict[str, float]:
+            parts = {part: value for (part,), value in exporter.after().by("cgroup_node_memory_bytes", "part").items()}
+            assert sum(parts.values()) == TOTAL
+            return {part: value / MIB for part, value in parts.items()}
+
+        yield read
+
+
+@contextmanager
+def idle(node):
+    yield "free"
+
+
+@contextmanager
+def container_cache(node):
+    script = f"dd if=/dev/zero of=/tmp/x bs=1M count={SIZE}; sleep 1000000 & wait"
+    app = Container("app", ["sh", "-c", script])
+    pod = node.run_pod("ledger", "cache-0", [app])
+    try:
+        until(lambda: "records out" in node.log_of(pod, "app"), 60, "the file is written")
+        yield "pods"
+    finally:
+        node.remove_pod(pod)
+
+
+@contextmanager
+def service_cache(node):
+    file = Path("/var/tmp/ledger")
+    try:
+        subprocess.run(["systemd-run", "--wait", "--quiet", "dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={SIZE}"], check=True)
+        yield "/system.slice"
+    finally:
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
+def tmpfs_of_a_removed_pod(node):
+    directory = Path("/dev/shm/ledger")
+    directory.mkdir()
+    try:
+        mounts = [cri.Mount(container_path="/volume", host_path=str(directory))]
+        pod = node.run_pod("ledger", "gone-0", [Container("app", ["dd", "if=/dev/zero", "of=/volume/x", "bs=1M", f"count={SIZE}"], mounts=mounts)])
+        file = directory / "x"
+        until(lambda: file.exists() and file.stat().st_size == SIZE * MIB, 60, "the file is written")
+        node.remove_pod(pod)
+        yield "ended_pods"
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def slab(node):
+    directory = Path("/dev/shm/inodes")
+    directory.mkdir()
+    try:
+        for i in range(10_000):
+            (directory / str(i)).touch()
+        yield None
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def huge_pages(node):
+    before = HUGE_PAGES.read_text()
+    HUGE_PAGES.write_text(f"{int(before) + SIZE // 2}\n")
+    try:
+        yield "hugetlb_pool"
+    finally:
+        HUGE_PAGES.write_text(before)
+
+
+@contextmanager
+def swapped(node):
+    """Pages of the container's own, of which its limit leaves half in memory."""
+    script = f"head -c {SIZE}M /dev/zero | tail -c {SIZE}M > /dev/null & sleep 1000000 & wait"
+    app = Container("app", ["sh", "-c", script], memory_limit_bytes=SIZE // 2 * MIB)
+    before = swap_free()
+    pod = node.run_pod("ledger", "swap-0", [app])
+    try:
+        until(lambda: swap_free() < before, 60, "something is swapped out")
+        yield None
+    finally:
+        node.remove_pod(pod)
+
+
+def swap_free() -> int:
+    return int(re.search(r"SwapFree: +(\d+)", Path("/proc/meminfo").read_text())[1])
+
+
+@contextmanager
+def zram(node):
+    if subprocess.run(["modprobe", "zram"], capture_output=True).returncode:
+        pytest.skip("this kernel has no zram")
+    (ZRAM / "disksize").write_text(f"{2 * SIZE}M\n")
+    try:
+        # What cannot be compressed.
+        subprocess.run(["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"], check=True, capture_output=True)
+        yield "zram"
+    finally:
+        (ZRAM / "reset").write_text("1\n")
+
+
+@contextmanager
+def tcp_buffers(node):
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(8):
+            client = stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+            client.setblocking(False)
+            try:
+                while True:
+                    client.send(bytes(MIB))
+            except BlockingIOError:
+                pass
+        yield None
+
+
+SITUATIONS = [idle, container_cache, service_cache, tmpfs_of_a_removed_pod, slab, huge_pages, swapped, zram, tcp_buffers]
+
+
+@pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.__name__)
+def test_little_is_unexplained(node, ledger, situation, record_property):
+    before = ledger()
+    with situation(node) as grown:
+        parts = ledger()
+    record_property(f"remainder, {situation.__name__}", f"{parts['remainder']:.1f} MiB of {TOTAL / MIB:.0f}")
+    assert abs(parts["remainder"]) <= MAX_REMAINDER * TOTAL / MIB, parts
+    if grown and situation is not idle:
+        assert parts[grown] - before[grown] >= 0.8 * SIZE, (before, parts)
+
+
+def test_buffers_that_no_counter_shows_are_the_remainder(node, ledger):
+    if not TRACING.joinpath("buffer_size_kb").exists():
+        subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=True)
+    size = TRACING / "buffer_size_kb"
+    before = ledger()
+    size.write_text(f"{SIZE * 1024 // os.cpu_count()}\n")
+    try:
+        parts = ledger()
+    finally:
+        size.write_text("1\n")
+    assert parts["remainder"] - before["remainder"] >= 0.8 * SIZE, (before, parts)
