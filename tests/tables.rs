@@ -77,6 +77,28 @@ fn cgroup_fields() {
     assert_block("cgroups", &table);
 }
 
+/// The families of pods and of the node: each with its labels, as an exposition has them.
+#[test]
+fn above_containers() {
+    let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
+    let text = once(&fixture("cgroups/v2"), &["--group-by", "process"]);
+    let lines: Vec<&str> = text.lines().collect();
+    for (i, line) in lines.iter().enumerate() {
+        let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|line| line.split_once(' ')) else {
+            continue;
+        };
+        if !["cgroup_pod_", "cgroup_node_", "smaps_exporter_pod_"].iter().any(|begin| name.starts_with(begin))
+        {
+            continue;
+        }
+        let (_, kind) = lines[i + 1].rsplit_once(' ').unwrap();
+        let (_, labels) = lines[i + 2].split_once('{').unwrap();
+        let labels: Vec<&str> = labels.split("\",").map(|label| label.split('=').next().unwrap()).collect();
+        writeln!(table, "| `{name}{{{}}}` | {kind} | {help} |", labels.join(",")).unwrap();
+    }
+    assert_block("above", &table);
+}
+
 #[test]
 fn own_metrics() {
     let known = Some(1);

@@ -4,7 +4,7 @@ use super::field::Unit::{Bytes, Events, Number, Time};
 use super::field::{Field, Place, Unit};
 
 /// The number of fields.
-pub const N_FIELDS: usize = 54;
+pub const N_FIELDS: usize = 69;
 
 const NOWHERE: Place = Place { file: "", key: "", factor: 1 };
 const MICROSECONDS: u64 = 1_000;
@@ -51,6 +51,19 @@ const fn event(key: &'static str, labels: &'static str) -> Field {
         v1: NOWHERE,
         help: "Memory events: use went above low, high or max, no memory was left below the limit (oom), a process was killed (oom_kill), a socket was held up (sock_throttled).",
     }
+}
+
+const fn local_event(key: &'static str, labels: &'static str) -> Field {
+    Field {
+        name: "memory_events_local",
+        v2: line("memory.events.local", key, 1),
+        help: "The same events, only of the container's own cgroup and its limit: none of a cgroup above or below.",
+        ..event(key, labels)
+    }
+}
+
+const fn huge_pages(labels: &'static str, v2: &'static str, v1: &'static str) -> Field {
+    Field { labels, ..one("memory_hugetlb_current", Bytes, v2, v1, "Huge pages of hugetlbfs, by page size.") }
 }
 
 const fn time(name: &'static str, v2: Place, v1: Place, help: &'static str) -> Field {
@@ -201,6 +214,39 @@ pub static FIELDS: [Field; N_FIELDS] = [
         NOWHERE,
         "Time in which all of its tasks that had work waited for memory.",
     ),
+    one("memory_min", Bytes, "memory.min", "", "Memory that the kernel never takes."),
+    one(
+        "memory_oom_group",
+        Number,
+        "memory.oom.group",
+        "",
+        "1 if an OOM kill ends all processes of the container, else 0.",
+    ),
+    local_event("high", ",event=\"high\"}"),
+    local_event("max", ",event=\"max\"}"),
+    local_event("oom", ",event=\"oom\"}"),
+    local_event("oom_kill", ",event=\"oom_kill\"}"),
+    stat(
+        "memory_stat_workingset_refault_anon",
+        Events,
+        "workingset_refault_anon",
+        "total_workingset_refault_anon",
+        "Pages of anonymous memory that were needed again soon after they were swapped out.",
+    ),
+    stat(
+        "memory_stat_workingset_refault_file",
+        Events,
+        "workingset_refault_file",
+        "total_workingset_refault_file",
+        "Pages of files that were needed again soon after they were dropped.",
+    ),
+    stat("memory_stat_pgscan", Events, "pgscan", "", "Pages that the kernel looked at to take memory back."),
+    stat("memory_stat_pgsteal", Events, "pgsteal", "", "Pages that the kernel took back."),
+    huge_pages(",pagesize=\"64KB\"}", "hugetlb.64KB.current", "hugetlb.64KB.usage_in_bytes"),
+    huge_pages(",pagesize=\"2MB\"}", "hugetlb.2MB.current", "hugetlb.2MB.usage_in_bytes"),
+    huge_pages(",pagesize=\"32MB\"}", "hugetlb.32MB.current", "hugetlb.32MB.usage_in_bytes"),
+    huge_pages(",pagesize=\"512MB\"}", "hugetlb.512MB.current", "hugetlb.512MB.usage_in_bytes"),
+    huge_pages(",pagesize=\"1GB\"}", "hugetlb.1GB.current", "hugetlb.1GB.usage_in_bytes"),
     time("cpu_usage", line("cpu.stat", "usage_usec", MICROSECONDS), file("cpuacct.usage"), "CPU time."),
     time(
         "cpu_user",

@@ -53,7 +53,7 @@ pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values {
     /// The fields that the kernel printed, or that are derived from those.
-    present: u64,
+    present: u128,
     numbers: [u64; N_FIELDS],
 }
 
@@ -68,6 +68,20 @@ impl Values {
     /// that there is no limit.
     pub fn get(&self, field: usize) -> Option<u64> {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
+    }
+
+    /// Copies the fields of this file from an earlier reading.
+    pub(super) fn keep(&mut self, file: &File, earlier: &Self) {
+        for field in file.lines.iter().map(|line| line.field) {
+            if let Some(number) = earlier.get(field) {
+                self.set(field, number);
+            }
+        }
+    }
+
+    /// Whether the fields of this file have the same values in both.
+    pub(super) fn is_equal(&self, file: &File, other: &Self) -> bool {
+        file.lines.iter().all(|line| self.get(line.field) == other.get(line.field))
     }
 
     fn set(&mut self, field: usize, number: u64) {
@@ -122,6 +136,14 @@ impl File {
     /// Returns the hierarchy of version 1 that contains the file.
     pub fn hierarchy(&self) -> &'static str {
         self.name.split('.').next().unwrap_or_default()
+    }
+
+    /// Whether the file rarely changes, or is not worth reading each time: settings other than the limit, and
+    /// huge pages.
+    pub(super) fn is_slow(&self) -> bool {
+        const SETTINGS: [&str; 5] =
+            ["memory.low", "memory.high", "memory.min", "memory.oom.group", "memory.swap.max"];
+        SETTINGS.contains(&self.name) || self.hierarchy() == "hugetlb"
     }
 
     /// Whether the file contains the field at this position of the table.

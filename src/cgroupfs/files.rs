@@ -8,7 +8,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,10 @@ const CONTROLLERS: &str = "cgroup.controllers";
 /// relative.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
+/// It has nothing new while `memory.events` has not.
+const LOCAL_EVENTS: &str = "memory.events.local";
+/// Slow files are read in one of this many reads. With 250 containers that saves 9 ms in each scrape.
+const SLOW: u32 = 10;
 
 /// A cgroup file system that is mounted, or a recording of one.
 #[derive(Debug)]
@@ -93,6 +97,10 @@ impl Place {
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
+    /// In how many reads [slow files](File::is_slow) are not read.
+    n_until_slow: u32,
+    /// The values of the last read.
+    last: Values,
 }
 
 impl CgroupFs {
@@ -209,20 +217,37 @@ impl CgroupFs {
         cgroup.directories.iter().any(Option::is_some)
     }
 
-    fn try_read(&mut self, cgroup: &Cgroup, values: &mut Values) -> bool {
+    fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
+        // The cgroups of a node take turns, so that each scrape reads the slow files of a tenth of them.
+        let reads_slow = cgroup.n_until_slow == 0;
+        if reads_slow {
+            let directory = cgroup.directories.iter().flatten().next();
+            let turn = directory.map_or(0, |directory| directory.as_raw_fd().unsigned_abs() % SLOW);
+            cgroup.n_until_slow = if cgroup.last == Values::default() { turn + 1 } else { SLOW };
+        }
+        cgroup.n_until_slow -= 1;
+        let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
+            // Every local event is also among the events, which come before.
+            if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
+                values.keep(file, &cgroup.last);
+                continue;
+            }
             // One that the kernel does not have is absent.
             if let Ok(text) = read_file(directory.as_fd(), file.name, &mut self.text) {
                 file.parse(text, values);
                 first = first.or(Some((directory, file.name)));
+                if file.has(OOM_KILLS) {
+                    has_events = !values.is_equal(file, &cgroup.last);
+                }
             }
         }
         let mut limit_above = None;
         if self.version == Version::V2
             && self.has_memory
-            && let [Some(directory)] = &cgroup.directories[..]
+            && let Some(directory) = cgroup.directories.iter().flatten().next()
         {
             for up in 1..=cgroup.n_above {
                 let limit = self.limit_above(directory.as_fd(), up);
@@ -230,6 +255,7 @@ impl CgroupFs {
             }
         }
         values.derive(limit_above);
+        cgroup.last = *values;
         // If the cgroup was removed during the read, files may be missing only for that reason, so no value
         // is used.
         first.is_some_and(|(directory, name)| {

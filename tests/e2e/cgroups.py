@@ -22,13 +22,15 @@ STAT_KEYS = (
     "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
+REFAULTS = ("workingset_refault_anon", "workingset_refault_file")
 V2 = {
     **{
         f"memory_{name}_bytes": (f"memory.{name.replace('swap_', 'swap.')}", None, 1)
-        for name in ("current", "peak", "low", "high", "max", "swap_current", "swap_max")
+        for name in ("current", "peak", "min", "low", "high", "max", "swap_current", "swap_max")
     },
     **{f"memory_stat_{key}_bytes": ("memory.stat", key, 1) for key in STAT_KEYS.split()},
-    **{f"memory_stat_{key}_total": ("memory.stat", key, 1) for key in ("pgfault", "pgmajfault")},
+    **{f"memory_stat_{key}_total": ("memory.stat", key, 1) for key in ("pgfault", "pgmajfault", *REFAULTS, "pgscan", "pgsteal")},
+    "memory_oom_group": ("memory.oom.group", None, 1),
     **{f"cpu_{key}_seconds_total": ("cpu.stat", f"{key}_usec", 10**6) for key in ("usage", "user", "system", "throttled")},
     **{f"cpu_{key}_total": ("cpu.stat", key, 1) for key in ("nr_periods", "nr_throttled")},
     **{f"pids_{name}": (f"pids.{name}", None, 1) for name in ("current", "max", "peak")},
@@ -48,7 +50,7 @@ V1 = {
     "memory_max_bytes": ("memory.limit_in_bytes", None, 1),
     "memory_stat_kernel_bytes": ("memory.kmem.usage_in_bytes", None, 1),
     **{f"memory_{name}_bytes": ("memory.stat", f"total_{key}", 1) for name, key in V1_STAT.items()},
-    **{f"memory_stat_{key}_total": ("memory.stat", f"total_{key}", 1) for key in ("pgfault", "pgmajfault")},
+    **{f"memory_stat_{key}_total": ("memory.stat", f"total_{key}", 1) for key in ("pgfault", "pgmajfault", *REFAULTS)},
     "cpu_usage_seconds_total": ("cpuacct.usage", None, 10**9),
     "cpu_user_seconds_total": ("cpuacct.stat", "user", 100),
     "cpu_system_seconds_total": ("cpuacct.stat", "system", 100),
@@ -91,6 +93,12 @@ class Cgroup:
         for name, number in (line.split() for line in events):
             if IS_V2 or name == "oom_kill":
                 found["memory_events_total", name] = int(number)
+        for name, number in (line.split() for line in self.text("memory.events.local").splitlines() if IS_V2):
+            if name in ("high", "max", "oom", "oom_kill"):
+                found["memory_events_local_total", name] = int(number)
+        for size in ("64KB", "2MB", "32MB", "512MB", "1GB"):
+            if text := self.text(f"hugetlb.{size}.{'current' if IS_V2 else 'usage_in_bytes'}"):
+                found["memory_hugetlb_current_bytes", size] = int(text)
         for line in self.text("memory.pressure").splitlines():
             found[f"memory_pressure_{line.split()[0]}_seconds_total"] = int(line.partition("total=")[2]) / 10**6
         found["memory_working_set_bytes"] = max(0, found["memory_current_bytes"] - found["memory_stat_inactive_file_bytes"])
@@ -129,7 +137,8 @@ def exported(text: str, *container: str) -> dict[str, float]:
             labels = dict(labels)
             if "part" not in labels and tuple(labels[name] for name in CONTAINER) == container:
                 metric = name.removeprefix("cgroup_")
-                found[(metric, labels["event"]) if "event" in labels else metric] = value
+                own = labels.get("event") or labels.get("pagesize")
+                found[(metric, own) if own else metric] = value
     return found
 
 

@@ -136,6 +136,10 @@ fn version_2() {
             ("memory.swap.max", "max\n"),
             ("memory.stat", STAT_6_12),
             ("memory.events", "low 0\nhigh 0\nmax 291\noom 3\noom_kill 2\noom_group_kill 1\n"),
+            ("memory.min", "4096\n"),
+            ("memory.oom.group", "1\n"),
+            ("memory.events.local", "low 0\nmax 7\noom_kill 0\n"),
+            ("hugetlb.2MB.current", "2097152\n"),
             (
                 "memory.pressure",
                 "some avg10=0.12 avg60=0.04 avg300=0.00 total=1234567\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=89\n",
@@ -189,6 +193,15 @@ fn version_2() {
             ("memory_events_total oom_group_kill", 1),
             ("memory_pressure_some_seconds_total", 1_234_567_000),
             ("memory_pressure_full_seconds_total", 89_000),
+            ("memory_min_bytes", 4096),
+            ("memory_oom_group", 1),
+            ("memory_events_local_total max", 7),
+            ("memory_events_local_total oom_kill", 0),
+            ("memory_stat_workingset_refault_anon_total", 0),
+            ("memory_stat_workingset_refault_file_total", 12),
+            ("memory_stat_pgscan_total", 0),
+            ("memory_stat_pgsteal_total", 0),
+            ("memory_hugetlb_current_bytes 2MB", 2_097_152),
             ("cpu_usage_seconds_total", 2_500_000_000),
             ("cpu_user_seconds_total", 1_500_000_000),
             ("cpu_system_seconds_total", 1_000_000_000),
@@ -205,7 +218,7 @@ fn version_2() {
 #[test]
 fn what_an_older_kernel_does_not_print_is_absent() {
     let parsed = parsed(Version::V2, &[("memory.stat", STAT_5_10)]);
-    assert_eq!(parsed.len(), 19);
+    assert_eq!(parsed.len(), 20);
     for absent in ["kernel", "pagetables", "swapcached", "zswap", "file_thp"] {
         assert!(!parsed.iter().any(|(name, _)| *name == format!("memory_stat_{absent}_bytes")), "{absent}");
     }
@@ -340,11 +353,11 @@ fn the_table_is_sound() {
         assert_eq!(field.place(Version::V2).is_none(), is_derived, "{}", field.name);
         // the hierarchy of version 1 is the beginning of the file's name
         let hierarchy = field.v1.file.split('.').next().unwrap();
-        assert!(["", "memory", "cpuacct", "cpu", "pids"].contains(&hierarchy), "{}", field.name);
+        assert!(["", "memory", "cpuacct", "cpu", "pids", "hugetlb"].contains(&hierarchy), "{}", field.name);
     }
     let names = |groups| files(Version::V1, groups).iter().map(|file| file.name).collect::<Vec<_>>();
     assert_eq!(names(0), [""; 0]);
-    assert_eq!(names(0b100), ["pids.current", "pids.max", "pids.peak"]);
-    assert_eq!(names(0b010), ["cpuacct.usage", "cpuacct.stat", "cpu.stat"]);
-    assert_eq!(files(Version::V2, 0b001).len(), 10);
+    assert_eq!(names(1 << 4), ["pids.current", "pids.max", "pids.peak"]);
+    assert_eq!(names(1 << 3), ["cpuacct.usage", "cpuacct.stat", "cpu.stat"]);
+    assert_eq!(files(Version::V2, MEMORY).len(), 18);
 }

@@ -145,6 +145,36 @@ fn a_cgroup_that_has_gone_is_absent_and_one_made_anew_is_noticed() {
     );
 }
 
+/// Settings other than the limit are read in turn, and local events only if there are events.
+#[test]
+fn slow_files_are_read_in_a_tenth_of_the_reads() {
+    let tree = version_2("slow");
+    let write = |name: &str, text: &str| tree.write(&format!("kubepods/pod1/abc/{name}"), text);
+    write("memory.events", "max 3\n");
+    let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
+    let mut n_reads_of = [0; 2];
+    for i in 0..30 {
+        write("memory.min", &format!("{i}\n"));
+        write("memory.oom.group", "1\n");
+        write("memory.events.local", &format!("max {i}\n"));
+        write("memory.current", &format!("{i}\n"));
+        if i == 5 {
+            write("memory.events", "max 4\n");
+        }
+        assert!(fs.read(&at("/kubepods/pod1/abc"), &mut cgroup, &mut values));
+        let i = Some(i);
+        assert_values(&values, &[("memory_current", i), ("memory_oom_group", Some(1))]);
+        let local = FIELDS
+            .iter()
+            .position(|field| field.name == "memory_events_local" && field.labels.contains("\"max\""));
+        let is_read = [get(&values, "memory_min") == i, values.get(local.unwrap()) == i];
+        (0..2).for_each(|kind| n_reads_of[kind] += usize::from(is_read[kind]));
+        assert!(is_read[1] || i != Some(5), "a new event");
+    }
+    assert!((3..=5).contains(&n_reads_of[0]), "{n_reads_of:?}");
+    assert!((4..=6).contains(&n_reads_of[1]), "{n_reads_of:?}");
+}
+
 #[test]
 fn from_inside_a_cgroup_namespace() {
     let tree = version_2("inside");
