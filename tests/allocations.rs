@@ -47,6 +47,12 @@ fn a_steady_cycle_allocates_nothing() {
         let text = exposition.text.bytes().expect("the latest stays");
         let text = str::from_utf8(&text).expect("an exposition is UTF-8");
         assert!(text.contains("\ncgroup_memory_limit_bytes{"), "{options:?} exports no account");
+        assert_eq!(
+            text.contains("\ncgroup_pod_memory_outside_containers_bytes{")
+                && text.contains("\ncgroup_node_memory_bytes{part=\"pods\"}"),
+            !options.contains(&"memory,cpu,pids"),
+            "{options:?}: pods and the node"
+        );
     }
 
     let sleepers: Vec<Sleeper> = (0..4).map(|_| Sleeper::start().unwrap()).collect();

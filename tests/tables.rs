@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use smaps_container_exporter::cgroupfs::fields::{self, GROUPS};
 use smaps_container_exporter::cli::help::help;
 use smaps_container_exporter::exposition::self_metrics::{OLDEST_DATA, Report, SelfMetrics};
+use smaps_container_exporter::procfs::node_memory;
 use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{Directory, Serving, exporter, fixture, once};
@@ -148,6 +149,8 @@ fn own_metrics() {
     assert_block("own", &table);
 }
 
+/// What is read of a top-level cgroup.
+const TOP: [&str; 2] = ["memory.current", "memory.stat"];
 /// The cgroup of the pod in `fixtures/cgroups/v2`.
 const POD: &str = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5f4c0000_0000_4000_8000_000000000001.slice";
 
@@ -161,6 +164,14 @@ fn hundred_pods() -> Directory {
     let rows: Vec<Vec<&str>> = rows.lines().map(|row| row.split('\t').collect()).collect();
     let mut table = format!("{header}\n");
     recording.write("cgroup/cgroup.controllers", fs::read(v2.join("cgroup.controllers")).unwrap());
+    for name in node_memory::FILES {
+        recording.write(&format!("proc/{name}"), fs::read(fixture("cgroups/v2/proc").join(name)).unwrap());
+    }
+    for (top, files) in [("", &["memory.stat"][..]), ("kubepods.slice/", &TOP), ("system.slice/", &TOP)] {
+        for file in files {
+            recording.write(&format!("cgroup/{top}{file}"), fs::read(v2.join(top).join(file)).unwrap());
+        }
+    }
     for i in 0..20 {
         let pod_of = |pod: &str| {
             let n = rows.iter().position(|row| row[3] == pod).unwrap();

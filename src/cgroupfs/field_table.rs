@@ -57,7 +57,7 @@ const fn local_event(key: &'static str, labels: &'static str) -> Field {
     Field {
         name: "memory_events_local",
         v2: line("memory.events.local", key, 1),
-        help: "The same events, only of the container's own cgroup and its limit: none of a cgroup above or below.",
+        help: "Memory events of the container's own cgroup and limit, without those of cgroups above or below.",
         ..event(key, labels)
     }
 }

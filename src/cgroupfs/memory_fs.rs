@@ -16,6 +16,9 @@ use crate::procfs::files::{open_directory, open_file, open_listable, read_file};
 
 /// More than any of the files has: `memory.stat` is the longest, with less than 3 KiB.
 const MAX_BYTES: usize = 16 << 10;
+/// What is read of a pod's `memory.stat`, which is 20 keys shorter than a container's.
+const STAT_OF_PODS: [usize; 6] =
+    [fields::LIMIT, fields::ANON, fields::FILE, fields::SHMEM, fields::KERNEL, fields::INACTIVE_FILE];
 /// The name of version 1's hierarchy.
 const V1_NAME: &str = "memory";
 /// A file that only the root of a hierarchy of version 1 has.
@@ -89,7 +92,11 @@ impl MemoryFs {
             (Version::V2, Reads::Use) => &["memory.current"],
         };
         let files = fields::files(version, fields::MEMORY).into_iter();
-        let files = files.filter(|file| names.contains(&file.name)).collect();
+        let mut files: Vec<File> = files.filter(|file| names.contains(&file.name)).collect();
+        if reads == Reads::Pods {
+            let stat = files.iter_mut().filter(|file| file.name == "memory.stat");
+            stat.for_each(|stat| stat.retain(|field| STAT_OF_PODS.contains(&field)));
+        }
         Self { version, root, files, text: vec![0; MAX_BYTES] }
     }
 

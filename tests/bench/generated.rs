@@ -146,8 +146,22 @@ impl Recording {
         let cgroups = recording.directory.join("cgroup");
         fs::create_dir(&cgroups)?;
         fs::write(cgroups.join("cgroup.controllers"), "cpu memory pids\n")?;
+        fs::write(cgroups.join("memory.stat"), "anon 1\nfile 2\n")?;
+        for top in ["kubepods", "system.slice"] {
+            write_cgroup(&cgroups.join(top), &mut numbers)?;
+        }
+        fs::create_dir_all(&proc)?;
+        for (name, text) in [
+            ("meminfo", "MemTotal: 16384000 kB\nMemFree: 400 kB\n"),
+            ("zoneinfo", "count: 1\n"),
+            ("vmstat", "nr_free_pages 100\n"),
+        ] {
+            fs::write(proc.join(name), text)?;
+        }
         for c in 0..size.n_containers {
-            let place = format!("kubepods/burstable/pod{c:032x}/{c:064x}");
+            let pod = format!("kubepods/burstable/pod{c:032x}");
+            let place = format!("{pod}/{c:064x}");
+            write_cgroup(&cgroups.join(&pod), &mut numbers)?;
             write_cgroup(&cgroups.join(&place), &mut numbers)?;
             let cgroup = format!("0::/{place}\n");
             for p in 0..size.n_processes {
