@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, FileType, accessat};
+use rustix::fs::{Access, AtFlags, FileType, Stat, accessat, fstat};
 use rustix::io::Errno;
 
 use super::fields::{self, File, Values, Version};
@@ -49,14 +49,15 @@ pub enum Reads {
 #[derive(Debug)]
 pub struct Directory {
     directory: OwnedFd,
-    /// Two more than it has cgroups. File systems that do not count so always show 1.
-    n_links: u64,
+    /// Its attributes when it was opened. It has two more links than cgroups; file systems that do not count
+    /// so always show 1.
+    opened: Stat,
 }
 
 impl Directory {
     /// Whether the number of cgroups in it has changed.
     pub fn has_changed(&self) -> bool {
-        rustix::fs::fstat(&self.directory).map_or(0, |stat| u64::from(stat.st_nlink)) != self.n_links
+        fstat(&self.directory).map_or(true, |now| now.st_nlink != self.opened.st_nlink)
     }
 
     /// Returns the paths of the cgroups in it, given its own path, in the order of their names.
@@ -112,8 +113,8 @@ impl MemoryFs {
     /// Returns the directory of the cgroup at `path`, which is empty for the root.
     pub fn directory(&self, path: &[u8]) -> Option<Directory> {
         let directory = open_listable(self.root.as_fd(), below_root(path)).ok()?;
-        let n_links = u64::from(rustix::fs::fstat(&directory).ok()?.st_nlink);
-        Some(Directory { directory, n_links })
+        let opened = fstat(&directory).ok()?;
+        Some(Directory { directory, opened })
     }
 
     /// Opens the files of the cgroup at `path`, which is empty for the root; `None` if it does not exist.
