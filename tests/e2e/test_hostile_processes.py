@@ -284,7 +284,7 @@ def test_with_cap_perfmon_only(any_node, programs, tmp_path):
         print(f"with CAP_PERFMON only: {comms(exposition)}, {errors(exposition)}\n{exporter.log()}")
         if errors(exposition)["denied"]:
             assert comms(exposition) == {}
-            assert "CAP_PERFMON is there, but this kernel asks for more" in exporter.log()
+            assert "CAP_PERFMON is present, but this kernel requires more" in exporter.log()
         else:
             assert comms(exposition) == {"sleep": 1, "secret": 1}
 
