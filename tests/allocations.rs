@@ -13,7 +13,7 @@ use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use counting::{Counting, Tally};
+use counting::{Counting, ProcessSums};
 use generated::{Recording, Size};
 use scrapes::Scrapes;
 
@@ -74,8 +74,8 @@ fn a_steady_cycle_allocates_nothing() {
 /// Asserts that scrapes, after the first ones, allocate nothing.
 fn assert_steady(scrape: &mut Scrapes, what: &str) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
-    let tallies: Vec<Tally> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
-    assert_eq!(tallies, [Tally::default(); N_STEADY], "{what}");
+    let tallies: Vec<ProcessSums> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
+    assert_eq!(tallies, [ProcessSums::default(); N_STEADY], "{what}");
 }
 
 /// The same on a machine where other processes begin and end meanwhile, and a new cgroup is remembered: what allocates nothing between
@@ -85,9 +85,12 @@ fn assert_steady_between_events(scrape: &mut Scrapes) {
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut n_steady = 0;
     while n_steady < N_STEADY {
-        let tally = counting::during(|| scrape.run());
-        n_steady += usize::from(tally == Tally::default());
-        assert!(Instant::now() < deadline, "{n_steady} scrapes without an allocation, lately {tally:?}");
+        let process_sums = counting::during(|| scrape.run());
+        n_steady += usize::from(process_sums == ProcessSums::default());
+        assert!(
+            Instant::now() < deadline,
+            "{n_steady} scrapes without an allocation, lately {process_sums:?}"
+        );
     }
 }
 

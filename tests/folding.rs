@@ -6,11 +6,11 @@ use smaps_container_exporter::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELD
 use smaps_container_exporter::smaps::place::PlaceText;
 use smaps_container_exporter::smaps::scanner::Mapping;
 use smaps_container_exporter::totals::grouping::GroupBy;
+use smaps_container_exporter::totals::process_sums::ProcessSums;
 use smaps_container_exporter::totals::reading::ReadingId;
 use smaps_container_exporter::totals::shape::Shape;
 use smaps_container_exporter::totals::snapshot::{Process, Snapshot};
 use smaps_container_exporter::totals::table::ContainerKey;
-use smaps_container_exporter::totals::tally::Tally;
 use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
@@ -77,7 +77,7 @@ fn snapshot(numbers: &mut Numbers) -> (Snapshot, Vec<Option<ReadingId>>) {
         for _ in 0..1 + numbers.small(60) {
             pid += 1;
             let comm = format!("command-{}", numbers.small(60));
-            let mut tally = Tally::new(usize::MAX);
+            let mut process_sums = ProcessSums::new(usize::MAX);
             for _ in 0..1 + numbers.small(max_paths) {
                 let path = format!(
                     "{}{}",
@@ -88,13 +88,13 @@ fn snapshot(numbers: &mut Numbers) -> (Snapshot, Vec<Option<ReadingId>>) {
                 values.bytes.iter_mut().for_each(|bytes| *bytes = numbers.small(1 << 20));
                 values.bytes[numbers.below(N_FIELDS as u64) as usize] = 0;
                 let place = PlaceText::default();
-                tally.add(&Mapping { path: path.as_bytes(), values: &values, place, count: 1 });
+                process_sums.add(&Mapping { path: path.as_bytes(), values: &values, place, count: 1 });
             }
             let key = ContainerKey(container);
             snapshot.register(key, &format!("{{c=\"{container}\""));
             readings.push(None);
             let of = Process { container: key, comm: comm.as_bytes(), pid };
-            snapshot.record(of, &tally, readings.last_mut().unwrap());
+            snapshot.record(of, &process_sums, readings.last_mut().unwrap());
         }
     }
     snapshot.sum(readings.iter().flatten().map(|id| (id, true)));

@@ -164,21 +164,21 @@ mod tests {
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values};
     use crate::smaps::place::PlaceText;
     use crate::smaps::scanner::Mapping;
+    use crate::totals::process_sums::ProcessSums;
     use crate::totals::shape::Shape;
     use crate::totals::snapshot::{Process, Snapshot};
     use crate::totals::table::ContainerKey;
-    use crate::totals::tally::Tally;
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
         let mut snapshot = Snapshot::new(usize::MAX, 0);
-        let mut tally = Tally::new(usize::MAX);
+        let mut process_sums = ProcessSums::new(usize::MAX);
         for (path, values) in mappings {
-            tally.add(&Mapping { path, values, place: PlaceText::default(), count: 1 });
+            process_sums.add(&Mapping { path, values, place: PlaceText::default(), count: 1 });
         }
         let mut id = None;
         snapshot.register(ContainerKey(7), "{pod=\"p\"");
         let process = Process { container: ContainerKey(7), comm: b"c", pid: 1 };
-        snapshot.record(process, &tally, &mut id);
+        snapshot.record(process, &process_sums, &mut id);
         snapshot.sum(id.iter().map(|id| (id, true)));
         let (mut text, mut view) = (Vec::new(), View::new(shape));
         view.update(snapshot.summed(), |_, _| true);

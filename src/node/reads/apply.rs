@@ -131,7 +131,7 @@ fn keep_values(
     if memory.read.content == Content::Unchanged {
         return;
     }
-    if memory.tally.is_empty() {
+    if memory.process_sums.is_empty() {
         process.identity_mut().note_zombie(finding.result.as_ref().ok().and_then(|found| found.stat));
         return process.drop_reading();
     }
@@ -139,7 +139,7 @@ fn keep_values(
     snapshot.register(container.id.key(), &container.labels);
     let (reading, comm) = process.values_mut();
     let of = snapshot::Process { container: container.id.key(), comm, pid: job.pid };
-    snapshot.record(of, memory.tally, reading);
+    snapshot.record(of, memory.process_sums, reading);
 }
 
 fn count_read(counts: &mut ReadCounts, detail: Detail, content: Content) {
@@ -275,7 +275,8 @@ mod tests {
         assert_eq!(node.reads.errors(), ReadErrors::default());
     }
 
-    /// 90 MiB of pages and a thousandth of a second for its mappings take 2.3 ms, as long as it was never read.
+    /// 90 MiB of pages and a thousandth of a second for its mappings take 2.3 ms, as long as it was never
+    /// read.
     #[test]
     fn a_read_is_deferred_if_the_limit_may_be_reached_meanwhile() {
         let mut node = Recorded::new("deferred");
