@@ -272,7 +272,7 @@ fn publish_each(
 ) -> AfterPass {
     let mut last_error = None;
     Box::new(move |scraper, pass, result| {
-        if let Some(records) = scraper.news_of_ooms() {
+        if let Some(records) = scraper.take_new_oom_records() {
             ooms.replace(records);
         }
         match result {

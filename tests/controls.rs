@@ -84,7 +84,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum under a control is the plain one, and that no family that was asked for lacks a sum, but for zeros left out.
+/// Asserts that each sum under a control is the plain one, and that no family that was asked for lacks a sum,
+/// but for zeros left out.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -126,7 +127,8 @@ fn sums_of_the_recorded_node() {
     }
 }
 
-/// A node of many small series of equal size, where ties are common, and one path that is named as the fold is.
+/// A node of many small series of equal size, where ties are common, and one path that is named as the fold
+/// is.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -198,14 +200,16 @@ fn the_same_input_gives_the_same_bytes() {
     }
 }
 
-/// The kernel's own sum over a live process is the sum over its mappings; `pss` but for what is rounded off each mapping.
+/// The kernel's own sum over a live process is the sum over its mappings; `pss` but for what is rounded off
+/// each mapping.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // A copy could not be executed while a child that another test has just forked still holds it open for writing.
+    // A copy could not be executed while a child that another test has just forked still holds it open for
+    // writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
@@ -237,7 +241,8 @@ fn a_rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // Other processes come and go, and with them what this one shares with them: tried until nothing happened in between.
+    // Other processes come and go, and with them what this one shares with them: tried until nothing happened
+    // in between.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));
@@ -266,7 +271,8 @@ impl Drop for Running {
     }
 }
 
-/// Grouped by kind nothing folds: the samples are exported all the same, and the log says so once, not once a scrape.
+/// Grouped by kind nothing folds: the samples are exported all the same, and the log says so once, not once a
+/// scrape.
 #[test]
 fn over_budget_without_a_fold_is_logged_once() {
     use std::io::{BufRead, BufReader, Read};
@@ -312,6 +318,6 @@ fn over_budget_without_a_fold_is_logged_once() {
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();
     assert!(scrapes.len() == 4 && !rest.contains("--max-samples"), "{scrapes:?}\n{rest}");
-    let text = "972 samples are more than --max-samples 10: each container keeps one command";
+    let text = "exporting 972 samples, over --max-samples 10: one command per container is always kept";
     assert!(lines.iter().any(|line| line.contains(text)), "{lines:?}");
 }
