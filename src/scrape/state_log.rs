@@ -64,7 +64,8 @@ impl StateLog {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
             warn!(
-                "exporting {n_samples} samples, over --max-samples {max_samples}: one command per container is always kept"
+                "exporting {n_samples} samples, over --max-samples {max_samples}: one command per container \
+                 is always kept"
             );
         }
     }

@@ -41,7 +41,7 @@ impl ContainerLogs {
     fn list(&mut self) -> Result<Listing, String> {
         let fail = |cause: String| format!("cannot list {:?}: {cause}", self.directory);
         let mut listing = Listing::default();
-        let (mut n_unclear, mut example) = (0, None);
+        let (mut n_unrecognized, mut example) = (0, None);
         let links = fs::read_dir(&self.directory).map_err(|error| fail(plain(&error)))?;
         for link in links {
             let name = link.map_err(|error| fail(plain(&error)))?.file_name();
@@ -49,7 +49,7 @@ impl ContainerLogs {
                 Some(container) if container.id.len() == ID_LEN => listing.containers.push(container),
                 Some(container) => listing.cut.push(container),
                 None => {
-                    n_unclear += 1;
+                    n_unrecognized += 1;
                     example.get_or_insert(name);
                 }
             }
@@ -57,9 +57,9 @@ impl ContainerLogs {
         if let Some(name) = example
             && !std::mem::replace(&mut self.has_reported, true)
         {
-            warn!("{n_unclear} names in {:?} name no container, {name:?} for one", self.directory);
+            warn!("{n_unrecognized} names in {:?} name no container, {name:?} for one", self.directory);
         }
-        listing.n_unclear = Some(n_unclear);
+        listing.n_unrecognized = Some(n_unrecognized);
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         listing.containers.dedup_by(|a, b| a.id == b.id);
         Ok(listing)
@@ -201,8 +201,8 @@ mod tests {
         for name in [format!("web-0_shop_app-{ID}.log"), cut, "README".into(), "x.log".into()] {
             fs::write(directory.join(name), "").unwrap();
         }
-        let Listing { containers, cut, n_unclear, .. } = ContainerLogs::new(&directory).list().unwrap();
-        assert_eq!((containers.len(), cut.len(), n_unclear), (1, 1, Some(2)));
+        let Listing { containers, cut, n_unrecognized, .. } = ContainerLogs::new(&directory).list().unwrap();
+        assert_eq!((containers.len(), cut.len(), n_unrecognized), (1, 1, Some(2)));
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -311,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn a_sleeping_process_is_confirmed_from_the_third_read_on() {
+        fn sleeping_process_is_confirmed_from_its_third_read() {
             use Content::{Mappings, Unchanged};
             let (child, mut reader) = (Sleep::new(), Reader::new(true, usize::MAX));
             let deadline = Instant::now() + Duration::from_secs(30);
@@ -327,7 +327,7 @@ mod tests {
         }
 
         #[test]
-        fn every_detail_is_read() {
+        fn each_detail_returns_what_it_names() {
             let (child, mut reader) = (Sleep::new(), Reader::new(true, usize::MAX));
             let (memory, ..) = read(&mut reader, child.pid(), Detail::Mappings(Check::ReadAll));
             let n_mappings = memory.unwrap().n_mappings;
