@@ -61,7 +61,7 @@ pub mod http;
 mod logging;
 pub mod node;
 pub mod procfs;
-#[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "sandbox/unsupported.rs")]
 mod sandbox;
 pub mod scrape;
 mod signals;

@@ -110,7 +110,7 @@ impl Demand {
         self.lock().paths.is_some_and(|(until, _)| now < until)
     }
 
-    /// Requests a scrape that begins from now on, even if the last result is fresh.
+    /// Requests a scrape, even if the last result is fresh.
     pub fn request_another(&self, now: Instant) {
         self.request_in(&mut self.lock(), now);
     }
