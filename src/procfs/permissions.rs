@@ -26,7 +26,8 @@ pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let is_hidden = hides_processes(&read("/proc/self/mountinfo"), &path);
     if is_hidden && effective(&read("/proc/self/status")) & 1 << CAP_SYS_PTRACE == 0 {
         return Err(format!(
-            "cannot see processes: {proc_path:?} is mounted with hidepid=ptraceable (4), which needs CAP_SYS_PTRACE"
+            "cannot see processes: {proc_path:?} is mounted with hidepid=ptraceable (4), which needs \
+             CAP_SYS_PTRACE"
         ));
     }
     Ok(())
@@ -53,7 +54,7 @@ fn explain(status: &str, confinement: &str) -> String {
     let has = |capability: u32| effective & 1 << capability != 0;
     if !has(CAP_SYS_PTRACE) {
         let instead =
-            if has(CAP_PERFMON) { "CAP_PERFMON is present, but this kernel requires more;  " } else { "" };
+            if has(CAP_PERFMON) { "CAP_PERFMON is present, but this kernel requires more; " } else { "" };
         return format!("{instead}CAP_SYS_PTRACE is missing (on recent kernels CAP_PERFMON serves as well)");
     }
     match confinement {
@@ -95,11 +96,12 @@ mod tests {
         );
         assert_eq!(
             explain(&status(1 << 38), ""),
-            "CAP_PERFMON is present, but this kernel requires more;  CAP_SYS_PTRACE is missing (on recent kernels CAP_PERFMON serves as well)"
+            "CAP_PERFMON is present, but this kernel requires more; CAP_SYS_PTRACE is missing (on recent \
+             kernels CAP_PERFMON serves as well)"
         );
         assert_eq!(
             explain(&status(1 << 19), "cri-containerd.apparmor.d (enforce)"),
-            r#"CAP_SYS_PTRACE is present, but  AppArmor confines this process: "cri-containerd.apparmor.d (enforce)""#
+            r#"CAP_SYS_PTRACE is present, but AppArmor confines this process: "cri-containerd.apparmor.d (enforce)""#
         );
         assert_eq!(
             explain(&status(1 << 19), "unconfined"),

@@ -85,7 +85,9 @@ mod tests {
     #[test]
     fn status_shows_memory_and_sigkill() {
         let status = |name: &str, rss, is_killed| Status { name: name.to_owned(), rss, is_killed };
-        let alive = "Name:\ta:b\\nc\nState:\tR (running)\nVmRSS:\t      70 kB\nRssAnon:\t      40 kB\nRssFile:\t      20 kB\nRssShmem:\t      10 kB\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n";
+        let alive = "Name:\ta:b\\nc\nState:\tR (running)\nVmRSS:\t      70 kB\nRssAnon:\t      40 \
+            kB\nRssFile:\t      20 kB\nRssShmem:\t      10 \
+            kB\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n";
         for (text, expected, resident) in [
             (alive.to_owned(), status("a:b\\nc", Some([40, 20, 10].map(|kib| kib << 10)), false), 70 << 10),
             (
