@@ -101,7 +101,8 @@ mod tests {
         );
         assert_eq!(
             explain(&status(1 << 19), "cri-containerd.apparmor.d (enforce)"),
-            r#"CAP_SYS_PTRACE is present, but AppArmor confines this process: "cri-containerd.apparmor.d (enforce)""#
+            "CAP_SYS_PTRACE is present, but AppArmor confines this process: \
+                 \"cri-containerd.apparmor.d (enforce)\""
         );
         assert_eq!(
             explain(&status(1 << 19), "unconfined"),
