@@ -1,4 +1,5 @@
-//! CPU time that may be spent: a share of the elapsed time. What is overspent is paid off before more is spent.
+//! CPU time that may be spent: a share of the elapsed time. What is overspent is paid off before more is
+//! spent.
 
 use std::time::{Duration, Instant};
 

@@ -65,8 +65,7 @@ impl CgroupIndex {
     }
 
     /// Finds out from the cgroups of all processes whether the exporter is inside a cgroup namespace, and
-    /// which ids are outside the cgroups of other containers. Returns whether that may change any
-    /// attribution.
+    /// which ids are outside the cgroups of other containers. Returns whether an attribution may change.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -74,11 +73,8 @@ impl CgroupIndex {
         for path in processes.flat_map(Cgroups::paths) {
             is_inside |= path == b"/.." || path.starts_with(b"/../");
             if needs_placing
-                && let Some(id) = outermost_id(
-                    path,
-                    |id| by_id.contains_key(id),
-                    |path| has_container_by_path(by_path, path),
-                )
+                && let Some(id) =
+                    outermost_id(path, |id| by_id.contains_key(id), |path| is_first(by_path, path))
                 && !placed.contains(id)
             {
                 is_new = true;
@@ -93,11 +89,7 @@ impl CgroupIndex {
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
-        paths
-            .filter_map(|path| {
-                outermost_id(path, is_listed, |path| has_container_by_path(&self.by_path, path))
-            })
-            .collect()
+        paths.filter_map(|path| outermost_id(path, is_listed, |path| is_first(&self.by_path, path))).collect()
     }
 
     /// Removes every container.
@@ -195,7 +187,7 @@ impl CgroupIndex {
 }
 
 /// Whether the cgroup at `path` belongs to a container without an id in its path.
-fn has_container_by_path(by_path: &ByPath, path: &[u8]) -> bool {
+fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
 
@@ -220,17 +212,16 @@ mod tests {
         Cgroups::from(format!("0::{path}\n").as_str())
     }
 
-    fn container_id_by<'a>(index: &'a CgroupIndex, cgroups: &Cgroups) -> Option<&'a str> {
+    fn id_of_cgroups<'a>(index: &'a CgroupIndex, cgroups: &Cgroups) -> Option<&'a str> {
         index.container_of(cgroups).map(|place| place.container.listed.id.as_str())
     }
 
-    fn container_id<'a>(index: &'a CgroupIndex, path: &str) -> Option<&'a str> {
-        let container_id =
-            index.container_at(path.as_bytes()).map(|place| place.container.listed.id.as_str());
+    fn id_at<'a>(index: &'a CgroupIndex, path: &str) -> Option<&'a str> {
+        let id = index.container_at(path.as_bytes()).map(|place| place.container.listed.id.as_str());
         if path.starts_with('/') {
-            assert_eq!(container_id_by(index, &at(path)), container_id, "{path:?}");
+            assert_eq!(id_of_cgroups(index, &at(path)), id, "{path:?}");
         }
-        container_id
+        id
     }
 
     /// A workload names one of its own cgroups after another container.
@@ -249,9 +240,9 @@ mod tests {
             index.insert(&container("b"), None, init.map(at).as_ref());
             let seen: Vec<_> = seen.iter().map(|path| at(path)).collect();
             index.observe(seen.iter());
-            assert_eq!(container_id(&index, fake), Some(container_of_fake), "{what}");
-            assert_eq!(container_id(&index, &format!("{fake}/x")), Some(container_of_fake), "{what}");
-            assert_eq!(container_id(&index, real), Some("b"), "{what}");
+            assert_eq!(id_at(&index, fake), Some(container_of_fake), "{what}");
+            assert_eq!(id_at(&index, &format!("{fake}/x")), Some(container_of_fake), "{what}");
+            assert_eq!(id_at(&index, real), Some("b"), "{what}");
             let fake = at(fake);
             let expected = if container_of_fake == "a" { "/kubepods/pod1/a" } else { "/kubepods/pod1/a/b" };
             assert_eq!(index.container_of(&fake).unwrap().cgroup, expected.as_bytes(), "{what}");
@@ -270,10 +261,10 @@ mod tests {
         assert!(index.observe([&at("/b"), &at("/a/b")].into_iter()), "attribution may change");
         assert!(!index.observe([&at("/a/b")].into_iter()));
         claim(&mut index, &["a", "b"]);
-        assert_eq!(container_id(&index, "/a/b"), Some("a"));
+        assert_eq!(id_at(&index, "/a/b"), Some("a"));
         claim(&mut index, &["a"]);
         claim(&mut index, &["a", "b"]);
-        assert_eq!(container_id(&index, "/a/b"), Some("b"));
+        assert_eq!(id_at(&index, "/a/b"), Some("b"));
     }
 
     /// A cgroup that containers of different pods share, such as the runtime's own, belongs to neither.
@@ -286,10 +277,10 @@ mod tests {
             let mut index = CgroupIndex::default();
             assert!(!index.insert(&a, pod, Some(&path)));
             assert_eq!(index.insert(&b, pod, Some(&path)), is_shared);
-            assert_eq!(container_id_by(&index, &path), expected);
-            assert_eq!(container_id(&index, "/x/a"), Some(if pod.is_some() { "" } else { "a" }), "by its id");
+            assert_eq!(id_of_cgroups(&index, &path), expected);
+            assert_eq!(id_at(&index, "/x/a"), Some(if pod.is_some() { "" } else { "a" }), "by its id");
             assert!(index.insert(&other, None, Some(&path)));
-            assert_eq!(container_id_by(&index, &path), None);
+            assert_eq!(id_of_cgroups(&index, &path), None);
         }
     }
 
@@ -359,7 +350,7 @@ mod tests {
             let expected =
                 own.iter().map(|path| (path, Some(id))).chain(others.iter().map(|path| (path, None)));
             for (path, expected) in expected {
-                assert_eq!(container_id(&index, path), expected, "{path:?} with init in {first:?}");
+                assert_eq!(id_at(&index, path), expected, "{path:?} with init in {first:?}");
             }
         }
     }
@@ -383,7 +374,7 @@ mod tests {
             ("/../x", None),
             ("/../../../system.slice", None),
         ] {
-            assert_eq!(container_id(&index, path), expected, "{path:?}");
+            assert_eq!(id_at(&index, path), expected, "{path:?}");
         }
     }
 
@@ -400,9 +391,9 @@ mod tests {
             ("/docker/outer/x/y", Some("below")),
             ("/docker", None),
         ] {
-            assert_eq!(container_id(&index, path), expected, "{path:?}");
+            assert_eq!(id_at(&index, path), expected, "{path:?}");
         }
         index.clear();
-        assert_eq!(container_id(&index, "/docker/outer"), None);
+        assert_eq!(id_at(&index, "/docker/outer"), None);
     }
 }

@@ -39,11 +39,11 @@ pub fn id_of(component: &[u8]) -> &[u8] {
 }
 
 /// Returns the outermost id in `path` for which `is_listed` holds. `None` if a cgroup further out belongs to
-/// a container without an id, for which `has_container_by_path` holds.
+/// a container without an id, for which `is_first` holds.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,
-    has_container_by_path: impl Fn(&[u8]) -> bool,
+    is_first: impl Fn(&[u8]) -> bool,
 ) -> Option<&[u8]> {
     let mut found = None;
     for (component, above) in components(path) {
@@ -51,7 +51,7 @@ pub fn outermost_id(
             found = None;
         } else if found.is_none() {
             let id = Some(id_of(component)).filter(|id| is_listed(id));
-            found = if has_container_by_path(key(above)) { Some(None) } else { id.map(Some) };
+            found = if is_first(key(above)) { Some(None) } else { id.map(Some) };
         }
     }
     found.flatten()
