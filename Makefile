@@ -92,7 +92,7 @@ bench-short: protoc
 # The README's table of what 100 pods give under each setting, resident memory included, with the static binary.
 .PHONY: sizing
 sizing: static
-	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::counts
+	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
 # What it costs containerd and its shims, with 50 pods. Needs root.
 .PHONY: bench-containerd

@@ -3,12 +3,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The system's allocator, with a process_sums for each thread.
+/// The system's allocator, with a allocations for each thread.
 pub struct Counting;
 
 /// What one thread has asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProcessSums {
+pub struct Allocations {
     /// Allocations, growing and shrinking ones included.
     pub n_allocations: u64,
     /// The bytes of all of them.
@@ -17,23 +17,23 @@ pub struct ProcessSums {
 
 thread_local! {
     // Constant and without a destructor: safe to use inside an allocator at any time of a thread's life.
-    static TALLY: Cell<ProcessSums> = const { Cell::new(ProcessSums { n_allocations: 0, n_bytes: 0 }) };
+    static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 
 /// What this thread asks for while `work` runs.
-pub fn during(work: impl FnOnce()) -> ProcessSums {
-    let before = TALLY.get();
+pub fn during(work: impl FnOnce()) -> Allocations {
+    let before = COUNTED.get();
     work();
-    let after = TALLY.get();
-    ProcessSums {
+    let after = COUNTED.get();
+    Allocations {
         n_allocations: after.n_allocations - before.n_allocations,
         n_bytes: after.n_bytes - before.n_bytes,
     }
 }
 
 fn count(n_bytes: usize) {
-    let ProcessSums { n_allocations, n_bytes: sum } = TALLY.get();
-    TALLY.set(ProcessSums { n_allocations: n_allocations + 1, n_bytes: sum + n_bytes as u64 });
+    let Allocations { n_allocations, n_bytes: sum } = COUNTED.get();
+    COUNTED.set(Allocations { n_allocations: n_allocations + 1, n_bytes: sum + n_bytes as u64 });
 }
 
 // SAFETY: every call is passed on to the system's allocator as it came.

@@ -175,7 +175,7 @@ fn scrape() -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
         let [whole, without, floor] = rounds(101, [&mut || scrape.run(), &mut || without.run(), &mut floor]);
-        let process_sums = counting::during(|| scrape.run());
+        let allocations = counting::during(|| scrape.run());
         assert_eq!(scrape.value("smaps_exporter_processes"), N_PROCESSES as f64);
         let (n_bytes, n_samples) = scrape.size();
         time("scrape, CPU", &whole, 1e3, "ms", Target::None);
@@ -185,8 +185,8 @@ fn scrape() -> io::Result<()> {
         single("mappings", scrape.value("smaps_exporter_mappings"), "", Target::None);
         single("samples", n_samples, "", Target::None);
         single("exposition", n_bytes / 1e6, "MB", Target::None);
-        single("heap allocations a steady scrape", process_sums.n_allocations as f64, "", AtMost(0.0));
-        single("allocated bytes a steady scrape", process_sums.n_bytes as f64, "", AtMost(0.0));
+        single("heap allocations a steady scrape", allocations.n_allocations as f64, "", AtMost(0.0));
+        single("allocated bytes a steady scrape", allocations.n_bytes as f64, "", AtMost(0.0));
     }
     Ok(())
 }
