@@ -13,9 +13,11 @@ run: protoc
 test: protoc
 	$(CARGO) test --locked
 
-# Formatting; clippy and the documentation, with warnings denied.
+# Words and columns of every text; formatting; clippy and the documentation, with warnings denied.
 .PHONY: lint
 lint: protoc
+	.ci/words.py --self-test
+	.ci/words.py
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items

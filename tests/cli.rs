@@ -29,8 +29,8 @@ fn usage_errors_exit_with_2() {
         (&["now"], r#"unexpected argument "now": expected an option, see --help"#),
         (
             &["-scrape-interval", "0s"],
-            "invalid value \"0s\" for --scrape-interval: expected a duration from \"10ms\" to \"24h\", such as \
-             \"500ms\", \"1s\" or \"1m30s\"",
+            "invalid value \"0s\" for --scrape-interval: expected a duration from \"10ms\" to \"24h\", \
+             such as \"500ms\", \"1s\" or \"1m30s\"",
         ),
     ] {
         assert_eq!(error_of(args, 2), error);

@@ -53,9 +53,8 @@ fuzz_target!(|bytes: &[u8]| {
     let files: Vec<Vec<Line>> = others.iter().copied().chain([text]).map(naive_lines).collect();
     let naive = Naive { claims: &claims, files: &files };
     for (cgroups, lines) in processes.iter().zip(&files) {
-        let container_of =
-            index.container_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
-        assert_eq!(container_of, naive.container_of(lines), "{}", text.escape_ascii());
+        let container = index.container_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
+        assert_eq!(container, naive.container_of(lines), "{}", text.escape_ascii());
     }
 });
 
@@ -153,10 +152,10 @@ impl Naive<'_> {
         if component == b".." {
             return None;
         }
-        if let Some(container_of) = self.by_path(path)
+        if let Some(container) = self.by_path(path)
             && self.by_id(component).is_none()
         {
-            return Some(container_of);
+            return Some(container);
         }
         let outer = self.container_of_path(&path[..slash]);
         let outer = self.by_path(path).or(outer);
