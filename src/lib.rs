@@ -36,7 +36,7 @@
 //!   the text is made.
 //! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
 //! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
-//! - `sandbox` owns the rights that the process gives up before its first scrape. It knows nothing else.
+//! - `sandbox` owns the rights that the process drops before its first scrape. It knows nothing else.
 //! - [`start`] makes the parts of the program from the options, and decides which source the options name. It
 //!   knows nothing of what the parts do.
 //!

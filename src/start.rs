@@ -108,8 +108,8 @@ pub fn views(options: &Options) -> http::views::Views {
     http::views::Views::new(Box::new(parse), max_samples)
 }
 
-/// Gives up the rights that a program with these options does not need, for this thread and those that it
-/// starts; with `--sandbox off`, gives up nothing. Everything that needs more rights must be open already:
+/// Drops the rights that a program with these options does not need, for this thread and those that it
+/// starts; with `--sandbox off`, drops nothing. Everything that needs more rights must be open already:
 /// the listening socket and proc.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {

@@ -41,7 +41,7 @@ pub struct Options {
     pub filters: Vec<Filter>,
     /// A recorded node to read instead of containerd and the live proc.
     pub fixture: Option<PathBuf>,
-    /// Where to write a recording before exiting; never together with `once`.
+    /// The directory to write a recording to before exiting; never together with `once`.
     pub record: Option<PathBuf>,
     /// Whether to print one exposition and exit.
     pub once: bool,

@@ -10,7 +10,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// What is kept beside the latest text and the next one: gzipped bytes, and a few small outdated texts.
+/// The memory for what is kept beside the latest text and the next one: gzipped bytes, and small outdated
+/// texts.
 const EXTRA_BYTES: usize = 2 << 20;
 /// A text's gzipped bytes may take this share of it, and 256 KiB. Usually they take a sixteenth.
 const GZIP_SHARE: usize = 12;

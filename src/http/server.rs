@@ -40,9 +40,9 @@ const MAX_ACCEPTS: usize = 16;
 /// logged.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the kernel takes of a response before its client reads. It doubles this and adds up to one packet of
-/// 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs would allow 2 MB/s; with 40
-/// KiB they allow 1 GB/s.
+/// The part of a response that the kernel accepts before the client reads. It doubles this and adds up to one
+/// packet of 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs would allow 2 MB/s;
+/// with 40 KiB they allow 1 GB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
 /// A listening socket from which no connection has been accepted yet.

@@ -26,7 +26,7 @@ const LIMITS: [(f64, Duration); 2] =
 
 /// The credit of the thread that created this value.
 pub struct Throttle {
-    /// In the order of [`Account`].
+    /// The credit of each account, in the order of [`Account`].
     credits: [Credit; 2],
     /// The thread's CPU time at the last charge.
     cpu: Duration,

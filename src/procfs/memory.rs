@@ -30,7 +30,7 @@ pub struct MemoryReader {
     pub deadline: Option<Instant>,
     /// The last file read that shows each mapping.
     last: Option<File>,
-    /// What smaps_rollup printed last.
+    /// The text that smaps_rollup printed last.
     rollup_text: Vec<u8>,
     /// Random keys of the hashes, so that no memory layout can be chosen to collide with another.
     keys: RandomState,

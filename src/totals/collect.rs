@@ -10,7 +10,7 @@ use super::rows::{OTHER_COMMAND, OTHER_PATH, Rows, Summed};
 use super::sums::Totals;
 use super::table;
 
-/// What collecting needs from one view to the next, so that it allocates nothing.
+/// Scratch that is kept from one view to the next, so that collecting allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     /// The processes that count, if each has its own rows: the position of its command, its pid in the order

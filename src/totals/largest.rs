@@ -1,4 +1,4 @@
-//! What fills a container: its largest paths.
+//! Finds the largest paths of a container.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -30,7 +30,7 @@ pub struct Largest {
 /// command and the path, and the proportional bytes.
 pub type Sizes = Vec<(u64, u64)>;
 
-/// What one command maps of one path.
+/// The memory that one command maps of one path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The command's name.

@@ -1,8 +1,8 @@
 //! Sums what one process maps while it is read. The name and the container of the process are not needed
 //! here: they are known only when the read has ended.
 //!
-//! It has its own hash table over one text buffer, because the table is refilled for every process and std's
-//! map would allocate each key.
+//! [`ProcessSums`] has its own hash table over one text buffer, because the table is refilled for every
+//! process and std's map would allocate each key.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -316,7 +316,7 @@ mod tests {
         assert!(process_sums.n_bytes() < 2 << 20 && process_sums.n_merged() == 1);
     }
 
-    /// Of more values than fit, the kept ones are complete, and the largest are among them.
+    /// If there are more values than fit, the kept ones are complete, and the largest are among them.
     #[test]
     fn each_value_is_either_complete_or_merged() {
         let mut process_sums = ProcessSums::new(1 << 20);

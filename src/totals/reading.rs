@@ -1,4 +1,4 @@
-//! What the last read of a process returned: its totals by series, packed to about 20 bytes per series.
+//! The result of the last read of a process: its totals by series, packed to about 20 bytes per series.
 
 use super::sums::Totals;
 

@@ -27,7 +27,7 @@ pub struct Attribution {
     comm: Vec<u8>,
 }
 
-/// What looking up the name of a process has changed.
+/// The change after looking up the name of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The process is selected under the same name as before.

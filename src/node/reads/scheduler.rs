@@ -31,7 +31,7 @@ pub struct Node<'a> {
     pub discovery: &'a Discovery,
 }
 
-/// What bounds the reads of a scrape.
+/// The limits of the reads of a scrape.
 pub struct Bounds<'a> {
     /// The CPU time that reads may use.
     pub budget: &'a Budget,
