@@ -76,7 +76,7 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     // 60 MiB of shared memory are mapped.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // If both processes were in one namespace, 70 MiB would be.
+    // With both processes in one namespace, 70 MiB are mapped.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

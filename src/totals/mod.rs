@@ -1,6 +1,6 @@
 //! Sums the mappings of processes into series. Pure: no I/O.
 //!
-//! A [`process_sums`] sums one process while it is read. A [`snapshot`] keeps the packed [`reading`] of each
+//! [`process_sums`] sums one process while it is read. A [`snapshot`] keeps the packed [`reading`] of each
 //! process and sums the readings into a [`table`] of containers, commands and paths, whatever is exported. A
 //! [`view`] of them is one exposition: [`collect`] finds its [`rows`]. [`memory`] keeps the memory of the
 //! table and the readings within a limit, and [`fold`] keeps the samples of a view within a limit; [`other`]
