@@ -149,8 +149,8 @@ impl Ooms {
     }
 }
 
-/// Counts the growth of paths that were read at `read_at` from the earliest sizes of the minute before.
-/// Returns how long before they were read; `None` if there are none.
+/// Counts the growth of paths that were read at `read_at` from the earliest sizes of the minute before. Returns
+/// how long before they were read; `None` if there are none.
 fn grow(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier =
