@@ -200,11 +200,11 @@ process_smaps_size_bytes{pod="p",comm="c",path="/a"} 0
 # TYPE process_smaps_rss_bytes gauge
 process_smaps_rss_bytes{pod="p",comm="c",path="/a"} 0
 process_smaps_rss_bytes{pod="p",comm="c",path="/b"} 7
-# HELP process_smaps_mappings Mappings that stand behind the series.
+# HELP process_smaps_mappings Mappings behind the series.
 # TYPE process_smaps_mappings gauge
 process_smaps_mappings{pod="p",comm="c",path="/a"} 1
 process_smaps_mappings{pod="p",comm="c",path="/b"} 1
-# HELP process_smaps_processes Processes of the command that were summed.
+# HELP process_smaps_processes Processes of the command.
 # TYPE process_smaps_processes gauge
 process_smaps_processes{pod="p",comm="c"} 1
 "#;
