@@ -70,7 +70,12 @@ def main(binary: str, out: str, name: str, *arguments: str):
     def blob(content: bytes, kind: str, **more) -> dict:
         digest = hashlib.sha256(content).hexdigest()
         blobs[f"blobs/sha256/{digest}"] = (0o644, content)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content), **more}
+        return {
+            "mediaType": f"application/vnd.oci.image.{kind}",
+            "digest": f"sha256:{digest}",
+            "size": len(content),
+            **more,
+        }
 
     def text(value) -> bytes:
         return json.dumps(value, sort_keys=True).encode()
@@ -86,7 +91,10 @@ def main(binary: str, out: str, name: str, *arguments: str):
     image = blob(text({**platform, "created": created, "config": config, "rootfs": rootfs}), "config.v1+json")
     media_type = "application/vnd.oci.image.manifest.v1+json"
     manifest = text({"schemaVersion": 2, "mediaType": media_type, "config": image, "layers": [layer]})
-    annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
+    annotations = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+    }
     entry = blob(manifest, "manifest.v1+json", platform=platform, annotations=annotations)
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
     path = {descriptor["digest"]: f"blobs/sha256/{descriptor['digest'][7:]}" for descriptor in (layer, image)}

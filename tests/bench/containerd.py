@@ -24,7 +24,13 @@ N_LISTINGS = 300
 def cpu_seconds(lab: Lab) -> float:
     """The CPU time of containerd and its shims so far, all threads that live (they do not end while nothing begins or ends)."""
     socket = str(lab.socket)
-    ours = [pid for pid in pids() if socket in (line := cmdline(pid)) and "shim" in line or str(lab.directory / "containerd.toml") in line]
+    ours = [
+        pid
+        for pid in pids()
+        if socket in (line := cmdline(pid))
+        and "shim" in line
+        or str(lab.directory / "containerd.toml") in line
+    ]
     assert len(ours) == N_PODS + 1, f"{len(ours)} processes, expected containerd and a shim a pod"
     threads = (thread for pid in ours for thread in Path(f"/proc/{pid}/task").iterdir())
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
@@ -58,9 +64,14 @@ def listings(lab: Lab, tasks_list):
         assert len(lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items) == N_PODS
         assert len(lab.cri.ListContainers(cri.ListContainersRequest()).containers) == N_PODS
 
-    ways = {"Tasks.List": lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]), "ListPodSandbox and ListContainers": by_cri}
+    ways = {
+        "Tasks.List": lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]),
+        "ListPodSandbox and ListContainers": by_cri,
+    }
     results = {way: [a_listing(lab, ask) for _ in range(3)] for way, ask in ways.items()}
-    print(f"\none listing of {N_PODS} pods, of {N_LISTINGS} in a row, three times\n{'':72}{'least':>12}{'median':>12}")
+    print(
+        f"\none listing of {N_PODS} pods, of {N_LISTINGS} in a row, three times\n{'':72}{'least':>12}{'median':>12}"
+    )
     for way, values in results.items():
         row(f"CPU of containerd and its shims, {way}", [cpu for cpu, _ in values], "ms")
         row(f"until it is answered, {way}", [took for _, took in values], "ms")
@@ -82,13 +93,17 @@ def main():
         alone, listed, scraped = [], [], []
         for _ in range(N_ROUNDS):
             alone.append(over_a_minute(lab))
-            listed.append(over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")])))
+            listed.append(
+                over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]))
+            )
             with redirect_stdout(sys.stderr), exporter.Exporter(*arguments) as running:
                 time.sleep(5)  # what it asks at the start is no part of a steady minute
                 scraped.append(over_a_minute(lab))
                 n_seen = running.metrics().value("smaps_exporter_containers")
                 assert n_seen == N_PODS, f"the exporter sees {n_seen} containers"
-        print(f"\ncontainerd and its shims over a minute, {N_PODS} pods\n{'':72}{'least':>12}{'median':>12}  target")
+        print(
+            f"\ncontainerd and its shims over a minute, {N_PODS} pods\n{'':72}{'least':>12}{'median':>12}  target"
+        )
         row("CPU, nobody asks", alone, "s")
         row("CPU, one Tasks.List a second", listed, "s")
         row("CPU, our exporter at 1 s", scraped, "s")

@@ -26,7 +26,17 @@ def started(node: Node, *command) -> tuple[subprocess.Popen, str]:
 
 def parts(node: Node, comm: str, *arguments: str, label: str = "kind") -> dict[str, float]:
     """Return the resident bytes of a command, by kind."""
-    text = once("--once", "--fixture", node.directory, "--group-by", label, "--cpu-budget", "0", *arguments, *EVERYTHING)
+    text = once(
+        "--once",
+        "--fixture",
+        node.directory,
+        "--group-by",
+        label,
+        "--cpu-budget",
+        "0",
+        *arguments,
+        *EVERYTHING,
+    )
     of = Exposition(text).by("process_smaps_rss_bytes", "comm", label)
     return {kind: n_bytes for (name, kind), n_bytes in of.items() if name == comm}
 
@@ -63,7 +73,9 @@ class JavaMemory:
         self.heap = self._committed(r"Java Heap \(")
         self.n_threads = int(re.search(r"\(thread #(\d+)\)", self._tracked)[1])
         self.stacks = self._committed(r"\(stack: ")
-        self.classes = self._committed(r"\(  Metadata:   \)\n\s*\(    ") + self._committed(r"\(  Class space:\)\n\s*\(    ")
+        self.classes = self._committed(r"\(  Metadata:   \)\n\s*\(    ") + self._committed(
+            r"\(  Class space:\)\n\s*\(    "
+        )
         self.code = self._committed(r"Code \(")
         self.code_used = sum(int(kib) << 10 for kib in re.findall(r"used=(\d+)Kb", code))
 

@@ -29,7 +29,10 @@ V2 = {
     },
     **{f"memory_stat_{key}_bytes": ("memory.stat", key, 1) for key in STAT_KEYS.split()},
     **{f"memory_stat_{key}_total": ("memory.stat", key, 1) for key in ("pgfault", "pgmajfault")},
-    **{f"cpu_{key}_seconds_total": ("cpu.stat", f"{key}_usec", 10**6) for key in ("usage", "user", "system", "throttled")},
+    **{
+        f"cpu_{key}_seconds_total": ("cpu.stat", f"{key}_usec", 10**6)
+        for key in ("usage", "user", "system", "throttled")
+    },
     **{f"cpu_{key}_total": ("cpu.stat", key, 1) for key in ("nr_periods", "nr_throttled")},
     **{f"pids_{name}": (f"pids.{name}", None, 1) for name in ("current", "max", "peak")},
 }
@@ -40,7 +43,10 @@ V1_STAT = {
     "stat_file_mapped": "mapped_file",
     "stat_file_dirty": "dirty",
     "stat_anon_thp": "rss_huge",
-    **{f"stat_{key}": key for key in "shmem swapcached inactive_anon inactive_file active_anon active_file unevictable".split()},
+    **{
+        f"stat_{key}": key
+        for key in "shmem swapcached inactive_anon inactive_file active_anon active_file unevictable".split()
+    },
 }
 V1 = {
     "memory_current_bytes": ("memory.usage_in_bytes", None, 1),
@@ -64,7 +70,12 @@ class Cgroup:
     """A container's cgroup, read in the plainest way."""
 
     def __init__(self, lab: Lab, container: Container):
-        pid = next(pid for members in kernel.processes(lab).values() for pid in members if container.id in path_of(pid))
+        pid = next(
+            pid
+            for members in kernel.processes(lab).values()
+            for pid in members
+            if container.id in path_of(pid)
+        )
         self.path = re.match(rf".*?{container.id}[^/]*", path_of(pid))[0]
 
     def directory(self, controller: str) -> Path:
@@ -78,7 +89,9 @@ class Cgroup:
             return ""
 
     def limit_file(self, up: int = 0) -> Path:
-        return self.directory("memory").joinpath(*[".."] * up) / ("memory.max" if IS_V2 else "memory.limit_in_bytes")
+        return self.directory("memory").joinpath(*[".."] * up) / (
+            "memory.max" if IS_V2 else "memory.limit_in_bytes"
+        )
 
     def values(self) -> dict[str, float]:
         found = {}
@@ -92,9 +105,17 @@ class Cgroup:
             if IS_V2 or name == "oom_kill":
                 found["memory_events_total", name] = int(number)
         for line in self.text("memory.pressure").splitlines():
-            found[f"memory_pressure_{line.split()[0]}_seconds_total"] = int(line.partition("total=")[2]) / 10**6
-        found["memory_working_set_bytes"] = max(0, found["memory_current_bytes"] - found["memory_stat_inactive_file_bytes"])
-        limits = [self.limit_file(up).read_text().strip() for up in range(self.path.count("/")) if self.limit_file(up).exists()]
+            found[f"memory_pressure_{line.split()[0]}_seconds_total"] = (
+                int(line.partition("total=")[2]) / 10**6
+            )
+        found["memory_working_set_bytes"] = max(
+            0, found["memory_current_bytes"] - found["memory_stat_inactive_file_bytes"]
+        )
+        limits = [
+            self.limit_file(up).read_text().strip()
+            for up in range(self.path.count("/"))
+            if self.limit_file(up).exists()
+        ]
         if limits := [int(limit) for limit in limits if limit != "max" and int(limit) < 2**63 - 2**16]:
             found["memory_limit_bytes"] = min(limits)
         return found
@@ -106,8 +127,10 @@ class Cgroup:
         freezer = self.directory("freezer")
         (freezer / file).write_text(frozen)
         try:
-            is_frozen = (lambda: "frozen 1" in (freezer / "cgroup.events").read_text()) if IS_V2 else (
-                lambda: (freezer / file).read_text().strip() == frozen
+            is_frozen = (
+                (lambda: "frozen 1" in (freezer / "cgroup.events").read_text())
+                if IS_V2
+                else (lambda: (freezer / file).read_text().strip() == frozen)
             )
             until(is_frozen, 10, "the cgroup is frozen")
             yield
@@ -147,7 +170,11 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
             break
     else:
         pytest.fail("the files of a frozen cgroup change all the time")
-    differences = {name: (values.get(name), before.get(name)) for name in values | before if values.get(name) != before.get(name)}
+    differences = {
+        name: (values.get(name), before.get(name))
+        for name in values | before
+        if values.get(name) != before.get(name)
+    }
     assert not differences
     return values
 
@@ -166,7 +193,11 @@ def works(lab: Lab, container: Container) -> Cgroup:
     """Wait until a container has done its work, and sleeps."""
 
     def sleeps():
-        return [command for command in kernel.processes(lab) if command[0] == "accounts" and command[2:] == (container.name, "sleep")]
+        return [
+            command
+            for command in kernel.processes(lab)
+            if command[0] == "accounts" and command[2:] == (container.name, "sleep")
+        ]
 
     until(sleeps, 20, "it sleeps")
     return Cgroup(lab, container)

@@ -71,7 +71,9 @@ def node():
         logs = Container("logs", ["tail", "-f", "/dev/null"])
         lab.run_pod("shop", "cart-0", [Container("cart", ["sleep", FOREVER]), logs], POD)
         unshare = ["unshare", "--pid", "--fork", "sleep", FOREVER]
-        may_unshare = cri.LinuxContainerSecurityContext(capabilities=cri.Capability(add_capabilities=["SYS_ADMIN"]))
+        may_unshare = cri.LinuxContainerSecurityContext(
+            capabilities=cri.Capability(add_capabilities=["SYS_ADMIN"])
+        )
         lab.run_pod("shop", "runner-0", [Container("runner", unshare, security=may_unshare)], CONTAINER)
         lab.exec(app, ["tail", "-f", "/dev/null"])
         lab.exec(logs, ["sleep", FOREVER])
@@ -92,7 +94,17 @@ def programs(tmp_path_factory):
     directory = tmp_path_factory.mktemp("programs")
     for source in (HERE / "programs").glob("*.c"):
         libraries = ["-lfuse3"] if source.stem == "stuck" else ["-static"]
-        command = ["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", directory / source.stem, source, *libraries]
+        command = [
+            "gcc",
+            "-O1",
+            "-Wall",
+            "-Werror",
+            "-pthread",
+            "-o",
+            directory / source.stem,
+            source,
+            *libraries,
+        ]
         subprocess.run(command, check=True)
     return directory
 

@@ -61,7 +61,10 @@ class Exporter(Client):
     def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = (), addr: str = "127.0.0.1:0"):
         self._log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [*prefix, BINARY, "--addr", addr, *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+            [*prefix, BINARY, "--addr", addr, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
         )
         try:
             self.address = until(self._listening, 20, "the exporter listens")
@@ -86,7 +89,13 @@ class Exporter(Client):
 
     def news(self) -> list[str]:
         """The log's lines, but for those that every start writes: version, source of containers, address, what the filters select."""
-        usual = ("smaps-container-exporter ", "containers are listed by ", "containers are those of ", "listening on ", "filter ")
+        usual = (
+            "smaps-container-exporter ",
+            "containers are listed by ",
+            "containers are those of ",
+            "listening on ",
+            "filter ",
+        )
         return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
 
     def close(self):

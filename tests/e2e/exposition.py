@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _LABEL = r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"'
-_SAMPLE = re.compile(rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)?\}})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)")
+_SAMPLE = re.compile(
+    rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)?\}})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
+)
 _UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
 Labels = tuple[tuple[str, str], ...]
@@ -37,7 +39,10 @@ class Exposition(dict[str, Family]):
                 assert match, f"not a line of an exposition: {line!r}"
                 assert match[1] == name, f"a sample of {match[1]} among those of {name}"
                 pairs = re.findall(_LABEL, match[2] or "")
-                labels = tuple((key, re.sub(r'\\[\\"n]', lambda escape: _UNESCAPED[escape[0]], value)) for key, value in pairs)
+                labels = tuple(
+                    (key, re.sub(r'\\[\\"n]', lambda escape: _UNESCAPED[escape[0]], value))
+                    for key, value in pairs
+                )
                 assert labels not in self[name].samples, f"the series comes twice: {line!r}"
                 self[name].samples[labels] = float(match[match.lastindex])
 

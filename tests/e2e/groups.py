@@ -37,7 +37,13 @@ class Group(NamedTuple):
 GROUPS = {
     "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(
-        True, ("test_fleet", "test_prometheus::test_one_job_by_kind_and_another_by_path", "test_proxy", "test_ship")
+        True,
+        (
+            "test_fleet",
+            "test_prometheus::test_one_job_by_kind_and_another_by_path",
+            "test_proxy",
+            "test_ship",
+        ),
     ),
     "pods": Group(
         True,
@@ -141,13 +147,19 @@ class Run:
     def _report(self, name: str, code: int, results: Path, log: str, seconds: float):
         """Print each test's time and the failures."""
         tests = list(xml.parse(results).getroot().iter("testcase")) if results.exists() else []
-        passed = [test for test in tests if not [child for child in test if child.tag in ("failure", "error", "skipped")]]
+        passed = [
+            test
+            for test in tests
+            if not [child for child in test if child.tag in ("failure", "error", "skipped")]
+        ]
         self.n_passed += len(passed)
         if code != 0:
             self.failed.append(name)
             print(log)
         for test in sorted(tests, key=lambda test: -float(test.get("time"))):
-            print(f"  {float(test.get('time')):6.1f} s  {test.get('classname').rpartition('.')[2]}::{test.get('name')}")
+            print(
+                f"  {float(test.get('time')):6.1f} s  {test.get('classname').rpartition('.')[2]}::{test.get('name')}"
+            )
         words = re.sub(r"=+", "", log.strip().rpartition("\n")[2]).strip()
         print(f"e2e: {name}: {words}; {seconds:.0f} s with its containerd", flush=True)
 

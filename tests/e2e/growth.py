@@ -13,7 +13,9 @@ class Growth:
 
     def __init__(self, node, programs, n: int, n_pages: int = 16):
         self.processes = [node.cgroup.run_ready(programs / "slow", "pages", str(n_pages)) for _ in range(n)]
-        self._changes: dict[str, tuple[float, float]] = {str(process.pid): (0.0, 0.0) for process in self.processes}
+        self._changes: dict[str, tuple[float, float]] = {
+            str(process.pid): (0.0, 0.0) for process in self.processes
+        }
         self.oldest = 0.0
         self.n_changes = 0
         self.n_looks = 0

@@ -106,10 +106,17 @@ def rollup_rss(pid: int) -> int:
 def page_mapcount() -> str:
     """Whether this kernel counts how often each page is mapped, as its configuration says. Without (Linux 6.15), PSS and what is shared of
     large folios are estimates, which may differ from one read to the next."""
-    for path, read in ((Path("/proc/config.gz"), gzip.open), (Path(f"/boot/config-{os.uname().release}"), open)):
+    for path, read in (
+        (Path("/proc/config.gz"), gzip.open),
+        (Path(f"/boot/config-{os.uname().release}"), open),
+    ):
         if path.exists():
             with read(path, "rt") as file:
-                return "estimated (CONFIG_NO_PAGE_MAPCOUNT)" if "CONFIG_NO_PAGE_MAPCOUNT=y\n" in file.read() else "counted for each page"
+                return (
+                    "estimated (CONFIG_NO_PAGE_MAPCOUNT)"
+                    if "CONFIG_NO_PAGE_MAPCOUNT=y\n" in file.read()
+                    else "counted for each page"
+                )
     return "unknown"
 
 

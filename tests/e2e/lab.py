@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else gRPC has something to say whenever a program is started
+os.environ.setdefault(
+    "GRPC_ENABLE_FORK_SUPPORT", "0"
+)  # else gRPC has something to say whenever a program is started
 sys.path.insert(0, str(HERE))
 
 import grpc  # noqa: E402
@@ -69,7 +71,9 @@ class Lab:
 
     def __init__(self, directory: str | Path | None = None, suite: str | None = None):
         # a short path: a unix socket's may have 107 bytes
-        self.directory = Path(directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-"))
+        self.directory = Path(
+            directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-")
+        )
         self.bin = HERE / ".debs" / (suite or os.environ.get("SMAPS_LAB_SUITE") or "bookworm") / "usr/bin"
         self.socket = self.directory / "state/containerd.sock"
         self.log = self.directory / "containerd.log"
@@ -86,7 +90,11 @@ class Lab:
         fcntl.flock(self._cgroups_lock, fcntl.LOCK_SH)
         try:
             self.start()
-            self.import_image(image.busybox_archive(HERE / ".debs", BOOKWORM / "bin/busybox", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]}))
+            self.import_image(
+                image.busybox_archive(
+                    HERE / ".debs", BOOKWORM / "bin/busybox", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]}
+                )
+            )
         except BaseException:
             self.close()
             raise
@@ -102,7 +110,9 @@ class Lab:
         assert not self._alive(), "containerd runs already"
         config = self.directory / "containerd.toml"
         config.write_text(self._config())
-        environment = {"PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}  # the shim is looked up there
+        environment = {
+            "PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+        }  # the shim is looked up there
         with self.log.open("ab") as log:
             self._containerd = subprocess.Popen(
                 [self.bin / "containerd", "--config", config],
@@ -118,7 +128,9 @@ class Lab:
     def _connect(self):
         """Open the channel to containerd's CRI and wait until it answers."""
         # containerd refuses an :authority that is a path
-        self._channel = grpc.insecure_channel(f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")])
+        self._channel = grpc.insecure_channel(
+            f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")]
+        )
         self.cri = cri_services.RuntimeServiceStub(self._channel)
 
         def answers():
@@ -160,7 +172,9 @@ class Lab:
     def ctr(self, *arguments: str | Path, namespace: str = "k8s.io") -> str:
         """Run containerd's own command line client."""
         done = subprocess.run(
-            [self.bin / "ctr", "--address", self.socket, "--namespace", namespace, *arguments], capture_output=True, text=True
+            [self.bin / "ctr", "--address", self.socket, "--namespace", namespace, *arguments],
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, f"ctr {arguments}: {done.stderr}"
         return done.stdout
@@ -169,7 +183,10 @@ class Lab:
         """Import an image archive and wait until CRI, which learns of it by an event, has taken note."""
         self.ctr("images", "import", archive)
         until(
-            lambda: all("io.cri-containerd.image=managed" in line for line in self.ctr("images", "ls").splitlines()[1:]),
+            lambda: all(
+                "io.cri-containerd.image=managed" in line
+                for line in self.ctr("images", "ls").splitlines()[1:]
+            ),
             30,
             "CRI knows the imported images",
         )
@@ -182,14 +199,19 @@ class Lab:
         cgroup = self._cgroup_parent(uid)
         with self._cgroups.open("a") as made:
             made.write(cgroup + "\n")
-        labels = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
+        labels = {
+            "io.kubernetes.pod.name": name,
+            "io.kubernetes.pod.namespace": namespace,
+            "io.kubernetes.pod.uid": uid,
+        }
         namespaces = cri.NamespaceOption(network=NODE, pid=pid, ipc=POD)
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace),
             log_directory=str(self.directory / f"logs/{namespace}_{name}_{uid}"),
             labels=labels,
             linux=cri.LinuxPodSandboxConfig(
-                cgroup_parent=cgroup, security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces)
+                cgroup_parent=cgroup,
+                security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces),
             ),
         )
         sandbox = self.cri.RunPodSandbox(cri.RunPodSandboxRequest(config=config)).pod_sandbox_id
@@ -205,8 +227,14 @@ class Lab:
     def limit_pod(self, pod: Pod, memory_limit_bytes: int):
         """Limit all of a pod's containers together, as the kubelet does when each has a limit."""
         cgroup = pod.config.linux.cgroup_parent
-        for root in (Path(root) for _, root, kind, options, *_ in mounts() if kind == "cgroup2" or "memory" in options.split(",")):
-            for limit in (root / cgroup.lstrip("/") / name for name in ("memory.max", "memory.limit_in_bytes")):
+        for root in (
+            Path(root)
+            for _, root, kind, options, *_ in mounts()
+            if kind == "cgroup2" or "memory" in options.split(",")
+        ):
+            for limit in (
+                root / cgroup.lstrip("/") / name for name in ("memory.max", "memory.limit_in_bytes")
+            ):
                 if limit.exists():
                     limit.write_text(str(memory_limit_bytes))
 
@@ -214,9 +242,13 @@ class Lab:
         """Make and start a pod's container; what the kubelet starts again has another attempt's number."""
         place = f"{pod.namespace}/{pod.name}/{container.name}"
         environment = {"LAB_CONTAINER": place, "LAB_UID": str(self.uid), **container.env}
-        security = cri.LinuxContainerSecurityContext(namespace_options=pod.config.linux.security_context.namespace_options)
+        security = cri.LinuxContainerSecurityContext(
+            namespace_options=pod.config.linux.security_context.namespace_options
+        )
         security.MergeFrom(container.security)
-        resources = cri.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes)
+        resources = cri.LinuxContainerResources(
+            cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes
+        )
         request = cri.CreateContainerRequest(
             pod_sandbox_id=pod.id,
             sandbox_config=pod.config,
@@ -248,7 +280,9 @@ class Lab:
     def exec_sync(self, container: Container, command: list[str]) -> str:
         """Run a command in a container to its end, as `kubectl exec` would; what it printed."""
         done = self.cri.ExecSync(cri.ExecSyncRequest(container_id=container.id, cmd=command))
-        assert done.exit_code == 0, f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
+        assert done.exit_code == 0, (
+            f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
+        )
         return done.stdout.decode()
 
     def exec(self, container: Container, command: list[str]):
@@ -320,7 +354,11 @@ class Lab:
         return self._containerd is not None and self._containerd.poll() is None
 
     def _shims(self) -> list[int]:
-        return [pid for pid in pids() if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "]
+        return [
+            pid
+            for pid in pids()
+            if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "
+        ]
 
     def _remove_cgroups(self):
         """Remove the pods' cgroups, which would be the kubelet's work, and the parents unless another lab may use them."""
@@ -375,7 +413,9 @@ oom_score = 0
         Root = "{self.directory}/state/runc"
         SystemdCgroup = false
 """
-        version = subprocess.check_output([self.bin / "containerd", "--version"], text=True).split()[2].lstrip("v")
+        version = (
+            subprocess.check_output([self.bin / "containerd", "--version"], text=True).split()[2].lstrip("v")
+        )
         if version.startswith("1."):
             return f"""version = 2
 {common}

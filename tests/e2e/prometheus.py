@@ -22,7 +22,9 @@ class Prometheus:
             case [dict(), *_]:
                 configs = targets
             case _:
-                configs = _config([{"targets": [address], "labels": {"node": node}} for node, address in targets])
+                configs = _config(
+                    [{"targets": [address], "labels": {"node": node}} for node, address in targets]
+                )
         config = directory / "prometheus.yml"
         config.write_text(f"""
 global: {{scrape_interval: {interval}}}

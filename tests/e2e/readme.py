@@ -64,7 +64,9 @@ def exporter_container(
     if sidecar_of:
         name = sidecar()["name"]
         namespace, pod_name = sidecar_of
-        args = [arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]]
+        args = [
+            arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]
+        ]
     replaced = {argument.partition("=")[0] for argument in arguments}
     args = [arg.replace("$(NODE)", "lab") for arg in args if arg.partition("=")[0] not in replaced]
     context = container["securityContext"]
@@ -93,8 +95,12 @@ def exporter_container(
             run_as_user=cri.Int64Value(value=context["runAsUser"]),
             readonly_rootfs=context["readOnlyRootFilesystem"],
             no_new_privs=not context["allowPrivilegeEscalation"],
-            seccomp=cri.SecurityProfile(profile_type=profile.Value(pod["securityContext"]["seccompProfile"]["type"])),
-            apparmor=cri.SecurityProfile(profile_type=profile.Value(pod["securityContext"]["appArmorProfile"]["type"])),
+            seccomp=cri.SecurityProfile(
+                profile_type=profile.Value(pod["securityContext"]["seccompProfile"]["type"])
+            ),
+            apparmor=cri.SecurityProfile(
+                profile_type=profile.Value(pod["securityContext"]["appArmorProfile"]["type"])
+            ),
         ),
         memory_limit_bytes=int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20,
     )

@@ -64,7 +64,9 @@ def hold_many_generations(directory: Path, n_megabytes: int, n_generations: int,
         counted = int((cgroup / ("memory.peak" if IS_V2 else "memory.max_usage_in_bytes")).read_text())
         for reader in readers:
             reader.close()
-    print(f"exposition {n_bytes / MIB:.1f} MiB, resident at most {peak / MIB:.1f} MiB, counted {counted / MIB:.1f} MiB")
+    print(
+        f"exposition {n_bytes / MIB:.1f} MiB, resident at most {peak / MIB:.1f} MiB, counted {counted / MIB:.1f} MiB"
+    )
     assert peak < 8 * MIB + 2.2 * n_bytes
     # At most 128 KiB of the kernel's for each connection, which version 2 counts.
     assert (counted if IS_V2 else peak + len(readers) * MIB // 8) < limit

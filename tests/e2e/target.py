@@ -45,7 +45,9 @@ def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = ""
 class Target(Exporter):
     """An exporter that may have 1024 file descriptors open, and what it takes of the machine."""
 
-    def __init__(self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()):
+    def __init__(
+        self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()
+    ):
         limits = (*prefix, "prlimit", "--nofile=1024:1024")
         super().__init__("--fixture", recording, *EVERYTHING, *arguments, prefix=limits, addr=addr)
         self.proc = Path("/proc", str(self.process.pid))

@@ -152,7 +152,11 @@ def test_a_name_each_300_microseconds(node):
     with node.exporter() as exporter:
         for _ in range(10):
             exposition = exporter.after(1)
-            named = {comm: value for (comm, path), value in by_path(exposition, "adversary").items() if path == "[anon]" and comm.startswith("name-")}
+            named = {
+                comm: value
+                for (comm, path), value in by_path(exposition, "adversary").items()
+                if path == "[anon]" and comm.startswith("name-")
+            }
             assert len(named) == 1 and 16 * MIB <= sum(named.values()) < 17 * MIB, named
 
 
@@ -195,14 +199,18 @@ def test_3000_names(node):
         assert ("[other]",) in exposition.by("process_smaps_processes", "comm")
 
 
-@pytest.mark.parametrize(("what", "n_processes"), [(("shared", 9), 9), (("vfork",), 2)], ids=["CLONE_VM", "vfork"])
+@pytest.mark.parametrize(
+    ("what", "n_processes"), [(("shared", 9), 9), (("vfork",), 2)], ids=["CLONE_VM", "vfork"]
+)
 def test_processes_that_share_memory_count_once_each(node, what, n_processes):
     """Attack 7 inflates only the adversary's own values."""
     node.run(*what)
     with node.exporter() as exporter:
         for _ in range(5):
             exposition = exact_for_bystanders(node, exporter)
-            total = sum(value for (comm, _), value in by_path(exposition, "adversary").items() if comm == "adversary")
+            total = sum(
+                value for (comm, _), value in by_path(exposition, "adversary").items() if comm == "adversary"
+            )
             assert 32 * n_processes * MIB <= total < 34 * n_processes * MIB, total / MIB
             assert exposition.by("process_smaps_processes", "comm")[("adversary",)] == n_processes
 
@@ -225,7 +233,11 @@ def test_moved_in_with_a_dead_leader(node, programs, tmp_path):
     outside = Cgroup(node.adversary.path.parent)
     try:
         process = outside.run_ready(programs / "hostile", "leaderless", mapped)
-        until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "the first thread has ended")
+        until(
+            lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(),
+            10,
+            "the first thread has ended",
+        )
         with node.exporter() as exporter:
             assert ("leaderless", str(mapped)) not in by_path(exporter.after(), "adversary")
             (node.adversary.path / "cgroup.procs").write_text(str(process.pid))
@@ -234,7 +246,9 @@ def test_moved_in_with_a_dead_leader(node, programs, tmp_path):
         once("--record", recording, "--fixture", node.directory, *EVERYTHING)
         replayed = Exposition(once("--once", "--fixture", recording, *EVERYTHING))
         assert ("leaderless", str(mapped)) in by_path(replayed, "adversary")
-        assert by_path(replayed, "bystander").keys() == {key for key in by_path(replayed, "bystander") if key[0] == "sleep"}
+        assert by_path(replayed, "bystander").keys() == {
+            key for key in by_path(replayed, "bystander") if key[0] == "sleep"
+        }
         process.kill()
         process.wait()
     finally:
@@ -244,7 +258,9 @@ def test_moved_in_with_a_dead_leader(node, programs, tmp_path):
 @pytest.mark.parametrize(("name", "size"), [("smaps", 1 << 30), ("comm", 200 * MIB), ("cgroup", 200 * MIB)])
 def test_a_recording_with_a_sparse_file(tmp_path, name, size):
     """Attack 11."""
-    (tmp_path / "containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tcart\tapp\n")
+    (tmp_path / "containers.tsv").write_text(
+        "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tcart\tapp\n"
+    )
     mapping = "55d8a1c00000-55d8a1c22000 r--p 00000000 08:01 42 /bin/x\nRss:                   8 kB\n"
     for pid in (1, 2):
         process = tmp_path / f"proc/{pid}"
@@ -289,7 +305,9 @@ def test_all_at_once(tmp_path, programs):
                 _, resident_bytes, share = watch(node, exporter, SOAK_SECONDS / 2)
                 half.append(resident_bytes)
                 most = max(most, resident_bytes)
-                assert share < 0.25 * 1.1 + 0.1, "the budget and its tenth, and a tenth of a core for answering"
+                assert share < 0.25 * 1.1 + 0.1, (
+                    "the budget and its tenth, and a tenth of a core for answering"
+                )
             assert most < 256 * MIB and half[1] < half[0] + 4 * MIB
     finally:
         node.close()

@@ -22,7 +22,14 @@ PROGRAMS = HERE / "programs"
 def java(tmp_path) -> tuple:
     """The beginning of the command that runs programs/Parts.java."""
     subprocess.run(["javac", "-d", tmp_path / "java", PROGRAMS / "Parts.java"], check=True)
-    return ("java", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC", "-XX:NativeMemoryTracking=summary", "-cp", tmp_path / "java")
+    return (
+        "java",
+        "-XX:+AlwaysPreTouch",
+        "-XX:+UseSerialGC",
+        "-XX:NativeMemoryTracking=summary",
+        "-cp",
+        tmp_path / "java",
+    )
 
 
 def test_java_against_its_native_memory_tracking(any_node, java):
@@ -36,9 +43,13 @@ def test_java_against_its_native_memory_tracking(any_node, java):
     # The same bytes are `anon` without parts, and `[anon]` by path.
     whole = parts(any_node, "java", "--anon-parts", "off")
     assert {kind for kind in whole if kind.startswith("anon")} == {"anon"}
-    assert whole["anon"] == pytest.approx(sum(n for kind, n in found.items() if kind.startswith("anon")), abs=MIB)
+    assert whole["anon"] == pytest.approx(
+        sum(n for kind, n in found.items() if kind.startswith("anon")), abs=MIB
+    )
     by_path = parts(any_node, "java", label="path")
-    assert sum(n for path, n in by_path.items() if re.fullmatch(r"\[anon(\]| ~.*)", path)) == pytest.approx(whole["anon"], abs=MIB)
+    assert sum(n for path, n in by_path.items() if re.fullmatch(r"\[anon(\]| ~.*)", path)) == pytest.approx(
+        whole["anon"], abs=MIB
+    )
 
 
 def test_a_java_heap_without_compressed_pointers(any_node, java):
@@ -49,7 +60,9 @@ def test_a_java_heap_without_compressed_pointers(any_node, java):
 
 def test_go_against_its_memory_statistics(any_node, tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CGO_ENABLED": "0", "GO111MODULE": "off"}
-    subprocess.run(["go", "build", "-o", tmp_path / "parts", PROGRAMS / "parts.go"], check=True, env=environment)
+    subprocess.run(
+        ["go", "build", "-o", tmp_path / "parts", PROGRAMS / "parts.go"], check=True, env=environment
+    )
     _, printed = started(any_node, tmp_path / "parts", "100")
     says = json.loads(printed)
     held = says["HeapSys"] + says["StackSys"] - says["HeapReleased"]
@@ -74,7 +87,12 @@ def test_node_against_the_statistics_of_v8(any_node):
     # Node.js names its thread; code, which is executable, is a part of its own.
     [comm] = {"node", "MainThread"} & {comm for comm in ("node", "MainThread") if parts(any_node, comm)}
     found = parts(any_node, comm)
-    check(found["anon_v8_heap"], says["total_heap_size"], 0.99, says["total_physical_size"] - found["anon_jit_code"])
+    check(
+        found["anon_v8_heap"],
+        says["total_heap_size"],
+        0.99,
+        says["total_physical_size"] - found["anon_jit_code"],
+    )
 
 
 def test_a_record_of_an_oom_kill_has_the_parts(programs, tmp_path):

@@ -16,7 +16,9 @@ def test_processes_hidden_by_the_mount_of_proc(tmp_path):
     program = [BINARY, "--once", "--proc-path", proc, "--container-logs", logs]
     command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", script, proc, *program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    cause = f'cannot see processes: "{proc}" is mounted with hidepid=ptraceable (4), which needs CAP_SYS_PTRACE'
+    cause = (
+        f'cannot see processes: "{proc}" is mounted with hidepid=ptraceable (4), which needs CAP_SYS_PTRACE'
+    )
     assert done.stderr == f"smaps-container-exporter: {cause}\n"
     assert done.returncode == 1 and done.stdout == ""
 

@@ -39,7 +39,10 @@ def test_no_limit_is_absent(node):
         cgroup = works(node, app)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "free-0", "app")
-    assert not {"memory_max_bytes", "memory_limit_bytes", "memory_high_bytes", "memory_swap_max_bytes"} & values.keys()
+    assert (
+        not {"memory_max_bytes", "memory_limit_bytes", "memory_high_bytes", "memory_swap_max_bytes"}
+        & values.keys()
+    )
 
 
 def test_below_its_cgroup_a_container_has_the_same_account(node):
@@ -47,7 +50,12 @@ def test_below_its_cgroup_a_container_has_the_same_account(node):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "nested-0", app):
         cgroup = works(node, app)
-        pids = [pid for (*_, name, _), members in kernel.processes(node).items() for pid in members if name == "app" and app.id in path_of(pid)]
+        pids = [
+            pid
+            for (*_, name, _), members in kernel.processes(node).items()
+            for pid in members
+            if name == "app" and app.id in path_of(pid)
+        ]
         for directory in [cgroup.directory("memory") / "below.scope"]:
             directory.mkdir()
             for pid in pids:
@@ -66,7 +74,11 @@ def test_a_cgroup_that_vanishes(node, tmp_path):
         before = containers(exporter.after())
         for name in ("gone-0", "gone-0"):
             with pod(node, name, Container("app", ["sh", "-c", WORK])):
-                until(lambda: ("accounts", "gone-0", "app") in containers(exporter.metrics()), 20, "the container has an account")
+                until(
+                    lambda: ("accounts", "gone-0", "app") in containers(exporter.metrics()),
+                    20,
+                    "the container has an account",
+                )
             assert containers(exporter.after()) == before
         assert not exporter.news(), exporter.news()
 
@@ -77,9 +89,19 @@ def test_a_cgroup_that_is_made_anew_at_the_same_path_is_noticed(tmp_path):
     cgroup = top / f"lab-{os.getpid()}"
     limit = "memory.max" if IS_V2 else "memory.limit_in_bytes"
     sleep = subprocess.Popen(["sleep", FOREVER])
-    (tmp_path / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\n{cgroup.name}\t{sleep.pid}\tshop\tp\tc\n")
+    (tmp_path / "containers.tsv").write_text(
+        f"id\tinit_pid\tnamespace\tpod\tcontainer\n{cgroup.name}\t{sleep.pid}\tshop\tp\tc\n"
+    )
     (tmp_path / "proc").symlink_to("/proc")
-    arguments = ("--fixture", tmp_path, "--cgroup-path", "/sys/fs/cgroup", "--scrape-interval", "100ms", *EVERYTHING)
+    arguments = (
+        "--fixture",
+        tmp_path,
+        "--cgroup-path",
+        "/sys/fs/cgroup",
+        "--scrape-interval",
+        "100ms",
+        *EVERYTHING,
+    )
 
     def make(mib: int):
         cgroup.mkdir()
@@ -132,9 +154,22 @@ def test_a_recording_replays_to_the_same_accounts(node, tmp_path):
             values = assert_same(node, cgroup, "accounts", "recorded-0", "app")
             for attempt in range(20):
                 recording = tmp_path / str(attempt)
-                once("--record", recording, "--containerd-sock", node.socket, "--filter", "accounts/*/*/*", *EVERY_GROUP)
+                once(
+                    "--record",
+                    recording,
+                    "--containerd-sock",
+                    node.socket,
+                    "--filter",
+                    "accounts/*/*/*",
+                    *EVERY_GROUP,
+                )
                 values = assert_same(node, cgroup, "accounts", "recorded-0", "app")
-                replayed = exported(once("--once", "--fixture", recording, *EVERYTHING, *EVERY_GROUP), "accounts", "recorded-0", "app")
+                replayed = exported(
+                    once("--once", "--fixture", recording, *EVERYTHING, *EVERY_GROUP),
+                    "accounts",
+                    "recorded-0",
+                    "app",
+                )
                 if replayed == values:
                     break
     assert replayed == values
@@ -143,24 +178,38 @@ def test_a_recording_replays_to_the_same_accounts(node, tmp_path):
 
 def test_promtool_has_nothing_to_say(node):
     text = read(node)
-    assert "cgroup_memory_current_bytes" in text and "cgroup_cpu_usage_seconds_total" in text and "cgroup_pids_current" in text
-    done = subprocess.run([BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (
+        "cgroup_memory_current_bytes" in text
+        and "cgroup_cpu_usage_seconds_total" in text
+        and "cgroup_pids_current" in text
+    )
+    done = subprocess.run(
+        [BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_without_a_cgroup_file_system_the_rest_works(node, tmp_path):
     with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-path", tmp_path) as exporter:
         exposition = exporter.after()
-        assert exposition.by("process_smaps_processes", "pod") and not [name for name in exposition if name.startswith("cgroup_")]
+        assert exposition.by("process_smaps_processes", "pod") and not [
+            name for name in exposition if name.startswith("cgroup_")
+        ]
         [line] = exporter.news()
         assert f'no cgroup_* metrics: "{tmp_path}" is no cgroup file system' in line and "WARN" in line
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", "none", "--cgroup-path", tmp_path) as exporter:
+    with Exporter(
+        "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", "none", "--cgroup-path", tmp_path
+    ) as exporter:
         assert not [name for name in exporter.after() if name.startswith("cgroup_")] and not exporter.news()
 
 
 def test_from_inside_a_cgroup_namespace(tmp_path):
     """As in a pod on version 2, where proc names the node's other cgroups from the exporter's own: on a node of version 1 without memory."""
-    [top] = [Path(root) for _, root, kind, *_ in mounts() if kind == "cgroup2" and root.startswith("/sys/fs/cgroup")]
+    [top] = [
+        Path(root)
+        for _, root, kind, *_ in mounts()
+        if kind == "cgroup2" and root.startswith("/sys/fs/cgroup")
+    ]
     lab = top / f"lab-{os.getpid()}"
     own, container = lab / "kube/pod2/own", lab / "kube/pod1/abc/below"
     own.mkdir(parents=True)
@@ -171,11 +220,15 @@ def test_from_inside_a_cgroup_namespace(tmp_path):
     sleep = subprocess.Popen(["sleep", FOREVER])
     try:
         (container / "cgroup.procs").write_text(str(sleep.pid))
-        (tmp_path / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\nabc\t{sleep.pid}\tshop\tp\tc\n")
+        (tmp_path / "containers.tsv").write_text(
+            f"id\tinit_pid\tnamespace\tpod\tcontainer\nabc\t{sleep.pid}\tshop\tp\tc\n"
+        )
         (tmp_path / "proc").symlink_to("/proc")
         arguments = ["--once", "--fixture", tmp_path, "--cgroup-path", host, *EVERYTHING, *EVERY_GROUP]
-        enter = f"echo $$ > {own}/cgroup.procs; exec unshare --cgroup --mount sh -c 'mount -t cgroup2 none /sys/fs/cgroup; exec \"$@\"' - \"$@\""
-        done = subprocess.run(["sh", "-c", enter, "-", BINARY, *arguments], capture_output=True, text=True, timeout=60)
+        enter = f'echo $$ > {own}/cgroup.procs; exec unshare --cgroup --mount sh -c \'mount -t cgroup2 none /sys/fs/cgroup; exec "$@"\' - "$@"'
+        done = subprocess.run(
+            ["sh", "-c", enter, "-", BINARY, *arguments], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         assert "cpu_usage_seconds_total" in exported(done.stdout, "shop", "p", "c"), done.stderr
     finally:

@@ -56,7 +56,11 @@ def test_known_containers_go_on_while_containerd_is_gone(lab, exporter):
     assert commands(exposition) == {SH: 1, SLEEP: 1}
 
     lab.start()
-    until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 20, "the exporter is connected again")
+    until(
+        lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1,
+        20,
+        "the exporter is connected again",
+    )
     lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
     assert commands(exporter.after()) == kernel.counts(lab) == {SH: 1, SLEEP: 1, WORKER: 1}
     assert exporter.process.poll() is None
@@ -80,7 +84,9 @@ def test_data_stays_young_while_containerd_hangs(lab, exporter):
             if seconds > 20 and exposition.value("smaps_exporter_containerd_up") == 0:
                 break
             assert seconds < 60, "the exporter has not noticed"
-    until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 30, "containerd answers again")
+    until(
+        lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 30, "containerd answers again"
+    )
     lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
     assert commands(exporter.after()) == kernel.counts(lab)
     assert exporter.process.poll() is None

@@ -28,7 +28,9 @@ def stops(lab: Lab, exporters: int) -> float:
     for _ in range(3):
         with ExitStack() as stack:
             watching = [
-                stack.enter_context(Exporter("--containerd-sock", lab.socket, *EVERYTHING, "--scrape-interval", "100ms"))
+                stack.enter_context(
+                    Exporter("--containerd-sock", lab.socket, *EVERYTHING, "--scrape-interval", "100ms")
+                )
                 for _ in range(exporters)
             ]
             for exporter in watching:

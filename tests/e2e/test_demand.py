@@ -23,7 +23,10 @@ N_SCRAPES = 12
 
 def cpu_seconds(pid: int) -> float:
     """The CPU time of all its threads, to the nanosecond."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+    return (
+        sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+        / 1e9
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,11 @@ def stored(node, tmp_path_factory):
                 place.mkdir()
                 servers.append(stack.enter_context(Prometheus(place, exporter.address, f"{INTERVAL}s")))
         until(lambda: all(server.query("up") for server in servers), 30, "each has scraped")
-        until(lambda: all(len(samples(server, ENDED)) >= N_SCRAPES for server in servers), 120, "each has stored a dozen scrapes")
+        until(
+            lambda: all(len(samples(server, ENDED)) >= N_SCRAPES for server in servers),
+            120,
+            "each has stored a dozen scrapes",
+        )
         one, *two = [{family: samples(server, family) for family in (SCRAPES, ENDED)} for server in servers]
         return {1: [one], 2: two}
 
@@ -63,7 +70,9 @@ def check(stored, n_servers: int):
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]
     # Prometheus stamps a sample with the time of its request, and the scrape that answers it usually ends later.
-    print(f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers}; ages {[f'{age * 1000:.0f} ms' for age in ages]}")
+    print(
+        f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers}; ages {[f'{age * 1000:.0f} ms' for age in ages]}"
+    )
     # The other server may have sent one request more between this server's first and last one.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
@@ -72,7 +81,9 @@ def check(stored, n_servers: int):
 @pytest.mark.parametrize(("cgroup_metrics", "most"), [("none", 0.0002), ("memory", 0.01)])
 def test_no_scrapes_without_requests(node, cgroup_metrics, most):
     """Only the memory use of containers is checked, each interval, and not even that without their accounts."""
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", cgroup_metrics) as exporter:
+    with Exporter(
+        "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", cgroup_metrics
+    ) as exporter:
         exporter.metrics()
         time.sleep(1)
         before = cpu_seconds(exporter.process.pid)
@@ -125,7 +136,9 @@ def test_64_clients_share_a_scrape(node):
             for thread in threads:
                 thread.join()
             assert [status for status, _ in answers] == [200] * 64
-            assert len({text.partition(f"{OLDEST_DATA} ")[0] for _, text in answers}) == 1, "whole expositions of one scrape"
+            assert len({text.partition(f"{OLDEST_DATA} ")[0] for _, text in answers}) == 1, (
+                "whole expositions of one scrape"
+            )
             after = Exposition(answers[0][1]).value(SCRAPES)
             assert after == before + 1
             before = after

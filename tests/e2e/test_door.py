@@ -45,7 +45,9 @@ def nginx(directory: Path, target, settings=""):
           uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
           server {{ listen 127.0.0.1:{port}; location /smaps/ {{ proxy_pass http://{target.address}/; {settings} }} }} }}"""
     )
-    with running(command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)):
+    with running(
+        command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)
+    ):
         yield f"127.0.0.1:{port}/smaps"
 
 
@@ -72,7 +74,9 @@ def haproxy(directory: Path, target):
 @contextlib.contextmanager
 def busy_machine():
     """Twice as many threads as there are cores that never rest."""
-    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    programs = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())
+    ]
     try:
         yield
     finally:
@@ -84,10 +88,16 @@ def busy_machine():
 def ab(address: str, *options: str) -> dict[str, str]:
     """What ab says of its requests, by name: among others how many failed."""
     url = f"http://{address}/metrics"
-    done = subprocess.run(command("ab", "-q", "-c", 60, "-n", N_REQUESTS, "-s", 120, *options, url), capture_output=True, text=True)
+    done = subprocess.run(
+        command("ab", "-q", "-c", 60, "-n", N_REQUESTS, "-s", 120, *options, url),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in done.stdout.splitlines())}
+    return {
+        name: value.strip() for name, _, value in (line.partition(":") for line in done.stdout.splitlines())
+    }
 
 
 @pytest.mark.parametrize("through", ["nothing", "kept connections", "nginx", "haproxy"])
@@ -107,7 +117,11 @@ def test_no_response_is_lost_below_the_limit(target, tmp_path, through):
 
 def test_wrk_sees_no_error(target):
     with busy_machine():
-        done = subprocess.run(command("wrk", "-t2", "-c60", "-d10s", f"http://{target.address}/metrics"), capture_output=True, text=True)
+        done = subprocess.run(
+            command("wrk", "-t2", "-c60", "-d10s", f"http://{target.address}/metrics"),
+            capture_output=True,
+            text=True,
+        )
     print(done.stdout)
     assert done.returncode == 0
     assert "Socket errors" not in done.stdout and "Non-2xx" not in done.stdout
@@ -159,7 +173,9 @@ def test_answering_takes_a_tenth_of_a_core(small_node, tmp_path, kind):
             connection.close()
             time.sleep(1)
         cores = (http_cpu(target) - before) / (time.monotonic() - begin)
-        print(f"{cores:.3f} of a core; another client waited at most {max(waited):.3f} s\n{clients.stdout.read()}")
+        print(
+            f"{cores:.3f} of a core; another client waited at most {max(waited):.3f} s\n{clients.stdout.read()}"
+        )
     assert cores < 0.13
 
 
@@ -183,7 +199,10 @@ def test_a_page_that_points_its_name_at_loopback_reads_nothing(small_node):
             status, body = ask(target, f"GET /metrics HTTP/1.1\nConnection: close\nHost: {host}")
             assert status == expected, host
             if status == 421:
-                assert body.endswith(": the option --allowed-host evil.example allows it\n") and body.count("\n") == 1
+                assert (
+                    body.endswith(": the option --allowed-host evil.example allows it\n")
+                    and body.count("\n") == 1
+                )
         assert ask(target, "GET /metrics HTTP/1.1")[0] == 400
         assert ask(target, "GET /metrics HTTP/1.1\nHost: localhost\nHost: localhost")[0] == 400
         assert ask(target, "GET /metrics HTTP/1.0")[0] == 200
@@ -222,5 +241,8 @@ def test_a_proxy_with_a_prefix(small_node, tmp_path):
         assert (response.status, response.read()) == (302, b"see /metrics\n")
         # relative to where the client is, which the proxy leaves alone
         assert response.headers["Location"] == "metrics"
-        for name, value in [("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin")]:
+        for name, value in [
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ]:
             assert response.headers[name] == value

@@ -17,7 +17,9 @@ def test_it_leaves_within_a_second(exporter, how):
 
 def test_it_leaves_within_a_second_as_pid_1(node):
     """PID 1 has no default action for a signal: it must handle it."""
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING, prefix=("unshare", "--pid", "--fork")) as exporter:
+    with Exporter(
+        "--containerd-sock", node.socket, *EVERYTHING, prefix=("unshare", "--pid", "--fork")
+    ) as exporter:
         [pid] = children(exporter.process.pid)
         assert "NSpid:\t%d\t1\n" % pid in open(f"/proc/{pid}/status").read()
         told = time.monotonic()

@@ -112,12 +112,36 @@ def test_exactness(any_node, programs, tmp_path):
             wrong += [(i, steps, *difference) for difference in differences if is_still]
     unchanged, smaps = (reads(last, kind) - reads(first, kind) for kind in ("unchanged", "smaps"))
     print(f"{n_counted} steps counted, {len(wrong)} disagreements, {roundings} roundings")
-    print(f"{unchanged:.0f} reads unchanged, {smaps:.0f} of smaps; done {dict(done)}; refused {dict(refused)}")
+    print(
+        f"{unchanged:.0f} reads unchanged, {smaps:.0f} of smaps; done {dict(done)}; refused {dict(refused)}"
+    )
     assert not wrong, wrong[:10]
     assert n_counted > 0.9 * STEPS
     assert unchanged > 0.2 * (unchanged + smaps), "the ladder was hardly used"
     assert len(done) > 12, "hardly anything happened"
     if STEPS >= 1000:
-        kinds = {"mmap", "munmap", "mremap", "mprotect", "mlock", "munlock", "write", "read", "dontneed", "free", "pageout", "fork", "exit"}
-        kinds |= {"map-shared", "map-own", "rename-file", "delete-file", "process-madvise", "process-vm-writev", "rename-self"}
+        kinds = {
+            "mmap",
+            "munmap",
+            "mremap",
+            "mprotect",
+            "mlock",
+            "munlock",
+            "write",
+            "read",
+            "dontneed",
+            "free",
+            "pageout",
+            "fork",
+            "exit",
+        }
+        kinds |= {
+            "map-shared",
+            "map-own",
+            "rename-file",
+            "delete-file",
+            "process-madvise",
+            "process-vm-writev",
+            "rename-self",
+        }
         assert kinds <= done.keys(), kinds - done.keys()

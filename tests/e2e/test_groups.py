@@ -31,4 +31,6 @@ def test_no_test_module_imports_another():
     assert len(sources) > 50
     for source in sources:
         imports = re.findall(r"^\s*(?:from|import) (test_\w+)", source.read_text(), re.MULTILINE)
-        assert imports == [], f"{source.name} imports {imports}: what they share belongs in conftest.py or a lab module"
+        assert imports == [], (
+            f"{source.name} imports {imports}: what they share belongs in conftest.py or a lab module"
+        )

@@ -37,7 +37,10 @@ def declare_terabytes(target):
 
 
 def declare_and_withhold_a_body(target):
-    return [target.connect(b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n") for _ in range(10)]
+    return [
+        target.connect(b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n")
+        for _ in range(10)
+    ]
 
 
 def stop_reading(target):
@@ -76,7 +79,9 @@ def send_without_end(target):
     return clients
 
 
-@pytest.mark.parametrize("harm", [declare_terabytes, declare_and_withhold_a_body, stop_reading, idle, reset, send_without_end])
+@pytest.mark.parametrize(
+    "harm", [declare_terabytes, declare_and_withhold_a_body, stop_reading, idle, reset, send_without_end]
+)
 def test_one_client_harms_no_other(big_node, harm):
     with Target(big_node) as target:
         target.scrape()
@@ -89,7 +94,11 @@ def test_one_client_harms_no_other(big_node, harm):
         if harm in (stop_reading, send_without_end):  # an answer may take 30 s
             for client in clients:
                 client.close()
-        until(lambda: all(n <= m for n, m in zip(target.n_open(), (n_threads, n_fds))), 10, "threads and descriptors are back")
+        until(
+            lambda: all(n <= m for n, m in zip(target.n_open(), (n_threads, n_fds))),
+            10,
+            "threads and descriptors are back",
+        )
         assert target.process.poll() is None
         for client in clients:
             client.close()
@@ -169,11 +178,15 @@ def test_a_swarm(big_node):
             stop.set()
             attackers.join()
         peak = target.memory("VmHWM")
-        print(f"slowest scrape {slowest:.3f} s; resident {steady / MIB:.1f} MiB, with the swarm {peak / MIB:.1f} MiB")
+        print(
+            f"slowest scrape {slowest:.3f} s; resident {steady / MIB:.1f} MiB, with the swarm {peak / MIB:.1f} MiB"
+        )
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "its connections are gone")
         # An exposition that a reader held is freed by the next scrape, which takes place on request only.
-        until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "its memory is back")
+        until(
+            lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "its memory is back"
+        )
 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["on_kept_connections", "on_new_connections"])

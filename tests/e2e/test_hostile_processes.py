@@ -26,7 +26,11 @@ from live_node import MIB, Node, resident, roots
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
     # Where version 1 accounts memory, a container that is in version 2's hierarchy only is known by its id.
-    node = Node(tmp_path, roots()[request.param], uuid.uuid4().hex * 2 if request.param == "v2" and "v1" in roots() else "")
+    node = Node(
+        tmp_path,
+        roots()[request.param],
+        uuid.uuid4().hex * 2 if request.param == "v2" and "v1" in roots() else "",
+    )
     yield node
     node.cgroup.close()
 
@@ -104,12 +108,18 @@ def test_churn(any_node, programs, tmp_path, shape):
                 if time.monotonic() > deadline:
                     break
             n_events = sum((events - begun).values())
-        figures = f"{n_scrapes} scrapes, {dict(events - begun)}, at most {most:.0f} processes, {errors(exposition)}"
+        figures = (
+            f"{n_scrapes} scrapes, {dict(events - begun)}, at most {most:.0f} processes, {errors(exposition)}"
+        )
         warm = max(sizes[len(sizes) // 4 : len(sizes) // 2])
-        print(f"{figures}, RSS {warm >> 10} KiB after the warm-up, {max(sizes[len(sizes) // 2 :]) >> 10} KiB at most later")
+        print(
+            f"{figures}, RSS {warm >> 10} KiB after the warm-up, {max(sizes[len(sizes) // 2 :]) >> 10} KiB at most later"
+        )
         assert n_events > 100 * seconds and most >= 10, figures
         assert errors(exposition)["io"] == errors(exposition)["denied"] == 0, figures
-        assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, f"nothing ended under a reader: {figures}"
+        assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
+            f"nothing ended under a reader: {figures}"
+        )
         # a process that forks is counted twice for as long as the fork lives, so the number of series swings
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.news() == []
@@ -124,12 +134,18 @@ def test_a_process_whose_first_thread_has_ended(node, programs, tmp_path):
     mapped.write_bytes(bytes(4096))
     with node.exporter() as exporter:
         process = node.cgroup.run_ready(programs / "hostile", "leaderless", mapped)
-        until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(), 10, "the first thread has ended")
+        until(
+            lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text(),
+            10,
+            "the first thread has ended",
+        )
         recording = tmp_path / "recording"
         once("--record", recording, "--fixture", node.directory, *EVERYTHING)
         for exposition in (exporter.after(), first_scrape(node.directory), first_scrape(recording)):
             assert comms(exposition) == {"sleep": 1, "leaderless": 1}
-            assert exposition.by("process_smaps_size_bytes", "comm", "path")["leaderless", str(mapped)] == 4096
+            assert (
+                exposition.by("process_smaps_size_bytes", "comm", "path")["leaderless", str(mapped)] == 4096
+            )
         process.kill()
         process.wait()
         assert comms(exporter.after()) == {"sleep": 1}
@@ -157,7 +173,11 @@ def test_an_init_process_that_is_a_zombie_owns_no_more_than_before(node, program
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
         node.cgroup.init.kill()  # and nobody waits for it
-        until(lambda: "State:\tZ" in Path(f"/proc/{node.cgroup.init.pid}/status").read_text(), 10, "it is a zombie")
+        until(
+            lambda: "State:\tZ" in Path(f"/proc/{node.cgroup.init.pid}/status").read_text(),
+            10,
+            "it is a zombie",
+        )
         assert comms(exporter.after()) == {"left-over": 1}
         assert comms(exporter.after(5)) == {"left-over": 1}
     # One that starts now cannot know whose the rest is.
@@ -185,8 +205,17 @@ def test_the_inode_numbers_of_proc_change(any_node, programs):
 
 # hostile names
 
-NAMES = [b"a\nb", b'"} 1', b"a/b\\n", b"\xff\xfe\xc3(", b"x=\"y\",z", b"# HELP x", b")) 0 (Z", b"  "]
-FILES = [b"new\nline", b'"quo\\te"} 1', b"\xff\xc3", b"\xfe\xc3", b"tab\tand trailing ", b"Rss:   12 kB", b"5-6 r--p 0 0:0 0 x", b"n" * 250]
+NAMES = [b"a\nb", b'"} 1', b"a/b\\n", b"\xff\xfe\xc3(", b'x="y",z', b"# HELP x", b")) 0 (Z", b"  "]
+FILES = [
+    b"new\nline",
+    b'"quo\\te"} 1',
+    b"\xff\xc3",
+    b"\xfe\xc3",
+    b"tab\tand trailing ",
+    b"Rss:   12 kB",
+    b"5-6 r--p 0 0:0 0 x",
+    b"n" * 250,
+]
 
 
 def test_hostile_names(any_node, programs, tmp_path):
@@ -207,7 +236,11 @@ def test_hostile_names(any_node, programs, tmp_path):
         expected = Counter(path.replace(b"\n", rb"\012").decode(errors="replace") for path in paths)
         assert sorted(expected.values())[-1] == 2, "two paths read the same"
         for name, n_processes in texts.items():
-            sizes = {path: size for (comm, path), size in exposition.by("process_smaps_size_bytes", "comm", "path").items() if comm == name}
+            sizes = {
+                path: size
+                for (comm, path), size in exposition.by("process_smaps_size_bytes", "comm", "path").items()
+                if comm == name
+            }
             found = {path: sizes[path] // 4096 for path in expected}
             assert found == {path: n * n_processes for path, n in expected.items()}
 
@@ -250,7 +283,17 @@ def readable(tmp_path: Path) -> Path:
 def unprivileged(node: Node, tmp_path: Path, *prefix: str, log: str):
     binary = readable(tmp_path)
     with open(tmp_path / log, "w") as stderr:
-        command = [*prefix, binary, "--addr", "127.0.0.1:0", "--scrape-interval", "100ms", "--fixture", node.directory, *EVERYTHING]
+        command = [
+            *prefix,
+            binary,
+            "--addr",
+            "127.0.0.1:0",
+            "--scrape-interval",
+            "100ms",
+            "--fixture",
+            node.directory,
+            *EVERYTHING,
+        ]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr)
     exporter = Exporter.__new__(Exporter)
     exporter.process, exporter._log = process, open(tmp_path / log)
@@ -264,10 +307,14 @@ def unprivileged(node: Node, tmp_path: Path, *prefix: str, log: str):
 
 def test_without_permission(any_node, programs, tmp_path):
     any_node.cgroup.run_ready(programs / "hostile", "secret")
-    any_node.cgroup.run_ready(programs / "hostile", "zombie").kill()  # nobody waits for it, and it is refused to nobody
+    any_node.cgroup.run_ready(
+        programs / "hostile", "zombie"
+    ).kill()  # nobody waits for it, and it is refused to nobody
     with unprivileged(any_node, tmp_path, *UNPRIVILEGED, "--bounding-set=-all", log="log") as exporter:
         exposition = exporter.after(10)
-        assert comms(exposition) == {} and not [name for name in exposition if name.startswith("process_smaps_")]
+        assert comms(exposition) == {} and not [
+            name for name in exposition if name.startswith("process_smaps_")
+        ]
         # two processes, at the scrapes 1, 2, 4, 8
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
@@ -297,14 +344,18 @@ def test_a_process_of_65000_mappings(any_node, programs):
         before = resident(exporter.process.pid)
         process = any_node.cgroup.run_ready(programs / "hostile", "many", "65000")
         # Its read may take longer than the scrape waits for it, and then its values come with a later one.
-        mapped = lambda exposition: exposition.by("process_smaps_mappings", "comm", "path").get(("hostile", "[anon]"), 0)
+        mapped = lambda exposition: exposition.by("process_smaps_mappings", "comm", "path").get(
+            ("hostile", "[anon]"), 0
+        )
         until(lambda: mapped(exporter.metrics()) >= 64_990, 30, "all of them are exported")
         peak = resident(exporter.process.pid)
         process.kill()
         process.wait()
         exporter.after()
         after = resident(exporter.process.pid)
-        print(f"65,000 mappings: RSS {before >> 10} KiB before, {peak >> 10} KiB with it, {after >> 10} KiB after")
+        print(
+            f"65,000 mappings: RSS {before >> 10} KiB before, {peak >> 10} KiB with it, {after >> 10} KiB after"
+        )
         assert peak < before + MIB and after < before + MIB
 
 
@@ -314,7 +365,11 @@ def test_5000_processes(any_node, programs):
         before, first_peak = resident(exporter.process.pid), 0
         for _ in range(2):  # nothing grows with time
             any_node.cgroup.run_ready(programs / "hostile", "fork", "5000")
-            until(lambda: exporter.metrics().value("smaps_exporter_processes") == 5002, 300, "all of them are read")
+            until(
+                lambda: exporter.metrics().value("smaps_exporter_processes") == 5002,
+                300,
+                "all of them are read",
+            )
             scrapes = exporter.scrapes()
             times = [next(scrapes).value("smaps_exporter_last_scrape_timestamp_seconds") for _ in range(6)]
             peak = resident(exporter.process.pid)
@@ -326,7 +381,9 @@ def test_5000_processes(any_node, programs):
             exporter.after()
             after = resident(exporter.process.pid)
             steps = [round_to - round_from for round_from, round_to in zip(times, times[1:])]
-            print(f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, {after >> 10} KiB after; scrapes every {steps} s")
+            print(
+                f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, {after >> 10} KiB after; scrapes every {steps} s"
+            )
             # What is freed below something that stays in use is kept by glibc's heap: a round may not need more than that.
             first_peak = first_peak or peak
             assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
@@ -344,7 +401,9 @@ def test_a_process_that_maps_ahead_of_its_reader(any_node, programs):
         has_ended, deadline = False, time.monotonic() + 20
         for exposition in exporter.scrapes():
             assert comms(exposition)["sleep"] == 1
-            assert exposition.value("smaps_exporter_mappings") < 75_000, "more than the kernel lets a process have"
+            assert exposition.value("smaps_exporter_mappings") < 75_000, (
+                "more than the kernel lets a process have"
+            )
             has_ended |= "hostile" in comms(exposition) or errors(exposition)["io"] > 0
             if has_ended or time.monotonic() > deadline:
                 break
@@ -358,11 +417,21 @@ def test_newcomers_do_not_starve_the_rest(any_node, programs, tmp_path):
     """New processes have no values yet, but if they always went first, more of them than the budget allows would be all that is read."""
     for _ in range(3):
         any_node.cgroup.run_ready(programs / "hostile", "settled")
-    with any_node.exporter("--scrape-interval", "100ms", "--cpu-budget", "0.01") as exporter, churn(any_node, programs, tmp_path) as events:
+    with (
+        any_node.exporter("--scrape-interval", "100ms", "--cpu-budget", "0.01") as exporter,
+        churn(any_node, programs, tmp_path) as events,
+    ):
         until(lambda: events["x"] > 500, 60, "the churn is under way")
-        ages = [scrape.value("smaps_exporter_oldest_data_seconds") for scrape, _ in zip(exporter.scrapes(), range(30))]
+        ages = [
+            scrape.value("smaps_exporter_oldest_data_seconds")
+            for scrape, _ in zip(exporter.scrapes(), range(30))
+        ]
         print(f"oldest data: {max(ages):.1f} s at most, {ages[-1]:.1f} s at the end")
-        until(lambda: exporter.metrics().value("smaps_exporter_oldest_data_seconds") < 5, 60, "the settled ones are read again")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_oldest_data_seconds") < 5,
+            60,
+            "the settled ones are read again",
+        )
 
 
 # the program itself

@@ -23,7 +23,16 @@ def test_only_the_registry_is_missing(engine):
         done = subprocess.run(make, env=environment, capture_output=True, text=True, timeout=120)
     said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert f"pinging container registry {BUILDER.split('/')[0]}" in said or "pinging container registry registry-1." in said, said
+    assert (
+        f"pinging container registry {BUILDER.split('/')[0]}" in said
+        or "pinging container registry registry-1." in said
+    ), said
     assert "127.0.0.1:1" in said, said
-    for ours in ("short-name", "Containerfile: no such", "unknown flag", "unknown instruction", "syntax error"):
+    for ours in (
+        "short-name",
+        "Containerfile: no such",
+        "unknown flag",
+        "unknown instruction",
+        "syntax error",
+    ):
         assert ours not in said, said

@@ -14,7 +14,9 @@ from kernel import COMMAND
 def which_kernel(pytestconfig):
     """Says on which kind of kernel this was compared, whatever pytest captures."""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\ncompared with Linux {os.uname().release}: how often a page is mapped is {kernel.page_mapcount()}")
+        print(
+            f"\ncompared with Linux {os.uname().release}: how often a page is mapped is {kernel.page_mapcount()}"
+        )
 
 
 def test_every_series_of_every_field_equals_a_naive_readers(node):
@@ -42,6 +44,9 @@ def test_labels_are_the_documented_ones_in_their_order(node):
 def test_rss_equals_the_kernels_own_sum(node):
     with kernel.stopped(node):
         exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
-        expected = {command: sum(map(kernel.rollup_rss, members)) for command, members in kernel.processes(node).items()}
+        expected = {
+            command: sum(map(kernel.rollup_rss, members))
+            for command, members in kernel.processes(node).items()
+        }
     assert exposition.by("process_smaps_rss_bytes", *COMMAND) == expected
     assert all(expected.values())

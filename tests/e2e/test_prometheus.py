@@ -18,7 +18,11 @@ def test_a_promql_sum_equals_the_expositions(node, exporter, tmp_path):
         expected = {pod: value for (pod,), value in exposition.by("process_smaps_pss_bytes", "pod").items()}
         # Prometheus starts only now, so that it has never seen anything else
         with Prometheus(tmp_path, exporter.address) as prometheus:
-            answer = until(lambda: prometheus.query("sum by (pod) (process_smaps_pss_bytes)"), 30, "Prometheus has scraped")
+            answer = until(
+                lambda: prometheus.query("sum by (pod) (process_smaps_pss_bytes)"),
+                30,
+                "Prometheus has scraped",
+            )
             [up] = prometheus.query("up")
             [samples] = prometheus.query("scrape_samples_scraped")
     assert up["value"][1] == "1"
@@ -41,15 +45,21 @@ def test_one_job_by_kind_and_another_by_path(tmp_path):
             kinds, paths = (prometheus.query(metric + job) for metric, job in zip(metrics, by_job))
             assert not prometheus.query("process_smaps_pss_bytes" + by_job[1]), "a sum would count pods twice"
             accounts = [prometheus.query("cgroup_memory_current_bytes" + job) for job in by_job]
-    assert {"file", "heap"} <= {series["metric"]["kind"] for series in kinds} and not any("path" in series["metric"] for series in kinds)
+    assert {"file", "heap"} <= {series["metric"]["kind"] for series in kinds} and not any(
+        "path" in series["metric"] for series in kinds
+    )
     expected = once("--once", *recorded, "--filter", "shop/*/*/*", "--fields", "rss,pss", "--omit-zero")
     expected = Exposition(expected).by("process_smaps_pss_bytes", "pod", "container", "comm", "path")
     labels = ("pod", "container", "comm", "path")
-    assert {tuple(series["metric"][name] for name in labels): float(series["value"][1]) for series in paths} == expected
+    assert {
+        tuple(series["metric"][name] for name in labels): float(series["value"][1]) for series in paths
+    } == expected
     assert accounts[0] and not accounts[1], "the second job drops what the first has"
 
 
 def test_promtool_has_nothing_to_say(node):
     text = once("--once", "--containerd-sock", node.socket, *EVERYTHING)
-    done = subprocess.run([BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    done = subprocess.run(
+        [BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -25,16 +25,60 @@ def openssl(*arguments):
 def authority(directory: Path, name: str):
     """A CA of this name."""
     key, certificate = directory / f"{name}.key", directory / f"{name}.crt"
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", 2, "-subj", f"/CN={name}", "-keyout", key, "-out", certificate)
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        2,
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+    )
 
 
 def certificate(directory: Path, name: str, ca: str):
     """A certificate for 127.0.0.1 that the CA has signed."""
     key, request = directory / f"{name}.key", directory / f"{name}.csr"
-    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    openssl(
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        key,
+        "-out",
+        request,
+    )
     (directory / "san").write_text("subjectAltName=IP:127.0.0.1\n")
     signed = directory / f"{name}.crt"
-    openssl("x509", "-req", "-days", 2, "-in", request, "-CA", directory / f"{ca}.crt", "-CAkey", directory / f"{ca}.key", "-extfile", directory / "san", "-out", signed)
+    openssl(
+        "x509",
+        "-req",
+        "-days",
+        2,
+        "-in",
+        request,
+        "-CA",
+        directory / f"{ca}.crt",
+        "-CAkey",
+        directory / f"{ca}.key",
+        "-extfile",
+        directory / "san",
+        "-out",
+        signed,
+    )
 
 
 class Door(NamedTuple):
@@ -52,14 +96,24 @@ def proxy(directory: Path, target):
         authority(keys, ca)
     for name, ca in [("tls", "ca"), ("client", "ca"), ("stranger", "other-ca")]:
         certificate(keys, name, ca)
-    for before, after in [("8443", f"127.0.0.1:{port}"), ("127.0.0.1:8080", target.address), ("/tls/", f"{keys}/"), ("TOKEN", TOKEN)]:
+    for before, after in [
+        ("8443", f"127.0.0.1:{port}"),
+        ("127.0.0.1:8080", target.address),
+        ("/tls/", f"{keys}/"),
+        ("TOKEN", TOKEN),
+    ]:
         assert before in server
         server = server.replace(before, after)
-    temporary = " ".join(f"{what}_temp_path {directory}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temporary = " ".join(
+        f"{what}_temp_path {directory}/{what};"
+        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     (directory / "nginx.conf").write_text(
         f"daemon off; pid {directory}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\nhttp {{ access_log off; {temporary}\n{server} }}"
     )
-    with running(command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)):
+    with running(
+        command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)
+    ):
         yield Door(port, keys)
 
 
@@ -75,7 +129,9 @@ def door(target, tmp_path_factory):
         yield door
 
 
-def ask(door: Door, path: str, client: str | None = "client", token: str | None = TOKEN, ca: str = "ca") -> tuple[int, bytes]:
+def ask(
+    door: Door, path: str, client: str | None = "client", token: str | None = TOKEN, ca: str = "ca"
+) -> tuple[int, bytes]:
     context = ssl.create_default_context(cafile=door.keys / f"{ca}.crt")
     if client:
         context.load_cert_chain(door.keys / f"{client}.crt", door.keys / f"{client}.key")
@@ -122,7 +178,11 @@ def test_prometheus_scrapes_through_it(door, target, tmp_path):
     }
     configs = []
     for job, (client, token) in jobs.items():
-        keys = {"ca_file": str(door.keys / "ca.crt"), "cert_file": str(door.keys / f"{client}.crt"), "key_file": str(door.keys / f"{client}.key")}
+        keys = {
+            "ca_file": str(door.keys / "ca.crt"),
+            "cert_file": str(door.keys / f"{client}.crt"),
+            "key_file": str(door.keys / f"{client}.key"),
+        }
         configs.append(
             {
                 "job_name": job,
@@ -135,6 +195,10 @@ def test_prometheus_scrapes_through_it(door, target, tmp_path):
         )
     with Prometheus(tmp_path, configs) as prometheus:
         up = lambda: {series["metric"]["job"]: series["value"][1] for series in prometheus.query("up")}
-        assert until(lambda: len(found := up()) == len(jobs) and found, 60, "each was tried") == {"good": "1", "wrong-token": "0", "stranger": "0"}
+        assert until(lambda: len(found := up()) == len(jobs) and found, 60, "each was tried") == {
+            "good": "1",
+            "wrong-token": "0",
+            "stranger": "0",
+        }
         pods = prometheus.query("count by (job) (process_smaps_pss_bytes)")
         assert [series["metric"]["job"] for series in pods] == ["good"]

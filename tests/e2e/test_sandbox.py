@@ -19,7 +19,10 @@ PTRACE = ("setpriv", "--inh-caps=-all,+sys_ptrace", "--bounding-set=-all,+sys_pt
 def inject(tmp_path_factory):
     """Makes a thread do a system call; what it returned."""
     program = tmp_path_factory.mktemp("programs") / "inject"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"], check=True)
+    subprocess.run(
+        ["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"],
+        check=True,
+    )
     return injector(program)
 
 
@@ -35,7 +38,9 @@ def victim():
 def live(tmp_path, victim):
     """A node of one container, with the victim in it, read from the live proc."""
     (tmp_path / "node").mkdir()
-    (tmp_path / "node/containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n")
+    (tmp_path / "node/containers.tsv").write_text(
+        f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n"
+    )
     (tmp_path / "node/proc").symlink_to("/proc")
     return tmp_path / "node"
 
@@ -43,7 +48,9 @@ def live(tmp_path, victim):
 def is_read(exporter) -> bool:
     """Whether a scrape that begins from now on reads the victim."""
     exposition = exporter.after()
-    return ("sleep",) in exposition.by("process_smaps_processes", "comm") and "process_smaps_pss_bytes" in exposition
+    return ("sleep",) in exposition.by(
+        "process_smaps_processes", "comm"
+    ) and "process_smaps_pss_bytes" in exposition
 
 
 def threads(exporter) -> dict[str, int]:
@@ -60,11 +67,15 @@ def test_the_filter_refuses_in_every_thread(live, victim, inject, tmp_path):
         for name, thread in threads(exporter).items():
             for call, (number, *arguments) in calls(victim, file).items():
                 assert inject(thread, number, *arguments) == EPERM, f"{call} in {name}"
-            assert inject(thread, NUMBERS["getpid"]) == exporter.process.pid, "getpid is allowed: calls do get through"
+            assert inject(thread, NUMBERS["getpid"]) == exporter.process.pid, (
+                "getpid is allowed: calls do get through"
+            )
         assert is_read(exporter), "it goes on scraping and answering"
         # while a thread is stopped for a call it may look as if a process could not be read: that is all it may say
         assert "not permitted" not in exporter.log() and "cannot" not in exporter.log()
-    assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
+    assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == [
+        "file"
+    ]
     assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "nobody stopped or killed it"
 
 
@@ -89,7 +100,9 @@ def test_without_the_sandbox_the_same_calls_do_harm(live, victim, inject, tmp_pa
     assert not file.exists() and Path(f"{file}.root").exists()
 
 
-@pytest.mark.skipif(KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on")
+@pytest.mark.skipif(
+    KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
+)
 def test_with_perfmon_nothing_else_is_read(live, inject, tmp_path):
     """The kernel refuses what lies below root/, Landlock everything outside a few directories."""
     secret = tmp_path / "secret"
@@ -100,7 +113,9 @@ def test_with_perfmon_nothing_else_is_read(live, inject, tmp_path):
         assert is_read(exporter)
         for name, thread in threads(exporter).items():
             for path in ("/proc/1/root/etc/shadow", "/etc/hostname", str(secret), "/proc/1/mem"):
-                assert inject(thread, NUMBERS["openat"], AT_FDCWD, path, O_RDONLY) == EACCES, f"{path} in {name}"
+                assert inject(thread, NUMBERS["openat"], AT_FDCWD, path, O_RDONLY) == EACCES, (
+                    f"{path} in {name}"
+                )
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/proc/1/stat", O_RDONLY) >= 0, name
         assert is_read(exporter)
         assert "sandbox: reading only below" in exporter.log()
@@ -136,7 +151,9 @@ def test_nothing_that_it_does_is_refused(live, tmp_path):
     def strace(name: str) -> tuple[str, ...]:
         return (*command("strace", "-f", "-q", "-o", tmp_path / f"{name}.trace", "-e", "status=failed"),)
 
-    with Exporter("--fixture", live, *EVERYTHING, "--scrape-interval", "100ms", prefix=strace("serve")) as exporter:
+    with Exporter(
+        "--fixture", live, *EVERYTHING, "--scrape-interval", "100ms", prefix=strace("serve")
+    ) as exporter:
         exporter.after(5)
         for path in ("/", "/healthz", "/nothing"):
             exporter.get(path)
@@ -145,7 +162,9 @@ def test_nothing_that_it_does_is_refused(live, tmp_path):
         os.kill(int(pid), 15)
         assert exporter.process.wait(20) == 0
     for name, options in [("once", ["--once"]), ("record", ["--record", tmp_path / "recording"])]:
-        done = subprocess.run([*strace(name), BINARY, "--fixture", live, *EVERYTHING, *options], capture_output=True, text=True)
+        done = subprocess.run(
+            [*strace(name), BINARY, "--fixture", live, *EVERYTHING, *options], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "recording/containers.tsv").exists()
     for name in ("serve", "once", "record"):

@@ -81,7 +81,9 @@ def test_60000_mappings_of_long_paths_delay_nobody(any_node, programs, long_path
             slowest = max(slowest, time.monotonic() - asked)
             assert exporter.get("/healthz")[0] == 200
             time.sleep(0.1)
-        print(f"the others no older than {growth.oldest:.2f} s, answers within {slowest:.3f} s, shown: {comms(exporter.metrics())}")
+        print(
+            f"the others no older than {growth.oldest:.2f} s, answers within {slowest:.3f} s, shown: {comms(exporter.metrics())}"
+        )
         assert growth.oldest < 3
         assert slowest < 1
         assert_exits_within_a_second(exporter)

@@ -23,7 +23,9 @@ CREATED, RUNNING, EXITED, UNKNOWN = range(4)
 def kubelet_links(lab: Lab, directory: Path):
     """/var/log/containers as the kubelet keeps it: a link for each container, those of some that are gone, and nonsense."""
     directory.mkdir(exist_ok=True)
-    pods = {sandbox.id: sandbox.metadata for sandbox in lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items}
+    pods = {
+        sandbox.id: sandbox.metadata for sandbox in lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items
+    }
     wanted = {}
     for container in lab.cri.ListContainers(cri.ListContainersRequest()).containers:
         pod, name = pods[container.pod_sandbox_id], container.metadata.name
@@ -54,7 +56,9 @@ def test_the_same_exposition_by_every_source(node, tmp_path):
     with kernel.stopped(node):
         # What the pods share with processes of the machine changes with those: all of one round, or another round.
         texts = until(
-            lambda: len(set(texts := [once("--once", *source, *EVERYTHING) for source in sources])) == 1 and texts,
+            lambda: (
+                len(set(texts := [once("--once", *source, *EVERYTHING) for source in sources])) == 1 and texts
+            ),
             60,
             "every source gives the same bytes",
         )
@@ -86,7 +90,11 @@ def test_a_new_pod_appears_and_a_removed_one_disappears(node, tmp_path, source):
         try:
             kubelet_links(node, links)
             job = ("batch", "job-0", "worker", "sleep")
-            until(lambda: job in exporter.metrics().by("process_smaps_processes", *COMMAND), 10, "the new pod is shown")
+            until(
+                lambda: job in exporter.metrics().by("process_smaps_processes", *COMMAND),
+                10,
+                "the new pod is shown",
+            )
         finally:
             node.remove_pod(pod)
         kubelet_links(node, links)
@@ -110,11 +118,15 @@ class Crio:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                function, request_deserializer=request.FromString, response_serializer=lambda answer: answer.SerializeToString()
+                function,
+                request_deserializer=request.FromString,
+                response_serializer=lambda answer: answer.SerializeToString(),
             )
             for name, (function, request) in listings.items()
         }
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("runtime.v1.RuntimeService", handlers),))
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("runtime.v1.RuntimeService", handlers),)
+        )
         assert self.server.add_insecure_port(f"unix:{path}")
         self.server.start()
 
@@ -138,11 +150,19 @@ class Crio:
         sandbox, uid = secrets.token_hex(32), secrets.token_hex(16)
         metadata = cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         self.sandboxes.append(
-            cri.PodSandbox(id=sandbox, metadata=metadata, labels={"app": "web"}, annotations={"kubernetes.io/config.source": "api"})
+            cri.PodSandbox(
+                id=sandbox,
+                metadata=metadata,
+                labels={"app": "web"},
+                annotations={"kubernetes.io/config.source": "api"},
+            )
         )
         pod = {"systemd": f"kubepods-burstable-pod{uid}.slice", "cgroupfs": f"pod{uid}"}[self.driver]
         parent = self._cgroup(self.root / pod)
-        for container, id in [("POD", sandbox), *((container, secrets.token_hex(32)) for container in containers)]:
+        for container, id in [
+            ("POD", sandbox),
+            *((container, secrets.token_hex(32)) for container in containers),
+        ]:
             suffix = {"systemd": ".scope", "cgroupfs": ""}[self.driver]
             self._cgroup(parent.path / f"crio-{id}{suffix}")
             self._cgroup(parent.path / f"crio-conmon-{id}{suffix}")
@@ -187,15 +207,25 @@ def test_cri_o(tmp_path, kind, driver):
         runtime.containers.append(runtime.container("init", secrets.token_hex(32), sandbox, EXITED))
         runtime.containers.append(runtime.container("lost", secrets.token_hex(32), sandbox, UNKNOWN))
         with Exporter("--cri-sock", runtime.path, *EVERYTHING, "--scrape-interval", "200ms") as exporter:
-            expected = {("shop", "web-0", "app"): 1, ("shop", "web-0", "proxy"): 1, ("default", "web-0", "app"): 1}
+            expected = {
+                ("shop", "web-0", "app"): 1,
+                ("shop", "web-0", "proxy"): 1,
+                ("default", "web-0", "app"): 1,
+            }
             # neither a monitor, nor an infra container, nor what is in the pod's slice itself
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])
             expected["batch", "job-0", "worker"] = 1
-            found = lambda: exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
+            found = lambda: (
+                exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
+            )
             until(found, 10, "the new pod is shown")
             # A listing is two calls; one may be under way. A node where nothing changes is listed a few times after the last change, and then no more.
             calls = runtime.calls
-            until(lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"), 10, "a listing has both of its calls")
+            until(
+                lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),
+                10,
+                "a listing has both of its calls",
+            )
             assert "containers are listed by CRI at" in exporter.log()

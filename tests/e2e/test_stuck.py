@@ -28,7 +28,13 @@ class Stuck:
     def __init__(self, node, programs: Path, directory: Path, seconds: int = 50, *how: str):
         directory.mkdir()
         self.process = node.cgroup.run(
-            programs / "stuck", directory, str(seconds), *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            programs / "stuck",
+            directory,
+            str(seconds),
+            *how,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         said = self.process.stdout.readline()
         assert said, "no process was made to be stuck"
@@ -65,7 +71,9 @@ def watch(exporter, growth: Growth, seconds: float, look=lambda exposition: None
         growth.look(exposition)
         look(exposition)
         time.sleep(0.1)
-    print(f"for {seconds:.0f} s: answers within {slowest:.3f} s, values of the healthy no older than {growth.oldest:.1f} s")
+    print(
+        f"for {seconds:.0f} s: answers within {slowest:.3f} s, values of the healthy no older than {growth.oldest:.1f} s"
+    )
     assert slowest < 1
     assert growth.oldest < YOUNG
 
@@ -140,7 +148,11 @@ def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_p
             watch(exporter, growth, 8, are_absent)
             stuck.free()
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the stuck one is read again")
-            until(lambda: comms(exporter.metrics()).get("sleep") == 2, 10, "the other one has executed its program and is read")
+            until(
+                lambda: comms(exporter.metrics()).get("sleep") == 2,
+                10,
+                "the other one has executed its program and is read",
+            )
             assert n_stuck(exporter.metrics()) == 0
         with Stuck(any_node, programs, tmp_path / "again", 50, "exec"):
             until(lambda: n_stuck(exporter.metrics()) == 2, 15, "both are noticed")
@@ -153,7 +165,10 @@ def test_many_stuck_processes_at_once(any_node, programs, growth, tmp_path, n_pr
     with any_node.exporter(*BY_PID) as exporter, ExitStack() as stack:
         growth.begin(exporter.after(2))
         before = resident(exporter.process.pid)
-        all_stuck = [stack.enter_context(Stuck(any_node, programs, tmp_path / f"fs{i}", 58)) for i in range(n_processes)]
+        all_stuck = [
+            stack.enter_context(Stuck(any_node, programs, tmp_path / f"fs{i}", 58))
+            for i in range(n_processes)
+        ]
         sizes, n_threads = [], []
 
         def look(exposition):
@@ -163,7 +178,9 @@ def test_many_stuck_processes_at_once(any_node, programs, growth, tmp_path, n_pr
         watch(exporter, growth, 20, look)
         warm = max(sizes[len(sizes) // 4 : len(sizes) // 2])
         most = max(sizes[len(sizes) // 2 :])
-        print(f"RSS {before >> 10} KiB before, {warm >> 10} KiB, then at most {most >> 10} KiB; at most {max(n_threads)} threads")
+        print(
+            f"RSS {before >> 10} KiB before, {warm >> 10} KiB, then at most {most >> 10} KiB; at most {max(n_threads)} threads"
+        )
         assert most < warm + MIB
         assert min(n_processes, 64) < max(n_threads) < 64 + 16
         assert n_stuck(exporter.metrics()) == n_processes and "victim" not in comms(exporter.metrics())

@@ -39,7 +39,9 @@ def main(fixtures: Path, corpus: Path):
         # the first byte says where the text is cut; of a large file, a few mappings are as good as all
         "scanner": [bytes([i * 37 % 256]) + path.read_bytes()[:4096] for i, path in enumerate(smaps)],
         "cgroup": [f"{text}\0{claims}".encode() for text in cgroups],
-        "cgroup_fields": [path.read_bytes() for path in fixtures.glob("cgroups/*/cgroup/**/*.*") if path.is_file()],
+        "cgroup_fields": [
+            path.read_bytes() for path in fixtures.glob("cgroups/*/cgroup/**/*.*") if path.is_file()
+        ],
         "containers_tsv": [path.read_bytes() for path in fixtures.glob("*/containers.tsv")],
         "arguments": [line.replace(" ", "\0").encode() for line in ARGUMENTS],
         "filter": ["\0".join(case).encode() for case in FILTERS],

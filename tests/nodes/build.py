@@ -21,9 +21,7 @@ NODES_DIR = Path(os.environ["NODES_DIR"])
 REQUIREMENTS = HERE.parent / "e2e/requirements.txt"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-PACKAGES = (
-    "systemd-sysv,dbus,udev,kmod,containerd,runc,python3,python3-pkg-resources,apparmor,procps,iproute2,busybox-static,e2fsprogs,util-linux"
-)
+PACKAGES = "systemd-sysv,dbus,udev,kmod,containerd,runc,python3,python3-pkg-resources,apparmor,procps,iproute2,busybox-static,e2fsprogs,util-linux"
 UNIT = """
 [Unit]
 Description=The tests of smaps-container-exporter
@@ -40,7 +38,25 @@ TTYPath=/dev/ttyS0
 # Where no script of a package can run there is no systemd, and busybox does what else a system does.
 BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
-    *("sh", "cat", "chmod", "cp", "cut", "dmesg", "grep", "id", "ls", "ln", "mkdir", "mkswap", "rm", "sed", "sleep", "stat", "swapon"),
+    *(
+        "sh",
+        "cat",
+        "chmod",
+        "cp",
+        "cut",
+        "dmesg",
+        "grep",
+        "id",
+        "ls",
+        "ln",
+        "mkdir",
+        "mkswap",
+        "rm",
+        "sed",
+        "sleep",
+        "stat",
+        "swapon",
+    ),
     *("sync", "tee", "tr", "true", "umount", "uname"),
 )
 BARE_INIT = """#!/bin/sh
@@ -74,7 +90,9 @@ def run(*command: str | Path, **options):
     """Run a command, quietly; what it says when it fails is the error's text."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 
@@ -125,7 +143,12 @@ Dir::Cache "{self.directory}";
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             (Path(directory) / "partial").mkdir()
             if with_dependencies:
-                options = ("-y", "--no-install-recommends", "--download-only", f"-oDir::Cache::archives={directory}")
+                options = (
+                    "-y",
+                    "--no-install-recommends",
+                    "--download-only",
+                    f"-oDir::Cache::archives={directory}",
+                )
                 run("apt-get", "-qq", "install", *options, *packages, env=self._environment)
             else:
                 run("apt-get", "-qq", "download", *packages, env=self._environment, cwd=directory)
@@ -137,7 +160,11 @@ Dir::Cache "{self.directory}";
 def newest_kernel(apt: Apt, flavour: str) -> str:
     """The version of a release's newest kernel of this flavour, such as 6.1.0-53-cloud-amd64."""
     names = [name.removeprefix("linux-image-") for name in apt.names("linux-image-")]
-    versions = [name for name in names if name[0].isdigit() and name.endswith("-" + flavour) and "unsigned" not in name]
+    versions = [
+        name
+        for name in names
+        if name[0].isdigit() and name.endswith("-" + flavour) and "unsigned" not in name
+    ]
     assert versions, f"no linux-image-...-{flavour} in {apt.directory}"
     return run("sort", "-V", input="\n".join(versions)).split()[-1]
 
@@ -176,7 +203,14 @@ def _make_root(out: Path):
         system = Path(directory) / "root"
         paths = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "i18n")]
         run(
-            *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", '--aptopt=Acquire::Languages "none"', *paths),
+            *(
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                f"--include={PACKAGES}",
+                '--aptopt=Acquire::Languages "none"',
+                *paths,
+            ),
             *("bookworm", system, f"deb [signed-by={KEYRING}] {mirror()} bookworm main"),
         )
         finish(system, "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
@@ -221,7 +255,15 @@ def finish(system: Path, *platforms: str):
     (system / "etc/hosts").write_text("127.0.0.1 localhost node\n")
     (system / "etc/resolv.conf").write_text("")  # the machines have no network, and do not wait for one
     run(  # Debian's grpcio-tools cannot compile at run time
-        *(NODES_DIR / "venv/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary=:all:"),
+        *(
+            NODES_DIR / "venv/bin/python",
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--only-binary=:all:",
+        ),
         *("--python-version=3.11", *(f"--platform={platform}" for platform in platforms)),
         *("--target", system / "opt/python", "-r", REQUIREMENTS),
     )
@@ -268,7 +310,11 @@ def unzipped(image: bytes) -> bytes:
         return image
     start, size = struct.unpack_from("<II", image, 8)
     method = image[24:32].rstrip(b"\0").decode()
-    return subprocess.run([{"zstd22": "zstd"}.get(method, method), "-dc"], input=image[start : start + size], capture_output=True).stdout
+    return subprocess.run(
+        [{"zstd22": "zstd"}.get(method, method), "-dc"],
+        input=image[start : start + size],
+        capture_output=True,
+    ).stdout
 
 
 def initrd(modules: Path, out: Path, architecture: str):
@@ -285,10 +331,20 @@ def initrd(modules: Path, out: Path, architecture: str):
         for i, module in enumerate(with_dependencies(modules)):
             data = module.read_bytes()
             if module.suffix in (".xz", ".zst"):
-                data = subprocess.run(["xz" if module.suffix == ".xz" else "zstd", "-dc", module], check=True, capture_output=True).stdout
+                data = subprocess.run(
+                    ["xz" if module.suffix == ".xz" else "zstd", "-dc", module],
+                    check=True,
+                    capture_output=True,
+                ).stdout
             (root / f"modules/{i:02}.ko").write_bytes(data)
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
-        archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=names.encode(), cwd=root, check=True, capture_output=True)
+        archive = subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet"],
+            input=names.encode(),
+            cwd=root,
+            check=True,
+            capture_output=True,
+        )
         out.write_bytes(gzip.compress(archive.stdout, 1))
 
 

@@ -50,7 +50,9 @@ class Recorded:
         self.directory = directory
         blocks = []
         for smaps in sorted((REPOSITORY / "fixtures/node/proc").glob("*/smaps")):
-            blocks += re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps.read_text(errors="surrogateescape"))[1:]
+            blocks += re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps.read_text(errors="surrogateescape"))[
+                1:
+            ]
         pid, inits = 1000, []
         for i in range(N_CONTAINERS):
             inits.append(pid)
@@ -75,13 +77,20 @@ class Live:
     def __init__(self, directory: Path):
         self.directory = directory
         program = directory / "mappings"
-        subprocess.run(["gcc", "-O1", "-static", "-o", program, REPOSITORY / "tests/nodes/programs/mappings.c"], check=True)
+        subprocess.run(
+            ["gcc", "-O1", "-static", "-o", program, REPOSITORY / "tests/nodes/programs/mappings.c"],
+            check=True,
+        )
         self.processes: list[subprocess.Popen] = []
         self.cgroups: list[Path] = []
         available = int(re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
         container_bytes = sum(PROCESS_BYTES + n * MAPPING_BYTES for n in N_MAPPINGS)
         n_containers = min(N_CONTAINERS, available // 2 // container_bytes)
-        roots = [Path(root) for _, root, kind, options, *_ in mounts() if kind == "cgroup2" or kind == "cgroup" and tells_container(options)]
+        roots = [
+            Path(root)
+            for _, root, kind, options, *_ in mounts()
+            if kind == "cgroup2" or kind == "cgroup" and tells_container(options)
+        ]
         files = sorted(Path("/usr/lib").glob("*/lib*.so.*"))[:30]
         try:
             inits = []
@@ -91,7 +100,9 @@ class Live:
                     cgroup.mkdir(parents=True)
                     self.cgroups.append(cgroup)
                 for n_mappings in N_MAPPINGS:
-                    process = subprocess.Popen([program, str(n_mappings), *files], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+                    process = subprocess.Popen(
+                        [program, str(n_mappings), *files], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+                    )
                     self.processes.append(process)
                     for cgroup in here:
                         (cgroup / "cgroup.procs").write_text(str(process.pid))
@@ -139,7 +150,11 @@ def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
     pid = exporter.process.pid
     request = urllib.request.Request(
         f"http://{exporter.address}/metrics",
-        headers={"Accept-Encoding": "gzip", "X-Prometheus-Scrape-Timeout-Seconds": "10", "User-Agent": "Prometheus/2.42.0"},
+        headers={
+            "Accept-Encoding": "gzip",
+            "X-Prometheus-Scrape-Timeout-Seconds": "10",
+            "User-Agent": "Prometheus/2.42.0",
+        },
     )
     began, cpu_began = time.monotonic(), cpu_seconds(pid)
     answers, waits, resident = [], [], []
@@ -157,7 +172,9 @@ def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
     own = dict(re.findall(rb"^smaps_exporter_(\w+) (\S+)$", texts[-1], re.MULTILINE))
     half = len(resident) // 2
     return {
-        "containers, processes, mappings": ", ".join(own[name].decode() for name in (b"containers", b"processes", b"mappings")),
+        "containers, processes, mappings": ", ".join(
+            own[name].decode() for name in (b"containers", b"processes", b"mappings")
+        ),
         "scrapes by Prometheus": str(len(answers)),
         "CPU": f"{cpu / wall:.3f} of a core ({cpu:.1f} s in {wall:.0f} s)",
         "resident, at its most": f"{rss_bytes(pid, 'VmHWM') / 1e6:.1f} MB",

@@ -26,7 +26,9 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
-MINUTES = 240 if RECORDS else 30  # the longest that a machine may take; two at once on two cores take nine, beside the browser more
+MINUTES = (
+    240 if RECORDS else 30
+)  # the longest that a machine may take; two at once on two cores take nine, beside the browser more
 AT_ONCE = 2  # a machine's tests are mostly one process
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
@@ -51,14 +53,24 @@ def programs(architecture: str) -> Path:
     def make(out: Path):
         out.mkdir()
         compiler = ["gcc"]
-        if architecture != "amd64":  # unpacked and not installed, it does not find its assembler and linker by itself
+        if (
+            architecture != "amd64"
+        ):  # unpacked and not installed, it does not find its assembler and linker by itself
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
         for path in static:
             build.run(*compiler, "-O1", "-static", "-o", out / path.stem, path)
-        root = Path(shutil.which("go")).resolve().parents[1]  # unpacked and not installed, it is not where it was built for
-        environment = {"GOROOT": root, "GOARCH": architecture, "CGO_ENABLED": "0", "GO111MODULE": "off", "HOME": out}
+        root = (
+            Path(shutil.which("go")).resolve().parents[1]
+        )  # unpacked and not installed, it is not where it was built for
+        environment = {
+            "GOROOT": root,
+            "GOARCH": architecture,
+            "CGO_ENABLED": "0",
+            "GO111MODULE": "off",
+            "HOME": out,
+        }
         build.run("go", "build", "-o", out / "parts", go, env=os.environ | environment)
         shutil.rmtree(out / ".cache")
         if architecture != "amd64":
@@ -91,7 +103,13 @@ def runtimes(architecture: str) -> Path:
 def pack(out: Path, architecture: str):
     """What the guest unpacks into /lab: the part of the repository that it needs, the program, the workloads."""
     with tarfile.open(out, "w") as tar:
-        for pattern in ("README.md", "tests/e2e/*.py", "tests/e2e/*.proto", "tests/e2e/programs/*.js", "tests/nodes/guest/*"):
+        for pattern in (
+            "README.md",
+            "tests/e2e/*.py",
+            "tests/e2e/*.proto",
+            "tests/e2e/programs/*.js",
+            "tests/nodes/guest/*",
+        ):
             for path in sorted(REPOSITORY.glob(pattern)):
                 if path.is_file():
                     tar.add(path, path.relative_to(REPOSITORY))
@@ -114,13 +132,20 @@ def boot(machine: Machine) -> tuple[Result, float]:
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc), directory / "serial.log", directory / "results.tar"
+    kernel, serial, results = (
+        build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc),
+        directory / "serial.log",
+        directory / "results.tar",
+    )
     pack(directory / "lab.tar", machine.architecture)
     with results.open("wb") as file:
         file.truncate(64 << 20)
     disks = []
     for path, options in (
-        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),  # what the guest writes there is gone with it
+        (
+            build.root(machine.architecture),
+            "snapshot=on,cache=unsafe",
+        ),  # what the guest writes there is gone with it
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),
         (results, "cache=unsafe"),
@@ -128,8 +153,14 @@ def boot(machine: Machine) -> tuple[Result, float]:
     ):
         disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
     tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")
-    qemu = ["qemu-system-x86_64"] if machine.architecture == "amd64" else ["qemu-system-aarch64", "-machine", "virt"]
-    processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"  # the architected way is a cipher: slow
+    qemu = (
+        ["qemu-system-x86_64"]
+        if machine.architecture == "amd64"
+        else ["qemu-system-aarch64", "-machine", "virt"]
+    )
+    processor = (
+        "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"
+    )  # the architected way is a cipher: slow
     command = [
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
         *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
@@ -168,7 +199,9 @@ def read(path: Path) -> Result:
             result.n_passed += 1
         for element in case.iter("property"):
             result.properties[element.get("name")] = element.get("value")
-    events = [case for case in cases if "test_events" in case.get("classname") and case.find("skipped") is None]
+    events = [
+        case for case in cases if "test_events" in case.get("classname") and case.find("skipped") is None
+    ]
     survived = [case for case in events if case.get("name") not in result.failed]
     result.properties["events survived"] = f"{len(survived)} of {len(events)}" if events else "not tried"
     return result
@@ -179,7 +212,9 @@ def report(directory: Path):
     for name, pattern in (("results/log", r"(E  |_____).*"), ("serial.log", ".*")):
         path = directory / name
         if path.exists():
-            lines = [line for line in path.read_text(errors="replace").splitlines() if re.match(pattern, line)]
+            lines = [
+                line for line in path.read_text(errors="replace").splitlines() if re.match(pattern, line)
+            ]
             print("".join(f"    {line[:300]}\n" for line in lines[-60:]), end="")
             return print(f"  more in {directory}")
 
@@ -189,7 +224,12 @@ def bless(machine: Machine, result: Result):
     smaps = NODES_DIR / "runs" / machine.name / "results/memory.smaps"
     if machine.cgroup == 2 and smaps.exists():
         version = re.match(r"\d+\.\d+", result.properties["kernel"])[0]
-        words = ["linux", version, "debian", *filter(None, machine.name.removeprefix(machine.kernel).split("-"))]
+        words = [
+            "linux",
+            version,
+            "debian",
+            *filter(None, machine.name.removeprefix(machine.kernel).split("-")),
+        ]
         shutil.copy(smaps, REPOSITORY / f"fixtures/smaps/{'-'.join(words)}.smaps")
 
 
@@ -207,7 +247,9 @@ def main(words: list[str]) -> int:
     if is_preparing:
         return 0
     for machine, (result, seconds) in zip(machines, ThreadPool(AT_ONCE).imap(boot, machines), strict=True):
-        print(f"nodes: {machine.name}: {result.n_passed} passed, {len(result.failed)} failed, {result.n_skipped} skipped in {seconds:.0f} s")
+        print(
+            f"nodes: {machine.name}: {result.n_passed} passed, {len(result.failed)} failed, {result.n_skipped} skipped in {seconds:.0f} s"
+        )
         if result.failed:
             print("  failed: " + ", ".join(result.failed))
             report(NODES_DIR / "runs" / machine.name)
@@ -215,7 +257,9 @@ def main(words: list[str]) -> int:
         if os.environ.get("BLESS"):
             bless(machine, result)
         n_passed, n_failed = n_passed + result.n_passed, n_failed + len(result.failed)
-        result.properties["kernel"] = " ".join(filter(None, (result.properties.get("kernel", machine.name), machine.arguments)))
+        result.properties["kernel"] = " ".join(
+            filter(None, (result.properties.get("kernel", machine.name), machine.arguments))
+        )
         rows.append([result.properties.get(column, "?") for column in COLUMNS])
     table = [f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
     print("\n" + "".join(table))

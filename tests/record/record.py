@@ -69,7 +69,12 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
     with Lab() as lab:
         if rootfs is None:
             rootfs = lab.directory / "rootfs.tar"
-            options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+            options = [
+                "--quiet",
+                "--variant=minbase",
+                f"--include={PACKAGES}",
+                "--dpkgopt=path-exclude=/usr/share/doc/*",
+            ]
             subprocess.run(["mmdebstrap", *options, "bookworm", rootfs], check=True)
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
@@ -83,7 +88,14 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         batch_report(lab)
 
         recording = lab.directory / "recording"
-        arguments = ["--filter", "*/*/*/*", "--containerd-sock", lab.socket, "--cgroup-metrics", "memory,cpu,pids"]
+        arguments = [
+            "--filter",
+            "*/*/*/*",
+            "--containerd-sock",
+            lab.socket,
+            "--cgroup-metrics",
+            "memory,cpu,pids",
+        ]
         subprocess.run([exporter, "--record", recording, *arguments], check=True)
         check(lab, recording)
         shutil.rmtree(out, ignore_errors=True)
@@ -160,7 +172,9 @@ def check(lab: Lab, recording: Path):
     assert found == expected, f"recorded {found}, not {expected}"
     files = [path for path in recording.rglob("*") if path.is_file()]
     accounts = {path.parent.name for path in (recording / "cgroup").rglob("memory.stat")}
-    assert accounts == {line.split("\t")[0] for line in (recording / "containers.tsv").read_text().splitlines()[1:]}, accounts
+    assert accounts == {
+        line.split("\t")[0] for line in (recording / "containers.tsv").read_text().splitlines()[1:]
+    }, accounts
     for path in files:
         assert str(lab.directory) not in path.read_text(errors="replace"), f"{path} names the lab's directory"
     print(f"{len(files)} files, {sum(path.stat().st_size for path in files)} bytes")

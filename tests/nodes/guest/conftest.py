@@ -10,13 +10,20 @@ from node import NODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))  # what ends containerd comes last
+    items.sort(
+        key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py")
+    )  # what ends containerd comes last
 
 
 def pytest_runtest_logreport(report: pytest.TestReport):
     """Why a test failed, at once: a machine that does not come to its end says it too."""
     if report.failed:
-        print("", *[line for line in report.longreprtext.splitlines() if line.startswith("E ")][:12], sep="\n", flush=True)
+        print(
+            "",
+            *[line for line in report.longreprtext.splitlines() if line.startswith("E ")][:12],
+            sep="\n",
+            flush=True,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,11 @@ class InPod(Client):
     come after its own."""
 
     def __init__(
-        self, node: Lab, capabilities: list[str] | None = None, apparmor: str | None = None, arguments: tuple[str, ...] = ()
+        self,
+        node: Lab,
+        capabilities: list[str] | None = None,
+        apparmor: str | None = None,
+        arguments: tuple[str, ...] = (),
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -30,7 +30,9 @@ def test_an_account_is_the_files(node, record_property):
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
     """The pod memory-0 has locked memory, and the pod partly-0 has huge pages of which half is freed."""
-    pod = node.run_pod("accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)])
+    pod = node.run_pod(
+        "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]
+    )
     try:
         until(lambda: " ready\n" in node.log_of(pod, "partly"), 120, "the workload has its memory")
         exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
@@ -40,9 +42,13 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
     accounts = {name: {} for (name,) in current}
     for (name, part), value in exposition.by("cgroup_memory_account_bytes", "pod", "part").items():
         accounts[name][part] = value
-    assert {name: sum(parts.values()) for name, parts in accounts.items()} == {name: value for (name,), value in current.items()}
+    assert {name: sum(parts.values()) for name, parts in accounts.items()} == {
+        name: value for (name,), value in current.items()
+    }
     locked, partly = accounts["memory-0"], accounts["partly-0"]
-    record_property("parts of partly-0", ", ".join(f"{part} {value / MIB:.1f}" for part, value in partly.items() if value))
+    record_property(
+        "parts of partly-0", ", ".join(f"{part} {value / MIB:.1f}" for part, value in partly.items() if value)
+    )
     has_swap_cache = IS_V2 and "swapcached" in Path("/sys/fs/cgroup/system.slice/memory.stat").read_text()
     assert "anon_unmapped" not in locked, "locked memory is on no list that shows it"
     assert ("anon_unmapped" in partly) == has_swap_cache
@@ -52,10 +58,18 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
 
 def test_kills_are_recorded_without_a_scrape(node, record_property):
     """Three pods: one leaks slowly, one so fast that it is not seen to be full before, one is full and killed by a signal."""
-    slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)  # an emulated machine checks each few seconds
-    full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS)
+    slow, fast = (
+        leak(MOUNTS, 70, 2),
+        leak(MOUNTS, 20, 200, delay=20),
+    )  # an emulated machine checks each few seconds
+    full = Container(
+        "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS
+    )
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
-        pods = [node.run_pod("accounts", name, [app]) for name, app in (("full-0", full), ("slow-0", slow), ("fast-0", fast))]
+        pods = [
+            node.run_pod("accounts", name, [app])
+            for name, app in (("full-0", full), ("slow-0", slow), ("fast-0", fast))
+        ]
         try:
             until(lambda: len(records(exporter)) >= 2, 180, "both are recorded")
             for pid in pids_of(node, full):

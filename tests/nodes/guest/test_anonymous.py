@@ -66,7 +66,11 @@ def test_stacks_arenas_and_a_large_block_of_glibc(workload, strict):
     most = MIB if KERNEL >= (6, 7) else 8 * 2 * MIB
     assert (8 - n_merged) * 4096 <= found["anon_thread_stack"] <= most
     assert found["anon"] >= 16 * MIB, "a block that malloc maps by itself is in no part"
-    assert {kind for kind in found if kind.startswith("anon")} == {"anon", "anon_malloc_arena", "anon_thread_stack"}
+    assert {kind for kind in found if kind.startswith("anon")} == {
+        "anon",
+        "anon_malloc_arena",
+        "anon_thread_stack",
+    }
 
 
 def test_the_heap_of_go(workload):
@@ -80,10 +84,18 @@ def test_the_heap_of_go(workload):
 
 def test_a_jvm(workload, runtimes, strict):
     [java] = ROOT.glob("usr/lib/jvm/java-17-*/bin/rmiregistry")
-    options = ("-Xms48m", "-Xmx48m", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC", "-XX:NativeMemoryTracking=summary")
+    options = (
+        "-Xms48m",
+        "-Xmx48m",
+        "-XX:+AlwaysPreTouch",
+        "-XX:+UseSerialGC",
+        "-XX:NativeMemoryTracking=summary",
+    )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = workload.cgroup.run(*IN_ROOT, f"/{java.relative_to(ROOT)}", *(f"-J{option}" for option in options), str(port))
+    process = workload.cgroup.run(
+        *IN_ROOT, f"/{java.relative_to(ROOT)}", *(f"-J{option}" for option in options), str(port)
+    )
 
     def is_ready() -> bool:
         assert process.poll() is None
@@ -103,4 +115,9 @@ def test_the_heap_of_v8(workload, runtimes):
     _, printed = started(workload, *IN_ROOT, "/usr/bin/node", "/tmp/parts.js", "40")
     says = json.loads(printed)
     [(_, found)] = [(comm, found) for comm in ("node", "MainThread") if (found := parts(workload, comm))]
-    check(found["anon_v8_heap"], says["total_heap_size"], 0.99, says["total_physical_size"] - found["anon_jit_code"])
+    check(
+        found["anon_v8_heap"],
+        says["total_heap_size"],
+        0.99,
+        says["total_physical_size"] - found["anon_jit_code"],
+    )

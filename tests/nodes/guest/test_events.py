@@ -94,7 +94,11 @@ def systemd_executed_again(node):
 
 
 def pod_made_anew(node):
-    [sandbox] = [pod.id for pod in node.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items if pod.metadata.name == "cart-0"]
+    [sandbox] = [
+        pod.id
+        for pod in node.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items
+        if pod.metadata.name == "cart-0"
+    ]
     node.remove_pod(sandbox)
     pods.run_cart(node)
 
@@ -132,7 +136,9 @@ def test_what_lives_on_stays_and_what_is_new_is_found(node, exporters, event):
 
 def test_a_container_that_died_is_replaced(node, exporters):
     """The kubelet starts it again in the same pod, under the same name."""
-    pod = node.run_pod("new", "new-0", [Container("stays", ["sleep", FOREVER]), Container("dies", ["sleep", FOREVER])])
+    pod = node.run_pod(
+        "new", "new-0", [Container("stays", ["sleep", FOREVER]), Container("dies", ["sleep", FOREVER])]
+    )
     dies = ("new", "new-0", "dies", "sleep")
     try:
         for exporter in exporters:

@@ -41,7 +41,9 @@ class Refusals:
 
     def all(self) -> list[tuple[int, str]]:
         """Thread and call of each; not this process's own."""
-        found = re.findall(r"^.*-(\d+) +\[\d+\].* sys_exit: (NR .*)$", (TRACING / "trace").read_text(), re.MULTILINE)
+        found = re.findall(
+            r"^.*-(\d+) +\[\d+\].* sys_exit: (NR .*)$", (TRACING / "trace").read_text(), re.MULTILINE
+        )
         own = os.listdir("/proc/self/task")
         return [(int(thread), call) for thread, call in found if thread not in own]
 
@@ -50,7 +52,9 @@ def threads(exporter: Exporter) -> dict[int, dict[str, str]]:
     """What /proc/<pid>/task/<tid>/status says of each."""
     found = {}
     for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():
-        found[int(task.name)] = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        found[int(task.name)] = dict(
+            line.split(":\t", 1) for line in (task / "status").read_text().splitlines()
+        )
     return found
 
 
@@ -60,10 +64,16 @@ def thread_of(exporter: Exporter, name: str) -> int:
 
 def test_nothing_that_it_does_is_refused(node):
     seen = set()
-    with Refusals() as refusals, Exporter("--containerd-sock", node.socket, *EVERYTHING, "--scrape-interval", "1s") as exporter:
+    with (
+        Refusals() as refusals,
+        Exporter("--containerd-sock", node.socket, *EVERYTHING, "--scrape-interval", "1s") as exporter,
+    ):
 
         def shows_all():
-            settled(lambda: exporter.metrics().by("process_smaps_processes", *COMMAND), lambda: kernel.counts(node))
+            settled(
+                lambda: exporter.metrics().by("process_smaps_processes", *COMMAND),
+                lambda: kernel.counts(node),
+            )
             states = threads(exporter)
             seen.update(states)
             assert {"scrape", "http"} < {state["Name"] for state in states.values()}
@@ -71,13 +81,23 @@ def test_nothing_that_it_does_is_refused(node):
 
         shows_all()
         scrape = thread_of(exporter, "scrape")
-        assert injector(PROGRAMS / "inject")(scrape, NUMBERS["openat2"], 0, 0, 0, 0) == EPERM, "what the trace must show"
+        assert injector(PROGRAMS / "inject")(scrape, NUMBERS["openat2"], 0, 0, 0, 0) == EPERM, (
+            "what the trace must show"
+        )
         for path in ("/", "/healthz", "/nothing"):
             exporter.get(path)
         node.stop()
-        until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0, 60, "it sees that containerd is gone")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0,
+            60,
+            "it sees that containerd is gone",
+        )
         node.start()
-        until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 60, "it has connected again")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1,
+            60,
+            "it has connected again",
+        )
         exporter.after(2)
         shows_all()
         exporter.process.send_signal(signal.SIGTERM)
@@ -106,7 +126,9 @@ def test_what_it_does_not_do_is_refused(node, exporter, victim, tmp_path):
     inject, scrape = injector(PROGRAMS / "inject"), thread_of(exporter, "scrape")
     refused = calls(victim, file)
     del refused["socket(AF_UNIX), with a recording"]  # it asks containerd
-    assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(refused, EPERM)
+    assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(
+        refused, EPERM
+    )
     assert inject(scrape, NUMBERS["getpid"]) == exporter.process.pid, "calls do get through"
     assert inject(scrape, NUMBERS["openat"], AT_FDCWD, str(file), O_RDONLY) >= 0
     exporter.after(2)
@@ -122,6 +144,12 @@ def test_without_the_sandbox_the_same_calls_do_harm(node, victim, tmp_path):
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)
     with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--sandbox", "off") as exporter:
         assert {state["Seccomp"] for state in threads(exporter).values()} == {"0"}
-        for call in ("openat(/proc/<victim>/mem, O_WRONLY)", "socket(AF_INET)", "mmap(PROT_EXEC)", "openat(O_TRUNC)", "unlinkat"):
+        for call in (
+            "openat(/proc/<victim>/mem, O_WRONLY)",
+            "socket(AF_INET)",
+            "mmap(PROT_EXEC)",
+            "openat(O_TRUNC)",
+            "unlinkat",
+        ):
             assert inject(thread_of(exporter, "scrape"), *harmful[call]) >= 0, call
     assert not file.exists()

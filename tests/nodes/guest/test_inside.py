@@ -12,7 +12,8 @@ from node import PROGRAMS, SYSTEMD, settled
 from sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, calls, injector
 
 pytestmark = pytest.mark.skipif(
-    not SYSTEMD or KERNEL < (6, 15), reason="CAP_PERFMON reads smaps from Linux 6.15 on; without systemd the exporter has no image"
+    not SYSTEMD or KERNEL < (6, 15),
+    reason="CAP_PERFMON reads smaps from Linux 6.15 on; without systemd the exporter has no image",
 )
 
 
@@ -24,20 +25,32 @@ def test_whoever_is_inside_under_perfmon_is_refused_and_it_goes_on_serving(node,
     refused = calls(victim, file)
     del refused["socket(AF_UNIX), with a recording"]  # it asks containerd
     roots = ("1", str(victim))
-    unreadable = [f"/host/proc/{pid}/root/etc/{name}" for pid in roots for name in ("shadow", "passwd")] + ["/host/proc/1/mem"]
+    unreadable = [f"/host/proc/{pid}/root/etc/{name}" for pid in roots for name in ("shadow", "passwd")] + [
+        "/host/proc/1/mem"
+    ]
     with InPod(node, capabilities=["PERFMON"]) as exporter:
 
         def reads_all():
-            settled(lambda: exporter.metrics().by("process_smaps_processes", *COMMAND), lambda: kernel.counts(node))
+            settled(
+                lambda: exporter.metrics().by("process_smaps_processes", *COMMAND),
+                lambda: kernel.counts(node),
+            )
 
         reads_all()
         [own] = kernel.processes(node)[OWN]
-        threads = {(task / "comm").read_text().strip(): int(task.name) for task in Path(f"/proc/{own}/task").iterdir()}
+        threads = {
+            (task / "comm").read_text().strip(): int(task.name)
+            for task in Path(f"/proc/{own}/task").iterdir()
+        }
         assert {"scrape", "http"} < set(threads)
         for name, thread in threads.items():
             for path in unreadable:
-                assert inject(thread, NUMBERS["openat"], AT_FDCWD, path, O_RDONLY) == EACCES, f"{path} in {name}"
-            assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, "calls do get through"
+                assert inject(thread, NUMBERS["openat"], AT_FDCWD, path, O_RDONLY) == EACCES, (
+                    f"{path} in {name}"
+                )
+            assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, (
+                "calls do get through"
+            )
         # that they are refused in every thread is tested where it takes less time
         for call, (number, *arguments) in refused.items():
             assert inject(threads["scrape"], number, *arguments) == EPERM, call

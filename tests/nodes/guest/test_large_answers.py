@@ -8,6 +8,8 @@ from cgroups import IS_V2, MIB
 from slow_readers import hold_many_generations
 
 
-@pytest.mark.skipif(not IS_V2 or not os.environ.get("NODES_RECORDS"), reason="the night's; version 1 is tested natively")
+@pytest.mark.skipif(
+    not IS_V2 or not os.environ.get("NODES_RECORDS"), reason="the night's; version 1 is tested natively"
+)
 def test_slow_readers_of_many_generations_stay_within_the_limit(tmp_path):
     hold_many_generations(tmp_path, 16, 3, 52 * MIB)

@@ -22,7 +22,10 @@ def test_it_is_what_it_is_called(node, record_property):
         if CGROUP == "hybrid":  # its runc does not join version 2
             assert any(line.startswith("0::/system.slice/") for line in cgroup.splitlines()), cgroup
         confined = SYSTEMD and pod != "agent-0"
-        assert read_proc(members[0], "attr/current").startswith(b"cri-containerd.apparmor.d") == confined, (namespace, pod)
+        assert read_proc(members[0], "attr/current").startswith(b"cri-containerd.apparmor.d") == confined, (
+            namespace,
+            pod,
+        )
     assert SYSTEMD == (os.uname().machine == "x86_64")
     assert kernel.counts(node) == PROCESSES
     record_property("kernel", os.uname().release)

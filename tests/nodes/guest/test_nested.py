@@ -30,7 +30,9 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def pod(node):
     """A container of three processes: their pids by command."""
-    pod = node.run_pod(*PLACE[:2], [Container(PLACE[2], ["sh", "-c", f"sleep {FOREVER} & tail -f /dev/null & wait"])])
+    pod = node.run_pod(
+        *PLACE[:2], [Container(PLACE[2], ["sh", "-c", f"sleep {FOREVER} & tail -f /dev/null & wait"])]
+    )
     wanted = {INIT, SLEEP, TAIL}
     try:
         until(lambda: wanted <= kernel.counts(node).keys(), 30, "its processes run")
@@ -50,7 +52,9 @@ def test_moved_processes_stay_their_containers(node, pod, layout):
         expected = kernel.counts(node)
         if layout.get(INIT) == "/" and IS_V2:
             del expected[INIT]  # on version 1 other hierarchies than these still say where it is
-        seen = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING)).by("process_smaps_processes", *COMMAND)
+        seen = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING)).by(
+            "process_smaps_processes", *COMMAND
+        )
         assert seen == expected
     finally:
         for cgroup in own:

@@ -11,7 +11,9 @@ from kernel import COMMAND
 from lab import read_proc, until
 from node import SYSTEMD, settled
 
-pytestmark = pytest.mark.skipif(not SYSTEMD, reason="containers have no AppArmor here, and the exporter no image")
+pytestmark = pytest.mark.skipif(
+    not SYSTEMD, reason="containers have no AppArmor here, and the exporter no image"
+)
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
 # A dozen scrapes take a dozen seconds by default.
 OFTEN = ("--scrape-interval=100ms",)
@@ -20,7 +22,9 @@ CANNOT = re.compile(r"cannot read (\d+) of (\d+) processes: (.*)")
 
 def seen(exporter: InPod) -> dict[tuple[str, ...], float]:
     exposition = exporter.metrics()
-    return exposition.by("process_smaps_processes", *COMMAND) if "process_smaps_processes" in exposition else {}
+    return (
+        exposition.by("process_smaps_processes", *COMMAND) if "process_smaps_processes" in exposition else {}
+    )
 
 
 def denied(exporter: InPod) -> float:
@@ -92,6 +96,8 @@ def test_under_apparmors_default_profile_it_names_apparmor(node):
 @pytest.mark.skipif(KERNEL < (6, 15), reason="the kernel's CAP_PERFMON does not read smaps")
 def test_with_perfmon_the_kernel_does_not_ask_apparmor(node):
     with InPod(node, capabilities=["PERFMON"], apparmor="RuntimeDefault") as exporter:
-        assert profile_of(node) != read_proc(kernel.processes(node)["kube-system", "agent-0", "agent", "sh"][0], "attr/current")
+        assert profile_of(node) != read_proc(
+            kernel.processes(node)["kube-system", "agent-0", "agent", "sh"][0], "attr/current"
+        )
         settled(lambda: seen(exporter), lambda: kernel.counts(node))
         assert denied(exporter) == 0

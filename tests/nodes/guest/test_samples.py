@@ -13,7 +13,18 @@ from lab import read_proc, until
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
 # What the workload has for sure, so that no column of the comparison is one of zeros.
 NOT_ZERO = {
-    *("size", "rss", "pss", "shared_clean", "shared_dirty", "private_clean", "private_dirty", "referenced", "anonymous", "lazyfree"),
+    *(
+        "size",
+        "rss",
+        "pss",
+        "shared_clean",
+        "shared_dirty",
+        "private_clean",
+        "private_dirty",
+        "referenced",
+        "anonymous",
+        "lazyfree",
+    ),
     *("anon_hugepages", "shmem_pmdmapped", "shared_hugetlb", "private_hugetlb", "swap", "swap_pss", "locked"),
     *("kernel_page_size", "mmu_page_size"),
 }
@@ -40,7 +51,9 @@ def compared(node, *arguments: str):
 
     def unchanged():
         before = kernel.exposition(node)
-        seen = samples(once("--once", "--containerd-sock", node.socket, "--anon-parts", "off", *EVERYTHING, *arguments))
+        seen = samples(
+            once("--once", "--containerd-sock", node.socket, "--anon-parts", "off", *EVERYTHING, *arguments)
+        )
         return (seen, before) if kernel.exposition(node) == before else None
 
     return until(unchanged, 120, "the kernel's numbers stand still")
@@ -54,14 +67,24 @@ def test_every_sample_is_the_kernels(still, record_property):
         for series in ours.keys() | theirs.keys():
             n_samples += 1
             if ours.get(series) != theirs.get(series):
-                differences.append(f"{name}{series}: {ours.get(series)}, the kernel says {theirs.get(series)}")
+                differences.append(
+                    f"{name}{series}: {ours.get(series)}, the kernel says {theirs.get(series)}"
+                )
     record_property("samples compared", n_samples)
     record_property("differences", len(differences))
     assert not differences
-    wanted = NOT_ZERO | ({"ksm"} if KERNEL >= (6, 8) else set()) | ({"pss_dirty"} if KERNEL >= (6, 0) else set())
+    wanted = (
+        NOT_ZERO | ({"ksm"} if KERNEL >= (6, 8) else set()) | ({"pss_dirty"} if KERNEL >= (6, 0) else set())
+    )
     if os.sysconf("SC_PAGE_SIZE") > 4096:
-        wanted -= {"anon_hugepages", "shmem_pmdmapped", "shared_hugetlb"}  # a huge page is larger than what the workload maps
-    assert not {name for name in wanted if not any(expected[f"process_smaps_{name}_bytes"].values())}, "only zeros were compared"
+        wanted -= {
+            "anon_hugepages",
+            "shmem_pmdmapped",
+            "shared_hugetlb",
+        }  # a huge page is larger than what the workload maps
+    assert not {name for name in wanted if not any(expected[f"process_smaps_{name}_bytes"].values())}, (
+        "only zeros were compared"
+    )
 
 
 def test_the_sums_are_the_same_however_they_are_grouped(still):
