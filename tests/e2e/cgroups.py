@@ -1,4 +1,4 @@
-"""What the kernel says of containers' cgroups, read in the plainest way; and what the exporter says of them."""
+"""Reads containers' cgroup files directly, and compares them with the exporter's cgroup_* metrics."""
 
 import re
 from contextlib import contextmanager
@@ -14,12 +14,16 @@ from lab import Container, Lab, mounts, read_proc, until
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
 EVERY_GROUP = ("--cgroup-metrics", "memory,cpu,pids")
-# 5 MiB of shared memory, and a file that is read and not mapped
-WORK = "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; cat /tmp/x > /dev/null; sleep 1000000 & wait"
+# 5 MiB of shared memory, and a file that is read but not mapped.
+WORK = (
+    "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; "
+    "cat /tmp/x > /dev/null; sleep 1000000 & wait"
+)
 
-# metric -> the file and the key that it is read from, and the number by which it is divided
+# Maps each metric to the file and the key that it is read from, and a divisor.
 STAT_KEYS = (
-    "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
+    "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped "
+    "file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 V2 = {
@@ -67,7 +71,7 @@ IS_V2 = any(kind == "cgroup2" and root == "/sys/fs/cgroup" for _, root, kind, *_
 
 
 class Cgroup:
-    """A container's cgroup, read in the plainest way."""
+    """A container's cgroup, whose files are read without the exporter's shortcuts."""
 
     def __init__(self, lab: Lab, container: Container):
         pid = next(
@@ -85,7 +89,7 @@ class Cgroup:
         path = self.directory(file.partition(".")[0]) / file
         try:
             return path.read_text()
-        except OSError:  # this kernel does not have it, or has it switched off
+        except OSError:  # this kernel lacks the file, or has the feature turned off
             return ""
 
     def limit_file(self, up: int = 0) -> Path:
@@ -122,7 +126,7 @@ class Cgroup:
 
     @contextmanager
     def frozen(self):
-        """Hold everything in it still."""
+        """Freezes all processes in the cgroup."""
         file, frozen, thawed = ("cgroup.freeze", "1", "0") if IS_V2 else ("freezer.state", "FROZEN", "THAWED")
         freezer = self.directory("freezer")
         (freezer / file).write_text(frozen)
@@ -139,13 +143,13 @@ class Cgroup:
 
 
 def path_of(pid: int) -> str:
-    """The path of the cgroup that a process is in. It is empty if the process has ended."""
+    """Returns the path of a process's cgroup, or an empty string if the process has ended."""
     lines = [line.split(":", 2) for line in read_proc(pid, "cgroup").decode().splitlines()]
     return next((path for _, controllers, path in lines if controllers == ("" if IS_V2 else "memory")), "")
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """What an exposition says of a container, but for what is derived: its account."""
+    """Returns the cgroup_* values of a container, without the parts of its account, which are derived."""
     found = {}
     for name, family in Exposition(text).items():
         for labels, value in family.samples.items() if name.startswith("cgroup_") else ():
@@ -156,20 +160,23 @@ def exported(text: str, *container: str) -> dict[str, float]:
     return found
 
 
-def read(lab: Lab) -> str:
+def scrape(lab: Lab) -> str:
     return once("--once", "--containerd-sock", lab.socket, *EVERYTHING, *EVERY_GROUP)
 
 
 def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
-    """What is exported is what the files say. Even of a frozen cgroup the kernel brings its counts up to date every two seconds, so that is
-    tried until they are the same before and after."""
+    """Asserts that the exported values equal the cgroup's files, and returns them.
+
+    The kernel flushes the statistics of even a frozen cgroup every two seconds, so this retries until the
+    files are the same before and after the scrape.
+    """
     for _ in range(20):
         before = cgroup.values()
-        values = exported(read(lab), *container)
+        values = exported(scrape(lab), *container)
         if before == cgroup.values():
             break
     else:
-        pytest.fail("the files of a frozen cgroup change all the time")
+        pytest.fail("the files of a frozen cgroup kept changing")
     differences = {
         name: (values.get(name), before.get(name))
         for name in values | before
@@ -181,7 +188,7 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
 
 @contextmanager
 def pod(lab: Lab, name: str, *containers: Container):
-    """A pod of the namespace `accounts`, which is removed at the end."""
+    """Runs a pod in the namespace `accounts` and removes it at the end."""
     made = lab.run_pod("accounts", name, list(containers))
     try:
         yield made
@@ -189,8 +196,8 @@ def pod(lab: Lab, name: str, *containers: Container):
         lab.remove_pod(made)
 
 
-def works(lab: Lab, container: Container) -> Cgroup:
-    """Wait until a container has done its work, and sleeps."""
+def wait_until_asleep(lab: Lab, container: Container) -> Cgroup:
+    """Waits until a container has run WORK and sleeps. Returns its cgroup."""
 
     def sleeps():
         return [
@@ -199,5 +206,5 @@ def works(lab: Lab, container: Container) -> Cgroup:
             if command[0] == "accounts" and command[2:] == (container.name, "sleep")
         ]
 
-    until(sleeps, 20, "it sleeps")
+    until(sleeps, 20, f"container {container.name} sleeps")
     return Cgroup(lab, container)

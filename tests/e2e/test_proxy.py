@@ -1,4 +1,4 @@
-"""The README's proxy with TLS, client certificates and a token, as a real nginx, and a real Prometheus that scrapes through it."""
+"""The README's nginx proxy with TLS, client certificates and a token, and Prometheus scraping through it."""
 
 import http.client
 import ssl
@@ -23,7 +23,7 @@ def openssl(*arguments):
 
 
 def authority(directory: Path, name: str):
-    """A CA of this name."""
+    """Makes a certificate authority with this name."""
     key, certificate = directory / f"{name}.key", directory / f"{name}.crt"
     openssl(
         "req",
@@ -45,7 +45,7 @@ def authority(directory: Path, name: str):
 
 
 def certificate(directory: Path, name: str, ca: str):
-    """A certificate for 127.0.0.1 that the CA has signed."""
+    """Makes a certificate for 127.0.0.1 that the CA signs."""
     key, request = directory / f"{name}.key", directory / f"{name}.csr"
     openssl(
         "req",
@@ -81,14 +81,14 @@ def certificate(directory: Path, name: str, ca: str):
     )
 
 
-class Door(NamedTuple):
+class Proxy(NamedTuple):
     port: int
     keys: Path
 
 
 @contextmanager
-def proxy(directory: Path, target):
-    """nginx with the README's server, as the nginx image includes it."""
+def nginx(directory: Path, target):
+    """Runs nginx with the README's server block, which the configuration includes as in the nginx image."""
     [server] = readme.blocks("nginx")
     keys, port = directory / "tls", free_port()
     keys.mkdir()
@@ -109,12 +109,13 @@ def proxy(directory: Path, target):
         for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (directory / "nginx.conf").write_text(
-        f"daemon off; pid {directory}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\nhttp {{ access_log off; {temporary}\n{server} }}"
+        f"daemon off; pid {directory}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n{server} }}"
     )
     with running(
         command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)
     ):
-        yield Door(port, keys)
+        yield Proxy(port, keys)
 
 
 @pytest.fixture(scope="module")
@@ -124,18 +125,18 @@ def target(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def door(target, tmp_path_factory):
-    with proxy(tmp_path_factory.mktemp("proxy"), target) as door:
-        yield door
+def proxy(target, tmp_path_factory):
+    with nginx(tmp_path_factory.mktemp("proxy"), target) as proxy:
+        yield proxy
 
 
-def ask(
-    door: Door, path: str, client: str | None = "client", token: str | None = TOKEN, ca: str = "ca"
+def get(
+    proxy: Proxy, path: str, client: str | None = "client", token: str | None = TOKEN, ca: str = "ca"
 ) -> tuple[int, bytes]:
-    context = ssl.create_default_context(cafile=door.keys / f"{ca}.crt")
+    context = ssl.create_default_context(cafile=proxy.keys / f"{ca}.crt")
     if client:
-        context.load_cert_chain(door.keys / f"{client}.crt", door.keys / f"{client}.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", door.port, timeout=10, context=context)
+        context.load_cert_chain(proxy.keys / f"{client}.crt", proxy.keys / f"{client}.key")
+    connection = http.client.HTTPSConnection("127.0.0.1", proxy.port, timeout=10, context=context)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
@@ -144,31 +145,31 @@ def ask(
         connection.close()
 
 
-def test_who_is_let_in(door, target):
-    status, body = ask(door, "/metrics")
+def test_proxy_requires_certificate_and_token(proxy, target):
+    status, body = get(proxy, "/metrics")
     assert (status, without_age(body)) == (200, without_age(target.scrape()[1]))
     for wrong in ("wrong", TOKEN + "x", TOKEN[:-1], TOKEN.upper(), None):
-        assert ask(door, "/metrics", token=wrong)[0] == 401, wrong
-    assert ask(door, "/metrics", client=None)[0] == 401
-    assert ask(door, "/metrics", client="stranger")[0] == 400
-    assert ask(door, "/", token=None)[0] == 401
+        assert get(proxy, "/metrics", token=wrong)[0] == 401, wrong
+    assert get(proxy, "/metrics", client=None)[0] == 401
+    assert get(proxy, "/metrics", client="stranger")[0] == 400
+    assert get(proxy, "/", token=None)[0] == 401
     with pytest.raises(ssl.SSLCertVerificationError):
-        ask(door, "/metrics", ca="other-ca")
-    # the kubelet's probes have neither
+        get(proxy, "/metrics", ca="other-ca")
+    # The kubelet's probes have neither a certificate nor a token.
     for path in ("/healthz", "/readyz"):
-        assert ask(door, path, client=None, token=None) == (200, b"ok\n")
+        assert get(proxy, path, client=None, token=None) == (200, b"ok\n")
     for path in ("/healthz/../metrics", "/healthz/metrics", "/x/healthz", "//healthz/..//metrics"):
-        assert ask(door, path, client=None, token=None)[0] == 401, path
+        assert get(proxy, path, client=None, token=None)[0] == 401, path
 
 
-def test_nothing_is_said_in_plain(door):
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+def test_proxy_refuses_plain_http(proxy):
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
     connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     response = connection.getresponse()
     assert (response.status, b"process_smaps" in response.read()) == (400, False)
 
 
-def test_prometheus_scrapes_through_it(door, target, tmp_path):
+def test_prometheus_scrapes_through_the_proxy(proxy, target, tmp_path):
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "wrong").write_text("wrong")
     jobs = {
@@ -179,9 +180,9 @@ def test_prometheus_scrapes_through_it(door, target, tmp_path):
     configs = []
     for job, (client, token) in jobs.items():
         keys = {
-            "ca_file": str(door.keys / "ca.crt"),
-            "cert_file": str(door.keys / f"{client}.crt"),
-            "key_file": str(door.keys / f"{client}.key"),
+            "ca_file": str(proxy.keys / "ca.crt"),
+            "cert_file": str(proxy.keys / f"{client}.crt"),
+            "key_file": str(proxy.keys / f"{client}.key"),
         }
         configs.append(
             {
@@ -190,12 +191,12 @@ def test_prometheus_scrapes_through_it(door, target, tmp_path):
                 "scheme": "https",
                 "tls_config": keys,
                 "authorization": {"credentials_file": str(tmp_path / token)},
-                "static_configs": [{"targets": [f"127.0.0.1:{door.port}"]}],
+                "static_configs": [{"targets": [f"127.0.0.1:{proxy.port}"]}],
             }
         )
     with Prometheus(tmp_path, configs) as prometheus:
         up = lambda: {series["metric"]["job"]: series["value"][1] for series in prometheus.query("up")}
-        assert until(lambda: len(found := up()) == len(jobs) and found, 60, "each was tried") == {
+        assert until(lambda: len(found := up()) == len(jobs) and found, 60, "each job has scraped") == {
             "good": "1",
             "wrong-token": "0",
             "stranger": "0",

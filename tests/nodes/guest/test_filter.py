@@ -62,7 +62,7 @@ def thread_of(exporter: Exporter, name: str) -> int:
     return next(thread for thread, state in threads(exporter).items() if state["Name"] == name)
 
 
-def test_nothing_that_it_does_is_refused(node):
+def test_sandbox_refuses_no_call_of_the_exporter(node):
     seen = set()
     with (
         Refusals() as refusals,
@@ -137,7 +137,7 @@ def test_what_it_does_not_do_is_refused(node, exporter, victim, tmp_path):
     assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "nobody stopped or killed it"
 
 
-def test_without_the_sandbox_the_same_calls_do_harm(node, victim, tmp_path):
+def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
     """Proof that the test above can fail."""
     file = tmp_path / "file"
     file.write_text("text")

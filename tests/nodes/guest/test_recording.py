@@ -10,7 +10,7 @@ from exposition import smaps_lines
 RESULTS = Path("/results")
 
 
-def test_a_recording_replays_to_the_live_exposition(node, tmp_path):
+def test_recording_replays_to_the_live_exposition(node, tmp_path):
     recording = tmp_path / "recording"
     taken = ("--containerd-sock", node.socket, "--filter", "memory/*/*/*", "--filter", "default/*/*/*")
     with kernel.stopped(node):
