@@ -51,7 +51,7 @@ class Client:
             yield last
 
     def after(self, n_scrapes: int = 2) -> Exposition:
-        """Returns the exposition of the second scrape that ends from now on: the first may have begun before."""
+        """Returns the exposition of the second scrape that ends from now on: it began after this call."""
         return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
 
 

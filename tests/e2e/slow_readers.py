@@ -49,7 +49,7 @@ def connect_slowly(target, request: bytes) -> socket.socket:
     return client
 
 
-def hold_many_generations(directory: Path, n_megabytes: int, n_generations: int, limit: int):
+def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int, limit: int):
     """Lets slow readers hold several expositions, and asserts that memory stays within the documented bound.
 
     The exporter also has to stay within the limit of its cgroup.

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from clients import command
-from slow_readers import ALL, GET, GET_GZIP, connect_slowly, hold_many_generations, node
+from slow_readers import ALL, GET, GET_GZIP, connect_slowly, hold_many_expositions, node
 from target import MIB, ONCE, Target
 
 
@@ -38,7 +38,7 @@ def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[fl
 
 
 def test_slow_readers_of_many_expositions_stay_within_the_bound(tmp_path):
-    hold_many_generations(tmp_path, 80, 6, 256 * MIB)
+    hold_many_expositions(tmp_path, 80, 6, 256 * MIB)
 
 
 def test_kernel_buffers_less_than_128_kib_per_connection(node_16):

@@ -303,7 +303,7 @@ HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 
 @pytest.mark.parametrize("interval", [0.05, 1])
-def test_reading_makes_the_kernel_kill_no_second_process(programs, tmp_path, interval):
+def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
     """The night runs 40 trials of each kind."""
     with pods_of(tmp_path / "links", programs) as pods:
         n_without = second_victims(pods, "without", HARM_TRIALS)

@@ -1,4 +1,4 @@
-"""Somebody has taken over the exporter that runs as the README recommends for new kernels: with PERFMON, so with Landlock too."""
+"""A taken-over exporter that runs as recommended for new kernels is confined by Landlock and seccomp."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_whoever_is_inside_under_perfmon_is_refused_and_it_goes_on_serving(node, tmp_path):
+def test_taken_over_exporter_with_perfmon_is_confined(node, tmp_path):
     file = tmp_path / "file"
     file.write_text("text")
     [victim] = kernel.processes(node)["default", "web-1", "sidecar", "sleep"]
     inject = injector(PROGRAMS / "inject")
     refused = calls(victim, file)
-    del refused["socket(AF_UNIX), with a recording"]  # it asks containerd
+    del refused["socket(AF_UNIX), with a recording"]  # allowed here, to connect to containerd
     roots = ("1", str(victim))
     unreadable = [f"/host/proc/{pid}/root/etc/{name}" for pid in roots for name in ("shadow", "passwd")] + [
         "/host/proc/1/mem"
@@ -49,9 +49,9 @@ def test_whoever_is_inside_under_perfmon_is_refused_and_it_goes_on_serving(node,
                     f"{path} in {name}"
                 )
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, (
-                "calls do get through"
+                "injected calls do run"
             )
-        # that they are refused in every thread is tested where it takes less time
+        # tests/e2e/test_sandbox.py, which is faster, tests that they are refused in each thread.
         for call, (number, *arguments) in refused.items():
             assert inject(threads["scrape"], number, *arguments) == EPERM, call
         exporter.after(2)
@@ -60,4 +60,4 @@ def test_whoever_is_inside_under_perfmon_is_refused_and_it_goes_on_serving(node,
         assert int(re.match("[0-9a-f]+", status["CapPrm"])[0], 16) == 1 << 38 and status["Seccomp"] == "2"
         assert "not permitted" not in exporter.log()
     assert file.read_text() == "text"
-    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "nobody stopped or killed it"
+    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "the victim was stopped or killed"
