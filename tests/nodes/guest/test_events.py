@@ -45,7 +45,7 @@ def up(exporter: Client) -> bool:
 
 
 class Observer(threading.Thread):
-    """Scrapes an exporter twice a second, and counts the values that each command's process count had."""
+    """Scrapes an exporter every second, and counts the values that each command's process count had."""
 
     def __init__(self, exporter: Client):
         super().__init__(daemon=True)
@@ -56,7 +56,7 @@ class Observer(threading.Thread):
         self._stop = threading.Event()
 
     def run(self):
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(1):
             try:
                 answer = reported(self.exporter)
             except (OSError, urllib.error.URLError) as error:
