@@ -1,7 +1,7 @@
 //! The memory of the cgroups above containers, in files that stay open, and where these cgroups are.
 //!
-//! For 110 pods this takes 1.0 ms where opening four files of each takes 2.8. An open file holds 5 KB of kernel
-//! memory, so that is 2 MB.
+//! For 110 pods this takes 1.0 ms where opening four files of each takes 2.8. An open file holds 5 KB of
+//! kernel memory, so that is 2 MB.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -75,8 +75,8 @@ impl Directory {
     }
 }
 
-/// The memory files of one cgroup, which are open, in the order of the file system's list. The kernel may lack
-/// some of them.
+/// The memory files of one cgroup, which are open, in the order of the file system's list. The kernel may
+/// lack some of them.
 #[derive(Debug)]
 pub struct MemoryFiles(Vec<Option<OwnedFd>>);
 
@@ -124,8 +124,8 @@ impl MemoryFs {
         Some(MemoryFiles(self.files.iter().map(open).collect()))
     }
 
-    /// Reads the files of a cgroup. `limit_above` is the smallest limit above it. Returns `None` if the cgroup
-    /// is gone.
+    /// Reads the files of a cgroup. `limit_above` is the smallest limit above it. Returns `None` if the
+    /// cgroup is gone.
     pub fn read(&mut self, files: &MemoryFiles, limit_above: Option<u64>) -> Option<Values> {
         let mut values = Values::default();
         for (file, open) in self.files.iter().zip(&files.0) {
@@ -169,7 +169,8 @@ impl MemoryFs {
         }
     }
 
-    /// Calls `each` with the text of every file that is read of the cgroup at `path`, and its place in a recording.
+    /// Calls `each` with the text of every file that is read of the cgroup at `path`, and its place in a
+    /// recording.
     ///
     /// Fails when `each` does.
     pub fn record(

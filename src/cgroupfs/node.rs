@@ -1,8 +1,8 @@
 //! The memory of the node, divided so that the parts are exactly all memory. Pure.
 //!
 //! Whatever is charged to a cgroup below the root is the part of the top-level cgroup it is in. What is left
-//! has counters of the whole node, less what of them is charged. The formula was tried in sixteen situations on
-//! Linux 6.1, 6.12 and 7.2: the remainder was below 0.5% of all memory.
+//! has counters of the whole node, less what of them is charged. The formula was tried in sixteen situations
+//! on Linux 6.1, 6.12 and 7.2: the remainder was below 0.5% of all memory.
 
 use super::fields::{
     ANON, FILE, HUGETLB, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SEC_PAGETABLES, SLAB, VMALLOC, Values,
@@ -27,8 +27,8 @@ pub struct Uncharged {
     pub balloon: Option<u64>,
 }
 
-/// Returns what is charged to no cgroup below the root. `root` has the values of the root's `memory.stat`, and
-/// `tops` those of all top-level cgroups. The counters are not read at one moment; no part is below 0.
+/// Returns what is charged to no cgroup below the root. `root` has the values of the root's `memory.stat`,
+/// and `tops` those of all top-level cgroups. The counters are not read at one moment; no part is below 0.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,

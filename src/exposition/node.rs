@@ -3,7 +3,8 @@
 use super::text::{Family, Kind};
 
 /// What the family shows.
-pub const HELP: &str = "Parts of all memory of the node; together they are MemTotal. Each top-level cgroup has its path as part; remainder is what no counter of the kernel shows.";
+pub const HELP: &str = "Parts of all memory of the node; together they are MemTotal. Each top-level cgroup \
+                        has its path as part; remainder is what no counter of the kernel shows.";
 
 /// Appends the family to `text`, given the label text of each part and its bytes; nothing without parts.
 pub fn render<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = (&'a str, i64)>) {

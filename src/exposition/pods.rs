@@ -22,7 +22,8 @@ pub const FAMILIES: [(&str, usize, &str); 3] = [
 pub const EVENTS: &str =
     "Memory events in the pod and in its containers, named as in cgroup_memory_events_total.";
 /// What is outside the running containers.
-pub const OUTSIDE: &str = "Memory charged to the pod and to no running container of it: tmpfs and page cache that ended containers left, and the sandbox.";
+pub const OUTSIDE: &str = "Memory charged to the pod and to no running container of it: tmpfs and page cache \
+                           that ended containers left, and the sandbox.";
 /// The uid.
 pub const INFO: &str =
     "The uid of each pod, from the name of its cgroup; of a static pod the hash of its manifest.";

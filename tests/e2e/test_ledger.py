@@ -1,4 +1,4 @@
-"""Memory above the containers: a pod that is full of what an ended container left, and the node, whose parts are all memory."""
+"""Memory above the containers: a pod that is full of what an ended container left, and the node's parts."""
 
 import re
 import shutil
@@ -26,28 +26,33 @@ def parts_of_node(exposition: Exposition) -> dict[str, float]:
 def mounts(programs):
     """The program that leaks, at /programs, and a tmpfs at /cache, which outlives the containers."""
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
-    yield [cri.Mount(host_path=str(programs), container_path="/programs", readonly=True), cri.Mount(host_path=cache, container_path="/cache")]
+    program = cri.Mount(host_path=str(programs), container_path="/programs", readonly=True)
+    yield [program, cri.Mount(host_path=cache, container_path="/cache")]
     shutil.rmtree(cache)
 
 
 def test_what_an_ended_container_left_fills_its_pod(node, mounts):
-    """An ended container left 90 MiB of tmpfs in a pod with a limit of 100 MiB. Another one then needs more than is left."""
+    """An ended container left 90 MiB of tmpfs in a pod limited to 100 MiB. Another one needs more."""
     fills = Container("fills", ["dd", "if=/dev/zero", "of=/cache/x", "bs=1M", "count=90"], mounts=mounts)
     with pod(node, "full-0", Container("idle", ["sleep", FOREVER]), fills) as made:
         node.limit_pod(made, LIMIT)
         file = Path(mounts[1].host_path) / "x"
-        until(lambda: file.exists() and file.stat().st_size == 90 * MIB and not pids_of(node, fills), 20, "the file is written")
+        is_written = lambda: file.exists() and file.stat().st_size == 90 * MIB and not pids_of(node, fills)
+        until(is_written, 20, "the file is written")
         with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
             exposition = exporter.after()
-            current, limit = (exposition.by(f"cgroup_pod_memory_{name}_bytes", "pod")["full-0",] for name in ("current", "limit"))
+            current = exposition.by("cgroup_pod_memory_current_bytes", "pod")["full-0",]
+            limit = exposition.by("cgroup_pod_memory_limit_bytes", "pod")["full-0",]
             outside = exposition.by("cgroup_pod_memory_outside_containers_bytes", "pod", "part")
             outside = {part: value for (name, part), value in outside.items() if name == "full-0"}
             of_containers = exposition.by("cgroup_memory_current_bytes", "pod")["full-0",]
             assert limit == LIMIT and 90 * MIB <= current <= LIMIT and of_containers <= 5 * MIB
             assert 89 * MIB <= outside["shmem"] <= 91 * MIB, outside
             assert sum(outside.values()) == current - of_containers
-            [uid] = [uid for name, uid in exposition.by("smaps_exporter_pod_info", "pod", "uid") if name == "full-0"]
-            assert made.config.linux.cgroup_parent.replace("_", "-").removesuffix(".slice").endswith(f"pod{uid}")
+            infos = exposition.by("smaps_exporter_pod_info", "pod", "uid")
+            [uid] = [uid for name, uid in infos if name == "full-0"]
+            cgroup = made.config.linux.cgroup_parent.replace("_", "-").removesuffix(".slice")
+            assert cgroup.endswith(f"pod{uid}")
             node.start_container(made, leak(mounts, 1, 5))
             [record] = until(lambda: records(exporter), 30, "the kill is recorded")
             assert 89 * MIB <= record["outside_containers_bytes"] <= 93 * MIB
@@ -64,7 +69,12 @@ def test_the_parts_of_the_node_are_all_memory(node):
 
 
 def test_groups_of_pods_and_of_the_node(node):
-    for groups, has_pods, has_node in (("memory", False, False), ("pod", True, False), ("memory,node", False, True), ("none", False, False)):
+    families = ("cgroup_memory_current_bytes", "cgroup_pod_memory_current_bytes", "cgroup_node_memory_bytes")
+    for groups, expected in (
+        ("memory", [True, False, False]),
+        ("pod", [False, True, False]),
+        ("memory,node", [True, False, True]),
+        ("none", [False, False, False]),
+    ):
         text = once("--once", "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", groups)
-        seen = ["\ncgroup_pod_memory_current_bytes{" in text, "\ncgroup_node_memory_bytes{" in text, "\ncgroup_memory_current_bytes{" in text]
-        assert seen == [has_pods, has_node, "memory" in groups], groups
+        assert [f"\n{family}{{" in text for family in families] == expected, groups

@@ -12,8 +12,8 @@ use crate::totals::labels;
 
 /// The top-level cgroup of all pods, as the kubelet names it with each of its drivers.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
-/// At most this many top-level cgroups have a part of their own. A node has about a dozen; more are the work of
-/// a program that makes one for each of its jobs. Those beyond, by name, share the part `other_cgroups`.
+/// At most this many top-level cgroups have a part of their own. A node has about a dozen; more are the work
+/// of a program that makes one for each of its jobs. Those beyond, by name, share the part `other_cgroups`.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.

@@ -114,8 +114,8 @@ impl Pods {
         }
     }
 
-    /// Returns what the pod of this container is charged for now outside its running containers. What an ended
-    /// container left stays when a process is killed, so this also holds after a kill.
+    /// Returns what the pod of this container is charged for now outside its running containers. What an
+    /// ended container left stays when a process is killed, so this also holds after a kill.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;

@@ -29,9 +29,9 @@ def ledger(node):
     with Exporter("--containerd-sock", node.socket, "--filter", "none/*/*/*") as exporter:
 
         def read() -> dict[str, float]:
-            parts = {part: value for (part,), value in exporter.after().by("cgroup_node_memory_bytes", "part").items()}
+            parts = exporter.after().by("cgroup_node_memory_bytes", "part")
             assert sum(parts.values()) == TOTAL
-            return {part: value / MIB for part, value in parts.items()}
+            return {part: value / MIB for (part,), value in parts.items()}
 
         yield read
 
@@ -57,7 +57,8 @@ def container_cache(node):
 def service_cache(node):
     file = Path("/var/tmp/ledger")
     try:
-        subprocess.run(["systemd-run", "--wait", "--quiet", "dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={SIZE}"], check=True)
+        writes = ["dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={SIZE}"]
+        subprocess.run(["systemd-run", "--wait", "--quiet", *writes], check=True)
         yield "/system.slice"
     finally:
         file.unlink(missing_ok=True)
@@ -69,7 +70,8 @@ def tmpfs_of_a_removed_pod(node):
     directory.mkdir()
     try:
         mounts = [cri.Mount(container_path="/volume", host_path=str(directory))]
-        pod = node.run_pod("ledger", "gone-0", [Container("app", ["dd", "if=/dev/zero", "of=/volume/x", "bs=1M", f"count={SIZE}"], mounts=mounts)])
+        writes = ["dd", "if=/dev/zero", "of=/volume/x", "bs=1M", f"count={SIZE}"]
+        pod = node.run_pod("ledger", "gone-0", [Container("app", writes, mounts=mounts)])
         file = directory / "x"
         until(lambda: file.exists() and file.stat().st_size == SIZE * MIB, 60, "the file is written")
         node.remove_pod(pod)
@@ -125,7 +127,8 @@ def zram(node):
     (ZRAM / "disksize").write_text(f"{2 * SIZE}M\n")
     try:
         # What cannot be compressed.
-        subprocess.run(["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"], check=True, capture_output=True)
+        writes = ["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"]
+        subprocess.run(writes, check=True, capture_output=True)
         yield "zram"
     finally:
         (ZRAM / "reset").write_text("1\n")
@@ -147,7 +150,17 @@ def tcp_buffers(node):
         yield None
 
 
-SITUATIONS = [idle, container_cache, service_cache, tmpfs_of_a_removed_pod, slab, huge_pages, swapped, zram, tcp_buffers]
+SITUATIONS = [
+    idle,
+    container_cache,
+    service_cache,
+    tmpfs_of_a_removed_pod,
+    slab,
+    huge_pages,
+    swapped,
+    zram,
+    tcp_buffers,
+]
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.__name__)
