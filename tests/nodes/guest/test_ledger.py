@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cgroups import MIB
+from cgroups import IS_V2, MIB
 from exporter import Exporter
 from lab import Container, cri, until
+from live_node import rmdir
+from node import PROGRAMS
+from ooms import ROOT
 
 # The part of MemTotal that no counter of the kernel may leave unexplained.
 MAX_REMAINDER = 0.006
@@ -75,6 +78,9 @@ def tmpfs_of_a_removed_pod(node):
         file = directory / "x"
         until(lambda: file.exists() and file.stat().st_size == SIZE * MIB, 60, "the file is written")
         node.remove_pod(pod)
+        # The kubelet removes the pod's cgroup, and there is none here.
+        cgroup = ROOT / pod.config.linux.cgroup_parent.lstrip("/")
+        until(lambda: rmdir(cgroup), 20, "the pod's cgroup is empty")
         yield "ended_pods"
     finally:
         shutil.rmtree(directory)
@@ -104,16 +110,21 @@ def huge_pages(node):
 
 @contextmanager
 def swapped(node):
-    """Pages of the container's own, of which its limit leaves half in memory."""
-    script = f"head -c {SIZE}M /dev/zero | tail -c {SIZE}M > /dev/null & sleep 1000000 & wait"
-    app = Container("app", ["sh", "-c", script], memory_limit_bytes=SIZE // 2 * MIB)
+    """A process of a cgroup whose limit leaves half of its memory. containerd's containers do not swap."""
+    cgroup = ROOT / "ledger"
+    cgroup.mkdir()
+    limit_file = cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")
+    limit_file.write_text(f"{SIZE // 2 * MIB}\n")
     before = swap_free()
-    pod = node.run_pod("ledger", "swap-0", [app])
+    enter = ["sh", "-c", f'echo $$ > {cgroup}/cgroup.procs; exec "$@"', "sh"]
+    process = subprocess.Popen([*enter, PROGRAMS / "leak", "heap", str(SIZE), "1", str(SIZE)])
     try:
-        until(lambda: swap_free() < before, 60, "something is swapped out")
+        until(lambda: before - swap_free() >= SIZE // 4 << 10, 60, "a quarter of it is swapped out")
         yield None
     finally:
-        node.remove_pod(pod)
+        process.kill()
+        process.wait()
+        until(lambda: rmdir(cgroup), 20, "the cgroup is empty")
 
 
 def swap_free() -> int:
