@@ -13,9 +13,11 @@ run: protoc
 test: protoc
 	$(CARGO) test --locked
 
-# Checks formatting, clippy and the documentation, with warnings denied.
+# Checks the words and columns of every text, formatting, clippy and the documentation, with warnings denied.
 .PHONY: lint
 lint: protoc
+	.ci/words.py --self-test
+	.ci/words.py
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
@@ -99,7 +101,7 @@ bench-short: protoc
 # Updates the README's table of sizes for 100 pods, including resident memory of the static binary.
 .PHONY: sizing
 sizing: static
-	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::counts
+	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
 # Measures the cost to containerd and its shims, with 50 pods. Needs root.
 .PHONY: bench-containerd

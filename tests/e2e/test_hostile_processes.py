@@ -339,7 +339,7 @@ def test_cap_perfmon_suffices_or_is_named_as_insufficient(any_node, programs, tm
         print(f"with CAP_PERFMON only: {comms(exposition)}, {errors(exposition)}\n{exporter.log()}")
         if errors(exposition)["denied"]:
             assert comms(exposition) == {}
-            assert "CAP_PERFMON is there, but this kernel asks for more" in exporter.log()
+            assert "CAP_PERFMON is present, but this kernel requires more" in exporter.log()
         else:
             assert comms(exposition) == {"sleep": 1, "secret": 1}
 
