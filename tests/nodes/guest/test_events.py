@@ -53,10 +53,10 @@ class Observer(threading.Thread):
         self.seen: dict[tuple[str, ...], Counter] = {}
         self.n_answers = 0
         self.errors: list[str] = []
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self):
-        while not self._stop.wait(1):
+        while not self._stopping.wait(1):
             try:
                 answer = reported(self.exporter)
             except (OSError, urllib.error.URLError) as error:
@@ -67,7 +67,7 @@ class Observer(threading.Thread):
                 self.seen.setdefault(key, Counter())[answer[key]] += 1
 
     def stop(self):
-        self._stop.set()
+        self._stopping.set()
         self.join()
 
 
