@@ -63,7 +63,10 @@ V1 = {
     "memory_max_bytes": ("memory.limit_in_bytes", None, 1),
     "memory_stat_kernel_bytes": ("memory.kmem.usage_in_bytes", None, 1),
     **{f"memory_{name}_bytes": ("memory.stat", f"total_{key}", 1) for name, key in V1_STAT.items()},
-    **{f"memory_stat_{key}_total": ("memory.stat", f"total_{key}", 1) for key in ("pgfault", "pgmajfault", *REFAULTS)},
+    **{
+        f"memory_stat_{key}_total": ("memory.stat", f"total_{key}", 1)
+        for key in ("pgfault", "pgmajfault", *REFAULTS)
+    },
     "cpu_usage_seconds_total": ("cpuacct.usage", None, 10**9),
     "cpu_user_seconds_total": ("cpuacct.stat", "user", 100),
     "cpu_system_seconds_total": ("cpuacct.stat", "system", 100),
