@@ -6,5 +6,6 @@ mod field;
 mod field_table;
 pub mod fields;
 pub mod files;
+pub mod limit_changes;
 mod namespace;
 pub mod use_files;

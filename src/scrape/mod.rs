@@ -137,7 +137,7 @@ impl Scraper {
         self.checks.begin(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
-        processes.list(proc).map_err(cannot_list)?;
+        processes.list(proc, pass == Pass::Check, now).map_err(cannot_list)?;
         // A check reads paths in any case, for the OOM record.
         reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
