@@ -66,6 +66,11 @@ impl UseFiles {
         self.max.as_fd()
     }
 
+    /// Returns the directory of the cgroup.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
     /// Returns the bytes of page cache that the kernel can take back at once, if it prints them.
     pub fn inactive_file(&self, text: &mut Vec<u8>) -> Option<u64> {
         let mut values = Values::default();

@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::checks::CheckSchedule;
+use self::checks::{CheckSchedule, Need};
 use self::ooms::Ooms;
 use self::own_metrics::OwnMetrics;
 pub use self::parts::Parts;
@@ -366,8 +366,12 @@ impl Scraper {
 
     /// Returns when a check is due if no scrape comes first; `None` without checks.
     pub fn next_check(&self) -> Option<Instant> {
-        let has_due = self.cgroups.as_ref().is_some_and(CgroupUsage::has_due);
-        self.checks.next_check(self.budget.next_check(), has_due)
+        let need = match &self.cgroups {
+            Some(cgroups) if cgroups.has_due() => Need::Urgent,
+            Some(cgroups) if cgroups.is_calm() => Need::Calm,
+            _ => Need::Usual,
+        };
+        self.checks.next_check(self.budget.next_check(), need)
     }
 
     /// Starts the thread that notices containers close to their limit and OOM kills, and wakes the thread that

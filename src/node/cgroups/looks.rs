@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::growth::{Growth, Look, MAX_INTERVAL, MIN_INTERVAL, UseAndLimit};
+use crate::cgroupfs::changes::{Changes, Watched};
 use crate::cgroupfs::files::{CgroupFs, Place};
-use crate::cgroupfs::limit_changes::{LimitChanges, Watched};
 use crate::cgroupfs::use_files::UseFiles;
 use crate::node::containers::table::ContainerId;
 use crate::procfs::this_process::thread_cpu_time;
@@ -22,6 +22,8 @@ const MAX_SHARE: f64 = 0.25;
 /// All limits are read this often. A limit that has changed by then without a report shows that writes are not
 /// reported, so that limits have to be read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
+/// Without a new cgroup for this long, the node is calm. A container that was made has its first process by then.
+const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: a container's or a pod's.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ struct Level {
     growth: Growth,
     /// The file of the limit, if writes to it are reported.
     limit_file: Option<Watched>,
+    /// The directory, if it is one above containers and new cgroups in it are reported.
+    directory: Option<Watched>,
     is_gone: bool,
 }
 
@@ -51,6 +55,8 @@ impl Levels {
 pub struct Looked {
     /// Whether the processes of a container are due to be read from now on.
     pub is_due: bool,
+    /// Whether there may be a new cgroup.
+    pub has_new: bool,
     /// The containers that may reach a limit before the next look.
     pub at_limit: Vec<ContainerId>,
 }
@@ -60,7 +66,7 @@ pub struct Looked {
 pub struct Looks {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
-    changes: LimitChanges,
+    changes: Changes,
     /// The containers that come close to a limit, so that their processes are to be read.
     due: BTreeSet<ContainerId>,
     /// At most this many cgroups are held.
@@ -69,6 +75,8 @@ pub struct Looks {
     all_at: Option<Instant>,
     next_at: Option<Instant>,
     limits_at: Option<Instant>,
+    /// When a cgroup was last new.
+    new_at: Option<Instant>,
     /// The CPU budget, as a fraction of one core; 0 means no limit.
     cpu_budget: f64,
     cpu_time: Duration,
@@ -81,12 +89,13 @@ impl Looks {
         Self {
             levels: BTreeMap::new(),
             containers: BTreeMap::new(),
-            changes: LimitChanges::new(),
+            changes: Changes::new(),
             due: BTreeSet::new(),
             max_held: max_descriptors / 4 / N_FILES,
             all_at: None,
             next_at: None,
             limits_at: None,
+            new_at: None,
             cpu_budget: 0.0,
             cpu_time: Duration::ZERO,
             text: Vec::new(),
@@ -108,8 +117,9 @@ impl Looks {
         now: Instant,
     ) {
         let is_held = self.add_level(fs, &place.path, is_young, now);
-        let pod = place.parent.as_deref().filter(|pod| self.add_level(fs, pod, is_young_pod, now));
-        place.above_pod().for_each(|above| _ = self.add_level(fs, above, false, now));
+        let pod = place.parent.as_deref().filter(|pod| self.add_above(fs, pod, is_young_pod, now));
+        place.above_pod().for_each(|above| _ = self.add_above(fs, above, false, now));
+        self.new_at = Some(now);
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
@@ -117,6 +127,17 @@ impl Looks {
         self.all_at.get_or_insert(now + MAX_INTERVAL);
         self.limits_at.get_or_insert(now + ALL_LIMITS);
         self.next_at = Some(now + MIN_INTERVAL);
+    }
+
+    /// Also notices new cgroups in this one. Returns whether the cgroup is looked at from now on.
+    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
+        let is_held = self.add_level(fs, path, is_young, now);
+        if let Some(level) = self.levels.get_mut(path)
+            && level.directory.is_none()
+        {
+            level.directory = self.changes.watch_directory(level.files.directory());
+        }
+        is_held
     }
 
     /// Returns whether the cgroup is looked at from now on.
@@ -130,8 +151,8 @@ impl Looks {
         let Some(files) = fs.open_use(path) else { return false };
         let growth = if is_young { Growth::of_new(now) } else { Growth::default() };
         // A write from now on is reported, so the limit is read after that.
-        let limit_file = self.changes.watch(files.limit_file());
-        let mut level = Level { files, growth, limit_file, is_gone: false };
+        let limit_file = self.changes.watch_file(files.limit_file());
+        let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };
         level.read_limit();
         level.look(&mut self.text, now);
         self.levels.insert(path.into(), level);
@@ -150,9 +171,7 @@ impl Looks {
         }
         let clock = thread_cpu_time();
         let is_all = self.all_at.is_none_or(|all_at| now >= all_at);
-        if is_all {
-            self.read_limits(now);
-        }
+        let has_new = is_all && self.take_changes(now);
         let Self { levels, containers, changes, due, text, .. } = self;
         let (mut close, mut at_limit, mut is_soon) = (Vec::new(), Vec::new(), false);
         let n_before = levels.len();
@@ -161,7 +180,7 @@ impl Looks {
                 return true;
             }
             let Some(is_due) = level.look(text, now) else {
-                level.limit_file.into_iter().for_each(|file| changes.forget(file));
+                level.limit_file.into_iter().chain(level.directory).for_each(|file| changes.forget(file));
                 return false;
             };
             if is_due {
@@ -181,26 +200,31 @@ impl Looks {
         let cost = thread_cpu_time().saturating_sub(clock);
         self.cpu_time += cost;
         self.schedule(is_all, is_soon, cost, now);
-        Looked { is_due: !close.is_empty(), at_limit }
+        Looked { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written since the last call, and from time to time all of them.
-    fn read_limits(&mut self, now: Instant) {
+    /// Reads the limits that were written since the last call, and from time to time all of them. Returns whether
+    /// there may be a new cgroup.
+    fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
-        let mut changed = Vec::new();
+        let mut differing = Vec::new();
         if limits_at.is_none_or(|at| now >= at) {
             *limits_at = Some(now + ALL_LIMITS);
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
-            changed.extend(levels.values_mut().filter_map(has_changed));
+            differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // Later, so that each of these changes is reported by now.
-        let written = changes.take();
-        if changed.iter().any(|&file| !written.includes(file)) {
+        // Later, so that each of these writes is reported by now.
+        let changed = changes.take();
+        if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
         }
-        for level in levels.values_mut().filter(|level| written.includes(level.limit_file)) {
+        for level in levels.values_mut().filter(|level| changed.includes(level.limit_file)) {
             level.read_limit();
         }
+        if changed.has_new() {
+            self.new_at = Some(now);
+        }
+        changed.has_new()
     }
 
     fn schedule(&mut self, is_all: bool, is_soon: bool, cost: Duration, now: Instant) {
@@ -213,6 +237,11 @@ impl Looks {
         }
         let soon = is_soon.then_some(now + pause.max(MIN_INTERVAL));
         self.next_at = soon.into_iter().chain(self.all_at).min().filter(|_| !self.levels.is_empty());
+    }
+
+    /// Whether there was no new cgroup for a while, beside or above the known ones.
+    pub fn is_calm(&self, now: Instant) -> bool {
+        !self.levels.is_empty() && self.new_at.is_some_and(|new_at| now >= new_at + CALMING)
     }
 
     /// Whether the processes of a container are due to be read.
@@ -329,10 +358,34 @@ mod tests {
             looks.use_of_container(id).limit
         };
         assert_eq!(look(&mut looks, 1, 1000), Some(1000));
-        looks.levels.values().filter_map(|level| level.limit_file).for_each(|file| looks.changes.forget(file));
+        looks
+            .levels
+            .values()
+            .filter_map(|level| level.limit_file)
+            .for_each(|file| looks.changes.forget(file));
         assert_eq!(look(&mut looks, 2, 900), Some(1000), "this write is not reported");
         assert_eq!(look(&mut looks, 11, 900), Some(900), "all limits are read");
         assert_eq!(look(&mut looks, 12, 800), Some(800));
+    }
+
+    #[test]
+    fn a_new_cgroup_ends_the_calm() {
+        let node = Node::new("calm", &[]);
+        for path in ["kubepods/pod", "kubepods/pod/c1"] {
+            node.cgroup(path, 500);
+            node.write(&format!("{path}/memory.max"), "1000\n");
+        }
+        let pod = Some(b"kubepods/pod".to_vec());
+        let place = Place { path: b"kubepods/pod/c1".into(), pod: pod.clone(), parent: pod };
+        let (mut looks, start) = (Looks::new(1000), Instant::now());
+        looks.add(&node.fs(), ContainerId(1), &place, [false; 2], start);
+        let mut look = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            (looks.look(now).has_new, looks.is_calm(now))
+        };
+        assert_eq!([look(1), look(10)], [(false, false), (false, true)]);
+        node.cgroup("kubepods/pod/c2", 1);
+        assert_eq!([look(11), look(20), look(21)], [(true, false), (false, false), (false, true)]);
     }
 
     #[test]

@@ -82,9 +82,8 @@ impl ProcessTable {
                     continue;
                 }
                 Some(mut process) if process.identity().entry() == entry => {
-                    let is_settled = process.is_selected()
-                        || process.identity().is_kernel_thread()
-                        || may_skip(&process);
+                    let is_settled =
+                        process.is_selected() || process.identity().is_kernel_thread() || may_skip(&process);
                     (is_settled || locate(&mut process, proc, buffers, cgroups)).then_some(process)
                 }
                 previous => Process::find(entry, proc, buffers, cgroups).map(|mut process| {
