@@ -42,12 +42,15 @@ impl Changed {
 pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
-impl Changes {
+impl Default for Changes {
     /// Watches nothing yet. If the kernel allows no watching, nothing is watched later.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
+}
 
+#[cfg(target_os = "linux")]
+impl Changes {
     /// Watches for writes to a file. Returns `None` if it cannot be watched; then all watches end.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
@@ -100,18 +103,13 @@ impl Changes {
 }
 
 /// On other systems only recordings are read, and nothing is watched.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[cfg(not(target_os = "linux"))]
 pub struct Changes;
 
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unused_self, reason = "as on Linux")]
 impl Changes {
-    /// Watches nothing.
-    pub fn new() -> Self {
-        Self
-    }
-
     /// Returns `None`, because the file is not watched.
     pub fn watch_file(&mut self, _: BorrowedFd<'_>) -> Option<Watched> {
         None
@@ -145,7 +143,7 @@ mod tests {
     fn a_file_that_is_written_is_included_once() {
         let path =
             |name: &str| std::env::temp_dir().join(format!("smaps-limit-{name}-{}", std::process::id()));
-        let mut changes = Changes::new();
+        let mut changes = Changes::default();
         let [written, other, forgotten] = ["written", "other", "forgotten"].map(|name| {
             fs::write(path(name), "1\n").unwrap();
             let file = fs::File::open(path(name)).unwrap();
@@ -171,7 +169,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("smaps-new-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         let directory = open_directory(rustix::fs::CWD, &path).unwrap();
-        let mut changes = Changes::new();
+        let mut changes = Changes::default();
         let watched = changes.watch_directory(directory.as_fd());
         assert!(watched.is_some() && !changes.take().has_new());
         fs::create_dir(path.join("pod")).unwrap();

@@ -89,7 +89,7 @@ impl Looks {
         Self {
             levels: BTreeMap::new(),
             containers: BTreeMap::new(),
-            changes: Changes::new(),
+            changes: Changes::default(),
             due: BTreeSet::new(),
             max_held: max_descriptors / 4 / N_FILES,
             all_at: None,
