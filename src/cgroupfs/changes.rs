@@ -1,8 +1,8 @@
 //! Notices writes to the limits of cgroups, and new cgroups, so that neither has to be searched for once a
 //! second.
 //!
-//! inotify reports each write to a file of a cgroup, and needs no right to write it. A file may not be watched
-//! if a security policy forbids it, or if too many files are watched (`fs.inotify.max_user_watches`).
+//! inotify reports each write to a file of a cgroup, and needs no right to write it. It fails if a security
+//! policy forbids it, or if too many files are watched (`fs.inotify.max_user_watches`).
 
 use std::os::fd::BorrowedFd;
 #[cfg(target_os = "linux")]

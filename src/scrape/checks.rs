@@ -9,8 +9,8 @@ pub enum Need {
     Urgent,
     /// After the interval.
     Usual,
-    /// After twice the interval: no container was made for a while. A check of 250 containers takes a millisecond
-    /// even if it finds nothing.
+    /// After twice the interval: no container was made for a while. A check of 250 containers takes a
+    /// millisecond even if it finds nothing.
     Calm,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The name and the cgroups of a selected process come from its read, which reads them last, or if it is not
 //! read, from [`ProcessTable::refresh`]. Those of all other processes are read at each listing of proc. That
-//! saves 4 us per selected process, 4% of a scrape of processes with 25 mappings. Between scrapes, most of the
-//! others are left out.
+//! saves 4 us per selected process, 4% of a scrape of processes with 25 mappings. Checks between scrapes
+//! leave out most of the others.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ use crate::totals::snapshot::Snapshot;
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// A process that was found longer ago than this has left the cgroup in which it was forked, so that a check
-/// reads its cgroups only every few times: for 120 processes that no filter selects, that took half of a check.
+/// A process that was found longer ago than this has left the cgroup in which it was forked, so only one in
+/// eight checks reads its cgroups. For 120 processes that no filter selects, that took a third of a check.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
