@@ -1,6 +1,7 @@
 //! Linux's cgroup file system, version 2 or version 1's hierarchies, or a recording of one. Knows cgroups and nothing of containers.
 
 pub mod account;
+pub mod changes;
 pub mod events;
 mod field;
 mod field_table;

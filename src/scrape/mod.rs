@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::checks::CheckSchedule;
+use self::checks::{CheckSchedule, Need};
 use self::ooms::Ooms;
 use self::own_metrics::OwnMetrics;
 pub use self::parts::Parts;
@@ -138,7 +138,7 @@ impl Scraper {
         self.checks.begin(now);
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
-        processes.list(proc).map_err(cannot_list)?;
+        processes.list(proc, pass == Pass::Check, now).map_err(cannot_list)?;
         // A check reads paths in any case, for the OOM record.
         reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
@@ -372,8 +372,12 @@ impl Scraper {
 
     /// Returns when a check is due if no scrape comes first; `None` without checks.
     pub fn next_check(&self) -> Option<Instant> {
-        let has_due = self.cgroups.as_ref().is_some_and(CgroupUsage::has_due);
-        self.checks.next_check(self.budget.next_check(), has_due)
+        let need = match &self.cgroups {
+            Some(cgroups) if cgroups.has_due() => Need::Urgent,
+            Some(cgroups) if cgroups.is_calm() => Need::Calm,
+            _ => Need::Usual,
+        };
+        self.checks.next_check(self.budget.next_check(), need)
     }
 
     /// Starts the thread that notices containers close to their limit and OOM kills, and wakes the thread

@@ -67,14 +67,18 @@ impl Growth {
         Self { last: before.map(|before| (before, empty)), ..Self::default() }
     }
 
-    /// Sets the limit; `None` means that there is none. Returns whether there is one: without, looking at the
-    /// use is not worth its time.
+    /// Sets the limit; `None` means that there is none. Returns whether it is another one than before.
     pub fn set_limit(&mut self, limit: Option<u64>) -> bool {
-        self.limit = limit;
+        let before = std::mem::replace(&mut self.limit, limit);
         if limit.is_none() {
             *self = Self::default();
         }
-        limit.is_some()
+        limit != before
+    }
+
+    /// Whether there is a limit. Without one, looking at the use is not worth its time.
+    pub fn has_limit(&self) -> bool {
+        self.limit.is_some()
     }
 
     /// Whether so much is charged that it matters how much of it is inactive page cache. Reading that takes
@@ -286,8 +290,8 @@ mod tests {
         lowered.now += MAX_INTERVAL;
         assert!(lowered.look(502.0));
         assert_eq!(lowered.growth.permille(), Some(965));
-        assert!(!lowered.growth.set_limit(None));
-        assert_eq!(lowered.growth.time_to_limit(lowered.now), None);
+        assert!(lowered.growth.set_limit(None) && !lowered.growth.set_limit(None));
+        assert!(!lowered.growth.has_limit() && lowered.growth.time_to_limit(lowered.now).is_none());
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! it.
 //!
 //! All of them are looked at once a second, and those that may soon be close ten times a second. A look reads
-//! the limit and, if there is one, the use, at 2.4 microseconds each on a busy machine.
+//! the use, which takes 2.4 microseconds on a busy machine. The limit is read when it was written: pods often
+//! have none, and reading the limits of 250 containers and their pods, too, took two thirds of the time of looks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::growth::{Growth, Look, MAX_INTERVAL, MIN_INTERVAL, UseAndLimit};
+use crate::cgroupfs::changes::{Changes, Watched};
 use crate::cgroupfs::files::{CgroupFs, Place};
 use crate::cgroupfs::use_files::UseFiles;
 use crate::node::containers::table::ContainerId;
@@ -17,12 +19,22 @@ use crate::procfs::this_process::thread_cpu_time;
 const N_FILES: usize = 3;
 /// Looks may take this share of the CPU budget. If they would take more, there are fewer.
 const MAX_SHARE: f64 = 0.25;
+/// All limits are read this often. A limit that has changed by then without a report shows that writes are not
+/// reported, so that limits have to be read once a second.
+const ALL_LIMITS: Duration = Duration::from_secs(10);
+/// Without a new cgroup for this long, the node is calm. A container that was made has its first process by then.
+const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: a container's or a pod's.
 #[derive(Debug)]
 struct Level {
     files: UseFiles,
     growth: Growth,
+    /// The file of the limit, if writes to it are reported.
+    limit_file: Option<Watched>,
+    /// The directory, if it is one above containers and new cgroups in it are reported.
+    directory: Option<Watched>,
+    is_gone: bool,
 }
 
 /// The paths of the cgroups with the limits that apply to a container.
@@ -43,6 +55,8 @@ impl Levels {
 pub struct Looked {
     /// Whether the processes of a container are due to be read from now on.
     pub is_due: bool,
+    /// Whether there may be a new cgroup.
+    pub has_new: bool,
     /// The containers that may reach a limit before the next look.
     pub at_limit: Vec<ContainerId>,
 }
@@ -52,13 +66,17 @@ pub struct Looked {
 pub struct Looks {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
+    changes: Changes,
     /// The containers that come close to a limit, so that their processes are to be read.
     due: BTreeSet<ContainerId>,
     /// At most this many cgroups are held.
     max_held: usize,
-    /// When every cgroup is looked at again, and when some of them are.
+    /// When every cgroup is looked at again, when some of them are, and when every limit is read again.
     all_at: Option<Instant>,
     next_at: Option<Instant>,
+    limits_at: Option<Instant>,
+    /// When a cgroup was last new.
+    new_at: Option<Instant>,
     /// The CPU budget, as a fraction of one core; 0 means no limit.
     cpu_budget: f64,
     cpu_time: Duration,
@@ -71,10 +89,13 @@ impl Looks {
         Self {
             levels: BTreeMap::new(),
             containers: BTreeMap::new(),
+            changes: Changes::default(),
             due: BTreeSet::new(),
             max_held: max_descriptors / 4 / N_FILES,
             all_at: None,
             next_at: None,
+            limits_at: None,
+            new_at: None,
             cpu_budget: 0.0,
             cpu_time: Duration::ZERO,
             text: Vec::new(),
@@ -96,14 +117,27 @@ impl Looks {
         now: Instant,
     ) {
         let is_held = self.add_level(fs, &place.path, is_young, now);
-        let pod = place.parent.as_deref().filter(|pod| self.add_level(fs, pod, is_young_pod, now));
-        place.above_pod().for_each(|above| _ = self.add_level(fs, above, false, now));
+        let pod = place.parent.as_deref().filter(|pod| self.add_above(fs, pod, is_young_pod, now));
+        place.above_pod().for_each(|above| _ = self.add_above(fs, above, false, now));
+        self.new_at = Some(now);
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
         }
         self.all_at.get_or_insert(now + MAX_INTERVAL);
+        self.limits_at.get_or_insert(now + ALL_LIMITS);
         self.next_at = Some(now + MIN_INTERVAL);
+    }
+
+    /// Also notices new cgroups in this one. Returns whether the cgroup is looked at from now on.
+    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
+        let is_held = self.add_level(fs, path, is_young, now);
+        if let Some(level) = self.levels.get_mut(path)
+            && level.directory.is_none()
+        {
+            level.directory = self.changes.watch_directory(level.files.directory());
+        }
+        is_held
     }
 
     /// Returns whether the cgroup is looked at from now on.
@@ -116,8 +150,11 @@ impl Looks {
         }
         let Some(files) = fs.open_use(path) else { return false };
         let growth = if is_young { Growth::of_new(now) } else { Growth::default() };
-        let mut level = Level { files, growth };
-        level.look(true, &mut self.text, now);
+        // A write from now on is reported, so the limit is read after that.
+        let limit_file = self.changes.watch_file(files.limit_file());
+        let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };
+        level.read_limit();
+        level.look(&mut self.text, now);
         self.levels.insert(path.into(), level);
         true
     }
@@ -134,13 +171,18 @@ impl Looks {
         }
         let clock = thread_cpu_time();
         let is_all = self.all_at.is_none_or(|all_at| now >= all_at);
-        let Self { levels, containers, due, text, .. } = self;
+        let has_new = is_all && self.take_changes(now);
+        let Self { levels, containers, changes, due, text, .. } = self;
         let (mut close, mut at_limit, mut is_soon) = (Vec::new(), Vec::new(), false);
+        let n_before = levels.len();
         levels.retain(|path, level| {
             if !is_all && level.growth.interval(now) > MIN_INTERVAL {
                 return true;
             }
-            let Some(is_due) = level.look(is_all, text, now) else { return false };
+            let Some(is_due) = level.look(text, now) else {
+                level.limit_file.into_iter().chain(level.directory).for_each(|file| changes.forget(file));
+                return false;
+            };
             if is_due {
                 close.push(path.clone());
             }
@@ -150,7 +192,7 @@ impl Looks {
             is_soon |= level.growth.interval(now) == MIN_INTERVAL;
             true
         });
-        if is_all {
+        if levels.len() < n_before {
             containers.retain(|_, of| of.iter().any(|path| levels.contains_key(path)));
         }
         due.extend(containers_in(containers, &close));
@@ -158,7 +200,31 @@ impl Looks {
         let cost = thread_cpu_time().saturating_sub(clock);
         self.cpu_time += cost;
         self.schedule(is_all, is_soon, cost, now);
-        Looked { is_due: !close.is_empty(), at_limit }
+        Looked { is_due: !close.is_empty(), has_new, at_limit }
+    }
+
+    /// Reads the limits that were written since the last call, and from time to time all of them. Returns whether
+    /// there may be a new cgroup.
+    fn take_changes(&mut self, now: Instant) -> bool {
+        let Self { levels, changes, limits_at, .. } = self;
+        let mut differing = Vec::new();
+        if limits_at.is_none_or(|at| now >= at) {
+            *limits_at = Some(now + ALL_LIMITS);
+            let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
+            differing.extend(levels.values_mut().filter_map(has_changed));
+        }
+        // Later, so that each of these writes is reported by now.
+        let changed = changes.take();
+        if differing.iter().any(|&file| !changed.includes(file)) {
+            changes.stop();
+        }
+        for level in levels.values_mut().filter(|level| changed.includes(level.limit_file)) {
+            level.read_limit();
+        }
+        if changed.has_new() {
+            self.new_at = Some(now);
+        }
+        changed.has_new()
     }
 
     fn schedule(&mut self, is_all: bool, is_soon: bool, cost: Duration, now: Instant) {
@@ -171,6 +237,11 @@ impl Looks {
         }
         let soon = is_soon.then_some(now + pause.max(MIN_INTERVAL));
         self.next_at = soon.into_iter().chain(self.all_at).min().filter(|_| !self.levels.is_empty());
+    }
+
+    /// Whether there was no new cgroup for a while, beside or above the known ones.
+    pub fn is_calm(&self, now: Instant) -> bool {
+        !self.levels.is_empty() && self.new_at.is_some_and(|new_at| now >= new_at + CALMING)
     }
 
     /// Whether the processes of a container are due to be read.
@@ -246,9 +317,19 @@ fn containers_in(
 }
 
 impl Level {
+    /// Reads the limit. Returns whether it has changed.
+    fn read_limit(&mut self) -> bool {
+        let limit = self.files.read_limit();
+        self.is_gone |= limit.is_none();
+        limit.is_some_and(|limit| self.growth.set_limit(limit))
+    }
+
     /// Looks at the cgroup. Returns whether its processes are due to be read; `None` if it is gone.
-    fn look(&mut self, reads_limit: bool, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
-        if reads_limit && !self.growth.set_limit(self.files.read_limit()?) {
+    fn look(&mut self, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
+        if self.is_gone {
+            return None;
+        }
+        if !self.growth.has_limit() {
             return Some(false);
         }
         let current = self.files.current()?;
@@ -257,3 +338,6 @@ impl Level {
         Some(self.growth.see(Look { current, inactive }, now))
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

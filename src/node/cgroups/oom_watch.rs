@@ -56,7 +56,7 @@ impl State {
         self.take_kills();
         let looked = self.looks.look(now);
         self.read_moments(looked.at_limit, now);
-        looked.is_due || !self.found.is_empty()
+        looked.is_due || looked.has_new || !self.found.is_empty()
     }
 
     /// Reads the containers that have reached a limit, or may before the next look. One with a kill that was
@@ -163,6 +163,11 @@ impl OomWatch {
     /// Whether the processes of a container are due to be read, because it comes close to a limit.
     pub fn has_due(&self) -> bool {
         self.0.lock().looks.has_due()
+    }
+
+    /// Whether no container and no pod was made for a while.
+    pub fn is_calm(&self) -> bool {
+        self.0.lock().looks.is_calm(Instant::now())
     }
 
     /// Returns the containers with processes that are due to be read, each container once.

@@ -177,6 +177,11 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
+    /// Whether no container and no pod was made for a while, so that checks may be rarer.
+    pub fn is_calm(&self) -> bool {
+        self.watch.is_calm()
+    }
+
     /// Takes the containers that come close to a limit, which this scrape or check reads, and reads their
     /// accounts.
     pub fn begin_reads(&mut self) {

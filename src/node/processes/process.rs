@@ -122,6 +122,11 @@ impl Process {
         self.last.at().filter(|_| self.is_selected() && self.last.has_values())
     }
 
+    /// Returns when the process was found, or when it began to run another program.
+    pub fn found_at(&self) -> Instant {
+        self.found_at
+    }
+
     /// Returns the readings of the process and of the previous entry for its pid, each with whether it
     /// counts.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {

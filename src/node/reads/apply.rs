@@ -226,7 +226,7 @@ mod tests {
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
             let Self { directory, proc, discovery, processes, reads, snapshot, time_left } = self;
             let mut reader = Reader::new(true, usize::MAX);
-            processes.list(proc).unwrap();
+            processes.list(proc, false, Instant::now()).unwrap();
             reads.begin(processes, false);
             while let Some(job) = reads.next_unknown(&mut Node { processes, proc, discovery }, 0) {
                 let finding = reader.read(proc, job);

@@ -10,7 +10,7 @@ import pytest
 from cgroups import IS_V2, MIB
 from lab import mounts, until
 from node import PROGRAMS
-from ooms import FOREVER, kills, limit_cgroup, pods_of, records, wait_for, wait_until_listed
+from ooms import FOREVER, Instance, kills, limit_cgroup, pods_of, records, wait_for, wait_until_listed
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 reports no events")
 AT_ONCE, LIKE_A_RUNTIME = 0, 0.02
@@ -27,6 +27,15 @@ def made(tmp_path_factory):
 def record_of(exporter, pod: str, container: str) -> dict:
     found = [record for record in records(exporter) if (record["pod"], record["container"]) == (pod, container)]
     return found[0]
+
+
+def nest(instance: Instance):
+    """Make a cgroup `work` in a container, beside one for its first process."""
+    [init] = instance.processes
+    (instance.directory / "init").mkdir()
+    (instance.directory / "init/cgroup.procs").write_text(f"{init.pid}\n")
+    (instance.directory / "cgroup.subtree_control").write_text("+memory\n")
+    (instance.directory / "work").mkdir()
 
 
 @pytest.mark.parametrize("delay", [LIKE_A_RUNTIME, AT_ONCE])
@@ -148,11 +157,7 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
     pod = pods.pod("kinds")
     nested, group, node = (pods.start(pod, f"s-{name}", SLEEP) for name in ("nested", "group", "node"))
     for instance in (nested, group, node):
-        [init] = instance.processes
-        (instance.directory / "init").mkdir()
-        (instance.directory / "init/cgroup.procs").write_text(f"{init.pid}\n")
-        (instance.directory / "cgroup.subtree_control").write_text("+memory\n")
-        (instance.directory / "work").mkdir()
+        nest(instance)
     wait_until_listed(exporter, "kinds/s-nested", "kinds/s-group", "kinds/s-node")
     limit_cgroup(nested.directory / "work", 8 * MIB)
     limit_cgroup(group.directory, 12 * MIB)
@@ -175,6 +180,25 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
     wait_for(exporter, {"kinds/s-nested": 1, "kinds/s-group": int(counted["oom_kill"]), "kinds/s-node": 1, "kinds/": 0})
     limits = [record_of(exporter, "kinds", f"s-{name}")["limit"] for name in ("nested", "group", "node")]
     assert limits == ["container", "container", "node"] and int(counted["oom_group_kill"]) == 1
+
+
+def test_kills_at_a_limit_above_are_counted_where_the_victims_are(made):
+    """Row 9: a group kill of a whole pod, and a leak in a nested cgroup that reaches its container's limit."""
+    pods, exporter = made
+    pod = pods.pod("group", 24 * MIB)
+    (pod / "memory.oom.group").write_text("1\n")
+    idle, leaking = pods.start(pod, "s-idle", SLEEP), pods.start(pod, "s-leak", pods.leak(32))
+    nested = pods.start(pods.pod("below"), "s-app", SLEEP, 12 * MIB)
+    nest(nested)
+    wait_until_listed(exporter, "group/s-idle", "group/s-leak", "group/", "below/s-app", "below/")
+    leaking.signal()
+    victim = nested.run(pods.leak(32), nested.directory / "work")
+    victim.communicate(b"\n")
+    assert [process.wait(60) for process in (victim, *idle.processes, *leaking.processes)] == [-9] * 3
+    expected = {"group/s-idle": 1, "group/s-leak": leaking.n_kills(), "group/": 0, "below/s-app": 1, "below/": 0}
+    wait_for(exporter, expected)
+    limits = [record_of(exporter, *name.split("/"))["limit"] for name, count in expected.items() if count]
+    assert limits == ["pod", "pod", "container"]
 
 
 def test_local_events_are_counted_for_containers(made):
