@@ -1,5 +1,6 @@
 //! What the program does, seen from outside: one crate, a module a subject.
 
+mod alerts;
 mod anonymous;
 mod attribution;
 mod cgroup_lines;

@@ -113,7 +113,7 @@ def test_the_dashboard_is_grafanas(fleet):
     dashboard = json.loads(DASHBOARD)
     assert lost(dashboard, json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(dashboard)))) == []
     assert exporter.get("/dashboard.json") == (200, DASHBOARD)
-    for target, expected in [("dashboard", DASHBOARD), ("rules", readme.block_with("groups"))]:
+    for target, expected in [("dashboard", DASHBOARD), ("rules", (REPOSITORY / "src/kubernetes/rules.yaml").read_text())]:
         assert subprocess.run(["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == expected
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     cells = [(x, y) for place in places for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]

@@ -1,5 +1,7 @@
 """A recording replays to what the live scrape beside it said."""
 
+from pathlib import Path
+
 import kernel
 from exporter import EVERYTHING, once
 from exposition import smaps_lines
@@ -13,6 +15,8 @@ def test_a_recording_replays_to_the_live_exposition(node, tmp_path):
     replayed = once("--once", "--fixture", recording, *EVERYTHING)
     assert smaps_lines(replayed) == smaps_lines(live)
     assert len(smaps_lines(live)) > 100
+    limit = "proc/sys/vm/max_map_count"
+    assert (recording / limit).read_text() == (Path("/") / limit).read_text()
 
 
 def test_a_recording_holds_what_the_filter_takes(node, tmp_path):
@@ -22,5 +26,5 @@ def test_a_recording_holds_what_the_filter_takes(node, tmp_path):
         live = once("--once", "--containerd-sock", node.socket, *taken)
         once("--record", recording, "--containerd-sock", node.socket, *taken)
         expected = {str(pid) for command, members in kernel.processes(node).items() if command[0] == "shop" for pid in members}
-    assert {entry.name for entry in (recording / "proc").iterdir()} == expected
+    assert {entry.name for entry in (recording / "proc").iterdir()} == {*expected, "sys"}
     assert smaps_lines(once("--once", "--fixture", recording, *EVERYTHING)) == smaps_lines(live)

@@ -13,7 +13,7 @@ use super::process::Process;
 use crate::node::containers::discovery::Discovery;
 use crate::node::containers::table::{Container, Seen};
 use crate::procfs::cgroup::Cgroups;
-use crate::procfs::{Buffers, Entry, Proc};
+use crate::procfs::{Buffers, Entry, MAX_MAP_COUNT, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
@@ -217,6 +217,9 @@ impl ProcessTable {
                 }
                 Err(error) => warn!("process {pid} is left out: {error}"),
             }
+        }
+        if let Some(limit) = proc.max_map_count(buffers).filter(|_| n_recorded > 0) {
+            to.proc_file(MAX_MAP_COUNT, format!("{limit}\n").as_bytes())?;
         }
         Ok(n_recorded)
     }
