@@ -94,6 +94,14 @@ fn promtool_tries_each_alert_in_each_situation() {
     }
 }
 
+/// Returns a recording of one container with one process.
+fn recording() -> Directory {
+    let recording = Directory::new();
+    recording.one_container();
+    recording.process(1, "app", "");
+    recording
+}
+
 fn serve(recording: &Directory, arguments: &[&str]) -> Serving {
     let path = recording.path().to_str().unwrap();
     Serving::start(exporter(&[&["--addr", "127.0.0.1:0", "--fixture", path], arguments].concat()))
@@ -101,18 +109,15 @@ fn serve(recording: &Directory, arguments: &[&str]) -> Serving {
 
 #[test]
 fn max_map_count_is_exported_where_the_node_shows_it() {
-    let recording = Directory::new();
-    recording.one_container();
+    let recording = recording();
     recording.write("proc/sys/vm/max_map_count", "262144\n");
-    let mut exporter = serve(&recording, &["--scrape-interval", "0.01"]);
-    assert_eq!(exporter.value("smaps_exporter_max_map_count"), "262144");
-    drop(exporter);
+    assert_eq!(serve(&recording, &[]).value("smaps_exporter_max_map_count"), "262144");
     for text in [None, Some(""), Some("-1\n")] {
         match text {
             Some(text) => recording.write("proc/sys/vm/max_map_count", text),
             None => fs::remove_file(recording.path().join("proc/sys/vm/max_map_count")).unwrap(),
         }
-        exporter = serve(&recording, &[]);
+        let exporter = serve(&recording, &[]);
         assert_eq!(exporter.value("smaps_exporter_containers"), "1");
         assert!(!exporter.get("/metrics").contains("smaps_exporter_max_map_count"), "{text:?}");
     }
@@ -120,8 +125,7 @@ fn max_map_count_is_exported_where_the_node_shows_it() {
 
 #[test]
 fn cpu_budget_is_exported_unless_there_is_no_limit() {
-    let recording = Directory::new();
-    recording.one_container();
+    let recording = recording();
     assert_eq!(serve(&recording, &["--cpu-budget", "0.5"]).value("smaps_exporter_cpu_budget_cores"), "0.5");
     let unlimited = serve(&recording, &["--cpu-budget", "0"]);
     assert_eq!(unlimited.value("smaps_exporter_containers"), "1");

@@ -10,8 +10,8 @@ use crate::node::containers::discovery::Discovery;
 use crate::node::processes::table::ProcessTable;
 use crate::node::reads::scheduler::Reads;
 use crate::procfs::files::Entries;
-use crate::procfs::{Buffers, Proc};
 use crate::procfs::this_process::ThisProcess;
+use crate::procfs::{Buffers, Proc};
 use crate::totals::snapshot::Snapshot;
 
 /// The findings and the costs of the scrapes so far.
