@@ -38,7 +38,13 @@ GROUPS = {
     "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(
         True,
-        ("test_alerts", "test_fleet", "test_prometheus::test_one_job_by_kind_and_another_by_path", "test_proxy", "test_ship")
+        (
+            "test_alerts",
+            "test_fleet",
+            "test_prometheus::test_one_job_by_kind_and_another_by_path",
+            "test_proxy",
+            "test_ship",
+        ),
     ),
     "pods": Group(
         True,

@@ -14,7 +14,8 @@ RULES = REPOSITORY / "src/kubernetes/rules.yaml"
 
 
 def promtool(*arguments: str, cwd: Path):
-    done = subprocess.run([BOOKWORM / "usr/bin/promtool", *arguments], capture_output=True, text=True, cwd=cwd)
+    command = [BOOKWORM / "usr/bin/promtool", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -50,7 +51,7 @@ def answers(tmp_path: Path, query: str, series: dict[str, int], expected: dict[s
 
 
 def test_memory_by_deployment(tmp_path):
-    """Two nodes, a rollout with an old ReplicaSet, a pod of a StatefulSet, and the same names in another namespace."""
+    """Two nodes, two ReplicaSets as in a rollout, a StatefulSet, and the same names in another namespace."""
     pods = [
         # node, namespace, pod, uid, kind, owner
         ("n1", "shop", "cart-7d4b-x2x8k", "u1", "ReplicaSet", "cart-7d4b"),
@@ -68,8 +69,8 @@ def test_memory_by_deployment(tmp_path):
         for instance in "ab":  # two replicas of kube-state-metrics
             series[f'kube_pod_owner{{{of_kube},instance="{instance}"}}'] = 1
     for namespace, replicaset in [("shop", "cart-7d4b"), ("shop", "cart-5c6d"), ("batch", "cart-7d4b")]:
-        of_kube = f'namespace="{namespace}",replicaset="{replicaset}",owner_kind="Deployment",owner_name="cart"'
-        series[f"kube_replicaset_owner{{{of_kube}}}"] = 1
+        owner = 'owner_kind="Deployment",owner_name="cart"'
+        series[f'kube_replicaset_owner{{namespace="{namespace}",replicaset="{replicaset}",{owner}}}'] = 1
     expected = {'{namespace="shop",deployment="cart"}': 214, '{namespace="batch",deployment="cart"}': 107}
     answers(tmp_path, readme.join_with("kube_pod_owner"), series, expected)
 

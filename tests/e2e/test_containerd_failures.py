@@ -188,8 +188,12 @@ def test_docker_containers_without_names_are_logged(containerd, cgroups):
     record = messages.Container(labels=bundle)
     containerd.record = messages.GetContainerResponse(container=record).SerializeToString()
     with Exporter("--containerd-sock", containerd.path, "--containerd-namespace", "moby", *OFTEN) as exporter:
-        names = lambda: exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container")  # noqa: E731
-        until(lambda: names() == {("moby", "", "a"): 1, ("moby", "", "b"): 1}, 30, "they are named by their ids")
+
+        def containers():
+            return exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container")
+
+        by_id = {("moby", "", "a"): 1, ("moby", "", "b"): 1}
+        until(lambda: containers() == by_id, 30, "they are named by their ids")
         exporter.after(2)
         [line] = [line for line in exporter.log().splitlines() if "named by their ids" in line]
         assert '"moby"' in line and "docker ps --no-trunc" in line

@@ -113,14 +113,16 @@ print(urllib.request.urlopen("http://" + sys.argv[1]).read().decode())' "${@: -1
 def test_the_runbooks_commands_show_something(fleet):
     _, _, exporter = fleet
     text = (REPOSITORY / ".github/RUNBOOKS.md").read_text()
-    text = text.replace("localhost:8080", exporter.address).replace("NAMESPACE/POD", "shop/cart-0").replace('"POD"', '"cart-0"')
+    text = text.replace("localhost:8080", exporter.address)
+    text = text.replace("NAMESPACE/POD", "shop/cart-0").replace('"POD"', '"cart-0"')
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == len(readme.rules())
-    commands = {command for block in blocks for command in re.findall(r"^curl .*(?:\n    .*)*", block, re.MULTILINE)}
+    commands = set(re.findall(r"^curl .*(?:\n    .*)*", "".join(blocks), re.MULTILINE))
     assert len(commands) >= 10
+    environment = os.environ | {"PYTHON": sys.executable}
     for command in commands:
         shell = ["bash", "-o", "pipefail", "-c", CURL + command]
-        done = subprocess.run(shell, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable})
+        done = subprocess.run(shell, capture_output=True, text=True, env=environment)
         assert done.returncode == 0 and done.stdout.strip(), f"{command}: {done.stderr}"
 
 
@@ -140,7 +142,8 @@ def test_the_dashboard_is_grafanas(fleet):
     dashboard = json.loads(DASHBOARD)
     assert lost(dashboard, json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(dashboard)))) == []
     assert exporter.get("/dashboard.json") == (200, DASHBOARD)
-    for target, expected in [("dashboard", DASHBOARD), ("rules", (REPOSITORY / "src/kubernetes/rules.yaml").read_text())]:
+    rules = (REPOSITORY / "src/kubernetes/rules.yaml").read_text()
+    for target, expected in [("dashboard", DASHBOARD), ("rules", rules)]:
         assert subprocess.run(["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == expected
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     cells = [(x, y) for place in places for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]
