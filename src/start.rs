@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use log::{Level, log};
 
+use crate::cgroupfs::fields::MEMORY;
 use crate::cgroupfs::files::CgroupFs;
 use crate::cli::build_info;
 use crate::cli::options::Options;
@@ -187,7 +188,7 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
 /// Returns whether containers are checked between scrapes: on a live node, unless the program ends after one
 /// scrape.
 pub fn has_checks(options: &Options) -> bool {
-    let has_memory = options.cgroup_metrics & 1 != 0;
+    let has_memory = options.cgroup_metrics & MEMORY != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 

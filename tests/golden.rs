@@ -20,12 +20,16 @@ fn smaps_of_other_kernels() {
 fn cgroups_of_both_versions() {
     for version in ["v1", "v2"] {
         let recording = fixture(&format!("cgroups/{version}"));
-        let text = once(&recording, &["--cgroup-metrics", "memory,cpu,pids"]);
+        let text = once(&recording, &["--cgroup-metrics", "memory,pod,node,cpu,pids"]);
         let at = text.find("# HELP cgroup_").unwrap();
         assert_golden(&format!("cgroups/{version}.prom"), &text[at..]);
         let memory = once(&recording, &[]);
         let is_other = |line: &str| line.contains("cgroup_cpu_") || line.contains("cgroup_pids_");
         assert!(text.lines().filter(|line| !is_other(line)).eq(memory.lines()));
+        let of_containers = once(&recording, &["--cgroup-metrics", "memory"]);
+        let is_above =
+            |line: &str| ["cgroup_pod_", "cgroup_node_", "_pod_info"].iter().any(|name| line.contains(name));
+        assert!(memory.lines().filter(|line| !is_above(line)).eq(of_containers.lines()));
         let none = once(&recording, &["--cgroup-metrics", "none"]);
         assert_eq!(none, text[..at], "the others stay as they are");
         let nowhere = Directory::new();

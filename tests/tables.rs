@@ -127,6 +127,9 @@ fn own_metrics() {
     assert_block("own", &table);
 }
 
+/// The cgroup of the pod in `fixtures/cgroups/v2`.
+const POD: &str = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5f4c0000_0000_4000_8000_000000000001.slice";
+
 /// A hundred pods: twenty times those of `fixtures/node`, each with names, pids and cgroups of its own. The cgroups
 /// have the files of version 2.
 fn hundred_pods() -> Directory {
@@ -138,24 +141,26 @@ fn hundred_pods() -> Directory {
     let mut table = format!("{header}\n");
     recording.write("cgroup/cgroup.controllers", fs::read(v2.join("cgroup.controllers")).unwrap());
     for i in 0..20 {
+        let pod_of = |pod: &str| {
+            let n = rows.iter().position(|row| row[3] == pod).unwrap();
+            format!("kubepods.slice/kubepods-pod5f4c0000_0000_4000_8000_00000000{i:02}{n:02}.slice")
+        };
         let pid_of = |pid: &str| (pid.parse::<u32>().unwrap() + 100_000 * i).to_string();
         let cgroup_of = |id: &str| {
             let row = rows.iter().find(|row| row[0] == id).unwrap();
             let id = format!("{i:02x}{}", &id[2..]);
-            format!(
-                "kubepods.slice/kubepods-{}-{i}.slice/cri-containerd-{id}.scope",
-                row[3].replace('-', "_")
-            )
+            format!("{}/cri-containerd-{id}.scope", pod_of(row[3]))
         };
         for row in &rows {
             let [id, pid, namespace, pod, name] = row[..] else { panic!("{row:?}") };
             writeln!(table, "{i:02x}{}\t{}\t{namespace}\t{pod}-{i}\t{name}", &id[2..], pid_of(pid)).unwrap();
-            let full = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5f4c.slice";
-            let full = v2.join(full).join(format!("cri-containerd-{}.scope", "1a".repeat(32)));
-            for file in fs::read_dir(full).unwrap() {
-                let file = file.unwrap().path();
-                let name = file.file_name().unwrap().to_str().unwrap();
-                recording.write(&format!("cgroup/{}/{name}", cgroup_of(id)), fs::read(&file).unwrap());
+            let full = v2.join(POD).join(format!("cri-containerd-{}.scope", "1a".repeat(32)));
+            for (from, to) in [(full, cgroup_of(id)), (v2.join(POD), pod_of(pod))] {
+                let files = fs::read_dir(from).unwrap().map(|file| file.unwrap().path());
+                for file in files.filter(|file| file.is_file()) {
+                    let name = file.file_name().unwrap().to_str().unwrap();
+                    recording.write(&format!("cgroup/{to}/{name}"), fs::read(&file).unwrap());
+                }
             }
         }
         for process in fs::read_dir(node.join("proc")).unwrap() {

@@ -72,8 +72,15 @@ pub enum Version {
 /// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
 pub type GroupMask = u8;
 
-/// The groups of fields, named after the beginning of the fields' names and after their controllers.
-pub const GROUPS: [&str; 3] = ["memory", "cpu", "pids"];
+/// What can be exported of cgroups: the memory of containers, pods and the node, and what the controllers of
+/// CPU time and of processes count for containers. The names of a container's fields begin with their group.
+pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
+/// The group of the containers' memory.
+pub const MEMORY: GroupMask = 1;
+/// The group of the pods' memory.
+pub const POD: GroupMask = 1 << 1;
+/// The group of the node's memory.
+pub const NODE: GroupMask = 1 << 2;
 
 impl Field {
     /// Returns the field's place in this version, if it has one.

@@ -6,7 +6,7 @@
 //! cpuacct.rst, pids.rst. A field has a place in version 1 only if it has the same meaning there.
 
 use super::field::Place;
-pub use super::field::{GROUPS, GroupMask, Unit, Version};
+pub use super::field::{GROUPS, GroupMask, MEMORY, NODE, POD, Unit, Version};
 pub use super::field_table::FIELDS;
 use super::field_table::N_FIELDS;
 
@@ -19,7 +19,8 @@ pub const MAX: usize = 4;
 /// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not print it, so it is found on the way to the
 /// root.
 pub const LIMIT: usize = 5;
-const WORKING_SET: usize = 6;
+/// `FIELDS[WORKING_SET]`: what is charged, less inactive page cache.
+pub const WORKING_SET: usize = 6;
 pub(super) const ANON: usize = 9;
 pub(super) const FILE: usize = 10;
 pub(super) const KERNEL: usize = 11;

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 
 use super::events::EventFiles;
-use super::fields::{self, CURRENT, File, GroupMask, OOM_KILLS, Values, Version};
+use super::fields::{self, CURRENT, File, GroupMask, MEMORY, NODE, OOM_KILLS, POD, Values, Version};
+use super::memory_fs::MemoryFs;
 use super::namespace;
+use super::pod::uid_of;
 use super::use_files::{self, UseFiles};
 use crate::errors::plain;
 use crate::procfs::files::{open_directory, open_file, read_file};
@@ -34,6 +36,8 @@ const LIMIT: &str = "memory.max";
 pub struct CgroupFs {
     path: PathBuf,
     version: Version,
+    /// What is exported.
+    groups: GroupMask,
     /// The hierarchies that are read, in version 1 by name; version 2 has one.
     roots: Vec<(&'static str, OwnedFd)>,
     /// What is read of each cgroup, and in which hierarchy.
@@ -107,7 +111,9 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        for file in fields::files(version, groups) {
+        // What is outside the containers of a pod is found from the containers' memory.
+        let is_pod = groups & (POD | NODE) != 0;
+        for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
             let known = roots.iter().position(|(name, _)| *name == hierarchy);
             let at = known.or_else(|| {
@@ -134,6 +140,7 @@ impl CgroupFs {
         Ok(Self {
             path: path.into(),
             version,
+            groups,
             roots,
             files,
             use_files,
@@ -143,6 +150,17 @@ impl CgroupFs {
             resolved,
             name,
         })
+    }
+
+    /// Returns what is exported.
+    pub fn groups(&self) -> GroupMask {
+        self.groups
+    }
+
+    /// Returns the hierarchy in which memory is counted, to read the cgroups above containers.
+    pub fn memory(&self) -> Option<MemoryFs> {
+        let (at, _) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
+        Some(MemoryFs::new(self.version, self.roots[*at].1.try_clone().ok()?))
     }
 
     /// Where it is.
@@ -235,6 +253,15 @@ impl CgroupFs {
         let has_pod = self.version == Version::V2 && n_above >= 3;
         let parent: Option<Vec<u8>> = namespace::pod_of(&self.resolved).map(Into::into);
         Some(Place { path: self.resolved.clone(), pod: parent.clone().filter(|_| has_pod), parent })
+    }
+
+    /// Returns the path of the cgroup that counts the memory of a container's pod, given the path of the
+    /// container's. `None` for one that the kubelet cannot have made: directly below the root, where services
+    /// and Docker's containers are; and for a pod that runs in one cgroup as a whole (Kata Containers).
+    pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
+        let n_above = namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let is_pod = uid_of(&self.resolved).is_some();
+        namespace::pod_of(&self.resolved).filter(|_| n_above >= 3 && !is_pod)
     }
 
     /// Whether the kernel reports memory events. Version 1 does so only to a process with write access.

@@ -6,5 +6,7 @@ mod field;
 mod field_table;
 pub mod fields;
 pub mod files;
+pub mod memory_fs;
 mod namespace;
+pub mod pod;
 pub mod use_files;

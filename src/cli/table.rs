@@ -77,8 +77,8 @@ pub(super) const OPTIONS: &[Spec] = &[
     Spec {
         name: "cgroup-metrics",
         value: "LIST",
-        default: "memory",
-        help: "what of containers' cgroups to export: memory,cpu,pids; or none",
+        default: "memory,pod,node",
+        help: "what of cgroups to export: memory,pod,node,cpu,pids; or none",
         // The names follow.
         expected: "\"none\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
@@ -332,7 +332,7 @@ mod tests {
             ("cgroup-path", "a directory", vec![""]),
             (
                 "cgroup-metrics",
-                r#""none" or a comma-separated list, each name once, of memory,cpu,pids"#,
+                r#""none" or a comma-separated list, each name once, of memory,pod,node,cpu,pids"#,
                 vec!["", "all", "memory,", "memory,memory", "Memory", "none,cpu", "memory, cpu"],
             ),
             (

@@ -2,7 +2,7 @@
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::account::{Exported, PARTS, parts};
-use crate::cgroupfs::fields::{FIELDS, Unit};
+use crate::cgroupfs::fields::{FIELDS, GroupMask, MEMORY, Unit};
 
 /// What a container's memory consists of.
 pub const ACCOUNT: &str =
@@ -32,23 +32,34 @@ const PART_LABELS: [&str; PARTS.len()] = [
 /// The same of what is exported of [`Exported::unmapped`].
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
-/// Appends the families to `text`, those that have a sample. The accounts are in the order in which they are exported.
-pub fn render<'a>(text: &mut Vec<u8>, accounts: impl Iterator<Item = Exported<'a>> + Clone) {
+/// Appends the families of these groups that have a sample to `text`. The accounts are in the order in which
+/// they are exported.
+pub fn render<'a>(
+    text: &mut Vec<u8>,
+    groups: GroupMask,
+    accounts: impl Iterator<Item = Exported<'a>> + Clone,
+) {
     let mut first = 0;
     for fields in FIELDS.chunk_by(|a, b| a.name == b.name) {
-        let field = &fields[0];
+        let (field, n_before) = (&fields[0], first);
+        first += fields.len();
+        if groups & 1 << field.group() == 0 {
+            continue;
+        }
         let kind = if field.unit.is_counter() { Kind::Counter } else { Kind::Gauge };
         let mut family = Family::new(text, "cgroup_", field.name, field.unit.suffix(), kind, field.help);
         for Exported { labels, values, .. } in accounts.clone() {
             for (i, field) in fields.iter().enumerate() {
-                let Some(number) = values.get(first + i) else { continue };
+                let Some(number) = values.get(n_before + i) else { continue };
                 match field.unit {
                     Unit::Time => family.sample_of_time(&[labels, field.labels], number),
                     _ => family.sample(&[labels, field.labels], number),
                 }
             }
         }
-        first += fields.len();
+    }
+    if groups & MEMORY == 0 {
+        return;
     }
     let mut family = Family::new(text, "cgroup_", "memory_account", "_bytes", Kind::Gauge, ACCOUNT);
     for Exported { labels, values, .. } in accounts.clone() {
@@ -93,7 +104,10 @@ mod tests {
             Exported { labels: "{pod=\"a\"", values: &a, unmapped: Some([7, 0]) },
             Exported { labels: "{pod=\"b\"", values: &b, unmapped: None },
         ];
-        render(&mut text, accounts.into_iter());
+        let mut nothing = Vec::new();
+        render(&mut nothing, 0, accounts.into_iter());
+        assert!(nothing.is_empty(), "no group");
+        render(&mut text, MEMORY, accounts.into_iter());
         let text = String::from_utf8(text).unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with("# HELP")).collect();
         assert_eq!(
@@ -120,8 +134,7 @@ mod tests {
             ]
         );
         assert_eq!(text.lines().count(), samples.len() + 6);
-        let mut nothing = Vec::new();
-        render(&mut nothing, [].into_iter());
-        assert!(nothing.is_empty());
+        render(&mut nothing, MEMORY, [].into_iter());
+        assert!(nothing.is_empty(), "no container");
     }
 }

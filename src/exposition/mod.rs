@@ -2,5 +2,6 @@
 
 pub mod cgroups;
 pub mod ooms;
+pub mod pods;
 pub mod self_metrics;
 pub mod text;

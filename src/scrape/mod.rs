@@ -315,7 +315,8 @@ impl Scraper {
     /// Appends the families `cgroup_*` of the last scrape to `text`.
     pub fn render_accounts(&self, text: &mut Vec<u8>) {
         if let Some(cgroups) = &self.cgroups {
-            exposition::cgroups::render(text, cgroups.exported());
+            exposition::cgroups::render(text, cgroups.groups(), cgroups.exported());
+            exposition::pods::render(text, cgroups.exported_pods().map(|(pod, _)| pod));
         }
     }
 
@@ -339,7 +340,9 @@ impl Scraper {
             let selects = |account: &Exported<'_>| query.selects(account.labels, None);
             // Selected once, because each family goes through all accounts.
             let selected: Vec<_> = cgroups.exported().filter(selects).collect();
-            exposition::cgroups::render(text, selected.iter().copied());
+            exposition::cgroups::render(text, cgroups.groups(), selected.iter().copied());
+            let pods: Vec<_> = cgroups.exported_pods().filter(|(_, of)| query.selects_any(of)).collect();
+            exposition::pods::render(text, pods.iter().map(|(pod, _)| *pod));
         }
         let (namespaces, folded) = (self.discovery.namespaces(), view.folded(self.snapshot.summed()));
         let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);

@@ -1,7 +1,10 @@
 //! What is exported of the readings: the view of the options, and the views that single requests ask for.
 
+use std::sync::Arc;
+
 use crate::exposition;
 use crate::node::containers::filter::Filter;
+use crate::node::containers::table::Container;
 use crate::totals::labels;
 use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
@@ -71,6 +74,11 @@ impl Query {
         text.reserve_exact(n_bytes);
         let n_samples = exposition::text::render(text, &view, snapshot.summed());
         Some((view, n_samples))
+    }
+
+    /// Whether one of these containers is shown.
+    pub fn selects_any(&self, containers: &[Arc<Container>]) -> bool {
+        containers.iter().any(|container| self.selects(&container.labels, None))
     }
 
     /// Whether a container with this label text is shown, or a command of it, of which the escaped name is

@@ -15,6 +15,14 @@ pub fn container(namespace: &str, pod: &str, container: &str) -> String {
     text
 }
 
+/// Returns the beginning of the label text of a pod: `{namespace="..",pod=".."`.
+pub fn pod(namespace: &str, pod: &str) -> String {
+    let mut text = String::new();
+    push(&mut text, "{namespace=\"", namespace);
+    push(&mut text, ",pod=\"", pod);
+    text
+}
+
 /// Appends the label text of a command: the container's text, then the command name.
 pub fn command(text: &mut String, container: &str, comm: &str) {
     text.push_str(container);

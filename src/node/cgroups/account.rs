@@ -219,6 +219,11 @@ impl Account {
         is_there
     }
 
+    /// Returns the values of the container's cgroup, if it exists.
+    pub fn values(&self) -> Option<&Values> {
+        self.values.as_ref()
+    }
+
     /// Closes the files of the container's cgroup.
     pub fn close(&mut self) {
         self.cgroup = Cgroup::default();

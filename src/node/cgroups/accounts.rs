@@ -1,5 +1,6 @@
 //! The accounts of the containers that have a process.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,12 @@ pub struct Accounts {
     /// The accounts that were removed because no process is left in the container, and when. They are kept for a
     /// while, because a kill may be found later.
     gone: Vec<(Instant, Account)>,
+    /// The containers that no filter selects and that are read all the same, for the accounts of their pods.
+    read_for_pods: BTreeSet<ContainerId>,
+    /// How often the containers, or what is known of their cgroups, have changed.
+    generation: u64,
+    /// The number of containers with a known cgroup at the last update.
+    n_located: usize,
     /// The maximum number of containers with cgroups that stay open between scrapes, at up to four
     /// descriptors each. The rest of the descriptor limit is left for everything else.
     pub(super) max_open: usize,
@@ -46,6 +53,9 @@ impl Accounts {
             table: Vec::new(),
             order: Vec::new(),
             gone: Vec::new(),
+            read_for_pods: BTreeSet::new(),
+            generation: 0,
+            n_located: 0,
             max_open,
             has_logged_limit: false,
             missing_cgroup_log_level,
@@ -74,6 +84,8 @@ impl Accounts {
         for account in &mut self.table {
             is_changed |= account.locate(discovery, processes);
         }
+        let n_located = self.table.iter().filter(|account| !account.paths().memory.is_empty()).count();
+        is_changed |= std::mem::replace(&mut self.n_located, n_located) != n_located;
         if is_changed {
             self.sort();
         }
@@ -107,6 +119,26 @@ impl Accounts {
         self.position(id).ok().map(|i| &mut self.table[i])
     }
 
+    /// Returns the account of a container.
+    pub fn find(&self, id: ContainerId) -> Option<&Account> {
+        self.position(id).ok().map(|i| &self.table[i])
+    }
+
+    /// Returns every account, by container id.
+    pub fn iter(&self) -> impl Iterator<Item = &Account> {
+        self.table.iter()
+    }
+
+    /// Returns how often the containers, or what is known of their cgroups, have changed.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Sets the containers that no filter selects and that are read all the same.
+    pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
+        self.read_for_pods = ids;
+    }
+
     /// Returns every account, to change it.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Account> {
         self.table.iter_mut()
@@ -132,8 +164,10 @@ impl Accounts {
     pub fn read(&mut self, fs: &mut CgroupFs, is_due: impl Fn(ContainerId) -> bool) {
         let mut is_changed = false;
         let mut values = Values::default();
-        let selected = self.table.iter_mut().filter(|account| account.is_selected());
-        for (i, account) in selected.enumerate() {
+        let Self { table, read_for_pods, .. } = self;
+        let is_read =
+            |account: &Account| account.is_selected() || read_for_pods.contains(&account.container().id);
+        for (i, account) in table.iter_mut().filter(|account| is_read(account)).enumerate() {
             if !is_due(account.container().id) {
                 continue;
             }
@@ -152,9 +186,10 @@ impl Accounts {
     /// Sorts the accounts by label text. If several containers have the same labels, only the newest is
     /// exported, or the one with the last id where the start times are unknown.
     fn sort(&mut self) {
+        self.generation += 1;
         let Self { table, order, .. } = self;
         order.clear();
-        order.extend((0..table.len()).filter(|&i| table[i].is_there()));
+        order.extend((0..table.len()).filter(|&i| table[i].is_there() && table[i].is_selected()));
         let labels = |i: usize| table[i].container().labels.as_str();
         order.sort_unstable_by(|&a, &b| {
             labels(a).cmp(labels(b)).then_with(|| table[b].age().cmp(&table[a].age()))
@@ -206,7 +241,7 @@ impl Accounts {
             return Ok(());
         }
         fs.record_root(|name, text| to.cgroup_file(name, text))?;
-        for account in self.table.iter().filter(|account| account.is_there()) {
+        for account in self.table.iter().filter(|account| account.is_there() && account.is_selected()) {
             fs.record(account.paths(), |name, text| to.cgroup_file(name, text))?;
         }
         Ok(())

@@ -11,4 +11,5 @@ pub mod moment;
 pub mod oom;
 pub mod oom_watch;
 mod pace;
+mod pods;
 pub mod usage;

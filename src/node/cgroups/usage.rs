@@ -19,11 +19,14 @@ use super::mapped_shmem::MappedShmem;
 use super::moment::End;
 use super::oom::{Kill, KillTotals};
 use super::oom_watch::OomWatch;
+use super::pods::Pods;
 use crate::cgroupfs::account::Exported;
+use crate::cgroupfs::fields::{GroupMask, MEMORY, POD};
 use crate::cgroupfs::files::CgroupFs;
+use crate::cgroupfs::pod;
 use crate::demand::Demand;
 use crate::node::containers::discovery::Discovery;
-use crate::node::containers::table::ContainerId;
+use crate::node::containers::table::{Container, ContainerId};
 use crate::node::processes::process::Process;
 use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
@@ -38,6 +41,8 @@ use crate::totals::snapshot::Snapshot;
 pub struct CgroupUsage {
     fs: CgroupFs,
     accounts: Accounts,
+    /// `None` if pods are not exported.
+    pods: Option<Pods>,
     watch: OomWatch,
     /// The containers that are read in this check, because they come close to a limit.
     due: BTreeSet<ContainerId>,
@@ -59,6 +64,7 @@ impl CgroupUsage {
         Ok(Self {
             accounts: Accounts::new(level),
             watch: OomWatch::new(&fs)?,
+            pods: fs.memory().filter(|_| fs.groups() & POD != 0).map(Pods::new),
             fs,
             due: BTreeSet::new(),
             totals: KillTotals::default(),
@@ -121,6 +127,9 @@ impl CgroupUsage {
         }
         let began_later = |start_time| self.youngest_at_start.is_some_and(|youngest| start_time > youngest);
         let Self { fs, accounts, watch, totals, .. } = self;
+        if fs.groups() & MEMORY == 0 {
+            return;
+        }
         for account in accounts.iter_mut().filter(|account| account.must_watch()) {
             let Some(place) = fs.place(&account.paths().memory) else { continue };
             let new = NewContainer {
@@ -146,10 +155,13 @@ impl CgroupUsage {
         }
     }
 
-    /// Reads the account of every container.
+    /// Reads the account of every container and pod.
     pub fn read(&mut self) {
-        self.accounts.read(&mut self.fs, |_| true);
-        self.accounts.log_missing(&self.fs);
+        let Self { fs, accounts, pods, .. } = self;
+        pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
+        accounts.read(fs, |_| true);
+        accounts.log_missing(fs);
+        pods.iter_mut().for_each(|pods| pods.read(accounts, accounts.max_open));
     }
 
     /// Whether a container comes close to a limit, so that a check must read its processes.
@@ -223,6 +235,16 @@ impl CgroupUsage {
         self.accounts.exported()
     }
 
+    /// Returns what is exported of cgroups.
+    pub fn groups(&self) -> GroupMask {
+        self.fs.groups()
+    }
+
+    /// Returns the pods that are exported, by label text, and the containers of each.
+    pub fn exported_pods(&self) -> impl Iterator<Item = (pod::Exported<'_>, &[Arc<Container>])> + Clone {
+        self.pods.iter().flat_map(Pods::exported)
+    }
+
     /// Returns the label text of each container and pod, and the number of its kills since the start.
     pub fn n_kills(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter()
@@ -232,7 +254,9 @@ impl CgroupUsage {
     ///
     /// Fails with one line when a file cannot be written.
     pub fn record(&mut self, to: &mut Writer) -> Result<(), String> {
-        self.accounts.record(&mut self.fs, to)
+        self.accounts.record(&mut self.fs, to)?;
+        let Some(pods) = &mut self.pods else { return Ok(()) };
+        pods.record(|fs, path| fs.record(path, |name, text| to.cgroup_file(name, text)))
     }
 }
 

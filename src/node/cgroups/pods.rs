@@ -1,0 +1,190 @@
+//! The memory of the pods with a running container: what is charged to each, and what of it is outside its
+//! running containers.
+
+use std::sync::Arc;
+
+use super::accounts::Accounts;
+use crate::cgroupfs::fields::Values;
+use crate::cgroupfs::files::CgroupFs;
+use crate::cgroupfs::memory_fs::{MemoryFiles, MemoryFs};
+use crate::cgroupfs::pod::{Exported, Outside, outside, uid_of};
+use crate::node::containers::table::{Container, ContainerId};
+use crate::totals::labels;
+
+/// A pod with a running container.
+#[derive(Debug)]
+struct Pod {
+    /// The path of the pod's cgroup, below the mounted file system.
+    path: Vec<u8>,
+    labels: String,
+    uid_label: String,
+    containers: Vec<Arc<Container>>,
+    /// The start time of its youngest container, as far as that is known.
+    started_at: Option<u64>,
+    files: Option<MemoryFiles>,
+    /// The values of the pod's cgroup; `None` if it cannot be read.
+    values: Option<Values>,
+    outside: Option<Outside>,
+}
+
+/// The pods of which a filter selects a container. Nothing is allocated while the containers stay the same.
+#[derive(Debug)]
+pub struct Pods {
+    fs: MemoryFs,
+    /// The pods, by the paths of their cgroups.
+    table: Vec<Pod>,
+    /// The positions of the exported pods, by label text.
+    order: Vec<usize>,
+    /// The state of the accounts from which the table was made.
+    generation: Option<u64>,
+}
+
+impl Pods {
+    /// Reads pods from `fs`.
+    pub fn new(fs: MemoryFs) -> Self {
+        Self { fs, table: Vec::new(), order: Vec::new(), generation: None }
+    }
+
+    /// Finds the pods of the containers, and notes the containers outside the filters that have to be read
+    /// because another container of their pod is selected.
+    pub fn update(&mut self, accounts: &mut Accounts, fs: &mut CgroupFs) {
+        let generation = Some(accounts.generation());
+        if self.generation == generation {
+            return;
+        }
+        self.generation = generation;
+        let mut table: Vec<Pod> = Vec::new();
+        let mut shared = Vec::new();
+        for account in accounts.iter() {
+            let container = account.container();
+            let Some(path) = fs.pod_of(&account.paths().memory) else { continue };
+            if container.listed.pod.is_empty() {
+                continue;
+            }
+            let labels = labels::pod(&container.listed.namespace, &container.listed.pod);
+            let i = table.binary_search_by(|pod| pod.path.as_slice().cmp(path)).unwrap_or_else(|i| {
+                table.insert(i, Pod::new(path, labels.clone()));
+                i
+            });
+            if table[i].labels != labels {
+                shared.push(path.to_owned());
+            }
+            table[i].started_at = table[i].started_at.max(account.started_at());
+            table[i].containers.push(container.clone());
+        }
+        // A cgroup that several pods share is not a pod's.
+        table.retain(|pod| !shared.contains(&pod.path) && pod.is_selected());
+        for pod in &mut table {
+            let before = self.table.binary_search_by(|before| before.path.cmp(&pod.path));
+            pod.files = before.ok().and_then(|i| self.table[i].files.take());
+        }
+        self.table = table;
+        self.sort();
+        let containers = self.table.iter().flat_map(|pod| &pod.containers);
+        let unselected = containers.filter(|container| !container.is_selected);
+        accounts.set_read_for_pods(unselected.map(|container| container.id).collect());
+    }
+
+    /// Sorts the pods by label text. Of several with the same labels only the youngest is exported.
+    fn sort(&mut self) {
+        let Self { table, order, .. } = self;
+        order.clear();
+        order.extend(0..table.len());
+        let key = |i: usize| (&table[i].labels, std::cmp::Reverse(table[i].started_at));
+        order.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)));
+        order.dedup_by(|next, kept| table[*next].labels == table[*kept].labels);
+    }
+
+    /// Reads the pods, after their containers have been read. At most `max_open` of them stay open.
+    pub fn read(&mut self, accounts: &Accounts, max_open: usize) {
+        let Self { fs, table, .. } = self;
+        // Pods of one parent follow each other, so its limit is read once for all of them.
+        let mut above: Option<(usize, Option<u64>)> = None;
+        for i in 0..table.len() {
+            let limit = match above {
+                Some((j, limit)) if table[j].parent() == table[i].parent() => limit,
+                _ => fs.limit(table[i].parent()),
+            };
+            above = Some((i, limit));
+            table[i].read(fs, limit);
+            table[i].outside = table[i].find_outside(|id| accounts.find(id)?.values());
+            if i >= max_open {
+                table[i].files = None;
+            }
+        }
+    }
+
+    /// Returns what is exported, by label text, and the containers of each pod.
+    pub fn exported(&self) -> impl Iterator<Item = (Exported<'_>, &[Arc<Container>])> + Clone {
+        self.order.iter().filter_map(|&i| {
+            let Pod { labels, uid_label, values, outside, containers, .. } = &self.table[i];
+            let values = values.as_ref()?;
+            Some((Exported { labels, uid_label, values, outside: *outside }, &containers[..]))
+        })
+    }
+
+    /// Calls `each` with the path of every pod's cgroup, and the file system to read it from.
+    ///
+    /// Fails when `each` does.
+    pub fn record(
+        &mut self,
+        mut each: impl FnMut(&mut MemoryFs, &[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Self { fs, table, .. } = self;
+        table.iter().try_for_each(|pod| each(fs, &pod.path))
+    }
+}
+
+impl Pod {
+    fn new(path: &[u8], labels: String) -> Self {
+        let mut uid_label = String::new();
+        if let Some(uid) = uid_of(path) {
+            labels::push(&mut uid_label, ",uid=\"", &uid);
+            uid_label.push('}');
+        }
+        Self {
+            path: path.into(),
+            labels,
+            uid_label,
+            containers: Vec::new(),
+            started_at: None,
+            files: None,
+            values: None,
+            outside: None,
+        }
+    }
+
+    fn is_selected(&self) -> bool {
+        self.containers.iter().any(|container| container.is_selected)
+    }
+
+    fn parent(&self) -> &[u8] {
+        &self.path[..self.path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
+    }
+
+    fn read(&mut self, fs: &mut MemoryFs, limit_above: Option<u64>) {
+        self.values = None;
+        // If reading fails, the open files belong to a removed cgroup; a new one may exist at the same path.
+        for _ in 0..2 {
+            let files = self.files.take().or_else(|| fs.open(&self.path));
+            self.values = files.as_ref().and_then(|files| fs.read(files, limit_above));
+            if self.values.is_some() {
+                self.files = files;
+                return;
+            }
+        }
+    }
+
+    fn find_outside<'a>(&self, values_of: impl Fn(ContainerId) -> Option<&'a Values>) -> Option<Outside> {
+        let mut is_whole = true;
+        let values = self.containers.iter().map_while(|container| {
+            let values = values_of(container.id);
+            is_whole &= values.is_some();
+            values
+        });
+        outside(self.values.as_ref()?, values).filter(|_| is_whole)
+    }
+}
+
+#[cfg(test)]
+mod tests;
