@@ -27,13 +27,18 @@ def test_the_rules_are_sound(tmp_path):
 @pytest.mark.parametrize("path", sorted((HERE / "alerts").iterdir()), ids=lambda path: path.stem)
 def test_alerts_fire_when_they_should_and_only_then(tmp_path, path):
     """The file has the summaries; the other annotations of an alert never change."""
-    (tmp_path / "rules.yaml").write_text(RULES.read_text())
-    constant = {rule["alert"]: rule["annotations"] for rule in readme.rules()}
     document = yaml.safe_load(path.read_text())
+    # Only the rules that the file is about, which takes a third of the time.
+    tested = {test["name"].partition(":")[0] for test in document["tests"]}
+    rules = {rule["alert"]: rule for rule in readme.rules() if rule["alert"] in tested}
+    assert rules.keys() == tested
+    groups = [{"name": path.stem, "rules": list(rules.values())}]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     for test in document["tests"]:
         for expected in test.get("alert_rule_test", []):
             for alert in expected["exp_alerts"]:
-                alert["exp_annotations"] = constant[expected["alertname"]] | alert["exp_annotations"]
+                constant = rules[expected["alertname"]]["annotations"]
+                alert["exp_annotations"] = constant | alert["exp_annotations"]
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
     promtool("test", "rules", "tests.yaml", cwd=tmp_path)
 

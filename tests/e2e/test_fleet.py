@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -22,14 +23,20 @@ DASHBOARD = (REPOSITORY / "src/http/dashboard.json").read_text()
 
 @pytest.fixture(scope="module", params=["path", "kind"])
 def fleet(request, node, tmp_path_factory):
-    """The same pods on the nodes a and b; on c an exporter that is being replaced, so that two of them export the same."""
+    """The same pods on the nodes a and b; on c an exporter that is being replaced, so that two of them export the same.
+
+    The pod on d has a limit.
+    """
     live = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", request.param)
     recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
-    with Exporter(*live) as a, Exporter(*live) as b, Exporter(*recorded) as old, Exporter(*recorded) as new:
-        targets = [("a", a.address), ("b", b.address), ("c", old.address), ("c", new.address)]
-        with Prometheus(tmp_path_factory.mktemp("fleet"), targets) as prometheus:
-            until(lambda: len(prometheus.query("process_cpu_seconds_total")) == 4, 60, "Prometheus has scraped all of them")
-            yield prometheus, request.param, a
+    limited = ("--fixture", REPOSITORY / "fixtures/cgroups/v2", *EVERYTHING, "--group-by", request.param)
+    with ExitStack() as stack:
+        a, b, old, new, d = (stack.enter_context(Exporter(*of)) for of in (live, live, recorded, recorded, limited))
+        targets = [("a", a.address), ("b", b.address), ("c", old.address), ("c", new.address), ("d", d.address)]
+        prometheus = stack.enter_context(Prometheus(tmp_path_factory.mktemp("fleet"), targets))
+        scraped = "process_cpu_seconds_total"
+        until(lambda: len(prometheus.query(scraped)) == len(targets), 60, "Prometheus has scraped all of them")
+        yield prometheus, request.param, a
 
 
 def panels() -> list[tuple[str, str]]:
@@ -42,8 +49,10 @@ def test_every_panel_has_an_answer(fleet):
         asked = expression.replace("$__rate_interval", "1m")
         for values in [".*", None]:  # everything is selected; then one of each
             selected = {"cluster": ".*", "node": "c", "namespace": "shop", "pod": "postgres-0"}
-            if "containerd_up" in expression:
+            if "containerd_up" in expression or "cgroup_node" in expression:
                 selected["node"] = "a"  # a recording has no containerd
+            if "cgroup_pod" in expression:
+                selected |= {"node": "d", "pod": "web-0"}
             if ".so" in expression:
                 selected["pod"] = ".*"
             query = re.sub(r"\$(\w+)", lambda variable: values or selected[variable[1]], asked)
@@ -61,7 +70,7 @@ def test_every_variable_has_values(fleet):
         # who has one cluster gives it no name: the value for all of them takes that, too
         assert found or label == "cluster", variable
         if label == "node":
-            assert found == ["a", "b", "c"]
+            assert found == ["a", "b", "c", "d"]
 
 
 def test_a_composition_by_kind_is_the_same_however_it_is_grouped(fleet):
