@@ -17,7 +17,7 @@ use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 
 use super::events::EventFiles;
 use super::fields::{self, CURRENT, File, GroupMask, MEMORY, NODE, OOM_KILLS, POD, Values, Version};
-use super::memory_fs::MemoryFs;
+use super::memory_fs::{MemoryFs, Reads};
 use super::namespace;
 use super::pod::uid_of;
 use super::use_files::{self, UseFiles};
@@ -158,9 +158,9 @@ impl CgroupFs {
     }
 
     /// Returns the hierarchy in which memory is counted, to read the cgroups above containers.
-    pub fn memory(&self) -> Option<MemoryFs> {
+    pub fn memory(&self, reads: Reads) -> Option<MemoryFs> {
         let (at, _) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
-        Some(MemoryFs::new(self.version, self.roots[*at].1.try_clone().ok()?))
+        Some(MemoryFs::new(self.version, self.roots[*at].1.try_clone().ok()?, reads))
     }
 
     /// Where it is.

@@ -8,5 +8,6 @@ pub mod fields;
 pub mod files;
 pub mod memory_fs;
 mod namespace;
+pub mod node;
 pub mod pod;
 pub mod use_files;

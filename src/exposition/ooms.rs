@@ -66,6 +66,8 @@ pub struct Hit {
     pub limit: Option<u64>,
     /// Whether the kernel kills all processes of the container at once.
     pub kills_group: Option<bool>,
+    /// What the pod is charged for outside its running containers, if its limit may have been hit.
+    pub outside_containers: Option<u64>,
 }
 
 /// A log line in three parts, so that the kills of several records can be added.
@@ -168,10 +170,11 @@ impl Record<'_> {
     }
 
     /// Returns the uses and limits, by name.
-    fn numbers(&self) -> [(&'static str, Option<u64>); 5] {
+    fn numbers(&self) -> [(&'static str, Option<u64>); 6] {
         [
             ("hit_limit_bytes", self.hit.limit),
             ("hit_use_bytes", self.hit.current),
+            ("outside_containers_bytes", self.hit.outside_containers),
             ("limit_bytes", self.values.get(LIMIT)),
             ("use_bytes", self.values.get(CURRENT)),
             ("peak_bytes", self.values.get(PEAK)),
@@ -304,6 +307,7 @@ mod tests {
                 current: Some(998),
                 limit: Some(999),
                 kills_group: Some(false),
+                outside_containers: Some(5),
             },
             values: &values,
             processes: Some((Duration::from_millis(104), vec![java, sh])),
@@ -313,11 +317,11 @@ mod tests {
         };
         assert_eq!(
             record.json(),
-            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"victims":[{"pid":12,"command":"java"}],"limit":"kubepods","hit_limit_bytes":999,"hit_use_bytes":998,"limit_bytes":null,"use_bytes":100,"peak_bytes":101,"oom_group":false,"processes_age_seconds":0.104,"processes":[{"pid":12,"command":"java","rss_anon_bytes":90,"rss_file_bytes":5,"rss_shmem_bytes":1},{"pid":7,"command":"s\"h","rss_anon_bytes":1,"rss_file_bytes":2,"rss_shmem_bytes":0}],"reading_age_seconds":0.812,"mapped_bytes":99,"growth_seconds":45.000,"paths":[{"command":"java","path":"[heap]","pss_bytes":90,"growth_bytes":80},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9,"growth_bytes":-1}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
+            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"victims":[{"pid":12,"command":"java"}],"limit":"kubepods","hit_limit_bytes":999,"hit_use_bytes":998,"outside_containers_bytes":5,"limit_bytes":null,"use_bytes":100,"peak_bytes":101,"oom_group":false,"processes_age_seconds":0.104,"processes":[{"pid":12,"command":"java","rss_anon_bytes":90,"rss_file_bytes":5,"rss_shmem_bytes":1},{"pid":7,"command":"s\"h","rss_anon_bytes":1,"rss_file_bytes":2,"rss_shmem_bytes":0}],"reading_age_seconds":0.812,"mapped_bytes":99,"growth_seconds":45.000,"paths":[{"command":"java","path":"[heap]","pss_bytes":90,"growth_bytes":80},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9,"growth_bytes":-1}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
         );
         assert_eq!(
             record.log_line().to_string(),
-            r#"OOM kill: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" victim="java" victim_pid=12 kills=2 limit=kubepods hit_limit_bytes=999 hit_use_bytes=998 use_bytes=100 peak_bytes=101 oom_group=false processes_age_seconds=0.104 processes="java[12]=96 s\"h[7]=3" account="anon=90 page_cache=3 shmem=1 slab=3 remainder=3" reading_age_seconds=0.812 mapped_bytes=99 growth_seconds=45.000 "[heap]"=90(+80) "/a\\b\u{1}é"=9(-1)"#
+            r#"OOM kill: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" victim="java" victim_pid=12 kills=2 limit=kubepods hit_limit_bytes=999 hit_use_bytes=998 outside_containers_bytes=5 use_bytes=100 peak_bytes=101 oom_group=false processes_age_seconds=0.104 processes="java[12]=96 s\"h[7]=3" account="anon=90 page_cache=3 shmem=1 slab=3 remainder=3" reading_age_seconds=0.812 mapped_bytes=99 growth_seconds=45.000 "[heap]"=90(+80) "/a\\b\u{1}é"=9(-1)"#
         );
     }
 
@@ -343,7 +347,7 @@ mod tests {
         let json = record.json();
         let unknown = r#""processes_age_seconds":null,"processes":[],"reading_age_seconds":null,"mapped_bytes":0,"growth_seconds":null,"paths":[],"account":{}}"#;
         assert!(json.ends_with(unknown), "{json}");
-        assert!(json.contains(r#""kills":1,"victims":[],"limit":null,"hit_limit_bytes":null,"hit_use_bytes":null,"limit_bytes":7,"use_bytes":null,"#), "{json}");
+        assert!(json.contains(r#""kills":1,"victims":[],"limit":null,"hit_limit_bytes":null,"hit_use_bytes":null,"outside_containers_bytes":null,"limit_bytes":7,"use_bytes":null,"#), "{json}");
         let line = record.log_line().to_string();
         let expected = r#" candidates="a\"b,c" has_unselected=false kills=1 limit_bytes=7"#;
         assert!(line.ends_with(expected), "{line}");

@@ -12,6 +12,7 @@ pub mod errors;
 pub mod files;
 pub mod memory;
 pub mod mounts;
+pub mod node_memory;
 pub mod permissions;
 mod raw;
 pub mod scan;

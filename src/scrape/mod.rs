@@ -237,7 +237,7 @@ impl Scraper {
             let (n_refused, n_selected) = self.processes.refusals();
             self.log.log_refusals(n_refused, n_selected);
             if let Some(cgroups) = &mut self.cgroups {
-                cgroups.read();
+                cgroups.read(&self.proc);
             }
         }
         if must_sum {
@@ -290,7 +290,7 @@ impl Scraper {
             }
         }
         if let Some(cgroups) = &mut self.cgroups {
-            cgroups.record(writer)?;
+            cgroups.record(&self.proc, writer)?;
         }
         writer.containers(selected().map(|container| &container.listed))?;
         Ok(n_processes)
@@ -317,6 +317,7 @@ impl Scraper {
         if let Some(cgroups) = &self.cgroups {
             exposition::cgroups::render(text, cgroups.groups(), cgroups.exported());
             exposition::pods::render(text, cgroups.exported_pods().map(|(pod, _)| pod));
+            exposition::node::render(text, cgroups.exported_node());
         }
     }
 
@@ -343,6 +344,7 @@ impl Scraper {
             exposition::cgroups::render(text, cgroups.groups(), selected.iter().copied());
             let pods: Vec<_> = cgroups.exported_pods().filter(|(_, of)| query.selects_any(of)).collect();
             exposition::pods::render(text, pods.iter().map(|(pod, _)| *pod));
+            exposition::node::render(text, cgroups.exported_node().filter(|_| query.filters.is_empty()));
         }
         let (namespaces, folded) = (self.discovery.namespaces(), view.folded(self.snapshot.summed()));
         let oom_kills = self.cgroups.iter().flat_map(CgroupUsage::n_kills);

@@ -87,6 +87,7 @@ impl Ooms {
                 current: kill.end.hit.current,
                 limit: kill.end.hit.limit,
                 kills_group: kill.end.kills_group,
+                outside_containers: kill.outside_containers,
             },
             values: moment.map(|(_, moment)| &moment.values).or(last).unwrap_or(&no_values),
             processes: moment
@@ -202,7 +203,7 @@ mod tests {
             last_reading,
             earlier: VecDeque::new(),
         };
-        Kill { found, end: End::default(), content: Some(content) }
+        Kill { found, end: End::default(), content: Some(content), outside_containers: Some(90) }
     }
 
     fn record(ooms: &mut Ooms, kill: Kill, now: Instant) {
@@ -275,6 +276,7 @@ mod tests {
         record(&mut ooms, kill("p", Some(last)), now);
         let news = ooms.news().unwrap();
         assert!(news.contains("\"limit\":\"pod\",") && news.contains("\"use_bytes\":99,"), "{news}");
+        assert!(news.contains("\"outside_containers_bytes\":90,"), "{news}");
         assert!(
             news.contains("\"reading_age_seconds\":0.0") && news.contains("\"mapped_bytes\":77"),
             "{news}"

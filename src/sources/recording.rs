@@ -4,7 +4,7 @@
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
 //!                           init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
-//! DIR/proc/sys/vm/max_map_count
+//! DIR/proc/meminfo          the same for the node, like zoneinfo, vmstat and sys/vm/max_map_count
 //! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 
@@ -170,13 +170,14 @@ impl Writer {
 
     /// Writes one file of a process.
     pub fn file(&mut self, pid: u32, name: &str, content: &[u8]) -> Result<(), String> {
-        self.proc_file(&format!("{pid}/{name}"), content)
+        self.make()?;
+        write(&self.directory.join("proc").join(pid.to_string()).join(name), content)
     }
 
-    /// Writes one file of proc, which has this path below it.
-    pub fn proc_file(&mut self, path: &str, content: &[u8]) -> Result<(), String> {
+    /// Writes one file of the whole node, such as `meminfo`.
+    pub fn node_file(&mut self, name: &str, content: &[u8]) -> Result<(), String> {
         self.make()?;
-        write(&self.directory.join("proc").join(path), content)
+        write(&self.directory.join("proc").join(name), content)
     }
 
     /// Writes one file of the cgroup file system.

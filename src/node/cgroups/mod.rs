@@ -5,6 +5,7 @@ mod accounts;
 mod counters;
 pub mod growth;
 pub mod kill_counts;
+mod ledger;
 mod looks;
 mod mapped_shmem;
 pub mod moment;

@@ -54,6 +54,8 @@ pub struct Kill {
     pub end: End,
     /// What the container held; `None` for a pod, and for a container that was never checked.
     pub content: Option<Content>,
+    /// What the pod is charged for outside its running containers, if its limit may have been hit.
+    pub outside_containers: Option<u64>,
 }
 
 #[derive(Debug, Default)]

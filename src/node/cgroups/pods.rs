@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::accounts::Accounts;
-use crate::cgroupfs::fields::Values;
+use crate::cgroupfs::fields::{CURRENT, Values};
 use crate::cgroupfs::files::CgroupFs;
 use crate::cgroupfs::memory_fs::{MemoryFiles, MemoryFs};
 use crate::cgroupfs::pod::{Exported, Outside, outside, uid_of};
@@ -114,6 +114,26 @@ impl Pods {
         }
     }
 
+    /// Returns what the pod of this container is charged for now outside its running containers. What an ended
+    /// container left stays when a process is killed, so this also holds after a kill.
+    pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
+        let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
+        let pod = self.table.iter().find(|pod| pod.labels == labels)?;
+        let mut outside = fs.open_use(&pod.path)?.current()?;
+        for account in pod.containers.iter().filter_map(|container| accounts.find(container.id)) {
+            let place = fs.place(&account.paths().memory);
+            let current = place.and_then(|place| fs.open_use(&place.path)?.current());
+            outside = outside.saturating_sub(current.unwrap_or(0));
+        }
+        Some(outside)
+    }
+
+    /// Returns the memory charged to the pod with a cgroup at this path, if it has been read.
+    pub fn current(&self, path: &[u8]) -> Option<u64> {
+        let i = self.table.binary_search_by(|pod| pod.path.as_slice().cmp(path)).ok()?;
+        self.table[i].values.as_ref()?.get(CURRENT)
+    }
+
     /// Returns what is exported, by label text, and the containers of each pod.
     pub fn exported(&self) -> impl Iterator<Item = (Exported<'_>, &[Arc<Container>])> + Clone {
         self.order.iter().filter_map(|&i| {
@@ -167,7 +187,8 @@ impl Pod {
         // If reading fails, the open files belong to a removed cgroup; a new one may exist at the same path.
         for _ in 0..2 {
             let files = self.files.take().or_else(|| fs.open(&self.path));
-            self.values = files.as_ref().and_then(|files| fs.read(files, limit_above));
+            let values = files.as_ref().and_then(|files| fs.read(files, limit_above));
+            self.values = values.filter(|values| values.get(CURRENT).is_some());
             if self.values.is_some() {
                 self.files = files;
                 return;

@@ -14,15 +14,17 @@ use log::Level;
 use super::account::Account;
 use super::accounts::Accounts;
 use super::counters::NewContainer;
-use super::kill_counts::{FoundKill, Place};
+use super::kill_counts::{FoundKill, Limit, Place};
+use super::ledger::Ledger;
 use super::mapped_shmem::MappedShmem;
 use super::moment::End;
 use super::oom::{Kill, KillTotals};
 use super::oom_watch::OomWatch;
 use super::pods::Pods;
 use crate::cgroupfs::account::Exported;
-use crate::cgroupfs::fields::{GroupMask, MEMORY, POD};
+use crate::cgroupfs::fields::{GroupMask, MEMORY, NODE, POD};
 use crate::cgroupfs::files::CgroupFs;
+use crate::cgroupfs::memory_fs::Reads;
 use crate::cgroupfs::pod;
 use crate::demand::Demand;
 use crate::node::containers::discovery::Discovery;
@@ -43,6 +45,8 @@ pub struct CgroupUsage {
     accounts: Accounts,
     /// `None` if pods are not exported.
     pods: Option<Pods>,
+    /// `None` if the node is not exported.
+    ledger: Option<Ledger>,
     watch: OomWatch,
     /// The containers that are read in this check, because they come close to a limit.
     due: BTreeSet<ContainerId>,
@@ -64,7 +68,8 @@ impl CgroupUsage {
         Ok(Self {
             accounts: Accounts::new(level),
             watch: OomWatch::new(&fs)?,
-            pods: fs.memory().filter(|_| fs.groups() & POD != 0).map(Pods::new),
+            pods: fs.memory(Reads::Pods).filter(|_| fs.groups() & POD != 0).map(Pods::new),
+            ledger: ledger(&fs),
             fs,
             due: BTreeSet::new(),
             totals: KillTotals::default(),
@@ -155,13 +160,16 @@ impl CgroupUsage {
         }
     }
 
-    /// Reads the account of every container and pod.
-    pub fn read(&mut self) {
-        let Self { fs, accounts, pods, .. } = self;
+    /// Reads the account of every container and pod, and of the node.
+    pub fn read(&mut self, proc: &Proc) {
+        let Self { fs, accounts, pods, ledger, .. } = self;
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
         pods.iter_mut().for_each(|pods| pods.read(accounts, accounts.max_open));
+        if let Some(ledger) = ledger {
+            ledger.read(proc, |path| pods.as_ref()?.current(path));
+        }
     }
 
     /// Whether a container comes close to a limit, so that a check must read its processes.
@@ -213,8 +221,13 @@ impl CgroupUsage {
 
     /// Returns the kills that were found since the last call, and counts them.
     pub fn take_kills(&mut self) -> Vec<Kill> {
-        let Self { accounts, watch, totals, .. } = self;
+        let Self { fs, accounts, pods, watch, totals, .. } = self;
         let with_content = |(found, end): (FoundKill, End)| {
+            let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
+            // Version 1 does not show which limit was hit.
+            let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
+            let pods = pods.as_ref().filter(|_| may_be_pods);
+            let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));
             let content = match &found.place {
                 Place::Container(container) => {
                     totals.add(&container.labels, found.n_kills);
@@ -225,7 +238,7 @@ impl CgroupUsage {
                     None
                 }
             };
-            Kill { found, end, content }
+            Kill { found, end, content, outside_containers }
         };
         watch.take().into_iter().map(with_content).collect()
     }
@@ -245,6 +258,11 @@ impl CgroupUsage {
         self.pods.iter().flat_map(Pods::exported)
     }
 
+    /// Returns the label text of each part of the node's memory, and its bytes.
+    pub fn exported_node(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.ledger.iter().flat_map(Ledger::exported)
+    }
+
     /// Returns the label text of each container and pod, and the number of its kills since the start.
     pub fn n_kills(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter()
@@ -253,11 +271,20 @@ impl CgroupUsage {
     /// Records the files of all accounts into `to`.
     ///
     /// Fails with one line when a file cannot be written.
-    pub fn record(&mut self, to: &mut Writer) -> Result<(), String> {
-        self.accounts.record(&mut self.fs, to)?;
-        let Some(pods) = &mut self.pods else { return Ok(()) };
-        pods.record(|fs, path| fs.record(path, |name, text| to.cgroup_file(name, text)))
+    pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
+        let Self { fs, accounts, pods, ledger, .. } = self;
+        accounts.record(fs, to)?;
+        if let Some(pods) = pods {
+            pods.record(|fs, path| fs.record(path, |name, text| to.cgroup_file(name, text)))?;
+        }
+        ledger.iter_mut().try_for_each(|ledger| ledger.record(proc, to))
     }
+}
+
+/// Returns the division of the node's memory, if that is exported and this is the node's root.
+fn ledger(fs: &CgroupFs) -> Option<Ledger> {
+    let tops = fs.memory(Reads::Tops).filter(|tops| fs.groups() & NODE != 0 && tops.is_of_node())?;
+    Some(Ledger::new([tops, fs.memory(Reads::Use)?]))
 }
 
 /// Returns the label text of a pod: that of a container without a name.

@@ -219,7 +219,7 @@ impl ProcessTable {
             }
         }
         if let Some(limit) = proc.max_map_count(buffers).filter(|_| n_recorded > 0) {
-            to.proc_file(MAX_MAP_COUNT, format!("{limit}\n").as_bytes())?;
+            to.node_file(MAX_MAP_COUNT, format!("{limit}\n").as_bytes())?;
         }
         Ok(n_recorded)
     }

@@ -4,7 +4,8 @@ use log::Level;
 
 use super::super::accounts::tests::{Node, Process};
 use super::*;
-use crate::cgroupfs::fields::{CURRENT, LIMIT};
+use crate::cgroupfs::fields::LIMIT;
+use crate::cgroupfs::memory_fs::Reads;
 
 /// A node, the accounts of its containers, and its pods.
 struct Read(Node, Accounts, CgroupFs, Pods);
@@ -13,7 +14,7 @@ impl Read {
     fn new(name: &str, containers: &[(&str, &str, &str, &str)]) -> Self {
         let node = Node::new(name, containers);
         let fs = node.fs();
-        let pods = Pods::new(fs.memory().unwrap());
+        let pods = Pods::new(fs.memory(Reads::Pods).unwrap());
         Self(node, Accounts::new(Level::Info), fs, pods)
     }
 

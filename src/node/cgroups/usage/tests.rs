@@ -41,7 +41,7 @@ impl Checked {
         let kills = usage.take_kills();
         usage.begin_reads();
         if !is_check {
-            usage.read()
+            usage.read(&node.proc)
         }
         usage.join(snapshot, &processes, &node.proc, *now);
         kills

@@ -1,0 +1,260 @@
+//! The memory of the node: which part each top-level cgroup has, the pods, and what is in no cgroup.
+
+use std::path::Path;
+
+use crate::cgroupfs::fields::{CURRENT, Values};
+use crate::cgroupfs::memory_fs::{Directory, MemoryFiles, MemoryFs};
+use crate::cgroupfs::node::{Uncharged, uncharged};
+use crate::cgroupfs::pod::uid_of;
+use crate::procfs::{Buffers, Proc, node_memory};
+use crate::sources::recording::Writer;
+use crate::totals::labels;
+
+/// The top-level cgroup of all pods, as the kubelet names it with each of its drivers.
+const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
+/// At most this many top-level cgroups have a part of their own. A node has about a dozen; more are the work of
+/// a program that makes one for each of its jobs. Those beyond, by name, share the part `other_cgroups`.
+const MAX_PARTS: usize = 64;
+
+/// A part of the node's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Free,
+    Pods,
+    EndedPods,
+    /// The top-level cgroup at this position.
+    Top(usize),
+    OtherCgroups,
+    RootCgroup,
+    Kernel,
+    HugetlbPool,
+    Zram,
+    Balloon,
+    Remainder,
+}
+
+/// A cgroup that is read, and its use; 0 if it has been removed since the cgroups were listed.
+#[derive(Debug)]
+struct Counted {
+    path: Vec<u8>,
+    files: Option<MemoryFiles>,
+    bytes: u64,
+}
+
+/// The division of the node's memory. Nothing is allocated while the top-level cgroups and the pods stay the
+/// same.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Reads the root and the top-level cgroups.
+    tops_fs: MemoryFs,
+    /// Reads the use of pods.
+    pods_fs: MemoryFs,
+    /// The directories with the top-level cgroups and with the pods.
+    directories: Vec<Directory>,
+    /// Whether a cgroup has been removed, so that the cgroups must be listed again.
+    is_stale: bool,
+    root: Option<MemoryFiles>,
+    tops: Vec<Counted>,
+    /// The values of the top-level cgroups.
+    values: Vec<Values>,
+    pods: Vec<Counted>,
+    /// The parts with their label texts.
+    parts: Vec<(Part, String)>,
+    /// The bytes of each part; empty if the memory of the node is unknown.
+    bytes: Vec<Option<i64>>,
+    buffers: Buffers,
+}
+
+impl Ledger {
+    /// Reads the top-level cgroups from the first, and the use of pods from the second.
+    pub fn new([tops_fs, pods_fs]: [MemoryFs; 2]) -> Self {
+        Self {
+            tops_fs,
+            pods_fs,
+            directories: Vec::new(),
+            is_stale: true,
+            root: None,
+            tops: Vec::new(),
+            values: Vec::new(),
+            pods: Vec::new(),
+            parts: Vec::new(),
+            bytes: Vec::new(),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Reads the node's memory. `known` returns the use of a pod that has just been read, given its path.
+    pub fn read(&mut self, proc: &Proc, known: impl Fn(&[u8]) -> Option<u64>) {
+        self.bytes.clear();
+        if self.is_stale || self.directories.iter().any(Directory::has_changed) {
+            self.list();
+        }
+        let Self { tops_fs, pods_fs, root, tops, values, pods, is_stale, buffers, .. } = self;
+        for pod in pods.iter_mut() {
+            let read = known(&pod.path).or_else(|| pod.read(pods_fs)?.get(CURRENT));
+            *is_stale |= read.is_none();
+            pod.bytes = read.unwrap_or(0);
+        }
+        let Some(memory) = proc.node_memory(buffers) else { return };
+        let root = root.as_ref().and_then(|root| tops_fs.read(root, None)).unwrap_or_default();
+        values.clear();
+        for top in tops.iter_mut() {
+            let read = top.read(tops_fs).unwrap_or_default();
+            *is_stale |= read.get(CURRENT).is_none();
+            top.bytes = read.get(CURRENT).unwrap_or(0);
+            values.push(read);
+        }
+        let uncharged = uncharged(&memory, &root, values.iter());
+        self.divide(memory.total, &uncharged);
+    }
+
+    /// Sets the bytes of each part. The remainder comes last, so that the sum is exactly `total`.
+    fn divide(&mut self, total: u64, uncharged: &Uncharged) {
+        let Self { tops, pods, parts, bytes, .. } = self;
+        let pods = pods.iter().fold(0_u64, |sum, pod| sum.saturating_add(pod.bytes));
+        let others = tops.iter().skip(MAX_PARTS).filter(|top| !top.is_kubepods());
+        let kubepods = tops.iter().find(|top| top.is_kubepods()).map_or(0, |top| top.bytes);
+        let mut rest = signed(total);
+        for (part, _) in parts.iter() {
+            let part = match *part {
+                Part::Free => Some(uncharged.free),
+                Part::Pods => Some(pods),
+                Part::EndedPods => Some(kubepods.saturating_sub(pods)),
+                Part::Top(i) => Some(tops[i].bytes),
+                Part::OtherCgroups => Some(others.clone().fold(0, |sum, top| top.bytes.saturating_add(sum))),
+                Part::RootCgroup => Some(uncharged.root_cgroup),
+                Part::Kernel => Some(uncharged.kernel),
+                Part::HugetlbPool => uncharged.hugetlb_pool,
+                Part::Zram => uncharged.zram,
+                Part::Balloon => uncharged.balloon,
+                Part::Remainder => {
+                    bytes.push(Some(rest));
+                    continue;
+                }
+            };
+            let part = part.map(signed);
+            rest = rest.saturating_sub(part.unwrap_or(0));
+            bytes.push(part);
+        }
+    }
+
+    /// Lists the top-level cgroups and the pods, and opens their files.
+    fn list(&mut self) {
+        let Self { tops_fs, pods_fs, directories, root, tops, pods, .. } = self;
+        self.is_stale = false;
+        (*root, *tops, *pods) = (tops_fs.open(b""), Vec::new(), Vec::new());
+        directories.clear();
+        let mut children_of = |path: &[u8]| {
+            let Some(directory) = tops_fs.directory(path) else { return Vec::new() };
+            let children = directory.children(path);
+            directories.push(directory);
+            children
+        };
+        let mut pod_paths = Vec::new();
+        let top_paths = children_of(b"");
+        for kubepods in top_paths.iter().filter(|path| KUBEPODS.contains(&path.as_slice())) {
+            for path in children_of(kubepods) {
+                match uid_of(&path) {
+                    Some(_) => pod_paths.push(path),
+                    // The cgroup of a quality-of-service class.
+                    None => {
+                        pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
+                    }
+                }
+            }
+        }
+        // A cgroup without the memory controller does not count.
+        let open = |fs: &mut MemoryFs, path| Counted::new(path).filter_read(fs);
+        tops.extend(top_paths.into_iter().filter_map(|path| open(tops_fs, path)));
+        pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path)));
+        self.name_parts();
+    }
+
+    /// Makes the label texts of the parts.
+    fn name_parts(&mut self) {
+        let Self { tops, parts, .. } = self;
+        parts.clear();
+        let mut add = |part, name: &str| {
+            let mut text = String::new();
+            labels::push(&mut text, "{part=\"", name);
+            text.push('}');
+            parts.push((part, text));
+        };
+        add(Part::Free, "free");
+        if tops.iter().any(Counted::is_kubepods) {
+            add(Part::Pods, "pods");
+            add(Part::EndedPods, "ended_pods");
+        }
+        let others = tops.iter().enumerate().filter(|(_, top)| !top.is_kubepods());
+        for (i, top) in others.clone().filter(|(i, _)| *i < MAX_PARTS) {
+            add(Part::Top(i), &format!("/{}", String::from_utf8_lossy(&top.path)));
+        }
+        if others.clone().any(|(i, _)| i >= MAX_PARTS) {
+            add(Part::OtherCgroups, "other_cgroups");
+        }
+        for (part, name) in [
+            (Part::RootCgroup, "root_cgroup"),
+            (Part::Kernel, "kernel"),
+            (Part::HugetlbPool, "hugetlb_pool"),
+            (Part::Zram, "zram"),
+            (Part::Balloon, "balloon"),
+            (Part::Remainder, "remainder"),
+        ] {
+            add(part, name);
+        }
+    }
+
+    /// Returns the label text of each part and its bytes; nothing if the memory of the node is unknown.
+    pub fn exported(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
+        let parts = self.parts.iter().zip(&self.bytes);
+        parts.filter_map(|((_, labels), bytes)| Some((labels.as_str(), (*bytes)?)))
+    }
+
+    /// Records the files that were read into `to`.
+    ///
+    /// Fails with one line when a file cannot be written.
+    pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
+        let Self { tops_fs, pods_fs, tops, pods, buffers, .. } = self;
+        for name in node_memory::FILES {
+            if let Ok(text) = proc.raw_node_file(name, buffers) {
+                to.node_file(name, &text)?;
+            }
+        }
+        let mut write = |name: &Path, text: &[u8]| to.cgroup_file(name, text);
+        tops_fs.record_root(&mut write)?;
+        tops_fs.record(b"", &mut write)?;
+        tops.iter().try_for_each(|top| tops_fs.record(&top.path, &mut write))?;
+        pods.iter().try_for_each(|pod| pods_fs.record(&pod.path, &mut write))
+    }
+}
+
+impl Counted {
+    fn new(path: Vec<u8>) -> Self {
+        Self { path, files: None, bytes: 0 }
+    }
+
+    fn is_kubepods(&self) -> bool {
+        KUBEPODS.contains(&self.path.as_slice())
+    }
+
+    /// Reads the cgroup. Returns `None` if it has been removed.
+    fn read(&mut self, fs: &mut MemoryFs) -> Option<Values> {
+        if self.files.is_none() {
+            self.files = fs.open(&self.path);
+        }
+        fs.read(self.files.as_ref()?, None)
+    }
+
+    /// Returns the cgroup if its use can be read.
+    fn filter_read(mut self, fs: &mut MemoryFs) -> Option<Self> {
+        self.read(fs)?.get(CURRENT)?;
+        Some(self)
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
