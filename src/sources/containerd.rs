@@ -225,8 +225,8 @@ fn is_named_by_id(container: &Container) -> bool {
 /// Returns a line that says why containers have ids for names, and where their names are.
 fn no_names(namespace: &str) -> String {
     format!(
-        "containerd knows no names of containers in its namespace {namespace:?}, so they are named by their ids; \
-         for Docker, \"docker ps --no-trunc\" lists both"
+        "containerd knows no names of containers in its namespace {namespace:?}, so they are named by their \
+         ids; for Docker, \"docker ps --no-trunc\" lists both"
     )
 }
 

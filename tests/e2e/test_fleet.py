@@ -1,4 +1,4 @@
-"""The dashboard, the queries and the alerts on a real Prometheus that has scraped several exporters with series in common."""
+"""The dashboard, queries and alerts on a real Prometheus that scrapes several exporters with the same series."""
 
 import json
 import os
@@ -23,9 +23,10 @@ DASHBOARD = (REPOSITORY / "src/http/dashboard.json").read_text()
 
 @pytest.fixture(scope="module", params=["path", "kind"])
 def fleet(request, node, tmp_path_factory):
-    """The same pods on the nodes a and b; on c an exporter that is being replaced, so that two of them export the same.
+    """Five exporters on four nodes.
 
-    The pod on d has a limit.
+    The nodes a and b have the same pods. On c an exporter is being replaced, so that two export the same. The
+    pod on d has a limit.
     """
     live = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", request.param)
     recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
@@ -67,7 +68,7 @@ def test_every_variable_has_values(fleet):
     for variable in variables:
         selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
         found = prometheus.label_values(label, re.sub(r"\$\w+", variable["allValue"], selector))
-        # who has one cluster gives it no name: the value for all of them takes that, too
+        # With a single cluster, series have no such label. The value for all clusters matches these, too.
         assert found or label == "cluster", variable
         if label == "node":
             assert found == ["a", "b", "c", "d"]
@@ -95,7 +96,7 @@ def test_panels_of_paths_are_empty_and_say_why_when_grouped_by_process(tmp_path)
             assert "grouped by process" in panel["fieldConfig"]["defaults"]["noValue"]
 
 
-def test_the_readmes_queries_and_alerts_stand_several_exporters(fleet):
+def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
     prometheus, group_by, _ = fleet
     other = {"path": "kind", "kind": "path"}[group_by]
     queries = [query for comment, query in readme.queries() if f"--group-by {other}" not in comment]
@@ -145,7 +146,7 @@ def lost(before, after, place: str = "") -> list[str]:
 
 
 def test_the_dashboard_is_grafanas(fleet):
-    """What the schema does not know is lost on the way through its types."""
+    """Grafana's types drop what its schema does not contain."""
     _, _, exporter = fleet
     register_default_plugins()
     dashboard = json.loads(DASHBOARD)
