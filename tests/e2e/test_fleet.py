@@ -1,4 +1,4 @@
-"""The dashboard, queries and alerts on a real Prometheus that scrapes several exporters with the same series."""
+"""The dashboard, queries and alerts on a real Prometheus that scrapes several exporters with equal series."""
 
 import json
 import os
@@ -32,16 +32,30 @@ def fleet(request, node, tmp_path_factory):
     recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
     limited = ("--fixture", REPOSITORY / "fixtures/cgroups/v2", *EVERYTHING, "--group-by", request.param)
     with ExitStack() as stack:
-        a, b, old, new, d = (stack.enter_context(Exporter(*of)) for of in (live, live, recorded, recorded, limited))
-        targets = [("a", a.address), ("b", b.address), ("c", old.address), ("c", new.address), ("d", d.address)]
+        a, b, old, new, d = (
+            stack.enter_context(Exporter(*of)) for of in (live, live, recorded, recorded, limited)
+        )
+        targets = [
+            ("a", a.address),
+            ("b", b.address),
+            ("c", old.address),
+            ("c", new.address),
+            ("d", d.address),
+        ]
         prometheus = stack.enter_context(Prometheus(tmp_path_factory.mktemp("fleet"), targets))
         scraped = "process_cpu_seconds_total"
-        until(lambda: len(prometheus.query(scraped)) == len(targets), 60, "Prometheus has scraped all of them")
+        until(
+            lambda: len(prometheus.query(scraped)) == len(targets), 60, "Prometheus has scraped all of them"
+        )
         yield prometheus, request.param, a
 
 
 def panels() -> list[tuple[str, str]]:
-    return [(panel["title"], target["expr"]) for panel in json.loads(DASHBOARD)["panels"] for target in panel.get("targets", [])]
+    return [
+        (panel["title"], target["expr"])
+        for panel in json.loads(DASHBOARD)["panels"]
+        for target in panel.get("targets", [])
+    ]
 
 
 def test_every_panel_has_an_answer(fleet):
@@ -58,12 +72,16 @@ def test_every_panel_has_an_answer(fleet):
                 selected["pod"] = ".*"
             query = re.sub(r"\$(\w+)", lambda variable: values or selected[variable[1]], asked)
             answer = until(lambda: prometheus.query(query), 60, f"{title} has an answer to {query}")
-            assert all(series["value"][1] not in ("NaN", "+Inf", "-Inf") for series in answer), f"{title}: {answer}"
+            assert all(series["value"][1] not in ("NaN", "+Inf", "-Inf") for series in answer), (
+                f"{title}: {answer}"
+            )
 
 
 def test_every_variable_has_values(fleet):
     prometheus, _, _ = fleet
-    variables = [variable for variable in json.loads(DASHBOARD)["templating"]["list"] if variable["type"] == "query"]
+    variables = [
+        variable for variable in json.loads(DASHBOARD)["templating"]["list"] if variable["type"] == "query"
+    ]
     assert [variable["name"] for variable in variables] == ["cluster", "node", "namespace", "pod"]
     for variable in variables:
         selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
@@ -78,9 +96,27 @@ def test_a_composition_by_kind_is_the_same_however_it_is_grouped(fleet):
     prometheus, _, _ = fleet
     [composition] = [expression for title, expression in panels() if title == "Composition by kind"]
     query = re.sub(r"\$(\w+)", lambda variable: "c" if variable[1] == "node" else ".*", composition)
-    kinds = until(lambda: {series["metric"].get("kind"): float(series["value"][1]) for series in prometheus.query(query)}, 60, "an answer")
-    recorded = ("--once", "--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", "kind", "--fields", "pss")
-    expected = {kind: value for (kind,), value in Exposition(once(*recorded)).by("process_smaps_pss_bytes", "kind").items()}
+    kinds = until(
+        lambda: {
+            series["metric"].get("kind"): float(series["value"][1]) for series in prometheus.query(query)
+        },
+        60,
+        "an answer",
+    )
+    recorded = (
+        "--once",
+        "--fixture",
+        REPOSITORY / "fixtures/node",
+        *EVERYTHING,
+        "--group-by",
+        "kind",
+        "--fields",
+        "pss",
+    )
+    expected = {
+        kind: value
+        for (kind,), value in Exposition(once(*recorded)).by("process_smaps_pss_bytes", "kind").items()
+    }
     assert kinds == {kind: 2 * value for kind, value in expected.items()}, "both exporters of c"
 
 
@@ -104,7 +140,9 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
         # what grows may be nothing, after a minute
         asked = query.replace("> 0", ">= 0").replace("/ 0.9", "/ 0")  # and nothing may be that full
         answer = until(lambda: prometheus.query(asked), 60, f"Prometheus answers {query}")
-        assert any("node" in series["metric"] for series in answer), f"{query} does not keep the node: {answer}"
+        assert any("node" in series["metric"] for series in answer), (
+            f"{query} does not keep the node: {answer}"
+        )
     for rule in readme.rules():
         answer = prometheus.query(rule["expr"])
         if rule["alert"] == "SmapsExporterAbsent":
@@ -141,7 +179,11 @@ def lost(before, after, place: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [found for i, (one, other) in enumerate(zip(before, after)) for found in lost(one, other, f"{place}[{i}]")]
+        return [
+            found
+            for i, (one, other) in enumerate(zip(before, after))
+            for found in lost(one, other, f"{place}[{i}]")
+        ]
     return [] if before == after else [f"{place}: {before} became {after}"]
 
 
@@ -150,12 +192,24 @@ def test_the_dashboard_is_grafanas(fleet):
     _, _, exporter = fleet
     register_default_plugins()
     dashboard = json.loads(DASHBOARD)
-    assert lost(dashboard, json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(dashboard)))) == []
+    assert (
+        lost(dashboard, json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(dashboard)))) == []
+    )
     assert exporter.get("/dashboard.json") == (200, DASHBOARD)
     rules = (REPOSITORY / "src/kubernetes/rules.yaml").read_text()
     for target, expected in [("dashboard", DASHBOARD), ("rules", rules)]:
-        assert subprocess.run(["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == expected
+        assert (
+            subprocess.run(
+                ["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            ).stdout
+            == expected
+        )
     places = [panel["gridPos"] for panel in dashboard["panels"]]
-    cells = [(x, y) for place in places for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]
+    cells = [
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24, "panels overlap"
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(places)
