@@ -182,10 +182,10 @@ manifest-without-socket:
 		-e 's|{name: containerd, mountPath: .*}|{name: containers, mountPath: /var/log/containers, readOnly: true}|' \
 		-e 's|{name: containerd, hostPath: .*}}|{name: containers, hostPath: {path: /var/log/containers, type: Directory}}|'
 
-# The alert rules, out of the README, for Prometheus' rule_files.
+# The alert rules, for Prometheus' rule_files.
 .PHONY: rules
 rules:
-	@sed -n '/^<!-- rules -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
+	@cat src/kubernetes/rules.yaml
 
 # The dashboard to import into Grafana; a running exporter serves it at /dashboard.json.
 .PHONY: dashboard

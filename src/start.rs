@@ -80,6 +80,7 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
             [build_info::VERSION, build_info::REVISION, &build_info::target()],
             options.filters.iter().map(ToString::to_string),
             options.node.as_deref(),
+            options.cpu_budget,
             SystemTime::now(),
         ),
         check_interval: has_checks(options).then_some(options.scrape_interval),

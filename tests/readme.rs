@@ -157,17 +157,3 @@ fn manifest_requests_only_the_documented_capabilities() {
         assert!(pod[key].is_badvalue(), "{key}");
     }
 }
-
-#[test]
-fn three_alerts() {
-    let rules: Vec<Yaml> =
-        documents().into_iter().filter(|document| !document["groups"].is_badvalue()).collect();
-    assert_eq!(rules.len(), 1);
-    let rules = rules[0]["groups"][0]["rules"].as_vec().expect("rules");
-    assert_eq!(rules.len(), 3);
-    for rule in rules {
-        for key in ["alert", "expr", "for"] {
-            assert!(rule[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {rule:?}");
-        }
-    }
-}

@@ -110,11 +110,12 @@ fn readme_lists_the_exporters_metrics() {
         resident_bytes: known,
         n_open_files: known,
         max_open_files: known,
+        max_map_count: known,
         ..Report::default()
     };
     let mut text = Vec::new();
     let filters = ["*/*/*/*".to_owned()].into_iter();
-    SelfMetrics::new(["", "", ""], filters, Some("worker-1"), SystemTime::now()).render(
+    SelfMetrics::new(["", "", ""], filters, Some("worker-1"), 0.25, SystemTime::now()).render(
         &mut text,
         &report,
         &[(r#"{namespace="shop"}"#.to_owned(), 1)],
@@ -198,7 +199,11 @@ fn hundred_pods() -> Directory {
         }
         for process in fs::read_dir(node.join("proc")).unwrap() {
             let process = process.unwrap().path();
-            let to = format!("proc/{}", pid_of(process.file_name().unwrap().to_str().unwrap()));
+            let pid = process.file_name().unwrap().to_str().unwrap();
+            if pid == "sys" {
+                continue;
+            }
+            let to = format!("proc/{}", pid_of(pid));
             let cgroup = fs::read_to_string(process.join("cgroup")).unwrap();
             let (_, id) = cgroup.trim_end().rsplit_once('/').unwrap();
             recording.write(&format!("{to}/cgroup"), format!("0::/{}\n", cgroup_of(id)));

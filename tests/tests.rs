@@ -1,5 +1,6 @@
 //! What the program does, seen from outside: one crate, with a module for each subject.
 
+mod alerts;
 mod anonymous;
 mod attribution;
 mod cgroup_lines;

@@ -42,6 +42,8 @@ pub struct Report {
     pub n_stuck: u64,
     /// The duration of the slowest read among those behind the exported values.
     pub longest_read: Duration,
+    /// The node's vm.max_map_count.
+    pub max_map_count: Option<u64>,
     /// The number of log lines that were dropped because standard error was not read.
     pub n_log_lines_dropped: u64,
     /// The exporter's CPU time.
@@ -107,6 +109,7 @@ impl Default for Report {
             read_errors: ReadErrors::default(),
             n_stuck: 0,
             longest_read: Duration::ZERO,
+            max_map_count: None,
             n_log_lines_dropped: 0,
             cpu_time: Duration::ZERO,
             virtual_bytes: None,
@@ -123,6 +126,8 @@ pub struct SelfMetrics {
     build_info: String,
     filters: Vec<String>,
     node: Option<String>,
+    /// The CPU budget in cores; 0 means no limit.
+    cpu_budget: f64,
     started_at: SystemTime,
 }
 
@@ -143,11 +148,13 @@ impl fmt::Display for Closed<'_> {
 }
 
 impl SelfMetrics {
-    /// Creates the metrics of an exporter with this version, revision, target, filters, node and start time.
+    /// Creates the metrics of an exporter with this version, revision, target, filters, node, CPU budget in
+    /// cores (0 means no limit) and start time.
     pub fn new(
         [version, revision, target]: [&str; 3],
         filters: impl Iterator<Item = String>,
         node: Option<&str>,
+        cpu_budget: f64,
         started_at: SystemTime,
     ) -> Self {
         let labels = |label: &str, value: &str| {
@@ -161,7 +168,7 @@ impl SelfMetrics {
             + "}";
         let filters = filters.map(|filter| labels("{filter=\"", &filter) + "}").collect();
         let node = node.map(|node| labels("{node=\"", node) + "}");
-        Self { build_info, filters, node, started_at }
+        Self { build_info, filters, node, cpu_budget, started_at }
     }
 
     /// Appends the families to `text`.
@@ -330,6 +337,18 @@ impl SelfMetrics {
                 Counter,
                 "CPU time spent reading smaps.",
                 seconds(report.read_time),
+            ),
+            (
+                "smaps_exporter_cpu_budget_cores",
+                Gauge,
+                "CPU that scrapes and checks may use (--cpu-budget), in cores; absent without a limit.",
+                Some(self.cpu_budget).filter(|&cores| cores > 0.0),
+            ),
+            (
+                "smaps_exporter_max_map_count",
+                Gauge,
+                "The node's vm.max_map_count: mmap fails in a process with this many mappings.",
+                count_if_known(report.max_map_count),
             ),
             (
                 "smaps_exporter_log_lines_dropped_total",

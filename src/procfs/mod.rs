@@ -36,6 +36,8 @@ use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
 use status::{Status, is_zombie, state_of};
 
+/// The file of vm.max_map_count, below proc.
+pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
 /// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
 /// Room for mappings that this limit does not count (the kernel's own), and for changes during a read that is
@@ -77,10 +79,16 @@ impl Proc {
     pub fn open(path: &Path) -> io::Result<Self> {
         let root =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut text = Vec::new();
-        let limit = read_file(root.as_fd(), "sys/vm/max_map_count", &mut text).ok().and_then(number);
-        let max_mappings = limit.map_or(usize::MAX, |limit| limit.max(DEFAULT_MAX_MAPPINGS) + SPARE_MAPPINGS);
-        Ok(Self { path: path.to_owned(), root, max_mappings })
+        let mut proc = Self { path: path.to_owned(), root, max_mappings: usize::MAX };
+        if let Some(limit) = proc.max_map_count(&mut Buffers::default()) {
+            proc.max_mappings = limit.max(DEFAULT_MAX_MAPPINGS) + SPARE_MAPPINGS;
+        }
+        Ok(proc)
+    }
+
+    /// Returns the node's current vm.max_map_count; `None` where it cannot be read, as in an old recording.
+    pub fn max_map_count(&self, buffers: &mut Buffers) -> Option<usize> {
+        read_file(self.root.as_fd(), MAX_MAP_COUNT, &mut buffers.text).ok().and_then(number)
     }
 
     /// Returns the path of the file system.

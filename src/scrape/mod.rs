@@ -250,8 +250,8 @@ impl Scraper {
         }
         if pass == Pass::Scrape {
             let began_at = self.progress.began_at().unwrap_or(now);
-            let Self { own_metrics, discovery, processes, reads, snapshot, .. } = self;
-            own_metrics.end_scrape(began_at, discovery, processes, reads, snapshot);
+            let Self { own_metrics, proc, discovery, processes, reads, snapshot, .. } = self;
+            own_metrics.end_scrape(began_at, proc, discovery, processes, reads, snapshot);
         }
         self.add_overhead_since(clock);
     }

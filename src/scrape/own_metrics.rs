@@ -11,6 +11,7 @@ use crate::node::processes::table::ProcessTable;
 use crate::node::reads::scheduler::Reads;
 use crate::procfs::files::Entries;
 use crate::procfs::this_process::ThisProcess;
+use crate::procfs::{Buffers, Proc};
 use crate::totals::snapshot::Snapshot;
 
 /// The findings and the costs of the scrapes so far.
@@ -22,12 +23,19 @@ pub struct OwnMetrics {
     /// The CPU time of all reads so far.
     read_time: Duration,
     entries: Entries,
+    buffers: Buffers,
 }
 
 impl OwnMetrics {
     /// Creates metrics that render into these families, before the end of the first scrape.
     pub fn new(metrics: SelfMetrics) -> Self {
-        Self { metrics, report: Report::default(), read_time: Duration::ZERO, entries: Entries::default() }
+        Self {
+            metrics,
+            report: Report::default(),
+            read_time: Duration::ZERO,
+            entries: Entries::default(),
+            buffers: Buffers::default(),
+        }
     }
 
     /// Adds the CPU time of a read.
@@ -39,6 +47,7 @@ impl OwnMetrics {
     pub fn end_scrape(
         &mut self,
         began_at: Instant,
+        proc: &Proc,
         discovery: &Discovery,
         processes: &ProcessTable,
         reads: &Reads,
@@ -60,6 +69,7 @@ impl OwnMetrics {
             reads: reads.counts(),
             n_stuck: processes.n_stuck() as u64,
             longest_read: processes.longest_read(),
+            max_map_count: proc.max_map_count(&mut self.buffers).map(|limit| limit as u64),
             ..Report::default()
         };
         debug!(

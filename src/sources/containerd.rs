@@ -8,6 +8,7 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{GetContainerRequest, ListTasksRequest};
 use containerd_client::types::v1::{Process, Status};
 use containerd_client::with_namespace;
+use log::info;
 use prost::DecodeError;
 use prost::bytes::{Buf, BufMut};
 use prost::encoding::{DecodeContext, WireType, message, skip_field};
@@ -32,13 +33,15 @@ pub struct Containerd {
     /// The containers by containerd namespace and id; a sandbox is `None`. Labels do not change while a task
     /// exists.
     known: HashMap<(String, String), Option<Container>>,
+    /// Whether the log says that containers have no names.
+    has_logged_ids: bool,
 }
 
 impl Containerd {
     /// Creates a client that lists these namespaces of the containerd at `socket`.
     pub fn new(socket: &Path, namespaces: &[String]) -> Self {
         let connection = Connection::new(PEER, socket);
-        Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new() }
+        Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new(), has_logged_ids: false }
     }
 
     pub fn socket(&self) -> &Path {
@@ -77,6 +80,10 @@ impl Containerd {
                         let labels = labels(&self.connection, &channel, namespace, &key.1).await?;
                         let Some(labels) = labels else { continue }; // removed in the meantime
                         let container = container(namespace, &key.1, labels);
+                        if !self.has_logged_ids && container.as_ref().is_some_and(is_named_by_id) {
+                            self.has_logged_ids = true;
+                            info!("{}", no_names(namespace));
+                        }
                         // The container is kept even if a later call fails, so that the next listing
                         // continues from here.
                         self.known.insert(key.clone(), container.clone());
@@ -207,6 +214,20 @@ fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> 
         pod: label(POD).unwrap_or_default(),
         name: label(CONTAINER).or_else(|| label(NERDCTL_NAME)).unwrap_or_else(|| id.into()),
     })
+}
+
+/// Whether containerd knows no name for the container. Docker (29 at least, and before) gives its containers
+/// only the label `com.docker/engine.bundle.path`.
+fn is_named_by_id(container: &Container) -> bool {
+    container.pod.is_empty() && container.name == container.id
+}
+
+/// Returns a line that says why containers have ids for names, and where their names are.
+fn no_names(namespace: &str) -> String {
+    format!(
+        "containerd knows no names of containers in its namespace {namespace:?}, so they are named by their \
+         ids; for Docker, \"docker ps --no-trunc\" lists both"
+    )
 }
 
 #[cfg(test)]

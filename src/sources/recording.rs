@@ -4,7 +4,7 @@
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
 //!                           init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
-//! DIR/proc/meminfo          the same for the node, like zoneinfo and vmstat
+//! DIR/proc/meminfo          the same for the node, like zoneinfo, vmstat and sys/vm/max_map_count
 //! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 

@@ -39,6 +39,7 @@ GROUPS = {
     "prometheus": Group(
         True,
         (
+            "test_alerts",
             "test_fleet",
             "test_prometheus::test_jobs_by_kind_and_by_path_share_an_exporter",
             "test_proxy",

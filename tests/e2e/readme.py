@@ -23,13 +23,19 @@ def block_with(key: str) -> str:
 
 def queries() -> list[tuple[str, str]]:
     """Returns (comment, query) pairs. A comment may name the grouping that its query needs."""
-    return re.findall(r"^# (.*)\n([^#].*)$", "".join(blocks("promql")), re.MULTILINE)
+    return re.findall(r"^# (.*)\n([^#].*)$", blocks("promql")[0], re.MULTILINE)
+
+
+def join_with(series: str) -> str:
+    """Returns the query that joins the exporter's series with this series of another exporter."""
+    [found] = [block for block in blocks("promql")[1:] if series in block]
+    return found.partition("\n")[2]
 
 
 def rules() -> list[dict]:
     """Returns the alert rules."""
-    [group] = yaml.safe_load(block_with("groups"))["groups"]
-    return group["rules"]
+    groups = yaml.safe_load((REPOSITORY / "src/kubernetes/rules.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def daemon_set() -> dict:

@@ -185,6 +185,23 @@ def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroup
     assert exposition.value(ERRORS) == 0 and is_up(exporter)
 
 
+def test_docker_containers_without_names_are_logged(containerd, cgroups):
+    """Docker's containers have this label alone, and one line says where their names are."""
+    bundle = {"com.docker/engine.bundle.path": "/var/run/docker/containerd/1a"}
+    record = messages.Container(labels=bundle)
+    containerd.record = messages.GetContainerResponse(container=record).SerializeToString()
+    with Exporter("--containerd-sock", containerd.path, "--containerd-namespace", "moby", *OFTEN) as exporter:
+
+        def containers():
+            return exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container")
+
+        by_id = {("moby", "", "a"): 1, ("moby", "", "b"): 1}
+        until(lambda: containers() == by_id, 30, "they are named by their ids")
+        exporter.after(2)
+        [line] = [line for line in exporter.log().splitlines() if "named by their ids" in line]
+        assert '"moby"' in line and "docker ps --no-trunc" in line
+
+
 def test_restarted_containerd_is_listed_again(containerd, cgroups, exporter):
     for n in range(3):
         containerd.stop()

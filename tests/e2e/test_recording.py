@@ -1,5 +1,7 @@
 """A recording replays to the same values as a live scrape at the same time."""
 
+from pathlib import Path
+
 import kernel
 from exporter import EVERYTHING, once
 from exposition import smaps_lines
@@ -13,6 +15,8 @@ def test_recording_replays_to_the_live_exposition(node, tmp_path):
     replayed = once("--once", "--fixture", recording, *EVERYTHING)
     assert smaps_lines(replayed) == smaps_lines(live)
     assert len(smaps_lines(live)) > 100
+    limit = "proc/sys/vm/max_map_count"
+    assert (recording / limit).read_text() == (Path("/") / limit).read_text()
 
 
 def test_recording_has_only_selected_processes(node, tmp_path):
@@ -27,6 +31,6 @@ def test_recording_has_only_selected_processes(node, tmp_path):
             if command[0] == "shop"
             for pid in members
         }
-    of_node = {"meminfo", "zoneinfo", "vmstat"}
+    of_node = {"meminfo", "sys", "vmstat", "zoneinfo"}
     assert {entry.name for entry in (recording / "proc").iterdir()} == expected | of_node
     assert smaps_lines(once("--once", "--fixture", recording, *EVERYTHING)) == smaps_lines(live)

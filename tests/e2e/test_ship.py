@@ -198,7 +198,8 @@ def test_the_readmes_queries_have_answers(ship_lab, tmp_path, group_by, other):
     assert len(queries) >= 6
     [leaks] = [query for query in queries if "deriv(process" in query]
     queries.remove(full := next(query for query in queries if "/ 0.9" in query))
-    [growth] = [rule["expr"].removesuffix(" * 86400 > 1e9") for rule in readme.rules() if rule["alert"] == "MemoryLeak"]
+    [leak] = [rule["expr"].strip() for rule in readme.rules() if rule["alert"] == "MemoryLeak"]
+    growth = leak.removesuffix(" * 86400 > 1e9")
     assert not growth.endswith("1e9")
     with Ship(ship_lab, arguments=(f"--group-by={group_by}",)) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
         for query in queries:
@@ -222,16 +223,12 @@ def promtool(*arguments: str | Path, **options):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_alerts_and_the_scrape_configuration_are_sound(tmp_path):
-    (tmp_path / "rules.yml").write_text(readme.block_with("groups"))
-    (tmp_path / "alerts.yml").write_text((HERE / "alerts.yml").read_text())
+def test_the_scrape_configuration_is_sound(tmp_path):
     configuration = yaml.safe_load(readme.block_with("scrape_configs"))
     for job in configuration["scrape_configs"]:
         assert job["honor_labels"]
         assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # Debian's Prometheus knows nothing of Kubernetes
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    promtool("check", "rules", "rules.yml", cwd=tmp_path)
-    promtool("test", "rules", "alerts.yml", cwd=tmp_path)
     promtool("check", "config", "--syntax-only", "prometheus.yml", cwd=tmp_path)
 
 

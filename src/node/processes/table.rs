@@ -14,7 +14,7 @@ use super::process::Process;
 use crate::node::containers::discovery::Discovery;
 use crate::node::containers::table::{Container, Seen};
 use crate::procfs::cgroup::Cgroups;
-use crate::procfs::{Buffers, Entry, Proc};
+use crate::procfs::{Buffers, Entry, MAX_MAP_COUNT, Proc};
 use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
@@ -234,6 +234,9 @@ impl ProcessTable {
                 }
                 Err(error) => warn!("process {pid} is not recorded: {error}"),
             }
+        }
+        if let Some(limit) = proc.max_map_count(buffers).filter(|_| n_recorded > 0) {
+            to.node_file(MAX_MAP_COUNT, format!("{limit}\n").as_bytes())?;
         }
         Ok(n_recorded)
     }
