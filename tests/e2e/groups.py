@@ -37,7 +37,7 @@ class Group(NamedTuple):
 GROUPS = {
     "containerd": Group(True, ("test_containerd_failures", "test_containerd_sick")),
     "prometheus": Group(
-        True, ("test_fleet", "test_prometheus::test_one_job_by_kind_and_another_by_path", "test_proxy", "test_ship")
+        True, ("test_fleet", "test_prometheus::test_one_job_by_kind_and_another_by_path", "test_proxy", "test_queries", "test_ship")
     ),
     "pods": Group(
         True,
