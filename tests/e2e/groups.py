@@ -43,6 +43,7 @@ GROUPS = {
             "test_fleet",
             "test_prometheus::test_jobs_by_kind_and_by_path_share_an_exporter",
             "test_proxy",
+            "test_queries",
             "test_ship",
         ),
     ),

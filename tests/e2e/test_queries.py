@@ -1,0 +1,48 @@
+"""Each query of QUERIES.md has an answer on a real Prometheus, and each request in it is answered by the exporter."""
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+from cgroups import MIB
+from exporter import EVERYTHING, REPOSITORY, Exporter
+from lab import Container, cri, until
+from prometheus import Prometheus
+
+TEXT = (REPOSITORY / ".github/QUERIES.md").read_text()
+PROGRAMS = "/programs"
+# A comment above a query says where it has no answer: `<!-- empty without swap -->`.
+QUERIES = re.findall(r"^(<!-- empty [^\n]*-->\n)?```promql\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+URLS = re.findall(r"curl -s '?(localhost:8080[^' \n`]*)", TEXT)
+
+
+@pytest.fixture(scope="module")
+def growing(node, programs):
+    """A container with a limit that it does not reach in this test, with a leak and 5 MiB in /dev/shm."""
+    script = f"dd if=/dev/zero of=/dev/shm/x bs=1M count=5; exec {PROGRAMS}/leak heap 5 1 1000"
+    mount = cri.Mount(host_path=str(programs), container_path=PROGRAMS, readonly=True)
+    app = Container("app", ["sh", "-c", script], memory_limit_bytes=1000 * MIB, mounts=[mount])
+    made = node.run_pod("accounts", "growing-0", [app])
+    yield
+    node.remove_pod(made)
+
+
+@pytest.mark.parametrize("group_by", ["path", "kind"])
+def test_each_query_has_an_answer(node, growing, tmp_path, group_by):
+    assert len(QUERIES) >= 25
+    arguments = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", group_by)
+    with Exporter(*arguments) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
+        for may_be_empty, query in QUERIES:
+            query = query.replace("[1d:1m]", "[1h:1s]")  # Prometheus runs for a few seconds only
+            # An expression that Prometheus does not understand fails the test in any case.
+            until(lambda: prometheus.query(query) or may_be_empty, 30, f"Prometheus answers {query}")
+
+
+def test_each_request_is_answered(node):
+    assert len(URLS) >= 3
+    with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
+        exporter.after()
+        for url in URLS:
+            parts = urlsplit(f"//{url}")
+            assert exporter.get(f"{parts.path}?{parts.query}" if parts.query else parts.path)[0] == 200, url
