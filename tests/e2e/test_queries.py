@@ -1,4 +1,4 @@
-"""Each query of QUERIES.md has an answer on a real Prometheus, and each request in it is answered by the exporter."""
+"""Each query of QUERIES.md has an answer on a Prometheus, and the exporter answers each request in it."""
 
 import re
 from urllib.parse import urlsplit
