@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use lexopt::Arg;
 
+use super::build_info;
 use super::options::Options;
 use super::suggestion;
 use super::table::{EXCLUSIVE, OPTIONS};
@@ -19,6 +20,8 @@ pub enum Command {
     Help,
     /// Print the version.
     Version,
+    /// Print this text, the file that `--print` names.
+    Print(String),
 }
 
 /// Parses the arguments that follow the program's name.
@@ -78,7 +81,10 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     for (spec, _) in OPTIONS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
         spec.set(spec.name, &mut options, spec.default.as_ref())?;
     }
-    Ok(Command::Run(options))
+    Ok(match options.print {
+        Some(text) => Command::Print(text.replace(build_info::LOCAL_IMAGE, &options.image)),
+        None => Command::Run(options),
+    })
 }
 
 /// Fails when one of the options given would make another meaningless.
@@ -90,6 +96,17 @@ fn refuse_exclusive(given: &[bool]) -> Result<(), UsageError> {
                 "--{name} and --{other} cannot be combined: expected one of them"
             )));
         }
+    }
+    if is_given("image") && !is_given("print") {
+        return Err(UsageError::new("--image without --print: expected both".into()));
+    }
+    let is_other = |name: &str| !["print", "image"].contains(&name);
+    let other = OPTIONS.iter().zip(given).find(|(spec, given)| **given && is_other(spec.name));
+    if let Some((other, _)) = other.filter(|_| is_given("print")) {
+        let name = other.name;
+        return Err(UsageError::new(format!(
+            "--print and --{name} cannot be combined: expected one of them"
+        )));
     }
     Ok(())
 }
@@ -187,6 +204,8 @@ mod tests {
             cpu_budget: 0.25,
             allowed_hosts: Vec::new(),
             sandbox: true,
+            print: None,
+            image: build_info::IMAGE.into(),
         };
         assert_eq!(run(&[]), expected);
     }
@@ -322,6 +341,24 @@ mod tests {
                 Ok(Command::Run(options)) => assert_eq!(options.fixture.as_deref(), Some(fixture.as_ref())),
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn prints_files_for_an_image() {
+        let print = |args: &[&str]| match parse(args.iter().map(OsString::from)) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{args:?}: {other:?}"),
+        };
+        let manifest = print(&["--print", "manifest"]);
+        assert!(manifest.contains(&format!("image: \"{}\"\n", build_info::IMAGE)), "{manifest}");
+        let other = print(&["-image=registry.example:5000/x@sha256:0f", "-print=manifest"]);
+        assert!(other.contains("image: \"registry.example:5000/x@sha256:0f\"\n"), "{other}");
+        assert_eq!(other.lines().count(), manifest.lines().count());
+        assert_eq!(refused(&["--image", "x"]), "--image without --print: expected both");
+        for args in [["--print=rules", "--pid"], ["--addr=:1", "--print=manifest"]] {
+            let error = refused(&args);
+            assert!(error.ends_with(" cannot be combined: expected one of them"), "{error}");
         }
     }
 

@@ -6,6 +6,8 @@ mod duration;
 pub mod help;
 pub mod options;
 pub mod parameters;
+mod print;
+mod spec;
 mod suggestion;
 mod table;
 pub mod usage_error;

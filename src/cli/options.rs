@@ -64,6 +64,10 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Give up what is not needed once everything is open: capabilities, system calls.
     pub sandbox: bool,
+    /// The text of the file to print, which names the local image.
+    pub print: Option<String>,
+    /// The image that takes the place of the local one in that text.
+    pub image: String,
 }
 
 impl Options {
@@ -95,6 +99,8 @@ impl Options {
             cpu_budget: 0.0,
             allowed_hosts: Vec::new(),
             sandbox: false,
+            print: None,
+            image: String::new(),
         }
     }
 }

@@ -1,51 +1,10 @@
 //! The table of options, which gives the parser, the defaults and `--help`.
 
-use std::ffi::OsStr;
-
-use super::options::Options;
-use super::usage_error::UsageError;
+use super::build_info;
+use super::print;
+use super::spec::{Spec, UNSET, add_once, put};
 use super::values;
-use crate::cgroupfs::fields::GROUPS;
 use crate::node::containers::filter::{self, Filter};
-use crate::smaps::fields::FIELDS;
-
-/// One option that takes a value, or a flag, whose `value` is empty.
-pub(super) struct Spec {
-    pub name: &'static str,
-    /// What `--help` calls the value.
-    pub value: &'static str,
-    /// Parsed like an argument when the option is not given; empty is no default.
-    pub default: &'static str,
-    pub help: &'static str,
-    expected: &'static str,
-    pub is_repeatable: bool,
-    is_too_large: fn(&OsStr) -> bool,
-    set: fn(&mut Options, &OsStr) -> Option<()>,
-}
-
-const UNSET: Spec = Spec {
-    name: "",
-    value: "",
-    default: "",
-    help: "",
-    expected: "",
-    is_repeatable: false,
-    is_too_large: |_| false,
-    set: |_, _| None,
-};
-
-fn put<T>(value: Option<T>, to: &mut T) -> Option<()> {
-    *to = value?;
-    Some(())
-}
-
-/// Appends a value of an option that may be repeated, unless it was given before.
-fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
-    if !to.contains(&value) {
-        to.push(value);
-    }
-    Some(())
-}
 
 pub(super) const OPTIONS: &[Spec] = &[
     Spec {
@@ -266,6 +225,23 @@ pub(super) const OPTIONS: &[Spec] = &[
         set: |options, value| put(values::switch(value), &mut options.sandbox),
         ..UNSET
     },
+    Spec {
+        name: "print",
+        value: "WHAT",
+        help: "manifest, manifest-without-socket, podmonitor, rules or dashboard; exit",
+        expected: print::EXPECTED,
+        set: |options, value| put(print::file(value).map(Some), &mut options.print),
+        ..UNSET
+    },
+    Spec {
+        name: "image",
+        value: "NAME",
+        default: build_info::IMAGE,
+        help: "the image in what --print prints",
+        expected: "an image such as \"registry.example/smaps-container-exporter:1.0\"",
+        set: |options, value| put(values::image(value), &mut options.image),
+        ..UNSET
+    },
 ];
 
 /// Options that make others meaningless. A combination is refused, because the other option would be ignored.
@@ -275,29 +251,6 @@ pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("cri-sock", &["containerd-sock", "containerd-namespace", "container-logs"]),
     ("container-logs", &["containerd-sock", "containerd-namespace"]),
 ];
-
-impl Spec {
-    /// Fails when the value is not what is expected. Errors call the option by `name`.
-    pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
-        (self.set)(options, value).ok_or_else(|| {
-            let expected = self.expected();
-            UsageError::new(match (self.is_too_large)(value) {
-                true => format!("value {value:?} for {name} is too large: expected {expected}"),
-                false => format!("invalid value {value:?} for {name}: expected {expected}"),
-            })
-        })
-    }
-
-    /// What values it takes.
-    pub(super) fn expected(&self) -> String {
-        let names = match self.name {
-            "fields" => FIELDS.each_ref().map(|field| field.name).join(","),
-            "cgroup-metrics" => GROUPS.join(","),
-            _ => String::new(),
-        };
-        format!("{}{names}", self.expected)
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -369,6 +322,12 @@ mod tests {
             ("allowed-host", "a host name without a port", vec!["", "a:80", "a/b", "*"]),
             ("anon-parts", r#""on" or "off""#, vec!["", "On"]),
             ("sandbox", r#""on" or "off""#, vec!["", "On", "1"]),
+            ("print", print::EXPECTED, vec!["", "Manifest", "prometheusrule"]),
+            (
+                "image",
+                r#"an image such as "registry.example/smaps-container-exporter:1.0""#,
+                vec!["", "-x", "a b", "a\"b", "a\nb", "a\u{e9}"],
+            ),
         ];
         for (name, expected, values) in &expected {
             for value in values {
