@@ -77,7 +77,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
             return Err(UsageError::new(format!("unexpected second --{}{value}: expected one", spec.name)));
         }
     }
-    refuse_exclusive(&given)?;
+    refuse_exclusive(&given, &options.image)?;
     for (spec, _) in OPTIONS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
         spec.set(spec.name, &mut options, spec.default.as_ref())?;
     }
@@ -87,8 +87,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     })
 }
 
-/// Fails when one of the options given would make another meaningless.
-fn refuse_exclusive(given: &[bool]) -> Result<(), UsageError> {
+/// Fails when one of the options given would make another meaningless. An `image` is for `--print` only.
+fn refuse_exclusive(given: &[bool], image: &str) -> Result<(), UsageError> {
     let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
     for (name, others) in EXCLUSIVE.iter().filter(|(name, _)| is_given(name)) {
         if let Some(other) = others.iter().find(|other| is_given(other)) {
@@ -98,7 +98,7 @@ fn refuse_exclusive(given: &[bool]) -> Result<(), UsageError> {
         }
     }
     if is_given("image") && !is_given("print") {
-        return Err(UsageError::new("--image without --print: expected both".into()));
+        return Err(UsageError::new(format!("unexpected --image {image:?} without --print: expected both")));
     }
     let is_other = |name: &str| !["print", "image"].contains(&name);
     let other = OPTIONS.iter().zip(given).find(|(spec, given)| **given && is_other(spec.name));
@@ -355,7 +355,7 @@ mod tests {
         let other = print(&["-image=registry.example:5000/x@sha256:0f", "-print=manifest"]);
         assert!(other.contains("image: \"registry.example:5000/x@sha256:0f\"\n"), "{other}");
         assert_eq!(other.lines().count(), manifest.lines().count());
-        assert_eq!(refused(&["--image", "x"]), "--image without --print: expected both");
+        assert_eq!(refused(&["--image", "x"]), r#"unexpected --image "x" without --print: expected both"#);
         for args in [["--print=rules", "--pid"], ["--addr=:1", "--print=manifest"]] {
             let error = refused(&args);
             assert!(error.ends_with(" cannot be combined: expected one of them"), "{error}");

@@ -1,4 +1,4 @@
-"""What the README tells a user to paste, and the pod that the kubelet would make of it."""
+"""What the README and src/kubernetes tell users to apply, and the pod that the kubelet would make of it."""
 
 import re
 
@@ -8,6 +8,7 @@ from exporter import REPOSITORY
 from lab import Container, Lab, cri
 
 TEXT = (REPOSITORY / "README.md").read_text()
+KUBERNETES = REPOSITORY / "src/kubernetes"
 
 
 def blocks(language: str) -> list[str]:
@@ -28,14 +29,14 @@ def queries() -> list[tuple[str, str]]:
 
 def rules() -> list[dict]:
     """The alerts."""
-    [group] = yaml.safe_load(block_with("groups"))["groups"]
-    return group["rules"]
+    groups = yaml.safe_load((KUBERNETES / "rules.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def daemon_set() -> dict:
     """The pod that the DaemonSet makes."""
-    documents = [document for block in blocks("yaml") for document in yaml.safe_load_all(block)]
-    [found] = [document for document in documents if document.get("kind") == "DaemonSet"]
+    documents = yaml.safe_load_all((KUBERNETES / "daemonset.yaml").read_text())
+    [found] = [document for document in documents if document["kind"] == "DaemonSet"]
     return found["spec"]["template"]["spec"]
 
 

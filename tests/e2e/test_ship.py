@@ -1,4 +1,4 @@
-"""The image, run by a real containerd just as the README's manifest says; the README's queries and alerts; sizes and times."""
+"""The image, run by a real containerd as the manifest says; the README's queries and the alerts; sizes and times."""
 
 import os
 import signal
@@ -223,7 +223,7 @@ def promtool(*arguments: str | Path, **options):
 
 
 def test_the_alerts_and_the_scrape_configuration_are_sound(tmp_path):
-    (tmp_path / "rules.yml").write_text(readme.block_with("groups"))
+    (tmp_path / "rules.yml").write_text((readme.KUBERNETES / "rules.yaml").read_text())
     (tmp_path / "alerts.yml").write_text((HERE / "alerts.yml").read_text())
     configuration = yaml.safe_load(readme.block_with("scrape_configs"))
     for job in configuration["scrape_configs"]:

@@ -88,10 +88,21 @@ def runtimes(architecture: str) -> Path:
     return build.made(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
 
 
+# What the guest needs of the repository.
+PACKED = (
+    "README.md",
+    "src/kubernetes/*.yaml",
+    "tests/e2e/*.py",
+    "tests/e2e/*.proto",
+    "tests/e2e/programs/*.js",
+    "tests/nodes/guest/*",
+)
+
+
 def pack(out: Path, architecture: str):
     """What the guest unpacks into /lab: the part of the repository that it needs, the program, the workloads."""
     with tarfile.open(out, "w") as tar:
-        for pattern in ("README.md", "tests/e2e/*.py", "tests/e2e/*.proto", "tests/e2e/programs/*.js", "tests/nodes/guest/*"):
+        for pattern in PACKED:
             for path in sorted(REPOSITORY.glob(pattern)):
                 if path.is_file():
                     tar.add(path, path.relative_to(REPOSITORY))

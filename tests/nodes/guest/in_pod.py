@@ -1,4 +1,4 @@
-"""The exporter's image, run as the README's manifest says, or with other rights."""
+"""The exporter's image, run as the manifest says, or with other rights."""
 
 import socket
 import urllib.error

@@ -1,4 +1,4 @@
-"""The image under the README's manifest, and with other rights: what it sees and what it says."""
+"""The image under the manifest, and with other rights: what it sees and what it says."""
 
 import os
 import re
