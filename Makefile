@@ -171,6 +171,13 @@ sbom:
 	$(CARGO) cyclonedx --quiet --format json --describe binaries --target $(TARGET) --no-build-deps --spec-version 1.5
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
+# The release workflow without GitHub: runs its steps on the last commit and checks the files that it would upload.
+# Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half an hour.
+.PHONY: rehearse-release
+rehearse-release:
+	tests/e2e/setup.sh
+	tests/e2e/.venv/bin/python .ci/rehearse-release.py
+
 # --- Fuzzing ------------------------------------------------------------------------------------------------------------------
 
 # Explores with each fuzz target for FUZZ_SECONDS, with options of libFuzzer: make fuzz FUZZ_SECONDS=20 FUZZ_OPTIONS=-seed=1.

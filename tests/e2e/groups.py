@@ -56,6 +56,7 @@ GROUPS = {
             "test_image",
             "test_manifest",
             "test_prometheus::test_promtool_has_nothing_to_say",
+            "test_rights_table",
             "test_sandbox",
             "test_sources",
         ),
