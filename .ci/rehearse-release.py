@@ -36,7 +36,7 @@ def git(*arguments: str) -> str:
 
 
 def check_out():
-    """Clone the last commit, or move the clone of an earlier rehearsal to it, so that its build is used again."""
+    """Clone the last commit, or clean the clone. Only target/ stays, so that what is built is used again."""
     if not CHECKOUT.exists():
         subprocess.run(["git", "clone", "--quiet", "--no-checkout", REPOSITORY, CHECKOUT], check=True)
     commit = git("rev-parse", "HEAD")
@@ -77,6 +77,7 @@ class Run:
         self.environment |= {name: str(value) for name, value in WORKFLOW["env"].items()}
 
     def job(self, name: str, matrix: dict[str, str]):
+        check_out()
         self.values |= {f"matrix.{key}": value for key, value in matrix.items()}
         is_native = not matrix or MACHINES[matrix["target"]] == OWN_MACHINE
         for step in WORKFLOW["jobs"][name]["steps"]:
@@ -168,8 +169,7 @@ def main():
     assert not unknown, f"the workflow has no {', '.join(sorted(unknown))}"
     shutil.rmtree(UPLOADED, ignore_errors=True)
     UPLOADED.mkdir(parents=True)
-    check_out()
-    version = tomllib.loads((CHECKOUT / "Cargo.toml").read_text())["package"]["version"]
+    version = tomllib.loads(git("show", "HEAD:Cargo.toml"))["package"]["version"]
     run = Run(version)
     for name, job in jobs.items():  # they are listed in the order in which they need each other
         if name not in JOBS_ELSEWHERE:

@@ -139,7 +139,11 @@ fn the_manifest_agrees_with_itself() {
     let selected = &daemon_set["spec"]["selector"]["matchLabels"];
     let labels = &daemon_set["spec"]["template"]["metadata"]["labels"];
     assert_eq!(selected["app.kubernetes.io/name"], labels["app.kubernetes.io/name"]);
-    assert_eq!(selected.as_hash().map(|labels| labels.len()), Some(1), "a label that changes is not selected by");
+    assert_eq!(
+        selected.as_hash().map(|labels| labels.len()),
+        Some(1),
+        "a label that changes is not selected by"
+    );
     assert_eq!(&monitor["spec"]["selector"]["matchLabels"], selected);
     assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], selected);
     for labels in [labels, &daemon_set["metadata"]["labels"]] {
@@ -162,7 +166,10 @@ fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     );
     let limit = document("PodMonitor")["spec"]["sampleLimit"].as_i64().expect("a number");
     let max_samples = args(&Yaml::Array(Vec::new())).max_samples as i64;
-    assert!(limit >= max_samples + 500 * 71 + 1000, "--max-samples, 500 containers' cgroups, its own: {limit}");
+    assert!(
+        limit >= max_samples + 500 * 71 + 1000,
+        "--max-samples, 500 containers' cgroups, its own: {limit}"
+    );
 }
 
 /// The table of rights is the same text wherever it stands.

@@ -189,7 +189,7 @@ def test_files_are_in_block_style_and_narrow():
     assert len(files) == 8
     for file in files:
         text = file.read_text()
-        assert all(len(line) <= 110 for line in text.splitlines()), file
+        assert all(len(line) <= 110 or "https://" in line for line in text.splitlines()), file
         for event, following in itertools.pairwise(yaml.parse(text)):
             if isinstance(event, yaml.CollectionStartEvent) and event.flow_style:
                 assert isinstance(following, yaml.CollectionEndEvent), f"{file}:{event.start_mark.line + 1} is not empty"
