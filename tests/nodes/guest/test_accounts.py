@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from cgroups import CONTAINER, IS_V2, MIB, WORK, assert_same, works
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
@@ -50,6 +52,7 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
         assert 6 * MIB <= partly["anon_unmapped"] <= 9 * MIB
 
 
+@pytest.mark.skipif(IS_V2, reason="test_ooms and test_oom_records see more on version 2")
 def test_kills_are_recorded_without_a_scrape(node, record_property):
     """Three pods: one leaks slowly, one so fast that it is not seen to be full before, one is full and killed by a signal."""
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)  # an emulated machine checks each few seconds

@@ -42,7 +42,7 @@ def up(exporter: Client) -> bool:
 
 
 class Watch(threading.Thread):
-    """Asks an exporter twice a second; keeps what a command's processes were counted as."""
+    """Asks an exporter every second, and keeps how many processes it showed of each command."""
 
     def __init__(self, exporter: Client):
         super().__init__(daemon=True)
@@ -53,7 +53,7 @@ class Watch(threading.Thread):
         self._ends = threading.Event()
 
     def run(self):
-        while not self._ends.wait(0.5):
+        while not self._ends.wait(1):
             try:
                 answer = shown(self.exporter)
             except (OSError, urllib.error.URLError) as error:
