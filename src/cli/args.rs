@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use lexopt::Arg;
 
 use super::build_info;
+use super::exclusive;
 use super::options::Options;
 use super::suggestion;
-use super::table::{EXCLUSIVE, OPTIONS};
+use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
 /// What the user asked for.
@@ -77,7 +78,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
             return Err(UsageError::new(format!("unexpected second --{}{value}: expected one", spec.name)));
         }
     }
-    refuse_exclusive(&given, &options.image)?;
+    exclusive::refuse(&given, &options.image)?;
     for (spec, _) in OPTIONS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
         spec.set(spec.name, &mut options, spec.default.as_ref())?;
     }
@@ -85,30 +86,6 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
         Some(text) => Command::Print(text.replace(build_info::LOCAL_IMAGE, &options.image)),
         None => Command::Run(options),
     })
-}
-
-/// Fails when one of the options given would make another meaningless. An `image` is for `--print` only.
-fn refuse_exclusive(given: &[bool], image: &str) -> Result<(), UsageError> {
-    let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
-    for (name, others) in EXCLUSIVE.iter().filter(|(name, _)| is_given(name)) {
-        if let Some(other) = others.iter().find(|other| is_given(other)) {
-            return Err(UsageError::new(format!(
-                "--{name} and --{other} cannot be combined: expected one of them"
-            )));
-        }
-    }
-    if is_given("image") && !is_given("print") {
-        return Err(UsageError::new(format!("unexpected --image {image:?} without --print: expected both")));
-    }
-    let is_other = |name: &str| !["print", "image"].contains(&name);
-    let other = OPTIONS.iter().zip(given).find(|(spec, given)| **given && is_other(spec.name));
-    if let Some((other, _)) = other.filter(|_| is_given("print")) {
-        let name = other.name;
-        return Err(UsageError::new(format!(
-            "--print and --{name} cannot be combined: expected one of them"
-        )));
-    }
-    Ok(())
 }
 
 /// The single-dash spelling of Go's flag package: `-addr` means `--addr`. An option's value stays what it is.
@@ -294,39 +271,6 @@ mod tests {
             (&["--once", "-once"], "unexpected second --once: expected one"),
         ] {
             assert_eq!(refused(args), error);
-        }
-    }
-
-    #[test]
-    fn exclusive() {
-        let values = [
-            ("once", None),
-            ("record", Some("DIR")),
-            ("fixture", Some("DIR")),
-            ("proc-path", Some("/proc")),
-            ("containerd-sock", Some("/x")),
-            ("containerd-namespace", Some("k8s.io")),
-            ("cri-sock", Some("/x")),
-            ("container-logs", Some("/x")),
-        ];
-        let arg = |name: &str| match values.iter().find(|(known, _)| *known == name) {
-            Some((_, Some(value))) => format!("--{name}={value}"),
-            _ => format!("--{name}"),
-        };
-        for (name, others) in EXCLUSIVE {
-            for other in others {
-                let expected = format!("--{name} and --{other} cannot be combined: expected one of them");
-                assert_eq!(refused(&[&arg(name), &arg(other)]), expected);
-                assert_eq!(refused(&[&arg(other), "--pid", &arg(name)]), expected);
-            }
-        }
-        for together in [
-            ["once", "fixture"],
-            ["record", "fixture"],
-            ["containerd-sock", "containerd-namespace"],
-            ["proc-path", "cri-sock"],
-        ] {
-            run(&[&arg(together[0]), &arg(together[1])]);
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod args;
 pub(crate) mod build_info;
 mod duration;
+mod exclusive;
 pub mod help;
 pub mod options;
 pub mod parameters;

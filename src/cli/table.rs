@@ -244,14 +244,6 @@ pub(super) const OPTIONS: &[Spec] = &[
     },
 ];
 
-/// Options that make others meaningless. A combination is refused, because the other option would be ignored.
-pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
-    ("once", &["record"]),
-    ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
-    ("cri-sock", &["containerd-sock", "containerd-namespace", "container-logs"]),
-    ("container-logs", &["containerd-sock", "containerd-namespace"]),
-];
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -262,14 +254,6 @@ mod tests {
 
     fn refused(args: &[&str]) -> String {
         parse(args.iter().map(OsString::from)).expect_err(&args.join(" ")).to_string()
-    }
-
-    #[test]
-    fn exclusive_options_exist() {
-        let is_known = |name: &&str| OPTIONS.iter().any(|spec| spec.name == *name);
-        for (name, others) in EXCLUSIVE {
-            assert!(is_known(&name) && others.iter().all(is_known), "{name} {others:?}");
-        }
     }
 
     #[test]
