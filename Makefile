@@ -1,4 +1,4 @@
-# What users and CI call. `make` alone serves the recorded node.
+# Commands for users and CI. `make` alone serves the recorded node.
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
@@ -8,49 +8,55 @@ FUZZ_SECONDS ?= 60
 run: protoc
 	SMAPS_EXPORTER_REVISION=$(REVISION) $(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
 
-# Unit and integration tests: all that need neither root nor a network.
+# Runs the unit and integration tests, which need neither root nor a network.
 .PHONY: test
 test: protoc
 	$(CARGO) test --locked
 
-# Formatting; clippy and the documentation, with warnings denied.
+# Checks the words and columns of every text, formatting, clippy and the documentation, with warnings denied.
 .PHONY: lint
 lint: protoc
+	.ci/words.py --self-test
+	.ci/words.py
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-# Licenses, sources, duplicates and security advisories of what is linked in. Needs the network, and cargo-deny.
+# Checks licenses, sources, duplicates and security advisories of linked crates. Needs the network and
+# cargo-deny.
 .PHONY: deny
 deny:
-	@command -v cargo-deny > /dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	@command -v cargo-deny > /dev/null || \
+	{ echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked --config .ci/deny.toml check
 
-# The crate as it would be published: it builds on its own, and carries neither tests nor fixtures.
+# Packages the crate as for publishing: it has to build on its own, without tests and fixtures.
 .PHONY: package
 package: protoc
-	@if $(CARGO) package --locked --allow-dirty --list | grep -E '^(fixtures|tests)/'; then echo "these files must not be in the crate" >&2; exit 1; fi
+	@if $(CARGO) package --locked --allow-dirty --list | grep -E '^(fixtures|tests)/'; then \
+	echo "these files must not be in the crate" >&2; exit 1; fi
 	$(CARGO) package --locked --allow-dirty
 
-# The release binary, dynamically linked; `make static` is the one to ship.
+# Builds the release binary, dynamically linked; `make static` builds the one to ship.
 .PHONY: build
 build: protoc
 	$(CARGO) build --release --locked
 
-# The same program against a real containerd, a real kernel and a real Prometheus. Needs root; installs the rest on Debian.
-# GROUPS are groups of tests/e2e/groups.py: make e2e GROUPS=waiting
+# Tests the program with a real containerd, kernel and Prometheus. Needs root; installs what else it needs on
+# Debian. GROUPS selects groups of tests/e2e/groups.py: make e2e GROUPS=waiting
 .PHONY: e2e
 e2e: protoc
 	tests/e2e/run $(GROUPS)
 
-# The static binary and its image on the kernels that users run, in virtual machines: make e2e-nodes NODES="bookworm sid".
-# Needs root on Debian; no KVM.
+# Tests the static binary and its image on users' kernels in virtual machines: make e2e-nodes NODES="bookworm
+# sid". Needs root on Debian, but no KVM.
 NODES ?=
 .PHONY: e2e-nodes
 e2e-nodes: image-tar
 	EXPORTER=$(STATIC) IMAGE_TAR=$(IMAGE_TAR) tests/nodes/run $(NODES)
 
-# The static aarch64 binary: the tests of recordings by qemu-user, and machines with 4 KiB and 16 KiB pages. Needs root on Debian.
+# Builds and tests the static aarch64 binary: recordings under qemu-user, and machines with 4 KiB and 16 KiB
+# pages. Needs root on Debian.
 .PHONY: static-arm64 test-arm64 e2e-arm64
 static-arm64:
 	$(MAKE) static TARGET=aarch64-unknown-linux-musl
@@ -59,64 +65,68 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# What a node of 250 containers and 1,500 processes takes, recorded and live, ten minutes each; LOAD="live 60" chooses. Needs root.
+# Measures the load of a node with 250 containers and 1,500 processes, recorded and live, ten minutes each; or
+# less with LOAD="live 60". Needs root.
 LOAD ?=
 .PHONY: load
 load: build
 	tests/nodes/load $(LOAD)
 
-# The memory map's script, the parts of it that need no browser: node's own test runner, no packages.
+# Tests the parts of the memory map's script that need no browser, with node's own test runner.
 .PHONY: page-test
 page-test:
 	@command -v node > /dev/null || \
-	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs > /dev/null; } || \
+	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	apt-get install -y -qq --no-install-recommends nodejs > /dev/null; } || \
 	{ echo "node is missing: sudo apt-get install nodejs, or brew install node" >&2; exit 1; }
 	node --test tests/page/*.test.mjs
 
-# The memory map in a real Chromium. Needs root to install that on Debian, and for the test that makes cgroups.
+# Tests the memory map in a real Chromium. Needs root to install it on Debian, and for the test that makes
+# cgroups.
 .PHONY: browser
 browser: build page-test
 	tests/browser/run
 
-# What it costs, as ratios to what is measured in the same run; as root, containerd's part too.
+# Runs the benchmarks, which print ratios to figures of the same run; as root, also those with containerd.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
 
-# The same, each part once and small and without optimization: proves only that it ends.
+# Runs each benchmark once, small and without optimization, only to show that it works.
 .PHONY: bench-short
 bench-short: protoc
 	$(CARGO) test --locked --bench bench -- --short
 
-# The README's table of what 100 pods give under each setting, resident memory included, with the static binary.
+# Updates the README's table of sizes for 100 pods, including resident memory of the static binary.
 .PHONY: sizing
 sizing: static
-	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::counts
+	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
-# What it costs containerd and its shims, with 50 pods. Needs root.
+# Measures the cost to containerd and its shims, with 50 pods. Needs root.
 .PHONY: bench-containerd
 bench-containerd: build
 	tests/bench/containerd
 
-# Records fixtures/node anew from real programs under a real containerd. Needs root.
+# Records fixtures/node again from real programs under a real containerd. Needs root.
 .PHONY: record-fixture
 record-fixture: protoc
 	tests/record/run
 
-# containerd-client's build calls protoc: found, or installed where that takes no question, or one line that says how.
+# The build of containerd-client needs protoc. Installs it if that is possible without questions, or says how.
 .PHONY: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
 
-# Looks for rare faults for hours: soaks, 3,000 steps of exactness, all machines, long fuzzing. Needs what .ci/run needs.
+# Searches for rare faults for hours: soaks, 3,000 steps of exactness, all machines, long fuzzing. Needs what
+# .ci/run needs.
 .PHONY: night
 night:
 	.ci/night
 
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------------------------
 
-# The other architecture: make static TARGET=aarch64-unknown-linux-musl
+# For the other architecture: make static TARGET=aarch64-unknown-linux-musl
 TARGET ?= $(subst arm64,aarch64,$(shell uname -m))-unknown-linux-musl
 STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-container-exporter
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -127,28 +137,30 @@ BUILD_INFO = SMAPS_EXPORTER_REVISION=$(REVISION) SMAPS_EXPORTER_IMAGE=$(IMAGE)
 IMAGE_TAR ?= target/smaps-container-exporter.tar
 ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
 
-# A static binary for TARGET, the same bytes for the same commit and toolchain. MUSL_STD=debian: std from Debian's packages.
+# Builds a static binary for TARGET, with the same bytes for the same commit and toolchain. MUSL_STD=debian
+# takes std from Debian's packages.
 .PHONY: static
 static: protoc
 	$(BUILD_INFO) .ci/static.sh $(TARGET)
 
-# Proof that the static binary is one. Needs root, for chroot.
+# Proves that the static binary needs only a kernel. Needs root, for chroot.
 .PHONY: test-static
 test-static: static
 	.ci/test-static.sh $(STATIC)
 
-# Builds twice and compares.
+# Builds the static binary twice and compares the bytes.
 .PHONY: test-reproducible
 test-reproducible: static
 	$(BUILD_INFO) .ci/test-reproducible.sh $(STATIC) $(TARGET)
 
-# The image, by whichever of podman, buildah and docker is there; IMAGE_FLAGS='--platform linux/arm64' for the other architecture.
+# Builds the image with podman, buildah or docker. IMAGE_FLAGS='--platform linux/arm64' is for the other
+# architecture.
 .PHONY: image
 image:
 	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) build -f Containerfile -t $(IMAGE) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) $(IMAGE_FLAGS) .
 
-# The same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
+# Builds the same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
 .PHONY: image-tar
 image-tar: static
 	mkdir -p $(dir $(IMAGE_TAR))
@@ -162,7 +174,7 @@ PRINTED = manifest manifest-without-socket podmonitor rules dashboard
 $(PRINTED): protoc
 	@$(CARGO) run --quiet --release --locked -- --print $@ --image $(IMAGE)
 
-# What is linked into the static binary, as CycloneDX, for the release. Needs cargo-cyclonedx.
+# Lists the crates that are linked into the static binary, as CycloneDX. Needs cargo-cyclonedx.
 SBOM ?= target/smaps-container-exporter-$(TARGET).cdx.json
 .PHONY: sbom
 sbom:
@@ -171,32 +183,37 @@ sbom:
 	$(CARGO) cyclonedx --quiet --format json --describe binaries --target $(TARGET) --no-build-deps --spec-version 1.5
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
-# The release workflow without GitHub: runs its steps on the last commit and checks the files that it would upload.
-# Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half an hour.
+# Runs the steps of the release workflow that need no GitHub on the last commit, and checks the files that it
+# would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half an hour.
 .PHONY: rehearse-release
 rehearse-release:
 	tests/e2e/setup.sh
 	tests/e2e/.venv/bin/python .ci/rehearse-release.py
 
-# --- Fuzzing ------------------------------------------------------------------------------------------------------------------
+# --- Fuzzing ----------------------------------------------------------------------------------------------
 
-# Explores with each fuzz target for FUZZ_SECONDS, with options of libFuzzer: make fuzz FUZZ_SECONDS=20 FUZZ_OPTIONS=-seed=1.
-# Needs a nightly toolchain.
+# Runs each fuzz target for FUZZ_SECONDS, with options of libFuzzer: make fuzz FUZZ_SECONDS=20
+# FUZZ_OPTIONS=-seed=1. Needs a nightly toolchain.
 FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
 
-# Each fuzz target on its seeds only, once. The stable toolchain does.
+# Runs each fuzz target once on its seeds only, with the stable toolchain.
 .PHONY: fuzz-seeds
 fuzz-seeds:
 	tests/fuzz/run seeds
 
-# Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices. Needs cargo-mutants
-# and hours; for a part of it: make mutants MUTANTS='--file src/smaps/scanner.rs'. Without optimization: nearly all of the time is building.
-MUTANTS ?= $(foreach files,src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs src/procfs/cgroup.rs src/node/**/*.rs,--file '$(files)')
+# Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices.
+# Needs cargo-mutants and hours; for one file: make mutants MUTANTS='--file src/smaps/scanner.rs'. Builds
+# without optimization, because building takes most of the time.
+MUTATED = src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs \
+	src/procfs/cgroup.rs src/node/**/*.rs
+MUTANTS ?= $(foreach files,$(MUTATED),--file '$(files)')
 .PHONY: mutants
 mutants: protoc
-	@command -v cargo-mutants > /dev/null || { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
+	@command -v cargo-mutants > /dev/null || \
+	{ echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
 	mkdir -p target
-	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) mutants --cargo-arg=--locked --output target $(MUTANTS)
+	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 \
+		$(CARGO) mutants --cargo-arg=--locked --output target $(MUTANTS)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""image-tar.py BINARY ARCHIVE NAME [ARG=VALUE...]: the image that the Containerfile's last stage describes, made of an already
-built static binary, as an OCI archive for `ctr -n k8s.io images import`, `podman load` or `docker load`.
+"""image-tar.py BINARY ARCHIVE NAME [ARG=VALUE...]: makes the image of the Containerfile's last stage.
 
-Needs neither an engine nor a network. The same binary, name and arguments give the same bytes. SOURCE_DATE_EPOCH is the time
-in the archive and the image, as in other reproducible builds."""
+It takes a static binary and writes an OCI archive for `ctr -n k8s.io images import`, `podman load` or `docker
+load`. It needs neither an engine nor a network. The same binary, name and arguments give the same bytes.
+SOURCE_DATE_EPOCH is the time in the archive and the image, as in other reproducible builds.
+"""
 
 import hashlib
 import io
@@ -23,11 +24,11 @@ EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
 
 
 def last_stage(arguments: dict[str, str]) -> tuple[str, dict]:
-    """Where the binary lies in the image, and the image's run configuration."""
+    """Returns the binary's path in the image, and the image's run configuration."""
     text = re.sub(r"\\\n", " ", CONTAINERFILE.read_text())
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     start = max(i for i, (keyword, _) in enumerate(instructions) if keyword == "FROM")
-    assert instructions[start][1] == "scratch", "the last stage begins with nothing"
+    assert instructions[start][1] == "scratch", "the last stage has to begin FROM scratch"
     values: dict[str, str] = {}
     place = None
     config: dict = {}
@@ -40,7 +41,7 @@ def last_stage(arguments: dict[str, str]) -> tuple[str, dict]:
             case "LABEL":
                 config["Labels"] = dict(label.split("=", 1) for label in shlex.split(rest))
             case "COPY":
-                assert place is None, "there is one file in the image"
+                assert place is None, "the image has to have exactly one file"
                 place = rest.split()[-1].lstrip("/")
             case "USER":
                 config["User"] = rest
@@ -49,12 +50,12 @@ def last_stage(arguments: dict[str, str]) -> tuple[str, dict]:
             case "ENTRYPOINT":
                 config["Entrypoint"] = json.loads(rest)
             case _:
-                raise ValueError(f"{CONTAINERFILE.name}: no rule here for {keyword}")
+                raise ValueError(f"{CONTAINERFILE.name}: unsupported instruction {keyword}")
     return place, config
 
 
 def tar(files: dict[str, tuple[int, bytes]]) -> bytes:
-    """An archive of files (name -> mode, content) that are root's."""
+    """Returns a tar archive of files (name -> mode, content), all owned by root."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, (mode, content) in files.items():
@@ -70,27 +71,35 @@ def main(binary: str, out: str, name: str, *arguments: str):
     def blob(content: bytes, kind: str, **more) -> dict:
         digest = hashlib.sha256(content).hexdigest()
         blobs[f"blobs/sha256/{digest}"] = (0o644, content)
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content), **more}
+        return {
+            "mediaType": f"application/vnd.oci.image.{kind}",
+            "digest": f"sha256:{digest}",
+            "size": len(content),
+            **more,
+        }
 
     def text(value) -> bytes:
         return json.dumps(value, sort_keys=True).encode()
 
     content = Path(binary).read_bytes()
-    assert content[:4] == b"\x7fELF", f"{binary} is no ELF binary"
+    assert content[:4] == b"\x7fELF", f"{binary} is not an ELF binary"
     platform = {"architecture": ARCHITECTURES[struct.unpack_from("<H", content, 18)[0]], "os": "linux"}
     place, config = last_stage(dict(argument.split("=", 1) for argument in arguments))
-    # Not compressed: the bytes would depend on the compressor's version.
+    # Not compressed, because the bytes would depend on the compressor's version.
     layer = blob(tar({place: (0o755, content)}), "layer.v1.tar")
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
     rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
     image = blob(text({**platform, "created": created, "config": config, "rootfs": rootfs}), "config.v1+json")
     media_type = "application/vnd.oci.image.manifest.v1+json"
     manifest = text({"schemaVersion": 2, "mediaType": media_type, "config": image, "layers": [layer]})
-    annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
+    annotations = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+    }
     entry = blob(manifest, "manifest.v1+json", platform=platform, annotations=annotations)
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
     path = {descriptor["digest"]: f"blobs/sha256/{descriptor['digest'][7:]}" for descriptor in (layer, image)}
-    # manifest.json is for engines that read docker's archives only.
+    # manifest.json is for engines that only read docker's archives.
     docker = [{"Config": path[image["digest"]], "RepoTags": [name], "Layers": [path[layer["digest"]]]}]
     files = {"oci-layout": (0o644, text({"imageLayoutVersion": "1.0.0"})), "index.json": (0o644, text(index))}
     Path(out).write_bytes(tar({**files, "manifest.json": (0o644, text(docker)), **blobs}))

@@ -1,11 +1,11 @@
 #!/bin/sh
-# musl-sysroot.sh TARGET DIR: a Rust toolchain in DIR whose std is for the musl TARGET, made once of Debian's packages, for
-# machines on which `rustup target add TARGET` can fetch nothing. Afterwards
+# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR with a std for the musl TARGET from Debian's
+# packages, for machines on which `rustup target add TARGET` has no network. Afterwards
 #   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
 # works as usual. Needs Debian, root for binutils, a cargo, and under two minutes.
 #
-# The std made here is for this program's release profile and no other: it aborts on panic and prints no backtrace (a stripped
-# binary has none), so nothing of an unwinder is linked, and the C library is all that it needs of the target.
+# This std is only for this program's release profile: it aborts on panic and prints no backtrace (a stripped
+# binary has none), so it links no unwinder and needs only the C library of the target.
 set -eu
 target=$1
 mkdir -p "$2"
@@ -15,16 +15,19 @@ dir=$(cd "$2" && pwd)
 case $target in
 x86_64-*) arch=amd64 binutils=binutils ld=ld ;;
 aarch64-*) arch=arm64 binutils=binutils-aarch64-linux-gnu ld=aarch64-linux-gnu-ld ;;
-*) echo "no recipe for \"$target\": expected x86_64-unknown-linux-musl or aarch64-unknown-linux-musl" >&2 && exit 1 ;;
+*)
+    echo "unknown target \"$target\": expected x86_64-unknown-linux-musl or aarch64-unknown-linux-musl" >&2
+    exit 1
+    ;;
 esac
 
-# Unpacked, not installed: Debian's rustc and its rustup exclude each other.
+# The packages are unpacked instead of installed, because Debian's rustc and rustup conflict.
 debs=$dir/debs root=$dir/debian
 rm -rf "$debs" "$root"
 mkdir -p "$debs" "$root"
 [ -n "$(apt-cache madison rustc-web)" ] || apt-get -q update
 apt-get -q install -y --no-install-recommends "$binutils"
-command -v "$ld" >/dev/null || ld=ld # where the target is the machine's own, its ld has no prefix
+command -v "$ld" >/dev/null || ld=ld # the host's own ld has no prefix
 version=$(apt-cache madison rustc-web | awk '{ split($3, part, "."); print part[1] "." part[2]; exit }')
 llvm=$(apt-cache depends "libstd-rust-web-$version" | grep -o 'libllvm[0-9.]*$')
 cd "$debs"
@@ -32,10 +35,10 @@ apt-get -q download rustc-web rust-web-src "libstd-rust-web-$version" libstd-rus
 if [ "$arch" = "$(dpkg --print-architecture)" ]; then
     apt-get -q download musl-dev
 else
-    # Lists of its own: the system's apt need not know the architecture.
+    # Separate package lists, so that the system's apt does not need the architecture.
     mkdir -p lists/partial cache/archives/partial
-    foreign="-o APT::Architecture=$arch -o APT::Architectures=$arch -o Dir::State::lists=$debs/lists -o Dir::Cache=$debs/cache
-        -o Dir::State::status=/dev/null"
+    foreign="-o APT::Architecture=$arch -o APT::Architectures=$arch -o Dir::State::lists=$debs/lists
+        -o Dir::Cache=$debs/cache -o Dir::State::status=/dev/null"
     apt-get -q $foreign update
     apt-get -q $foreign download "musl-dev:$arch"
 fi
@@ -46,7 +49,7 @@ sources=$root/usr/lib/rustlib/src/rust
 mkdir -p "$(dirname "$sources")"
 ln -sfn "$(find "$root/usr/src" -maxdepth 1 -name 'rustc-*')" "$sources"
 
-# std and what it is made of. Its bitcode is what lto = "fat" works on.
+# Builds std and its dependencies. lto = "fat" needs their bitcode.
 mkdir -p "$dir/seed/src"
 : >"$dir/seed/src/lib.rs"
 cat >"$dir/seed/Cargo.toml" <<'TOML'
@@ -61,11 +64,13 @@ codegen-units = 1
 [workspace]
 TOML
 cd "$dir/seed"
+registry=${CARGO_HOME:-$HOME/.cargo}/registry
 LD_LIBRARY_PATH=$libs RUSTC=$root/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
-    RUSTFLAGS="-Cembed-bitcode=yes --remap-path-prefix=$sources=rust --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry=deps" \
-    cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= --target "$target" --target-dir "$dir/std"
+    RUSTFLAGS="-Cembed-bitcode=yes --remap-path-prefix=$sources=rust --remap-path-prefix=$registry=deps" \
+    cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= \
+    --target "$target" --target-dir "$dir/std"
 
-# A sysroot with that std beside the host's, for build scripts.
+# Makes a sysroot with this std, and with the host's for build scripts.
 sysroot=$dir/lib/rustlib
 lib=$sysroot/$target/lib
 rm -rf "$sysroot"
@@ -79,12 +84,12 @@ LD_LIBRARY_PATH=$libs exec $root/usr/bin/rustc --sysroot $dir "\$@"
 SH
 chmod +x "$dir/bin/rustc"
 
-# What rustc links into a static binary: musl, and the compiler's own start files and unwinder, which here are empty.
+# rustc links musl into a static binary, and the compiler's start files and unwinder, which are empty here.
 musl=$(dirname "$(find "$root/usr/lib" -name rcrt1.o)")
 for file in crt1.o rcrt1.o crti.o crtn.o libc.a; do cp "$musl/$file" "$lib/self-contained/"; done
 for file in crtbegin.o crtbeginS.o crtend.o crtendS.o; do
-    echo '#![no_std]' | "$dir/bin/rustc" --target "$target" --crate-type lib --crate-name start -Cpanic=abort --emit obj \
-        -o "$lib/self-contained/$file" -
+    echo '#![no_std]' | "$dir/bin/rustc" --target "$target" --crate-type lib --crate-name start \
+        -Cpanic=abort --emit obj -o "$lib/self-contained/$file" -
 done
 printf '!<arch>\n' >"$lib/self-contained/libunwind.a"
 rm -rf "$dir/std" "$debs"

@@ -1,14 +1,16 @@
 #!/bin/sh
-# protoc.sh: installs protoc, which containerd-client's build calls, where that takes no question; else says in one line how.
+# protoc.sh: installs protoc, which the build of containerd-client needs, if that is possible without
+# questions. Otherwise prints one line that says how.
 set -eu
 
-# Manager, package, and the options with which it asks nothing; brew refuses root, the others need it.
+# Package manager, package, and options that suppress questions. brew refuses to run as root, the others need
+# root.
 while read -r manager package options; do
     command -v "$manager" > /dev/null || continue
     hint="$manager ${options%% *} $package"
     if [ "$manager" = brew ] || [ "$(id -u)" = 0 ]; then
         [ "$manager" != apt-get ] || apt-get update -qq
-        # shellcheck disable=SC2086 # several options
+        # shellcheck disable=SC2086 # $options has several words
         "$manager" $options "$package" > /dev/null && exit 0
     fi
     [ "$manager" = brew ] || hint="sudo $hint"

@@ -1,7 +1,9 @@
-"""rehearse-release.py: runs the release workflow as far as a machine without GitHub allows, and checks what it would upload.
+"""rehearse-release.py: runs the release workflow as far as a machine without GitHub allows, and checks the
+files that it would upload.
 
-The commands come from .github/workflows/release.yml itself. They run on a clone of the last commit, in the order of the
-jobs, for both architectures. Steps that need GitHub, a registry or the other architecture are named below and skipped."""
+The commands come from .github/workflows/release.yml. They run on a clone of the last commit, in the order of
+the jobs, for both architectures. Steps that need GitHub, a registry or the other architecture are named below
+and skipped."""
 
 import hashlib
 import json
@@ -23,7 +25,7 @@ WORKFLOW = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_te
 REHEARSAL = REPOSITORY / "target/rehearsal"
 CHECKOUT, UPLOADED = REHEARSAL / "checkout", REHEARSAL / "uploaded"
 NAME = "smaps-container-exporter"
-# Jobs and steps that need GitHub or a registry, and the commands that run the binary or the tests of the target.
+# Jobs and steps that need GitHub or a registry, and the commands that run programs of the target.
 JOBS_ELSEWHERE = {"image"}
 STEPS_ELSEWHERE = {"Release"}
 NATIVE = re.compile(r"make test$|\.ci/test-static\.sh ")
@@ -36,17 +38,20 @@ def git(*arguments: str) -> str:
 
 
 def check_out():
-    """Clone the last commit, or clean the clone. Only target/ stays, so that what is built is used again."""
+    """Clones the last commit, or cleans the clone. Only target/ stays, so that its build is used again."""
     if not CHECKOUT.exists():
         subprocess.run(["git", "clone", "--quiet", "--no-checkout", REPOSITORY, CHECKOUT], check=True)
     commit = git("rev-parse", "HEAD")
-    for arguments in (["fetch", "--quiet", REPOSITORY, commit], ["checkout", "--quiet", "--force", "--detach", commit]):
+    for arguments in (
+        ["fetch", "--quiet", REPOSITORY, commit],
+        ["checkout", "--quiet", "--force", "--detach", commit],
+    ):
         subprocess.run(["git", "-C", CHECKOUT, *arguments], check=True)
     subprocess.run(["git", "-C", CHECKOUT, "clean", "-qfdx", "--exclude=target"], check=True)
 
 
 def tools() -> Path:
-    """The directory of cargo-cyclonedx, which the workflow installs, and of a sudo for a machine whose user is root."""
+    """Returns the directory of the tools that the workflow installs. It has a sudo for root."""
     directory = REHEARSAL / "tools/bin"
     directory.mkdir(parents=True, exist_ok=True)
     sudo = directory / "sudo"
@@ -56,12 +61,12 @@ def tools() -> Path:
 
 
 def filled_in(text: str, values: dict[str, str]) -> str:
-    """Text with the workflow's expressions replaced. An expression without a value here is an error."""
+    """Replaces the workflow's expressions in a text. An expression without a value here is an error."""
     return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda expression: values[expression[1]], text)
 
 
 class Run:
-    """The workflow as it runs: the outputs of its jobs, and the environment of its commands."""
+    """A run of the workflow: the outputs of its jobs, and the environment of its commands."""
 
     def __init__(self, version: str):
         self.values: dict[str, str] = {}
@@ -100,7 +105,9 @@ class Run:
         own = {key: filled_in(value, self.values) for key, value in step.get("env", {}).items()}
         directory = CHECKOUT / step.get("working-directory", ".")
         # as GitHub runs it
-        subprocess.run(["bash", "-eo", "pipefail", "-c", command], cwd=directory, env=self.environment | own, check=True)
+        subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", command], cwd=directory, env=self.environment | own, check=True
+        )
         for line in output.read_text().splitlines():
             key, _, value = line.partition("=")
             self.values[f"needs.{job}.outputs.{key}"] = value
@@ -115,11 +122,13 @@ class Run:
 
 
 def check_archive(path: Path, target: str, version: str, image: str):
-    """One static binary, the README and the license, with reproducible attributes."""
+    """Checks that an archive has a static binary, the README and the license, with fixed attributes."""
     top = f"{NAME}-{version}-{target}"
     with tarfile.open(path) as tar:
         members = {member.name: member for member in tar}
-        content = {name: tar.extractfile(member).read() for name, member in members.items() if member.isfile()}
+        content = {
+            name: tar.extractfile(member).read() for name, member in members.items() if member.isfile()
+        }
     assert sorted(content) == [f"{top}/LICENSE", f"{top}/README.md", f"{top}/{NAME}"], sorted(members)
     assert all((member.uid, member.gid) == (0, 0) for member in members.values()), "files are root's"
     assert len({member.mtime for member in members.values()}) == 1, "all have the commit's time"
@@ -141,7 +150,7 @@ def check_archive(path: Path, target: str, version: str, image: str):
 
 
 def check_sbom(path: Path, version: str):
-    """A CycloneDX document of this version that lists what is linked in."""
+    """Checks that an SBOM is of this version and lists what is linked in, and nothing else."""
     sbom = json.loads(path.read_text())
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.5")
     assert sbom["metadata"]["component"]["version"] == version
@@ -154,8 +163,11 @@ def check_files(version: str, image: str):
     names = {f"{NAME}-{version}-{target}" for target in MACHINES}
     expected = {f"{name}.{ending}" for name in names for ending in ("tar.gz", "cdx.json")} | {"SHA256SUMS"}
     assert {file.name for file in dist.iterdir()} == expected, sorted(file.name for file in dist.iterdir())
-    sums = dict(reversed(line.split("  ")) for line in (dist / "SHA256SUMS").read_text().splitlines())
-    assert sums == {name: hashlib.sha256((dist / name).read_bytes()).hexdigest() for name in expected - {"SHA256SUMS"}}
+    sums = {
+        f"{hashlib.sha256((dist / name).read_bytes()).hexdigest()}  {name}"
+        for name in expected - {"SHA256SUMS"}
+    }
+    assert set((dist / "SHA256SUMS").read_text().splitlines()) == sums
     for target in MACHINES:
         check_archive(dist / f"{NAME}-{version}-{target}.tar.gz", target, version, image)
         check_sbom(dist / f"{NAME}-{version}-{target}.cdx.json", version)
@@ -165,18 +177,22 @@ def check_files(version: str, image: str):
 
 def main():
     jobs = WORKFLOW["jobs"]
-    unknown = JOBS_ELSEWHERE - jobs.keys() | STEPS_ELSEWHERE - {step.get("name") for job in jobs.values() for step in job["steps"]}
+    steps = {step.get("name") for job in jobs.values() for step in job["steps"]}
+    unknown = (JOBS_ELSEWHERE - jobs.keys()) | (STEPS_ELSEWHERE - steps)
     assert not unknown, f"the workflow has no {', '.join(sorted(unknown))}"
     shutil.rmtree(UPLOADED, ignore_errors=True)
     UPLOADED.mkdir(parents=True)
     version = tomllib.loads(git("show", "HEAD:Cargo.toml"))["package"]["version"]
     run = Run(version)
-    for name, job in jobs.items():  # they are listed in the order in which they need each other
+    # The jobs are listed in the order in which they need each other.
+    for name, job in jobs.items():
         if name not in JOBS_ELSEWHERE:
             for matrix in job.get("strategy", {}).get("matrix", {}).get("include", [{}]):
                 run.job(name, matrix)
     check_files(version, run.values["needs.version.outputs.image"])
-    print(f"the release workflow: {run.n_steps} steps passed; the files in {CHECKOUT / 'dist'} are what it would upload")
+    print(
+        f"{run.n_steps} steps of the release workflow passed; it would upload what is in {CHECKOUT / 'dist'}"
+    )
 
 
 if __name__ == "__main__":

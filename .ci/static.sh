@@ -1,9 +1,10 @@
 #!/bin/sh
-# static.sh TARGET: the release binary for a musl TARGET, such as x86_64-unknown-linux-musl; prints where it is.
+# static.sh TARGET: builds the release binary for a musl TARGET, such as x86_64-unknown-linux-musl, and prints
+# its path.
 #
-# The same commit and toolchain give the same bytes wherever they are built: no path of the machine goes in.
-# std for the target is the toolchain's, by rustup if need be. Where rustup cannot fetch it (or MUSL_STD=debian), one is made of
-# Debian's packages.
+# The same commit and toolchain give the same bytes everywhere, because no path of the machine is included.
+# std for the target comes with the toolchain or from rustup. If rustup cannot fetch it, or with
+# MUSL_STD=debian, it is built from Debian's packages.
 set -eu
 target=$1
 cd "$(dirname "$0")/.."
@@ -12,7 +13,7 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 
 installed() { [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; }
 if [ "${MUSL_STD:-rustup}" = rustup ] && { installed || rustup target add "$target" >&2; }; then
-    linker=rust-lld # part of the toolchain and at home on every architecture
+    linker=rust-lld # part of the toolchain, and links for each architecture
 else
     sysroot=${MUSL_SYSROOT:-$PWD/target/musl}/$target
     .ci/musl-sysroot.sh "$target" "$sysroot" >&2
@@ -21,8 +22,9 @@ else
     export RUSTC
 fi
 
-# Separated by 0x1f, so that a path may hold spaces. They reach the target's code only, not build scripts. Of two prefixes that
-# match, the later counts: the target directory is usually below this one.
+# Flags are separated by 0x1f, so that paths may contain spaces. They apply only to the target's code, not to
+# build scripts. If two prefixes match a path, the later one applies; the target directory is usually below
+# this one.
 unit=$(printf '\037')
 flags="-Clinker=$linker$unit--remap-path-prefix=$PWD=."
 cargo fetch --quiet --locked

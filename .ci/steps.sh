@@ -1,30 +1,31 @@
-# Sourced by the gate and the night: steps with their times, in a row or beside each other.
+# Sourced by .ci/run and .ci/night: runs steps one after the other or in the background, and prints their
+# durations.
 logs=target/gate
 mkdir -p "$logs"
 times=()
-declare -A beside_pids beside_began
+declare -A beside_pids beside_started_at
 
-# step COMMAND...: runs it, and prints how long it took.
+# step COMMAND...: runs a command and records its duration.
 step() {
-    local began=$SECONDS
+    local started_at=$SECONDS
     echo "=== $* (at $SECONDS s)"
     "$@"
-    times+=("$((SECONDS - began)) s  $*")
+    times+=("$((SECONDS - started_at)) s  $*")
 }
 
-# beside NAME COMMAND...: starts it while the next steps run. Its output goes to a log.
+# beside NAME COMMAND...: runs a command in the background of the next steps, with its output in a log.
 beside() {
     local name=$1
     shift
     echo "=== beside: $* (at $SECONDS s)"
-    set -m # a process group of its own, which can be ended as a whole
+    set -m # starts a process group, which can be killed as a whole
     "$@" > "$logs/$name.log" 2>&1 &
     set +m
     beside_pids[$name]=$!
-    beside_began[$name]=$SECONDS
+    beside_started_at[$name]=$SECONDS
 }
 
-# joined NAME...: waits for what runs beside, and prints its output.
+# joined NAME...: waits for commands in the background, and prints their output.
 joined() {
     local name code
     for name; do
@@ -33,12 +34,12 @@ joined() {
         unset "beside_pids[$name]"
         echo "=== joined: $name (at $SECONDS s)"
         cat "$logs/$name.log"
-        times+=("$((SECONDS - beside_began[$name])) s  $name, beside others")
+        times+=("$((SECONDS - beside_started_at[$name])) s  $name, in the background")
         [ "$code" = 0 ] || { echo "$name: exit code $code" >&2; exit "$code"; }
     done
 }
 
-# What still runs beside ends with this script, also when a step fails.
+# Kills commands in the background when the script ends, also if a step has failed.
 ended() {
     local code=$?
     for pid in "${beside_pids[@]}"; do

@@ -1,5 +1,6 @@
 #!/bin/sh
-# test-reproducible.sh BINARY TARGET: builds the same commit again, in another directory, and expects the same bytes.
+# test-reproducible.sh BINARY TARGET: builds the same commit again in another directory, and expects the same
+# bytes.
 set -eu
 binary=$1 target=$2
 cd "$(dirname "$0")/.."
@@ -9,4 +10,5 @@ mkdir "$copy/elsewhere"
 git ls-files -z | xargs -0 cp --parents -t "$copy/elsewhere"
 again=$(CARGO_TARGET_DIR="$copy/elsewhere/made" "$copy/elsewhere/.ci/static.sh" "$target")
 cmp "$binary" "$again"
-echo "$binary: the same $(wc -c <"$binary") bytes when built again elsewhere, sha256 $(sha256sum <"$binary" | cut -c1-64)"
+sum=$(sha256sum <"$binary" | cut -c1-64)
+echo "$binary: the same $(wc -c <"$binary") bytes when built again in another directory, sha256 $sum"

@@ -1,11 +1,12 @@
-//! CPU time that may be spent: a share of the elapsed time. What is overspent is paid off before more is spent.
+//! CPU time that may be spent: a share of the elapsed time. What is overspent is paid off before more is
+//! spent.
 
 use std::time::{Duration, Instant};
 
 /// Credit in seconds of CPU time, which becomes negative when the last use cost more than there was.
 #[derive(Clone, Copy, Debug)]
 pub struct Credit {
-    /// How much of one core is earned; 0 means no limit.
+    /// The fraction of one core that is earned; 0 means no limit.
     fraction: f64,
     seconds: f64,
     credited_at: Option<Instant>,

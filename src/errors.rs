@@ -3,27 +3,28 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether this process has a filter that answers unforeseen system calls with `EPERM`.
+/// Whether a filter makes unlisted system calls of this process fail with `EPERM`.
 static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
-/// From now on a missing permission may be the sandbox's doing, and errors say so.
+/// From now on, errors say that a missing permission may be due to the sandbox.
 pub(crate) fn blame_sandbox() {
     IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
 
-/// The same number everywhere.
+/// EPERM has this number on every system.
 const EPERM: i32 = 1;
 
-/// The system's text in lower case and without its number: `no such file or directory`, where std writes
-/// `No such file or directory (os error 2)`. An error that is not the system's keeps its text.
+/// Returns the system's text in lower case and without its number: `no such file or directory`, where std
+/// writes `No such file or directory (os error 2)`. The text of any other error is not changed.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match error.raw_os_error() {
         Some(number) => {
             let text = text.trim_end_matches(&format!(" (os error {number})")).to_lowercase();
-            // The sandbox's answer to a call that it does not foresee. Nobody but this line would know.
+            // The sandbox makes calls that it does not list fail with this error, and nothing else would show
+            // that.
             if number == EPERM && IS_SANDBOXED.load(Ordering::Relaxed) {
-                return text + " (or not foreseen by the sandbox: see --sandbox)";
+                return text + " (or not allowed by the sandbox: see --sandbox)";
             }
             text
         }
@@ -36,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_number_is_shown() {
+    fn error_numbers_are_removed() {
         let cases = [
             (io::Error::from_raw_os_error(2), "no such file or directory"),
             (io::Error::from_raw_os_error(13), "permission denied"),

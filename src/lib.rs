@@ -36,7 +36,7 @@
 //!   the text is made.
 //! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
 //! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
-//! - `sandbox` owns the rights that the process gives up before its first scrape. It knows nothing else.
+//! - `sandbox` owns the rights that the process drops before its first scrape. It knows nothing else.
 //! - [`start`] makes the parts of the program from the options, and decides which source the options name. It
 //!   knows nothing of what the parts do.
 //!
@@ -61,7 +61,7 @@ pub mod http;
 mod logging;
 pub mod node;
 pub mod procfs;
-#[cfg_attr(not(target_os = "linux"), path = "sandbox/absent.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "sandbox/unsupported.rs")]
 mod sandbox;
 pub mod scrape;
 mod signals;
@@ -273,7 +273,7 @@ fn publish_each(
 ) -> AfterPass {
     let mut last_error = None;
     Box::new(move |scraper, pass, result| {
-        if let Some(records) = scraper.news_of_ooms() {
+        if let Some(records) = scraper.take_new_oom_records() {
             ooms.replace(records);
         }
         match result {

@@ -92,8 +92,8 @@ pub fn shape(options: &Options) -> Shape {
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
-/// Returns the queue of the views that requests ask for. Their parameters replace options; without any effect,
-/// they name the exposition that is rendered ahead.
+/// Returns the queue of the views of single requests. Their parameters replace options; parameters without
+/// any effect stand for the exposition that is rendered ahead.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();
@@ -108,8 +108,8 @@ pub fn views(options: &Options) -> http::views::Views {
     http::views::Views::new(Box::new(parse), max_samples)
 }
 
-/// Gives up the rights that a program with these options does not need, for this thread and those that it
-/// starts; with `--sandbox off`, gives up nothing. Everything that needs more rights must be open already:
+/// Drops the rights that a program with these options does not need, for this thread and those that it
+/// starts; with `--sandbox off`, drops nothing. Everything that needs more rights must be open already:
 /// the listening socket and proc.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {
@@ -133,7 +133,7 @@ fn needs(options: &Options) -> Needs {
     }
 }
 
-/// Opens the source that the options name, or else the first one found.
+/// Opens the source that the options name, or else the first existing one.
 fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     if let Some(directory) = &options.fixture {
         check_recording(directory)?;
@@ -153,7 +153,13 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
         Api::Containerd => Lister::Containerd(Containerd::new(socket, &options.containerd_namespaces)),
         Api::Cri => Lister::Cri(Cri::new(socket)),
     };
-    let client = Client::new(lister).map_err(|error| format!("cannot ask {socket:?}: {}", plain(&error)))?;
+    let client = Client::new(lister).map_err(|error| {
+        format!(
+            "cannot list containers at {socket:?}: \
+                                                              {}",
+            plain(&error)
+        )
+    })?;
     Ok(Box::new(client))
 }
 
@@ -235,7 +241,8 @@ fn first_socket(
     found.map(|(path, api)| (Path::new(path), api)).ok_or_else(|| {
         let paths: Vec<_> = sockets.by_ref().map(|(path, _)| format!("{path:?}")).collect();
         format!(
-            "no container runtime's socket at {}: expected --containerd-sock, --cri-sock, --container-logs or --fixture",
+            "no container runtime's socket at {}: expected --containerd-sock, --cri-sock, --container-logs \
+             or --fixture",
             paths.join(", ")
         )
     })
@@ -257,12 +264,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_socket_that_exists() {
+    fn first_existing_socket_is_used() {
         let [containerd, crio, dockerd] = SOCKETS.map(|(path, _)| path);
         let kubernetes = &["k8s.io".to_owned()][..];
         let docker = &["moby".to_owned(), "k8s.io".to_owned()][..];
-        let none = r#"no container runtime's socket at "/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock": expected --containerd-sock, --cri-sock, --container-logs or --fixture"#;
-        let no_containerd = r#"no container runtime's socket at "/run/containerd/containerd.sock": expected --containerd-sock, --cri-sock, --container-logs or --fixture"#;
+        let none = "no container runtime's socket at \"/run/containerd/containerd.sock\", \
+                    \"/run/crio/crio.sock\", \"/run/cri-dockerd.sock\": expected --containerd-sock, \
+                    --cri-sock, --container-logs or --fixture";
+        let no_containerd = "no container runtime's socket at \"/run/containerd/containerd.sock\": expected \
+                             --containerd-sock, --cri-sock, --container-logs or --fixture";
         type Found = Result<(&'static str, Api), &'static str>;
         let cases: [(&[&str], &[String], Found); 6] = [
             (&[containerd, crio, dockerd], kubernetes, Ok((containerd, Api::Containerd))),

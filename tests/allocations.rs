@@ -1,6 +1,7 @@
-//! A steady scrape allocates nothing: counted, for the thread that scrapes, over a recording and over live processes.
+//! A steady scrape allocates nothing. Allocations of the scraping thread are counted, over a recording and
+//! over live processes.
 //!
-//! The only test of its crate, for its allocator is everybody's.
+//! This is the only test of its crate, because an allocator is global.
 
 #[path = "bench/counting.rs"]
 mod counting;
@@ -13,19 +14,20 @@ use std::io;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use counting::{Counting, Tally};
+use counting::{Allocations, Counting};
 use generated::{Recording, Size};
 use scrapes::Scrapes;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Both buffers of the hand-over, the table of processes and the one before it have found their size by then.
+/// After this many scrapes, both buffers of the hand-over and both tables of processes have reached their
+/// size.
 const N_WARM_UP: usize = 5;
 const N_STEADY: usize = 10;
 
 #[test]
-fn a_steady_cycle_allocates_nothing() {
+fn steady_scrape_allocates_nothing() {
     let all: &[&str] = &["--filter", "*/*/*/*", "--cpu-budget", "0"];
     let with = |more: &'static [&'static str]| [all, more].concat();
     let size = Size { n_containers: 5, n_processes: 4, n_mappings: 60, n_paths: 20, n_distinct: 5 };
@@ -53,7 +55,7 @@ fn a_steady_cycle_allocates_nothing() {
     let containers = format!("id\t{}\tlive\tpod\tcontainer\n", sleepers[0].0.id());
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
-    // Whoever else has the same cgroup comes and goes; its processes are not of our name.
+    // Other processes come and go in this cgroup, but have another name.
     let options =
         ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [
@@ -74,20 +76,23 @@ fn a_steady_cycle_allocates_nothing() {
 /// Asserts that scrapes, after the first ones, allocate nothing.
 fn assert_steady(scrape: &mut Scrapes, what: &str) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
-    let tallies: Vec<Tally> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
-    assert_eq!(tallies, [Tally::default(); N_STEADY], "{what}");
+    let counted: Vec<Allocations> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
+    assert_eq!(counted, [Allocations::default(); N_STEADY], "{what}");
 }
 
-/// The same on a machine where other processes begin and end meanwhile, and a new cgroup is remembered: what allocates nothing between
-/// such events is many a scrape, however busy the machine is.
+/// Asserts the same on a machine where other processes begin and end, and new cgroups are remembered. Between
+/// such events, many scrapes allocate nothing, however busy the machine is.
 fn assert_steady_between_events(scrape: &mut Scrapes) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut n_steady = 0;
     while n_steady < N_STEADY {
-        let tally = counting::during(|| scrape.run());
-        n_steady += usize::from(tally == Tally::default());
-        assert!(Instant::now() < deadline, "{n_steady} scrapes without an allocation, lately {tally:?}");
+        let allocations = counting::during(|| scrape.run());
+        n_steady += usize::from(allocations == Allocations::default());
+        assert!(
+            Instant::now() < deadline,
+            "{n_steady} scrapes without an allocation, lately {allocations:?}"
+        );
     }
 }
 

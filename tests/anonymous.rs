@@ -1,4 +1,5 @@
-//! The rules for anonymous memory, held against snapshots of programs of which the use of each mapping is known.
+//! The rules for anonymous memory, compared with snapshots of programs where the use of each mapping is
+//! known.
 //!
 //! `fixtures/anonymous` has 30 of them; `ANONYMOUS_SNAPSHOTS` names another directory of such files, made by
 //! `tests/record/anonymous.py`.
@@ -38,7 +39,7 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// KiB by part as the rules have it (the last is the rest), and by use.
+/// The KiB by part according to the rules (the last is the rest), and by actual use.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.
@@ -52,7 +53,7 @@ struct Line {
 }
 
 impl Line {
-    /// Moves a mapping at an address that the kernel has chosen.
+    /// Moves a mapping that is at an address that the kernel has chosen.
     fn lift(&mut self, by: u64) {
         let lifted = |address: &str| match u64::from_str_radix(address, 16).unwrap() {
             address @ ..0x7e00_0000_0000 => format!("{address:08x}"),
@@ -92,7 +93,7 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns smaps as the kernel would print it, but with a use's KiB as the value of each field.
+/// Returns smaps as the kernel would print it, but with the KiB of a use as the value of each field.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {
@@ -122,7 +123,7 @@ fn claims(lines: &[Line]) -> Claims {
     claims
 }
 
-/// The KiB that a part claims, how many of these it claims rightly, and how many it should claim.
+/// Returns the KiB that the rules claim for a part, how many of these correctly, and how many there are.
 fn judge(claims: &Claims, part: AnonPart) -> [u64; 3] {
     let is_right = |i: &usize| USES[*i].1 == Some(part);
     let claimed = &claims[part as usize];
@@ -161,13 +162,13 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     all
 }
 
-/// How the lines of a snapshot are changed, and the least recall of each part.
+/// How the lines of a snapshot are changed, and the minimum recall of each part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
-/// The recall is that of these 30 snapshots, a little less than the measured one. Those of JVMs without
-/// compressed pointers and of JDK 8 and 11, of which little is claimed, are among them.
+/// The minimum recall of these 30 snapshots is a little below the measured one. They include JVMs without
+/// compressed pointers and JDK 8 and 11, of which the rules claim little.
 #[test]
-fn rules_are_right_about_99_of_100_bytes() {
+fn rules_are_right_about_99_percent_of_bytes() {
     let without = |flags: &'static [&'static str]| {
         move |line: &mut Line| line.flags.retain(|flag| !flags.contains(&flag.as_str()))
     };
@@ -175,7 +176,7 @@ fn rules_are_right_about_99_of_100_bytes() {
     let variants: [Variant<'_>; 4] = [
         ("as recorded", &|_| {}, all),
         (
-            "without flags of new kernels",
+            "without the flags of new kernels",
             &without(&["nh", "gu"]),
             [0.98, 0.99, 0.78, 0.57, 0.96, 0.97, 0.99, 0.99],
         ),
@@ -197,7 +198,7 @@ fn rules_are_right_about_99_of_100_bytes() {
 fn unknown_flags_and_addresses_are_not_claimed() {
     let claimed = |claims: &Claims| AnonPart::ALL.map(|part| judge(claims, part)[0]);
     let claims = claimed(&all_claims("without flags", |line| line.flags.clear()));
-    assert_eq!(claims[AnonPart::V8Heap as usize..], [0, 0], "V8 and allocators are known by flags");
+    assert_eq!(claims[AnonPart::V8Heap as usize..], [0, 0], "V8 and allocators are recognized by flags");
     assert_eq!(claims[AnonPart::JavaHeap as usize], 0, "the Java heap is accounted");
     let claims = claimed(&all_claims("at addresses of no known kernel", |line| line.lift(0x1000_0000_0000)));
     assert_eq!(claims[AnonPart::MallocArenas as usize], 0, "arenas are in the mmap area");

@@ -1,9 +1,10 @@
-//! Which container each process counts for, and which cgroup's memory: recordings of nodes whose cgroups are not all
-//! version 2 below `kubepods.slice`. The right values are worked out by hand from the recordings.
+//! Which container and which cgroup's memory each process counts for, in recordings of nodes with other
+//! cgroups than version 2 below `kubepods.slice`. The expected values are worked out by hand from the
+//! recordings.
 
 use std::fmt::Write as _;
 
-use crate::support::{Directory, exporter, fixture, once, stdout_of, told};
+use crate::support::{Directory, describe, exporter, fixture, once, stdout_of};
 
 const KIB: u64 = 1024;
 const HYBRID: &[&str] = &[
@@ -46,14 +47,15 @@ const DOCKER_IN_DOCKER: &[&str] = &[
     "/redis uses 3000000 of 4000000",
 ];
 
-/// The recordings below `fixtures/attribution`, each with what it must show: the RSS of each command in KiB, and the
-/// account of each container. No recording shows its container runtime.
+/// The recordings below `fixtures/attribution`, each with the expected RSS of each command in KiB and the
+/// expected account of each container. No recording states its container runtime.
 const RECORDINGS: &[(&str, &[&str])] = &[
-    // Version 1's controllers beside an empty version 2, where every container has the path of containerd's service;
-    // kubectl exec's shells are in the container's cgroup in version 1 only.
+    // Version 1's controllers beside an empty version 2, where every container has the path of containerd's
+    // service. The shells of kubectl exec are in the container's cgroup only in version 1.
     ("hybrid-by-pid", HYBRID),
     ("hybrid-by-id", HYBRID),
-    // The kubelet uses systemd's driver and containerd does not: `<slice>:cri-containerd:<id>` below containerd.service.
+    // The kubelet uses systemd's driver and containerd does not: `<slice>:cri-containerd:<id>` is below
+    // containerd.service.
     (
         "colon",
         &[
@@ -63,7 +65,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The same on version 1, where hierarchies that systemd does not use have it below the root.
+    // The same on version 1, where hierarchies that systemd does not use have this path below the root.
     (
         "colon-version-1",
         &[
@@ -73,7 +75,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // Every container is in `/docker` by the 0:: line.
+    // By the 0:: line, every container is in `/docker`.
     (
         "openrc",
         &[
@@ -83,10 +85,10 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/redis uses 3000000 of none",
         ],
     ),
-    // cgroup_disable=memory: the ids are in other controllers' lines.
+    // With cgroup_disable=memory, the ids are in the lines of other controllers.
     ("memory-off-by-pid", MEMORY_OFF),
     ("memory-off-by-id", MEMORY_OFF),
-    // The memory line has no id. What two containers share is the account of neither.
+    // The memory line has no id. Memory that two containers share is in the account of neither.
     (
         "ecs",
         &[
@@ -98,29 +100,30 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // A process that was started in the container is in a memory cgroup below its own, and has a lower pid than init.
+    // A process that was started in the container is in a memory cgroup below the container's own, and has a
+    // lower pid than init.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
-    // A workload names a cgroup of its own after another container.
+    // A workload names one of its own cgroups after another container.
     ("nested-by-pid", NESTED),
     ("nested-by-id", NESTED),
     ("nested-version-1", NESTED),
-    // The runtime has put one container below another.
+    // The runtime has placed one container below another.
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
     // A node inside a container, seen from inside a cgroup namespace.
     ("kind", KIND),
-    // Two pods' containers and containerd in one cgroup without an id.
+    // Containers of two pods and containerd are in one cgroup without an id.
     ("shared", &[]),
 ];
 
-/// Recordings in which a listed init pid is not the container's: its cgroup does not hold the container's id, while
-/// those of other processes do.
+/// Recordings with a listed init pid that is not the container's: the cgroup of that process lacks the
+/// container's id, and those of other processes have it.
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
-    // The runtime in a kind node, asked from outside: its pids are of the node's PID namespace. On the host, 101 is sshd,
-    // 102 is the kubelet of that node, and 103 does not exist.
+    // The runtime in a kind node is listed from outside, and its pids are of the node's PID namespace. On the
+    // host, 101 is sshd, 102 is the kubelet of that node, and 103 does not exist.
     ("kind-from-outside", KIND),
-    // The pid of a container's init process belongs to sshd by now.
+    // The pid of a container's init process now belongs to sshd.
     (
         "stale-init",
         &[
@@ -132,8 +135,9 @@ const FOREIGN_INITS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Recordings of sandboxes: gVisor's process and its gofer are in the pod's cgroup, and both containers have its pid.
-/// Kata's are in a cgroup of the sandbox. What several containers of a pod share counts for the pod.
+/// Recordings of sandboxes. gVisor's process and its gofer are in the pod's cgroup, and both containers have
+/// its pid. Kata's processes are in a cgroup of the sandbox. What several containers of a pod share counts
+/// for the pod.
 const SANDBOXES: &[(&str, &[&str])] = &[
     (
         "gvisor",
@@ -159,7 +163,7 @@ const SANDBOXES: &[(&str, &[&str])] = &[
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
-/// What an exposition shows, in the words of [`RECORDINGS`].
+/// Returns what an exposition shows, in the form of [`RECORDINGS`].
 fn shown(exposition: &str) -> Vec<String> {
     let label = |line: &str, name: &str| {
         let (_, rest) = line.split_once(&format!(",{name}=\"")).unwrap_or_default();
@@ -195,7 +199,7 @@ fn shown(exposition: &str) -> Vec<String> {
 }
 
 #[test]
-fn processes_and_accounts_are_those_of_the_right_container() {
+fn processes_and_accounts_are_attributed_to_the_right_container() {
     assert_shown(RECORDINGS);
     let recordings = std::fs::read_dir(fixture("attribution")).unwrap();
     assert_eq!(
@@ -206,7 +210,7 @@ fn processes_and_accounts_are_those_of_the_right_container() {
 }
 
 #[test]
-fn what_containers_of_a_pod_share_counts_for_the_pod() {
+fn memory_shared_by_containers_of_a_pod_counts_for_the_pod() {
     assert_shown(SANDBOXES);
     let of_container = once_filtered("gvisor", "shop/web-0/nginx/*");
     assert_eq!(shown(&of_container), [""; 0], "a filter for one of the containers does not match the pod");
@@ -220,7 +224,7 @@ fn once_filtered(name: &str, filter: &str) -> String {
 }
 
 #[test]
-fn a_listed_init_pid_of_another_process_is_not_used() {
+fn init_pid_of_another_process_is_ignored() {
     assert_shown(FOREIGN_INITS);
 }
 
@@ -234,14 +238,14 @@ fn assert_shown(recordings: &[(&str, &[&str])]) {
 }
 
 #[test]
-fn a_cgroup_of_containers_of_different_pods_is_logged_once() {
+fn cgroup_shared_by_different_pods_is_logged_once() {
     let recording = fixture("attribution/shared");
     let mut command = exporter(&["--once", "--filter", "*/*/*/*", "--fixture", recording.to_str().unwrap()]);
     let output = command.output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     let n_lines =
         log.lines().filter(|line| line.contains(r#"have the cgroup "/system.slice/containerd.service""#));
-    assert_eq!(n_lines.count(), 1, "{}", told(&command, &output));
+    assert_eq!(n_lines.count(), 1, "{}", describe(&command, &output));
 }
 
 /// A container id that begins with these digits.
@@ -249,7 +253,8 @@ fn id(digits: &str, rest: char) -> String {
     digits.to_owned() + &rest.to_string().repeat(64 - digits.len())
 }
 
-/// The name of a link of the kubelet's for a container of this name and id, cut at 255 bytes, after this many digits.
+/// Returns the name of the kubelet's link for a container with this name and id, cut at 255 bytes after this
+/// many digits.
 fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
     let names = format!("_shop_{container}-");
     let pod = "p".repeat(255 - names.len() - n_digits - ".log".len());
@@ -257,13 +262,13 @@ fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
 }
 
 #[test]
-fn links_with_cut_names_are_matched_by_the_digits_left() {
+fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The last two begin with the same digits, so neither is that of its link.
+    // The ids of the last two containers begin with the same digits, so neither is matched.
     let twin = id("cccccccccccc", '1');
-    // The first container names a cgroup of its own so that the second link's digits match it, too.
+    // The first container names one of its cgroups so that the second link's digits match it as well.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),
@@ -292,7 +297,7 @@ fn links_with_cut_names_are_matched_by_the_digits_left() {
     let mut command = exporter(&args);
     command.args(["--container-logs", &path("links"), "--proc-path", &path("proc")]);
     let output = command.output().unwrap();
-    let what = told(&command, &output);
+    let what = describe(&command, &output);
     let text = String::from_utf8_lossy(&output.stdout);
     let mut found = String::new();
     for line in text.lines().filter(|line| line.starts_with("process_smaps_rss_bytes{")) {
@@ -300,10 +305,11 @@ fn links_with_cut_names_are_matched_by_the_digits_left() {
         let (_, bytes) = line.rsplit_once(' ').unwrap();
         write!(found, "{container} {}; ", bytes.parse::<u64>().unwrap() / KIB).unwrap();
     }
-    // In the order of their label texts.
+    // Series are in the order of their label texts.
     assert_eq!(found, "cut 2; whole 4; ", "{what}");
     let log = String::from_utf8_lossy(&output.stderr);
-    for expected in ["2 names in", "1 containers are not exported: their links' names are cut at 255 bytes"] {
+    for expected in ["2 names in", "1 containers are not exported: the kubelet cut the names of their links"]
+    {
         assert_eq!(log.lines().filter(|line| line.contains(expected)).count(), 1, "{expected}: {what}");
     }
 }

@@ -1,4 +1,4 @@
-//! Attribution by the lines of a cgroup file, of the hierarchies that runtimes and distributions make.
+//! Attribution by each line of a cgroup file, with the hierarchies that runtimes and distributions create.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ fn cgroups_of(file: &str) -> Cgroups {
     cgroups
 }
 
-/// Each row: the file of a process, the file of init if its pid is known, whose process it is, and where the
-/// account is. The listed containers are a and b.
+/// Each row has the file of a process, the file of init if its pid is known, the expected container, and the
+/// expected path of the account. The listed containers are a and b.
 #[test]
-fn every_line_of_a_cgroup_file_is_looked_at() {
+fn every_line_of_a_cgroup_file_is_used() {
     const SERVICE: &str = "0::/system.slice/containerd.service\n";
     for (source, init, file, expected) in [
         (
@@ -64,7 +64,9 @@ fn every_line_of_a_cgroup_file_is_looked_at() {
         (
             "version 1, kubelet with systemd's driver and containerd without (opentelemetry-java issue 4507)",
             None,
-            "11:perf_event:/pod1.slice:cri-containerd:a\n4:memory:/containerd.service/pod1.slice:cri-containerd:a\n".into(),
+            "11:perf_event:/pod1.slice:cri-containerd:a\n\
+             4:memory:/containerd.service/pod1.slice:cri-containerd:a\n"
+                .into(),
             Some(("a", "/containerd.service/pod1.slice:cri-containerd:a")),
         ),
         (

@@ -1,14 +1,15 @@
 //! The command line of the built program.
 
-use crate::support::{Directory, exporter, once, stdout_of, told};
+use crate::support::{Directory, describe, exporter, once, stdout_of};
 
-/// Runs the program, which must fail with this exit code, print nothing and say one line; returns the line.
+/// Runs the program, which must fail with this exit code and print one line on standard error only. Returns
+/// the line.
 #[track_caller]
 fn error_of(args: &[&str], code: i32) -> String {
     let mut command = exporter(args);
     let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(code), "{}", told(&command, &output));
-    assert!(output.stdout.is_empty(), "{}", told(&command, &output));
+    assert_eq!(output.status.code(), Some(code), "{}", describe(&command, &output));
+    assert!(output.stdout.is_empty(), "{}", describe(&command, &output));
     let line = String::from_utf8(output.stderr).unwrap();
     let line = line.strip_suffix('\n').unwrap();
     assert!(!line.contains('\n'), "{line}");
@@ -27,14 +28,18 @@ fn usage_errors_exit_with_2() {
         ),
         (
             &["--image", "x y", "--print=rules"],
-            r#"invalid value "x y" for --image: expected an image such as "registry.example/smaps-container-exporter:1.0""#,
+            concat!(
+                r#"invalid value "x y" for --image: "#,
+                r#"expected an image such as "registry.example/smaps-container-exporter:1.0""#
+            ),
         ),
         (&["--image=x:1"], r#"unexpected --image "x:1" without --print: expected both"#),
         (&["--print=rules", "--once"], "--print and --once cannot be combined: expected one of them"),
         (&["now"], r#"unexpected argument "now": expected an option, see --help"#),
         (
             &["-scrape-interval", "0s"],
-            r#"invalid value "0s" for --scrape-interval: expected a duration from "10ms" to "24h", such as "500ms", "1s" or "1m30s""#,
+            "invalid value \"0s\" for --scrape-interval: expected a duration from \"10ms\" to \"24h\", \
+             such as \"500ms\", \"1s\" or \"1m30s\"",
         ),
     ] {
         assert_eq!(error_of(args, 2), error);
@@ -109,12 +114,12 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// With `--addr` the default port is not used, so `make test` passes beside `make run`.
+/// With `--addr`, the default port is not used, so `make test` passes while `make run` is running.
 #[test]
-fn a_listener_on_the_default_port_does_not_hide_the_cause() {
+fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");
     if let Err(error) = &listener {
-        // Then something else listens there, such as `make run`.
+        // Another program may listen there already, such as `make run`.
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     }
     let recording = Directory::new();
@@ -124,20 +129,20 @@ fn a_listener_on_the_default_port_does_not_hide_the_cause() {
 }
 
 #[test]
-fn an_address_in_use_exits_with_1() {
+fn address_in_use_exits_with_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let recording = Directory::new();
     recording.one_container();
     recording.process(1, "x", "");
     let error = error_of(&["--fixture", recording.path().to_str().unwrap(), "--addr", &addr], 1);
-    // glibc's words, and musl's
+    // The first text is glibc's, the second musl's.
     let causes = ["address already in use", "address in use"];
     assert!(causes.iter().any(|cause| error == format!("cannot listen on {addr:?}: {cause}")), "{error}");
 }
 
 #[test]
-fn help_and_version() {
+fn help_and_version_are_printed() {
     let help = String::from_utf8(stdout_of(&["--help"])).unwrap();
     assert!(help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 110), "{help}");
     assert!(help.contains("--filter PATTERN") && help.contains("[default/*/*/*]"), "{help}");
@@ -149,9 +154,9 @@ fn help_and_version() {
     );
 }
 
-/// What is not there is absent, and said once; what a recording does not have is not missed.
+/// Missing cgroups are logged once; a recording may be without them.
 #[test]
-fn without_cgroups_the_rest_works() {
+fn missing_cgroups_are_logged_once() {
     let recording = Directory::new();
     recording.one_container();
     recording.process(1, "app", SMAPS);
@@ -176,7 +181,7 @@ fn without_cgroups_the_rest_works() {
 const SMAPS: &str = "00400000-00401000 r--p 00000000 fe:00 1    /usr/bin/x\nRss:                   4 kB\n";
 
 #[test]
-fn the_filter_sees_what_the_labels_show() {
+fn filter_is_compared_with_label_values() {
     let recording = Directory::new();
     recording.one_container();
     recording.process(1, "plain", SMAPS);
@@ -205,9 +210,9 @@ fn once_filtered(recording: &std::path::Path, filter: &str) -> String {
     String::from_utf8(stdout_of(&args)).unwrap()
 }
 
-/// A recording of a recording is the recording.
+/// Recording a recording gives the same recording.
 #[test]
-fn a_recording_is_recorded_again() {
+fn recording_of_a_recording_is_identical() {
     let first = Directory::new();
     first.one_container();
     first.process(1, "init", SMAPS);
@@ -234,9 +239,9 @@ fn a_recording_is_recorded_again() {
     );
 }
 
-/// Where there is nothing to record, one line says why, and nothing is left behind.
+/// If there is nothing to record, one line says why, and nothing is created.
 #[test]
-fn nothing_is_recorded_of_nothing() {
+fn empty_selection_records_nothing() {
     let directory = Directory::new();
     let to = directory.path().join("recording");
     let record = |node: &str, filter: &str| {
@@ -247,7 +252,8 @@ fn nothing_is_recorded_of_nothing() {
     };
     assert_eq!(
         record("fixtures/node", "nowhere/*/*/*"),
-        "nothing to record: filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces here: batch, default, shop"
+        "nothing to record: filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces \
+         here: batch, default, shop"
     );
     let empty = Directory::new();
     empty.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\n");
@@ -261,48 +267,50 @@ fn nothing_is_recorded_of_nothing() {
     std::fs::create_dir(unreadable.path().join("proc/1/smaps")).unwrap();
     let args = ["--fixture", unreadable.path().to_str().unwrap(), "--filter", "*/*/*/*", "--record"];
     let output = exporter(&[&args[..], &[to.to_str().unwrap()]].concat()).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.ends_with("nothing to record: none of the 1 processes selected can be read\n"), "{told}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.ends_with("nothing to record: none of the 1 processes selected can be read\n"), "{log}");
     assert!(!to.exists());
 }
 
-/// A node without containers is not the filter's fault; the first container that comes is told of.
+/// On a node without containers, the log does not blame the filter.
 #[test]
-fn an_empty_node_is_told() {
+fn node_without_containers_is_logged() {
     let empty = Directory::new();
     empty.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\n");
     empty.write("proc/x", "");
     let mut command = exporter(&["--once", "--fixture", empty.path().to_str().unwrap()]);
     let output = command.output().unwrap();
     let expected = "[WARN ] no container runs here: the recording lists none\n";
-    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
     assert!(output.status.success());
 }
 
-/// What the filters select is told once, on standard error; nothing of it is a warning unless nothing is selected.
+/// The selection of the filters is logged once, as a warning only if nothing is selected.
 #[test]
-fn the_first_scrape_says_what_the_filters_select() {
+fn selection_is_logged_after_the_first_scrape() {
     let node = "fixtures/node";
     for (filter, expected) in [
         (
             "shop/*/*/*",
-            "[INFO ] filter shop/*/*/* selects 12 of 17 processes in 3 of 6 containers; namespaces here: batch, default, shop\n",
+            "[INFO ] filter shop/*/*/* selects 12 of 17 processes in 3 of 6 containers; namespaces here: \
+             batch, default, shop\n",
         ),
         (
             "nowhere/*/*/*",
-            "[WARN ] filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces here: batch, default, shop\n",
+            "[WARN ] filter nowhere/*/*/* selects none of 17 processes in 6 containers; namespaces here: \
+             batch, default, shop\n",
         ),
     ] {
         let mut command = exporter(&["--once", "--fixture", node, "--filter", filter]);
         let output = command.output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
     }
-    // why a process is not exported
+    // Debug lines say why a process is not exported.
     let mut command =
         exporter(&["--once", "--fixture", node, "--filter", "shop/*/nginx/*", "--log-level", "debug"]);
     let output = command.output().unwrap();
-    let story = String::from_utf8_lossy(&output.stderr);
+    let log = String::from_utf8_lossy(&output.stderr);
     for line in [
         "[DEBUG] 6 containers are listed\n",
         "[DEBUG] a new container that no filter selects: ",
@@ -310,6 +318,6 @@ fn the_first_scrape_says_what_the_filters_select() {
         "[DEBUG] a scrape of 0 processes took ",
         " CPU for reading\n",
     ] {
-        assert!(story.contains(line), "{line:?} is missing in\n{}", told(&command, &output));
+        assert!(log.contains(line), "{line:?} is missing in\n{}", describe(&command, &output));
     }
 }

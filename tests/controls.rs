@@ -1,4 +1,4 @@
-//! The controls of cardinality: whatever they leave out or put together, the sums stay true.
+//! The options that reduce the number of series: whatever they omit or combine, the sums stay true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,7 +21,7 @@ const CONTROLS: [(&str, &[&str]); 10] = [
 
 /// Long-term stores refuse samples with longer labels.
 #[test]
-fn paths_are_cut_at_one_kibibyte_unless_more_is_allowed() {
+fn paths_are_cut_at_1_kib_by_default() {
     let recording = Directory::new();
     recording.one_container();
     let paths = ["x", "y"].map(|end| format!("/{}{end}", "é".repeat(1000)));
@@ -44,7 +44,7 @@ fn paths_are_cut_at_one_kibibyte_unless_more_is_allowed() {
 
 type Series = BTreeMap<String, String>;
 
-/// A sample of what the controls are for: family, labels, value.
+/// A sample of a family that these options change: family, labels, value.
 fn samples(text: &str) -> Vec<(String, Series, u64)> {
     let lines = text.lines().filter(|line| line.starts_with("process_smaps_"));
     lines
@@ -70,7 +70,8 @@ fn samples(text: &str) -> Vec<(String, Series, u64)> {
         .collect()
 }
 
-/// Every family summed over what the controls change: path, kind and pid. Page sizes: the largest.
+/// Returns the sum of every family over the labels that these options change: path, kind and pid. Of page
+/// sizes, the largest counts.
 fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     let mut sums = BTreeMap::new();
     for (family, mut labels, value) in samples(text) {
@@ -84,20 +85,21 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum under a control is the plain one, and that no family that was asked for lacks a sum, but for zeros left out.
+/// Asserts that each sum under these options equals the sum without them, and that no exported family lacks a
+/// sum, except for omitted zeros.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
     let plain = sums(&once(recording, &["--max-samples", "0"]));
     let text = once(recording, &args);
     let controlled = sums(&text);
-    let asked: Option<BTreeSet<String>> = args.iter().position(|arg| *arg == "--fields").map(|i| {
+    let selected: Option<BTreeSet<String>> = args.iter().position(|arg| *arg == "--fields").map(|i| {
         let fields = args[i + 1].split(',').map(|name| format!("process_smaps_{name}_bytes"));
         fields.chain(["mappings", "processes"].map(|name| format!("process_smaps_{name}"))).collect()
     });
     for (key @ (family, labels), sum) in &plain {
-        if asked.as_ref().is_some_and(|asked| !asked.contains(family)) {
-            assert!(!controlled.contains_key(key), "{args:?}: {family} was not asked for");
+        if selected.as_ref().is_some_and(|selected| !selected.contains(family)) {
+            assert!(!controlled.contains_key(key), "{args:?}: {family} was not selected");
             continue;
         }
         match controlled.get(key) {
@@ -113,20 +115,21 @@ fn assert_sums(recording: &Path, args: &[&str]) {
 }
 
 #[test]
-fn golden_files() {
+fn expositions_equal_golden_files() {
     for (name, args) in CONTROLS {
         assert_golden(&format!("golden/{name}.prom"), &once(&fixture("node"), args));
     }
 }
 
 #[test]
-fn sums_of_the_recorded_node() {
+fn options_keep_the_sums_of_the_recorded_node() {
     for (_, args) in CONTROLS {
         assert_sums(&fixture("node"), args);
     }
 }
 
-/// A node of many small series of equal size, where ties are common, and one path that is named as the fold is.
+/// Returns a node of many small series of equal size, where ties are common, with one path that has the name
+/// of the fold.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -141,8 +144,10 @@ fn generated_node() -> Directory {
             };
             let swap = if n % 3 == 0 { "Swap:                  4 kB\n" } else { "" };
             smaps += &format!(
-                "7f{pid:04x}{n:02x}000-7f{pid:04x}{n:02x}fff r--p 00000000 fe:00 {n}  {path}\nSize:                  8 kB\n\
-                 KernelPageSize:        {} kB\nRss:            {rss:>8} kB\nPss:            {:>8} kB\n{swap}VmFlags: rd\n",
+                "7f{pid:04x}{n:02x}000-7f{pid:04x}{n:02x}fff r--p 00000000 fe:00 \
+                 {n}  {path}\nSize:                  8 kB\n\
+                 KernelPageSize:        {} kB\nRss:            {rss:>8} kB\nPss:            {:>8} \
+                 kB\n{swap}VmFlags: rd\n",
                 if n == 7 { 2048 } else { 4 },
                 rss / 2,
             );
@@ -153,22 +158,22 @@ fn generated_node() -> Directory {
 }
 
 #[test]
-fn sums_of_a_generated_node() {
+fn options_keep_the_sums_of_a_generated_node() {
     let node = generated_node();
     for (_, args) in CONTROLS {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // Even all folded, 12 commands need 5 samples each and one for their processes.
+        // Even with everything folded, 12 commands need 5 samples each and one for their processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
     }
 }
 
-/// The largest paths keep their names, and no path keeps its name while a larger one has lost it.
+/// The largest paths keep their names: no path is shown while a larger one is folded.
 #[test]
-fn the_smallest_paths_fold_first() {
+fn smallest_paths_fold_first() {
     let node = generated_node();
     let rss = |text: &str| -> BTreeMap<Series, u64> {
         let rss = samples(text).into_iter().filter(|(family, ..)| family == "process_smaps_rss_bytes");
@@ -180,7 +185,7 @@ fn the_smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // A path that is alone in its fold keeps its name, however small.
+    // A path that is alone in its fold keeps its name, however small it is.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,
@@ -190,7 +195,7 @@ fn the_smallest_paths_fold_first() {
 }
 
 #[test]
-fn the_same_input_gives_the_same_bytes() {
+fn same_input_gives_same_bytes() {
     let node = generated_node();
     for limit in ["0", "100", "500"] {
         let texts: BTreeSet<String> = (0..5).map(|_| once(node.path(), &["--max-samples", limit])).collect();
@@ -198,14 +203,16 @@ fn the_same_input_gives_the_same_bytes() {
     }
 }
 
-/// The kernel's own sum over a live process is the sum over its mappings; `pss` but for what is rounded off each mapping.
+/// The kernel's own sum over a live process equals the sum over its mappings; `pss` except for rounding in
+/// each mapping.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_rollup_equals_the_sum_over_smaps() {
+fn rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // A copy could not be executed while a child that another test has just forked still holds it open for writing.
+    // A copy of the program could not be executed while a child that another test has just forked holds it
+    // open for writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
@@ -237,7 +244,8 @@ fn a_rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // Other processes come and go, and with them what this one shares with them: tried until nothing happened in between.
+    // Other processes that begin or end change what this one shares with them, so the comparison is repeated
+    // until nothing happened in between.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));
@@ -256,7 +264,7 @@ fn a_rollup_equals_the_sum_over_smaps() {
     }
 }
 
-/// A program that ends with the test, however that ends.
+/// A program that is ended with the test, whether it passes or fails.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -266,9 +274,9 @@ impl Drop for Running {
     }
 }
 
-/// Grouped by kind nothing folds: the samples are exported all the same, and the log says so once, not once a scrape.
+/// Kinds do not fold: all samples are exported, and the log says so once, not in every scrape.
 #[test]
-fn over_budget_without_a_fold_is_logged_once() {
+fn samples_over_the_limit_are_logged_once() {
     use std::io::{BufRead, BufReader, Read};
 
     let node = fixture("node");
@@ -312,6 +320,6 @@ fn over_budget_without_a_fold_is_logged_once() {
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();
     assert!(scrapes.len() == 4 && !rest.contains("--max-samples"), "{scrapes:?}\n{rest}");
-    let text = "972 samples are more than --max-samples 10: each container keeps one command";
+    let text = "exporting 972 samples, over --max-samples 10: one command per container is always kept";
     assert!(lines.iter().any(|line| line.contains(text)), "{lines:?}");
 }

@@ -1,4 +1,4 @@
-//! What `--max-samples` shows: what fits is never folded, and the limit is used up.
+//! How `--max-samples` folds: what fits is never folded, and the limit is used up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,17 +6,17 @@ use smaps_container_exporter::smaps::fields::{ALL_FIELDS, FIRST_LARGEST, N_FIELD
 use smaps_container_exporter::smaps::place::PlaceText;
 use smaps_container_exporter::smaps::scanner::Mapping;
 use smaps_container_exporter::totals::grouping::GroupBy;
+use smaps_container_exporter::totals::process_sums::ProcessSums;
 use smaps_container_exporter::totals::reading::ReadingId;
 use smaps_container_exporter::totals::shape::Shape;
 use smaps_container_exporter::totals::snapshot::{Process, Snapshot};
 use smaps_container_exporter::totals::table::ContainerKey;
-use smaps_container_exporter::totals::tally::Tally;
 use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Records containers that have commands with this many paths each, and returns what is shown of them: the
-/// number of samples, and of commands under their own names.
+/// Records containers that have commands with this many paths each. Returns the number of samples, and of
+/// commands under their own names.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
     let mut listed = String::from("id\tinit_pid\tnamespace\tpod\tcontainer\n");
@@ -46,14 +46,15 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
 }
 
-/// 101 commands. A series has 7 samples here, a command one more.
+/// 101 commands. Here a series has 7 samples, and a command one more.
 #[test]
-fn commands_that_fit_are_not_folded() {
+fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // One sample less: two commands have to become one.
+        // With one sample less, two commands are folded.
         (vec![vec![1; 101]], 807, 800, 99),
-        // 30 paths take 211 samples, within the fair share. The rest is for commands with one path each.
+        // 30 paths take 211 samples, which is within the fair share. The rest is for commands with one path
+        // each.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
@@ -77,7 +78,7 @@ fn snapshot(numbers: &mut Numbers) -> (Snapshot, Vec<Option<ReadingId>>) {
         for _ in 0..1 + numbers.small(60) {
             pid += 1;
             let comm = format!("command-{}", numbers.small(60));
-            let mut tally = Tally::new(usize::MAX);
+            let mut process_sums = ProcessSums::new(usize::MAX);
             for _ in 0..1 + numbers.small(max_paths) {
                 let path = format!(
                     "{}{}",
@@ -88,13 +89,13 @@ fn snapshot(numbers: &mut Numbers) -> (Snapshot, Vec<Option<ReadingId>>) {
                 values.bytes.iter_mut().for_each(|bytes| *bytes = numbers.small(1 << 20));
                 values.bytes[numbers.below(N_FIELDS as u64) as usize] = 0;
                 let place = PlaceText::default();
-                tally.add(&Mapping { path: path.as_bytes(), values: &values, place, count: 1 });
+                process_sums.add(&Mapping { path: path.as_bytes(), values: &values, place, count: 1 });
             }
             let key = ContainerKey(container);
             snapshot.register(key, &format!("{{c=\"{container}\""));
             readings.push(None);
             let of = Process { container: key, comm: comm.as_bytes(), pid };
-            snapshot.record(of, &tally, readings.last_mut().unwrap());
+            snapshot.record(of, &process_sums, readings.last_mut().unwrap());
         }
     }
     snapshot.sum(readings.iter().flatten().map(|id| (id, true)));
@@ -108,8 +109,8 @@ fn view(snapshot: &Snapshot, shape: Shape) -> View {
     view
 }
 
-/// Of one container: the sums of its fields and mappings, its processes, and how many samples, commands and
-/// series.
+/// What is shown of one container: the sums of its fields and mappings, its processes, and the numbers of
+/// samples, commands and series.
 #[derive(Debug, Default, PartialEq)]
 struct Shown {
     sums: Vec<u64>,
@@ -143,7 +144,7 @@ fn by_container(view: &View, snapshot: &Snapshot) -> BTreeMap<String, Shown> {
     containers
 }
 
-/// Whatever series stand for, and however few may be shown, a container's sums are the same.
+/// Whatever series stand for, and however low the limit is, the sums of each container are the same.
 #[test]
 fn sums_of_all_views_agree() {
     for seed in 1..=200 {
@@ -172,7 +173,7 @@ fn sums_of_all_views_agree() {
 }
 
 #[test]
-fn random_tables_use_the_limit_up() {
+fn random_tables_use_up_the_limit() {
     let (mut n_folded, mut n_minimum) = (0, 0);
     for seed in 1..=2000 {
         let mut numbers = Numbers(seed * 0x9e37_79b9);
@@ -194,7 +195,7 @@ fn random_tables_use_the_limit_up() {
         assert_eq!(n_samples, after.values().map(|shown| shown.n_samples).sum(), "{case}");
         assert!(before.keys().eq(after.keys()), "{case}");
         let fields = shape.fields.count_ones() as usize;
-        // The least of a container, and the most that showing one more command or path can take.
+        // The fewest samples of a container, and the most that showing one more command or path can take.
         let (least, step) = match group_by {
             GroupBy::Kind => (6 * (fields + 1) + 1, 7 * (fields + 1) + 2),
             _ => (fields + 2, 2 * fields + 4),

@@ -1,11 +1,11 @@
-//! Expositions of the fixtures, held against golden files.
+//! Expositions of the fixtures, compared with golden files.
 
 use std::fs;
 
 use crate::support::{Directory, assert_golden, fixture, once, smaps_fixtures};
 
 #[test]
-fn smaps_of_other_kernels() {
+fn smaps_of_other_kernels_equal_golden_files() {
     for (name, text) in smaps_fixtures() {
         let recording = Directory::new();
         recording.one_container();
@@ -14,10 +14,11 @@ fn smaps_of_other_kernels() {
     }
 }
 
-/// The accounts of containers, from recordings written by hand after what kernels print: version 2 as seen from inside a cgroup namespace,
-/// one container with all that there is and one on an older kernel; version 1.
+/// The accounts of containers, from recordings written by hand in the format that kernels print: version 2 as
+/// seen from inside a cgroup namespace, with one container that has every file and one on an older kernel;
+/// and version 1.
 #[test]
-fn cgroups_of_both_versions() {
+fn accounts_of_both_cgroup_versions_equal_golden_files() {
     for version in ["v1", "v2"] {
         let recording = fixture(&format!("cgroups/{version}"));
         let text = once(&recording, &["--cgroup-metrics", "memory,cpu,pids"]);
@@ -27,16 +28,16 @@ fn cgroups_of_both_versions() {
         let is_other = |line: &str| line.contains("cgroup_cpu_") || line.contains("cgroup_pids_");
         assert!(text.lines().filter(|line| !is_other(line)).eq(memory.lines()));
         let none = once(&recording, &["--cgroup-metrics", "none"]);
-        assert_eq!(none, text[..at], "the others stay as they are");
+        assert_eq!(none, text[..at], "the other families are unchanged");
         let nowhere = Directory::new();
         let elsewhere = once(&recording, &["--cgroup-path", nowhere.path().to_str().unwrap()]);
         assert_eq!(elsewhere, none);
     }
 }
 
-/// Every golden file has a fixture: a renamed one leaves nothing behind.
+/// Every golden file has a fixture, so a renamed fixture leaves no file behind.
 #[test]
-fn no_golden_file_is_left_over() {
+fn every_golden_file_has_a_fixture() {
     let names: Vec<String> = smaps_fixtures().into_iter().map(|(name, _)| name).collect();
     for entry in fs::read_dir(fixture("smaps")).unwrap() {
         let path = entry.unwrap().path();

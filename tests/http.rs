@@ -14,20 +14,21 @@ use smaps_container_exporter::http::views::Views;
 
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Longer than anything here takes, shorter than anybody waits.
+/// Longer than any test takes, and short enough to wait for.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
     serve_for(Vec::new())
 }
 
-/// Clients on this machine may use these host names.
+/// Starts a server that clients on this machine may call by these host names.
 fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     let (publisher, addr, _) = serve_on_demand(DEADLINE, hosts);
     (publisher, addr)
 }
 
-/// The demand counts one scrape, which stays fresh for `interval`; the caller publishes its result.
+/// Starts a server with a demand that counts one scrape, which stays fresh for `interval`; the caller
+/// publishes its result.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
@@ -41,7 +42,7 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     (publisher, addr, demand)
 }
 
-/// The published exposition is stale.
+/// Starts a server with a stale exposition.
 fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");
@@ -68,7 +69,7 @@ fn send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
     client
 }
 
-/// Reads one answer: its head and its body.
+/// Reads one response: its head and its body.
 fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -105,8 +106,8 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// Neither do requests whose client has gone. A probe is answered, and a request beyond the 64 that may wait
-/// gets the last exposition.
+/// Requests of clients that have disconnected do not count either. A probe is answered, and a request beyond
+/// the 64 that may wait gets the last exposition.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
@@ -125,9 +126,9 @@ fn waiting_requests_do_not_count_as_connections() {
     }
 }
 
-/// Prometheus sends its timeout; shortly before that it gets the last exposition.
+/// Prometheus sends its timeout; shortly before it, the last exposition is sent.
 #[test]
-fn a_request_waits_until_shortly_before_its_timeout() {
+fn request_waits_until_shortly_before_its_timeout() {
     let (_publisher, addr, _) = serve_old();
     let timeout = "X-Prometheus-Scrape-Timeout-Seconds: 0.1";
     let mut client =
@@ -137,16 +138,16 @@ fn a_request_waits_until_shortly_before_its_timeout() {
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
 }
 
-/// Whoever follows the advice of an answer gets in: the command line takes the option, and it helps.
+/// The advice in a refusal is correct: the command line accepts the option, and the option helps.
 #[test]
-fn the_host_that_is_advised_is_let_in() {
+fn host_in_the_advice_is_allowed() {
     for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
     {
         let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let ask = |addr| receive(&mut send(addr, request.as_bytes()));
         let (head, text) = ask(serve().1);
         if head.starts_with("HTTP/1.1 400 ") {
-            continue; // not even a Host
+            continue; // there is no Host at all
         }
         assert!(head.starts_with("HTTP/1.1 421 "), "{host}: {head}");
         let text = String::from_utf8(text).unwrap();
@@ -162,7 +163,7 @@ fn the_host_that_is_advised_is_let_in() {
 }
 
 #[test]
-fn the_machine_knows_its_name() {
+fn own_host_name_is_allowed() {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {name}:8080\r\n\r\n");
     let (head, _) = receive(&mut send(serve().1, request.as_bytes()));
@@ -190,9 +191,9 @@ fn one_connection_serves_many_requests() {
     }
 }
 
-/// An age is that at the time when it is served, plain and gzipped, and the rest is what was published.
+/// An age is the one at the time of the response, both plain and gzipped, and the rest is what was published.
 #[test]
-fn an_age_grows_until_it_is_served() {
+fn age_is_rendered_when_it_is_served() {
     let (mut publisher, addr) = serve();
     let text = b"x 1\n".repeat(1000);
     publisher.buffer().extend_from_slice(&text);
@@ -220,8 +221,9 @@ fn an_age_grows_until_it_is_served() {
 fn requests_sent_together_are_answered_in_order() {
     let (mut publisher, addr) = serve();
     publish(&mut publisher, b"x 1\n");
-    let requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
-    // However they are cut into packets.
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: \
+                     localhost\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
+    // The result does not depend on how the requests are cut into packets.
     for i in 0..requests.len() {
         let mut client = send(addr, &requests[..i]);
         client.set_nodelay(true).unwrap();
@@ -234,7 +236,7 @@ fn requests_sent_together_are_answered_in_order() {
 }
 
 #[test]
-fn what_is_no_request_is_told_so() {
+fn malformed_requests_get_an_error() {
     let (_publisher, addr) = serve();
     let mut endless = b"GET / HTTP/1.1\r\nX: ".to_vec();
     endless.resize(20_000, b'x');
@@ -255,7 +257,7 @@ fn what_is_no_request_is_told_so() {
 }
 
 #[test]
-fn those_who_stop_reading_hold_up_nobody() {
+fn stalled_clients_do_not_block_others() {
     let (mut publisher, addr) = serve();
     let text = b"x 1\n".repeat(4 << 20);
     publish(&mut publisher, &text);
@@ -268,7 +270,7 @@ fn those_who_stop_reading_hold_up_nobody() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // One outdated exposition may be held, a second one may not: new readers that stop are the end of the old
+    // One outdated exposition may be held, but not a second one: new clients that stop reading end the old
     // ones.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
@@ -284,7 +286,7 @@ fn those_who_stop_reading_hold_up_nobody() {
 }
 
 #[test]
-fn the_sixty_fifth_client_is_answered() {
+fn sixty_fifth_client_is_answered() {
     let (mut publisher, addr) = serve();
     publish(&mut publisher, b"x 1\n");
     let half = [(); 100].map(|()| send(addr, b"GET /metrics HT"));

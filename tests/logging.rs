@@ -1,4 +1,4 @@
-//! A log that is not read holds up nothing.
+//! A log that is not read delays nothing.
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, exporter};
 
-/// With 4 KiB each, more lines than a pipe (64 KiB) and the queue (1 MiB) hold.
+/// With 4 KiB each, this is more than a pipe (64 KiB) and the queue (1 MiB) hold.
 const MORE_THAN_FIT: u32 = 400;
 
 /// A recording in which the first scrape logs `n_lines` debug lines of 4 KiB.
@@ -38,7 +38,7 @@ fn serve(recording: &Directory) -> Serving {
 }
 
 #[test]
-fn a_log_that_is_not_read_does_not_stop_the_scrapes() {
+fn unread_log_does_not_stop_scrapes() {
     let recording = talkative(MORE_THAN_FIT);
     let mut exporter = serve(&recording);
     let number = |exporter: &Serving, name| exporter.value(name).parse::<u64>().unwrap();
@@ -49,7 +49,7 @@ fn a_log_that_is_not_read_does_not_stop_the_scrapes() {
     assert!(exporter.get("/healthz").starts_with("HTTP/1.1 200 "));
     let n_dropped = number(&exporter, "smaps_exporter_log_lines_dropped_total");
     assert!(n_dropped >= 100, "{n_dropped}");
-    // Read at last, the log says how many lines it lacks, and goes on.
+    // Once it is read, the log states how many lines were dropped, and continues.
     let report = loop {
         let line = exporter.line();
         assert!(!line.is_empty());
@@ -61,9 +61,10 @@ fn a_log_that_is_not_read_does_not_stop_the_scrapes() {
     assert!(report.starts_with("[WARN ] ") && n_reported >= n_dropped, "{report}");
 }
 
-/// What is queued is written, within half a second; then the program ends though nothing is read.
+/// At the end, queued lines are written for at most half a second. Then the program ends even if nothing is
+/// read.
 #[test]
-fn a_log_that_is_not_read_does_not_stop_the_end() {
+fn unread_log_does_not_stop_the_shutdown() {
     let recording = talkative(MORE_THAN_FIT);
     let mut exporter = serve(&recording);
     assert_eq!(exporter.value("smaps_exporter_containers"), "1");
@@ -79,9 +80,9 @@ fn a_log_that_is_not_read_does_not_stop_the_end() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// One that is read has everything, to its last line.
+/// A log that is read has every line, to the last one.
 #[test]
-fn a_log_that_is_read_is_whole() {
+fn log_that_is_read_is_complete() {
     let recording = talkative(100);
     let mut exporter = serve(&recording);
     let pid = Pid::from_raw(exporter.child.id().try_into().unwrap()).unwrap();

@@ -1,14 +1,14 @@
-//! A plain reader of smaps to hold the scanner against; the fuzz targets use it too.
+//! A simple reader of smaps that the scanner is compared with; the fuzz targets use it, too.
 
 use std::cmp::Ordering;
 
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
 use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
-/// Path and values of each mapping, and how the next mapping relates to it.
+/// The path and the values of each mapping, and how the next mapping relates to it.
 pub type Mappings = Vec<(Vec<u8>, Values, Next)>;
 
-/// What the rules in smaps.rs say, written for plainness: lines, then words.
+/// Follows the rules in scanner.rs in the simplest way: lines, then words.
 pub fn mappings(text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
     let mut before: Option<[Vec<u8>; 2]> = None;
@@ -47,7 +47,7 @@ fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
     if dash > space || !is_address(&line[..dash]) || !is_address(&line[dash + 1..space]) {
         return None;
     }
-    // The rest: four words and the spaces behind each.
+    // The rest consists of four words and the spaces after each.
     let mut rest = &line[space + 1..];
     for _ in 0..4 {
         let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
@@ -73,12 +73,12 @@ fn naive_next([begin, end]: &[Vec<u8>; 2], next: &[u8]) -> Next {
     }
 }
 
-/// The same by a scanner, which must go on at every step.
+/// Returns the mappings as a scanner finds them. The scanner must advance at every step.
 pub fn scanned(scanner: &mut Scanner, text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
     let mut at = 0;
     while let Some((mapping, n_bytes, next)) = scanner.next(&text[at..], true) {
-        assert!(n_bytes > 0, "it goes on");
+        assert!(n_bytes > 0, "the scanner advances");
         mappings.push((mapping.path.to_vec(), *mapping.values, next));
         at += n_bytes;
     }

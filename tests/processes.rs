@@ -1,4 +1,4 @@
-//! What becomes of processes from scrape to scrape, over a recording that changes.
+//! What happens to processes from scrape to scrape, over a recording that changes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,13 +9,13 @@ use smaps_container_exporter::cli::args::{self, Command};
 use smaps_container_exporter::scrape::Scraper;
 use smaps_container_exporter::start;
 
-use crate::support::{Directory, Serving, exporter, told};
+use crate::support::{Directory, Serving, describe, exporter};
 
 const SMAPS: &str =
     "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
 
-/// Scrapes follow each other at once here: a budget that is a share of the time between them would read now this and now that,
-/// so there is none unless the test is about one.
+/// Returns a scraper without a budget, unless the test is about one. Scrapes follow each other immediately
+/// here, so with a budget, which is a share of the time between them, each would read different processes.
 fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let args = ["--fixture", recording.path().to_str().unwrap(), "--fields", "rss"];
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
@@ -26,7 +26,7 @@ fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     }
 }
 
-/// One scrape: each command and how many processes it has.
+/// Scrapes once. Returns each command and the number of its processes.
 fn scrape(scraper: &mut Scraper) -> Vec<String> {
     let mut reader = scraper.reader();
     scraper.scrape(&mut reader).unwrap();
@@ -47,7 +47,7 @@ fn three() -> Directory {
 }
 
 #[test]
-fn what_is_gone_is_gone_and_what_is_new_is_there() {
+fn processes_are_added_and_removed() {
     let recording = three();
     let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
@@ -62,10 +62,10 @@ fn what_is_gone_is_gone_and_what_is_new_is_there() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// A zombie is recognized once, by `stat`, or where version 1 hides its cgroups by `status`. Its files are then not read
-/// again, so that 20,000 zombies cost no more than their lines in the listing of proc.
+/// A zombie is recognized once, by `stat`, or by `status` where version 1 hides its cgroups. Its files are
+/// then not read again, so 20,000 zombies cost no more than their entries in the listing of proc.
 #[test]
-fn a_zombie_is_not_looked_at_again() {
+fn zombie_is_not_read_again() {
     let recording = three();
     let stat = |state: &str, n_threads: u32| {
         format!("7 (x) {state} 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 {n_threads} 0 7 9 9 0 10 0 20\n")
@@ -91,14 +91,14 @@ fn a_zombie_is_not_looked_at_again() {
         })
     };
     wait_until(|| shown() == [true, false, false, false]);
-    // The first thread of 8 has exited, and others live. 7 and 9 cannot come back.
+    // The first thread of 8 has exited, and other threads run. 7 and 9 cannot come back.
     for pid in [7, 8, 9] {
         recording.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
         recording.write(&format!("proc/{pid}/smaps"), SMAPS);
     }
     wait_until(|| shown()[1]);
     assert_eq!(shown(), [true, true, false, false]);
-    // Another process has the pid, and so its directory another inode number.
+    // Another process has the pid, and its directory another inode number.
     recording.process(70, "worker", SMAPS);
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
@@ -110,13 +110,13 @@ fn a_zombie_is_not_looked_at_again() {
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
-        assert!(Instant::now() < deadline, "the condition does not come true");
+        assert!(Instant::now() < deadline, "the condition does not become true");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn values_stay_while_the_turn_has_not_come_and_go_with_their_process() {
+fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
     let recording = three();
     let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", "0.000000001"]);
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"], "the first scrape reads all");
@@ -129,9 +129,9 @@ fn values_stay_while_the_turn_has_not_come_and_go_with_their_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// A process that changes its name is shown under the new one once it is read. Until then it has no values:
-/// without `stat` it may be another program. A process that changes its cgroup leaves its container at once.
-/// Neither is an error.
+/// A process that changes its name is shown under the new one once it is read. Until then it has no values,
+/// because without `stat` it may be another program. A process that changes its cgroup leaves its container
+/// immediately. Neither counts as an error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
     // Without a limit on CPU time, and with no CPU time after the first scrape.
@@ -157,13 +157,13 @@ fn changed_name_or_cgroup_is_no_read_error() {
     }
 }
 
-/// The `stat` file of a process whose code and stack begin at these addresses. The kernel prints 1 and 0 to
+/// Returns the `stat` file of a process with code and stack at these addresses. The kernel prints 1 and 0 to
 /// hide them.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }
 
-/// The budget is used up by the first scrape, so later ones keep its values and read nothing.
+/// The first scrape uses up the budget, so later ones keep its values and read nothing.
 #[test]
 fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];
@@ -190,8 +190,8 @@ fn kept_values_are_dropped_after_an_exec() {
     }
 }
 
-/// A read with overlapping mappings fails, and the values of the read before stay. A mapping that is printed
-/// again is counted once.
+/// A read with overlapping mappings fails, and the values of the previous read are kept. A mapping that is
+/// printed again counts once.
 #[test]
 fn torn_read_keeps_the_last_values() {
     let recording = three();
@@ -225,9 +225,10 @@ fn torn_read_keeps_the_last_values() {
     assert_eq!(mappings(&mut scraper), shown(3, 2), "whole");
 }
 
-/// Of a process that has ended proc may still have the directory: its values go all the same, though its turn has not come.
+/// Proc may still list the directory of a process that has ended. Its values are dropped even if no read of
+/// it was due.
 #[test]
-fn values_go_with_a_process_that_leaves_its_directory() {
+fn values_of_an_ended_process_with_a_directory_are_dropped() {
     let recording = three();
     let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", "0.000000001"]);
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);
@@ -235,9 +236,9 @@ fn values_go_with_a_process_that_leaves_its_directory() {
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
 }
 
-/// A pid has one name: proc prints no other, but a recording may have anything.
+/// A pid has one name: proc prints no other, but a recording may contain anything.
 #[test]
-fn a_second_name_for_a_pid_is_no_process() {
+fn second_name_of_a_pid_is_ignored() {
     let recording = three();
     for name in ["007", "+7", "7 "] {
         for file in ["cgroup", "comm", "smaps"] {
@@ -248,7 +249,7 @@ fn a_second_name_for_a_pid_is_no_process() {
     assert_eq!(scrape(&mut scraper(&recording, &["--filter", "*/*/*/*"])), ["init 1", "worker 2"]);
 }
 
-/// Whoever gets a recording from somebody else is not held up by it.
+/// A recording from an untrusted person cannot block the exporter.
 #[test]
 fn pipes_and_devices_in_a_recording_are_not_read() {
     let recording = three();
@@ -269,13 +270,13 @@ fn pipes_and_devices_in_a_recording_are_not_read() {
     let mut command = exporter(&["--once", "--fixture", recording.path().to_str().unwrap()]);
     let output = command.output().unwrap();
     let expected = format!("smaps-container-exporter: cannot read {containers:?}: it is not a file\n");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// A recording may be replaced under a running exporter: renamed over, or removed and made again.
+/// A recording may be replaced while the exporter runs: by renaming, or removed and created again.
 #[test]
-fn a_proc_that_is_replaced_is_opened_again() {
+fn replaced_recording_is_opened_again() {
     let recording = three();
     let mut scraper = scraper(&recording, &["--filter", "*/*/*/*"]);
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 2"]);

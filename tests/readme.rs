@@ -1,5 +1,5 @@
-//! What the README and `src/kubernetes` tell a user to apply must work: the YAML parses, its parts fit together,
-//! and its arguments are arguments of this program.
+//! What the README and `src/kubernetes` tell users to apply works: the YAML parses, its parts fit together,
+//! and its arguments are valid.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const MONITOR: &str = include_str!("../src/kubernetes/podmonitor.yaml");
 const RULES: &str = include_str!("../src/kubernetes/rules.yaml");
 const OPERATOR_RULES: &str = include_str!("../src/kubernetes/prometheusrule.yaml");
 
-/// The documents of the manifests, and of every fenced YAML block of the README.
+/// Returns the documents of the manifests, and of every fenced YAML block of the README.
 fn documents() -> Vec<Yaml> {
     let blocks = README.split("\n```yaml\n").skip(1);
     let blocks = blocks.map(|block| block.split_once("\n```").expect("the block ends").0);
@@ -28,12 +28,12 @@ fn documents() -> Vec<Yaml> {
     documents
 }
 
-/// The manifest's document of one kind.
+/// Returns the manifest's document of this kind.
 fn document(kind: &str) -> Yaml {
     documents().into_iter().find(|document| document["kind"].as_str() == Some(kind)).expect(kind)
 }
 
-/// Every value of `key`, however deep.
+/// Finds every value of `key`, at any depth.
 fn values<'a>(yaml: &'a Yaml, key: &str, found: &mut Vec<&'a Yaml>) {
     match yaml {
         Yaml::Hash(hash) => {
@@ -62,7 +62,7 @@ fn args(list: &Yaml) -> Options {
 }
 
 #[test]
-fn every_args_list_is_one_of_ours() {
+fn every_args_list_is_valid() {
     let documents = documents();
     let mut lists = Vec::new();
     documents.iter().for_each(|document| values(document, "args", &mut lists));
@@ -72,9 +72,9 @@ fn every_args_list_is_one_of_ours() {
     }
 }
 
-/// Indented commands, also that of the Go exporter with its single dashes.
+/// Finds indented commands, including those of the Go exporter with single dashes.
 #[test]
-fn every_command_line_is_one_of_ours() {
+fn every_command_line_is_valid() {
     let commands = README.lines().filter_map(|line| line.strip_prefix("    smaps-container-exporter "));
     let docker = README
         .lines()
@@ -90,9 +90,9 @@ fn every_command_line_is_one_of_ours() {
     }
 }
 
-/// The manifest's parts fit together.
+/// The manifest's parts match each other.
 #[test]
-fn the_manifest_agrees_with_itself() {
+fn parts_of_the_manifest_match() {
     let daemon_set = document("DaemonSet");
     let pod = &daemon_set["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -101,16 +101,17 @@ fn the_manifest_agrees_with_itself() {
     let image = container["image"].as_str().expect("an image");
     assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
 
-    // Each path that the program opens lies in a mount, the mount is read-only, and its volume is the same directory of the node.
+    // Each path that the program opens is in a mount, the mount is read-only, and its volume is the same
+    // directory of the node.
     let mounts = container["volumeMounts"].as_vec().expect("mounts");
     let mount_of = |path: &Path| {
         let is_below = |mount: &&Yaml| mount["mountPath"].as_str().is_some_and(|at| path.starts_with(at));
-        mounts.iter().find(is_below).unwrap_or_else(|| panic!("{path:?} lies in no mount"))
+        mounts.iter().find(is_below).unwrap_or_else(|| panic!("{path:?} is in no mount"))
     };
     let host_path = |mount: &Yaml| {
-        let is_its = |volume: &&Yaml| volume["name"] == mount["name"];
+        let has_name = |volume: &&Yaml| volume["name"] == mount["name"];
         let volume =
-            pod["volumes"].as_vec().expect("volumes").iter().find(is_its).expect("a volume of that name");
+            pod["volumes"].as_vec().expect("volumes").iter().find(has_name).expect("a volume of that name");
         assert_eq!(volume["hostPath"]["type"].as_str(), Some("Directory"));
         volume["hostPath"]["path"].as_str().expect("a path")
     };
@@ -135,7 +136,7 @@ fn the_manifest_agrees_with_itself() {
     assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], port["name"]);
     assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], port["name"]);
 
-    // All select the pods that the DaemonSet makes, in the namespace that is made for them.
+    // All selectors match the pods of the DaemonSet, in the namespace that is created for them.
     let selected = &daemon_set["spec"]["selector"]["matchLabels"];
     let labels = &daemon_set["spec"]["template"]["metadata"]["labels"];
     assert_eq!(selected["app.kubernetes.io/name"], labels["app.kubernetes.io/name"]);
@@ -156,7 +157,8 @@ fn the_manifest_agrees_with_itself() {
     }
 }
 
-/// `--print manifest --image` replaces the only image, and a scrape of the monitor may have what the exporter serves.
+/// `--print manifest --image` replaces the only image. A scrape may have as many samples as the exporter
+/// serves.
 #[test]
 fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     assert_eq!(MANIFEST.matches("image:").count(), 1);
@@ -187,7 +189,7 @@ fn the_tables_of_rights_are_equal() {
 
 /// The capabilities named in the text are those in the manifest, and nothing else is allowed.
 #[test]
-fn the_manifest_asks_for_least() {
+fn manifest_requests_only_the_documented_capabilities() {
     let pod = &document("DaemonSet")["spec"]["template"]["spec"];
     let context = &pod["containers"][0]["securityContext"];
     let capabilities = |which: &str| YamlLoader::load_from_str(which).expect("a list").remove(0);

@@ -1,16 +1,17 @@
-//! The rooms under src, their files, and which may import which.
+//! The rooms under src, their files, and which of them may import which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What reads, writes or talks to the system. `std::io` itself is judged by what is used of it.
+/// Paths that read, write or talk to the system. `std::io` itself is judged by what is used of it.
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
-/// What does not: writing into a buffer.
+/// Paths below `std::io` that do not: they only write into a buffer.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
-/// A room, the rooms (or modules of one) that it may not mention, and whether it is pure: no I/O.
+/// A room, the rooms (or modules of a room) that it may not mention, and whether it is pure, that is, without
+/// I/O.
 const ROOMS: [(&str, &[&str], bool); 13] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),
@@ -27,7 +28,8 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// Whoever writes the text of a family knows the tables of fields. That of cgroups is pure, beside what reads them.
+/// The rooms that render families need the tables of fields. The table of cgroup fields is pure, though its
+/// room reads files.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -44,7 +46,7 @@ const LINUX: &[&str] = &["node", "sources", "cli", "http", "totals", "exposition
 const MAX_LINES: usize = 400;
 
 #[test]
-fn arrows_go_one_way() {
+fn rooms_import_only_allowed_rooms() {
     let mut faults = Vec::new();
     let mut n_pure = 0;
     for (file, module) in sources() {
@@ -63,7 +65,7 @@ fn arrows_go_one_way() {
 }
 
 #[test]
-fn no_two_rooms_need_each_other() {
+fn rooms_import_each_other_in_one_direction() {
     let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (file, module) in sources() {
         let needed = needs.entry(module[0].clone()).or_default();
@@ -76,7 +78,7 @@ fn no_two_rooms_need_each_other() {
     assert!(circle.is_empty(), "these rooms import each other in a circle: {circle:?}");
 }
 
-/// Unit tests, which stand at the end of a file or in a file of their own, may import any other file.
+/// Unit tests are exempt: they may import any other file.
 #[test]
 fn files_of_a_room_import_each_other_in_one_direction() {
     let mut files = Files::default();
@@ -96,7 +98,7 @@ fn files_of_a_room_import_each_other_in_one_direction() {
 }
 
 #[test]
-fn files_are_short() {
+fn files_have_at_most_400_lines() {
     let mut faults = Vec::new();
     for file in files(Path::new("src")) {
         let n_lines = fs::read_to_string(&file).unwrap().lines().count();
@@ -107,7 +109,8 @@ fn files_are_short() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns what is left of `needs` when all that need nothing of the rest are taken away: circles, and what needs them.
+/// Removes everything that needs nothing of the rest, repeatedly. Returns what is left: circles, and what
+/// needs them.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -118,12 +121,12 @@ fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTr
     needs
 }
 
-/// The text of a file up to its unit tests.
+/// Returns the text of a file without its unit tests.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// Files by module path: the paths that each mentions, and the names that its `use` declarations bring in.
+/// The files by module path: the paths that each mentions, and the names that its `use` declarations import.
 #[derive(Default)]
 struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
 
@@ -132,7 +135,7 @@ impl Files {
         self.0.insert(module.join("::"), paths(module, text));
     }
 
-    /// The other files that each file mentions.
+    /// Returns the other files that each file mentions.
     fn imports(&self) -> impl Iterator<Item = (&str, BTreeSet<String>)> {
         self.0.iter().map(|(file, (mentions, _))| {
             let mut needs: BTreeSet<String> = mentions.iter().filter_map(|path| self.file_of(path)).collect();
@@ -141,7 +144,7 @@ impl Files {
         })
     }
 
-    /// The file that defines what a path names, which another file may export again.
+    /// Returns the file that defines what a path names, which another file may export again.
     fn file_of(&self, path: &str) -> Option<String> {
         let inside = path.strip_prefix("crate::")?;
         let ends = inside.match_indices("::").map(|(end, _)| end).chain([inside.len()]);
@@ -159,7 +162,7 @@ impl Files {
 
 fn is_fault(path: &str, forbidden: &[&str], is_pure: bool) -> bool {
     match path.strip_prefix("crate::") {
-        // A glob could bring in anything.
+        // A glob import could bring in anything.
         Some(inside) => first(inside) == "*" || forbidden.iter().any(|room| is_below(inside, room)),
         None => is_pure && !NO_IO.contains(&path) && IO.iter().any(|io| is_below(path, io)),
     }
@@ -173,7 +176,7 @@ fn first(path: &str) -> &str {
     path.split("::").next().unwrap_or(path)
 }
 
-/// Every Rust file under src and its module path; the crate's root is `lib`.
+/// Returns every Rust file under src and its module path; the crate's root is `lib`.
 fn sources() -> Vec<(PathBuf, Vec<String>)> {
     let src = Path::new("src"); // tests run in the package's root
     let mut sources = Vec::new();
@@ -203,12 +206,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files_found
 }
 
-/// The absolute paths that a module's text names, in `use` declarations and in full, those of its tests too.
+/// Returns the absolute paths that a module's text names, in `use` declarations or in full, including its
+/// tests.
 fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
     paths(module, text).0
 }
 
-/// The same, and each name that a `use` declaration brings in, wherever in the file, with what it stands for.
+/// Returns the same, and each name that a `use` declaration imports anywhere in the file, with what it stands
+/// for.
 fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
     let children: BTreeSet<&str> = tokens
@@ -294,7 +299,8 @@ fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, S
     (found, names)
 }
 
-/// Reads one tree of a `use` declaration from `at`; pushes its leaves and the name each is known by. Says where it ends.
+/// Parses one tree of a `use` declaration from `at`. Adds its leaves and the name of each, and returns where
+/// the tree ends.
 fn tree<'a>(
     tokens: &[&'a str],
     mut at: usize,
@@ -331,7 +337,7 @@ fn tree<'a>(
     at
 }
 
-/// `crate::...`, `std::...` or the name of another crate, from what is written in `module`.
+/// Returns `crate::...`, `std::...` or a path in another crate, for a path that is written in `module`.
 fn absolute(module: &[String], path: &[&str]) -> String {
     let mut base: Vec<&str> = Vec::new();
     let mut rest = path;
@@ -362,7 +368,7 @@ fn is_continued(tokens: &[&str], at: usize) -> bool {
     token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")
 }
 
-/// Rust's tokens, as far as paths need them: comments, strings and characters are left out.
+/// Returns Rust's tokens, as far as paths need them: comments, strings and characters are omitted.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -391,7 +397,7 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// The length of the string or character that `text` begins with. A lifetime is none.
+/// Returns the length of the string or character literal at the beginning of `text`. A lifetime is not one.
 fn literal(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r", ""]
         .into_iter()
@@ -418,9 +424,9 @@ fn literal(text: &str) -> Option<usize> {
     Some(prefix.len() + end)
 }
 
-/// A checker that sees nothing would find no fault either.
+/// A checker that recognizes nothing would find no fault either.
 #[test]
-fn what_counts_as_a_mention() {
+fn paths_in_code_are_mentions() {
     let cases: [(&str, &[&str]); 14] = [
         ("use crate::node::filter::Filter;", &["crate::node::filter::Filter"]),
         (
@@ -443,7 +449,8 @@ fn what_counts_as_a_mention() {
         ("use crate::*;", &["crate::*"]),
         ("fn f() { println!(\"x\") }", &["std::io::stdout"]),
         (
-            "/// [`crate::cli`]\n// crate::cli\n/* crate::cli */ fn f<'a>(c: &'a str) { \"crate::cli \\\" crate::cli\"; }",
+            "/// [`crate::cli`]\n// crate::cli\n/* crate::cli */ fn f<'a>(c: &'a str) { \"crate::cli \\\" \
+             crate::cli\"; }",
             &[],
         ),
         (
@@ -460,7 +467,7 @@ fn what_counts_as_a_mention() {
 }
 
 #[test]
-fn what_counts_as_a_fault() {
+fn forbidden_paths_are_faults() {
     for (path, is_bad) in [
         ("crate::smaps::fields", false),
         ("crate::cli", true),
@@ -484,7 +491,7 @@ fn what_counts_as_a_fault() {
 }
 
 #[test]
-fn what_counts_as_an_import_between_files() {
+fn imports_between_files_are_found() {
     let cases: [(&str, &str, &str, &[&str]); 6] = [
         ("mod one; pub use one::One;", "struct One;", "use super::One;", &["a::one"]),
         ("pub mod one; pub struct A;", "use crate::a::A;", "use super::one::One;", &["a::one"]),
@@ -505,7 +512,7 @@ fn what_counts_as_an_import_between_files() {
 }
 
 #[test]
-fn what_counts_as_a_circle() {
+fn circles_are_found() {
     for (arrows, expected) in [
         (&[("a", "b"), ("b", "c"), ("a", "c")][..], &[][..]),
         (&[("a", "b"), ("b", "a"), ("c", "d")], &["a", "b"]),

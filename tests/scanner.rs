@@ -1,4 +1,5 @@
-//! The scanner against a naive reader, at every prefix, at several read sizes, and over generated records.
+//! The scanner compared with a naive reader, at every prefix, at several read sizes, and over generated
+//! records.
 
 use std::io::{self, Read};
 
@@ -10,7 +11,7 @@ use smaps_container_exporter::smaps::scanner::{Mapping, Next, Scanner};
 use crate::naive::{self, Mappings};
 use crate::support::smaps_fixtures;
 
-/// A file that gives at most so many bytes a read.
+/// A file that returns at most this many bytes per read.
 struct Pieces<'a>(&'a [u8], usize);
 
 impl Read for Pieces<'_> {
@@ -24,7 +25,7 @@ impl Read for Pieces<'_> {
 }
 
 #[test]
-fn every_prefix_of_every_fixture() {
+fn scanners_agree_on_every_prefix_of_every_fixture() {
     let (mut general, mut learned) = (Scanner::general(), Scanner::default());
     for (name, text) in smaps_fixtures() {
         for end in 0..=text.len() {
@@ -47,7 +48,8 @@ fn every_prefix_of_every_fixture() {
     }
 }
 
-/// Reads `text`, `read_size` bytes at a time, through a buffer of `buffer_size` bytes. `None` if it is torn.
+/// Reads `text`, `read_size` bytes at a time, through a buffer of `buffer_size` bytes. Returns `None` if it
+/// is torn.
 fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
@@ -60,8 +62,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// The same by the plain reader: a mapping that is printed again replaces the one before, and none may begin
-/// inside another.
+/// Does the same with the naive reader: a mapping that is printed again replaces the previous one, and none
+/// may begin inside another.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
@@ -71,7 +73,7 @@ fn naively_read(text: &[u8]) -> Option<Mappings> {
 }
 
 #[test]
-fn every_read_size_and_buffer_size() {
+fn scanners_agree_at_every_read_and_buffer_size() {
     let mut scanner = Scanner::default();
     let mut random = Random(0x5eed);
     let fixtures = smaps_fixtures();
@@ -93,9 +95,9 @@ fn every_read_size_and_buffer_size() {
     assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
 }
 
-/// Each case is a list of address ranges and the indexes of those that count, `None` if the read is torn.
+/// Each case has a list of address ranges and the indexes of those that count, or `None` if the read is torn.
 #[test]
-fn a_mapping_that_is_printed_again_counts_once() {
+fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
         (&["00400000-00401000", "00401000-00402000"][..], Some(&[0, 1][..])),
         // A heap that brk extends twice during the read.
@@ -136,7 +138,7 @@ fn a_mapping_that_is_printed_again_counts_once() {
     }
 }
 
-/// Numbers that look random and are the same each time (Marsaglia, "Xorshift RNGs", 2003).
+/// Pseudorandom numbers that are the same in every run (Marsaglia, "Xorshift RNGs", 2003).
 struct Random(u64);
 
 impl Random {
@@ -152,7 +154,7 @@ impl Random {
     }
 }
 
-/// A file of mappings as some kernel might print them, or nearly so.
+/// Returns a file of mappings as some kernel might print them, or nearly so.
 fn generated(random: &mut Random) -> Vec<u8> {
     let mut order: Vec<usize> = (0..N_FIELDS).collect();
     for _ in 0..random.below(4) {
@@ -203,7 +205,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
                 7 => format!("{key:<16}{:>8} kB\n", "12\u{e9}"),
                 8 => format!("{key:<16}{}{value} kB\n", "9".repeat(20)),
                 9 => format!("{key:<16}{value:08} kB\n"),
-                10 => format!("{key}\n{:>1$} kB\n", value % 100_000_000, 23 - key.len()), // 28 bytes, two lines
+                // Two lines of together 28 bytes.
+                10 => format!("{key}\n{:>1$} kB\n", value % 100_000_000, 23 - key.len()),
                 // 28 bytes, but more than eight digits.
                 11 => format!("{key}{:0>1$} kB\n", 123_456_789_u64 + value % 10, 24 - key.len()),
                 12..40 => format!("{key:<16}{:>8} kB\n", 0),
@@ -226,9 +229,10 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// The learned way, the general way and the naive reader agree; the scanners keep what they learned from record to record.
+/// The learned path, the general path and the naive reader agree. The scanners keep what they learned from
+/// record to record.
 #[test]
-fn generated_records() {
+fn scanners_agree_on_generated_records() {
     let mut random = Random(0x5eed);
     let (mut general, mut learned) = (Scanner::general(), Scanner::default());
     let mut n_mappings = 0;
@@ -252,9 +256,9 @@ fn generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Every byte at every place of an address range: a header or none.
+/// Tests every byte at every place of an address range: the line is a header or not.
 #[test]
-fn what_an_address_is_made_of() {
+fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";
     let mut n_headers = 0;
     for at in 0..26 {
@@ -266,12 +270,13 @@ fn what_an_address_is_made_of() {
             n_headers += expected.len();
         }
     }
-    // 16 digits at 24 places, the minus and the space; two more minuses or spaces at the ends would move the range.
+    // There are 16 digits at 24 places, the minus and the space. Two more minuses or spaces at the ends would
+    // move the range.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 
 #[test]
-fn values_of_a_known_file() {
+fn known_file_has_known_values() {
     let (_, text) = smaps_fixtures().into_iter().find(|(name, _)| name == "wide-values").unwrap();
     let mappings = naive::scanned(&mut Scanner::default(), &text);
     let value = |i: usize, name: &str| {

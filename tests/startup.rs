@@ -1,4 +1,4 @@
-//! Start and end of the built program: its limit of open files, its signals.
+//! Start and end of the program: its limit of open files, and its signals.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Directory, Serving, exporter, fixture, told};
+use crate::support::{Directory, Serving, describe, exporter, fixture};
 
-/// Runs the program in a shell that changes a limit first.
+/// Returns the program, to be run by a shell that changes a limit first.
 fn limited(ulimit: &str, args: &[&str]) -> Command {
     let program = exporter(args);
     let mut shell = Command::new("sh");
@@ -21,14 +21,14 @@ fn limited(ulimit: &str, args: &[&str]) -> Command {
 const SERVE: [&str; 5] = ["--fixture", "fixtures/node", "--filter=*/*/*/*", "--addr", "127.0.0.1:0"];
 
 #[test]
-fn the_soft_limit_of_open_files_is_raised_to_the_hard_limit() {
+fn soft_limit_of_open_files_is_raised_to_the_hard_limit() {
     let command = limited("-Sn 64 && ulimit -Hn 500", &SERVE);
     assert_eq!(Serving::start(command).value("process_max_fds"), "500");
 }
 
-/// Too few open files are one line: not a panic, and not an exposition that lacks most of its lines.
+/// Too few open files cause one error line: not a panic, and not an exposition that lacks most of its lines.
 #[test]
-fn too_few_open_files_are_one_line() {
+fn too_few_open_files_are_reported_in_one_line() {
     let node = Directory::new();
     node.one_container();
     let socket = node.path().join("socket");
@@ -39,9 +39,10 @@ fn too_few_open_files_are_one_line() {
         let mut command = limited(&format!("-n {limit}"), args);
         let output = command.output().unwrap();
         let expected = format!(
-            "smaps-container-exporter: cannot run with at most {limit} open files (ulimit -n): expected at least 64\n"
+            "smaps-container-exporter: cannot run with at most {limit} open files (ulimit -n): expected at \
+             least 64\n"
         );
-        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty());
     }
@@ -74,10 +75,10 @@ fn wait_for_handler(child: &Child) {
     }
 }
 
-/// Whatever the program does, it has handlers, and a signal ends it: waiting for a runtime that does not answer, or for a
-/// reader of its output that does not read.
+/// At any time the program has handlers, and a signal ends it: also while it waits for a runtime that does
+/// not answer, or for a reader of its output that does not read.
 #[test]
-fn a_signal_ends_what_is_not_done() {
+fn signal_ends_unfinished_work() {
     let directory = Directory::new();
     let socket = directory.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
@@ -104,15 +105,16 @@ fn a_signal_ends_what_is_not_done() {
         let mut log = String::new();
         child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         assert_eq!(status.code(), Some(code), "{args:?} {status}\n{log}");
-        // What was being done may still log a line of its own.
+        // The interrupted work may still log a line of its own.
         let line = if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" };
         assert!(log.contains(line), "{log}");
     }
 }
 
-/// A signal soon after exec ends the program before it runs, or well. Once it has logged a line, always well.
+/// A signal soon after exec ends the program before it runs, or properly. Once the program has logged a line,
+/// always properly.
 #[test]
-fn early_signals_end_the_program_well() {
+fn early_signals_end_the_program_properly() {
     for i in 0..40 {
         let mut child = exporter(&SERVE).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
@@ -132,7 +134,7 @@ fn early_signals_end_the_program_well() {
 
 /// A kernel may be built without smaps.
 #[test]
-fn a_kernel_without_smaps_is_named() {
+fn kernel_without_smaps_is_reported() {
     let node = Directory::new();
     let socket = node.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
@@ -146,6 +148,6 @@ fn a_kernel_without_smaps_is_named() {
         "smaps-container-exporter: no smaps in {:?}: expected a kernel with CONFIG_PROC_PAGE_MONITOR\n",
         proc.join("self")
     );
-    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", told(&command, &output));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
     assert_eq!(output.status.code(), Some(1));
 }

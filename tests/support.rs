@@ -1,4 +1,4 @@
-//! What several tests need: the program, directories that clean up after themselves, recordings, golden files.
+//! What several tests need: the program, temporary directories, recordings, golden files.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -8,7 +8,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory that is removed with its content when the test ends.
+/// A directory that is removed with its content when it is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -31,7 +31,7 @@ impl Directory {
         fs::write(path, content).unwrap();
     }
 
-    /// Makes it a recording of one container, whose init process is 1.
+    /// Makes the directory a recording of one container with init process 1.
     pub fn one_container(&self) {
         self.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tweb-0\tapp\n");
     }
@@ -50,7 +50,8 @@ impl Drop for Directory {
     }
 }
 
-/// The program with these arguments: the one just built, or `EXPORTER`, such as another architecture's.
+/// Returns the program with these arguments: the one just built, or `EXPORTER`, such as that of another
+/// architecture.
 pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let built = env!("CARGO_BIN_EXE_smaps-container-exporter");
     let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));
@@ -58,7 +59,7 @@ pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     command
 }
 
-/// A running program, ended when it is dropped.
+/// A running program, which is ended when it is dropped.
 pub struct Serving {
     pub child: Child,
     pub log: BufReader<ChildStderr>,
@@ -81,19 +82,19 @@ impl Serving {
         serving
     }
 
-    /// Where it listens.
+    /// Returns the address on which the program listens.
     pub fn addr(&self) -> &str {
         &self.addr
     }
 
-    /// The next line of the log; empty at its end.
+    /// Returns the next line of the log; empty at its end.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.log.read_line(&mut line).unwrap();
         line
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of a metric without labels.
     pub fn value(&self, name: &str) -> String {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -109,7 +110,7 @@ impl Serving {
         }
     }
 
-    /// The whole answer to a request.
+    /// Returns the whole response to a request.
     pub fn get(&self, path: &str) -> String {
         let mut client = TcpStream::connect(&self.addr).unwrap();
         client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
@@ -126,22 +127,22 @@ impl Drop for Serving {
     }
 }
 
-/// Runs the program to its end, which must be a good one, and returns what it printed.
+/// Runs the program to its end, which must be a success, and returns what it printed.
 #[track_caller]
 pub fn stdout_of<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Vec<u8> {
     let mut command = exporter(args);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", told(&command, &output));
+    assert!(output.status.success(), "{}", describe(&command, &output));
     output.stdout
 }
 
-/// A command, its status and both streams, for the message of a failed test.
-pub fn told(command: &Command, output: &Output) -> String {
+/// Describes a command, its status and both output streams, for the message of a failed test.
+pub fn describe(command: &Command, output: &Output) -> String {
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|stream| String::from_utf8_lossy(stream));
     format!("{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", output.status)
 }
 
-/// One scrape of a recording, with further arguments.
+/// Returns one scrape of a recording, with further arguments.
 #[track_caller]
 pub fn once(recording: &Path, args: &[&str]) -> String {
     let recording = recording.to_str().unwrap();
@@ -149,12 +150,12 @@ pub fn once(recording: &Path, args: &[&str]) -> String {
     String::from_utf8(stdout_of(&args)).expect("an exposition is UTF-8")
 }
 
-/// A path below `fixtures`.
+/// Returns a path below `fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// Every file below `fixtures/smaps` of this kind, by name.
+/// Returns every file of this kind below `fixtures/smaps`, by name.
 pub fn smaps_fixtures() -> Vec<(String, Vec<u8>)> {
     let mut found: Vec<_> = fs::read_dir(fixture("smaps"))
         .unwrap()
@@ -167,7 +168,7 @@ pub fn smaps_fixtures() -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Holds `text` against a golden file; with `BLESS=1` in the environment it becomes the golden file.
+/// Compares `text` with a golden file; with `BLESS=1` in the environment, writes the golden file.
 #[track_caller]
 pub fn assert_golden(name: &str, text: &str) {
     let path = fixture(name);
@@ -180,16 +181,16 @@ pub fn assert_golden(name: &str, text: &str) {
     if let Some(i) = different {
         let line = |text: &str| text.lines().nth(i).unwrap().to_owned();
         panic!(
-            "{path:?} line {}:\n golden {}\n    got {}\nBLESS=1 makes it anew",
+            "{path:?} line {}:\n golden {}\n    got {}\nBLESS=1 rewrites it",
             i + 1,
             line(&golden),
             line(text)
         );
     }
-    assert_eq!(golden.len(), text.len(), "{path:?} and what was got differ in length");
+    assert_eq!(golden.len(), text.len(), "{path:?} and the text differ in length");
 }
 
-/// Numbers that only look random (Marsaglia, "Xorshift RNGs", 2003).
+/// Pseudorandom numbers that are the same in every run (Marsaglia, "Xorshift RNGs", 2003).
 pub struct Numbers(pub u64);
 
 impl Numbers {

@@ -1,4 +1,4 @@
-//! The README's tables, which follow from the program: `BLESS=1` writes them anew.
+//! The README's tables, which follow from the program: `BLESS=1` rewrites them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{Directory, Serving, exporter, fixture, once};
 
-/// Holds what stands in the README between `<!-- name -->` and `<!-- end -->` against `block`.
+/// Compares the part of the README between `<!-- name -->` and `<!-- end -->` with `block`.
 #[track_caller]
 fn assert_block(name: &str, block: &str) {
     // Several tests may bless at once.
@@ -30,16 +30,16 @@ fn assert_block(name: &str, block: &str) {
     if std::env::var_os("BLESS").is_some() {
         return fs::write(&path, [&readme[..start], block, &readme[end..]].concat()).unwrap();
     }
-    assert_eq!(&readme[start..end], block, "BLESS=1 writes it anew");
+    assert_eq!(&readme[start..end], block, "BLESS=1 rewrites it");
 }
 
 #[test]
-fn options() {
+fn readme_lists_the_options() {
     assert_block("options", &format!("```text\n{}```\n", help()));
 }
 
 #[test]
-fn fields() {
+fn readme_lists_the_fields() {
     let mut table =
         String::from("| metric | smaps field | combined by | meaning |\n| --- | --- | --- | --- |\n");
     for field in &FIELDS {
@@ -57,9 +57,10 @@ fn fields() {
     assert_block("metrics", &table);
 }
 
-/// A row for each file with many lines, and one for the files of one number; an asterisk for what version 1 does not have.
+/// Each file with many lines has a row, and files of one number share a row. An asterisk marks what version 1
+/// lacks.
 #[test]
-fn cgroup_fields() {
+fn readme_lists_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
     for field in &fields::FIELDS {
         let (group, in_v1) = (GROUPS[field.group()], !field.v1.file.is_empty() || field.v2.file.is_empty());
@@ -78,7 +79,7 @@ fn cgroup_fields() {
 }
 
 #[test]
-fn own_metrics() {
+fn readme_lists_the_exporters_metrics() {
     let known = Some(1);
     let report = Report {
         containerd_up: Some(true),
@@ -126,8 +127,8 @@ fn own_metrics() {
     assert_block("own", &table);
 }
 
-/// A hundred pods: twenty times those of `fixtures/node`, each with names, pids and cgroups of its own. The cgroups
-/// have the files of version 2.
+/// Returns a recording of a hundred pods: twenty times those of `fixtures/node`, each with its own names,
+/// pids and cgroups. The cgroups have the files of version 2.
 fn hundred_pods() -> Directory {
     let (node, v2) = (fixture("node"), fixture("cgroups/v2/cgroup"));
     let recording = Directory::new();
@@ -175,7 +176,7 @@ fn hundred_pods() -> Directory {
     recording
 }
 
-/// The resident bytes of an exporter of this recording that has made five scrapes.
+/// Returns the resident bytes of an exporter of this recording after five scrapes.
 fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", recording.to_str().unwrap()];
     let mut process = exporter(&[args, &more].concat()).stderr(Stdio::piped()).spawn().unwrap();
@@ -199,8 +200,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of Prometheus series: what they count, and how the names of the families begin. A column without
-/// series is left out.
+/// The columns of Prometheus series: what they count, and how the names of the families begin. A column
+/// without series is omitted.
 const COLUMNS: [(&str, &str); 4] = [
     ("of smaps", "process_smaps_"),
     ("of pods", "cgroup_pod_"),
@@ -208,7 +209,7 @@ const COLUMNS: [(&str, &str); 4] = [
     ("of containers' cgroups", "cgroup_"),
 ];
 
-/// The numbers of Prometheus series by column.
+/// Returns the numbers of Prometheus series by column.
 fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     let mut counts = [0; COLUMNS.len()];
     for line in text.lines() {
@@ -219,9 +220,10 @@ fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     counts
 }
 
-/// All but the last column, resident memory, which varies: `make sizing` measures it with the static binary.
+/// The test compares all but the last column, resident memory, which varies: `make sizing` measures it with
+/// the static binary.
 #[test]
-fn counts() {
+fn series_counts() {
     let recording = hundred_pods();
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let mut rows = Vec::new();
@@ -247,7 +249,8 @@ fn counts() {
     let names = used(COLUMNS.iter().map(|(name, _)| format!("Prometheus series {name}")).collect());
     let rules = used(COLUMNS.iter().map(|_| "---:".to_owned()).collect());
     let mut table = format!(
-        "| 100 pods | label sets of smaps |{names} MiB of exposition | MiB resident |\n| --- | ---: |{rules} ---: | ---: |\n"
+        "| 100 pods | label sets of smaps |{names} MiB of exposition | MiB resident |\n| --- | ---: \
+         |{rules} ---: | ---: |\n"
     );
     for (args, split, n_sets, counts, n_bytes) in &rows {
         let name = if args.is_empty() { "(the defaults)".to_owned() } else { format!("`{args}`") };
@@ -257,14 +260,15 @@ fn counts() {
         let resident = match std::env::var_os("BLESS") {
             Some(_) => mib(resident_bytes(recording.path(), split)),
             None => {
-                let told = readme.split_once(&row).map(|(_, rest)| rest.split(" |").next().unwrap().trim());
-                told.unwrap_or("?").to_owned()
+                let in_readme =
+                    readme.split_once(&row).map(|(_, rest)| rest.split(" |").next().unwrap().trim());
+                in_readme.unwrap_or("?").to_owned()
             }
         };
         writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
-    // The numbers of the defaults, of the manifest and of the manifest by path also stand in the text.
+    // The numbers for the defaults, for the manifest and for the manifest by path are also in the text.
     for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
         let number = rows[row].3[column];
         let number = format!("{},{:03}", number / 1000, number % 1000);
@@ -272,9 +276,9 @@ fn counts() {
     }
 }
 
-/// As the manifest starts it, an exporter is cheap for Prometheus, and its page still shows paths.
+/// With the manifest's options, an exporter costs Prometheus little, and its page still shows paths.
 #[test]
-fn the_manifest_is_safe_for_a_fleet() {
+fn manifest_exports_few_series_and_keeps_paths() {
     let recording = hundred_pods();
     let manifest = include_str!("../src/kubernetes/daemonset.yaml");
     let args = manifest.lines().filter_map(|line| line.trim().strip_prefix("- "));

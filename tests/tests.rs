@@ -1,4 +1,4 @@
-//! What the program does, seen from outside: one crate, a module a subject.
+//! What the program does, seen from outside: one crate, with a module for each subject.
 
 mod anonymous;
 mod attribution;

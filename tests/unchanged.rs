@@ -1,4 +1,5 @@
-//! What is not read again is as if it had been read: a generated proc that changes step by step, scraped with and without confirming.
+//! A skipped read gives the same result as a read: a generated proc changes step by step, and is scraped with
+//! and without confirming.
 
 use std::fmt::Write as _;
 
@@ -9,14 +10,14 @@ const N_STEPS: usize = 1000;
 const N_PROCESSES: u32 = 3;
 const N_MAPPINGS: u64 = 200;
 
-/// Sizes in KiB, in the order of [`KEYS`].
+/// The sizes in KiB, in the order of [`KEYS`].
 struct Mapping {
     pages: u64,
     path: String,
     values: [u64; KEYS.len()],
 }
 
-/// What the kernel prints as well; here always 0.
+/// Further keys that the kernel prints; here their values are always 0.
 const ZEROS: [&str; 13] = [
     "Pss_Dirty",
     "Shared_Dirty",
@@ -52,7 +53,7 @@ impl Process {
         Self { pid, comm: format!("p{pid}"), n_faults: 0, mappings: (0..N_MAPPINGS).map(mapping).collect() }
     }
 
-    /// Something happens to it; says what.
+    /// Changes the process at random, and returns what was changed.
     fn step(&mut self, numbers: &mut Numbers) -> &'static str {
         let what = numbers.below(12);
         let i = numbers.below(self.mappings.len() as u64) as usize;
@@ -62,11 +63,11 @@ impl Process {
             0 => {
                 mapping.values[numbers.below(KEYS.len() as u64) as usize] = value;
                 self.n_faults += 1;
-                "it has worked"
+                "the process has worked"
             }
             1 => {
                 mapping.values[numbers.below(KEYS.len() as u64) as usize] = value;
-                "others have done something to its memory"
+                "other processes have changed its memory"
             }
             2 => {
                 mapping.path = format!("/renamed/{value}");
@@ -81,7 +82,7 @@ impl Process {
             }
             4 => {
                 self.comm = format!("p{}-{}", self.pid, numbers.below(3));
-                "it has another name"
+                "the process has another name"
             }
             5 if self.mappings.len() as u64 > N_MAPPINGS => {
                 self.mappings.remove(i);
@@ -130,7 +131,7 @@ fn samples(scrape: &Scrapes) -> Vec<String> {
 }
 
 #[test]
-fn what_is_confirmed_is_as_if_it_had_been_read() {
+fn skipped_reads_give_the_values_of_a_read() {
     let mut numbers = Numbers(26);
     let proc = Directory::new();
     proc.one_container();
@@ -151,16 +152,18 @@ fn what_is_confirmed_is_as_if_it_had_been_read() {
         assert_eq!(samples(&confirming), samples(&reading), "step {step}: {what}");
     }
     let reads = |kind| confirming.value(&format!("smaps_exporter_reads_total{{kind=\"{kind}\"}}"));
-    // How many depends on what both cost here.
+    // How many depends on the cost of both on this machine.
     println!("{} reads unchanged, {} of smaps", reads("unchanged"), reads("smaps"));
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }
 
-/// A recording has neither `stat` nor `smaps_rollup`: its files tell whether they have changed, once they are older than the clock's steps.
+/// A recording has neither `stat` nor `smaps_rollup`. The metadata of its files shows whether they have
+/// changed, once they are older than the resolution of the clock.
 ///
-/// No budget: it is a share of the time between scrapes, and these follow each other at once.
+/// There is no budget, because it is a share of the time between scrapes, and these follow each other
+/// immediately.
 #[test]
-fn a_recording_is_read_again_when_it_has_changed() {
+fn changed_recording_is_read_again() {
     let proc = Directory::new();
     proc.one_container();
     let smaps = |kib: u64| format!("00400000-00401000 rw-p 00000000 00:00 0 \nRss:            {kib:8} kB\n");
@@ -176,6 +179,6 @@ fn a_recording_is_read_again_when_it_has_changed() {
     assert_eq!(
         scrape.value("smaps_exporter_reads_total{kind=\"unchanged\"}"),
         0.0,
-        "each was written just now"
+        "each file was written just now"
     );
 }

@@ -1,5 +1,5 @@
-//! `cgroup_memory_unmapped_bytes`: how much page cache and how much shared memory no process maps. The split is shown
-//! only where it is known.
+//! `cgroup_memory_unmapped_bytes`: how much page cache and shared memory no process maps. The split is
+//! exported only where it is known.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,8 @@ use crate::support::{Directory, once};
 
 const MIB: u64 = 1 << 20;
 
-/// A recording of one container to which 300 MiB of files are charged, of which 102 are tmpfs or shared memory.
+/// A recording of one container that is charged for 300 MiB of files, of which 102 are tmpfs or shared
+/// memory.
 struct Node(Directory);
 
 impl Node {
@@ -22,8 +23,8 @@ impl Node {
         Self(node)
     }
 
-    /// Adds a process that maps these paths, in MiB, and sees tmpfs at `tmpfs`. `first_mount` is the id of a mount in
-    /// its mount namespace.
+    /// Adds a process that maps these paths, in MiB, and sees tmpfs at `tmpfs`. `first_mount` is the id of a
+    /// mount in its mount namespace.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {
@@ -55,7 +56,7 @@ fn paths<const N: usize>(paths: [(&str, u64); N]) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn the_split_is_absent_where_paths_are_not_kept() {
+fn split_is_absent_where_paths_are_not_kept() {
     let node = Node::new(90);
     let files = (0..2000).map(|i| (format!("/{i:0>600}"), 0));
     let mapped = [paths([("/dev/shm/x", 80), ("/usr/lib/x", 10)]), files.collect()].concat();
@@ -69,19 +70,19 @@ fn the_split_is_absent_where_paths_are_not_kept() {
 }
 
 #[test]
-fn each_process_is_looked_at_in_its_own_mount_namespace() {
+fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     // 60 MiB of shared memory are mapped.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // In one namespace, 70 MiB are.
+    // With both processes in one namespace, 70 MiB are mapped.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }
 
 #[test]
-fn the_split_is_absent_while_a_process_is_not_read() {
+fn split_is_absent_while_a_process_is_not_read() {
     let node = Node::new(80);
     node.process(1, 30, "/dev/shm", &paths([("/dev/shm/x", 80)]));
     node.0.process(2, "zombie", "");

@@ -1,4 +1,4 @@
-//! The views of one node: what they show is what version 0.1 printed with the same options.
+//! The views of one node: they show what version 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -119,8 +119,8 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Holds what the program prints with these shapes and this `--max-samples` against a golden file. Each line of
-/// that has the recording, the options, the length and the hash.
+/// Compares what the program prints with these shapes and this `--max-samples` with a golden file. Each of
+/// its lines has the recording, the options, the length and the hash.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
     if std::env::var_os("BLESS").is_some() {
@@ -132,7 +132,7 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Which commands fold may change.
+                // Which commands fold may differ.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();
@@ -157,14 +157,14 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
 
 /// The golden file is what version 0.1 printed: `EXPORTER=(commit be28605) BLESS=1`.
 #[test]
-fn options_print_what_version_0_1_printed() {
+fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
 /// The golden file is what the program printed before there were views: `EXPORTER=(commit ae59f4e) BLESS=1`.
 /// Version 0.1 used less of the limit.
 #[test]
-fn the_same_paths_fold_as_before_there_were_views() {
+fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
     assert_printed("views-folded.tsv", &by_path, "900", 200);
 }
@@ -191,9 +191,9 @@ fn view(serving: &Serving, parameters: &str) -> String {
     }
 }
 
-/// One exporter gives all views, whatever its own options are.
+/// One exporter serves all views, whatever its own options are.
 #[test]
-fn parameters_give_what_version_0_1_printed() {
+fn parameters_give_the_same_as_version_0_1() {
     let recordings = recordings();
     let golden = fs::read_to_string(fixture("views.tsv")).unwrap();
     let golden: Vec<Vec<&str>> = golden.lines().skip(1).map(|line| line.split('\t').collect()).collect();
@@ -220,7 +220,7 @@ fn parameters_give_what_version_0_1_printed() {
 }
 
 #[test]
-fn a_filter_narrows_processes_and_accounts() {
+fn filter_selects_processes_and_accounts() {
     let serving = serve(&fixture("node"), &["--filter", "shop/*/*/*", "--group-by", "kind"]);
     let all = view(&serving, "group-by=path&fields=rss&filter=*/*/*/*");
     let some = view(&serving, "group-by=path&fields=rss&filter=shop/redis*/*/*&filter=default/*/*/*");
@@ -240,7 +240,7 @@ fn a_filter_narrows_processes_and_accounts() {
 }
 
 #[test]
-fn wrong_parameters_are_refused_with_one_line() {
+fn invalid_parameters_are_refused_with_one_line() {
     let serving = serve(&fixture("node"), &[]);
     for (target, status, expected) in [
         (
@@ -265,10 +265,10 @@ fn wrong_parameters_are_refused_with_one_line() {
     }
 }
 
-/// Without sizes, sums by process are those of the kernel, which are all that a live process is read for. A view
-/// that needs paths waits for a scrape that reads them.
+/// Without sizes, the kernel's sums suffice for a view by process, and nothing else is read of a live
+/// process. A view that needs paths waits for a scrape that reads them.
 #[test]
-fn a_view_by_path_makes_scrapes_read_paths() {
+fn view_by_path_makes_scrapes_read_paths() {
     let recording = Directory::new();
     recording.write(
         "containers.tsv",
@@ -283,10 +283,10 @@ fn a_view_by_path_makes_scrapes_read_paths() {
     assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
 }
 
-/// Of 64 clients that ask for different views and do not read, four hold a view; the others learn when to
-/// come again. What is rendered ahead is served meanwhile.
+/// Of 64 clients that request different views and do not read, four hold a view; the others get a time to
+/// retry after. What is rendered ahead is served in the meantime.
 #[test]
-fn many_views_at_once_stay_within_the_limits() {
+fn many_views_at_once_stay_within_limits() {
     let recording = fixture("node");
     let serving = serve(&recording, &[]);
     let before = peak_bytes(&serving);
@@ -316,7 +316,7 @@ fn many_views_at_once_stay_within_the_limits() {
     assert!(serving.get("/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     let n_bytes = once(&recording, &["--pid"]).len() as u64;
     let after = peak_bytes(&serving);
-    // Each view is a little more than that, and the thread that renders them needs its rows.
+    // Each view is a little larger than that, and the thread that renders it needs the rows.
     assert!(after - before < 6 * n_bytes + (4 << 20), "{before} to {after}, a view has {n_bytes}");
     drop(clients);
     assert!(
@@ -325,7 +325,7 @@ fn many_views_at_once_stay_within_the_limits() {
     );
 }
 
-/// Returns the most memory that the exporter has used.
+/// Returns the peak memory of the exporter.
 fn peak_bytes(serving: &Serving) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

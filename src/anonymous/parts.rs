@@ -8,21 +8,22 @@ use crate::smaps::scanner::Mapping;
 use crate::totals::anon_part::AnonPart;
 use crate::totals::sums::Totals;
 
-/// What no rule claims: the last of the sums, after those in the order of [`AnonPart::ALL`].
+/// The index of the sum of what no rule claims, which comes after the sums in the order of
+/// [`AnonPart::ALL`].
 const REST: usize = AnonPart::ALL.len();
 
-/// The anonymous memory of one process by part. It takes 4 KiB, however many mappings there are.
+/// The anonymous memory of one process by part. It takes 4 KiB, whatever the number of mappings.
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
     /// The last mapping, if it has no name.
     last: Option<Place>,
-    /// The last mapping and the one below it, if the last one is not summed before it is known what is above.
+    /// The last mapping and the one below it, while the rule for the last one still depends on what is above.
     waiting: Option<(Place, Option<Place>, Values)>,
     /// What lies directly below the last mapping, and what would lie directly below the next one.
     below: [Option<Below>; 2],
     run: Option<Run>,
-    /// What has the shape of stacks, by size. Stacks of more sizes than fit are not recognized.
+    /// The totals of mappings shaped like stacks, by size. Stacks of further sizes are not recognized.
     stacks: [(u64, Totals); 8],
     is_java: bool,
     /// Whether the Java heap has a name, as that of ZGC has.
@@ -30,8 +31,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Adds the next mapping of the process. Returns whether it is summed here, which is so if it has no name;
-    /// what has a name only decides what its neighbours are.
+    /// Adds the next mapping of the process. Returns whether it is summed here: only mappings without a
+    /// name are. A named mapping only decides how its neighbours are classified.
     pub fn add(&mut self, mapping: &Mapping<'_>) -> bool {
         if !mapping.path.is_empty() {
             self.note_named(mapping);
@@ -55,7 +56,7 @@ impl Parts {
     }
 
     /// Ends the process and calls `each` with the path and the totals of each part that has mappings. The
-    /// path is empty for what no rule claims.
+    /// path is empty for mappings that no rule claims.
     pub fn finish(&mut self, mut each: impl FnMut(&'static str, &Totals)) {
         self.sum_waiting(None);
         self.end_run();
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn heaps_of_arenas_end_where_they_must() {
+    fn malloc_arenas_end_at_a_multiple_of_their_size() {
         for (mappings, expected) in [
             (&["7f0000000000-7f0000021000 rw-p nr", "7f0000021000-7f0004000000 ---p nr"][..], ARENAS),
             (&["7f0000000000-7f0000021000 rw-p ac", "7f0000021000-7f0004000000 ---p"], ARENAS),
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_java_are_in_a_jvm_only() {
+    fn java_parts_are_found_only_in_a_jvm() {
         let metaspace = ["7f0000000000-7f0000010000 rw-p ac", "7f0000010000-7f0000400000 ---p nr"];
         let chunk = ["7f0000400000-7f0000410000 rw-p ac", "7f0000410000-7f0004000000 ---p nr"];
         let archive = ["7f0004000000-7f0004100000 rw-p /classes.jsa", "7f0004100000-7f0004400000 ---p nr"];
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn heaps_of_go_and_v8_and_code_have_their_layouts() {
+    fn go_v8_and_jit_memory_is_recognized_by_layout() {
         for (mappings, expected) in [
             (&["c000000000-c000400000 rw-p ac", "c000400000-c004000000 ---p"][..], "[anon ~go heap]"),
             (&["4000000000-4000400000 rw-p ac", "4000400000-4004000000 ---p"], "[anon ~go heap]"),

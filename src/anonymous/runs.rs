@@ -43,8 +43,8 @@ pub struct Run {
 
 impl Run {
     /// Returns the run that begins with a mapping, if it can be one. In the mmap area no rule claims a single
-    /// mapping. With this condition and [`depends_on_above`](super::rules::Spot::depends_on_above), an anonymous
-    /// mapping costs 25 ns instead of 80.
+    /// mapping. With this condition and [`depends_on_above`](super::rules::Spot::depends_on_above), an
+    /// anonymous mapping costs 25 ns instead of 80.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
         if place.is_in_mmap_area() && !place.is_followed {
             return None;
@@ -106,7 +106,8 @@ fn is_go_heap(run: &Run) -> bool {
 }
 
 /// The class space of a JVM: a reservation above the archive of classes, or without one above the heap, at
-/// exactly 4 GiB (metaspace.cpp). Precision 100%, with [`is_metaspace`] recall 77% (of JDK 8 and 11 only this).
+/// exactly 4 GiB (metaspace.cpp). Precision 100%, with [`is_metaspace`] recall 77% (of JDK 8 and 11 only
+/// this).
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);

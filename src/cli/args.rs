@@ -1,4 +1,4 @@
-//! The command line: arguments become [`Options`], or one line that says what is wrong with them.
+//! The command line: arguments become [`Options`], or one line that says why they are invalid.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use super::suggestion;
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// What the user asked for.
+/// What the program is to do.
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -27,7 +27,7 @@ pub enum Command {
 
 /// Parses the arguments that follow the program's name.
 ///
-/// An option that is given twice is refused, except where every value counts.
+/// An option that is given twice is refused, unless it is repeatable.
 pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, UsageError> {
     let mut options = Options::unset();
     let mut given = [false; OPTIONS.len()];
@@ -51,7 +51,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // What double_dashes() left alone: not a cluster of short options but an unknown long one.
+                // double_dashes() did not change this argument, so it is an unknown long option, not a group
+                // of short ones.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
@@ -88,7 +89,7 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     })
 }
 
-/// The single-dash spelling of Go's flag package: `-addr` means `--addr`. An option's value stays what it is.
+/// Accepts the single dash of Go's flag package: `-addr` becomes `--addr`. Values of options are not changed.
 fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut rest = args.iter_mut();
@@ -115,7 +116,7 @@ fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     args
 }
 
-/// Quotes an option that does not exist, and suggests the one that is most like it.
+/// Quotes an unknown option, and suggests the most similar one.
 fn unknown_option(dashes: &str, option: &str) -> UsageError {
     let name = option.split('=').next().unwrap_or_default();
     let names = OPTIONS.iter().map(|spec| spec.name).chain(["help", "version"]);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults() {
+    fn options_have_defaults() {
         let expected = Options {
             addr: ":8080".into(),
             proc_path: "/proc".into(),
@@ -187,9 +188,9 @@ mod tests {
         assert_eq!(run(&[]), expected);
     }
 
-    /// Each option in each of its four spellings.
+    /// Each option is tested in each of its four spellings.
     #[test]
-    fn options() {
+    fn each_option_has_four_spellings() {
         type Change = fn(&mut Options);
         let cases: &[(&str, &str, Change)] = &[
             ("addr", "127.0.0.1:0", |options| options.addr = "127.0.0.1:0".into()),
@@ -239,7 +240,7 @@ mod tests {
                 let option = format!("{dashes}{name}");
                 assert_eq!(run(&[&option, value]), expected, "{option} {value}");
                 assert_eq!(run(&[&format!("{option}={value}")]), expected, "{option}={value}");
-                // The option that follows is not swallowed.
+                // The following option is not taken as a value.
                 expected.pid = true;
                 assert_eq!(run(&[&option, value, "-pid"]), expected, "{option} {value} -pid");
                 expected.pid = false;
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated() {
+    fn repeated_options_are_refused_unless_repeatable() {
         let options = run(&["--filter=a/b/c/d", "-filter", "e/f/g/h", "--filter", "a/b/c/d"]);
         assert_eq!(options.filters, filters(&["a/b/c/d", "e/f/g/h"]));
         let options = run(&[
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_need_not_be_utf8() {
+    fn paths_may_be_any_bytes() {
         let fixture = OsString::from_vec(b"/\xff".to_vec());
         let joined = |option: &str| [option.as_ref(), fixture.as_os_str()].into_iter().collect::<OsString>();
         for args in
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn prints_files_for_an_image() {
+    fn files_are_printed_for_an_image() {
         let print = |args: &[&str]| match parse(args.iter().map(OsString::from)) {
             Ok(Command::Print(text)) => text,
             other => panic!("{args:?}: {other:?}"),
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version() {
+    fn help_and_version_are_commands() {
         for arg in ["-h", "-help", "--help"] {
             assert_eq!(parse(["--addr=:1".into(), arg.into(), "--bogus".into()]), Ok(Command::Help), "{arg}");
         }
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn unknown_arguments_are_refused() {
         for (option, hint) in [
             ("--bogus", "expected one of those that --help lists"),
             ("-bogus", "expected one of those that --help lists"),

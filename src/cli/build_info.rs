@@ -1,9 +1,9 @@
-//! What was built: for `--version` and `smaps_exporter_build_info`.
+//! The version, revision and target of this build, for `--version` and `smaps_exporter_build_info`.
 
 /// The version in Cargo.toml.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit, as the Makefile passes it in; `unknown` when cargo was called without it.
+/// The commit, as the Makefile passes it; `unknown` if cargo was called without it.
 pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
     Some(revision) if !revision.is_empty() => revision,
     _ => "unknown",

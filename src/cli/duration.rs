@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Zero is refused. More than Go's own limit, 2^63 - 1 ns or 292 years, is the longest duration there is.
+/// Parses a duration; `None` if it is malformed or zero. Anything above Go's limit, 2^63 - 1 ns or 292 years,
+/// becomes the longest duration.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 8] = [
         ("ns", 1),
@@ -33,15 +34,15 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     }
 }
 
-/// `number`, such as `1`, `1.5`, `1.` or `.5`, times `unit`, rounded down; as much as fits.
+/// Returns `number`, such as `1`, `1.5`, `1.` or `.5`, times `unit`, rounded down and saturated.
 fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
         return None;
     }
-    // Too large a number for 64 bits is too many of any unit.
+    // A number that needs more than 64 bits is too large for any unit.
     let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().unwrap_or(u64::MAX) };
-    // Twenty digits are far below a nanosecond of any unit, and 10^20 units fit in 128 bits.
+    // Twenty digits are far finer than a nanosecond of any unit, and 10^20 units fit into 128 bits.
     let digits = &fraction[..fraction.len().min(20)];
     let part = digits.bytes().fold(0_u128, |part, digit| part * 10 + u128::from(digit - b'0'));
     let part = part * u128::from(unit) / 10_u128.pow(digits.len() as u32);
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses() {
+    fn durations_are_parsed() {
         let second = 1_000_000_000;
         let cases = [
             ("500ms", 500_000_000),

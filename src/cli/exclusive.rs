@@ -3,7 +3,8 @@
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// Options that make others meaningless. A combination is refused, because the other option would be ignored.
+/// Options that make others ineffective. Such a combination is refused, because the other option would be
+/// ignored.
 const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
@@ -11,7 +12,8 @@ const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("container-logs", &["containerd-sock", "containerd-namespace"]),
 ];
 
-/// Fails when one of the options given would make another meaningless. An `image` is for `--print` only.
+/// Fails if one of the given options would make another one ineffective, or if an `image` is given without
+/// `--print`.
 pub(super) fn refuse(given: &[bool], image: &str) -> Result<(), UsageError> {
     let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
     let refused = |name: &str, other: &str| {

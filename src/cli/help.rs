@@ -1,4 +1,4 @@
-//! What `--help` and `--version` print.
+//! The texts of `--help` and `--version`.
 
 use std::fmt::Write;
 
@@ -6,15 +6,15 @@ use super::build_info;
 use super::table::OPTIONS;
 
 const SOURCES: &str = "
-Without --containerd-sock, --cri-sock, --container-logs and --fixture: the first of these sockets that exists,
+Without --containerd-sock, --cri-sock, --container-logs and --fixture, the first existing socket is used:
 /run/containerd/containerd.sock by containerd's API, /run/crio/crio.sock or /run/cri-dockerd.sock by CRI.
 ";
 
-/// What `--help` prints.
+/// Returns the text of `--help`.
 pub fn help() -> String {
     let mut text = format!(
-        "{}.\n\nusage: {} [OPTION]...; -addr VALUE and -addr=VALUE are taken like --addr VALUE\n\n",
-        "Exports where the memory of containerized processes is, from /proc/<pid>/smaps, to Prometheus",
+        "{}.\n\nusage: {} [OPTION]...; -addr VALUE and -addr=VALUE mean --addr VALUE\n\n",
+        "Exports to Prometheus where the memory of containers is, from /proc/<pid>/smaps",
         env!("CARGO_PKG_NAME"),
     );
     for spec in OPTIONS {
@@ -22,13 +22,13 @@ pub fn help() -> String {
         let default = if spec.default.is_empty() { String::new() } else { format!(" [{}]", spec.default) };
         writeln!(text, "  {name:<28}{}{default}", spec.help).expect("writing to a string cannot fail");
     }
-    text.push_str("  -h, --help                  print this; defaults stand in brackets\n");
-    text.push_str("  -V, --version               print version, revision and target\n");
+    text.push_str("  -h, --help                  show this help (defaults in brackets)\n");
+    text.push_str("  -V, --version               show version, revision and target\n");
     text.push_str(SOURCES);
     text
 }
 
-/// What `--version` prints.
+/// Returns the text of `--version`.
 pub(crate) fn version() -> String {
     let (name, target) = (env!("CARGO_PKG_NAME"), build_info::target());
     format!("{name} {} (revision {}, {target})\n", build_info::VERSION, build_info::REVISION)

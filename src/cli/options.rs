@@ -1,4 +1,4 @@
-//! The options' values, as the rest of the program gets them.
+//! The values of the options, as the rest of the program uses them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,59 +10,60 @@ use crate::node::containers::filter::Filter;
 use crate::smaps::fields::FieldMask;
 use crate::totals::grouping::GroupBy;
 
-/// Every option's value, given or default.
+/// The value of each option, given or default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Where to listen: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`; the syntax is checked, the host is not looked up.
+    /// The address to listen on: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`. Its syntax is checked; the host is
+    /// not resolved.
     pub addr: String,
     /// Where the node's proc is mounted.
     pub proc_path: PathBuf,
-    /// Where the node's cgroup file system is mounted, if that is given.
+    /// Where the node's cgroup file system is mounted, if given.
     pub cgroup_path: Option<PathBuf>,
     /// The cgroup fields that are read and exported, by group.
     pub cgroup_metrics: GroupMask,
-    /// Time between scrape starts, at least 10 ms.
+    /// The shortest time between the starts of two scrapes, at least 10 ms.
     pub scrape_interval: Duration,
-    /// What is logged.
+    /// The least severe level that is logged.
     pub log_level: LevelFilter,
-    /// The node's name, shown to people and by an info metric.
+    /// The node's name, for the log, the page and the info metric.
     pub node: Option<String>,
-    /// containerd's socket. At most one of this, `cri_sock` and `container_logs` is given; without any the first socket that
-    /// exists of the runtimes known is taken.
+    /// containerd's socket. At most one of this, `cri_sock` and `container_logs` is given. Without any, the
+    /// first existing socket of the known runtimes is used.
     pub containerd_sock: Option<PathBuf>,
-    /// The socket of a runtime that speaks CRI.
+    /// The socket of a runtime that supports CRI.
     pub cri_sock: Option<PathBuf>,
     /// The directory of the kubelet's links, which name containers.
     pub container_logs: Option<PathBuf>,
-    /// The containerd namespaces to list, at least one, each once.
+    /// The containerd namespaces to list: at least one, and none twice.
     pub containerd_namespaces: Vec<String>,
-    /// A process is selected when any of them matches; at least one, each once.
+    /// The filters: a process is selected if any of them matches. There is at least one, and none twice.
     pub filters: Vec<Filter>,
-    /// A recorded node to read in place of containerd and the live proc.
+    /// A recorded node to read instead of containerd and the live proc.
     pub fixture: Option<PathBuf>,
-    /// Write a recording here and exit; never together with `once`.
+    /// The directory to write a recording to before exiting; never together with `once`.
     pub record: Option<PathBuf>,
-    /// Print one exposition and exit.
+    /// Whether to print one exposition and exit.
     pub once: bool,
     /// The fields to export, at least one.
     pub fields: FieldMask,
     /// What one series stands for.
     pub group_by: GroupBy,
-    /// A series a process, with a `pid` label.
+    /// Whether each process has its own series, with the label `pid`.
     pub pid: bool,
-    /// Leave out samples whose value is 0.
+    /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// Split anonymous memory by the layout of its mappings.
+    /// Whether anonymous memory is split by the layout of its mappings.
     pub anon_parts: bool,
-    /// At most this many `process_smaps_*` samples; 0 is no limit.
+    /// The maximum number of `process_smaps_*` samples; 0 means no limit.
     pub max_samples: usize,
     /// The length in bytes after which a path is cut.
     pub max_label_bytes: usize,
-    /// The fraction of one core that reading smaps may take, at most 1024; 0 is no limit.
+    /// The fraction of one core that scrapes may use, at most 1024; 0 means no limit.
     pub cpu_budget: f64,
-    /// The host names, besides its own, that requests from this machine may use; lowercase.
+    /// The host names that requests from this machine may use besides its own name; lowercase.
     pub allowed_hosts: Vec<String>,
-    /// Give up what is not needed once everything is open: capabilities, system calls.
+    /// Whether to drop capabilities and system calls that are not needed once everything is open.
     pub sandbox: bool,
     /// The text of the file to print, which names the local image.
     pub print: Option<String>,
@@ -71,7 +72,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// What [`OPTIONS`](super::table::OPTIONS) fills in.
+    /// Returns the options before [`OPTIONS`](super::table::OPTIONS) sets their values.
     pub(super) fn unset() -> Options {
         Options {
             addr: String::new(),

@@ -1,4 +1,5 @@
-//! The parameters of `/metrics`: they have the names and values of options, and replace these for one answer.
+//! The parameters of `/metrics`: they have the names and values of options, and replace these for one
+//! response.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,11 +13,11 @@ use super::usage_error::UsageError;
 /// The options that a request may replace.
 const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero"];
 
-/// The maximum length of a request's filters together, in bytes. Filters with thousands of `*` would take seconds
-/// for each thousand containers.
+/// The maximum length of a request's filters together, in bytes. Filters with thousands of `*` would take
+/// seconds per thousand containers.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Parses the part of a request's target after `?`. Returns the options of that answer; their filters are
+/// Parses the part of a request's target after `?`. Returns the options of that response. Their filters are
 /// those of the request, and select among what the options select.
 ///
 /// Fails with one line that quotes what is wrong and says what is expected.
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_options() {
+    fn parameters_replace_options() {
         let given = options(&["--filter", "shop/*/*/*", "--pid", "--omit-zero", "--group-by", "kind"]);
         for (query, expected) in [
             ("", &["--pid", "--omit-zero", "--group-by=kind"][..]),
@@ -142,10 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_quoted_with_what_is_expected() {
+    fn errors_quote_the_value_and_say_what_is_expected() {
+        let known = "group-by, filter, pid, fields, omit-zero";
+        let unknown = |quoted| format!("unknown parameter {quoted}: expected one of {known}");
         let expected_filter = crate::node::containers::filter::EXPECTED;
         for (query, expected) in [
-            ("group-by=pod", r#"invalid value "pod" for group-by: expected "path", "kind" or "process""#.to_owned()),
+            (
+                "group-by=pod",
+                r#"invalid value "pod" for group-by: expected "path", "kind" or "process""#.to_owned(),
+            ),
             ("group-by", r#"invalid value "" for group-by: expected "path", "kind" or "process""#.into()),
             ("filter=a/b", format!(r#"invalid value "a/b" for filter: expected {expected_filter}"#)),
             ("filter=%ff", format!(r#"invalid value "\xFF" for filter: expected {expected_filter}"#)),
@@ -153,12 +159,12 @@ mod tests {
             ("pid&pid", r#"unexpected second pid "": expected one"#.into()),
             ("fields=rss&fields=pss", r#"unexpected second fields "pss": expected one"#.into()),
             ("group_by=path", r#"unknown parameter "group_by": did you mean group-by?"#.into()),
-            ("x=1", r#"unknown parameter "x": expected one of group-by, filter, pid, fields, omit-zero"#.into()),
-            ("addr=:1", r#"unknown parameter "addr": expected one of group-by, filter, pid, fields, omit-zero"#.into()),
-            ("max-samples=0", r#"unknown parameter "max-samples": expected one of group-by, filter, pid, fields, omit-zero"#.into()),
+            ("x=1", unknown(r#""x""#)),
+            ("addr=:1", unknown(r#""addr""#)),
+            ("max-samples=0", unknown(r#""max-samples""#)),
             ("pid=%zz", r#"invalid escape in "%zz": expected % and two hexadecimal digits"#.into()),
             ("pid=%4", r#"invalid escape in "%4": expected % and two hexadecimal digits"#.into()),
-            ("a%0ab", r#"unknown parameter "a\nb": expected one of group-by, filter, pid, fields, omit-zero"#.into()),
+            ("a%0ab", unknown(r#""a\nb""#)),
         ] {
             let error = parse(query.as_bytes(), &options(&[])).expect_err(query).to_string();
             assert_eq!((&*error, error.lines().count()), (&*expected, 1), "{query}");

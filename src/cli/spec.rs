@@ -7,12 +7,12 @@ use super::usage_error::UsageError;
 use crate::cgroupfs::fields::GROUPS;
 use crate::smaps::fields::FIELDS;
 
-/// One option that takes a value, or a flag, whose `value` is empty.
+/// One option: it takes a value, or is a flag, which has an empty `value`.
 pub(super) struct Spec {
     pub name: &'static str,
-    /// What `--help` calls the value.
+    /// The name of the value in `--help`.
     pub value: &'static str,
-    /// Parsed like an argument when the option is not given; empty is no default.
+    /// The default, which is parsed like an argument; empty if there is none.
     pub default: &'static str,
     pub help: &'static str,
     pub expected: &'static str,
@@ -46,7 +46,7 @@ pub(super) fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
 }
 
 impl Spec {
-    /// Fails when the value is not what is expected. Errors call the option by `name`.
+    /// Sets the value. Fails if the value is not an expected one. Errors call the option by `name`.
     pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
         (self.set)(options, value).ok_or_else(|| {
             let expected = self.expected();
@@ -57,7 +57,7 @@ impl Spec {
         })
     }
 
-    /// What values it takes.
+    /// Describes the values that the option takes.
     pub(super) fn expected(&self) -> String {
         let names = match self.name {
             "fields" => FIELDS.each_ref().map(|field| field.name).join(","),

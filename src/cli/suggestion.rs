@@ -1,6 +1,7 @@
-//! What somebody meant who gave an option that there is not.
+//! Suggests the closest known option for a misspelled one.
 
-/// The one of `names` that is nearest to `given`, if one is near enough to be meant: up to a third of its letters wrong, or part of a name.
+/// Returns the one of `names` that is closest to `given`, if at most a third of its letters differ, or else
+/// one that contains `given`.
 pub(super) fn nearest(
     given: &str,
     names: impl Iterator<Item = &'static str> + Clone,
@@ -12,10 +13,11 @@ pub(super) fn nearest(
     near.map(|(_, name)| name).or_else(|| names.clone().find(part_of))
 }
 
-/// How many letters must be put in, left out, replaced or swapped with their neighbour to make `b` of `a`.
+/// Returns how many letters must be inserted, removed, replaced or swapped with a neighbour to turn `a` into
+/// `b`.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    // Row i holds the distances from the first i letters of a to each beginning of b.
+    // Row i has the distances from the first i letters of a to each prefix of b.
     let (mut before, mut row) = (vec![], (0..=b.len()).collect::<Vec<_>>());
     for i in 1..=a.len() {
         let mut next = vec![i];
@@ -38,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances() {
+    fn distance_counts_edits() {
         for (a, b, expected) in [
             ("", "", 0),
             ("", "abc", 3),
@@ -56,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near() {
+    fn similar_names_are_suggested() {
         let names = [
             "addr",
             "cri-sock",

@@ -1,4 +1,4 @@
-//! The table of options, which gives the parser, the defaults and `--help`.
+//! The table of options, from which the parser, the defaults and `--help` are made.
 
 use super::build_info;
 use super::print;
@@ -37,8 +37,8 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "cgroup-metrics",
         value: "LIST",
         default: "memory",
-        help: "what of containers' cgroups to export: memory,cpu,pids; or none",
-        // The names follow.
+        help: "export cgroup metrics of containers: memory,cpu,pids; or none",
+        // The names are appended.
         expected: "\"none\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
         ..UNSET
@@ -47,7 +47,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "scrape-interval",
         value: "TIME",
         default: "1s",
-        help: "an exposition this young is served again: 500ms, 1.5s, 1m30s",
+        help: "reuse a scrape for this long; also the shortest time between scrapes",
         expected: "a duration from \"10ms\" to \"24h\", such as \"500ms\", \"1s\" or \"1m30s\"",
         is_too_large: |value| {
             values::duration(value).is_some_and(|duration| duration > values::LONGEST_INTERVAL)
@@ -112,7 +112,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "filter",
         value: "PATTERN",
         default: "default/*/*/*",
-        help: "NAMESPACE/POD/CONTAINER/COMMAND, * is any; repeatable",
+        help: "NAMESPACE/POD/CONTAINER/COMMAND, * matches anything; repeatable",
         expected: filter::EXPECTED,
         is_repeatable: true,
         set: |options, value| add_once(Filter::parse(value.to_str()?).ok()?, &mut options.filters),
@@ -129,14 +129,14 @@ pub(super) const OPTIONS: &[Spec] = &[
     Spec {
         name: "record",
         value: "DIR",
-        help: "record what the filter matches into the new directory DIR, exit",
+        help: "record the selected processes into the new directory DIR and exit",
         expected: "a directory that does not exist",
         set: |options, value| put(values::path(value).map(Some), &mut options.record),
         ..UNSET
     },
     Spec {
         name: "once",
-        help: "scrape once, print the exposition, exit",
+        help: "scrape once, print the exposition and exit",
         set: |options, _| put(Some(true), &mut options.once),
         ..UNSET
     },
@@ -145,7 +145,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         value: "LIST",
         default: "all",
         help: "the fields to export: rss,pss,private_dirty,...",
-        // The names follow, from the field table.
+        // The names from the table of fields are appended.
         expected: "\"all\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::field_mask(value), &mut options.fields),
         ..UNSET
@@ -161,13 +161,13 @@ pub(super) const OPTIONS: &[Spec] = &[
     },
     Spec {
         name: "pid",
-        help: "one series a process: label pid",
+        help: "one series per process, with the label pid",
         set: |options, _| put(Some(true), &mut options.pid),
         ..UNSET
     },
     Spec {
         name: "omit-zero",
-        help: "leave out samples whose value is 0",
+        help: "omit samples with value 0",
         set: |options, _| put(Some(true), &mut options.omit_zero),
         ..UNSET
     },
@@ -175,7 +175,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "max-samples",
         value: "N",
         default: "100000",
-        help: "over N samples the smallest paths fold into one; 0: no limit",
+        help: "fold the smallest paths to stay within N samples; 0: no limit",
         expected: "a whole number of samples, 0 for no limit",
         set: |options, value| put(values::max_samples(value), &mut options.max_samples),
         ..UNSET
@@ -193,7 +193,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "cpu-budget",
         value: "F",
         default: "0.25",
-        help: "spend at most this fraction of a core on scrapes; 0: no limit",
+        help: "use at most this fraction of a core for scrapes; 0: no limit",
         expected: "a fraction of one core from 0 to 1024, 0 for no limit",
         set: |options, value| put(values::cpu_budget(value), &mut options.cpu_budget),
         ..UNSET
@@ -220,7 +220,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         name: "sandbox",
         value: "on|off",
         default: "on",
-        help: "give up the rights and system calls that are not needed",
+        help: "drop the rights and system calls that are not needed",
         expected: "\"on\" or \"off\"",
         set: |options, value| put(values::switch(value), &mut options.sandbox),
         ..UNSET
@@ -257,10 +257,10 @@ mod tests {
     }
 
     #[test]
-    fn refuses_values() {
-        let names = "size,rss,pss,pss_dirty,shared_clean,shared_dirty,private_clean,private_dirty,referenced,anonymous,ksm,\
-                     lazyfree,anon_hugepages,shmem_pmdmapped,file_pmdmapped,shared_hugetlb,private_hugetlb,swap,swap_pss,\
-                     locked,kernel_page_size,mmu_page_size";
+    fn invalid_values_are_refused() {
+        let names = "size,rss,pss,pss_dirty,shared_clean,shared_dirty,private_clean,private_dirty,referenced,\
+            anonymous,ksm,lazyfree,anon_hugepages,shmem_pmdmapped,file_pmdmapped,shared_hugetlb,\
+            private_hugetlb,swap,swap_pss,locked,kernel_page_size,mmu_page_size";
         let fields = format!(r#""all" or a comma-separated list, each name once, of {names}"#);
         let fraction = "a fraction of one core from 0 to 1024, 0 for no limit";
         let expected = [
@@ -335,7 +335,8 @@ mod tests {
         let text = [b"--filter=*/*/*/".to_vec(), vec![0xff]].concat();
         assert_eq!(
             parse([OsString::from_vec(text)]).expect_err("not UTF-8").to_string(),
-            r#"invalid value "*/*/*/\xFF" for --filter: expected "<namespace>/<pod>/<container>/<command>", where "*" stands for any run of characters"#
+            "invalid value \"*/*/*/\\xFF\" for --filter: expected \
+             \"<namespace>/<pod>/<container>/<command>\", where \"*\" stands for any run of characters"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The error of a command line that makes no sense.
+//! The error of an invalid command line.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The values of options: from the text that was given to what the program works with; `None` refuses.
+//! Parses the values of options; `None` stands for an invalid value.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ pub(super) fn socket(value: &OsStr) -> Option<PathBuf> {
     (!path.is_empty() && !is_address).then(|| path.into())
 }
 
-/// Below this a scrape would begin before the last one has ended on any node.
+/// The shortest interval. Below it, each scrape would begin before the last one has ended, on any node.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,7 +50,7 @@ pub(super) fn scrape_interval(value: &OsStr) -> Option<Duration> {
 }
 
 pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
-    // Any case, as the Go original takes it.
+    // Upper case is accepted, as by the Go original.
     Some(match value.to_str()?.to_ascii_lowercase().as_str() {
         "debug" => LevelFilter::Debug,
         "info" => LevelFilter::Info,
@@ -61,7 +61,7 @@ pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
     })
 }
 
-/// The letters that containerd allows; the name becomes a gRPC header.
+/// Accepts the letters that containerd allows, because the name becomes a gRPC header.
 pub(super) fn containerd_namespace(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -81,7 +81,8 @@ pub(super) fn switch(value: &OsStr) -> Option<bool> {
     })
 }
 
-/// The limit is Kubernetes' for a node's name; a name may have any letters, for not every node is Kubernetes'.
+/// Accepts names of any letters, because not every node belongs to Kubernetes, up to Kubernetes' limit of
+/// length.
 pub(super) fn node(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
@@ -136,7 +137,7 @@ pub(super) fn max_label_bytes(value: &OsStr) -> Option<usize> {
 
 pub(super) fn cpu_budget(value: &OsStr) -> Option<f64> {
     let fraction: f64 = value.to_str()?.parse().ok()?;
-    // NaN is in no range; abs() makes -0 plain.
+    // NaN is in no range; abs() turns -0 into 0.
     (0.0..=1024.0).contains(&fraction).then_some(fraction.abs())
 }
 
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn addresses_are_checked() {
         let taken = [
             ":8080",
             ":0",
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets() {
+    fn socket_paths_are_checked() {
         let cases = [
             ("/run/crio/crio.sock", Some("/run/crio/crio.sock")),
             ("unix:///run/crio/crio.sock", Some("/run/crio/crio.sock")),
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes() {
+    fn node_names_are_checked() {
         let longest = "x".repeat(253);
         for name in ["a", "ip-10-0-0-1.ec2.internal", "caf\u{e9} 1", &longest] {
             assert_eq!(node(name.as_ref()).as_deref(), Some(name));

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn regular_requests_start_no_scrape_ahead() {
+    fn regular_requests_start_no_early_scrape() {
         let (demand, start) = demand();
         for i in 1..=20 {
             let now = start + ms(15_000 * i);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_for_the_budget_is_not_overdue() {
+    fn pause_for_the_budget_is_not_overdue() {
         let (demand, start) = demand();
         demand.begin(start + ms(1000));
         demand.end(true, Some(start + ms(60_000)), start + ms(1001));

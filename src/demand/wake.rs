@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_wakes_ends_one_wait() {
+    fn many_wakes_end_one_wait() {
         let wake = Wake::new().unwrap();
         for n_wakes in [1, 2, 64, 65, 100_000] {
             assert!(!is_readable(&wake));

@@ -1,6 +1,6 @@
-//! The exporter's own metrics: what it did, and the conventional `process_*` of itself.
+//! The exporter's own metrics: what it did, and the conventional `process_*` metrics of the exporter itself.
 //!
-//! One table, filled in from a report of plain values: whoever knows them makes the report.
+//! One table renders them from a report of plain values, which the caller fills in.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,82 +8,84 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::text::{Kind, labelled, single};
 use crate::totals::labels;
 
-/// What the last scrape found, and what all of them did; what is not known is none.
+/// What the last scrape found, and the totals of all scrapes. A value is `None` if it is not known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
-    /// How long the last scrape took, up to the rendering.
+    /// How long the last scrape took, without rendering.
     pub scrape_duration: Duration,
-    /// When it ended.
+    /// When the last scrape ended.
     pub scraped_at: SystemTime,
-    /// Whether containerd answers; `None` when a recording is read.
+    /// Whether the last container listing succeeded and the runtime is still up; `None` for a recording.
     pub containerd_up: Option<bool>,
-    /// Listings that failed.
+    /// The number of failed listings.
     pub containerd_errors: u64,
-    /// Links of the kubelet that no container was found by; `None` where containers are not listed by links.
+    /// The number of the kubelet's links to which no container was matched; `None` where containers are not
+    /// listed by links.
     pub n_unmatched_links: Option<u64>,
-    /// Containers that run.
+    /// The number of running containers.
     pub n_containers: u64,
-    /// Processes whose values are exported.
+    /// The number of processes with exported values.
     pub n_processes: u64,
-    /// Mappings that stand behind them.
+    /// The number of mappings behind these values.
     pub n_mappings: u64,
-    /// Samples of `process_smaps_*` in the exposition.
+    /// The number of `process_smaps_*` samples in the exposition.
     pub n_samples: u64,
-    /// Scrapes made.
+    /// The number of scrapes.
     pub n_scrapes: u64,
-    /// Reads that succeeded.
+    /// The successful reads.
     pub reads: Reads,
-    /// CPU time that went into reading processes.
+    /// The CPU time that was used for reading processes.
     pub read_time: Duration,
-    /// Reads that came to nothing.
+    /// The failed reads.
     pub read_errors: ReadErrors,
-    /// Processes whose read does not return.
+    /// The number of processes with a read that does not return.
     pub n_stuck: u64,
-    /// The longest read of those that gave the values exported.
+    /// The duration of the slowest read among those behind the exported values.
     pub longest_read: Duration,
-    /// Log lines that were dropped because standard error was not read.
+    /// The number of log lines that were dropped because standard error was not read.
     pub n_log_lines_dropped: u64,
-    /// The exporter's own CPU time.
+    /// The exporter's CPU time.
     pub cpu_time: Duration,
-    /// Its virtual size in bytes.
+    /// The exporter's virtual size in bytes.
     pub virtual_bytes: Option<u64>,
-    /// Its resident size in bytes.
+    /// The exporter's resident size in bytes.
     pub resident_bytes: Option<u64>,
-    /// Its open file descriptors.
+    /// The exporter's number of open file descriptors.
     pub n_open_files: Option<u64>,
-    /// As many it may have.
+    /// The maximum number of open file descriptors.
     pub max_open_files: Option<u64>,
 }
 
-/// Reads of processes that succeeded, by what was read.
+/// The numbers of successful reads of processes, by what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// Every mapping was read.
+    /// Reads of every mapping.
     pub smaps: u64,
-    /// The kernel's sums were read.
+    /// Reads of the kernel's sums.
     pub rollup: u64,
-    /// Nothing had changed, so nothing was read.
+    /// Reads that were not needed, because nothing had changed.
     pub unchanged: u64,
-    /// Nothing was read, because the container might have reached its limit meanwhile. The last values stay.
+    /// Reads that were deferred, because the container might have reached its limit during the read. The last
+    /// values are kept.
     pub deferred: u64,
 }
 
-/// Reads of processes that failed, by reason.
+/// The numbers of failed reads of processes, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadErrors {
     /// smaps may not be opened.
     pub denied: u64,
-    /// The process executed another program meanwhile.
+    /// The process executed another program during the read.
     pub exec: u64,
-    /// The process ended meanwhile.
+    /// The process ended during the read.
     pub gone: u64,
-    /// Its mappings changed while they were read, twice in a row; the last values stay.
+    /// The mappings changed during the read, twice in a row. The last values are kept.
     pub torn: u64,
-    /// Its mappings took too long to print; their sum was read instead.
+    /// The mappings took too long to print. Their sum was read instead.
     pub slow: u64,
-    /// The read did not return.
+    /// The read does not return.
     pub stuck: u64,
-    /// Anything else.
+    /// Any other error.
     pub io: u64,
 }
 
@@ -124,13 +126,14 @@ pub struct SelfMetrics {
     started_at: SystemTime,
 }
 
-/// The family whose only sample is the age of the oldest values when they are served, up to that value.
+/// The head of the family with the age of the oldest values, up to the value, which is rendered when the
+/// exposition is served.
 pub const OLDEST_DATA: &str = "\
 # HELP smaps_exporter_oldest_data_seconds Age of the oldest values in this exposition, when it is served.
 # TYPE smaps_exporter_oldest_data_seconds gauge
 smaps_exporter_oldest_data_seconds ";
 
-/// Label text that was left open.
+/// Displays label text that was left open, with its closing brace.
 struct Closed<'a>(&'a str);
 
 impl fmt::Display for Closed<'_> {
@@ -140,7 +143,7 @@ impl fmt::Display for Closed<'_> {
 }
 
 impl SelfMetrics {
-    /// For an exporter with this version, revision and target, with these filters, on this node, that started then.
+    /// Creates the metrics of an exporter with this version, revision, target, filters, node and start time.
     pub fn new(
         [version, revision, target]: [&str; 3],
         filters: impl Iterator<Item = String>,
@@ -163,9 +166,9 @@ impl SelfMetrics {
 
     /// Appends the families to `text`.
     ///
-    /// `namespaces` are the label texts of those that have containers, and how many each has; `folded` those of the containers of which
-    /// paths are folded, left open, and how many; `oom_kills` the same of those whose account is read, and of how many processes the kernel
-    /// has killed.
+    /// `namespaces` has the label text and the number of containers of each namespace; `folded` the label
+    /// text, left open, and the number of folded paths of containers; `oom_kills` the same with the number of
+    /// OOM kills.
     pub fn render<'a>(
         &self,
         text: &mut Vec<u8>,
@@ -178,24 +181,33 @@ impl SelfMetrics {
         let since_epoch =
             |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let build_info = [(&self.build_info, 1)];
-        labelled(text, "smaps_exporter_build_info", Gauge, "What is running.", build_info);
+        labelled(
+            text,
+            "smaps_exporter_build_info",
+            Gauge,
+            "Version, revision and target of the \
+                                                            exporter.",
+            build_info,
+        );
         let filters = self.filters.iter().map(|labels| (labels, 1));
-        let help = "The filters by which processes are selected.";
+        let help = "Filters that select processes.";
         labelled(text, "smaps_exporter_filter_info", Gauge, help, filters);
         if let Some(node) = &self.node {
-            let help = "The node's name, as --node gives it.";
+            let help = "Name of the node, from --node.";
             labelled(text, "smaps_exporter_node_info", Gauge, help, [(node, 1)]);
         }
-        let help = "Containers in each namespace, whether a filter selects them or not; of the first hundred namespaces.";
+        let help = "Containers in each namespace, selected by a filter or not, for the first 100 namespaces.";
         let namespaces = namespaces.iter().map(|(labels, n_containers)| (labels, n_containers));
         labelled(text, "smaps_exporter_namespace_containers", Gauge, help, namespaces);
-        let help = "Paths folded into path=\"[other]\" to keep within --max-samples, of the hundred containers of which most are.";
+        let help = "Paths folded into path=\"[other]\" to stay within --max-samples, for the 100 containers \
+                    with the most.";
         let mut folded = folded.map(|(labels, n_folded)| (Closed(labels), n_folded)).peekable();
         if folded.peek().is_some() {
             labelled(text, "smaps_exporter_folded_paths", Gauge, help, folded);
         }
-        let help = "OOM kills that the kernel has counted since the exporter found the container. The container is empty if \
-                    only the pod is known. The first process of a group kill counts twice.";
+        let help = "OOM kills that the kernel has counted since the exporter found the container. The \
+                    container is empty if only the pod is known. The first process of a group kill counts \
+                    twice.";
         let mut oom_kills = oom_kills.map(|(labels, n_kills)| (Closed(labels), n_kills)).peekable();
         if oom_kills.peek().is_some() {
             labelled(text, "smaps_exporter_oom_kills_total", Counter, help, oom_kills);
@@ -205,8 +217,9 @@ impl SelfMetrics {
             text,
             "smaps_exporter_reads_total",
             Counter,
-            "Reads of a process: smaps gave its mappings, rollup their sum, unchanged showed that there is nothing \
-             new, deferred ones were left out because the container might have reached its limit meanwhile.",
+            "Process reads by kind: smaps (all mappings), rollup (kernel totals), unchanged (skipped, \
+             values still valid), deferred (skipped, because the container might have reached its limit \
+             during the read).",
             [
                 ("{kind=\"smaps\"}", smaps),
                 ("{kind=\"rollup\"}", rollup),
@@ -219,7 +232,8 @@ impl SelfMetrics {
             text,
             "smaps_exporter_read_errors_total",
             Counter,
-            "Failed reads of a process. After reason torn (its mappings changed during the read) the last values stay.",
+            "Failed process reads by reason. After torn (mappings changed during the read) the last values \
+             are kept.",
             [
                 ("{reason=\"denied\"}", denied),
                 ("{reason=\"exec\"}", exec),
@@ -237,47 +251,61 @@ impl SelfMetrics {
             (
                 "smaps_exporter_scrape_duration_seconds",
                 Gauge,
-                "How long the last scrape took, rendering left out.",
+                "Duration of the last scrape, without rendering.",
                 seconds(report.scrape_duration),
             ),
             (
                 "smaps_exporter_scrapes_total",
                 Counter,
-                "Passes over the node, each for one or more requests.",
+                "Scrapes of the node, each for one or more requests.",
                 count(report.n_scrapes),
             ),
             (
                 "smaps_exporter_last_scrape_timestamp_seconds",
                 Gauge,
-                "When the last scrape ended.",
+                "End of the last scrape.",
                 Some(since_epoch(report.scraped_at)),
             ),
             (
                 "smaps_exporter_containerd_up",
                 Gauge,
-                "Whether containerd, or whatever lists the containers in its place, answered when it was asked last, and lives.",
+                "Whether the last container listing succeeded and the runtime is still up.",
                 report.containerd_up.map(|up| f64::from(u8::from(up))),
             ),
             (
                 "smaps_exporter_containerd_errors_total",
                 Counter,
-                "Listings of containers that failed.",
+                "Failed container listings.",
                 count(report.containerd_errors),
             ),
             (
                 "smaps_exporter_containers",
                 Gauge,
-                "Containers that run, whether a filter selects them or not; by the kubelet's links, those that have a process.",
+                "Running containers, selected by a filter or not; with --container-logs, those with a \
+                 process.",
                 count(report.n_containers),
             ),
             (
                 "smaps_exporter_unmatched_links",
                 Gauge,
-                "Kubelet links that name no container, or whose cut id matches more than one; with --container-logs.",
+                "Kubelet links that match no container or, with a cut id, more than one; with \
+                 --container-logs.",
                 report.n_unmatched_links.and_then(count),
             ),
-            ("smaps_exporter_processes", Gauge, "Processes that were summed.", count(report.n_processes)),
-            ("smaps_exporter_mappings", Gauge, "Mappings that were summed.", count(report.n_mappings)),
+            (
+                "smaps_exporter_processes",
+                Gauge,
+                "Processes with values in this \
+                                                 exposition.",
+                count(report.n_processes),
+            ),
+            (
+                "smaps_exporter_mappings",
+                Gauge,
+                "Mappings behind the values in this \
+                                                exposition.",
+                count(report.n_mappings),
+            ),
             (
                 "smaps_exporter_samples",
                 Gauge,
@@ -287,13 +315,14 @@ impl SelfMetrics {
             (
                 "smaps_exporter_stuck_processes",
                 Gauge,
-                "Processes whose memory cannot be read because their memory-map lock is held: they are left out.",
+                "Processes that cannot be read because their memory-map lock (mmap_lock) is held; they have \
+                 no values.",
                 count(report.n_stuck),
             ),
             (
                 "smaps_exporter_longest_read_seconds",
                 Gauge,
-                "How long the longest read took of those that gave the values in this exposition.",
+                "Duration of the slowest read among those behind the current values.",
                 seconds(report.longest_read),
             ),
             (

@@ -22,13 +22,13 @@ pub fn render(text: &mut Vec<u8>, view: &View, summed: Summed<'_>) -> u64 {
         }
         n_samples += family.n_samples;
     }
-    let help = "Mappings that stand behind the series.";
+    let help = "Mappings behind the series.";
     let mut mappings = Family::new(text, "process_smaps_", "mappings", "", Kind::Gauge, help);
     for series in view.series(summed) {
         mappings.sample(&series.labels, series.n_mappings());
     }
     n_samples += mappings.n_samples;
-    let help = "Processes of the command that were summed.";
+    let help = "Processes of the command.";
     let mut processes = Family::new(text, "process_smaps_", "processes", "", Kind::Gauge, help);
     for ([name, rest], n_processes) in view.processes(summed) {
         processes.sample(&[name, rest, "}"], n_processes);
@@ -36,12 +36,12 @@ pub fn render(text: &mut Vec<u8>, view: &View, summed: Summed<'_>) -> u64 {
     n_samples + processes.n_samples
 }
 
-/// What a family's values are (Prometheus, "Metric types").
+/// The kind of a family's values (Prometheus, "Metric types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It goes up and down.
+    /// The value goes up and down.
     Gauge,
-    /// It only goes up, starting with the exporter.
+    /// The value only goes up, from the start of the exporter.
     Counter,
 }
 
@@ -58,11 +58,12 @@ impl Kind {
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
-    /// Prefix, name and suffix.
+    /// The prefix, the name and the suffix.
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// Where `text` holds the whole name, once the head is written: one copy costs less than three pieces.
+    /// Where `text` holds the whole name, once the head is written: copying it once is cheaper than three
+    /// pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }
@@ -92,7 +93,7 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {}", kind.name());
     }
 
-    /// Writes a sample of a whole number; the label text is given in pieces, braces included.
+    /// Writes a sample of a whole number. The label text, with its braces, is given in pieces.
     pub(super) fn sample(&mut self, labels: &[&str], value: u64) {
         self.begin_sample(labels);
         push_value(self.text, value);
@@ -164,21 +165,21 @@ mod tests {
     use crate::smaps::fields::{ALL_FIELDS, N_FIELDS, Values};
     use crate::smaps::place::PlaceText;
     use crate::smaps::scanner::Mapping;
+    use crate::totals::process_sums::ProcessSums;
     use crate::totals::shape::Shape;
     use crate::totals::snapshot::{Process, Snapshot};
     use crate::totals::table::ContainerKey;
-    use crate::totals::tally::Tally;
 
     fn rendered(shape: Shape, mappings: &[(&[u8], Values)]) -> (String, u64) {
         let mut snapshot = Snapshot::new(usize::MAX, 0);
-        let mut tally = Tally::new(usize::MAX);
+        let mut process_sums = ProcessSums::new(usize::MAX);
         for (path, values) in mappings {
-            tally.add(&Mapping { path, values, place: PlaceText::default(), count: 1 });
+            process_sums.add(&Mapping { path, values, place: PlaceText::default(), count: 1 });
         }
         let mut id = None;
         snapshot.register(ContainerKey(7), "{pod=\"p\"");
         let process = Process { container: ContainerKey(7), comm: b"c", pid: 1 };
-        snapshot.record(process, &tally, &mut id);
+        snapshot.record(process, &process_sums, &mut id);
         snapshot.sum(id.iter().map(|id| (id, true)));
         let (mut text, mut view) = (Vec::new(), View::new(shape));
         view.update(snapshot.summed(), |_, _| true);
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_fields_are_absent_and_families_whole() {
+    fn absent_fields_have_no_samples_and_families_are_contiguous() {
         let values = |present, bytes| Values { present, bytes: [bytes; N_FIELDS] };
         let mappings: [(&[u8], Values); 2] = [(b"/b", values(0b10, 7)), (b"/a", values(0b11, 0))];
         let (text, n_samples) = rendered(Shape { fields: ALL_FIELDS, ..Shape::default() }, &mappings);
@@ -199,11 +200,11 @@ process_smaps_size_bytes{pod="p",comm="c",path="/a"} 0
 # TYPE process_smaps_rss_bytes gauge
 process_smaps_rss_bytes{pod="p",comm="c",path="/a"} 0
 process_smaps_rss_bytes{pod="p",comm="c",path="/b"} 7
-# HELP process_smaps_mappings Mappings that stand behind the series.
+# HELP process_smaps_mappings Mappings behind the series.
 # TYPE process_smaps_mappings gauge
 process_smaps_mappings{pod="p",comm="c",path="/a"} 1
 process_smaps_mappings{pod="p",comm="c",path="/b"} 1
-# HELP process_smaps_processes Processes of the command that were summed.
+# HELP process_smaps_processes Processes of the command.
 # TYPE process_smaps_processes gauge
 process_smaps_processes{pod="p",comm="c"} 1
 "#;
@@ -227,7 +228,7 @@ process_smaps_processes{pod="p",comm="c"} 1
     }
 
     #[test]
-    fn families_with_few_samples() {
+    fn empty_families_are_not_written() {
         let mut text = Vec::new();
         single(&mut text, "a_total", Kind::Counter, "Help.", Some(1.5));
         single(&mut text, "c", Kind::Gauge, "Absent.", None);

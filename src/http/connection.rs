@@ -1,4 +1,4 @@
-//! One connection, as a state machine. A turn takes what has arrived or writes a part of a response, and
+//! One connection, as a state machine. A turn receives what has arrived or writes a part of a response, and
 //! never waits.
 
 use std::io::{self, ErrorKind, Read};
@@ -14,7 +14,7 @@ use super::routes::{Client, Reply, reply};
 use super::site::Site;
 use super::throttle::Account;
 
-/// A longer head is refused.
+/// The maximum length of a head. A longer one is refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// How long a connection may be idle between requests.
@@ -29,20 +29,20 @@ pub const STALLED: Duration = Duration::from_secs(5);
 /// How long a closing connection is read from.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a connection is doing.
+/// The state of a connection.
 pub enum State {
-    /// It waits for a request, after one that was answered.
+    /// The connection waits for a request after one that was answered.
     Idle,
-    /// It waits for the rest of a head, or for a first byte.
+    /// The connection waits for the first byte or the rest of a head.
     ReadingHead,
-    /// Its request waits for a scrape, for compression, or for credit.
+    /// The request waits for a scrape, for compression, or for credit.
     Pending(Pending),
-    /// It sends a response, of which something was written at the time of `progress`.
+    /// A response is being sent; the last byte was written at the time of `progress`.
     Writing { response: Response, progress: Instant },
-    /// Its last response is written. What the client still sends is read: unread bytes would make the kernel
-    /// reset the connection, and the client might never see its response.
+    /// The last response is written. What the client still sends is read and discarded: unread bytes would
+    /// make the kernel reset the connection, and the client might never see its response.
     Closing,
-    /// It is over.
+    /// The connection is closed.
     Ended,
 }
 
@@ -51,44 +51,45 @@ pub struct Connection {
     stream: TcpStream,
     /// The client's address.
     pub peer: IpAddr,
-    /// What else is known of the client.
+    /// Where the client is, and whether the connection has a slot.
     pub client: Client,
-    /// The state.
+    /// The current state.
     pub state: State,
-    /// When it entered this state; a response's deadline does not move with its progress.
+    /// When the connection entered this state; the deadline of a response does not move with its progress.
     pub since: Instant,
-    /// What was received and not parsed yet.
+    /// The bytes that were received and not parsed yet.
     received: Vec<u8>,
     /// Whether a request may have been received since the last attempt to parse one.
-    has_news: bool,
+    may_hold_request: bool,
 }
 
 impl Connection {
-    /// Takes over a stream that has just been accepted.
+    /// Creates the connection of a stream that was just accepted.
     pub fn new(stream: TcpStream, peer: IpAddr, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        // A response is written at once: there is nothing to gather.
+        // A response is written as a whole, so there is nothing for Nagle's algorithm to gather.
         stream.set_nodelay(true)?;
-        // ::ffff:127.0.0.1 is 127.0.0.1.
+        // An IPv4 client of an IPv6 socket has an address such as ::ffff:127.0.0.1.
         let peer = peer.to_canonical();
         let is_local = peer.is_loopback() || stream.local_addr()?.ip().to_canonical() == peer;
         let client = Client { is_local, has_slot: true };
         let (state, received) = (State::ReadingHead, Vec::new());
-        Ok(Self { stream, peer, client, state, since: now, received, has_news: false })
+        Ok(Self { stream, peer, client, state, since: now, received, may_hold_request: false })
     }
 
-    /// Whether it takes one of the slots. While it waits for a scrape it does not: that costs nothing.
+    /// Whether the connection takes one of the slots. While it waits for a scrape it does not, because that
+    /// costs nothing.
     pub fn takes_slot(&self) -> bool {
         let is_scraping = matches!(&self.state, State::Pending(pending) if pending.is_scraping());
         !self.is_surplus() && !is_scraping
     }
 
-    /// Whether all that is left to do is to close it, perhaps after one answer.
+    /// Whether the connection only remains to be closed, perhaps after one answer.
     pub fn is_surplus(&self) -> bool {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// Returns what its next turn is charged to.
+    /// Returns the account that the next turn is charged to.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -96,33 +97,34 @@ impl Connection {
         }
     }
 
-    /// Whether its next turn needs credit for responses.
+    /// Whether the next turn needs credit for responses.
     pub fn needs_credit(&self) -> bool {
         let is_compressing = matches!(&self.state, State::Pending(pending) if pending.is_compressing());
         self.account() == Account::Responses && !is_compressing
     }
 
-    /// Returns the events on its socket that give it a turn.
+    /// Returns the socket events that give the connection a turn.
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
-            // Errors are reported in any case.
+            // The kernel reports errors in any case.
             State::Pending(_) => PollFlags::empty(),
             _ => PollFlags::IN,
         }
     }
 
-    /// Returns when it has a turn without an event, which may be in the past, or else its end.
+    /// Returns when the connection has a turn without an event, which may be in the past, or else when it
+    /// ends.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
             State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
-            State::ReadingHead if self.has_news => self.since,
-            _ => self.end(),
+            State::ReadingHead if self.may_hold_request => self.since,
+            _ => self.deadline(),
         }
     }
 
-    /// Returns when its time is up.
-    pub fn end(&self) -> Instant {
+    /// Returns the deadline of the current state.
+    pub fn deadline(&self) -> Instant {
         self.since
             + match self.state {
                 State::Idle => IDLE,
@@ -134,9 +136,10 @@ impl Connection {
             }
     }
 
-    /// Does what its socket is ready for: at most one read, one request, one write.
+    /// Does what the socket is ready for: at most one read, one request, one write.
     pub fn turn(&mut self, site: &Site, now: Instant) {
-        // An error means that the client has closed the connection, or that its response was taken away.
+        // An error means that the client has closed the connection, or that the response's buffer was taken
+        // for a scrape.
         if self.try_turn(site, now).is_err() {
             self.state = State::Ended;
         }
@@ -146,7 +149,7 @@ impl Connection {
         let is_due = self.next_turn(site) <= now;
         match &mut self.state {
             State::Idle | State::ReadingHead => {
-                if !self.has_news {
+                if !self.may_hold_request {
                     self.receive(now)?;
                 }
                 self.parse(site, now)
@@ -162,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// Takes what has arrived.
+    /// Receives what has arrived.
     fn receive(&mut self, now: Instant) -> io::Result<()> {
         let mut bytes = [0; MAX_HEAD_BYTES];
         let n_free = MAX_HEAD_BYTES - self.received.len();
@@ -170,7 +173,7 @@ impl Connection {
             Ok(0) if n_free > 0 => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 self.received.extend_from_slice(&bytes[..n]);
-                self.has_news = true;
+                self.may_hold_request = true;
                 if matches!(self.state, State::Idle) {
                     self.enter(State::ReadingHead, now);
                 }
@@ -183,7 +186,7 @@ impl Connection {
 
     /// Parses the first request that was received, if it is complete. Probes are answered immediately.
     fn parse(&mut self, site: &Site, now: Instant) -> io::Result<()> {
-        self.has_news = false;
+        self.may_hold_request = false;
         let refuse = |status, text: &'static str| {
             let response = Response::new(Form::LAST, status, &[PLAIN], text.as_bytes());
             (Reply::Response(response), self.received.len())
@@ -232,7 +235,7 @@ impl Connection {
         } else if self.received.is_empty() {
             self.enter(State::Idle, now);
         } else {
-            self.has_news = true;
+            self.may_hold_request = true;
             self.enter(State::ReadingHead, now);
         }
         Ok(())
@@ -247,13 +250,13 @@ impl Connection {
         }
     }
 
-    /// Whether it may be closed for a new connection: no complete request has arrived, or its response makes
-    /// no progress.
+    /// Whether the connection may be closed for a new one: no complete request has arrived, or the response
+    /// makes no progress.
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The request may still be in the socket.
-                let is_gone = !self.has_news && self.receive(now).is_err();
+                // The rest of the request may still be in the socket.
+                let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }
             State::Writing { progress, .. } => now.duration_since(progress) >= STALLED,

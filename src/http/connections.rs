@@ -1,4 +1,5 @@
-//! The open connections: how many there may be, which one makes room for another, and whose turn it is.
+//! The open connections: how many there may be, which one is closed for another, and which one has the next
+//! turn.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,18 +10,18 @@ use super::connection::{Connection, State};
 
 /// The open connections, and how many there may be.
 pub struct Connections {
-    /// In no particular order.
+    /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots: connections that may be open except those that wait for a scrape, are closing,
-    /// or have no slot.
+    /// The number of slots: the maximum number of open connections, not counting those that wait for a
+    /// scrape, are closing, or have no slot.
     n_slots: usize,
-    /// Maximum number of connections that are closing or have no slot. Beyond it the oldest is removed,
+    /// The maximum number of connections that are closing or have no slot. Beyond it the oldest is removed,
     /// which looks like an error to a client that has not read its response yet.
     n_others: usize,
 }
 
 impl Connections {
-    /// Starts without connections.
+    /// Creates the state without connections.
     pub fn new() -> Self {
         Connections { open: Vec::new(), n_slots: 64, n_others: 192 }
     }
@@ -69,9 +70,9 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that are over, and the oldest of too many that are closing or have no slot.
+    /// Removes the connections that have ended, and the oldest of too many that are closing or have no slot.
     pub fn expire(&mut self, now: Instant) {
-        self.open.retain(|connection| now < connection.end());
+        self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
         if let Some(n_more @ 1..) = others.len().checked_sub(self.n_others) {
             others.sort();
@@ -80,7 +81,7 @@ impl Connections {
         }
     }
 
-    /// Sorts connections by turn: those of addresses that hold few slots, then the longest wait.
+    /// Sorts connections by turn: those of addresses that hold fewer slots first, then the longest wait.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));
@@ -101,7 +102,8 @@ mod tests {
     const LAST_REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\n\r\n";
     const LARGE_REQUEST: &[u8] = b"GET /metrics HTTP/1.0\r\n\r\n";
 
-    /// A client connects and sends `bytes`, and they arrive: loopback delivers before it returns.
+    /// Connects a client that sends `bytes`, which have arrived when this returns, because loopback delivers
+    /// at once.
     fn connect(now: Instant, bytes: &[u8]) -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -184,7 +186,7 @@ mod tests {
         let (now, site) = (Instant::now(), Site::of(&vec![b'x'; 8 << 20]));
         let mut connections = limited(4, 9);
         let mut clients = Vec::new();
-        // The addresses in the order in which they connect; the first four find free slots.
+        // The addresses in the order in which they connect; the first four connections find free slots.
         for (i, last) in [1, 1, 1, 1, 1, 2, 3, 1, 2].into_iter().enumerate() {
             let (connection, client) = connect_and_stall(&site, last, now + MS * i as u32);
             assert_eq!(connections.admit(connection, now), [0, 1, 2, 3, 5, 6].contains(&i), "{i}");

@@ -29,7 +29,7 @@ pub struct Gzipped {
     /// The exposition's number.
     number: u64,
     /// The bytes of the gzip file up to its last block. `None` if they would be too many, or if the text was
-    /// taken away before its end: then the text is served as it is.
+    /// taken for a scrape before its end: then the text is served as it is.
     pub bytes: Option<Arc<Buffer>>,
     age: Option<Age>,
     crc: Crc,
@@ -52,7 +52,7 @@ impl Compressor {
                 self.running = Some(running);
                 return None;
             }
-            // The bytes of the exposition before are freed first, if no connection sends them.
+            // The bytes of the previous exposition are freed first, if no connection sends them.
             self.last = None;
             let last = self.last.insert(running.finish());
             last.bytes.iter().for_each(|bytes| published.add_gzipped(bytes.clone()));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_any_length_are_unpacked_as_they_were() {
+    fn compressed_texts_of_any_length_are_restored() {
         let (mut publisher, published) = publisher();
         let mut compressor = Compressor::default();
         for len in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 10 * PIECE_BYTES + 7] {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_hardly_shrinks_is_served_as_it_is() {
+    fn text_that_hardly_shrinks_is_served_uncompressed() {
         let (mut publisher, published) = publisher();
         let mut random = 1u64;
         let text = std::iter::repeat_with(|| {

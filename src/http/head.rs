@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_requests() {
+    fn whole_requests_are_parsed() {
         let expected = Head {
             method: b"GET",
             path: b"/metrics",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn not_requests() {
+    fn malformed_requests_are_refused() {
         for head in [
             "\0",
             "\x16\x03\x01\x02",
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_queries() {
+    fn targets_are_split_into_path_and_query() {
         for (target, path, query) in [
             ("/", "/", ""),
             ("/metrics?name[]=a", "/metrics", "name[]=a"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts() {
+    fn host_of_target_precedes_header() {
         for (head, host) in [
             ("GET / HTTP/1.0", Some("")),
             ("GET / HTTP/1.0\r\nHost: a", Some("a")),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies() {
+    fn requests_with_a_body_are_recognized() {
         for (header, has_body) in [
             ("Content-Length: 0", false),
             ("Content-Length: 000", false),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_and_media_types() {
+    fn accepted_encodings_and_media_types_are_found() {
         for (header, accepts_gzip, accepts_html) in [
             ("Accept-Encoding: gzip", true, false),
             ("Accept-Encoding: deflate, GZIP;q=0.001, br", true, false),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn connections() {
+    fn connection_header_decides_whether_to_close() {
         for (version, header, keep_alive) in [
             ("1.1", "X: y", true),
             ("1.1", "Connection: close", false),

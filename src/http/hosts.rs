@@ -1,9 +1,9 @@
 //! Which `Host` a request from this machine may name.
 //!
 //! A web page can point its own name at 127.0.0.1 and then read, from its visitor's browser, what listens
-//! there: the exporter, through the visitor's `kubectl port-forward`, which ends at the pod's own loopback. The
-//! browser still sends the page's name as `Host`, which shows the attack (DNS rebinding). A page cannot point
-//! an address or this machine's name at itself.
+//! there: the exporter, through the visitor's `kubectl port-forward`, which ends at the pod's own loopback.
+//! The browser still sends the page's name as `Host`, which shows the attack (DNS rebinding). A page cannot
+//! point an address or this machine's name at itself.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

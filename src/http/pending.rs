@@ -12,7 +12,7 @@ use crate::demand::Freshness;
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 const VARY: (&str, &str) = ("Vary", "Accept-Encoding");
 
-/// Maximum number of requests waiting for a scrape. Further requests get the last exposition.
+/// The maximum number of requests waiting for a scrape. Further requests get the last exposition.
 const MAX_WAITING: usize = 64;
 /// How long a request without a timeout waits for a scrape.
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,20 +29,20 @@ const TRY_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Pending {
     form: Form,
     accepts_gzip: bool,
-    /// The scrape that it waits for.
+    /// The scrape that the request waits for.
     scrape: Option<Wait>,
-    /// The view that it waits for.
+    /// The view that the request waits for.
     view: Option<WaitForView>,
-    /// The number of the exposition that is compressed for it; it accepts a later one.
+    /// The number of the exposition that is compressed for the request, which accepts a later one.
     compressing: Option<u64>,
 }
 
 /// A wait until more than this number of scrapes have succeeded, at most until the deadline. Then the request
-/// gets the last exposition, whatever its age. The place counts it among the waiting requests.
+/// gets the last exposition, whatever its age. The slot counts the request among the waiting ones.
 struct Wait {
     n_succeeded: u64,
     deadline: Instant,
-    _place: Arc<()>,
+    _slot: Arc<()>,
 }
 
 /// A wait for a view, at most until the deadline. The thread that scrapes is woken from time to time, because
@@ -54,13 +54,13 @@ struct WaitForView {
 }
 
 impl Pending {
-    /// Requests a scrape if the last exposition is not fresh, and waits for it if there is a place.
+    /// Requests a scrape if the last exposition is not fresh, and waits for it if there is a free slot.
     pub fn new(site: &Site, request: &Head<'_>, now: Instant) -> Self {
         let scrape = match site.demand.request(now) {
-            // The site holds the original, which does not stand for a waiting request.
-            Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.places) <= MAX_WAITING => {
+            // The site holds the original, which stands for no waiting request.
+            Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.wait_slots) <= MAX_WAITING => {
                 let deadline = now + patience(request.scrape_timeout);
-                Some(Wait { n_succeeded, deadline, _place: site.places.clone() })
+                Some(Wait { n_succeeded, deadline, _slot: site.wait_slots.clone() })
             }
             _ => None,
         };
@@ -78,18 +78,18 @@ impl Pending {
         Ok(Self { form, accepts_gzip, scrape: None, view, compressing: None })
     }
 
-    /// Whether it waits for a scrape: then it costs nothing.
+    /// Whether the request waits for a scrape, which costs nothing.
     pub fn is_scraping(&self) -> bool {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether it waits for compression. That goes on without credit once it has begun, because the text
-    /// may be taken away meanwhile.
+    /// Whether the request waits for compression. Compression continues without credit once it has begun,
+    /// because the text may be taken for a scrape in the meantime.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns until when it waits for a scrape; `None` when [`advance`](Self::advance) is due.
+    /// Returns until when the request waits for a scrape; `None` when [`advance`](Self::advance) is due.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -119,8 +119,8 @@ impl Pending {
         Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
     }
 
-    /// Returns the response with a view. If the scrape takes too long, the last one is rendered; if that cannot
-    /// be done either, the response says so.
+    /// Returns the response with a view. If the scrape takes too long, the last one is rendered; if that is
+    /// impossible too, the response says so.
     fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
         let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
         if !view.is_answered() && now < *deadline {

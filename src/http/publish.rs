@@ -4,13 +4,14 @@
 //! holds a reference to the buffer that it sends: the text of an exposition, or its gzipped bytes. A steady
 //! exporter owns two buffers for texts, and the scrape thread allocates nothing.
 //!
-//! One limit bounds all buffers. Before a scrape would exceed it, buffers of outdated expositions are taken
-//! away from the connections that still send them, which then close: texts first, the oldest first.
+//! One limit applies to all buffers. Before a scrape would exceed it, buffers of outdated expositions are
+//! taken from the connections that still send them, which then close: texts first, the oldest first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// What is kept beside the latest text and the next one: gzipped bytes, and a few small outdated texts.
+/// The memory for what is kept beside the latest text and the next one: gzipped bytes, and small outdated
+/// texts.
 const EXTRA_BYTES: usize = 2 << 20;
 /// A text's gzipped bytes may take this share of it, and 256 KiB. Usually they take a sixteenth.
 const GZIP_SHARE: usize = 12;
@@ -20,7 +21,7 @@ pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// Bytes that connections send, and their number. They may be taken away meanwhile.
+/// Bytes that connections send. They may be taken away before they are sent.
 #[derive(Default)]
 pub struct Buffer {
     n_bytes: usize,
@@ -33,7 +34,7 @@ impl Buffer {
         Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the number of bytes, also when they were taken away.
+    /// Returns the number of bytes, even after they were taken away.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
@@ -63,7 +64,7 @@ impl Drop for Buffer {
 /// The text that one scrape rendered.
 #[derive(Clone)]
 pub struct Exposition {
-    /// Without its last sample.
+    /// The text without its last sample.
     pub text: Arc<Buffer>,
     /// The last sample, which is rendered when the exposition is served.
     pub age: Option<Age>,
@@ -89,7 +90,7 @@ impl Age {
     }
 }
 
-/// The HTTP thread's half: the latest exposition, and all buffers that connections may hold.
+/// The part for the HTTP thread: the latest exposition, and all buffers that connections may hold.
 #[derive(Clone, Default)]
 pub struct Published(Arc<Mutex<Buffers>>);
 
@@ -128,8 +129,7 @@ impl Buffers {
         spare.unwrap_or_default()
     }
 
-    /// Takes buffers away from connections until those that are left fit beside the latest text and the
-    /// next.
+    /// Takes buffers from connections until the others fit beside the latest text and the next one.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
@@ -148,7 +148,7 @@ impl Buffers {
     }
 }
 
-/// The scrape thread's half.
+/// The part for the scrape thread.
 pub struct Publisher {
     published: Published,
     /// The buffer to render into. Nothing else refers to it.
@@ -156,7 +156,7 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns the two halves of one hand-over.
+/// Returns the two parts of one hand-over.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)
@@ -170,7 +170,8 @@ impl Publisher {
         let text = Arc::get_mut(next).expect("nothing else refers to it").bytes.get_mut();
         let text = text.unwrap_or_else(PoisonError::into_inner);
         text.clear();
-        // Growing step by step would double the capacity; a buffer that was needed for a peak is too large.
+        // Growing step by step would double the capacity, and a buffer that was needed for a peak is too
+        // large.
         let usual = buffers.usual_len.max(1 << 16);
         if text.capacity() < usual || text.capacity() > usual + usual / 4 {
             text.shrink_to(usual);
@@ -179,8 +180,8 @@ impl Publisher {
         text
     }
 
-    /// Publishes the text that was written since [`buffer`](Self::buffer) was called, followed by a sample
-    /// with a value that grows.
+    /// Publishes the text that was written since the last call of [`buffer`](Self::buffer), followed by a
+    /// sample with a value that grows.
     pub fn publish(&mut self, age: Option<Age>) {
         let Some(mut text) = self.next.take() else { return };
         let len = lock(&text.bytes).len();
@@ -194,7 +195,7 @@ impl Publisher {
     }
 }
 
-/// A short text that is replaced now and then; none before the first.
+/// A short text that is replaced from time to time; `None` before the first.
 #[derive(Clone, Debug, Default)]
 pub struct Document(Arc<Mutex<Option<String>>>);
 
@@ -210,7 +211,7 @@ impl Document {
     }
 }
 
-/// Locks. A panic elsewhere cannot have left these values half changed.
+/// Locks a value. A panic elsewhere cannot have left it half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -232,7 +233,7 @@ mod tests {
         buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
-    /// Publishes a text of this length that a connection goes on sending.
+    /// Publishes a text of this length that a connection continues to send.
     fn publish_held(publisher: &mut Publisher, published: &Published, len: usize) -> Arc<Buffer> {
         publish(publisher, &vec![b'x'; len]);
         published.latest().unwrap().text
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_have_one_length() {
+    fn age_sample_has_constant_length() {
         let since = Instant::now();
         for (seconds, expected) in
             [(0.0, "0.0000000"), (0.25, "0.2500000"), (12.5, "12.500000"), (1_234_567.9, "1234567.9")]
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_peak_is_given_back() {
+    fn memory_of_a_peak_is_freed() {
         let (mut publisher, _published) = publisher();
         (0..3).for_each(|_| publish(&mut publisher, &[b'x'; 4 << 20]));
         (0..40).for_each(|_| publish(&mut publisher, &[b'x'; 1000]));

@@ -12,16 +12,16 @@ use super::publish::Buffer;
 
 /// The content type of a line of text.
 pub const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
-/// Answers are not cached if the next one may differ.
+/// Answers are not cached, because the next one may differ.
 pub const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
 /// Headers that are not the same in every response.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// What a request determines about its response, whatever the answer is.
+/// The properties of a response that follow from its request alone.
 #[derive(Clone, Copy)]
 pub struct Form {
-    /// Whether the body is left out. The head still states its length.
+    /// Whether the body is omitted. The head still states its length.
     head_only: bool,
     /// Whether the connection stays open for another request.
     keep_alive: bool,
@@ -31,7 +31,8 @@ impl Form {
     /// The form of a response after which the connection closes.
     pub const LAST: Self = Self { head_only: false, keep_alive: false };
 
-    /// Returns the form that a request asks for. A body would be taken for the next request.
+    /// Returns the form that a request requires. A request with a body closes the connection, because the
+    /// body would be parsed as the next request.
     pub fn of(request: &Head<'_>) -> Self {
         Self { head_only: request.method == b"HEAD", keep_alive: request.keep_alive && !request.has_body }
     }
@@ -95,7 +96,7 @@ impl Response {
         Self { head, exposition, text, n_written: 0, keep_alive }
     }
 
-    /// Writes what the socket takes, less than 128 KiB, so that a large response does not delay others.
+    /// Writes what the socket accepts, less than 128 KiB, so that a large response does not delay others.
     /// Returns whether the response is complete. Fails if the exposition was taken away.
     pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
         let buffer = self.exposition.as_ref();

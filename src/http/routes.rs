@@ -14,23 +14,23 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 /// The content of `/ooms` before the first kill.
 const NO_OOMS: &str = "{\"records\":[]}\n";
 
-/// What a request gets.
+/// The reply to a request.
 pub enum Reply {
     /// The answer to a probe, which needs neither a slot nor credit for responses.
     Probe(Response),
-    /// Any other response.
+    /// Any other response that needs no exposition.
     Response(Response),
     /// The exposition.
     Exposition(Pending),
 }
 
-/// What is known of a client beside its request.
+/// What is known about a client besides its request.
 #[derive(Clone, Copy)]
 pub struct Client {
     /// Whether it runs on this machine: it is on loopback, or has the address that it connects to.
     pub is_local: bool,
-    /// Whether its connection has a slot. Without one it gets one answer: to a probe, or that there are too
-    /// many connections.
+    /// Whether its connection has a slot. Without one it gets one answer: the answer to a probe, or that
+    /// there are too many connections.
     pub has_slot: bool,
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
-    /// Answers the request with these lines, and with a `Host` where HTTP/1.1 needs one and the lines have
+    /// Sends the request with these lines, and with a `Host` where HTTP/1.1 needs one and the lines have
     /// none. Returns the head and the body.
     fn ask(site: &Site, is_local: bool, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses() {
+    fn statuses_depend_on_method_path_and_state() {
         let scraped = Site::of(b"x 1\n");
         let unscraped = Site { published: Published::default(), ..Site::of(b"") };
         for (lines, before, after) in [
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts() {
+    fn unknown_hosts_are_refused() {
         let site = Site::of(b"x 1\n");
         for (lines, local, elsewhere) in [
             ("GET /metrics HTTP/1.1\nHost: evil.example", 421, 200),
@@ -193,9 +193,9 @@ mod tests {
         }
     }
 
-    /// A request's body is not read, so it would be taken for the next request.
+    /// A request's body is not read, so it would be parsed as the next request.
     #[test]
-    fn headers() {
+    fn headers_depend_on_the_request() {
         let site = Site::of(b"x 1\n");
         for (lines, header) in [
             ("GET /metrics HTTP/1.1", "Content-Type: text/plain; version=0.0.4; charset=utf-8"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn head_is_the_get_without_its_body() {
+    fn head_response_is_that_of_get_without_its_body() {
         let site = Site::of(b"x 1\n");
         for lines in ["GET /metrics HTTP/1.1", "GET / HTTP/1.1", "GET /nowhere HTTP/1.1"] {
             let undated = |head: String| {

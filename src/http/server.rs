@@ -1,12 +1,12 @@
-//! The HTTP server: one thread that waits for all its connections at once, and bounds on everything.
+//! The HTTP server: one thread that waits for all its connections at once, with a limit on everything.
 //!
-//! `tiny_http` prints the responses' heads. Its own server is not used, because one client can stop version
-//! 0.12, the newest: its accept loop ends at the first EMFILE, and neither connections, nor heads, nor the time
-//! of reading and writing are bounded.
+//! `tiny_http` prints the heads of responses. Its own server is not used, because one client can stop version
+//! 0.12, the newest: its accept loop ends at the first EMFILE, and it limits neither connections, nor heads,
+//! nor the time of reading and writing.
 //!
-//! A connection that is ready has its turn: one read, one request, one write. Each state has a deadline. What
-//! this costs is charged to the [`Throttle`]; without credit, requests wait in the kernel's queues and
-//! responses wait here.
+//! A connection that is ready has a turn: one read, one request, one write. Each state has a deadline. The
+//! cost is charged to the [`Throttle`]; without credit, requests wait in the kernel's queues and responses
+//! wait here.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -27,36 +27,37 @@ use super::views::Views;
 use crate::demand::Demand;
 use crate::errors::plain;
 
-/// How many connections the kernel holds until they are accepted; accepting takes 0.1 ms.
+/// The number of connections that the kernel holds until they are accepted; accepting one takes 0.1 ms.
 const BACKLOG: i32 = 1024;
 
 /// The thread needs 16 KiB in a release build, 72 KiB in a debug build, gzip included.
 const STACK_BYTES: usize = 128 << 10;
 
-/// How many connections are accepted between two rounds of turns.
+/// The maximum number of connections that are accepted between two rounds of turns.
 const MAX_ACCEPTS: usize = 16;
 
-/// After a failed accept: file descriptors do not come back at once, and each failure may be logged.
+/// The pause after a failed accept: file descriptors are not free again at once, and each failure may be
+/// logged.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the kernel takes of a response before its client reads. It doubles this and adds up to one packet of
-/// 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs would allow 2 MB/s; with 40 KiB
-/// they allow 1 GB/s.
+/// The part of a response that the kernel accepts before the client reads. It doubles this and adds up to one
+/// packet of 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs would allow 2 MB/s;
+/// with 40 KiB they allow 1 GB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
-/// A listening socket that nothing is accepted from yet.
+/// A listening socket from which no connection has been accepted yet.
 pub struct Server {
     listener: TcpListener,
     addr: SocketAddr,
 }
 
 impl Server {
-    /// Listens on `:PORT` (all interfaces, IPv4 and IPv6), `HOST:PORT` or `[IPV6]:PORT`; port 0 is any free
-    /// one. Fails with one line for the user.
+    /// Listens on `:PORT` (all interfaces, IPv4 and IPv6), `HOST:PORT` or `[IPV6]:PORT`; port 0 stands for
+    /// any free port. Fails with one line for the user.
     pub fn bind(addr: &str) -> Result<Server, String> {
         let bind = || -> io::Result<Server> {
             let listener = match addr.strip_prefix(':') {
-                // A socket on [::] takes IPv4 too, where the kernel has IPv6 at all.
+                // Where the kernel has IPv6, a socket on [::] also accepts IPv4.
                 Some(port) => TcpListener::bind(format!("[::]:{port}")).or_else(|e| match e.kind() {
                     ErrorKind::AddrInUse | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Err(e),
                     _ => TcpListener::bind(format!("0.0.0.0:{port}")),
@@ -66,8 +67,8 @@ impl Server {
             // The standard library's 128 are too few for a burst of clients: the next client would have to
             // try again a second later.
             rustix::net::listen(&listener, BACKLOG)?;
-            // Accepted sockets inherit it. By default the kernel may hold 4 MiB for each stopped reader, which
-            // count against the container's memory limit.
+            // Accepted sockets inherit it. By default the kernel may hold 4 MiB for each stopped reader,
+            // which count against the container's memory limit.
             rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
             let addr = listener.local_addr()?;
             Ok(Server { listener, addr })
@@ -75,7 +76,7 @@ impl Server {
         bind().map_err(|cause| format!("cannot listen on {addr:?}: {}", plain(&cause)))
     }
 
-    /// Where it listens, with the port that was found for port 0.
+    /// Returns the address that the server listens on, with the port that was chosen for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
@@ -99,7 +100,7 @@ impl Server {
             ooms,
             views,
             demand,
-            places: Arc::default(),
+            wait_slots: Arc::default(),
             max_age,
             hosts: Hosts::new(node_name, allowed_hosts),
         };
@@ -120,7 +121,7 @@ impl Server {
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             for i in ready {
-                // A request that has arrived can be answered at once.
+                // A request that has arrived already can be answered at once.
                 for account in [Account::Requests, Account::Responses] {
                     let connection = &mut connections.open[i];
                     let has_credit = !connection.needs_credit() || throttle.has_credit(account);
@@ -131,7 +132,8 @@ impl Server {
                 }
             }
             connections.expire(now);
-            // Accepting comes after the turns, which end connections and tell which requests have arrived.
+            // Connections are accepted after the turns, which end connections and show which requests have
+            // arrived.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);
@@ -139,8 +141,8 @@ impl Server {
         }
     }
 
-    /// Accepts the connections that have come, up to [`MAX_ACCEPTS`]. Returns the end of the pause after a
-    /// failure; `paused` is what it returned before.
+    /// Accepts the waiting connections, up to [`MAX_ACCEPTS`]. Returns the end of the pause after a failure;
+    /// `paused` is the result of the previous call.
     fn accept(
         &self,
         connections: &mut Connections,
@@ -152,7 +154,7 @@ impl Server {
             let (stream, peer) = match self.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                // The client was gone before it was accepted.
+                // The client has closed the connection before it was accepted.
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
                     continue;
                 }
@@ -178,8 +180,8 @@ impl Server {
     }
 }
 
-/// Waits until a connection is ready, a new one comes, a scrape ends, or a deadline passes. Returns the
-/// connections that are ready, and whether a new one has come.
+/// Waits until a connection is ready, a new one arrives, a scrape ends, or a deadline passes. Returns the
+/// connections that are ready, and whether a new one has arrived.
 fn wait(
     connections: &Connections,
     listener: &TcpListener,
@@ -189,7 +191,7 @@ fn wait(
 ) -> (Vec<usize>, bool) {
     let open = &connections.open;
     let has_credit = throttle.has_credit(Account::Responses);
-    // A connection that needs credit is not polled without it: its events would end every wait.
+    // A connection that needs credit is not polled while there is none: its events would end every wait.
     let active: Vec<_> = (0..open.len()).filter(|&i| has_credit || !open[i].needs_credit()).collect();
     let mut fds: Vec<_> = active.iter().map(|&i| PollFd::new(&open[i], open[i].interest())).collect();
     fds.push(PollFd::new(site.demand.done(), PollFlags::IN));
@@ -202,7 +204,7 @@ fn wait(
     let next_turns = active.iter().map(|&i| open[i].next_turn(site));
     let deadline = next_turns.chain(pause).chain(resume_at).min();
     let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok());
-    // It fails when a signal interrupts it; then nothing is ready.
+    // The poll fails when a signal interrupts it; then nothing is ready.
     let _ = poll(&mut fds, timeout.as_ref());
     let is_ready = |i: usize| fds.get(i).is_some_and(|fd| !fd.revents().is_empty());
     if is_ready(active.len()) {
@@ -218,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn server_listens_on_each_form_of_address() {
         for addr in ["127.0.0.1:0", "localhost:0", ":0"] {
             let server = Server::bind(addr).unwrap();
             assert_ne!(server.local_addr().port(), 0, "{addr}");
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_do_not_work() {
+    fn invalid_and_taken_addresses_are_reported() {
         let server = Server::bind(":0").unwrap();
         let taken = server.local_addr().port();
         let error = Server::bind(&format!(":{taken}")).err().unwrap();

@@ -23,7 +23,7 @@ pub struct Site {
     /// Requests for scrapes.
     pub demand: Arc<Demand>,
     /// Each waiting request holds a clone: the number of clones is the number of waiting requests.
-    pub places: Arc<()>,
+    pub wait_slots: Arc<()>,
     /// `/healthz` fails when a scrape takes longer than this, or has been due for longer.
     pub max_age: Duration,
     /// The hosts that requests may name.
@@ -46,7 +46,7 @@ impl Site {
             ooms: Document::default(),
             views: Arc::new(Views::new(Box::new(|_| Ok(None)), 0)),
             demand,
-            places: Arc::default(),
+            wait_slots: Arc::default(),
             max_age: minute,
             hosts: Hosts::default(),
         }

@@ -1,8 +1,8 @@
-//! Bounds the CPU time of the HTTP thread.
+//! Limits the CPU time of the HTTP thread.
 //!
 //! One thread does everything that a client can cause, so its CPU clock covers the whole cost. The cost of a
 //! turn is known only afterwards, so credit may become negative; then turns that need it wait. Probes have
-//! credit of their own, so that they are answered while large responses have used up theirs.
+//! credit of their own, so that they are answered even when large responses have used up theirs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,16 +24,16 @@ pub enum Account {
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
-/// The credit of the thread that created it.
+/// The credit of the thread that created this value.
 pub struct Throttle {
-    /// In the order of [`Account`].
+    /// The credit of each account, in the order of [`Account`].
     credits: [Credit; 2],
     /// The thread's CPU time at the last charge.
     cpu: Duration,
 }
 
 impl Throttle {
-    /// Starts with as much credit as can accumulate.
+    /// Creates a throttle with as much credit as can accumulate.
     pub fn new() -> Self {
         let credits = LIMITS.map(|(fraction, longest)| Credit::full(fraction, longest));
         Self { credits, cpu: thread_cpu_time() }

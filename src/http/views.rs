@@ -1,7 +1,7 @@
 //! Views of a scrape that single requests ask for: `/metrics` with parameters.
 //!
-//! The HTTP thread parses a request and leaves it here; the scrape thread renders it when the scrape that
-//! answers it has ended, and compresses it. All views together take at most as much memory as one more
+//! The HTTP thread parses a request and queues its view here. The scrape thread renders and compresses the
+//! view when the scrape that answers it has ended. All views together take at most as much memory as one more
 //! exposition, and a view counts until its response is sent.
 
 use std::io::Write as _;
@@ -17,24 +17,26 @@ use crate::demand::{Demand, Freshness};
 use crate::procfs::this_process::thread_cpu_time;
 use crate::scrape::views::Query;
 
-/// The maximum number of views that wait, are rendered or are sent. A further request is refused.
+/// The maximum number of views that wait, are rendered or are sent. Further requests are refused.
 const MAX_VIEWS: usize = 4;
-/// A view that has not been sent completely by then makes room for another one.
+/// A view that has not been sent completely after this time makes room for another one.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// All texts may take this much per sample that `--max-samples` allows, which is what a sample takes with labels
-/// of 512 bytes, but no less than [`MIN_BYTES`]. So any view fits if there is no other.
+/// The maximum memory of all texts per sample that `--max-samples` allows, which is the size of a sample with
+/// labels of 512 bytes, but in total no less than [`MIN_BYTES`]. So any view fits if there is no other.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
-/// The same if the number of samples is not limited.
+/// The maximum memory of all texts if the number of samples is not limited.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
-/// The maximum average fraction of a core for rendering and compressing views, and how long it accumulates.
+/// The maximum average fraction of a core for rendering and compressing views, and how long credit
+/// accumulates.
 const CPU: f64 = 0.08;
 const CPU_BURST: Duration = Duration::from_secs(5);
-/// 10 MB of text become 16 times smaller in 30 ms; level 6 takes 38 ms for the same ratio.
+/// The level with the best ratio for its time: 10 MB of text become 16 times smaller in 30 ms; level 6 takes
+/// 38 ms for the same ratio.
 const LEVEL: Compression = Compression::new(5);
 
-/// Parses the parameters of a request; `None` stands for the exposition that is rendered ahead. Fails with one
-/// line.
+/// Parses the parameters of a request; `None` stands for the exposition that is rendered ahead. Fails with
+/// one line.
 type Parse = Box<dyn Fn(&[u8]) -> Result<Option<Query>, String> + Send + Sync>;
 
 /// The views that requests ask for, shared by the HTTP thread and the scrape thread.
@@ -47,7 +49,7 @@ pub struct Views {
 struct State {
     /// The views of requests that are not answered completely.
     views: Vec<Arc<View>>,
-    /// For rendering and compressing.
+    /// The credit for rendering and compressing.
     credit: Credit,
 }
 
@@ -59,11 +61,12 @@ pub struct View {
 }
 
 enum Answer {
-    /// It is rendered once more than this number of scrapes have succeeded; `None` if it no longer waits.
+    /// The view is rendered once more than this number of scrapes have succeeded; `None` if it no longer
+    /// waits.
     Waiting(Option<u64>),
     /// The bytes of the response, rendered at this time.
     Rendered(Arc<Buffer>, Instant),
-    /// It does not fit beside the other views, or not at all.
+    /// The view does not fit beside the other views, or not at all.
     TooLarge,
 }
 
@@ -72,7 +75,7 @@ enum Answer {
 pub enum Refusal {
     /// The parameters are wrong; one line says why.
     Invalid(String),
-    /// The client may try again later; one line says why.
+    /// The client may try again later; the line says why.
     Busy(&'static str),
 }
 
@@ -88,8 +91,8 @@ impl Views {
         Self { parse, max_bytes, state: Mutex::new(State { views: Vec::new(), credit }) }
     }
 
-    /// Requests a view with these parameters, and the scrape that answers it. `None` stands for the exposition
-    /// that is rendered ahead.
+    /// Requests a view with these parameters, and the scrape that answers it. `None` stands for the
+    /// exposition that is rendered ahead.
     pub fn request(
         &self,
         parameters: &[u8],
@@ -134,8 +137,8 @@ impl Views {
         }
     }
 
-    /// Returns a view to render and how many bytes it may take; `None` if there is none, or no credit. Then the
-    /// requests ask again.
+    /// Returns a view to render and how many bytes it may take; `None` if there is none, or no credit.
+    /// Without credit, the waiting requests try again later.
     fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
         let mut state = lock(&self.state);
         state.credit.earn(Instant::now(), CPU_BURST);
@@ -158,8 +161,8 @@ impl State {
             .sum()
     }
 
-    /// Takes the oldest view away from its connections, if sending it takes too long. Returns whether there
-    /// was one.
+    /// Takes the oldest view from its connections, if sending it takes too long. Returns whether there was
+    /// one.
     fn take_oldest(&mut self, now: Instant) -> bool {
         let rendered_at = |view: &Arc<View>| match &*lock(&view.answer) {
             Answer::Rendered(_, at) => Some(*at),
@@ -240,7 +243,7 @@ impl View {
 
     /// Renders the view of the last scrape instead of waiting for the next one. Returns whether it waited.
     ///
-    /// The wait goes on if another request shares it, or if the last scrape may have read no paths.
+    /// The wait continues if another request shares it, or if the last scrape may have read no paths.
     pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
         let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
         if is_shared || self.query.needs_paths {
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifth_view_is_refused_until_another_is_sent() {
+    fn fifth_view_is_refused_until_another_is_sent() {
         let queue = queue();
         let mut views: Vec<_> = ["1", "2", "3", "4"].map(|n| request(&queue, n).unwrap()).into();
         let same = request(&queue, "4").unwrap();
@@ -338,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_that_is_not_read_makes_room_for_another() {
+    fn unread_view_makes_room_for_another() {
         let queue = queue();
         let views = ["1", "2", "3", "4"].map(|n| request(&queue, n).unwrap());
         render_due(&queue.0, &queue.1);
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn views_have_credit_of_their_own() {
+    fn views_have_their_own_credit() {
         let queue = queue();
         lock(&queue.0.state).credit.spend(1e6);
         let view = request(&queue, "1").unwrap();

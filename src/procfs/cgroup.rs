@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_decide_in_the_order_memory_systemd_others_unified() {
+    fn path_order_is_memory_systemd_others_unified() {
         // The text, its paths in order, and the path that decides without an id.
         let cases: &[(&str, &[&str], Option<&str>)] = &[
             ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),

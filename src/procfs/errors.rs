@@ -30,10 +30,10 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied => f.write_str("permission denied"),
-            Self::Exec => f.write_str("it executed another program meanwhile"),
-            Self::Gone => f.write_str("it ended meanwhile"),
-            Self::Torn => f.write_str("its mappings changed while they were read"),
-            Self::Slow => f.write_str("it takes too long"),
+            Self::Exec => f.write_str("it executed another program during the read"),
+            Self::Gone => f.write_str("it has ended"),
+            Self::Torn => f.write_str("its mappings changed during the read"),
+            Self::Slow => f.write_str("the read took too long"),
             Self::Io(error) => f.write_str(&plain(error)),
         }
     }
@@ -63,12 +63,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_for_each_errno() {
+    fn each_errno_has_its_error() {
         for (errno, text) in [
             (Errno::ACCESS, "permission denied"),
             (Errno::PERM, "permission denied"),
-            (Errno::NOENT, "it ended meanwhile"),
-            (Errno::SRCH, "it ended meanwhile"),
+            (Errno::NOENT, "it has ended"),
+            (Errno::SRCH, "it has ended"),
             (Errno::MFILE, "too many open files"),
         ] {
             assert_eq!(ReadError::from(errno).to_string(), text);

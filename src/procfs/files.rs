@@ -62,8 +62,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a file to read. In a recording from somewhere else, there may be a pipe without a writer, or a
-/// device, in its place: opening these does not block, and neither is read.
+/// Opens a regular file to read. A recording may hold a pipe or a device in its place: opening one does not
+/// block, and returns an error.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -137,7 +137,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_record_is_read_whole_or_refused() {
+    fn files_of_one_record_are_read_whole_or_fail() {
         let directory = std::env::temp_dir().join(format!("smaps-files-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let handle = File::open(&directory).unwrap();

@@ -30,7 +30,7 @@ pub struct MemoryReader {
     pub deadline: Option<Instant>,
     /// The last file read that shows each mapping.
     last: Option<File>,
-    /// What smaps_rollup printed last.
+    /// The text that smaps_rollup printed last.
     rollup_text: Vec<u8>,
     /// Random keys of the hashes, so that no memory layout can be chosen to collide with another.
     keys: RandomState,
@@ -78,8 +78,8 @@ impl MemoryReader {
         }
     }
 
-    /// Calls `each` with the kernel's own sum over the mappings of the process, as one mapping that counts once.
-    /// Returns `false` where there is no sum: on kernels before 4.14, in recordings, and for a process
+    /// Calls `each` with the kernel's own sum over the mappings of the process, as one mapping that counts
+    /// once. Returns `false` where there is no sum: on kernels before 4.14, in recordings, and for a process
     /// without memory.
     pub fn rollup(
         &mut self,
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_space_that_exec_leaves_is_noticed() {
+    fn exec_during_a_read_is_noticed() {
         use std::io::Write as _;
         // The shell waits for a line and then executes another program.
         let mut shell = Command::new("sh")

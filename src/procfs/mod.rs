@@ -288,7 +288,7 @@ pub(crate) mod tests {
     use super::*;
 
     #[test]
-    fn names_of_processes() {
+    fn directory_names_of_processes_are_pids() {
         for (name, pid) in [
             ("1", Some(1)),
             ("4194304", Some(4_194_304)),
@@ -317,8 +317,8 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns before the child has its new name and has mapped its libraries; asleep, it
-                // has both
+                // spawn() returns before the child has its new name and has mapped its libraries. Once
+                // asleep, it has both.
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();
@@ -343,7 +343,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn a_process_is_listed_from_its_beginning_to_its_end() {
+        fn process_is_listed_while_it_exists() {
             let (proc, mut buffers, mut listed) = (proc(), Buffers::default(), Vec::new());
             let child = Sleep::new();
             let pid = child.pid();
@@ -371,9 +371,9 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn a_kernel_thread_is_one() {
+        fn kernel_thread_is_recognized() {
             let (proc, mut buffers) = (proc(), Buffers::default());
-            // kthreadd, which is hidden if the test runs in a container
+            // This is kthreadd, which is hidden if the test runs in a container.
             if proc.comm(2, &mut buffers).is_ok_and(|comm| comm == b"kthreadd") {
                 let dir = proc.process(2, &mut buffers).unwrap();
                 assert!(dir.stat(&mut buffers).unwrap().is_kernel_thread);

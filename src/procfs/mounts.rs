@@ -10,8 +10,8 @@ use super::{Buffers, Proc};
 /// The maximum length that is read. A container has dozens of mounts; a longer file is the node's own, and
 /// its beginning suffices.
 const MAX_BYTES: usize = 1 << 20;
-/// The maximum number of mounts that are kept and of the bytes of their paths, because a workload may mount any
-/// number. An agent that mounts the node's root sees two or three for each pod.
+/// The maximum number of mounts that are kept and of the bytes of their paths, because a workload may mount
+/// any number. An agent that mounts the node's root sees two or three for each pod.
 const MAX_MOUNTS: usize = 512;
 const MAX_PATH_BYTES: usize = 64 << 10;
 
@@ -23,8 +23,8 @@ pub struct Mounts {
     is_cut: bool,
 }
 
-/// The id of the first mount that a process sees, which is unique to its mount namespace (or to its root, after
-/// a chroot). `None` if it sees no mount, or in a recording of a process without tmpfs.
+/// The id of the first mount that a process sees, which is unique to its mount namespace (or to its root,
+/// after a chroot). `None` if it sees no mount, or in a recording of a process without tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn many_mounts_are_not_kept() {
+    fn only_a_limited_number_of_mounts_is_kept() {
         let text = |n: usize, path: &str| -> String {
             (0..n).map(|i| format!("1 0 0:1 / /{i}{path} rw - tmpfs t rw\n")).collect()
         };
@@ -202,7 +202,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process() {
+    fn live_proc_shows_kills_and_mounts() {
         let proc = Proc::open(std::path::Path::new("/proc")).unwrap();
         let mut buffers = Buffers::default();
         proc.oom_kills(&mut buffers).expect("this kernel counts");

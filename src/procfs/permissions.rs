@@ -17,16 +17,17 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// Fails with one line where proc shows this process no other. When mounted with hidepid=4, proc shows only
-/// processes that may be traced, and `CAP_PERFMON`, which suffices to read smaps, does not suffice for that
-/// (kernel: fs/proc/base.c, `has_pid_permissions`).
+/// Fails with one line if proc hides other processes from this one. With hidepid=4, proc shows only processes
+/// that may be traced. `CAP_PERFMON` suffices to read smaps, but not for that (kernel: fs/proc/base.c,
+/// `has_pid_permissions`).
 pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());
     let is_hidden = hides_processes(&read("/proc/self/mountinfo"), &path);
     if is_hidden && effective(&read("/proc/self/status")) & 1 << CAP_SYS_PTRACE == 0 {
         return Err(format!(
-            "cannot see processes: {proc_path:?} is mounted with hidepid=ptraceable (4), which needs CAP_SYS_PTRACE"
+            "cannot see processes: {proc_path:?} is mounted with hidepid=ptraceable (4), which needs \
+             CAP_SYS_PTRACE"
         ));
     }
     Ok(())
@@ -53,14 +54,15 @@ fn explain(status: &str, confinement: &str) -> String {
     let has = |capability: u32| effective & 1 << capability != 0;
     if !has(CAP_SYS_PTRACE) {
         let instead =
-            if has(CAP_PERFMON) { "CAP_PERFMON is there, but this kernel asks for more; " } else { "" };
+            if has(CAP_PERFMON) { "CAP_PERFMON is present, but this kernel requires more; " } else { "" };
         return format!("{instead}CAP_SYS_PTRACE is missing (on recent kernels CAP_PERFMON serves as well)");
     }
     match confinement {
         "" | "unconfined" => {
-            "CAP_SYS_PTRACE is there, so a security module or a user namespace denies it".into()
+            "permission denied although CAP_SYS_PTRACE is present: by a security module or a user namespace"
+                .into()
         }
-        profile => format!("CAP_SYS_PTRACE is there, but AppArmor confines this process: {profile:?}"),
+        profile => format!("CAP_SYS_PTRACE is present, but AppArmor confines this process: {profile:?}"),
     }
 }
 
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_that_hides_processes() {
+    fn hidepid_4_hides_processes() {
         let proc = "22 1 0:20 / /proc rw,nosuid - proc proc rw\n";
         let host = |options: &str| format!("{proc}30 1 0:30 / /host/proc ro - proc proc rw,{options}\n");
         for (mounts, path, expected) in [
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing() {
+    fn missing_permission_is_named() {
         let status =
             |mask: u64| format!("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t{mask:016x}\nCapBnd:\t0\n");
         assert_eq!(
@@ -94,15 +96,17 @@ mod tests {
         );
         assert_eq!(
             explain(&status(1 << 38), ""),
-            "CAP_PERFMON is there, but this kernel asks for more; CAP_SYS_PTRACE is missing (on recent kernels CAP_PERFMON serves as well)"
+            "CAP_PERFMON is present, but this kernel requires more; CAP_SYS_PTRACE is missing (on recent \
+             kernels CAP_PERFMON serves as well)"
         );
         assert_eq!(
             explain(&status(1 << 19), "cri-containerd.apparmor.d (enforce)"),
-            r#"CAP_SYS_PTRACE is there, but AppArmor confines this process: "cri-containerd.apparmor.d (enforce)""#
+            "CAP_SYS_PTRACE is present, but AppArmor confines this process: \
+                 \"cri-containerd.apparmor.d (enforce)\""
         );
         assert_eq!(
             explain(&status(1 << 19), "unconfined"),
-            "CAP_SYS_PTRACE is there, so a security module or a user namespace denies it"
+            "permission denied although CAP_SYS_PTRACE is present: by a security module or a user namespace"
         );
     }
 }

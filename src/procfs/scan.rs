@@ -63,7 +63,7 @@ pub fn scan(
     while !at_end {
         if filled == chunk.len() {
             if filled >= MAX_MAPPING {
-                return Err(io::Error::other("what should be a mapping takes more than 1 MiB").into());
+                return Err(io::Error::other("a mapping is longer than 1 MiB").into());
             }
             chunk.resize((2 * filled).max(64), 0);
         }
@@ -119,7 +119,7 @@ pub fn scan(
 }
 
 fn endless() -> io::Error {
-    io::Error::other("more mappings than a process can have: it changes faster than it can be read")
+    io::Error::other("more mappings than a process can have: they change faster than they can be read")
 }
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_mappings_than_there_can_be_are_an_error() {
+    fn more_mappings_than_the_kernel_allows_are_an_error() {
         let mapping = |begin| format!("{begin:x}-{:x} r--p 00000000 00:00 0 \nRss: 8 kB\n", begin + 4096);
         let scan_at_most = |max| {
             let text: String = (0..2000).map(|i| mapping(0x5598_af1c_e000_u64 + i * 4096)).collect();
@@ -136,7 +136,7 @@ mod tests {
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
-        // A mapping that grows ahead of the reader would be printed forever.
+        // The kernel would print a mapping that grows ahead of the reader forever.
         let mapping = mapping(0x5598_af1c_e000);
         let endless = |limits| {
             let text = Forever(mapping.as_bytes(), 0);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_mapping_of_a_file_follows_none() {
+    fn first_mapping_of_a_file_is_not_adjacent() {
         let mapping = |range| format!("{range} rw-p 00000000 00:00 0 \nRss: 8 kB\n");
         let torn = mapping("7f0000000000-7f0000003000") + &mapping("7f0000001000-7f0000004000");
         let file = mapping("7f0000003000-7f0000005000") + &mapping("7f0000005000-7f0000006000");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_takes_no_memory() {
+    fn endless_line_takes_no_memory() {
         let fields = "Rss:                   8 kB\nVmFlags: rd\n";
         for len in [0, MAX_PATH, MAX_PATH + 2, MAX_LINE, 8192, 40_000, 1_000_002] {
             let path = "/x".repeat(len / 2);
@@ -184,7 +184,7 @@ mod tests {
         // need a deadline: the lines end the read at 1 MiB, however slow the machine is.
         let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
         for (text, deadline, expected) in
-            [(&b"\0"[..], deadline, "takes too long"), (b"Rss: 1 kB\n", None, "more than 1 MiB")]
+            [(&b"\0"[..], deadline, "took too long"), (b"Rss: 1 kB\n", None, "longer than 1 MiB")]
         {
             let limits = Limits { deadline, ..Limits::NONE };
             let mut text = Forever(text, 0);

@@ -69,10 +69,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_needed_of_stat() {
+    fn stat_is_parsed() {
         let stat_of = |name: &str, state: &str, flags: u32, n_threads: u32| {
             let text = format!(
-                "42 ({name}) {state} 1 42 42 0 -1 {flags} 10 11 12 13 14 15 16 17 20 0 {n_threads} 0 7788 2445312 202 184467 26 27 28 29\n"
+                "42 ({name}) {state} 1 42 42 0 -1 {flags} 10 11 12 13 14 15 16 17 20 0 {n_threads} 0 7788 \
+                 2445312 202 184467 26 27 28 29\n"
             );
             Stat::parse(text.as_bytes()).unwrap()
         };

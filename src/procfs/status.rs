@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states() {
+    fn state_of_a_task_is_found() {
         for (status, state) in [
             ("Name:\tx\nUmask:\t0022\nState:\tZ (zombie)\nTgid:\t1\n", Some(b'Z')),
             ("Name:\tState:\nState:\tD (disk sleep)\n", Some(b'D')),
@@ -83,9 +83,11 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_and_the_end_of_a_process() {
+    fn status_shows_memory_and_sigkill() {
         let status = |name: &str, rss, is_killed| Status { name: name.to_owned(), rss, is_killed };
-        let alive = "Name:\ta:b\\nc\nState:\tR (running)\nVmRSS:\t      70 kB\nRssAnon:\t      40 kB\nRssFile:\t      20 kB\nRssShmem:\t      10 kB\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n";
+        let alive = "Name:\ta:b\\nc\nState:\tR (running)\nVmRSS:\t      70 kB\nRssAnon:\t      40 \
+            kB\nRssFile:\t      20 kB\nRssShmem:\t      10 \
+            kB\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n";
         for (text, expected, resident) in [
             (alive.to_owned(), status("a:b\\nc", Some([40, 20, 10].map(|kib| kib << 10)), false), 70 << 10),
             (
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zombie_with_other_threads_is_none() {
+    fn zombie_leader_with_other_threads_is_no_zombie() {
         for (status, expected) in [
             ("State:\tZ (zombie)\nThreads:\t1\n", true),
             ("State:\tZ (zombie)\nThreads:\t0\n", true),

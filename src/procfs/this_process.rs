@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_those_of_this_process() {
+    fn figures_describe_this_process() {
         let mut entries = Entries::default();
         let before = ThisProcess::now(&mut entries);
         let file = File::open("/proc/self/statm").unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_told_by_its_number() {
+    fn cpu_time_of_a_thread_is_read_by_its_id() {
         let before = cpu_time_of_thread(this_thread()).unwrap();
         let mut sum = 0_u64;
         while thread_cpu_time() < before + Duration::from_millis(20) {

@@ -1,4 +1,4 @@
-//! Capabilities: all go but those by which other processes are read.
+//! Capabilities: drops all except those that reading other processes needs.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,14 +8,17 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::Needs;
 
-/// Either shows the memory maps of other users' processes; the second from Linux 6.15 on.
+/// Either capability allows reading the memory maps of other users' processes; CAP_PERFMON from Linux 6.15
+/// on.
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PERFMON);
 
-/// Leaves this thread, and the threads that it starts, the capabilities that are needed, if it has them.
+/// Reduces the capabilities of this thread, and of the threads that it starts, to the needed ones among those
+/// that it has.
 pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
     let before = thread::capabilities(None)?.permitted;
     let kept = before & needed(needs);
-    // The bounding set counts only when a program is executed, which is forbidden anyway, and takes a right to change.
+    // The bounding set matters only when a program is executed, which is forbidden anyway. Changing it needs
+    // CAP_SETPCAP.
     if before.contains(CapabilitySet::SETPCAP) {
         for capability in (CapabilitySet::all() - kept).iter() {
             if thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
@@ -30,7 +33,8 @@ pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
 }
 
 fn needed(needs: &Needs) -> CapabilitySet {
-    // As root by hand: files of other users, such as a rootless containerd's socket or a recording in somebody's home.
+    // A program that is run by hand as root may need files of other users, such as a rootless containerd's
+    // socket, or a recording in another user's home.
     let is_foreign = |path: &Path| {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw())
     };
@@ -44,7 +48,7 @@ fn needed(needs: &Needs) -> CapabilitySet {
     needed
 }
 
-/// Whether CAP_PERFMON is all there is to read by.
+/// Whether CAP_PERFMON is the only capability that allows reading other processes.
 pub(super) fn reads_by_perfmon() -> bool {
     thread::capabilities(None).is_ok_and(|sets| sets.effective & READING == CapabilitySet::PERFMON)
 }
@@ -53,7 +57,7 @@ pub(super) fn reads_by_perfmon() -> bool {
 mod tests {
     use super::*;
 
-    /// In a thread of its own, which is all that changes.
+    /// Runs `test` in a thread of its own, because capabilities belong to threads.
     fn in_thread<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
         std::thread::spawn(test).join().unwrap()
     }
@@ -69,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_reading_is_left() {
+    fn only_needed_capabilities_are_kept() {
         let (before, after) = in_thread(|| {
             let before = thread::capabilities(None).unwrap();
             reduce(&needs(&["/"])).unwrap();
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed() {
+    fn needed_capabilities_depend_on_sockets() {
         let owner = rustix::process::geteuid().as_raw();
         let ours = format!("/proc/{}", std::process::id());
         assert_eq!(std::fs::metadata(&ours).unwrap().uid(), owner);

@@ -1,7 +1,8 @@
-//! Landlock: reading below a few directories, and connecting to one socket, is all that is left of the file system.
+//! Landlock: restricts the file system to reading a few directories and connecting to the runtime's sockets.
 //!
-//! A process in a Landlock domain may not look into processes outside it, and the kernel checks that for CAP_SYS_PTRACE but
-//! not for CAP_PERFMON. Whether reading works inside is found out by a thread that goes first.
+//! A process in a Landlock domain may not access processes outside it. The kernel makes no exception for
+//! CAP_SYS_PTRACE, but does for CAP_PERFMON. So a trial thread enters first and tests whether reading still
+//! works.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -15,15 +16,16 @@ use landlock::{
 
 use super::Needs;
 
-/// The newest that is known; what a kernel does not have is left out.
+/// The newest version known here. Access rights that the kernel does not know are left out.
 const KNOWN: ABI = ABI::V10;
 
-/// How many processes are tried, which may be the kernel's own threads and have no memory.
+/// The maximum number of processes that are tried, because kernel threads have no memory to read.
 const MAX_TRIED: usize = 1000;
 
-/// Restricts this thread and those that it starts. Whether that was possible: not if it would end reading.
+/// Restricts this thread and those that it starts. Returns false, and restricts nothing, if processes could
+/// no longer be read.
 pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
-    let Some(readable) = a_readable_process(&needs.proc_path) else { return Ok(false) };
+    let Some(readable) = readable_smaps(&needs.proc_path) else { return Ok(false) };
     let ruleset = rules(needs).map_err(|error| error.to_string())?;
     let trial = ruleset.try_clone().map_err(|error| crate::errors::plain(&error))?;
     let is_readable = thread::spawn(move || trial.restrict_self().is_ok() && is_readable(&readable));
@@ -33,8 +35,8 @@ pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     ruleset.restrict_self().map(|_| true).map_err(|error| error.to_string())
 }
 
-/// The memory map of a process that can be read, and is not this one.
-fn a_readable_process(proc_path: &Path) -> Option<PathBuf> {
+/// Returns the smaps of a process that can be read, other than this one.
+fn readable_smaps(proc_path: &Path) -> Option<PathBuf> {
     let own = std::process::id().to_string();
     let names = fs::read_dir(proc_path).ok()?.flatten().map(|entry| entry.file_name());
     let pids = names.filter(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit) && *name != *own);
@@ -55,7 +57,7 @@ fn rules(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     for path in &needs.reads {
         ruleset = allow(ruleset, path, AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
-    // A server that restarts makes a new socket in the same directory.
+    // A restarted server creates a new socket in the same directory.
     for directory in needs.sockets.iter().filter_map(|socket| socket.parent()) {
         ruleset = allow(ruleset, directory, AccessFs::ResolveUnix.into())?;
     }
@@ -66,7 +68,7 @@ fn rules(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     Ok(ruleset)
 }
 
-/// What does not exist needs no rule.
+/// Adds a rule for a path; a path that does not exist needs none.
 fn allow(
     ruleset: RulesetCreated,
     path: &Path,
@@ -83,7 +85,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    /// In a thread that the rules hold for; none where the kernel has no Landlock.
+    /// Runs `test` in a restricted thread; returns `None` where the kernel has no Landlock.
     fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let restricted = move || {
             let status = rules(&needs).unwrap().restrict_self().unwrap();
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_named_is_read() {
+    fn only_allowed_paths_are_accessible() {
         let base = std::env::temp_dir().join(format!("landlock-{}", std::process::id()));
         let (inner, outer) = (base.join("inner"), base.join("outer"));
         for directory in [&inner, &outer] {
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_readable_is_no_reason_to_go_in() {
+    fn without_readable_smaps_nothing_is_restricted() {
         let proc_path = "/nonexistent".into();
         let needs = Needs { proc_path, reads: Vec::new(), sockets: Vec::new(), writes: None, serves: true };
         assert_eq!(enter(&needs), Ok(false));

@@ -1,12 +1,13 @@
-//! The sandbox: once everything is open, the program gives up what it does not need.
+//! The sandbox: once everything is open, the program drops the rights that it no longer needs.
 //!
-//! Reading other processes' memory maps takes a capability that can do much more. So that whoever takes the
-//! program over gains little: capabilities go except those that reading needs, system calls go except those
-//! that the program makes ([`seccomp`]), and where that does not get in the way of reading, so does the rest
-//! of the file system ([`landlock`]).
+//! Reading other processes' memory maps needs a capability that allows much more. To limit what an attacker
+//! who takes over the program can do, it drops all capabilities except those for reading, and all system
+//! calls that it does not make ([`seccomp`]). Where reading still works then, it also restricts the file
+//! system ([`landlock`]).
 //!
-//! What a kernel cannot do is warned of once; the program goes on without it. A system call that the list
-//! lacks fails with `EPERM`, and whatever fails so says that the sandbox may be the reason.
+//! A restriction that the kernel does not support is logged as a warning, and the program continues without
+//! it. A system call that is not listed fails with `EPERM`, and the error message names the sandbox as a
+//! possible reason.
 
 mod capabilities;
 mod landlock;
@@ -18,18 +19,19 @@ use log::{debug, warn};
 pub use self::needs::Needs;
 use crate::errors;
 
-/// Gives up everything else than `needs`, for this thread and those that it starts. Everything that takes
-/// more rights must be open already: sockets that are listened on, proc.
+/// Drops all rights except `needs`, for this thread and those that it starts. Call this after everything that
+/// needs more rights is open: listening sockets and proc.
 pub fn enter(needs: &Needs) {
     if let Err(error) = capabilities::reduce(needs) {
-        warn!("cannot give up capabilities: {error}");
+        warn!("cannot drop capabilities: {error}");
     }
-    // Inside a Landlock domain CAP_SYS_PTRACE is worth nothing, so it is for those who read by CAP_PERFMON.
+    // CAP_SYS_PTRACE has no effect across a Landlock domain's border, so Landlock is used only with
+    // CAP_PERFMON.
     if capabilities::reads_by_perfmon() {
         match landlock::enter(needs) {
             Ok(true) => debug!("sandbox: reading only below {:?}", needs.reads),
-            Ok(false) => debug!("sandbox: no Landlock, processes could not be read inside"),
-            Err(error) => warn!("cannot restrict what is read: {error}"),
+            Ok(false) => debug!("sandbox: no Landlock, because processes could not be read inside"),
+            Err(error) => warn!("cannot restrict the file system: {error}"),
         }
     }
     match seccomp::enter(needs) {

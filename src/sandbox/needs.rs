@@ -9,16 +9,16 @@ pub struct Needs {
     pub proc_path: PathBuf,
     /// The program reads below these directories.
     pub reads: Vec<PathBuf>,
-    /// The program connects to one of these sockets, again whenever the server restarts.
+    /// The program connects to one of these sockets, and again after its server has restarted.
     pub sockets: Vec<PathBuf>,
-    /// The program makes a directory here, and files in it.
+    /// The program creates this directory, and files in it.
     pub writes: Option<PathBuf>,
     /// The program accepts connections and answers until a signal ends it.
     pub serves: bool,
 }
 
 impl Needs {
-    /// Returns the directory in which the recording's directory is made.
+    /// Returns the directory in which the recording's directory is created.
     pub fn writes_in(&self) -> Option<&Path> {
         let parent = self.writes.as_deref()?.parent()?;
         Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })

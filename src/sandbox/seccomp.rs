@@ -1,10 +1,12 @@
 //! The system calls that the program makes; all others fail with `EPERM`.
 //!
-//! `openat` is allowed for reading only, so nothing can be written, neither `/proc/<pid>/mem` nor a file of a container below
-//! `/proc/<pid>/root`. Memory cannot be made executable. `clone` makes threads only.
+//! `openat` is allowed only for reading, so nothing can be written, neither `/proc/<pid>/mem` nor a
+//! container's file below `/proc/<pid>/root`. Memory cannot be made executable. `clone` can only create
+//! threads.
 //!
-//! A list is checked from its smallest number up. The kernel (5.11 and later) remembers which calls are allowed whatever their
-//! arguments; of the others a scrape makes `openat` the most, so that comes first.
+//! The kernel compares a system call with a list from its smallest number up. From 5.11 on it remembers which
+//! calls are allowed with any arguments. Of the others, a scrape makes `openat` most often, so that one is
+//! compared first.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,7 @@ use seccompiler::{
 
 use super::Needs;
 
-/// What the C libraries, Rust's runtime, memory, threads and clocks need.
+/// The calls of the C libraries and of Rust's runtime, for memory, threads and clocks.
 const RUNTIME: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -50,7 +52,7 @@ const RUNTIME: &[i64] = &[
     libc::SYS_uname,
 ];
 
-/// Files and directories, and waiting for them and for sockets.
+/// The calls for files and directories, and for waiting for them and for sockets.
 const READING: &[i64] = &[
     libc::SYS_close,
     libc::SYS_epoll_create1,
@@ -81,7 +83,7 @@ const READING: &[i64] = &[
     libc::SYS_writev,
 ];
 
-/// Connections that are open.
+/// The calls on open connections.
 const CONNECTED: &[i64] = &[
     libc::SYS_getpeername,
     libc::SYS_getsockname,
@@ -94,7 +96,7 @@ const CONNECTED: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
-/// What newer architectures have dropped; the C libraries still call it where it exists.
+/// Calls that newer architectures have dropped; the C libraries still use them where they exist.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[i64] = &[
     libc::SYS_access,
@@ -108,7 +110,7 @@ const OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 
-/// Neither writing nor making nor emptying a file.
+/// The flags of `openat` that write, create or empty a file.
 const OPEN_MASK: i32 = libc::O_WRONLY
     | libc::O_RDWR
     | libc::O_CREAT
@@ -116,27 +118,29 @@ const OPEN_MASK: i32 = libc::O_WRONLY
     | libc::O_APPEND
     | libc::O_TMPFILE & !libc::O_DIRECTORY;
 
-/// What the kernel told the program at its start: the clock's ticks, the size of a page.
+/// The option of `prctl` that returns what the kernel passed at start: the clock's ticks, the page size.
 const PR_GET_AUXV: i32 = 0x41555856;
 
-/// Forbids this process's threads, also those that run already, whatever is not on its list.
+/// Forbids all threads of this process, including those that already run, every call that is not listed.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
 }
 
-/// The filter: three lists, one after the other.
+/// Builds the filter: three lists, one after the other.
 fn program(needs: &Needs) -> Result<BpfProgram, String> {
     let not_permitted = || SeccompAction::Errno(libc::EPERM as u32);
     let mut others = list(needs);
     let openat = others.remove_entry(&libc::SYS_openat).into_iter().collect();
     let openat = compile(openat, not_permitted(), SeccompAction::Allow)?;
-    // Its arguments lie in memory, where no filter sees them. A C library that is told that there is no clone3 uses clone.
+    // clone3 passes its arguments in memory, where no filter sees them. If it returns ENOSYS, C libraries use
+    // clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let clone3 = compile(clone3, not_permitted(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let others = compile(others, not_permitted(), SeccompAction::Allow)?;
     let mut program = Vec::new();
     for part in [openat, clone3, others] {
-        // The last instruction of a list refuses what is not on it: such calls go on to the next list instead.
+        // The last instruction of a list refuses calls that are not listed. Without it, they continue with
+        // the next list.
         program.pop();
         program.extend(part);
     }
@@ -153,7 +157,7 @@ fn compile(
         .map_err(|error| error.to_string())
 }
 
-/// The calls, each with the rules of which one must hold; none for a call that is allowed whatever its arguments.
+/// Returns the allowed calls, each with rules of which one must hold; an empty list allows any arguments.
 fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     let mut list: BTreeMap<_, _> =
         [RUNTIME, READING, CONNECTED, OLD].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
@@ -173,10 +177,10 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         libc::SYS_prctl,
         [libc::PR_SET_NAME, libc::PR_SET_VMA, PR_GET_AUXV].map(|option| equal(0, option as u64)).into(),
     );
-    // Reading the process's own limits, not setting any.
+    // Only reading the process's own limits is allowed, not setting them.
     list.insert(libc::SYS_prlimit64, vec![rule(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)]);
 
-    // A new runtime wakes itself through a pair.
+    // A new asynchronous runtime wakes itself through a pair of sockets.
     list.insert(libc::SYS_socketpair, vec![equal(0, libc::AF_UNIX as u64)]);
 
     let mut open_mask = OPEN_MASK;
@@ -184,7 +188,8 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         list.insert(libc::SYS_mkdirat, Vec::new());
         #[cfg(target_arch = "x86_64")]
         list.insert(libc::SYS_mkdir, Vec::new());
-        // For writing, but not for reading and writing, which is what debuggers open memory for.
+        // Opening for writing is allowed, but not for reading and writing, which is how debuggers open
+        // memory.
         open_mask = libc::O_RDWR;
     }
     list.insert(libc::SYS_openat, vec![masked(2, open_mask as u64, 0)]);
@@ -203,12 +208,12 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
 
 const FIONBIO: u64 = 0x5421;
 
-/// The argument, an int, is `value`.
+/// Returns a rule: the argument, an int, equals `value`.
 fn equal(argument: u8, value: u64) -> SeccompRule {
     rule(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-/// The argument's bits under the mask are `value`.
+/// Returns a rule: the argument's bits under the mask equal `value`.
 fn masked(argument: u8, mask: u64, value: u64) -> SeccompRule {
     rule(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }
@@ -230,7 +235,7 @@ mod tests {
     use std::process::Command;
     use std::thread;
 
-    /// Runs `test` in a thread that the filters hold for, and only that one.
+    /// Runs `test` in a thread to which the filter applies, and only in that one.
     fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> T {
         let filtered = move || {
             seccompiler::apply_filter(&program(&needs).unwrap()).unwrap();
@@ -254,7 +259,7 @@ mod tests {
         result.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
     }
 
-    /// A directory of its own for each test.
+    /// Creates a directory for one test.
     fn directory(name: &str) -> std::path::PathBuf {
         let path = std::env::temp_dir().join(format!("seccomp-{name}-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
@@ -262,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused() {
+    fn writing_executing_and_networking_are_refused() {
         let path = directory("refused");
         let file = path.join("file");
         fs::write(&file, "text").unwrap();
@@ -297,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_working() {
+    fn reading_connecting_and_threads_still_work() {
         let path = directory("working");
         let file = path.join("file");
         let socket = path.join("socket");
@@ -307,7 +312,8 @@ mod tests {
             let text = fs::read_to_string(&file).unwrap();
             let n_names = fs::read_dir(file.parent().unwrap()).unwrap().count();
             let is_connected = UnixStream::connect(&socket).is_ok();
-            // A thread with a large stack and allocations of its own; and a runtime, as the one that talks to containerd.
+            // This thread has a large stack, allocations of its own, and an asynchronous runtime like that of
+            // the containerd client.
             let start = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
@@ -323,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_connects_who_needs_no_socket() {
+    fn connecting_is_refused_without_a_socket() {
         let path = directory("no-socket").join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
         let to = path.clone();
@@ -332,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_is_written_and_nothing_opened_for_both() {
+    fn recording_is_written_but_no_file_is_opened_for_both() {
         let path = directory("record");
         let file = path.join("1/smaps");
         let written = inside(needs(true, true), move || {

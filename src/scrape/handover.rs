@@ -11,7 +11,7 @@ use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
 /// A read that takes longer is detached. Each further one in a pass gets half the time of the previous one,
 /// because a request may wait for that pass: 64 processes that are stuck at the same time delay it by 0.6 s.
-/// A shorter time for the first would detach reads on a node that is merely busy.
+/// A shorter time for the first read would detach reads on a node that is merely busy.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pass_the_standby_thread_sleeps() {
+    fn standby_thread_sleeps_between_passes() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         assert_eq!(turns.stand_by(now), Standby::WaitForPass);
         turns.begin_pass();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn with_too_many_detached_reads_the_pass_waits() {
+    fn pass_waits_at_the_maximum_of_detached_reads() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         turns.begin_pass();
         turns.n_detached = MAX_DETACHED;

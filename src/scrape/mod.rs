@@ -2,8 +2,8 @@
 //! them.
 //!
 //! Between scrapes there are *checks*, which run the same steps but read only containers that come close to
-//! their limit, so that an OOM record can state what these containers held when the kernel killed a process in
-//! them. A check renders nothing.
+//! their limit, so that an OOM record can state what these containers held when the kernel killed a process
+//! in them. A check renders nothing.
 
 mod checks;
 mod handover;
@@ -123,7 +123,8 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape or a check: lists the processes. With `needs_paths`, sums of the kernel do not suffice.
+    /// Begins a scrape or a check: lists the processes. With `needs_paths`, sums of the kernel do not
+    /// suffice.
     ///
     /// Fails with one line when proc cannot be listed.
     pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
@@ -207,8 +208,8 @@ impl Scraper {
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // A read of `stat` alone counts as overhead, so scrapes become rarer: charged as reads, 3,400 of them with a
-        // budget of 0.01 would leave nothing for memory.
+        // A read of `stat` alone counts as overhead, so scrapes become rarer: charged as reads, 3,400 of them
+        // with a budget of 0.01 would leave nothing for memory.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
             _ => self.budget.spend(finding.cost.cpu_time),
@@ -222,8 +223,8 @@ impl Scraper {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether every selected process was read, except those that are stuck, rest after a long read or exceed
-    /// the budget.
+    /// Whether every selected process was read, except those that are stuck, that rest after a long read, or
+    /// that exceed the budget.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }
@@ -331,8 +332,8 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Appends another view of the last scrape to `text`, with what concerns the containers in it. Returns
-    /// whether it takes at most `max_bytes`. Its CPU time is not charged.
+    /// Appends another view of the last scrape to `text`, including the cgroup families of its containers.
+    /// Returns whether the text takes at most `max_bytes`. Its CPU time is not charged.
     pub fn render_query(&mut self, query: &Query, text: &mut Vec<u8>, max_bytes: usize) -> bool {
         let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
         if let Some(cgroups) = &self.cgroups {
@@ -370,8 +371,8 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check(), has_due)
     }
 
-    /// Starts the thread that notices containers close to their limit and OOM kills, and wakes the thread that
-    /// scrapes. Fails with the system's error when no thread can be started.
+    /// Starts the thread that notices containers close to their limit and OOM kills, and wakes the thread
+    /// that scrapes. Fails with the system's error when no thread can be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
             Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),
@@ -387,8 +388,8 @@ impl Scraper {
         }
     }
 
-    /// Returns all OOM records as JSON, if there are new ones.
-    pub fn news_of_ooms(&mut self) -> Option<String> {
+    /// Returns all OOM records as JSON, if there are new ones since the last call.
+    pub fn take_new_oom_records(&mut self) -> Option<String> {
         self.ooms.news()
     }
 }

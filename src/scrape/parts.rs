@@ -1,4 +1,4 @@
-//! What a scraper is made of.
+//! The parts of a scraper.
 
 use std::time::Duration;
 

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_scrape_is_cut_short() {
+    fn first_scrape_ends_after_its_time_limit() {
         let (mut progress, now) = (Progress::default(), Instant::now());
         for is_first in [true, false] {
             progress.begin(Pass::Scrape, now);

@@ -58,13 +58,14 @@ impl StateLog {
         }
     }
 
-    /// Logs once that there are more samples than `max_samples`, which happens because folding keeps one
-    /// command per container.
+    /// Logs once that there are more samples than `max_samples`, which happens because folding keeps at least
+    /// one command per container.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
             warn!(
-                "{n_samples} samples are more than --max-samples {max_samples}: each container keeps one command"
+                "exporting {n_samples} samples, over --max-samples {max_samples}: one command per container \
+                 is always kept"
             );
         }
     }

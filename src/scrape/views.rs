@@ -1,4 +1,4 @@
-//! What is exported of the readings: the view of the options, and the views that single requests ask for.
+//! What is exported of the readings: the view of the options, and the views of single requests.
 
 use crate::exposition;
 use crate::node::containers::filter::Filter;
@@ -34,7 +34,8 @@ impl Views {
         self.main.shape().max_samples
     }
 
-    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns the number of their samples.
+    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns the number of their
+    /// samples.
     pub fn render(&mut self, text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
         self.main.update(snapshot.summed(), |_, _| true);
         exposition::text::render(text, &self.main, snapshot.summed())
@@ -47,20 +48,21 @@ impl Views {
     }
 }
 
-/// A view that a request asks for.
+/// The view that one request describes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     /// What series stand for, and which samples there are.
     pub shape: Shape,
-    /// What is shown of the selected processes: those that any filter matches. Without filters, all.
+    /// The filters of the request: a process is shown if any of them matches it. Without filters, all
+    /// processes are shown.
     pub filters: Vec<Filter>,
-    /// Whether it needs mappings, where scrapes read only the kernel's sums.
+    /// Whether the view needs mappings, where scrapes usually read only the kernel's sums.
     pub needs_paths: bool,
 }
 
 impl Query {
-    /// Appends the families `process_smaps_*` to `text`. Returns the view, which was made for this, and the
-    /// number of samples; `None` if view and text may take more than `max_bytes`.
+    /// Appends the families `process_smaps_*` to `text`. Returns the view, which is built for this call, and
+    /// the number of samples; `None` if view and text may take more than `max_bytes`.
     pub fn render(&self, text: &mut Vec<u8>, snapshot: &Snapshot, max_bytes: usize) -> Option<(View, u64)> {
         let mut view = View::new(self.shape);
         view.update(snapshot.summed(), |container, command| self.selects(container, Some(command)));
@@ -73,8 +75,7 @@ impl Query {
         Some((view, n_samples))
     }
 
-    /// Whether a container with this label text is shown, or a command of it, of which the escaped name is
-    /// given.
+    /// Whether the container with this label text is shown, or in it the command with this escaped name.
     pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
         if self.filters.is_empty() {
             return true;

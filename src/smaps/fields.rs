@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_ones_come_last() {
+    fn fields_that_combine_by_largest_come_last() {
         for (i, field) in FIELDS.iter().enumerate() {
             assert_eq!(field.combine == Combine::Largest, i >= FIRST_LARGEST, "{}", field.key);
         }

@@ -87,8 +87,8 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the address range in a mapping's header line with the header at the beginning of `following`. Both
-/// ranges have a length, with the space after them.
+/// Compares the address range in a mapping's header line with the header at the beginning of `following`.
+/// Both ranges have a length, with the space after them.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
     // Lower-case hexadecimal digits sort like the numbers. Nearly all addresses have twelve of them, and

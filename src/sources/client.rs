@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_is_not_there_is_one_line() {
+    fn missing_socket_is_reported_in_one_line() {
         let socket = Path::new("/does/not/exist.sock");
         for (lister, peer) in [
             (Lister::Containerd(Containerd::new(socket, &["k8s.io".into()])), "containerd"),
@@ -206,7 +206,7 @@ mod tests {
         }
     }
     #[test]
-    fn a_restarted_runtime_has_another_socket() {
+    fn restarted_runtime_has_another_socket() {
         let path = std::env::temp_dir().join(format!("smaps-restart-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_hangs_is_not_lost() {
+    fn hanging_runtime_has_not_ended() {
         let path = std::env::temp_dir().join(format!("smaps-hangs-{}", std::process::id()));
         let listener = socket_with_a_queue_of_one(&path);
         let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();

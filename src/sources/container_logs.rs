@@ -41,7 +41,7 @@ impl ContainerLogs {
     fn list(&mut self) -> Result<Listing, String> {
         let fail = |cause: String| format!("cannot list {:?}: {cause}", self.directory);
         let mut listing = Listing::default();
-        let (mut n_unclear, mut example) = (0, None);
+        let (mut n_unrecognized, mut example) = (0, None);
         let links = fs::read_dir(&self.directory).map_err(|error| fail(plain(&error)))?;
         for link in links {
             let name = link.map_err(|error| fail(plain(&error)))?.file_name();
@@ -49,7 +49,7 @@ impl ContainerLogs {
                 Some(container) if container.id.len() == ID_LEN => listing.containers.push(container),
                 Some(container) => listing.cut.push(container),
                 None => {
-                    n_unclear += 1;
+                    n_unrecognized += 1;
                     example.get_or_insert(name);
                 }
             }
@@ -57,9 +57,13 @@ impl ContainerLogs {
         if let Some(name) = example
             && !std::mem::replace(&mut self.has_reported, true)
         {
-            warn!("{n_unclear} names in {:?} name no container, {name:?} for one", self.directory);
+            warn!(
+                "{n_unrecognized} names in {:?} are not names of container links, for example \
+                   {name:?}",
+                self.directory
+            );
         }
-        listing.n_unclear = Some(n_unclear);
+        listing.n_unrecognized = Some(n_unrecognized);
         listing.containers.sort_by(|a, b| a.id.cmp(&b.id));
         listing.containers.dedup_by(|a, b| a.id == b.id);
         Ok(listing)
@@ -104,8 +108,8 @@ impl Source for ContainerLogs {
     }
 }
 
-/// Returns the container that the name of a link stands for, with only the first digits of its id if the name
-/// is cut; `None` if it is not the name of a link for logs.
+/// Returns the container that a link's name stands for, with only the first digits of its id if the name is
+/// cut; `None` if it is not the name of a link for logs.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -136,7 +140,7 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn names() {
+    fn link_names_are_parsed() {
         for (names, expected) in [
             ("web-0_shop_app", ["shop", "web-0", "app"]),
             ("a.b-c_kube-system_side-car-1", ["kube-system", "a.b-c", "side-car-1"]),
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_255_bytes_has_the_first_digits_of_an_id() {
+    fn name_cut_at_255_bytes_has_the_first_digits_of_an_id() {
         let name = |n_digits: usize, len: usize| {
             let names = "_shop_app-";
             let pod = "p".repeat(len - names.len() - n_digits - ".log".len());
@@ -194,20 +198,20 @@ mod tests {
     }
 
     #[test]
-    fn names_that_name_no_container_are_counted() {
+    fn unrecognized_names_are_counted() {
         let directory = std::env::temp_dir().join(format!("smaps-links-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let cut = format!("{}_shop_app-{}.log", "p".repeat(255 - 10 - 20 - 4), &ID[..20]);
         for name in [format!("web-0_shop_app-{ID}.log"), cut, "README".into(), "x.log".into()] {
             fs::write(directory.join(name), "").unwrap();
         }
-        let Listing { containers, cut, n_unclear, .. } = ContainerLogs::new(&directory).list().unwrap();
-        assert_eq!((containers.len(), cut.len(), n_unclear), (1, 1, Some(2)));
+        let Listing { containers, cut, n_unrecognized, .. } = ContainerLogs::new(&directory).list().unwrap();
+        assert_eq!((containers.len(), cut.len(), n_unrecognized), (1, 1, Some(2)));
         fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_one_line() {
+    fn missing_directory_is_reported_in_one_line() {
         let mut logs = ContainerLogs::new(Path::new("/does/not/exist"));
         assert!(logs.take_listing().is_none());
         logs.begin_listing();

@@ -136,8 +136,8 @@ async fn labels(
 /// `GetContainerResponse`, with only the labels that are used.
 ///
 /// containerd's CRI plugin copies the labels of a container's image, which the workload chooses, into this
-/// answer. With 1.5 million labels it has 15 MB, from which the generated type makes 185 MiB and this type
-/// 17.
+/// answer. With 1.5 million labels the answer has 15 MB, from which the generated type makes 185 MiB and this
+/// type 17 MiB.
 #[derive(prost::Message)]
 struct GetContainerResponse {
     #[prost(message, tag = "1")]
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_name_the_container() {
+    fn containers_are_named_by_their_labels() {
         let pod =
             [(KIND, "container"), (NAMESPACE, "shop"), (POD, "web-1"), (CONTAINER, "app"), ("app", "web")];
         for (labels, expected) in [
@@ -232,7 +232,7 @@ mod tests {
         }
     }
     #[test]
-    fn only_labels_that_are_used_are_kept() {
+    fn only_used_labels_are_kept() {
         use containerd_client::services::v1::{Container, GetContainerResponse as Generated};
         let labels = [(POD, "web-1"), ("app", "web")].map(|(key, value)| (key.into(), value.into()));
         let container = Container { id: "abc".into(), labels: labels.into(), ..Container::default() };

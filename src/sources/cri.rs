@@ -1,9 +1,9 @@
 //! Lists containers with CRI v1, the kubelet's own interface to every runtime: CRI-O, cri-dockerd,
 //! containerd.
 //!
-//! A listing is two calls, which the runtime answers from its memory. CRI has no pids: a process is
-//! attributed by the container's id in its cgroup's path.
-//! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>
+//! A listing is two calls, which the runtime answers from its memory. CRI reports no pids: a process is
+//! attributed by the container's id in its cgroup's path. See
+//! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_tsv() {
+    fn containers_tsv_is_parsed() {
         let text = format!("{HEADER}\nb\t7\tns\t\tc\na\t42\tshop\tweb-1\tapp\n");
         let containers = parse(text.as_bytes()).unwrap();
         assert_eq!(
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_quoted() {
+    fn malformed_lines_are_quoted() {
         let cases = [
             ("", r#"line 1 is "": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#.to_owned()),
             ("id\n", r#"line 1 is "id": expected "id\tinit_pid\tnamespace\tpod\tcontainer""#.to_owned()),

@@ -18,7 +18,7 @@ pub struct Listing {
     pub cut: Vec<Container>,
     /// The number of names that could not be read as containers; `None` where containers are not listed by
     /// name.
-    pub n_unclear: Option<u64>,
+    pub n_unrecognized: Option<u64>,
 }
 
 /// Lists containers. Calls block only where this is stated.

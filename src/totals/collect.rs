@@ -10,7 +10,7 @@ use super::rows::{OTHER_COMMAND, OTHER_PATH, Rows, Summed};
 use super::sums::Totals;
 use super::table;
 
-/// What collecting needs from one view to the next, so that it allocates nothing.
+/// Scratch that is kept from one view to the next, so that collecting allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     /// The processes that count, if each has its own rows: the position of its command, its pid in the order
@@ -90,7 +90,7 @@ impl Collector {
             let reading = summed.readings.get(id);
             if reading.state == State::Counted {
                 let position = summed.table.commands.get(reading.command).position;
-                self.processes.push((position, in_order_of_texts(reading.pid), id));
+                self.processes.push((position, order_as_text(reading.pid), id));
             }
         }
         self.processes.sort_unstable();
@@ -296,7 +296,7 @@ fn end(rows: &mut Rows, current: &mut Current) {
 }
 
 /// Returns a number for each pid in which the decimal texts are in order: 1, 10, 2.
-fn in_order_of_texts(pid: u32) -> u64 {
+fn order_as_text(pid: u32) -> u64 {
     let (mut digits, mut n_digits, mut rest) = (0, 0, pid);
     loop {
         digits |= u64::from(rest % 10 + 1) << (4 * n_digits);
@@ -313,10 +313,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pids_are_in_the_order_of_their_texts() {
+    fn pids_sort_as_text() {
         let mut pids: Vec<u32> = vec![0, 1, 2, 9, 10, 11, 19, 100, 101, 4_194_304, u32::MAX, 99, 20];
         let mut texts: Vec<String> = pids.iter().map(|pid| format!("{pid}\"")).collect();
-        pids.sort_by_key(|&pid| in_order_of_texts(pid));
+        pids.sort_by_key(|&pid| order_as_text(pid));
         texts.sort();
         assert!(pids.iter().map(|pid| format!("{pid}\"")).eq(texts));
     }

@@ -1,12 +1,12 @@
 //! Folds into `[other]` what exceeds `--max-samples`. Every sum stays the same.
 //!
 //! Each container gets a fair share of the samples; one that needs more folds its commands and paths, see
-//! [`part`](super::part).
+//! [`container_fold`](super::container_fold).
 
 use std::cmp::Reverse;
 
+use super::container_fold::{ContainerFold, Scratch};
 use super::fair_share::FairShare;
-use super::part::{Part, Scratch};
 use super::row::CommandFold;
 use super::rows::{Rows, Summed};
 use super::table::Table;
@@ -19,7 +19,7 @@ const MAX_REPORTED: usize = 100;
 pub(super) struct Folding {
     /// The number of each container, and of its paths that are summed as `[other]`.
     reported: Vec<(u32, u64)>,
-    parts: Vec<Part>,
+    containers: Vec<ContainerFold>,
     scratch: Scratch,
 }
 
@@ -27,18 +27,18 @@ impl Folding {
     /// Folds until the samples are within the limit, or until each container above its share has one row
     /// left.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
-        self.parts.clear();
+        self.containers.clear();
         let limit = rows.shape.max_samples;
         if limit > 0 && rows.cost(summed.table) > limit {
             self.measure(rows);
-            self.parts.sort_unstable_by_key(|part| (part.cost, part.commands.start));
-            let mut shares = FairShare::new(limit, self.parts.len());
-            for part in &mut self.parts {
+            self.containers.sort_unstable_by_key(|container| (container.cost, container.commands.start));
+            let mut shares = FairShare::new(limit, self.containers.len());
+            for container in &mut self.containers {
                 let share = shares.next();
-                if part.cost > share {
-                    part.fold(rows, summed, share, &mut self.scratch);
+                if container.cost > share {
+                    container.fold(rows, summed, share, &mut self.scratch);
                 }
-                shares.take(part.cost);
+                shares.take(container.cost);
             }
             self.scratch.shrink(rows.rows.len());
         }
@@ -59,14 +59,14 @@ impl Folding {
             // A command without processes has no sample for the number of processes.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
-            match self.parts.last_mut().filter(|part| part.container == container) {
-                Some(part) => {
-                    part.commands.end = position + 1;
-                    part.cost += cost;
+            match self.containers.last_mut().filter(|last| last.container == container) {
+                Some(container) => {
+                    container.commands.end = position + 1;
+                    container.cost += cost;
                 }
                 None => {
                     let commands = position..position + 1;
-                    self.parts.push(Part { container, commands, cost, n_folded: 0 });
+                    self.containers.push(ContainerFold { container, commands, cost, n_folded: 0 });
                 }
             }
             rows.commands[position].fold = fold;
@@ -74,7 +74,7 @@ impl Folding {
     }
 
     fn choose_reported(&mut self, rows: &Rows, table: &Table) {
-        let Self { reported, parts, .. } = self;
+        let Self { reported, containers, .. } = self;
         reported.clear();
         let mut last = None;
         for command in &rows.commands {
@@ -82,10 +82,10 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // Parts and containers have one order: that of the label texts.
-        parts.sort_unstable_by_key(|part| part.commands.start);
-        for (reported, part) in reported.iter_mut().zip(&*parts) {
-            reported.1 += part.n_folded;
+        // Both lists are in the order of the label texts.
+        containers.sort_unstable_by_key(|container| container.commands.start);
+        for (reported, container) in reported.iter_mut().zip(&*containers) {
+            reported.1 += container.n_folded;
         }
         reported.retain(|&(_, n_folded)| n_folded > 0);
         if reported.len() > MAX_REPORTED {
@@ -110,10 +110,10 @@ mod tests {
     use crate::smaps::fields::{ALL_FIELDS, RSS, values};
     use crate::smaps::{place::PlaceText, scanner::Mapping};
     use crate::totals::grouping::GroupBy;
+    use crate::totals::process_sums::ProcessSums;
     use crate::totals::shape::Shape;
     use crate::totals::snapshot::{Process, Snapshot};
     use crate::totals::table::ContainerKey;
-    use crate::totals::tally::Tally;
     use crate::totals::view::View;
 
     /// A node in which each series has 3 samples, and each command one more.
@@ -140,16 +140,16 @@ mod tests {
             let mut readings = Vec::new();
             for mapped in self.mapped.chunk_by(|a, b| a.2 == b.2) {
                 let (container, comm, pid, ..) = &mapped[0];
-                let (container, mut tally) = (ContainerKey(*container), Tally::new(usize::MAX));
+                let (container, mut process_sums) = (ContainerKey(*container), ProcessSums::new(usize::MAX));
                 for (.., path, rss) in mapped {
                     let values = &values(&[("rss", *rss), ("mmu_page_size", 4096)]);
                     let place = PlaceText::default();
-                    tally.add(&Mapping { path: path.as_bytes(), values, place, count: 1 });
+                    process_sums.add(&Mapping { path: path.as_bytes(), values, place, count: 1 });
                 }
                 self.snapshot.register(container, &format!("{{c=\"{}\"", container.0));
                 readings.push(None);
                 let of = Process { container, comm: comm.as_bytes(), pid: *pid };
-                self.snapshot.record(of, &tally, readings.last_mut().unwrap());
+                self.snapshot.record(of, &process_sums, readings.last_mut().unwrap());
             }
             self.snapshot.sum(readings.iter().flatten().map(|id| (id, true)));
             self.view.update(self.snapshot.summed(), |_, _| true);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_paths_fold_and_come_back() {
+    fn smallest_paths_fold_and_unfold() {
         let mut node = Node::new(Shape { max_samples: 14, ..Shape::default() });
         let mappings = [("/big", 900), ("/m", 20), ("/n", 20), ("/o", 30)];
         node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_have_labels_in_their_order() {
+    fn kinds_are_in_the_order_of_their_labels() {
         assert!(KIND_LABELS.is_sorted());
         let mut kinds: Vec<&str> = AnonPart::ALL.map(AnonPart::kind).to_vec();
         kinds.extend(["anon", "file", "heap", "shm", "special", "stack", OTHER]);

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_a_container_are_found_again() {
+    fn values_of_container_labels_are_parsed() {
         for values in [["ns", "", "c"], ["a\\", "b\"=\"", "\n"], ["\\\"", "\\\\", "é"]] {
             assert_eq!(values_of_container(&container(values[0], values[1], values[2])), values);
         }

@@ -1,4 +1,4 @@
-//! What fills a container: its largest paths.
+//! Finds the largest paths of a container.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -26,11 +26,11 @@ pub struct Largest {
     pub sizes: Sizes,
 }
 
-/// The sizes of the largest paths of a container, up to [`MAX_SIZES`], in descending order: a hash of the command
-/// and the path, and the proportional bytes.
+/// The sizes of the largest paths of a container, up to [`MAX_SIZES`], in descending order: a hash of the
+/// command and the path, and the proportional bytes.
 pub type Sizes = Vec<(u64, u64)>;
 
-/// What one command maps of one path.
+/// The memory that one command maps of one path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The command's name.
@@ -146,7 +146,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_largest_paths_of_one_container() {
+    fn largest_paths_of_one_container_are_found() {
         let found = largest(&table(&MAPPED), "b").unwrap();
         assert_eq!((found.pss, &*found.command), (290, "sh"));
         let paths: Vec<_> = found.paths.iter().map(|p| (&*p.command, &*p.path, p.pss)).collect();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_paths_with_short_names() {
+    fn at_most_ten_paths_are_named_and_names_are_cut() {
         let paths: Vec<String> = (0..30).map(|i| format!("/{i}/{}", "x".repeat(300))).collect();
         let mapped: Vec<_> = (1..).zip(&paths).map(|(pss, path)| ("a", "x", &**path, pss, 0)).collect();
         let found = largest(&table(&mapped), "a").unwrap();

@@ -1,8 +1,8 @@
-//! Decides what is summed as `[other]`: always the smallest part, and only as much as a limit requires.
+//! Decides what is summed as `[other]`: always the smallest candidates, and only as many as a limit requires.
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
-//! | half of [`max_bytes`] | paths of one process, while it is read | [`tally`](super::tally) |
+//! | half of [`max_bytes`] | paths of one process, while it is read | [`process_sums`](super::process_sums) |
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_are_merged_until_the_rest_fits() {
+    fn smallest_candidates_are_merged_until_the_rest_fits() {
         let candidates: [Candidate; 4] =
             [(((5, 0), 0), 10), (((1, 2), 3), 11), (((1, 2), 1), 12), (((1, 1), 2), 13)];
         for (limit, expected, cost_after) in

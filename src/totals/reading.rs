@@ -1,4 +1,4 @@
-//! What the last read of a process returned: its totals by series, packed to about 20 bytes per series.
+//! The result of the last read of a process: its totals by series, packed to about 20 bytes per series.
 
 use super::sums::Totals;
 
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn readings_keep_every_number() {
+    fn packed_readings_lose_no_number() {
         for bytes in [0, 1, 1023, 1024, 4096, 127 << 10, 128 << 10, 1 << 40, u64::MAX - 1023, u64::MAX] {
             for n_mappings in [1, 127, 128, 65_530, u64::MAX] {
                 let all = Values { present: ALL_FIELDS, bytes: [bytes; N_FIELDS] };

@@ -37,16 +37,16 @@ pub(super) enum Label {
 pub(super) enum Source {
     /// Nothing is summed.
     Nothing,
-    /// In the table: the sum of this series over all processes.
+    /// The totals are in the table: the sum of this series over all processes.
     Series(u32),
-    /// In a reading: what one process adds to a series. It stays packed, because 90,000 unpacked ones, as
-    /// 1,500 processes have, would take 17 MB.
+    /// The totals are in a reading: what one process adds to a series. They stay packed, because 90,000
+    /// unpacked ones, as 1,500 processes have, would take 17 MB.
     Reading { id: u32, at: u32 },
-    /// In the view.
+    /// The totals are in the view.
     Sum(u32),
 }
 
-/// What decides how many samples a row has, and in which order rows fold.
+/// The properties of a row that decide how many samples it has, and in which order rows fold.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outline {
     pub(super) size: Size,

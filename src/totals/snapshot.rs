@@ -10,12 +10,12 @@
 use super::labels;
 use super::memory;
 use super::other::OTHER;
+use super::process_sums::ProcessSums;
 use super::reading::{Reading, ReadingId, State};
 use super::rows::Summed;
 use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{ContainerKey, Table};
-use super::tally::Tally;
 
 /// The process that a reading belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +41,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Returns an empty snapshot that takes at most this much memory and cuts paths to this length; 0 means no
-    /// limit of length.
+    /// Returns an empty snapshot that takes at most this much memory and cuts paths to this length; 0 means
+    /// no limit of length.
     pub fn new(max_bytes: usize, max_label_bytes: usize) -> Self {
         Self {
             table: Table::new(max_label_bytes),
@@ -77,15 +77,15 @@ impl Snapshot {
     /// Keeps the result of reading a process, in place of the previous reading.
     ///
     /// Panics if the container is not registered.
-    pub fn record(&mut self, process: Process<'_>, tally: &Tally, id: &mut Option<ReadingId>) {
+    pub fn record(&mut self, process: Process<'_>, process_sums: &ProcessSums, id: &mut Option<ReadingId>) {
         let container = self.table.container(process.container).expect("the container is registered");
         let command = self.command(container, process);
         let slot = id.get_or_insert_with(|| ReadingId(self.readings.insert(Reading::default()))).0;
         let mut reading = std::mem::take(self.readings.get_mut(slot));
         let n_bytes_before = if reading.state == State::Unused { 0 } else { reading.n_bytes() };
-        reading.begin(command, process.pid, tally.n_merged());
+        reading.begin(command, process.pid, process_sums.n_merged());
         let (mut others, mut n_others) = (Totals::default(), 0);
-        for (value, totals) in tally.sums() {
+        for (value, totals) in process_sums.sums() {
             let value = self.table.cut(labels::lossy(value, &mut self.lossy));
             if memory::admits_path(&self.table, command, value, totals) {
                 reading.push(self.table.series_of(command, value), totals);
@@ -191,16 +191,16 @@ mod tests {
 
         /// Adds a process with mappings of these paths and resident bytes, in the container with this key.
         fn process_in(&mut self, container: u32, comm: &[u8], mappings: &[(&[u8], u64)]) {
-            let mut tally = Tally::new(self.snapshot.max_bytes);
+            let mut process_sums = ProcessSums::new(self.snapshot.max_bytes);
             for &(path, rss) in mappings {
                 let values = values(&[("rss", rss), ("mmu_page_size", 4096)]);
-                tally.add(&Mapping { path, values: &values, place: PlaceText::default(), count: 1 });
+                process_sums.add(&Mapping { path, values: &values, place: PlaceText::default(), count: 1 });
             }
             let (key, labels) = (ContainerKey(container), format!("{{container=\"{container}\""));
             self.snapshot.register(key, &labels);
             self.readings.push(None);
             let (pid, id) = (self.readings.len() as u32, self.readings.last_mut().unwrap());
-            self.snapshot.record(Process { container: key, comm, pid }, &tally, id);
+            self.snapshot.record(Process { container: key, comm, pid }, &process_sums, id);
         }
 
         fn process(&mut self, comm: &[u8], mappings: &[(&[u8], u64)]) {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_that_is_kept_counts_again_later() {
+    fn kept_reading_can_count_again() {
         let mut node = Node::new(usize::MAX);
         node.process(b"a", &[(b"/x", 1), (b"/y", 2)]);
         node.process(b"b", &[(b"/z", 4)]);
@@ -291,9 +291,13 @@ mod tests {
         let mut node = Node::new(usize::MAX);
         node.process_in(0, b"a", &[(b"/x", 1)]);
         node.snapshot.register(ContainerKey(7), "{container=\"0\"");
-        let tally = Tally::new(usize::MAX);
+        let process_sums = ProcessSums::new(usize::MAX);
         let mut id = None;
-        node.snapshot.record(Process { container: ContainerKey(7), comm: b"a", pid: 9 }, &tally, &mut id);
+        node.snapshot.record(
+            Process { container: ContainerKey(7), comm: b"a", pid: 9 },
+            &process_sums,
+            &mut id,
+        );
         node.readings.push(id);
         node.sum();
         assert_eq!(node.processes(), [(r#"comm="a""#, 2)]);
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_read_the_same_are_one_series() {
+    fn paths_with_equal_text_are_one_series() {
         let mut node = Node::new(usize::MAX);
         node.process(b"a\xff", &[(b"/\xff", 1024), (b"/\xfe", 2048), ("/\u{fffd}".as_bytes(), 4096)]);
         node.process(b"a\xfe", &[(b"/\xff", 1024)]);
@@ -318,7 +322,7 @@ mod tests {
     /// Whatever a container maps, its memory stays within the limit, its sums stay the same, its largest
     /// paths keep their names, and other containers lose nothing.
     #[test]
-    fn no_container_fills_the_memory() {
+    fn one_container_cannot_use_all_memory() {
         let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();
         let mut node = Node::new(1 << 20);
         let quiet: Vec<(&[u8], u64)> = paths[..50].iter().map(|path| (path.as_slice(), 100)).collect();

@@ -75,8 +75,8 @@ pub struct Series {
 /// Containers, commands and series. Finding known ones allocates nothing.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// The length in bytes after which a path is cut; 0 means no limit. Long-term stores refuse samples with a
-    /// longer label value, Grafana Mimir those over 2 KiB.
+    /// The length in bytes after which a path is cut; 0 means no limit. Long-term stores refuse samples with
+    /// a longer label value, Grafana Mimir those over 2 KiB.
     max_label_bytes: usize,
     /// The memory of the whole table, including the readings.
     pub(super) n_bytes: usize,

@@ -1,6 +1,7 @@
-"""What a scrape a second costs containerd and its shims, with 50 pods: against nobody asking, and against one Tasks.List a second.
+"""Measures the CPU time that one scrape per second costs containerd and its shims, with 50 pods.
 
-And what one listing costs them, by Tasks.List and by CRI. `SECONDS=0` measures that alone.
+It is compared with no requests, and with one Tasks.List per second. The cost of one listing by Tasks.List and
+by CRI is measured as well; `SECONDS=0` measures only that.
 """
 
 import os
@@ -22,48 +23,58 @@ N_LISTINGS = 300
 
 
 def cpu_seconds(lab: Lab) -> float:
-    """The CPU time of containerd and its shims so far, all threads that live (they do not end while nothing begins or ends)."""
+    """Returns the CPU seconds of all threads of containerd and its shims. Idle ones keep their threads."""
     socket = str(lab.socket)
-    ours = [pid for pid in pids() if socket in (line := cmdline(pid)) and "shim" in line or str(lab.directory / "containerd.toml") in line]
-    assert len(ours) == N_PODS + 1, f"{len(ours)} processes, expected containerd and a shim a pod"
+    ours = [
+        pid
+        for pid in pids()
+        if socket in (line := cmdline(pid))
+        and "shim" in line
+        or str(lab.directory / "containerd.toml") in line
+    ]
+    assert len(ours) == N_PODS + 1, f"{len(ours)} processes, expected containerd and one shim per pod"
     threads = (thread for pid in ours for thread in Path(f"/proc/{pid}/task").iterdir())
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-def over_a_minute(lab: Lab, each_second=lambda: None) -> float:
-    """The CPU seconds of a minute in which this is done each second."""
-    before, began = cpu_seconds(lab), time.monotonic()
+def cpu_over_a_minute(lab: Lab, each_second=lambda: None) -> float:
+    """Calls a function every second for a minute, and returns the CPU seconds of containerd and its shims."""
+    before, started_at = cpu_seconds(lab), time.monotonic()
     for second in range(SECONDS):
-        time.sleep(max(0.0, began + second - time.monotonic()))
+        time.sleep(max(0.0, started_at + second - time.monotonic()))
         each_second()
-    time.sleep(max(0.0, began + SECONDS - time.monotonic()))
+    time.sleep(max(0.0, started_at + SECONDS - time.monotonic()))
     return cpu_seconds(lab) - before
 
 
-def a_listing(lab: Lab, ask) -> tuple[float, float]:
-    """The CPU milliseconds of one of many listings, and how many it takes to be answered."""
-    ask()
-    cpu, began = cpu_seconds(lab), time.monotonic()
+def cost_of_listing(lab: Lab, request) -> tuple[float, float]:
+    """Returns the CPU milliseconds and the duration in milliseconds of one listing, averaged over many."""
+    request()
+    cpu, started_at = cpu_seconds(lab), time.monotonic()
     for _ in range(N_LISTINGS):
-        ask()
-    took = time.monotonic() - began
+        request()
+    took = time.monotonic() - started_at
     busy = cpu_seconds(lab) - cpu
     time.sleep(took)
     idle = cpu_seconds(lab) - cpu - busy
     return (busy - idle) / N_LISTINGS * 1000, took / N_LISTINGS * 1000
 
 
-def listings(lab: Lab, tasks_list):
+def compare_listings(lab: Lab, tasks_list):
     def by_cri():
         assert len(lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items) == N_PODS
         assert len(lab.cri.ListContainers(cri.ListContainersRequest()).containers) == N_PODS
 
-    ways = {"Tasks.List": lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]), "ListPodSandbox and ListContainers": by_cri}
-    results = {way: [a_listing(lab, ask) for _ in range(3)] for way, ask in ways.items()}
-    print(f"\none listing of {N_PODS} pods, of {N_LISTINGS} in a row, three times\n{'':72}{'least':>12}{'median':>12}")
+    ways = {
+        "Tasks.List": lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]),
+        "ListPodSandbox and ListContainers": by_cri,
+    }
+    results = {way: [cost_of_listing(lab, request) for _ in range(3)] for way, request in ways.items()}
+    print(f"\none listing of {N_PODS} pods, averaged over {N_LISTINGS}, three times")
+    print(f"{'':72}{'minimum':>12}{'median':>12}")
     for way, values in results.items():
         row(f"CPU of containerd and its shims, {way}", [cpu for cpu, _ in values], "ms")
-        row(f"until it is answered, {way}", [took for _, took in values], "ms")
+        row(f"duration, {way}", [took for _, took in values], "ms")
 
 
 def row(what: str, values: list[float], unit: str, target: str = ""):
@@ -75,25 +86,28 @@ def main():
         for i in range(N_PODS):
             lab.run_pod("bench", f"pod-{i}", [Container("app", ["/bin/sleep", "100000"])])
         tasks_list = lab._channel.unary_unary("/containerd.services.tasks.v1.Tasks/List")
-        listings(lab, tasks_list)
+        compare_listings(lab, tasks_list)
         if SECONDS == 0:
             return
         arguments = ["--containerd-sock", lab.socket, "--filter", "bench/*/*/*", "--scrape-interval", "1s"]
         alone, listed, scraped = [], [], []
         for _ in range(N_ROUNDS):
-            alone.append(over_a_minute(lab))
-            listed.append(over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")])))
+            alone.append(cpu_over_a_minute(lab))
+            listed.append(
+                cpu_over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]))
+            )
             with redirect_stdout(sys.stderr), exporter.Exporter(*arguments) as running:
-                time.sleep(5)  # what it asks at the start is no part of a steady minute
-                scraped.append(over_a_minute(lab))
+                time.sleep(5)  # excludes the requests of the start
+                scraped.append(cpu_over_a_minute(lab))
                 n_seen = running.metrics().value("smaps_exporter_containers")
                 assert n_seen == N_PODS, f"the exporter sees {n_seen} containers"
-        print(f"\ncontainerd and its shims over a minute, {N_PODS} pods\n{'':72}{'least':>12}{'median':>12}  target")
-        row("CPU, nobody asks", alone, "s")
-        row("CPU, one Tasks.List a second", listed, "s")
-        row("CPU, our exporter at 1 s", scraped, "s")
-        ratios = [(ours - nobody) / (theirs - nobody) for ours, theirs, nobody in zip(scraped, listed, alone)]
-        row("what we add, of what Tasks.List a second adds", ratios, "times", "<= 0.02")
+        print(f"\ncontainerd and its shims over a minute, {N_PODS} pods")
+        print(f"{'':72}{'minimum':>12}{'median':>12}  target")
+        row("CPU, no requests", alone, "s")
+        row("CPU, one Tasks.List per second", listed, "s")
+        row("CPU, exporter with an interval of 1 s", scraped, "s")
+        ratios = [(ours - idle) / (theirs - idle) for ours, theirs, idle in zip(scraped, listed, alone)]
+        row("added CPU, relative to one Tasks.List per second", ratios, "times", "<= 0.02")
 
 
 if __name__ == "__main__":

@@ -1,42 +1,42 @@
-//! An allocator that counts: how often each thread asks for memory, and for how much.
+//! An allocator that counts how often each thread allocates memory, and how much.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The system's allocator, with a tally for each thread.
+/// The system's allocator, with counters for each thread.
 pub struct Counting;
 
-/// What one thread has asked for.
+/// The allocations of one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Allocations, growing and shrinking ones included.
+pub struct Allocations {
+    /// The number of allocations, including those that grow or shrink.
     pub n_allocations: u64,
-    /// The bytes of all of them.
+    /// The total number of bytes.
     pub n_bytes: u64,
 }
 
 thread_local! {
-    // Constant and without a destructor: safe to use inside an allocator at any time of a thread's life.
-    static TALLY: Cell<Tally> = const { Cell::new(Tally { n_allocations: 0, n_bytes: 0 }) };
+    // A constant without a destructor can be used inside an allocator at any time of a thread's life.
+    static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 
-/// What this thread asks for while `work` runs.
-pub fn during(work: impl FnOnce()) -> Tally {
-    let before = TALLY.get();
+/// Returns the allocations of this thread while `work` runs.
+pub fn during(work: impl FnOnce()) -> Allocations {
+    let before = COUNTED.get();
     work();
-    let after = TALLY.get();
-    Tally {
+    let after = COUNTED.get();
+    Allocations {
         n_allocations: after.n_allocations - before.n_allocations,
         n_bytes: after.n_bytes - before.n_bytes,
     }
 }
 
 fn count(n_bytes: usize) {
-    let Tally { n_allocations, n_bytes: sum } = TALLY.get();
-    TALLY.set(Tally { n_allocations: n_allocations + 1, n_bytes: sum + n_bytes as u64 });
+    let Allocations { n_allocations, n_bytes: sum } = COUNTED.get();
+    COUNTED.set(Allocations { n_allocations: n_allocations + 1, n_bytes: sum + n_bytes as u64 });
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());

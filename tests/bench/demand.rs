@@ -1,4 +1,4 @@
-//! What the exporter costs by how often a client requests /metrics: every 3 s, every second, never.
+//! The cost of the exporter when a client requests /metrics every 3 s, every second, or never.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,7 +21,7 @@ struct Exporter {
     addr: String,
 }
 
-/// One answer to a request for /metrics.
+/// A response to a request for /metrics.
 struct Answer {
     took: Duration,
     /// `smaps_exporter_scrapes_total`
@@ -47,7 +47,7 @@ impl Exporter {
         Ok(Self { process, addr })
     }
 
-    fn ask(&self) -> io::Result<Answer> {
+    fn request(&self) -> io::Result<Answer> {
         let began = Instant::now();
         let mut stream = TcpStream::connect(&self.addr)?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
@@ -62,7 +62,7 @@ impl Exporter {
         Ok(Answer { took, n_scrapes: value("smaps_exporter_scrapes_total") })
     }
 
-    /// CPU time of all its threads, in seconds.
+    /// Returns the CPU time of all threads of the exporter, in seconds.
     fn cpu_time(&self) -> io::Result<f64> {
         let mut seconds = 0.0;
         for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
@@ -80,7 +80,7 @@ impl Exporter {
         let mut before = 0.0;
         for i in 1..=N_WARM_UP + n_periods {
             thread::sleep((began + i * period).saturating_duration_since(Instant::now()));
-            answers.push(self.ask()?);
+            answers.push(self.request()?);
             let now = self.cpu_time()?;
             spent.push(now - before);
             before = now;
@@ -97,23 +97,23 @@ impl Drop for Exporter {
     }
 }
 
-/// The CPU time of requests every 3 s and every second, over busy and over quiet processes, and of no
-/// requests.
+/// Measures the CPU time of requests every 3 s and every second, over busy and over quiet processes, and
+/// without requests.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));
     let busy: fn(usize) -> io::Result<Workload> = Workload::busy;
     for (name, start, bound) in [("busy", busy, 1.1), ("quiet", Workload::few_series, 0.45)] {
         let workload = start(N_PROCESSES)?;
-        heading(&format!("a request every 3 s: {N_PROCESSES} {name} processes of {N_MAPPINGS} mappings"));
+        heading(&format!("one request every 3 s: {N_PROCESSES} {name} processes of {N_MAPPINGS} mappings"));
         let exporter = Exporter::start(&workload)?;
         let (spent, answers) = exporter.periods(period, n_periods)?;
         let fresh: Vec<f64> =
-            (0..n_periods).map(|_| Ok(exporter.ask()?.took.as_secs_f64())).collect::<io::Result<_>>()?;
+            (0..n_periods).map(|_| Ok(exporter.request()?.took.as_secs_f64())).collect::<io::Result<_>>()?;
         let floor = workload.read_floor(n_periods as usize);
-        time("CPU a period", &spent, 1e3, "ms", Target::None);
+        time("CPU per period", &spent, 1e3, "ms", Target::None);
         time("read floor of one full read", &floor, 1e3, "ms", Target::None);
-        ratio("CPU a period over read floor", &spent, &floor, AtMost(bound));
+        ratio("CPU per period over read floor", &spent, &floor, AtMost(bound));
         let took: Vec<f64> = answers.iter().map(|answer| answer.took.as_secs_f64()).collect();
         time("answer that waits for its scrape", &took, 1e3, "ms", Target::None);
         time("answer from a fresh result", &fresh, 1e3, "ms", Target::None);
@@ -126,14 +126,14 @@ pub fn demand() -> io::Result<()> {
         }
         let (each_second, _) = exporter.periods(seconds(1.0, 0.1), n_periods)?;
         let old = median(&each_second) * period.as_secs_f64();
-        single("a request every second: CPU in 3 s", old * 1e3, "ms", Target::None);
-        single("times the CPU of a request every 3 s", old / median(&spent), "times", Target::None);
+        single("one request per second: CPU in 3 s", old * 1e3, "ms", Target::None);
+        single("times the CPU of one request every 3 s", old / median(&spent), "times", Target::None);
     }
     Ok(())
 }
 
 impl Workload {
-    /// The CPU time of reading every smaps, so many times.
+    /// Returns the CPU time of reading every smaps once, for each of `n_rounds` rounds.
     fn read_floor(&self, n_rounds: usize) -> Vec<f64> {
         let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];

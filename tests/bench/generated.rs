@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What a kernel 6.18 prints between the sizes and the flags.
+/// The fields that a kernel 6.18 prints between the sizes and the flags.
 const KEYS: [&str; 22] = [
     "Size",
     "KernelPageSize",
@@ -31,7 +31,7 @@ const KEYS: [&str; 22] = [
     "Locked",
 ];
 
-/// A sequence of numbers that only looks random (Marsaglia, "Xorshift RNGs", 2003).
+/// Pseudorandom numbers that are the same in every run (Marsaglia, "Xorshift RNGs", 2003).
 pub struct Numbers(pub u64);
 
 impl Numbers {
@@ -43,7 +43,8 @@ impl Numbers {
     }
 }
 
-/// An smaps text of `n_mappings`: every other one anonymous, the others spread over `n_paths` files below `directory`.
+/// Returns an smaps text of `n_mappings`: every other one anonymous, the others spread over `n_paths` files
+/// below `directory`.
 pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut Numbers) -> String {
     let mut text = String::new();
     let mut address = 0x7f12_3456_0000_u64;
@@ -55,7 +56,7 @@ pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut N
             0 => String::new(),
             _ => format!("{directory}/libsomething-{file}.so.6"),
         };
-        // The kernel pads what stands before the path to 73 columns (seq_pad in fs/proc/task_mmu.c).
+        // The kernel pads the text before the path to 73 columns (seq_pad in fs/proc/task_mmu.c).
         let before = format!("{address:08x}-{end:08x} rw-p {:08x} fe:00 {}", 0, 240_000 + file);
         let _ = if path.is_empty() {
             writeln!(text, "{before} ") // writing to a String cannot fail
@@ -79,7 +80,7 @@ pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut N
     text
 }
 
-/// A cgroup of version 2, with what is read of it.
+/// Writes the files of a cgroup of version 2 that the exporter reads.
 fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut stat = String::new();
@@ -88,7 +89,8 @@ fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
     {
         let _ = writeln!(stat, "{key} {}", numbers.below(1 << 30)); // writing to a String cannot fail
     }
-    let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1234\n";
+    let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 \
+                    avg300=0.00 total=1234\n";
     for (name, text) in [
         ("memory.current", "268435456\n"),
         ("memory.max", "536870912\n"),
@@ -104,25 +106,26 @@ fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
     Ok(())
 }
 
-/// A recording in a temporary directory, removed at the end.
+/// A recording in a temporary directory, which is removed when this is dropped.
 pub struct Recording {
     pub directory: PathBuf,
 }
 
-/// The size of a recording: containers of one command each, processes a container, mappings a process, paths a command.
+/// The size of a recording. Each container has one command.
 #[derive(Clone, Copy)]
 pub struct Size {
     pub n_containers: usize,
     pub n_processes: usize,
     pub n_mappings: usize,
     pub n_paths: usize,
-    /// So many containers have smaps texts of their own. Those beyond share them by hard links: so the text of a thousand is as near
-    /// to the processor as that of ten, like text that the kernel has just printed.
+    /// The number of containers with smaps texts of their own. Further ones share them by hard links, so that
+    /// the texts of a thousand containers are as likely in the processor's cache as those of ten, like text
+    /// that the kernel has just printed.
     pub n_distinct: usize,
 }
 
 impl Recording {
-    /// An empty one, whose `proc` is still to be made.
+    /// Creates an empty recording; the caller adds its `proc`.
     pub fn empty(name: &str, containers: &str) -> io::Result<Self> {
         let directory = std::env::temp_dir().join(format!("smaps-bench-{}-{name}", std::process::id()));
         fs::create_dir(&directory)?;
@@ -132,7 +135,7 @@ impl Recording {
         Ok(recording)
     }
 
-    /// One of this size.
+    /// Creates a recording of this size.
     pub fn generate(size: Size) -> io::Result<Self> {
         let mut containers = String::new();
         for c in 0..size.n_containers {

@@ -1,6 +1,7 @@
-//! `make bench`: what the exporter costs, as ratios to something that is measured in the same run.
+//! `make bench`: the cost of the exporter, as ratios to something that is measured in the same run.
 //!
-//! `cargo bench --bench bench -- scanner budget` runs these parts only, `-- --short` all of them once and small: whether they end.
+//! `cargo bench --bench bench -- scanner budget` runs only these parts; `-- --short` runs every part once and
+//! small, to show that it ends.
 
 mod counting;
 mod demand;
@@ -35,7 +36,7 @@ use crate::workload::Workload;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A part of the bench.
+/// A part of the bench: its name and its function.
 type Part = fn() -> io::Result<()>;
 
 const PARTS: [(&str, Part); 10] = [
@@ -51,10 +52,10 @@ const PARTS: [(&str, Part); 10] = [
     ("demand", demand::demand),
 ];
 
-/// The recordings differ in their numbers of containers only.
+/// The recordings differ only in their number of containers.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
-/// Everything is read in each scrape, and everything exported.
+/// These options read and export everything in each scrape.
 const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-samples", "0"];
 
 fn main() -> io::Result<()> {
@@ -83,7 +84,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// The scanner over text in memory, against counting newlines and against the procfs crate.
+/// Compares the scanner over text in memory with counting newlines and with the procfs crate.
 fn scanner() -> io::Result<()> {
     let generated = generated::smaps(5000, 400, "/usr/lib/x86_64-linux-gnu", &mut Numbers(1)).into_bytes();
     let recorded = readable_texts(Path::new("fixtures/smaps"))?;
@@ -94,7 +95,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // Repeated for about 30 ms each, so that it no longer matters what the one before left in the processor's caches.
+        // Each is repeated for about 30 ms, so that the processor's caches no longer depend on what ran
+        // before.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
@@ -129,7 +131,7 @@ fn scanner() -> io::Result<()> {
     Ok(())
 }
 
-/// The `.smaps` files in `directory` one after the other, without those that the procfs crate refuses.
+/// Returns the `.smaps` files in `directory` as one text, without those that the procfs crate refuses.
 fn readable_texts(directory: &Path) -> io::Result<Vec<u8>> {
     let mut paths =
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
@@ -155,7 +157,7 @@ fn scan(scanner: &mut Scanner, text: &[u8]) {
     }
 }
 
-/// One whole scrape over live processes against the read floor, and what it allocates.
+/// Compares a whole scrape over live processes with the read floor, and counts its allocations.
 fn scrape() -> io::Result<()> {
     const N_PROCESSES: usize = 50;
     let few: fn(usize) -> io::Result<Workload> = Workload::few_series;
@@ -175,7 +177,7 @@ fn scrape() -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         let mut floor = || paths.iter().for_each(|path| read_to_end(path, &mut buffer));
         let [whole, without, floor] = rounds(101, [&mut || scrape.run(), &mut || without.run(), &mut floor]);
-        let tally = counting::during(|| scrape.run());
+        let allocations = counting::during(|| scrape.run());
         assert_eq!(scrape.value("smaps_exporter_processes"), N_PROCESSES as f64);
         let (n_bytes, n_samples) = scrape.size();
         time("scrape, CPU", &whole, 1e3, "ms", Target::None);
@@ -185,23 +187,24 @@ fn scrape() -> io::Result<()> {
         single("mappings", scrape.value("smaps_exporter_mappings"), "", Target::None);
         single("samples", n_samples, "", Target::None);
         single("exposition", n_bytes / 1e6, "MB", Target::None);
-        single("heap allocations a steady scrape", tally.n_allocations as f64, "", AtMost(0.0));
-        single("allocated bytes a steady scrape", tally.n_bytes as f64, "", AtMost(0.0));
+        single("heap allocations per steady scrape", allocations.n_allocations as f64, "", AtMost(0.0));
+        single("allocated bytes per steady scrape", allocations.n_bytes as f64, "", AtMost(0.0));
     }
     Ok(())
 }
 
-/// Small processes beside many that are no container's: what does not go into their smaps weighs most there.
+/// Measures small processes beside many outside containers, where everything except reading smaps matters
+/// most.
 fn small() -> io::Result<()> {
     const N_SELECTED: usize = 200;
     const N_OTHERS: usize = 300;
     heading(&format!(
-        "whole scrape: {N_SELECTED} live processes of 25 mappings beside {N_OTHERS} that are no container's"
+        "whole scrape: {N_SELECTED} live processes of 25 mappings beside {N_OTHERS} outside containers"
     ));
     let workload = match Workload::in_a_cgroup(N_SELECTED, N_OTHERS) {
         Ok(workload) => workload,
         Err(error) => {
-            println!("  left out: it takes root, to make a cgroup: {error}");
+            println!("  skipped, because making a cgroup needs root: {error}");
             return Ok(());
         }
     };
@@ -223,17 +226,17 @@ fn small() -> io::Result<()> {
     time("read floor: one listing of proc; open, read, close; CPU", &floor, 1e3, "ms", Target::None);
     ratio("scrape over read floor, if everything is read", &whole, &floor, AtMost(1.15));
     ratio("scrape over read floor, as these processes are quiet", &confirmed, &floor, AtMost(1.15));
-    single("mappings a process", n_mappings, "", Target::None);
+    single("mappings per process", n_mappings, "", Target::None);
     Ok(())
 }
 
-/// The least that must be done to have read a file.
+/// Opens, reads and closes a file: the least work of reading it.
 fn read_to_end(path: &str, buffer: &mut [u8]) {
     let mut file = File::open(path).expect("the process lives");
     while file.read(buffer).expect("smaps can be read") > 0 {}
 }
 
-/// The cost a mapping over recordings of growing size: it must not grow with them.
+/// Measures the cost per mapping over recordings of growing size, with which it must not grow.
 fn size() -> io::Result<()> {
     let sizes = full_or_short([10, 100, 1000], [10, 20, 30]);
     heading("cost over size: recordings of containers of 10 processes of 100 mappings");
@@ -247,7 +250,7 @@ fn size() -> io::Result<()> {
         let n_mappings = (n_scrapes * n_containers * 1000) as f64;
         let (n_bytes, n_samples) = scrape.size();
         let a_mapping: Vec<f64> = whole.iter().map(|seconds| seconds / n_mappings).collect();
-        time(&format!("{n_containers} containers: CPU a mapping"), &a_mapping, 1e9, "ns", Target::None);
+        time(&format!("{n_containers} containers: CPU per mapping"), &a_mapping, 1e9, "ns", Target::None);
         single("samples", n_samples, "", Target::None);
         single("exposition", n_bytes / 1e6, "MB", Target::None);
         if first.is_empty() {
@@ -264,7 +267,7 @@ fn size() -> io::Result<()> {
     Ok(())
 }
 
-/// What stays resident, against the size of the exposition and over a thousand scrapes.
+/// Measures resident memory against the size of the exposition, and over a thousand scrapes.
 fn memory() -> io::Result<()> {
     let n_scrapes = full_or_short([10, 100, 1000], [1, 2, 3]);
     heading("resident memory of a process that runs scrapes");
@@ -280,7 +283,7 @@ fn memory() -> io::Result<()> {
             "MB",
             AtMost(round((4 << 20) as f64 / 1e6 + 2.2 * n_bytes / 1e6)),
         );
-        single("bytes a sample", last / n_samples, "B", Target::None);
+        single("bytes per sample", last / n_samples, "B", Target::None);
         single(
             &format!("{} scrapes against {}", n_scrapes[1], n_scrapes[0]),
             second / first,
@@ -314,7 +317,7 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// What `--cpu-budget` lets through of a workload that would need six times as much.
+/// Measures what `--cpu-budget` allows of a workload that needs six times as much.
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;
@@ -354,7 +357,7 @@ fn budget() -> io::Result<()> {
     Ok(())
 }
 
-/// What a process's own sum saves the kernel.
+/// Measures what the kernel's own sum of a process saves.
 fn rollup() -> io::Result<()> {
     heading("--group-by process: 50 live processes of 200 small mappings");
     let workload = Workload::small(50)?;
@@ -365,13 +368,13 @@ fn rollup() -> io::Result<()> {
         Scrapes::new(workload.fixture(), &[&options[..], &["--group-by", "process"]].concat())
             .always_reading();
     let [process, path] = rounds(21, [&mut || by_process.run(), &mut || by_path.run()]);
-    time("by path, CPU a scrape", &path, 1e3, "ms", Target::None);
-    time("by process, CPU a scrape", &process, 1e3, "ms", Target::None);
+    time("by path, CPU per scrape", &path, 1e3, "ms", Target::None);
+    time("by process, CPU per scrape", &process, 1e3, "ms", Target::None);
     ratio("by process over by path", &process, &path, AtMost(0.4));
     Ok(())
 }
 
-/// What folding costs and saves.
+/// Measures what folding costs and saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;
@@ -382,7 +385,7 @@ fn fold() -> io::Result<()> {
     single("samples without", all_scrape.size().1, "", Target::None);
     single("samples with", folded_scrape.size().1, "", AtMost(100_000.0));
     drop((all_scrape, folded_scrape));
-    time("CPU a scrape without", &without, 1e3, "ms", Target::None);
+    time("CPU per scrape without", &without, 1e3, "ms", Target::None);
     ratio("CPU with over without", &with, &without, AtMost(1.3));
     let [without] = resident::bytes_after(&recording.directory, &ALL, [5])?;
     let [with] = resident::bytes_after(&recording.directory, &folded, [5])?;
@@ -391,7 +394,7 @@ fn fold() -> io::Result<()> {
     Ok(())
 }
 
-/// What compressing an exposition costs and saves.
+/// Measures what compressing an exposition costs and saves.
 fn gzip() -> io::Result<()> {
     heading("gzip of an exposition");
     let recording = Recording::generate(Size { n_containers: 60, n_distinct: 60, ..SIZE })?;

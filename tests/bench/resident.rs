@@ -1,4 +1,4 @@
-//! Resident memory, of a process that does nothing but scrape: the bench starts itself anew in this role.
+//! Resident memory of a process that only runs scrapes: the bench starts itself again in this role.
 
 use std::fs;
 use std::io;
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use crate::scrapes::Scrapes;
 
-/// The first argument of a bench that runs scrapes in a process of their own, to tell its resident memory.
+/// The first argument of a bench that runs scrapes in a process of its own and prints its resident memory.
 pub const ROLE: &str = "scrapes";
 
-/// Resident bytes of a process that does nothing but scrapes, after each of these numbers of them.
+/// Returns the resident bytes of a process that only runs scrapes, after each of these numbers of scrapes.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],
@@ -24,7 +24,7 @@ pub fn bytes_after<const N: usize>(
     Ok(n_scrapes.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
 }
 
-/// The role of such a process: the numbers of scrapes, the recording, the options.
+/// Runs the scrapes in that process, given the numbers of scrapes, the recording and the options.
 pub fn play(args: &[&str]) -> io::Result<()> {
     let [n_scrapes, fixture, options @ ..] = args else {
         panic!("{args:?}: expected scrapes and a recording")

@@ -10,7 +10,7 @@ use smaps_container_exporter::node::reads::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
 use smaps_container_exporter::start;
 
-/// A scrape thread without the thread.
+/// What the scrape thread does, without the thread.
 pub struct Scrapes {
     scraper: Scraper,
     reader: Reader,
@@ -19,24 +19,24 @@ pub struct Scrapes {
 }
 
 impl Scrapes {
-    /// Over a recording, with further options.
+    /// Creates scrapes over a recording, with further options.
     pub fn new(fixture: &Path, options: &[&str]) -> Self {
         let fixture = fixture.to_str().expect("a temporary path is text");
         let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
-        let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} make no sense") };
+        let Ok(Command::Run(options)) = args::parse(given) else { panic!("{options:?} are invalid") };
         let scraper = start::scraper(&options).expect("the recording is there");
         let (publisher, published) = publish::publisher();
         let reader = scraper.reader();
         Self { scraper, reader, publisher, published }
     }
 
-    /// Reads everything in each scrape, whatever looks unchanged.
+    /// Reads everything in each scrape, even if it looks unchanged.
     pub fn always_reading(mut self) -> Self {
         self.scraper.always_read();
         self
     }
 
-    /// Discover, read, scan, sum, render, swap.
+    /// Runs one scrape: discovers, reads, scans, sums, renders and publishes.
     pub fn run(&mut self) {
         self.scraper.scrape(&mut self.reader).expect("proc can be listed");
         self.scraper.render(self.publisher.buffer());
@@ -44,7 +44,7 @@ impl Scrapes {
         self.publisher.publish(self.scraper.oldest_data().map(age));
     }
 
-    /// The exposition's size and how many samples of mappings it has.
+    /// Returns the size of the exposition in bytes, and its number of samples of mappings.
     pub fn size(&self) -> (f64, f64) {
         let exposition = self.published.latest().expect("a scrape has run");
         let text = exposition.text.bytes().expect("the latest stays");
@@ -53,7 +53,8 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// The value of a family without labels, as a client would get it now: the age of the oldest values comes with a response.
+    /// Returns the value of a family without labels, as a client would get it now: the age of the oldest
+    /// values is added to each response.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
         let age = exposition.age.map(|age| age.sample(Instant::now())).unwrap_or_default();

@@ -1,11 +1,12 @@
-//! Rounds of measurements, and the table that they end in.
+//! Rounds of measurements, and the table of their results.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Whether everything is measured once and small: that proves that the bench ends, and its figures mean nothing.
+/// Whether everything is measured once and small. This only shows that the bench ends; its figures mean
+/// nothing.
 pub static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
 /// The first value, or the second one in the short form.
@@ -13,7 +14,8 @@ pub fn full_or_short<T>(full: T, short: T) -> T {
     if IS_SHORT.load(Ordering::Relaxed) { short } else { full }
 }
 
-/// Runs the parts in turn for `n_rounds`, and returns the CPU time (user and system) of this thread that each took, in seconds.
+/// Runs the parts in turn for `n_rounds`. Returns the CPU time (user and system) of this thread that each
+/// round of each part took, in seconds.
 pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
     let n_rounds = full_or_short(n_rounds, 1);
     let mut seconds = [(); N].map(|()| Vec::with_capacity(n_rounds));
@@ -23,7 +25,7 @@ pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N])
             part();
             let spent = cpu_time() - before;
             if round > 0 {
-                seconds.push(spent.as_secs_f64()); // the first round warms up
+                seconds.push(spent.as_secs_f64()); // the first round is a warm-up
             }
         }
     }
@@ -35,7 +37,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// What a figure should be.
+/// The target for a figure.
 #[derive(Clone, Copy)]
 pub enum Target {
     AtLeast(f64),
@@ -43,12 +45,12 @@ pub enum Target {
     None,
 }
 
-/// Prints what a group of figures is about.
+/// Prints the heading of a group of figures.
 pub fn heading(text: &str) {
     println!("\n{text}\n{:60}{:>12}{:>12}  {:12}", "", "best", "median", "target");
 }
 
-/// Prints a figure: of the best round, and the median of all.
+/// Prints a figure: that of the best round, and the median of all rounds.
 pub fn row(what: &str, best: f64, median: f64, unit: &str, target: Target) {
     let (bound, is_met) = match target {
         Target::AtLeast(bound) => (format!(">= {bound}"), median >= bound),
@@ -69,7 +71,7 @@ pub fn single(what: &str, value: f64, unit: &str, target: Target) {
     row(what, value, value, unit, target);
 }
 
-/// Prints an amount a second, given the amount and the seconds of each round.
+/// Prints an amount per second, given the amount and the seconds of each round.
 pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target) {
     row(what, amount / min(seconds), amount / median(seconds), unit, target);
 }
@@ -79,7 +81,7 @@ pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Targ
     row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
 }
 
-/// Prints how many times `b` took what `a` took: the best of each, and the median over the rounds.
+/// Prints the ratio of `a` to `b`: of the best rounds, and the median of the ratios of all rounds.
 pub fn ratio(what: &str, a: &[f64], b: &[f64], target: Target) {
     let by_round: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
     row(what, min(a) / min(b), median(&by_round), "times", target);

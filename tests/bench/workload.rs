@@ -1,4 +1,4 @@
-//! Live processes with known mappings: the bench starts itself anew in their role.
+//! Live processes with known mappings: the bench starts itself again in their role.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,20 +16,21 @@ use crate::generated::Recording;
 /// The first argument of a bench in the role of a workload process.
 pub const ROLE: &str = "workload";
 
-/// A process of this name touches new pages all the time.
+/// The name of processes that touch new pages all the time.
 const BUSY: &str = "bench-busy";
 
-/// Mappings of each process.
+/// The number of mappings of each process.
 pub const N_MAPPINGS: usize = 200;
-/// Pages of each mapping, of which as many are touched as the role says.
+/// The number of pages of each mapping; the role says how many are touched.
 const N_PAGES: usize = 8;
-/// Distinct files that a process maps, if it maps any.
+/// The number of distinct files that a process maps, if it maps any.
 const N_FILES: usize = 40;
 
-/// Live processes, and a recording whose `proc` is the machine's own. They end when this is dropped.
+/// Live processes, and a recording with the machine's own `proc`. The processes end when this is dropped.
 pub struct Workload {
     children: Vec<Child>,
-    /// Their input, one for all: each scrape lists the open files of this process, as the exporter does, which has few.
+    /// The input of all processes. It is one pipe, because each scrape lists the open files of this process,
+    /// which must be few, as in the exporter.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
@@ -37,22 +38,22 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// So many processes of one command with anonymous memory only: few series.
+    /// Starts processes of one command with anonymous memory only, which make few series.
     pub fn few_series(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
     }
 
-    /// The same with one page of each mapping touched: small mappings.
+    /// Starts the same processes with one page of each mapping touched: small mappings.
     pub fn small(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
     }
 
-    /// The same as [`Workload::few_series`], each touching new pages all the time.
+    /// Starts the same processes as [`Workload::few_series`], each touching new pages all the time.
     pub fn busy(n_processes: usize) -> io::Result<Self> {
         Self::start(BUSY, n_processes, N_PAGES, |_, _| (BUSY.into(), false))
     }
 
-    /// So many processes, each a command of its own that maps files of its own: many series.
+    /// Starts processes that each have their own command and map their own files, which make many series.
     pub fn many_series(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-many", n_processes, N_PAGES, |i, files| {
             let directory = files.join(i.to_string());
@@ -89,16 +90,17 @@ impl Workload {
         Ok(workload)
     }
 
-    /// Small processes, `cat` waiting for its input: `n_selected` of them in a cgroup of their own, which is the container's, and
-    /// `n_others` beside it, which are no container's.
+    /// Starts small processes, `cat` waiting for its input: `n_selected` of them in a new cgroup, which is
+    /// the container's, and `n_others` outside containers.
     ///
-    /// Fails where no cgroup can be made: that takes root.
+    /// Fails where no cgroup can be made, which needs root.
     pub fn in_a_cgroup(n_selected: usize, n_others: usize) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let mut workload = Self::empty("cat", input)?;
         for _ in 0..n_selected + n_others {
             let mut cat = Command::new("cat");
-            cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null()); // another locale is a dozen mappings
+            // Another locale would add a dozen mappings.
+            cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null());
             let child = cat.spawn()?;
             workload.children.push(child);
         }
@@ -128,17 +130,17 @@ impl Workload {
         symlink("/proc", self.recording.directory.join("proc"))
     }
 
-    /// What `--fixture` takes.
+    /// Returns the argument for `--fixture`.
     pub fn fixture(&self) -> &Path {
         &self.recording.directory
     }
 
-    /// What `--filter` takes.
+    /// Returns the argument for `--filter`.
     pub fn filter(&self) -> String {
         format!("bench/pod/workload/{}*", self.name)
     }
 
-    /// The processes.
+    /// Returns the pids of the processes.
     pub fn pids(&self) -> impl Iterator<Item = u32> {
         self.children.iter().map(Child::id)
     }
@@ -146,7 +148,7 @@ impl Workload {
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        self.input = None; // the end of it is the end of them
+        self.input = None; // the processes end when their input ends
         for child in &mut self.children {
             let _ = child.wait();
         }
@@ -156,7 +158,8 @@ impl Drop for Workload {
     }
 }
 
-/// Where the hierarchies are mounted that tell a container's processes: version 2, and of version 1 the memory controller's.
+/// Returns the mount points of the hierarchies by which processes are attributed: version 2, and version 1's
+/// memory controller.
 fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let root = |line: &str| {
@@ -167,7 +170,7 @@ fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     Ok(mounts.lines().filter_map(root).collect())
 }
 
-/// The role of a workload process: takes a name, maps memory, says so, and lives until its input ends.
+/// Plays a workload process: takes a name, maps memory, reports that, and runs until its input ends.
 pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
     fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
     let len = N_PAGES * rustix::param::page_size();
@@ -186,11 +189,12 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
             })
             .collect::<io::Result<_>>()?,
     };
-    // Each mapping lies at every other place, or the kernel would join neighbours.
+    // Only every other place is mapped, because the kernel would join adjacent mappings.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
     let span = 2 * len * N_MAPPINGS;
-    // SAFETY: the memory that is mapped is new, so nothing else refers to it; what is unmapped was just mapped.
+    // SAFETY: the mapped memory is new, so nothing else refers to it, and only memory that was just mapped is
+    // unmapped.
     unsafe {
         let begin = mmap_anonymous(std::ptr::null_mut(), span, access, private)?;
         munmap(begin, span)?;
@@ -214,12 +218,12 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
     Ok(())
 }
 
-/// One new page every 50 ms: a process that does little, and is never quiet.
+/// Touches one new page every 50 ms, like a process that does little and is never quiet.
 fn touch_new_pages() {
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let len = rustix::param::page_size();
     loop {
-        // SAFETY: the memory is new, and nothing refers to it when it is given back.
+        // SAFETY: the memory is new, and nothing refers to it when it is unmapped.
         unsafe {
             if let Ok(page) = mmap_anonymous(std::ptr::null_mut(), len, access, private) {
                 page.cast::<u8>().write_volatile(1);

@@ -1,7 +1,7 @@
 """Starts the exporter and Chromium for the tests of the page.
 
-EXPORTER is the program (target/release/smaps-container-exporter), RECORDED_NODE the recording that it serves (fixtures/node).
-Screenshots go to target/browser.
+EXPORTER is the program (default target/release/smaps-container-exporter), RECORDED_NODE the recording that it
+serves (default fixtures/node). Screenshots are in target/browser.
 """
 
 import os
@@ -22,7 +22,7 @@ EXPORTER = Path(os.environ.get("EXPORTER", TARGET / "release/smaps-container-exp
 RECORDED_NODE = Path(os.environ.get("RECORDED_NODE", REPOSITORY / "fixtures/node"))
 SCREENSHOTS = REPOSITORY / "target/browser"
 AXE = REPOSITORY / "target/browser/node_modules/axe-core/axe.min.js"
-# The network of a test machine may be closed: nothing of the browser's own may look for it.
+# The test machine may have no network, so the browser's own network services are off.
 CHROMIUM = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -30,13 +30,13 @@ CHROMIUM = (
 
 
 def until(what, condition, seconds=20):
-    """Waits for `condition()` to become true, and returns it."""
+    """Polls `condition()` until its result is true, and returns the result."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"timed out after {seconds} s waiting for {what}"
         time.sleep(0.02)
 
 
@@ -58,12 +58,20 @@ class Exporter:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = log
-        # The page polls twice a second at most; tests that wait for its next picture wait half as long as by default.
+        # With half the default interval, tests that wait for the next scrape take half as long.
         interval = () if "--scrape-interval" in arguments else ("--scrape-interval", "500ms")
-        command = [EXPORTER, "--addr", f"127.0.0.1:{self.port}", "--fixture", directory, *interval, *arguments]
+        command = [
+            EXPORTER,
+            "--addr",
+            f"127.0.0.1:{self.port}",
+            "--fixture",
+            directory,
+            *interval,
+            *arguments,
+        ]
         with open(log, "wb") as stderr:
             self.process = subprocess.Popen([str(word) for word in command], stderr=stderr)
-        until(f"ready: {command}", self.ready, 60)
+        until(f"the start of {command}", self.ready, 60)
 
     def ready(self):
         assert self.process.poll() is None, self.log.read_text()
@@ -73,7 +81,7 @@ class Exporter:
             return False
 
     def exposition(self):
-        """The view that the page asks for."""
+        """Requests the view that the page uses."""
         return Exposition(get(self.url + "metrics?group-by=path&fields=all"))
 
     def stop(self):
@@ -83,7 +91,7 @@ class Exporter:
 
 @pytest.fixture
 def exporter(tmp_path):
-    """Starts exporters: exporter(directory, *arguments)."""
+    """A function that starts exporters: exporter(directory, *arguments)."""
     running = []
 
     def start(directory, *arguments):
@@ -97,7 +105,7 @@ def exporter(tmp_path):
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory):
-    """Starts exporters that several tests share: serve(directory, *arguments)."""
+    """A function that starts exporters for several tests: serve(directory, *arguments)."""
     running = []
 
     def start(directory, *arguments):
@@ -111,7 +119,7 @@ def serve(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def node(serve):
-    """The recorded node, everything on it, served once for all tests."""
+    """An exporter of the whole recorded node, which all tests share."""
     return serve(RECORDED_NODE, "--filter", "*/*/*/*")
 
 
@@ -124,16 +132,19 @@ def chromium():
 
 
 class Page:
-    """The memory map in a tab. Whatever the browser complains about is a failure, but what a test expects."""
+    """The memory map in a tab. Errors in the browser's console fail the test unless it expects them."""
 
     def __init__(self, context):
         self.tab = context.new_page()
         self.problems, self.expected, self.requests = [], [], []
-        self.tab.on("console", lambda message: self.problem(message.text) if message.type == "error" else None)
+        self.tab.on(
+            "console", lambda message: self.problem(message.text) if message.type == "error" else None
+        )
         self.tab.on("pageerror", lambda error: self.problem(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.add_init_script(
-            "window.violations = []; addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective + ' ' + e.blockedURI))"
+            "window.violations = []; addEventListener('securitypolicyviolation', "
+            "e => violations.push(e.violatedDirective + ' ' + e.blockedURI))"
         )
 
     def problem(self, text):
@@ -145,13 +156,16 @@ class Page:
         self.drawn()
 
     def drawn(self):
-        until("the first picture", lambda: self.tab.evaluate("performance.getEntriesByName('response to drawn').length"))
+        until(
+            "the first picture",
+            lambda: self.tab.evaluate("performance.getEntriesByName('response to drawn').length"),
+        )
 
     def text(self, selector):
         return self.tab.locator(selector).inner_text()
 
     def value(self, selector):
-        """The number behind what is shown there."""
+        """Returns the number behind the displayed text."""
         value = self.tab.locator(selector).get_attribute("data-value")
         return None if value == "NaN" else float(value)
 
@@ -159,15 +173,25 @@ class Page:
         return self.tab.locator("#crumbs a").all_inner_texts()
 
     def column(self, name):
-        """The numbers of a column from the top; None for a dash."""
-        cells = self.tab.eval_on_selector_all(f"#rows td[data-key={name}]", "cells => cells.map(c => c.dataset.value)")
+        """Returns the numbers of a column from the top; a dash gives None."""
+        cells = self.tab.eval_on_selector_all(
+            f"#rows td[data-key={name}]", "cells => cells.map(c => c.dataset.value)"
+        )
         return [None if cell == "NaN" else float(cell) for cell in cells]
 
     def names(self):
-        return self.tab.eval_on_selector_all("#rows th", "cells => cells.map(c => [...c.querySelectorAll('bdi')].map(b => b.textContent).join(''))")
+        return self.tab.eval_on_selector_all(
+            "#rows th",
+            "cells => cells.map(c => [...c.querySelectorAll('bdi')].map(b => b.textContent).join(''))",
+        )
 
     def changes(self):
-        return [float(v) for v in self.tab.eval_on_selector_all("#rows td[data-key=change] :last-child", "cells => cells.map(c => c.dataset.value)")]
+        return [
+            float(v)
+            for v in self.tab.eval_on_selector_all(
+                "#rows td[data-key=change] :last-child", "cells => cells.map(c => c.dataset.value)"
+            )
+        ]
 
     def select(self, field):
         self.tab.select_option("#field", field)
@@ -182,7 +206,7 @@ class Page:
         return self.tab.evaluate("location.hash")
 
     def state(self):
-        """The heading of an empty state, or nothing."""
+        """Returns the heading of an empty state, or an empty string."""
         return self.text("#empty h2") if self.tab.is_visible("#empty h2") else ""
 
     def screenshot(self, name):
@@ -193,12 +217,14 @@ class Page:
         unexpected = [text for text in self.problems if not any(part in text for part in self.expected)]
         assert unexpected == [], "the browser's console"
         assert self.tab.evaluate("violations") == [], "Content-Security-Policy"
-        assert [url for url in self.requests if not url.startswith((self.origin, "data:"))] == [], "requests to others"
+        assert [url for url in self.requests if not url.startswith((self.origin, "data:"))] == [], (
+            "requests to other hosts"
+        )
 
 
 @pytest.fixture
 def browse(chromium):
-    """Opens tabs: browse(width=..., height=..., scheme=...)."""
+    """A function that opens tabs: browse(width=..., height=..., scheme=...)."""
     pages = []
 
     def start(width=1600, height=1000, scheme="light"):
@@ -223,7 +249,7 @@ def page(browse):
 
 
 def copied(page) -> str:
-    """What the page's button copies."""
+    """Clicks the copy button and returns the copied text."""
     page.tab.evaluate("navigator.clipboard.writeText('nothing')")
     page.tab.click("#copy")
     until("a copy", lambda: page.tab.evaluate("navigator.clipboard.readText()") != "nothing")

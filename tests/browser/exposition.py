@@ -1,10 +1,10 @@
-"""A second, naive reader of expositions, to hold the page's numbers against."""
+"""A second, simple parser of expositions, to compare the page's numbers with."""
 
 import re
 from collections import defaultdict
 from urllib.parse import quote
 
-SAMPLE = re.compile(r'^(\w+)(?:\{(.*)\})? (\S+)$')
+SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 UNESCAPED = {"n": "\n", "\\": "\\", '"': '"'}
 PLACE = ("namespace", "pod", "container", "comm", "pid", "path", "kind")
@@ -18,11 +18,13 @@ class Exposition:
                 _, _, name, self.help[name] = line.split(" ", 3)
             elif line and not line.startswith("#"):
                 name, labels, value = SAMPLE.match(line).groups()
-                labels = {k: re.sub(r"\\(.)", lambda m: UNESCAPED[m[1]], v) for k, v in LABEL.findall(labels or "")}
+                labels = {
+                    k: re.sub(r"\\(.)", lambda m: UNESCAPED[m[1]], v) for k, v in LABEL.findall(labels or "")
+                }
                 self.families[name].append((labels, float(value)))
 
     def metrics(self):
-        """The families of smaps fields: short name -> metric."""
+        """Returns the families of smaps fields: short name -> metric."""
         names = [name for name in self.families if name.startswith("process_smaps_")]
         return {re.sub("_bytes$", "", name.removeprefix("process_smaps_")): name for name in names}
 
@@ -31,19 +33,25 @@ class Exposition:
         return value
 
     def total(self, field, **place):
-        """The sum of a field over the series with these labels; of page sizes the largest."""
+        """Returns the sum of a field over the series with these labels; for page sizes, the maximum."""
         if field == "uss":
             return self.total("private_clean", **place) + self.total("private_dirty", **place)
-        values = [value for labels, value in self.families[self.metrics()[field]] if place.items() <= labels.items()]
+        values = [
+            value for labels, value in self.families[self.metrics()[field]] if place.items() <= labels.items()
+        ]
         return max(values) if field.endswith("page_size") else sum(values)
 
     def has(self, field, **place):
-        """Whether a field has samples with these labels."""
+        """Returns whether a field has samples with these labels."""
         names = ("private_clean", "private_dirty") if field == "uss" else (field,)
-        return any(place.items() <= labels.items() for name in names for labels, _ in self.families[self.metrics()[name]])
+        return any(
+            place.items() <= labels.items()
+            for name in names
+            for labels, _ in self.families[self.metrics()[name]]
+        )
 
     def by_pod(self, field, path):
-        """The sums of a field over a path: {(namespace, pod): sum}."""
+        """Returns the sums of a field over a path: {(namespace, pod): sum}."""
         sums = defaultdict(float)
         for labels, value in self.families[self.metrics()[field]]:
             if labels["path"] == path:
@@ -51,7 +59,7 @@ class Exposition:
         return dict(sums)
 
     def children(self, field, **place):
-        """What lies at a place: the next label's values with their sums, as [(labels, sum)], the largest first."""
+        """Returns [(labels, sum)] for each value of the next label below a place, largest first."""
         level = len(place)
         sums = defaultdict(float)
         for labels, value in self.families[self.metrics()[field]]:
@@ -63,5 +71,5 @@ class Exposition:
 
 
 def fragment(place):
-    """The page's address of a place."""
+    """Returns the page's address of a place."""
     return "#/" + "/".join(quote(place[key], safe="!~*'()") for key in PLACE if key in place)

@@ -1,4 +1,7 @@
-"""What a container would free if it ended, held against a container that ends. Needs root: it makes cgroups."""
+"""Compares the memory that a container would free by ending with what its end frees.
+
+Needs root, to make cgroups.
+"""
 
 import os
 import re
@@ -13,8 +16,8 @@ import pytest
 from charges import MIB
 from conftest import until
 
-# 50 MiB each of what a container can hold, mapped by two processes: anonymous and shared memory, and a file in tmpfs. A memfd of
-# 20 MiB is for the neighbour, too.
+# Two processes that map 50 MiB of each kind of memory: anonymous and shared memory, and a file in tmpfs. They
+# share a memfd of 20 MiB with the neighbour.
 HOLDS = """
 import ctypes, mmap, os, sys, time
 SIZE, libc = 50 << 20, ctypes.CDLL(None, use_errno=True)
@@ -26,7 +29,8 @@ def filled(memory, size):
     memory[:size] = b"x" * size
     return memory
 common = memfd("common", 20 << 20)
-held = [filled(bytearray(SIZE), SIZE), filled(mmap.mmap(-1, SIZE), SIZE), filled(mmap.mmap(memfd("own", SIZE), SIZE), SIZE), filled(mmap.mmap(common, 20 << 20), 20 << 20)]
+held = [filled(bytearray(SIZE), SIZE), filled(mmap.mmap(-1, SIZE), SIZE)]
+held += [filled(mmap.mmap(memfd("own", SIZE), SIZE), SIZE), filled(mmap.mmap(common, 20 << 20), 20 << 20)]
 segment = libc.shmget(0, SIZE, 0o1600)
 libc.shmat.restype = ctypes.c_void_p
 address = libc.shmat(segment, None, 0)
@@ -39,7 +43,7 @@ done, tell = os.pipe()
 is_child = os.fork() == 0
 for memory in [*held, (ctypes.c_char * SIZE).from_address(address)]:
     memory[::4096]
-# Both have touched all of it before the parent says so.
+# The parent prints a line after both have touched all memory.
 if is_child:
     os.write(tell, b"x")
 else:
@@ -58,7 +62,7 @@ time.sleep(1000000)
 
 @pytest.fixture
 def pod():
-    """A pod's cgroup: on version 1 that of the memory controller."""
+    """A pod's cgroup, on version 1 in the memory controller's hierarchy."""
     root = Path("/sys/fs/cgroup/memory")
     path = (root if root.is_dir() else Path("/sys/fs/cgroup")) / f"page-{uuid.uuid4()}"
     path.mkdir()
@@ -94,10 +98,12 @@ def end(cgroup):
 
 
 def start(cgroup, program, argument):
-    """Runs a program in a new cgroup; returns its process and the line by which it said that it is ready."""
+    """Runs a program in a new cgroup. Returns its process and the line that it prints when it is ready."""
     cgroup.mkdir()
     enter = f"import os; open({str(cgroup / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-    process = subprocess.Popen([sys.executable, "-c", enter + program, argument], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", enter + program, argument], stdout=subprocess.PIPE, text=True
+    )
     return process, process.stdout.readline().strip()
 
 
@@ -107,30 +113,44 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """The bytes that stand after some words."""
+    """Returns the bytes that follow some words in a text."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 
 
-def test_what_a_container_would_free_is_what_its_end_frees(exporter, tmp_path, page, pod):
+def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path, page, pod):
     file = Path(f"/dev/shm/{pod.name}")
     try:
         app, descriptor = start(pod / "app", HOLDS, str(file))
         sidecar, _ = start(pod / "sidecar", NEIGHBOUR, f"/proc/{app.pid}/fd/{descriptor}")
-        rows = [f"{name}\t{process.pid}\tshop\tweb-0\t{name}\n" for name, process in (("app", app), ("sidecar", sidecar))]
+        rows = [
+            f"{name}\t{process.pid}\tshop\tweb-0\t{name}\n"
+            for name, process in (("app", app), ("sidecar", sidecar))
+        ]
         (tmp_path / "node").mkdir()
-        (tmp_path / "node/containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\n" + "".join(rows))
+        (tmp_path / "node/containers.tsv").write_text(
+            "id\tinit_pid\tnamespace\tpod\tcontainer\n" + "".join(rows)
+        )
         (tmp_path / "node/proc").symlink_to("/proc")
         one = exporter(tmp_path / "node", "--filter", "*/*/*/*", "--cgroup-path", "/sys/fs/cgroup")
         page.open(one, "#/shop/web-0/app?field=uss")
         text = until("the account", lambda: page.text("#ends"))
-        assert "Private to single processes" in page.text("#total") and "Private to single processes" in page.text("#stats")
-        private, freed, stays = (shown(text, after) for after in ("Private to single processes", "Freed if the container ended", "Stays until the pod ends"))
+        assert "Private to single processes" in page.text(
+            "#total"
+        ) and "Private to single processes" in page.text("#stats")
+        private, freed, stays = (
+            shown(text, after)
+            for after in (
+                "Private to single processes",
+                "Freed if the container ended",
+                "Stays until the pod ends",
+            )
+        )
         before = usage(pod)
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # What is private is far from it; the tolerance is for kernel memory and the interpreter's page cache.
+        # Private memory is much less. The tolerance covers kernel memory and the interpreter's page cache.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()

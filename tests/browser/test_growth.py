@@ -1,4 +1,4 @@
-"""What grows: what a container has more of itself is ranked, and one exporter's values are no base for another's."""
+"""Growth is ranked by what a container itself gains, and never compares values of two exporters."""
 
 import re
 
@@ -10,75 +10,105 @@ LIBRARY = b"/usr/bin/node"
 
 
 def record(home, sharers, heap=20_000):
-    """Pods that share a library among `sharers`, and one of which only the heap grows."""
+    """Returns pods with a library that `sharers` processes share; the heap of one of them is given."""
     web = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", 20_000)]
     own = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", heap)]
-    return [Container("shop", f"web-{k}", "app", [Process(b"node", own if k == 2 else web)]) for k in range(3)]
+    return [
+        Container("shop", f"web-{k}", "app", [Process(b"node", own if k == 2 else web)]) for k in range(3)
+    ]
 
 
 def rewrite(home, containers):
-    """Gives recorded processes other mappings."""
+    """Replaces the mappings of recorded processes."""
     for pid, container in enumerate(containers, 100):
         (home / f"proc/{pid}/smaps").write_bytes(smaps(container.processes[0].mappings))
 
 
 def after(page, scrapes):
-    """Waits for that many more scrapes on the screen."""
+    """Waits until the page has shown this number of further scrapes."""
     last = page.tab.evaluate("latest.t")
     for _ in range(scrapes):
         until("a scrape", lambda: page.tab.evaluate("latest.t") > last)
         last = page.tab.evaluate("latest.t")
 
 
-def test_the_end_of_a_neighbour_is_no_growth_of_those_that_remain(exporter, tmp_path, page):
+def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     home = tmp_path / "node"
     one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
     page.open(one, "#/?sort=-change")
     lines = (home / "containers.tsv").read_text().splitlines(keepends=True)
-    # Of three sharers one ends, then a second: to the last one, the shared pages become private.
+    # One of three sharers ends, then a second one. The shared pages become private to the last one.
     for remaining in (2, 1):
         before = page.tab.evaluate("at(fields.get('pss'), root)")
         rewrite(home, record(home, remaining))
         (home / "containers.tsv").write_text("".join([lines[0], *lines[-remaining:]]))
-        until("the end", lambda: len(page.names()) == remaining)
+        until("the end of a sharer", lambda: len(page.names()) == remaining)
         after(page, 4)
-        assert page.changes() == [0] * remaining and page.text("#node-grows_fastest") == "nothing grows", before
+        assert page.changes() == [0] * remaining and page.text("#node-grows_fastest") == "nothing grows", (
+            before
+        )
     assert "neighbour" in page.text("#since")
     page.select("rss")
     assert "neighbour" not in page.text("#since")
     page.select("pss")
-    # What it has more of itself is its growth, and nothing else is.
+    # Only memory that it gains itself is growth.
     for heap in (23_000, 26_000, 29_000):
         rewrite(home, [*record(home, 1)[:2], record(home, 1, heap)[2]])
         after(page, 1)
     until("the growth", lambda: page.changes() == [9_000 * 1024])
-    until("the grower", lambda: "node" in page.text("#node-grows_fastest") and "web-2" in page.text("#node-grows_fastest"))
+    until(
+        "the grower",
+        lambda: "node" in page.text("#node-grows_fastest") and "web-2" in page.text("#node-grows_fastest"),
+    )
 
 
-def test_what_grows_in_tmpfs_is_named(exporter, tmp_path, page):
+def test_growth_in_tmpfs_is_named(exporter, tmp_path, page):
     home = tmp_path / "node"
     one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
     written = iter(range(1, 10_000))
 
     def charges(_):
         tmpfs = {pod: (next(written) if pod == "web-1" else 5) * MIB for pod in ("web-0", "web-1", "web-2")}
-        return {("shop", pod, "app"): Charge(90 * MIB + v, None, {"anon": 20 * MIB, "shmem": v}, {"page_cache": 0, "shmem": v}) for pod, v in tmpfs.items()}
+        return {
+            ("shop", pod, "app"): Charge(
+                90 * MIB + v, None, {"anon": 20 * MIB, "shmem": v}, {"page_cache": 0, "shmem": v}
+            )
+            for pod, v in tmpfs.items()
+        }
 
     charged(page, charges)
     page.open(one, "#/?sort=-change")
-    until("the grower", lambda: "node: unmapped tmpfs" in page.text("#node-grows_fastest") and "web-1" in page.text("#node-grows_fastest"))
+    until(
+        "the grower",
+        lambda: (
+            "node: unmapped tmpfs" in page.text("#node-grows_fastest")
+            and "web-1" in page.text("#node-grows_fastest")
+        ),
+    )
     assert page.names()[0] == "shop/web-1" and page.changes()[0] > 0 == page.changes()[1]
-    # The header leads to the part.
+    # The header links to the part.
     page.tab.click("#node-grows_fastest a")
     until("the part", lambda: page.crumbs()[-2:] == ["app", "cgroup_memory_unmapped_shmem"])
     assert "MiB/min" in page.text("#slope")
 
 
-def test_another_exporter_at_the_same_address_begins_the_history_again(exporter, tmp_path, page):
-    """As with two forwarded ports: both nodes have a pod of the same name, and the second has 1 GiB more."""
+def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp_path, page):
+    """This happens with forwarded ports.
+
+    Both nodes have a pod of the same name, and the second has 1 GiB more.
+    """
 
     def node(name, heap):
-        return exporter(write(tmp_path / name, [Container("shop", "web-0", "app", [Process(b"node", [Mapping(b"[heap]", heap)])])]), "--filter", "*/*/*/*", "--node", name)
+        return exporter(
+            write(
+                tmp_path / name,
+                [Container("shop", "web-0", "app", [Process(b"node", [Mapping(b"[heap]", heap)])])],
+            ),
+            "--filter",
+            "*/*/*/*",
+            "--node",
+            name,
+        )
 
     first, second = node("worker-1", 20_000), node("worker-2", 1_068_576)
     served = [first]
@@ -92,10 +122,17 @@ def test_another_exporter_at_the_same_address_begins_the_history_again(exporter,
     assert "opening" in page.text("#since") and page.tab.is_hidden("#note")
     served[0] = second
     until("the other node", lambda: "worker-2" in page.text("#host"))
-    assert page.changes() == [0] and page.value("#delta") == 0 and page.text("#node-grows_fastest") in ("–", "nothing grows")
-    assert re.search(r"Another exporter answers now \(worker-2, started at \d\d:\d\d:\d\d\): the history begins again", page.text("#note"))
+    assert (
+        page.changes() == [0]
+        and page.value("#delta") == 0
+        and page.text("#node-grows_fastest") in ("–", "nothing grows")
+    )
+    assert re.search(
+        r"Another exporter answers now \(worker-2, started at \d\d:\d\d:\d\d\): the history begins again",
+        page.text("#note"),
+    )
     assert "opening" not in page.text("#since") + page.text("#delta")
-    # A reload that meets another exporter takes up nothing of the last one's values, and one that meets the same does.
+    # A reload keeps the history only if the same exporter answers.
     served[0] = first
     page.tab.reload()
     page.drawn()

@@ -1,4 +1,4 @@
-"""Names that workloads choose are text, wherever they show; and PromQL that says them again."""
+"""Names that workloads choose are displayed as text everywhere, and are quoted correctly in PromQL."""
 
 import subprocess
 from urllib.parse import quote
@@ -14,7 +14,7 @@ COMMANDS = [
     b"<b>bold</b>",
     b"new\nline",
     b'"quoted\\',
-    b"a/b {c=\"d\"} 1",
+    b'a/b {c="d"} 1',
     "‮txt.exe".encode(),
     b"\xff\xfe broken",
     b"</script><script>",
@@ -30,7 +30,7 @@ PATHS = [
     b"/tmp/new\\012line (deleted)",
     b"/tmp/trailing spaces   ",
     b"/tmp/tab\there",
-    b"/tmp/a\"} 5",
+    b'/tmp/a"} 5',
     b"[anon:javascript:alert(1)]",
     b"[anon_shmem:</canvas>]",
     b"$.*+(?x)[^|]{2}\\",
@@ -43,8 +43,12 @@ def hostile(exporter, tmp_path):
         return [Mapping(path, 1000 + 10 * k + offset) for k, path in enumerate(PATHS)]
 
     containers = [
-        Container(MARKUP, "'\"`;--", "${7*7}", [Process(comm, mappings(k)) for k, comm in enumerate(COMMANDS)]),
-        Container("..", "", "%2F", [Process(b"__proto__", mappings(0)), Process(b"constructor", mappings(3))]),
+        Container(
+            MARKUP, "'\"`;--", "${7*7}", [Process(comm, mappings(k)) for k, comm in enumerate(COMMANDS)]
+        ),
+        Container(
+            "..", "", "%2F", [Process(b"__proto__", mappings(0)), Process(b"constructor", mappings(3))]
+        ),
     ]
     return exporter(write(tmp_path / "hostile", containers), "--filter", "*/*/*/*")
 
@@ -68,7 +72,7 @@ def test_hostile_names_are_text(hostile, page):
             if "path" not in step:
                 rows = exposition.children("pss", **step)
                 assert sorted(page.column("pss")) == sorted(value for _, value in rows)
-            # The tip shows names too.
+            # The tip shows names, too.
             page.tab.mouse.move(box["x"] + 60, box["y"] + 60)
             page.tab.mouse.move(box["x"] + 200, box["y"] + 200)
     page.screenshot("hostile")
@@ -88,17 +92,33 @@ BREAKERS = [
 ]
 
 
-def test_names_that_broke_it_before(exporter, tmp_path, page):
-    """What a workload calls its files neither hides them nor ends the refreshing."""
+def test_unusual_file_names_do_not_break_the_page(exporter, tmp_path, page):
+    """No file name hides a file or stops the page's refreshing."""
     home = tmp_path / "node"
-    write(home, [Container("n", "p", "c", [Process(b"d", [Mapping(path, 100 + k) for k, path in enumerate(BREAKERS)]), Process(b"e", [Mapping(b"", 1)])])])
+    write(
+        home,
+        [
+            Container(
+                "n",
+                "p",
+                "c",
+                [
+                    Process(b"d", [Mapping(path, 100 + k) for k, path in enumerate(BREAKERS)]),
+                    Process(b"e", [Mapping(b"", 1)]),
+                ],
+            )
+        ],
+    )
     one = exporter(home, "--filter", "*/*/*/*")
     place = {"namespace": "n", "pod": "p", "container": "c", "comm": "d"}
     page.open(one, fragment(place))
     exposition = one.exposition()
     assert sorted(page.column("pss")) == sorted(value for _, value in exposition.children("pss", **place))
     assert len(page.names()) == len(BREAKERS)
-    assert any("a⟨U+2028⟩b" in name for name in page.names()) and "/tmp/ ⟨U+00A0⟩⟨U+200B⟩⟨U+3164⟩␠" in page.names()
+    assert (
+        any("a⟨U+2028⟩b" in name for name in page.names())
+        and "/tmp/ ⟨U+00A0⟩⟨U+200B⟩⟨U+3164⟩␠" in page.names()
+    )
     for labels, value in exposition.children("pss", **place):
         page.go(fragment(labels))
         until("the place", lambda: page.value("#total") == value and page.hash() == fragment(labels))
@@ -107,47 +127,76 @@ def test_names_that_broke_it_before(exporter, tmp_path, page):
     assert page.text("#state") == "Live" and page.tab.is_hidden("#note")
 
 
-def test_an_exception_ends_no_polling(node, page):
+def test_polling_continues_after_an_exception(node, page):
     page.open(node)
     page.tab.evaluate("() => { rank = () => { throw new Error('made up'); }; }")
     until("the note", lambda: "made up" in page.text("#note") and page.text("#state").startswith("Old: "))
     page.tab.evaluate("() => { rank = list => { order = list; list.forEach((n, k) => { n.rank = k; }); }; }")
-    until("its end", lambda: page.text("#state") == "Live" and page.tab.is_hidden("#note"))
+    until("recovery", lambda: page.text("#state") == "Live" and page.tab.is_hidden("#note"))
 
 
-def test_a_hostile_link_is_read_in_no_time(node, page):
+def test_hostile_links_are_parsed_fast(node, page):
     page.open(node)
-    for hash in ("#" + "/" * 20_000, "#" + "/x" * 10_000, "#/" + "x" * 20_000, "#/?q=" + "x" * 20_000, "#/" + "%41" * 7_000):
-        took = page.tab.evaluate("hash => { const start = performance.now(); location.hash = hash; fromHash(); draw(); return performance.now() - start; }", hash)
+    for hash in (
+        "#" + "/" * 20_000,
+        "#" + "/x" * 10_000,
+        "#/" + "x" * 20_000,
+        "#/?q=" + "x" * 20_000,
+        "#/" + "%41" * 7_000,
+    ):
+        took = page.tab.evaluate(
+            """hash => {
+                const start = performance.now();
+                location.hash = hash;
+                fromHash();
+                draw();
+                return performance.now() - start;
+            }""",
+            hash,
+        )
         assert took < 1000, hash[:10]
         assert page.tab.locator("#crumbs a").count() < 12
     page.go("#/")
     until("the node", lambda: page.state() == "" and page.names())
 
 
-def test_lines_that_are_no_samples_are_counted(node, page):
-    page.tab.route("**/metrics?*", lambda route: route.fulfill(response=(answer := route.fetch()), body=answer.text() + 'process_smaps_pss_bytes{path="x} 1\nprocess_smaps_new_thing{a=1} 1\nunknown{x="\n'))
+def test_invalid_lines_are_counted(node, page):
+    page.tab.route(
+        "**/metrics?*",
+        lambda route: route.fulfill(
+            response=(answer := route.fetch()),
+            body=answer.text()
+            + 'process_smaps_pss_bytes{path="x} 1\nprocess_smaps_new_thing{a=1} 1\nunknown{x="\n',
+        ),
+    )
     page.open(node)
     assert "2 lines of the answer are no samples" in page.text("#note")
     assert page.value("#total") == node.exposition().total("pss")
 
 
-def test_what_cannot_be_seen_is_shown(hostile, page):
+def test_invisible_characters_are_shown(hostile, page):
     exposition = hostile.exposition()
     page.open(hostile, fragment(exposition.children("pss", **exposition.children("pss")[0][0])[0][0]))
     names = page.names()
-    # A newline has its picture, and every name is there in full.
+    # A newline has a visible symbol, and each name is complete.
     assert "new␊line" in names and "\ufffd\ufffd broken" in names
-    page.tab.evaluate("hash => { location.hash = hash }", fragment(dict(exposition.families["process_smaps_pss_bytes"][0][0], path="/tmp/" + "x" * 4000)))
+    page.tab.evaluate(
+        "hash => { location.hash = hash }",
+        fragment(dict(exposition.families["process_smaps_pss_bytes"][0][0], path="/tmp/" + "x" * 4000)),
+    )
     until("the long path", lambda: page.crumbs()[-1] == "/tmp/" + "x" * 4000)
     assert page.tab.evaluate("document.documentElement.scrollWidth") == 1600
 
 
 def promtool(directory, exposition, questions):
-    """Has promtool load the exposition and answer: questions is [(query, [(labels, value)])]."""
+    """Evaluates queries on the exposition with promtool: questions is [(query, [(name, labels, value)])]."""
 
     def quoted(text):
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\ufffd", "\\ufffd") + '"'
+        return (
+            '"'
+            + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\ufffd", "\\ufffd")
+            + '"'
+        )
 
     def series(name, labels):
         return name + "{" + ",".join(f"{key}={quoted(value)}" for key, value in labels.items() if value) + "}"
@@ -155,10 +204,14 @@ def promtool(directory, exposition, questions):
     def scalar(text):
         return "'" + text.replace("'", "''") + "'"
 
-    asked = {name for name in exposition.metrics().values() if name.startswith("process_smaps_private_") or any(name in query for query, _ in questions)}
+    queried = {
+        name
+        for name in exposition.metrics().values()
+        if name.startswith("process_smaps_private_") or any(name in query for query, _ in questions)
+    }
     lines = ["tests:", "  - interval: 1m", "    input_series:"]
     for name in exposition.metrics().values():
-        if name not in asked:
+        if name not in queried:
             continue
         for labels, value in exposition.families[name]:
             lines += [f"      - series: {scalar(series(name, labels))}", f"        values: '{value:.0f}'"]
@@ -166,9 +219,14 @@ def promtool(directory, exposition, questions):
     for query, answers in questions:
         lines += [f"      - expr: {scalar(query)}", "        eval_time: 0m", "        exp_samples:"]
         for name, labels, value in answers:
-            lines += [f"          - labels: {scalar(series(name, labels))}", f"            value: {value:.0f}"]
+            lines += [
+                f"          - labels: {scalar(series(name, labels))}",
+                f"            value: {value:.0f}",
+            ]
     (directory / "queries.yml").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["promtool", "test", "rules", directory / "queries.yml"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["promtool", "test", "rules", directory / "queries.yml"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
 
 
@@ -178,7 +236,7 @@ def without_zeros(exporter):
 
 
 @pytest.mark.parametrize("recorded", ["node", "hostile", "without_zeros"])
-def test_promql_answers_what_the_page_shows(request, tmp_path, page, recorded):
+def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recorded):
     one = request.getfixturevalue(recorded)
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.open(one)
@@ -187,44 +245,83 @@ def test_promql_answers_what_the_page_shows(request, tmp_path, page, recorded):
         place = {}
         while True:
             page.go(fragment(place) + f"?field={field}")
-            until("the place", lambda: (page.value("#total") or 0) == exposition.total(field, **place) and page.hash() == fragment(place) + f"?field={field}")
+            until(
+                "the place",
+                lambda: (
+                    (page.value("#total") or 0) == exposition.total(field, **place)
+                    and page.hash() == fragment(place) + f"?field={field}"
+                ),
+            )
             query = copied(page)
             if "path" in place:
                 break
             rows = [labels for labels, _ in exposition.children("mappings", **place)]
             what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
-            # Where every sample is 0 and left out there is no answer; a sum of USS answers where either half is there.
-            answers = [({key: labels[key] for key in what}, labels) for labels in rows if exposition.has(field, **labels)]
-            questions.append((query, [("", shown, exposition.total(field, **labels)) for shown, labels in answers]))
-            place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[-1][0]
-        # A path is one series, named by all its labels.
+            # If all samples are 0 and omitted, there is no result. A sum of USS needs only one of its two
+            # halves.
+            answers = [
+                ({key: labels[key] for key in what}, labels)
+                for labels in rows
+                if exposition.has(field, **labels)
+            ]
+            questions.append(
+                (query, [("", shown, exposition.total(field, **labels)) for shown, labels in answers])
+            )
+            place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[
+                -1
+            ][0]
+        # A path is one series with all labels.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # What a search finds goes into the query, and its rows are the answer.
+    # The query includes the search, and its result is the rows that the search finds.
     command = {k: v for k, v in place.items() if k != "path"}
     word = "TMP" if recorded == "hostile" else "LIB"
     page.go(fragment(command) + f"?field=uss&q={word}")
-    until("the rows", lambda: page.tab.input_value("#q") == word and page.names() and all(word.lower() in name.lower() for name in page.names()))
-    rows = [labels for labels, _ in exposition.children("mappings", **command) if word.lower() in labels["path"].lower() and exposition.has("uss", **labels)]
-    questions.append((copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows]))
-    # By path: whose it is.
+    until(
+        "the rows",
+        lambda: (
+            page.tab.input_value("#q") == word
+            and page.names()
+            and all(word.lower() in name.lower() for name in page.names())
+        ),
+    )
+    rows = [
+        labels
+        for labels, _ in exposition.children("mappings", **command)
+        if word.lower() in labels["path"].lower() and exposition.has("uss", **labels)
+    ]
+    questions.append(
+        (copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows])
+    )
+    # By path, the query gives the pods that share it.
     if recorded != "hostile":
         page.go("#/" + quote(place["path"], safe="") + "?by=path")
         sharers = exposition.by_pod("pss", place["path"])
         until("the sharers", lambda: sorted(page.column("pss")) == sorted(sharers.values()))
-        questions.append((copied(page), [("", {"namespace": namespace, "pod": pod}, value) for (namespace, pod), value in sharers.items()]))
+        questions.append(
+            (
+                copied(page),
+                [
+                    ("", {"namespace": namespace, "pod": pod}, value)
+                    for (namespace, pod), value in sharers.items()
+                ],
+            )
+        )
     promtool(tmp_path, exposition, questions)
 
 
-def test_the_issue_s_example_of_a_query(node, page):
+def test_query_of_a_pod_sums_by_container(node, page):
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     exposition = node.exposition()
     place = exposition.children("pss")[0][0]
     page.open(node, fragment(place))
-    assert copied(page) == f'sum by (container) (process_smaps_pss_bytes{{namespace="{place["namespace"]}",pod="{place["pod"]}"}})'
+    assert (
+        copied(page) == f'sum by (container) (process_smaps_pss_bytes{{namespace="{place["namespace"]}",'
+        f'pod="{place["pod"]}"}})'
+    )
 
 
-def test_without_a_clipboard_the_query_is_shown(node, page):
+def test_query_is_displayed_if_there_is_no_clipboard(node, page):
     page.tab.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     shown = []
     page.tab.on("dialog", lambda dialog: (shown.append(dialog.default_value), dialog.accept()))

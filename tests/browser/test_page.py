@@ -1,4 +1,4 @@
-"""The memory map shows what the exposition says, and leads where it promises."""
+"""The memory map shows the values of the exposition, and its links lead to the right places."""
 
 import gzip
 import re
@@ -13,17 +13,28 @@ from exposition import PLACE, fragment
 DERIVED = {"uss"}
 CHARGED = "charged_memory"
 PLACE_BY_PATH = [key for key in PLACE if key not in ("pid", "kind")]
-# Counted in full for each process, besides what is shared.
-IN_FULL = {"size", "rss", "referenced", "anonymous", "ksm", "lazyfree", "anon_hugepages", "shmem_pmdmapped", "file_pmdmapped", "swap"}
+# Fields that count shared memory in full for each process.
+IN_FULL = {
+    "size",
+    "rss",
+    "referenced",
+    "anonymous",
+    "ksm",
+    "lazyfree",
+    "anon_hugepages",
+    "shmem_pmdmapped",
+    "file_pmdmapped",
+    "swap",
+}
 
 
 def below(page, place):
-    """Goes to a place by its address."""
+    """Opens a place by its address."""
     page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
 
 
 def largest(exposition, depth, field="pss"):
-    """The largest pod, its largest container, and so on."""
+    """Returns the place of the largest pod, its largest container, and so on."""
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]
@@ -31,20 +42,26 @@ def largest(exposition, depth, field="pss"):
 
 
 def name_of(row):
-    """How the page calls a row: a pod with its namespace, everything else by its last label."""
+    """Returns the page's name of a row: a pod's includes its namespace, others are the last label."""
     *_, last = row
     return f"{row['namespace']}/{row['pod']}" if last == "pod" else row[last]
 
 
-def test_it_is_three_small_files_under_a_strict_policy(node):
+def test_page_is_three_small_files_with_a_strict_policy(node):
     total = 0
     for address, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript")):
         request = urllib.request.Request(node.url + address, headers={"Accept": "text/html"})
         with urllib.request.urlopen(request) as answer:
             served, headers = answer.read(), answer.headers
         total += len(served)
-        assert headers["Content-Type"] == f"{kind}; charset=utf-8" and headers["X-Content-Type-Options"] == "nosniff"
-        assert "default-src 'none'" in headers["Content-Security-Policy"] and "unsafe" not in headers["Content-Security-Policy"]
+        assert (
+            headers["Content-Type"] == f"{kind}; charset=utf-8"
+            and headers["X-Content-Type-Options"] == "nosniff"
+        )
+        assert (
+            "default-src 'none'" in headers["Content-Security-Policy"]
+            and "unsafe" not in headers["Content-Security-Policy"]
+        )
         assert not re.search(rb"https?://", served)
         request.add_header("Accept-Encoding", "gzip")
         with urllib.request.urlopen(request) as answer:
@@ -56,8 +73,8 @@ def test_it_is_three_small_files_under_a_strict_policy(node):
     print(f"the page is {total} bytes")
 
 
-def test_it_works_behind_a_prefix(node, page):
-    """As behind a proxy that serves the exporter below a path of its own."""
+def test_page_works_below_a_path_prefix(node, page):
+    """A proxy may serve the exporter below a path."""
     page.origin = node.url
 
     def inner(route):
@@ -68,24 +85,26 @@ def test_it_works_behind_a_prefix(node, page):
     page.tab.goto(node.url + "node-7/exporter/", wait_until="domcontentloaded")
     page.drawn()
     assert page.names()
-    asked = {url.removeprefix(node.url) for url in page.requests if not url.startswith("data:")}
-    # An exporter that gives accounts is asked for OOM kills, too.
-    assert asked - {"node-7/exporter/ooms"} == {
+    requested = {url.removeprefix(node.url) for url in page.requests if not url.startswith("data:")}
+    # The page requests OOM records if the exporter has cgroup accounts.
+    assert requested - {"node-7/exporter/ooms"} == {
         f"node-7/exporter/{name}" for name in ("", "page.css", "page.js", "metrics?group-by=path&fields=all")
     }
 
 
-def test_every_exported_field_is_offered_and_its_total_is_the_exposition_s(node, page):
+def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page):
     page.open(node)
     exposition = node.exposition()
     metrics = exposition.metrics()
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
-    # Page sizes are no areas, and a process's mappings share its count.
+    # Page sizes cannot be areas, and the number of processes is the same for all mappings of a process.
     charged = {CHARGED} if "cgroup_memory_account_bytes" in exposition.families else set()
-    assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {"processes"} | DERIVED | charged
+    assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {
+        "processes"
+    } | DERIVED | charged
     assert [name for name, _ in offered][:4] == ["pss", "uss", "rss", "swap"]
     for name, help in offered:
-        # Of what is charged: test_account.py.
+        # test_account.py tests charged memory.
         if name == CHARGED:
             continue
         if name not in DERIVED:
@@ -93,14 +112,16 @@ def test_every_exported_field_is_offered_and_its_total_is_the_exposition_s(node,
         page.select(name)
         assert page.value("#total") == exposition.total(name), name
         assert page.text("#help").startswith(help)
-        assert ("PSS is the one that adds up" in page.text("#help")) == (name.startswith("shared_") or name in IN_FULL), name
+        assert ("PSS is the one that adds up" in page.text("#help")) == (
+            name.startswith("shared_") or name in IN_FULL
+        ), name
     for name in ("pss", "rss", "uss", "swap"):
         assert page.value(f"#node-{name}") == exposition.total(name)
     for name in ("containers", "processes"):
         assert page.value(f"#node-{name}") == exposition.value(f"smaps_exporter_{name}")
 
 
-def test_rows_are_the_exposition_s_sums(node, page):
+def test_rows_equal_the_sums_of_the_exposition(node, page):
     page.open(node)
     exposition = node.exposition()
     for depth in range(4):
@@ -111,20 +132,23 @@ def test_rows_are_the_exposition_s_sums(node, page):
         by_name = {name_of(labels): labels for labels, _ in rows}
         for field in ("pss", "rss", "uss", "swap", "mappings"):
             shown = dict(zip(page.names(), page.column(field)))
-            assert shown == {name: exposition.total(field, **labels) for name, labels in by_name.items()}, field
+            assert shown == {name: exposition.total(field, **labels) for name, labels in by_name.items()}, (
+                field
+            )
         shown = dict(zip(page.names(), page.column("processes")))
         assert shown == {
-            name: None if "path" in labels else exposition.total("processes", **labels) for name, labels in by_name.items()
+            name: None if "path" in labels else exposition.total("processes", **labels)
+            for name, labels in by_name.items()
         }
 
 
-def test_clicks_lead_in_and_escape_and_crumbs_lead_out(node, page):
+def test_clicks_enter_places_and_escape_and_crumbs_leave_them(node, page):
     page.open(node)
     exposition = node.exposition()
     box = page.tab.locator("#canvas").bounding_box()
     depths = []
     while page.tab.is_visible("#canvas"):
-        # Somewhere in the first tile; what lies there says the tip.
+        # This is a point in the first tile, and the tip shows what is there.
         page.tab.mouse.move(box["x"] + 40, box["y"] + 60)
         page.tab.locator("#tip dl").wait_for()
         page.tab.mouse.click(box["x"] + 40, box["y"] + 60)
@@ -134,8 +158,13 @@ def test_clicks_lead_in_and_escape_and_crumbs_lead_out(node, page):
         assert page.hash() == fragment(place)
         assert page.value("#total") == exposition.total("pss", **place)
         assert page.tab.is_hidden("#tip")
-    # A path has nothing inside: its fields are shown.
-    assert "path" in place and page.tab.is_visible("#all dl") and page.tab.is_hidden("#list") and page.tab.is_hidden("#map")
+    # A path has no children, so its fields are shown.
+    assert (
+        "path" in place
+        and page.tab.is_visible("#all dl")
+        and page.tab.is_hidden("#list")
+        and page.tab.is_hidden("#map")
+    )
     page.screenshot("path")
     while len(page.crumbs()) > 1:
         before = len(page.crumbs())
@@ -148,20 +177,20 @@ def test_clicks_lead_in_and_escape_and_crumbs_lead_out(node, page):
     until("the node", lambda: page.crumbs() == ["Node"])
 
 
-def test_the_keyboard_alone_leads_in(node, page):
+def test_enter_key_enters_a_place(node, page):
     page.open(node)
     first = page.names()[0]
     page.tab.focus("#rows a")
     page.tab.keyboard.press("Enter")
     until("a step in", lambda: "/".join(page.crumbs()[1:3]) == first)
-    # The focus goes on in the new rows, and the screen reader hears where it is.
+    # The focus moves to the new rows, and the place is announced to screen readers.
     assert page.tab.evaluate("document.activeElement === document.querySelector('#rows a')")
     assert page.text("#said").startswith((page.crumbs()[-1] if len(page.crumbs()) > 3 else first) + ": ")
     page.tab.keyboard.press("/")
     assert page.tab.evaluate("document.activeElement.id") == "q"
 
 
-def test_the_table_is_a_table(node, page):
+def test_table_has_accessible_markup(node, page):
     page.open(node)
     assert page.tab.locator("table caption").text_content().startswith("What is in Node, sorted by share")
     assert page.tab.locator("thead th[scope=col]").count() == 12
@@ -171,7 +200,7 @@ def test_the_table_is_a_table(node, page):
 
 
 @pytest.mark.parametrize("column", ["value", "rss", "uss", "swap", "mappings", "processes"])
-def test_sorting(node, page, column):
+def test_columns_sort_in_both_directions(node, page, column):
     page.open(node)
     page.sort(column)
     down = page.column(column)
@@ -182,7 +211,7 @@ def test_sorting(node, page, column):
     assert page.hash() == f"#/?sort={column}"
 
 
-def test_sorting_by_name_and_back(node, page):
+def test_names_sort_in_both_directions(node, page):
     page.open(node)
     by_share = page.names()
     page.sort("name")
@@ -193,7 +222,7 @@ def test_sorting_by_name_and_back(node, page):
     assert page.names() == by_share
 
 
-def test_switching_the_field(node, page):
+def test_selected_field_fills_the_value_column(node, page):
     page.open(node)
     exposition = node.exposition()
     assert page.text("#sort-value") == "PSS" and page.tab.is_hidden("#sort-pss")
@@ -203,14 +232,14 @@ def test_switching_the_field(node, page):
     assert page.hash() == "#/?field=referenced"
 
 
-def test_a_reload_and_a_shared_link_keep_the_place(node, page, browse):
+def test_reloads_and_shared_links_keep_the_place(node, page, browse):
     place = largest(node.exposition(), 3)
     page.open(node)
     below(page, place)
     page.select("rss")
     page.sort("name")
     page.tab.fill("#q", "a")
-    # as the page knows it: the driver hears of it a little later
+    # The address is read from the page, because the driver's copy is updated later.
     address, shown = page.tab.evaluate("location.href"), (page.crumbs(), page.names(), page.text("#total"))
     page.tab.reload()
     page.drawn()
@@ -221,15 +250,15 @@ def test_a_reload_and_a_shared_link_keep_the_place(node, page, browse):
     assert (other.crumbs(), other.names(), other.text("#total")) == shown
 
 
-def test_a_place_that_is_not_there_says_so(node, page):
+def test_missing_places_show_an_empty_state(node, page):
     page.open(node, "#/no/such-pod/x")
     assert page.state() == "Nothing here now"
     page.tab.click("#empty a")
     until("the node", lambda: page.state() == "")
     page.go("#/default/no-such-pod")
-    until("another", lambda: page.state() == "Nothing here now")
+    until("another missing place", lambda: page.state() == "Nothing here now")
     page.tab.keyboard.press("Escape")
-    until("what is around it", lambda: page.crumbs() == ["Node", "default"] and page.state() == "")
+    until("the enclosing namespace", lambda: page.crumbs() == ["Node", "default"] and page.state() == "")
     for address in ("#/%", "#", "#/?field=nonsense&sort=-nonsense", "#/?by=nonsense"):
         page.tab.evaluate("hash => { location.hash = hash }", address)
         assert page.crumbs() == ["Node"] and page.state() == "" and page.names()
@@ -240,38 +269,46 @@ CONTRAST = """() => {
     const luminance = name => {
         probe.fillStyle = css.getPropertyValue('--' + name);
         probe.fillRect(0, 0, 1, 1);
-        const [r, g, b] = [...probe.getImageData(0, 0, 1, 1).data].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+        const [r, g, b] = [...probe.getImageData(0, 0, 1, 1).data].map(v => linear(v / 255));
         return .2126 * r + .7152 * g + .0722 * b;
     };
-    const ratio = ([a, b]) => { const [x, y] = [luminance(a), luminance(b)].sort(); return (y + .05) / (x + .05); };
+    const ratio = pair => {
+        const [x, y] = pair.map(luminance).sort();
+        return (y + .05) / (x + .05);
+    };
     const kinds = [...Object.keys(KINDS), 'bg', 'panel', 'deep', 'warn'];
-    const pairs = [...kinds.map(kind => ['ink', kind]), ...['muted', 'accent', 'up', 'down'].map(ink => [ink, 'bg']), ['muted', 'panel'], ['muted', 'deep']];
+    const pairs = kinds.map(kind => ['ink', kind]);
+    pairs.push(...['muted', 'accent', 'up', 'down'].map(ink => [ink, 'bg']));
+    pairs.push(['muted', 'panel'], ['muted', 'deep']);
     return pairs.map(pair => [pair.join(' on '), ratio(pair)]);
 }"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_both_schemes_are_readable(node, browse, scheme):
+def test_both_schemes_have_enough_contrast(node, browse, scheme):
     page = browse(scheme=scheme)
     page.open(node)
     page.screenshot(scheme)
-    # WCAG 2.2, 1.4.3: 4.5 for text.
+    # WCAG 2.2, 1.4.3 requires a contrast of 4.5 for text.
     for pair, ratio in page.tab.evaluate(CONTRAST):
         assert ratio >= 4.5, f"{pair}: {ratio:.2f}"
     dark = page.tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 128")
     assert dark == (scheme == "dark")
 
 
-def test_the_scheme_follows_the_system_while_open(node, page):
+def test_scheme_follows_the_system_while_open(node, page):
     page.open(node)
-    corner = "() => [...document.querySelector('#canvas').getContext('2d').getImageData(60, 60, 1, 1).data].join()"
+    corner = (
+        "() => [...document.querySelector('#canvas').getContext('2d').getImageData(60, 60, 1, 1).data].join()"
+    )
     light = page.tab.evaluate(corner)
     page.tab.emulate_media(color_scheme="dark")
     until("another colour", lambda: page.tab.evaluate(corner) != light)
 
 
 @pytest.mark.parametrize("width", [380, 1600])
-def test_both_widths(node, browse, width):
+def test_page_fits_both_widths(node, browse, width):
     page = browse(width=width, height=900)
     page.open(node)
     for place in ({}, largest(node.exposition(), 3), largest(node.exposition(), 4)):
@@ -298,7 +335,7 @@ def test_both_widths(node, browse, width):
     ],
     ids=" ".join,
 )
-def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, levels):
+def test_page_uses_the_available_labels(exporter, node, page, arguments, levels):
     one = exporter(RECORDED_NODE, "--filter", "*/*/*/*", *arguments)
     page.open(one)
     exposition, place = one.exposition(), {}
@@ -307,15 +344,20 @@ def test_it_uses_the_labels_that_are_there(exporter, node, page, arguments, leve
         below(page, place)
         until("the place", lambda: page.value("#total") == exposition.total("pss", **place))
         rows = exposition.children("pss", **place)
-        # With --omit-zero, a row may have no value.
-        until("the rows", lambda: sorted(v for v in page.column("pss") if v is not None) == sorted(v for _, v in rows))
+        # With --omit-zero, a row may lack a value.
+        until(
+            "the rows",
+            lambda: sorted(v for v in page.column("pss") if v is not None) == sorted(v for _, v in rows),
+        )
         assert level in rows[0][0]
     assert page.value("#node-pss") == node.exposition().total("pss")
 
 
-def test_fields_that_are_not_exported_are_dashes(exporter, page):
+def test_missing_fields_are_dashes(exporter, page):
     def answer(route):
-        route.fulfill(response=route.fetch(url=route.request.url.replace("fields=all", "fields=rss,private_dirty")))
+        route.fulfill(
+            response=route.fetch(url=route.request.url.replace("fields=all", "fields=rss,private_dirty"))
+        )
 
     one = exporter(RECORDED_NODE, "--filter", "*/*/*/*")
     page.tab.route("**/metrics?*", answer)

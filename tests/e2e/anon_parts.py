@@ -1,4 +1,4 @@
-"""Programs of which the runtime reports its memory, to compare the parts of anonymous memory with."""
+"""Checks the parts of anonymous memory against the memory use that language runtimes report."""
 
 import os
 import re
@@ -13,41 +13,60 @@ from lab import until
 from live_node import MIB, Node
 
 
-def started(node: Node, *command) -> tuple[subprocess.Popen, str]:
-    """Run a program in the node's container until it is ready. Return the process, and what it printed before."""
+def start_ready(node: Node, *command) -> tuple[subprocess.Popen, str]:
+    """Starts a program in the node's container and waits for "ready".
+
+    Returns the process and its earlier output.
+    """
     process = node.cgroup.run(*command, stdout=subprocess.PIPE, text=True)
     printed = []
     for line in process.stdout:
         if line == "ready\n":
             return process, "".join(printed)
         printed.append(line)
-    raise AssertionError(f"{command} ended: {''.join(printed)}")
+    raise AssertionError(f"{command} exited before it printed ready: {''.join(printed)}")
 
 
-def parts(node: Node, comm: str, *arguments: str, label: str = "kind") -> dict[str, float]:
-    """Return the resident bytes of a command, by kind."""
-    text = once("--once", "--fixture", node.directory, "--group-by", label, "--cpu-budget", "0", *arguments, *EVERYTHING)
-    of = Exposition(text).by("process_smaps_rss_bytes", "comm", label)
-    return {kind: n_bytes for (name, kind), n_bytes in of.items() if name == comm}
+def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> dict[str, float]:
+    """Returns the resident bytes of a command by one label, usually by kind."""
+    text = once(
+        "--once",
+        "--fixture",
+        node.directory,
+        "--group-by",
+        label,
+        "--cpu-budget",
+        "0",
+        *arguments,
+        *EVERYTHING,
+    )
+    sums = Exposition(text).by("process_smaps_rss_bytes", "comm", label)
+    return {value: n_bytes for (name, value), n_bytes in sums.items() if name == comm}
 
 
-def check(part: float, figure: float, recall: float, least: float | None = None):
-    """Compare a part with the runtime's figure. `least` is the figure for what is surely resident."""
-    assert part <= max(1.05 * figure, figure + 2 * MIB), (part, figure)
-    assert part >= recall * (figure if least is None else least), (part, figure, least)
+def assert_close(part: float, reported: float, recall: float, least: float | None = None):
+    """Compares a part with the bytes that the runtime reports.
+
+    `least` bytes of them are certainly resident.
+    """
+    assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
+    assert part >= recall * (reported if least is None else least), (part, reported, least)
 
 
-def jcmd(process: subprocess.Popen, what: str) -> str:
-    """Return the answer of a JVM to a command of jcmd, which a JRE has not (hotspot/os/posix/attachListener_posix.cpp)."""
+def jcmd(process: subprocess.Popen, command: str) -> str:
+    """Runs a jcmd command in a JVM and returns its output.
+
+    A JRE has no jcmd program, so this speaks its protocol (hotspot/os/posix/attachListener_posix.cpp).
+    """
     temporary = Path(f"/proc/{process.pid}/root/tmp")
     listener = temporary / f".java_pid{process.pid}"
     if not listener.exists():
         (temporary / f".attach_pid{process.pid}").touch()
-        process.send_signal(signal.SIGQUIT)  # a JVM that listens already would print its threads
-        until(listener.exists, 60, "the JVM listens to commands")
+        process.send_signal(signal.SIGQUIT)  # a JVM that already listens would print its threads instead
+        until(listener.exists, 60, "the JVM listens for commands")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(listener))
-        client.sendall(f"1\0jcmd\0{what}\0\0\0".encode())
+        client.sendall(f"1\0jcmd\0{command}\0\0\0".encode())
         with client.makefile() as answer:
             status, *lines = answer.read().split("\n")
     assert status == "0", lines
@@ -55,28 +74,31 @@ def jcmd(process: subprocess.Popen, what: str) -> str:
 
 
 class JavaMemory:
-    """What Native Memory Tracking says of a JVM, in bytes."""
+    """The bytes that a JVM's Native Memory Tracking reports."""
 
     def __init__(self, process: subprocess.Popen):
-        jcmd(process, "VM.native_memory summary")  # what answering takes is taken before it is measured
+        jcmd(process, "VM.native_memory summary")  # the first answer allocates memory of its own
         self._tracked, code = jcmd(process, "VM.native_memory summary"), jcmd(process, "Compiler.codecache")
         self.heap = self._committed(r"Java Heap \(")
         self.n_threads = int(re.search(r"\(thread #(\d+)\)", self._tracked)[1])
         self.stacks = self._committed(r"\(stack: ")
-        self.classes = self._committed(r"\(  Metadata:   \)\n\s*\(    ") + self._committed(r"\(  Class space:\)\n\s*\(    ")
+        self.classes = self._committed(r"\(  Metadata:   \)\n\s*\(    ") + self._committed(
+            r"\(  Class space:\)\n\s*\(    "
+        )
         self.code = self._committed(r"Code \(")
         self.code_used = sum(int(kib) << 10 for kib in re.findall(r"used=(\d+)Kb", code))
 
     def _committed(self, pattern: str) -> int:
         return sum(int(kib) << 10 for kib in re.findall(pattern + r"[^)]*committed=(\d+)KB", self._tracked))
 
-    def check(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
-        """Compare the parts of the JVM with this. `stacks` and `classes` are the least recall of these."""
-        check(found["anon_java_heap"], self.heap, 0.99)
-        # It counts the guard of a stack, which takes at least 16 KiB, in which no page can be.
+    def assert_matches(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
+        """Compares the exporter's parts with these figures. `stacks` and `classes` are minimum recalls."""
+        assert_close(found["anon_java_heap"], self.heap, 0.99)
+        # The JVM includes each stack's guard area of at least 16 KiB, which is never resident.
         guard = max(16 << 10, 3 * os.sysconf("SC_PAGE_SIZE"))
-        check(found.get("anon_thread_stack", 0), self.stacks, stacks, self.stacks - self.n_threads * guard)
-        check(found.get("anon_java_classes", 0), self.classes, classes)
-        check(found["anon_jit_code"], self.code, 0.97, self.code_used)
+        least_stacks = self.stacks - self.n_threads * guard
+        assert_close(found.get("anon_thread_stack", 0), self.stacks, stacks, least_stacks)
+        assert_close(found.get("anon_java_classes", 0), self.classes, classes)
+        assert_close(found["anon_jit_code"], self.code, 0.97, self.code_used)
         for kind in found:
             assert not re.match("anon_(go|v8|allocator)", kind), f"a JVM has no {kind}"

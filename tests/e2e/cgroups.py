@@ -1,4 +1,4 @@
-"""What the kernel says of containers' cgroups, read in the plainest way; and what the exporter says of them."""
+"""Reads containers' cgroup files directly, and compares them with the exporter's cgroup_* metrics."""
 
 import re
 from contextlib import contextmanager
@@ -14,12 +14,16 @@ from lab import Container, Lab, mounts, read_proc, until
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
 EVERY_GROUP = ("--cgroup-metrics", "memory,cpu,pids")
-# 5 MiB of shared memory, and a file that is read and not mapped
-WORK = "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; cat /tmp/x > /dev/null; sleep 1000000 & wait"
+# 5 MiB of shared memory, and a file that is read but not mapped.
+WORK = (
+    "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; "
+    "cat /tmp/x > /dev/null; sleep 1000000 & wait"
+)
 
-# metric -> the file and the key that it is read from, and the number by which it is divided
+# Maps each metric to the file and the key that it is read from, and a divisor.
 STAT_KEYS = (
-    "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
+    "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped "
+    "file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 V2 = {
@@ -29,7 +33,10 @@ V2 = {
     },
     **{f"memory_stat_{key}_bytes": ("memory.stat", key, 1) for key in STAT_KEYS.split()},
     **{f"memory_stat_{key}_total": ("memory.stat", key, 1) for key in ("pgfault", "pgmajfault")},
-    **{f"cpu_{key}_seconds_total": ("cpu.stat", f"{key}_usec", 10**6) for key in ("usage", "user", "system", "throttled")},
+    **{
+        f"cpu_{key}_seconds_total": ("cpu.stat", f"{key}_usec", 10**6)
+        for key in ("usage", "user", "system", "throttled")
+    },
     **{f"cpu_{key}_total": ("cpu.stat", key, 1) for key in ("nr_periods", "nr_throttled")},
     **{f"pids_{name}": (f"pids.{name}", None, 1) for name in ("current", "max", "peak")},
 }
@@ -40,7 +47,10 @@ V1_STAT = {
     "stat_file_mapped": "mapped_file",
     "stat_file_dirty": "dirty",
     "stat_anon_thp": "rss_huge",
-    **{f"stat_{key}": key for key in "shmem swapcached inactive_anon inactive_file active_anon active_file unevictable".split()},
+    **{
+        f"stat_{key}": key
+        for key in "shmem swapcached inactive_anon inactive_file active_anon active_file unevictable".split()
+    },
 }
 V1 = {
     "memory_current_bytes": ("memory.usage_in_bytes", None, 1),
@@ -61,10 +71,15 @@ IS_V2 = any(kind == "cgroup2" and root == "/sys/fs/cgroup" for _, root, kind, *_
 
 
 class Cgroup:
-    """A container's cgroup, read in the plainest way."""
+    """A container's cgroup, whose files are read without the exporter's shortcuts."""
 
     def __init__(self, lab: Lab, container: Container):
-        pid = next(pid for members in kernel.processes(lab).values() for pid in members if container.id in path_of(pid))
+        pid = next(
+            pid
+            for members in kernel.processes(lab).values()
+            for pid in members
+            if container.id in path_of(pid)
+        )
         self.path = re.match(rf".*?{container.id}[^/]*", path_of(pid))[0]
 
     def directory(self, controller: str) -> Path:
@@ -74,11 +89,13 @@ class Cgroup:
         path = self.directory(file.partition(".")[0]) / file
         try:
             return path.read_text()
-        except OSError:  # this kernel does not have it, or has it switched off
+        except OSError:  # this kernel lacks the file, or has the feature turned off
             return ""
 
     def limit_file(self, up: int = 0) -> Path:
-        return self.directory("memory").joinpath(*[".."] * up) / ("memory.max" if IS_V2 else "memory.limit_in_bytes")
+        return self.directory("memory").joinpath(*[".."] * up) / (
+            "memory.max" if IS_V2 else "memory.limit_in_bytes"
+        )
 
     def values(self) -> dict[str, float]:
         found = {}
@@ -92,22 +109,32 @@ class Cgroup:
             if IS_V2 or name == "oom_kill":
                 found["memory_events_total", name] = int(number)
         for line in self.text("memory.pressure").splitlines():
-            found[f"memory_pressure_{line.split()[0]}_seconds_total"] = int(line.partition("total=")[2]) / 10**6
-        found["memory_working_set_bytes"] = max(0, found["memory_current_bytes"] - found["memory_stat_inactive_file_bytes"])
-        limits = [self.limit_file(up).read_text().strip() for up in range(self.path.count("/")) if self.limit_file(up).exists()]
+            found[f"memory_pressure_{line.split()[0]}_seconds_total"] = (
+                int(line.partition("total=")[2]) / 10**6
+            )
+        found["memory_working_set_bytes"] = max(
+            0, found["memory_current_bytes"] - found["memory_stat_inactive_file_bytes"]
+        )
+        limits = [
+            self.limit_file(up).read_text().strip()
+            for up in range(self.path.count("/"))
+            if self.limit_file(up).exists()
+        ]
         if limits := [int(limit) for limit in limits if limit != "max" and int(limit) < 2**63 - 2**16]:
             found["memory_limit_bytes"] = min(limits)
         return found
 
     @contextmanager
     def frozen(self):
-        """Hold everything in it still."""
+        """Freezes all processes in the cgroup."""
         file, frozen, thawed = ("cgroup.freeze", "1", "0") if IS_V2 else ("freezer.state", "FROZEN", "THAWED")
         freezer = self.directory("freezer")
         (freezer / file).write_text(frozen)
         try:
-            is_frozen = (lambda: "frozen 1" in (freezer / "cgroup.events").read_text()) if IS_V2 else (
-                lambda: (freezer / file).read_text().strip() == frozen
+            is_frozen = (
+                (lambda: "frozen 1" in (freezer / "cgroup.events").read_text())
+                if IS_V2
+                else (lambda: (freezer / file).read_text().strip() == frozen)
             )
             until(is_frozen, 10, "the cgroup is frozen")
             yield
@@ -116,13 +143,13 @@ class Cgroup:
 
 
 def path_of(pid: int) -> str:
-    """The path of the cgroup that a process is in. It is empty if the process has ended."""
+    """Returns the path of a process's cgroup, or an empty string if the process has ended."""
     lines = [line.split(":", 2) for line in read_proc(pid, "cgroup").decode().splitlines()]
     return next((path for _, controllers, path in lines if controllers == ("" if IS_V2 else "memory")), "")
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """What an exposition says of a container, but for what is derived: its account."""
+    """Returns the cgroup_* values of a container, without the parts of its account, which are derived."""
     found = {}
     for name, family in Exposition(text).items():
         for labels, value in family.samples.items() if name.startswith("cgroup_") else ():
@@ -133,15 +160,16 @@ def exported(text: str, *container: str) -> dict[str, float]:
     return found
 
 
-def read(lab: Lab) -> str:
+def scrape(lab: Lab) -> str:
     return once("--once", "--containerd-sock", lab.socket, *EVERYTHING, *EVERY_GROUP)
 
 
 def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
-    """What is exported is what the files say.
+    """Asserts that the exported values equal the cgroup's files, and returns them.
 
-    The kernel brings the counts of a frozen cgroup up to date every two seconds. So this is tried until they are the
-    same before and after. Only this container is read: a whole emulated node takes longer than two seconds.
+    The kernel flushes the statistics of even a frozen cgroup every two seconds, so this retries until the
+    files are the same before and after the scrape. Only this container is selected, because reading a whole
+    emulated node takes longer than two seconds.
     """
     filters = ("--filter", "/".join((*container, "*")), *EVERY_GROUP)
     for _ in range(20):
@@ -150,16 +178,20 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
         if before == cgroup.values():
             break
     else:
-        pytest.fail("the files of a frozen cgroup change all the time")
+        pytest.fail("the files of a frozen cgroup kept changing")
     values = exported(text, *container)
-    differences = {name: (values.get(name), before.get(name)) for name in values | before if values.get(name) != before.get(name)}
+    differences = {
+        name: (values.get(name), before.get(name))
+        for name in values | before
+        if values.get(name) != before.get(name)
+    }
     assert not differences
     return values
 
 
 @contextmanager
 def pod(lab: Lab, name: str, *containers: Container):
-    """A pod of the namespace `accounts`, which is removed at the end."""
+    """Runs a pod in the namespace `accounts` and removes it at the end."""
     made = lab.run_pod("accounts", name, list(containers))
     try:
         yield made
@@ -167,11 +199,15 @@ def pod(lab: Lab, name: str, *containers: Container):
         lab.remove_pod(made)
 
 
-def works(lab: Lab, container: Container) -> Cgroup:
-    """Wait until a container has done its work, and sleeps."""
+def wait_until_asleep(lab: Lab, container: Container) -> Cgroup:
+    """Waits until a container has run WORK and sleeps. Returns its cgroup."""
 
     def sleeps():
-        return [command for command in kernel.processes(lab) if command[0] == "accounts" and command[2:] == (container.name, "sleep")]
+        return [
+            command
+            for command in kernel.processes(lab)
+            if command[0] == "accounts" and command[2:] == (container.name, "sleep")
+        ]
 
-    until(sleeps, 20, "it sleeps")
+    until(sleeps, 20, f"container {container.name} sleeps")
     return Cgroup(lab, container)

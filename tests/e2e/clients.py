@@ -1,4 +1,4 @@
-"""Clients and proxies of Debian's packages: ab, wrk, nginx, haproxy, strace."""
+"""Runs clients and proxies from Debian's packages: ab, wrk, nginx, haproxy, strace."""
 
 import contextlib
 import random
@@ -18,7 +18,7 @@ def command(name: str, *arguments) -> list[str]:
 
 @contextlib.contextmanager
 def running(arguments: list[str], peer: tuple[str, int]):
-    """A server that listens at `peer` while the test runs."""
+    """Runs a server that listens at `peer`, and stops it at the end."""
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
     try:
 
@@ -35,8 +35,11 @@ def running(arguments: list[str], peer: tuple[str, int]):
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 for a server that starts soon. It lies below the range that the kernel takes for clients
-    (net.ipv4.ip_local_port_range begins at 32768): a client's port could be taken before the server listens."""
+    """Returns a free port of 127.0.0.1 for a server that is about to start.
+
+    It is below the range of clients' ports (net.ipv4.ip_local_port_range begins at 32768), so that no
+    connection can take it before the server listens.
+    """
     while True:
         port = random.randrange(10_000, 32_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):

@@ -1,4 +1,4 @@
-"""The nodes and exporters that the tests share."""
+"""Fixtures that test modules share: nodes, exporters and compiled programs."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ FOREVER = "1000000"
 TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
 WEB = "web-7d4b9c6f5d-x2x8k"
 
-# what runs on the node: (namespace, pod, container, comm) -> processes
+# Number of processes on the node by (namespace, pod, container, comm).
 NODE_PROCESSES = {
     ("default", WEB, "app", "sh"): 1,
     ("default", WEB, "app", "sleep"): 2,
     ("default", WEB, "app", "tail"): 1,  # started by exec
     ("default", WEB, "sidecar", "sleep"): 1,
-    # the same names in another namespace
+    # The same names in another namespace.
     ("batch", WEB, "app", "sleep"): 1,
     # pid: NODE
     ("kube-system", "node-agent-4tq9z", "agent", "sh"): 1,
@@ -33,14 +33,14 @@ NODE_PROCESSES = {
     ("shop", "cart-0", "cart", "sleep"): 1,
     ("shop", "cart-0", "logs", "tail"): 1,
     ("shop", "cart-0", "logs", "sleep"): 1,  # started by exec
-    # a PID namespace inside the container's
+    # A PID namespace inside the container's.
     ("shop", "runner-0", "runner", "unshare"): 1,
     ("shop", "runner-0", "runner", "sleep"): 1,
 }
 
 
 def pytest_addoption(parser):
-    parser.addoption("--group", choices=groups.GROUPS, help="only this group's tests, see groups.py")
+    parser.addoption("--group", choices=groups.GROUPS, help="run only this group's tests, see groups.py")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -54,15 +54,18 @@ def pytest_sessionstart(session):
     if session.config.option.collectonly:
         return
     if os.geteuid() != 0:
-        pytest.exit("the end-to-end tests run containerd: they need root", 1)
+        pytest.exit("the end-to-end tests run containerd and need root", 1)
     if not BINARY.exists():
-        pytest.exit(f"{BINARY} does not exist: cargo build --release", 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then the labs are taken down
+        pytest.exit(f"{BINARY} does not exist; run cargo build --release", 1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM takes down the labs, too
 
 
 @pytest.fixture(scope="session")
 def node():
-    """A node with a pod of every kind. Its pods stay as they are; a test that changes one runs its own."""
+    """A node with a pod of every kind.
+
+    Tests never change its pods; a test that needs changes runs its own pod.
+    """
     with Lab() as lab:
         app = Container("app", TWO_SLEEPS)
         lab.run_pod("default", WEB, [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
@@ -71,35 +74,47 @@ def node():
         logs = Container("logs", ["tail", "-f", "/dev/null"])
         lab.run_pod("shop", "cart-0", [Container("cart", ["sleep", FOREVER]), logs], POD)
         unshare = ["unshare", "--pid", "--fork", "sleep", FOREVER]
-        may_unshare = cri.LinuxContainerSecurityContext(capabilities=cri.Capability(add_capabilities=["SYS_ADMIN"]))
+        may_unshare = cri.LinuxContainerSecurityContext(
+            capabilities=cri.Capability(add_capabilities=["SYS_ADMIN"])
+        )
         lab.run_pod("shop", "runner-0", [Container("runner", unshare, security=may_unshare)], CONTAINER)
         lab.exec(app, ["tail", "-f", "/dev/null"])
         lab.exec(logs, ["sleep", FOREVER])
-        until(lambda: kernel.counts(lab) == NODE_PROCESSES, 20, "all the node's processes run")
+        until(lambda: kernel.counts(lab) == NODE_PROCESSES, 20, "all processes of the node run")
         yield lab
 
 
 @pytest.fixture
 def exporter(node):
-    """An exporter of everything on the node."""
+    """An exporter that selects everything on the node."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory):
-    """The directory of the workloads of programs/, compiled."""
+    """The directory with the compiled C programs of programs/."""
     directory = tmp_path_factory.mktemp("programs")
     for source in (HERE / "programs").glob("*.c"):
         libraries = ["-lfuse3"] if source.stem == "stuck" else ["-static"]
-        command = ["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", directory / source.stem, source, *libraries]
+        command = [
+            "gcc",
+            "-O1",
+            "-Wall",
+            "-Werror",
+            "-pthread",
+            "-o",
+            directory / source.stem,
+            source,
+            *libraries,
+        ]
         subprocess.run(command, check=True)
     return directory
 
 
 @pytest.fixture
 def any_node(tmp_path):
-    """A recording of live processes, in one container."""
+    """A recording of live processes, all in one container."""
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()

@@ -20,7 +20,7 @@ EVERYTHING = ("--filter", "*/*/*/*")
 
 
 class Client:
-    """An exporter at an address, asked over HTTP."""
+    """An HTTP client of an exporter."""
 
     def __init__(self, address: str):
         self.address = address
@@ -34,11 +34,11 @@ class Client:
 
     def metrics(self) -> Exposition:
         status, body = self.get("/metrics")
-        assert status == 200, f"/metrics answers {status}"
+        assert status == 200, f"/metrics returned status {status}"
         return Exposition(body)
 
     def scrapes(self):
-        """The exposition of every scrape that ends from now on."""
+        """Yields the exposition of each scrape that ends from now on."""
         ended = "smaps_exporter_last_scrape_timestamp_seconds"
         last = self.metrics()
         while True:
@@ -51,21 +51,24 @@ class Client:
             yield last
 
     def after(self, n_scrapes: int = 2) -> Exposition:
-        """The exposition of the second scrape that ends from now on: the first may have begun before now."""
+        """Returns the exposition of the second scrape that ends from now on: it began after this call."""
         return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
 
 
 class Exporter(Client):
-    """A running exporter on a port of its own, asked over HTTP. `prefix` is a command that runs it, such as unshare."""
+    """A running exporter on its own port. `prefix` is a command that runs it, such as unshare."""
 
     def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = (), addr: str = "127.0.0.1:0"):
         self._log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [*prefix, BINARY, "--addr", addr, *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+            [*prefix, BINARY, "--addr", addr, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
         )
         try:
             self.address = until(self._listening, 20, "the exporter listens")
-            until(lambda: self.get("/readyz")[0] == 200, 20, "the exporter has made a scrape")
+            until(lambda: self.get("/readyz")[0] == 200, 20, "the exporter has finished a scrape")
         except BaseException:
             self.close()
             raise
@@ -84,13 +87,19 @@ class Exporter(Client):
         self._log.seek(0)
         return self._log.read()
 
-    def news(self) -> list[str]:
-        """The log's lines, but for those that every start writes: version, source of containers, address, what the filters select."""
-        usual = ("smaps-container-exporter ", "containers are listed by ", "containers are those of ", "listening on ", "filter ")
+    def unusual_log_lines(self) -> list[str]:
+        """Returns the log without the lines that each start writes: version, source, address, selection."""
+        usual = (
+            "smaps-container-exporter ",
+            "containers are listed by ",
+            "containers are those of ",
+            "listening on ",
+            "filter ",
+        )
         return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
 
     def close(self):
-        """End it, and print its log, which pytest shows for a test that failed."""
+        """Kills the exporter and prints its log, which pytest shows if the test failed."""
         for pid in [*children(self.process.pid), self.process.pid] if self.process.poll() is None else []:
             kill(pid, 9)
         self.process.wait()
@@ -99,7 +108,7 @@ class Exporter(Client):
 
 
 def assert_exits_within_a_second(exporter: Exporter, how: signal.Signals = signal.SIGTERM):
-    """Send a signal: it ends in less than a second, with exit code 0."""
+    """Sends a signal and asserts that the exporter exits with code 0 in less than a second."""
     sent = time.monotonic()
     exporter.process.send_signal(how)
     assert exporter.process.wait(timeout=10) == 0
@@ -107,7 +116,7 @@ def assert_exits_within_a_second(exporter: Exporter, how: signal.Signals = signa
 
 
 def once(*arguments: str | Path) -> str:
-    """Run the program to its end; what it printed."""
+    """Runs the program until it exits, and returns its output."""
     done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{arguments} exited {done.returncode}:\n{done.stderr}"
     return done.stdout

@@ -1,11 +1,13 @@
-"""A strict reader of the Prometheus text format: whatever it does not expect it refuses."""
+"""A strict parser of the Prometheus text format: unexpected input fails an assertion."""
 
 import re
 from dataclasses import dataclass, field
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _LABEL = r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"'
-_SAMPLE = re.compile(rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)?\}})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)")
+_SAMPLE = re.compile(
+    rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)?\}})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
+)
 _UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
 Labels = tuple[tuple[str, str], ...]
@@ -21,33 +23,36 @@ class Exposition(dict[str, Family]):
     """Families by name."""
 
     def __init__(self, text: str):
-        assert text.endswith("\n"), "the last line has no end"
+        assert text.endswith("\n"), "the last line does not end in a newline"
         name = None
         helped = None
         for line in text.removesuffix("\n").split("\n"):
             if match := re.fullmatch(rf"# HELP ({_NAME}) \S.*", line):
                 helped = match[1]
-                assert helped not in self, f"family {helped} comes twice"
+                assert helped not in self, f"family {helped} occurs twice"
             elif match := re.fullmatch(rf"# TYPE ({_NAME}) (gauge|counter)", line):
                 name = match[1]
-                assert name == helped, f"TYPE of {name} follows HELP of {helped}"
+                assert name == helped, f"the TYPE line of {name} follows the HELP line of {helped}"
                 self[name] = Family(match[2])
             else:
                 match = _SAMPLE.fullmatch(line)
-                assert match, f"not a line of an exposition: {line!r}"
-                assert match[1] == name, f"a sample of {match[1]} among those of {name}"
+                assert match, f"not a valid exposition line: {line!r}"
+                assert match[1] == name, f"a sample of {match[1]} stands among those of {name}"
                 pairs = re.findall(_LABEL, match[2] or "")
-                labels = tuple((key, re.sub(r'\\[\\"n]', lambda escape: _UNESCAPED[escape[0]], value)) for key, value in pairs)
-                assert labels not in self[name].samples, f"the series comes twice: {line!r}"
+                labels = tuple(
+                    (key, re.sub(r'\\[\\"n]', lambda escape: _UNESCAPED[escape[0]], value))
+                    for key, value in pairs
+                )
+                assert labels not in self[name].samples, f"the series occurs twice: {line!r}"
                 self[name].samples[labels] = float(match[match.lastindex])
 
     def value(self, name: str) -> float:
-        """The value of a family's only sample."""
+        """Returns the value of a family's only sample."""
         (value,) = self[name].samples.values()
         return value
 
     def by(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """Sums of a family by some of its labels."""
+        """Sums a family by some of its labels."""
         sums: dict[tuple[str, ...], float] = {}
         for series, value in self[name].samples.items():
             key = tuple(dict(series)[label] for label in labels)
@@ -56,22 +61,25 @@ class Exposition(dict[str, Family]):
 
 
 def smaps_lines(text: str) -> list[str]:
-    """The lines of the families that come from smaps, in order: the same for the same processes."""
+    """Returns the lines of the process_smaps_* families in order; equal processes give equal lines."""
     return [line for line in text.splitlines() if re.match(r"(# (HELP|TYPE) )?process_smaps_", line)]
 
 
 def comms(exposition: Exposition) -> dict[str, float]:
-    """The number of processes by command."""
+    """Returns the number of processes by command."""
     family = "process_smaps_processes"
     return {comm: n for (comm,), n in exposition.by(family, "comm").items()} if family in exposition else {}
 
 
 def errors(exposition: Exposition) -> dict[str, int]:
-    """The number of failed reads by reason."""
+    """Returns the number of failed reads by reason."""
     counts = exposition.by("smaps_exporter_read_errors_total", "reason")
     return {reason: int(n) for (reason,), n in counts.items()}
 
 
-def errors_of_the_living(exposition: Exposition) -> dict[str, int]:
-    """The same without processes that ended: any process of the machine may end while its cgroup is read, also one of no container."""
+def errors_without_gone(exposition: Exposition) -> dict[str, int]:
+    """Returns failed reads by reason, without those of processes that ended.
+
+    Any process of the machine, also one outside of containers, may end while its cgroup is read.
+    """
     return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

@@ -1,38 +1,43 @@
-"""How old values are, seen from outside: processes that grow without a pause, whose values stand still only where they are not read."""
+"""Measures the age of exported values from outside.
+
+The processes grow without pause, so a value that stays the same has not been read again.
+"""
 
 import time
 
 from exposition import Exposition
 
-# The exporter's options: every process has series of its own and is read in each scrape.
+# Options with which each process has its own series and is read in each scrape.
 BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """The growing processes of a node, by pid (run the exporter with --pid). Needs to look at every scrape."""
+    """Growing processes of a node by pid (the exporter needs BY_PID). `observe` must see every scrape."""
 
     def __init__(self, node, programs, n: int, n_pages: int = 16):
         self.processes = [node.cgroup.run_ready(programs / "slow", "pages", str(n_pages)) for _ in range(n)]
-        self._changes: dict[str, tuple[float, float]] = {str(process.pid): (0.0, 0.0) for process in self.processes}
+        self._changes: dict[str, tuple[float, float]] = {
+            str(process.pid): (0.0, 0.0) for process in self.processes
+        }
         self.oldest = 0.0
         self.n_changes = 0
-        self.n_looks = 0
+        self.n_scrapes = 0
 
-    def begin(self, exposition: Exposition):
-        """Count from here: all of them are there."""
+    def start(self, exposition: Exposition):
+        """Starts counting with this exposition, in which all processes must be present."""
         now = time.monotonic()
         values = rss(exposition)
         missing = self._changes.keys() - values.keys()
         assert not missing, f"{len(missing)} of {len(self._changes)} processes are missing"
         self._changes = {pid: (values[pid], now) for pid in self._changes}
-        self.oldest, self.n_changes, self.n_looks = 0.0, 0, 0
+        self.oldest, self.n_changes, self.n_scrapes = 0.0, 0, 0
 
-    def look(self, exposition: Exposition):
+    def observe(self, exposition: Exposition):
         now = time.monotonic()
         values = rss(exposition)
-        self.n_looks += 1
+        self.n_scrapes += 1
         for pid, (before, since) in self._changes.items():
-            assert pid in values, f"process {pid} is healthy and missing"
+            assert pid in values, f"process {pid} is healthy but missing"
             if values[pid] != before:
                 self._changes[pid] = (values[pid], now)
                 self.n_changes += 1

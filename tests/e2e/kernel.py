@@ -1,4 +1,4 @@
-"""What the kernel says of the lab's processes, read in the plainest way and not as the exporter reads it."""
+"""Reads the lab's processes from /proc in the simplest way, independently of the exporter's code."""
 
 import gzip
 import os
@@ -39,7 +39,7 @@ Command = tuple[str, str, str, str]
 
 
 def processes(lab: Lab) -> dict[Command, list[int]]:
-    """The processes of the lab's containers, each by the container that its own environment names."""
+    """Returns the pids of the lab's containers by command; a process's environment names its container."""
     found = defaultdict(list)
     for pid in pids():
         variables = environment(pid)
@@ -55,7 +55,7 @@ def counts(lab: Lab) -> dict[Command, int]:
 
 
 def mappings(pid: int) -> list[tuple[str, dict[str, int]]]:
-    """Path and fields in kB of every mapping of a process."""
+    """Returns the path and the fields in kB of each mapping of a process."""
     found = []
     for line in read_proc(pid, "smaps").decode(errors="replace").splitlines():
         if header := re.fullmatch(r"[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ \S+ \d+ *(.*)", line):
@@ -66,7 +66,7 @@ def mappings(pid: int) -> list[tuple[str, dict[str, int]]]:
 
 
 def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
-    """What the smaps families should say: family -> labels' values -> value."""
+    """Returns the expected process_smaps_* families: family -> label values -> value."""
     families = defaultdict(Counter)
     for command, members in processes(lab).items():
         families["process_smaps_processes"][command] = len(members)
@@ -83,9 +83,9 @@ def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
     return {name: dict(family) for name, family in families.items()}
 
 
-def naive(pids: list[int]) -> tuple[dict, Counter]:
-    """Bytes by (pid, comm, path) and field, and how many mappings stand behind each."""
-    values, counts = defaultdict(Counter), Counter()
+def sum_by_path(pids: list[int]) -> tuple[dict, Counter]:
+    """Returns bytes by (pid, comm, path) and field, and the number of mappings behind each sum."""
+    values, counts, key = defaultdict(Counter), Counter(), None
     for pid in pids:
         comm = Path(f"/proc/{pid}/comm").read_text()[:-1]
         for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
@@ -99,29 +99,43 @@ def naive(pids: list[int]) -> tuple[dict, Counter]:
 
 
 def rollup_rss(pid: int) -> int:
-    """Resident bytes of a process by the kernel's own sum."""
+    """Returns a process's resident bytes as summed by the kernel."""
     return 1024 * int(re.search(rb"^Rss: +(\d+) kB$", read_proc(pid, "smaps_rollup"), re.MULTILINE)[1])
 
 
 def page_mapcount() -> str:
-    """Whether this kernel counts how often each page is mapped, as its configuration says. Without (Linux 6.15), PSS and what is shared of
-    large folios are estimates, which may differ from one read to the next."""
-    for path, read in ((Path("/proc/config.gz"), gzip.open), (Path(f"/boot/config-{os.uname().release}"), open)):
+    """Says whether this kernel's configuration counts how often each page is mapped.
+
+    Without the counts (Linux 6.15), PSS and shared bytes of large folios are estimates that may differ
+    between two reads.
+    """
+    for path, read in (
+        (Path("/proc/config.gz"), gzip.open),
+        (Path(f"/boot/config-{os.uname().release}"), open),
+    ):
         if path.exists():
             with read(path, "rt") as file:
-                return "estimated (CONFIG_NO_PAGE_MAPCOUNT)" if "CONFIG_NO_PAGE_MAPCOUNT=y\n" in file.read() else "counted for each page"
+                return (
+                    "estimated (CONFIG_NO_PAGE_MAPCOUNT)"
+                    if "CONFIG_NO_PAGE_MAPCOUNT=y\n" in file.read()
+                    else "counted for each page"
+                )
     return "unknown"
 
 
 @contextmanager
 def stopped(lab: Lab):
-    """Hold every process of the lab's containers still."""
+    """Stops all processes of the lab's containers with SIGSTOP, and continues them at the end."""
     held = [pid for members in processes(lab).values() for pid in members]
     try:
         for pid in held:
             os.kill(pid, signal.SIGSTOP)
         for pid in held:
-            until(lambda: read_proc(pid, "stat").rpartition(b") ")[2][:1] == b"T", 10, f"{pid} has stopped")
+            until(
+                lambda: read_proc(pid, "stat").rpartition(b") ")[2][:1] == b"T",
+                10,
+                f"process {pid} has stopped",
+            )
         yield
     finally:
         for pid in held:

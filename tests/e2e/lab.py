@@ -1,8 +1,8 @@
-"""A laboratory node: a real containerd with real CRI pods, without Kubernetes, for one test run.
+"""A laboratory node for one test run: a real containerd with real CRI pods, without Kubernetes.
 
-Everything that it makes lies below one directory and is gone after close(): processes (each by its own pid), mounts, the pods'
-cgroups, the directory. Pods share the machine's network, so nothing of CNI is needed. `lab.py close DIR` takes down a lab whose
-owner was killed.
+close() removes all that the lab made: processes (each by its own pid), mounts, the pods' cgroups, and the
+lab's directory. Pods use the host's network, so no CNI plugin is needed. `lab.py close DIR` takes down a lab
+whose test run was killed.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else gRPC has something to say whenever a program is started
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # otherwise gRPC logs whenever a program is started
 sys.path.insert(0, str(HERE))
 
 import grpc  # noqa: E402
@@ -28,18 +28,21 @@ import image  # noqa: E402
 cri, cri_services = grpc.protos_and_services("cri.proto")
 
 BOOKWORM = HERE / ".debs/bookworm"
-# How long a test watches what goes wrong; `make night` watches for longer.
+# How long a test observes an exporter under load; `make night` sets a longer time.
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 8))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
-# Each lab that may have cgroups holds this lock: the last one removes the parents that they share.
+# Each running lab holds this lock; the last lab removes the parent cgroups that all labs share.
 CGROUPS_LOCK = Path(tempfile.gettempdir()) / "smaps-lab-cgroups.lock"
 CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 
 @dataclass
 class Container:
-    """What to run in a container, and its id once it runs. No command is the image's own, which `args` follow."""
+    """What to run in a container, and its id once it runs.
+
+    An empty command means the image's own entry point.
+    """
 
     name: str
     command: list[str] = field(default_factory=list)
@@ -65,11 +68,16 @@ class Pod:
 
 
 class Lab:
-    """A containerd and its pods. `suite` names the Debian release whose containerd it is (see setup.sh)."""
+    """A containerd and its pods.
+
+    `suite` names the Debian release that containerd comes from (see setup.sh).
+    """
 
     def __init__(self, directory: str | Path | None = None, suite: str | None = None):
-        # a short path: a unix socket's may have 107 bytes
-        self.directory = Path(directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-"))
+        # The path has to be short: that of a unix socket may have 107 bytes.
+        self.directory = Path(
+            directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-")
+        )
         self.bin = HERE / ".debs" / (suite or os.environ.get("SMAPS_LAB_SUITE") or "bookworm") / "usr/bin"
         self.socket = self.directory / "state/containerd.sock"
         self.log = self.directory / "containerd.log"
@@ -86,7 +94,11 @@ class Lab:
         fcntl.flock(self._cgroups_lock, fcntl.LOCK_SH)
         try:
             self.start()
-            self.import_image(image.busybox_archive(HERE / ".debs", BOOKWORM / "bin/busybox", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]}))
+            self.import_image(
+                image.busybox_archive(
+                    HERE / ".debs", BOOKWORM / "bin/busybox", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]}
+                )
+            )
         except BaseException:
             self.close()
             raise
@@ -98,11 +110,12 @@ class Lab:
     # containerd itself
 
     def start(self):
-        """Start containerd and wait until it answers."""
-        assert not self._alive(), "containerd runs already"
+        """Starts containerd and waits until it answers."""
+        assert not self._alive(), "containerd is already running"
         config = self.directory / "containerd.toml"
         config.write_text(self._config())
-        environment = {"PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}  # the shim is looked up there
+        # containerd finds its shim and runc by PATH.
+        environment = {"PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
         with self.log.open("ab") as log:
             self._containerd = subprocess.Popen(
                 [self.bin / "containerd", "--config", config],
@@ -110,19 +123,21 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # an interrupt at the terminal is for the tests: they take it down in order
+                start_new_session=True,  # Ctrl-C interrupts only the tests, which then stop containerd
             )
         self._pid_file.write_text(str(self._containerd.pid))
         self._connect()
 
     def _connect(self):
-        """Open the channel to containerd's CRI and wait until it answers."""
-        # containerd refuses an :authority that is a path
-        self._channel = grpc.insecure_channel(f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")])
+        """Opens the channel to containerd's CRI and waits until it answers."""
+        # containerd rejects an :authority that is a path.
+        self._channel = grpc.insecure_channel(
+            f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")]
+        )
         self.cri = cri_services.RuntimeServiceStub(self._channel)
 
         def answers():
-            assert self._alive(), f"containerd ended, see {self.log}:\n{self._log_tail()}"
+            assert self._alive(), f"containerd exited, see {self.log}:\n{self._log_tail()}"
             try:
                 return self.cri.Version(cri.VersionRequest(), timeout=2)
             except grpc.RpcError:
@@ -131,16 +146,16 @@ class Lab:
         self.version = until(answers, 60, f"containerd answers, see {self.log}").runtime_version
 
     def stop(self):
-        """End containerd as a service manager would; the containers go on."""
+        """Stops containerd as a service manager would; the containers keep running."""
         self._end(signal.SIGTERM)
 
     def kill(self):
-        """kill -9 containerd; the containers go on."""
+        """Kills containerd with SIGKILL; the containers keep running."""
         self._end(signal.SIGKILL)
 
     @contextmanager
     def hung(self):
-        """Hold containerd still: it takes connections and answers nothing."""
+        """Stops containerd with SIGSTOP: it accepts connections but never answers."""
         self._containerd.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -149,7 +164,7 @@ class Lab:
 
     @contextmanager
     def hung_shim(self, pod: "Pod"):
-        """Hold a pod's shim still: containerd waits in vain for what it asks it."""
+        """Stops a pod's shim with SIGSTOP: containerd's calls to it do not return."""
         [shim] = [pid for pid in self._shims() if f"-id {pod.id} " in cmdline(pid) + " "]
         os.kill(shim, signal.SIGSTOP)
         try:
@@ -158,18 +173,23 @@ class Lab:
             os.kill(shim, signal.SIGCONT)
 
     def ctr(self, *arguments: str | Path, namespace: str = "k8s.io") -> str:
-        """Run containerd's own command line client."""
+        """Runs ctr, containerd's command line client."""
         done = subprocess.run(
-            [self.bin / "ctr", "--address", self.socket, "--namespace", namespace, *arguments], capture_output=True, text=True
+            [self.bin / "ctr", "--address", self.socket, "--namespace", namespace, *arguments],
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, f"ctr {arguments}: {done.stderr}"
         return done.stdout
 
     def import_image(self, archive: Path):
-        """Import an image archive and wait until CRI, which learns of it by an event, has taken note."""
+        """Imports an image archive and waits until CRI, which is notified by an event, knows it."""
         self.ctr("images", "import", archive)
         until(
-            lambda: all("io.cri-containerd.image=managed" in line for line in self.ctr("images", "ls").splitlines()[1:]),
+            lambda: all(
+                "io.cri-containerd.image=managed" in line
+                for line in self.ctr("images", "ls").splitlines()[1:]
+            ),
             30,
             "CRI knows the imported images",
         )
@@ -177,19 +197,27 @@ class Lab:
     # pods
 
     def run_pod(self, namespace: str, name: str, containers: list[Container], pid: int = CONTAINER) -> Pod:
-        """Run a pod as the kubelet would. Its processes carry LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID."""
+        """Runs a pod as the kubelet would.
+
+        The environment of its processes has LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID.
+        """
         uid = str(uuid.uuid4())
         cgroup = self._cgroup_parent(uid)
         with self._cgroups.open("a") as made:
             made.write(cgroup + "\n")
-        labels = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
+        labels = {
+            "io.kubernetes.pod.name": name,
+            "io.kubernetes.pod.namespace": namespace,
+            "io.kubernetes.pod.uid": uid,
+        }
         namespaces = cri.NamespaceOption(network=NODE, pid=pid, ipc=POD)
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace),
             log_directory=str(self.directory / f"logs/{namespace}_{name}_{uid}"),
             labels=labels,
             linux=cri.LinuxPodSandboxConfig(
-                cgroup_parent=cgroup, security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces)
+                cgroup_parent=cgroup,
+                security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces),
             ),
         )
         sandbox = self.cri.RunPodSandbox(cri.RunPodSandboxRequest(config=config)).pod_sandbox_id
@@ -199,24 +227,34 @@ class Lab:
         return pod
 
     def _cgroup_parent(self, uid: str) -> str:
-        """The cgroup that a pod's containers are made in, as the kubelet with the cgroupfs driver names it."""
+        """Returns the cgroup of a pod, named as by a kubelet with the cgroupfs driver."""
         return f"/kubepods/burstable/pod{uid}"
 
     def limit_pod(self, pod: Pod, memory_limit_bytes: int):
-        """Limit all of a pod's containers together, as the kubelet does when each has a limit."""
+        """Sets the memory limit of the whole pod, as the kubelet does when each of its containers has one."""
         cgroup = pod.config.linux.cgroup_parent
-        for root in (Path(root) for _, root, kind, options, *_ in mounts() if kind == "cgroup2" or "memory" in options.split(",")):
-            for limit in (root / cgroup.lstrip("/") / name for name in ("memory.max", "memory.limit_in_bytes")):
+        for root in (
+            Path(root)
+            for _, root, kind, options, *_ in mounts()
+            if kind == "cgroup2" or "memory" in options.split(",")
+        ):
+            for limit in (
+                root / cgroup.lstrip("/") / name for name in ("memory.max", "memory.limit_in_bytes")
+            ):
                 if limit.exists():
                     limit.write_text(str(memory_limit_bytes))
 
     def start_container(self, pod: Pod, container: Container, attempt: int = 0):
-        """Make and start a pod's container; what the kubelet starts again has another attempt's number."""
+        """Creates and starts a container of a pod. The kubelet increases `attempt` when it restarts one."""
         place = f"{pod.namespace}/{pod.name}/{container.name}"
         environment = {"LAB_CONTAINER": place, "LAB_UID": str(self.uid), **container.env}
-        security = cri.LinuxContainerSecurityContext(namespace_options=pod.config.linux.security_context.namespace_options)
+        security = cri.LinuxContainerSecurityContext(
+            namespace_options=pod.config.linux.security_context.namespace_options
+        )
         security.MergeFrom(container.security)
-        resources = cri.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes)
+        resources = cri.LinuxContainerResources(
+            cpu_shares=102, memory_limit_in_bytes=container.memory_limit_bytes
+        )
         request = cri.CreateContainerRequest(
             pod_sandbox_id=pod.id,
             sandbox_config=pod.config,
@@ -236,28 +274,33 @@ class Lab:
         self.cri.StartContainer(cri.StartContainerRequest(container_id=container.id))
 
     def remove_pod(self, pod: Pod | str):
-        """Stop and remove a pod and its containers."""
+        """Stops and removes a pod and its containers."""
         sandbox = pod if isinstance(pod, str) else pod.id
         try:
             self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
-        except grpc.RpcError:  # a container of it is just ending; the kubelet tries again, too
+        except grpc.RpcError:  # fails while a container is ending; the kubelet retries as well
             time.sleep(1)
             self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
         self.cri.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
 
     def exec_sync(self, container: Container, command: list[str]) -> str:
-        """Run a command in a container to its end, as `kubectl exec` would; what it printed."""
+        """Runs a command in a container until it exits, as `kubectl exec` would. Returns its output."""
         done = self.cri.ExecSync(cri.ExecSyncRequest(container_id=container.id, cmd=command))
-        assert done.exit_code == 0, f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
+        assert done.exit_code == 0, (
+            f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
+        )
         return done.stdout.decode()
 
     def exec(self, container: Container, command: list[str]):
-        """Start a command in a container and leave it running: its parent is the shim, not the container's init."""
+        """Starts a command in a container and leaves it running.
+
+        Its parent is the shim, not the container's init.
+        """
         request = cri.ExecSyncRequest(container_id=container.id, cmd=command)
-        self._execs.append(self.cri.ExecSync.future(request))  # kept: a call that nobody holds is cancelled
+        self._execs.append(self.cri.ExecSync.future(request))  # a future that is dropped cancels its call
 
     def cgroups_of(self, pid: int) -> list[Path]:
-        """The directories of a process's cgroup that say which container it is in: unified, memory's, systemd's."""
+        """Returns the directories of a process's cgroups that identify its container: v2, memory, systemd."""
         roots = {}
         for _, root, kind, options, *_ in mounts():
             if kind in ("cgroup", "cgroup2"):
@@ -267,31 +310,31 @@ class Lab:
         return [Path(roots[name] + path) for _, name, path in lines if name in roots and path != "/"]
 
     def log_of(self, pod: Pod, container: str) -> str:
-        """What a container printed."""
+        """Returns a container's output."""
         logs = self.directory.glob(f"logs/{pod.namespace}_{pod.name}_*/{container}.log")
         return "".join(log.read_text() for log in logs)
 
-    # the end
+    # clean-up
 
     def close(self):
-        """Take everything down that was made. Raises when something is left."""
+        """Removes all that the lab made. Raises if something cannot be removed in the regular way."""
         failures = []
         if self._alive() or self._shims():
             try:
                 if self._containerd is None or not self._alive():
-                    self._adopt_end()
-                    self.start()  # containers outlive containerd: it takes them down in order
+                    self._end_recorded_containerd()
+                    self.start()  # only containerd can remove its containers in order
                 for sandbox in self.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items:
                     try:
                         self.remove_pod(sandbox.id)
                     except grpc.RpcError as error:
-                        failures.append(f"{sandbox.metadata.name} is not removed by CRI: {error.details()}")
+                        failures.append(f"CRI cannot remove {sandbox.metadata.name}: {error.details()}")
             finally:
-                for shim in self._shims():  # there is none, unless CRI failed above
+                for shim in self._shims():  # there are none unless CRI failed above
                     for child in children(shim):
                         kill(child, signal.SIGKILL)
                     kill(shim, signal.SIGKILL)
-                    failures.append(f"shim {shim} was left")
+                    failures.append(f"shim {shim} was still running")
                 if self._channel:
                     self._channel.close()
                 self._end(signal.SIGTERM)
@@ -302,13 +345,13 @@ class Lab:
         shutil.rmtree(self.directory)
         assert not failures, "\n".join(failures)
 
-    def _adopt_end(self):
-        """End a containerd that another process started on this directory."""
+    def _end_recorded_containerd(self):
+        """Stops a containerd that another process started in this directory."""
         if self._pid_file.exists():
             pid = int(self._pid_file.read_text())
             if str(self.directory) in cmdline(pid):
                 kill(pid, signal.SIGTERM)
-                until(lambda: not cmdline(pid), 20, f"containerd {pid} ends")
+                until(lambda: not cmdline(pid), 20, f"containerd {pid} has exited")
 
     def _end(self, how: signal.Signals):
         if self._containerd:
@@ -320,10 +363,14 @@ class Lab:
         return self._containerd is not None and self._containerd.poll() is None
 
     def _shims(self) -> list[int]:
-        return [pid for pid in pids() if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "]
+        return [
+            pid
+            for pid in pids()
+            if "containerd-shim" in (line := cmdline(pid)) and f"-address {self.socket} " in line + " "
+        ]
 
     def _remove_cgroups(self):
-        """Remove the pods' cgroups, which would be the kubelet's work, and the parents unless another lab may use them."""
+        """Removes the pods' cgroups, as the kubelet would, and their parents unless another lab uses them."""
         made = self._cgroups.read_text().split() if self._cgroups.exists() else []
         roots = [Path(root) for _, root, kind, *_ in mounts() if kind in ("cgroup", "cgroup2")]
         for root in roots:
@@ -360,7 +407,7 @@ oom_score = 0
 [plugins."io.containerd.internal.v1.opt"]
   path = "{self.directory}/opt"
 """
-        # restrict_oom_score_adj: where root lacks CAP_SYS_RESOURCE (a container, a sandbox) no pod would start without it
+        # restrict_oom_score_adj lets pods start where root lacks CAP_SYS_RESOURCE, such as in a container.
         runtime = """
   disable_apparmor = true
   restrict_oom_score_adj = true
@@ -375,7 +422,9 @@ oom_score = 0
         Root = "{self.directory}/state/runc"
         SystemdCgroup = false
 """
-        version = subprocess.check_output([self.bin / "containerd", "--version"], text=True).split()[2].lstrip("v")
+        version = (
+            subprocess.check_output([self.bin / "containerd", "--version"], text=True).split()[2].lstrip("v")
+        )
         if version.startswith("1."):
             return f"""version = 2
 {common}
@@ -405,20 +454,20 @@ oom_score = 0
 """
 
 
-# the machine
+# the host
 
 
 def until(condition, seconds: float, what: str):
-    """The first true answer of a condition that is asked again and again, at most so long."""
+    """Polls a condition until its result is true, and returns the result. Fails after that many seconds."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        assert time.monotonic() < deadline, f"timed out after {seconds} s waiting until {what}"
         time.sleep(0.05)
     return answer
 
 
 def mounts() -> list[list[str]]:
-    """The machine's mounts in the order in which they were made: source, directory, kind, options, two numbers."""
+    """Returns the host's mounts in mount order: source, directory, type, options, two numbers."""
     return [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
 
 
@@ -427,7 +476,7 @@ def pids() -> list[int]:
 
 
 def read_proc(pid: int, name: str) -> bytes:
-    """A file of a process, empty when the process is gone or of someone who is not for us to read."""
+    """Returns the content of a process's file; empty if the process has ended or may not be read."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -435,12 +484,12 @@ def read_proc(pid: int, name: str) -> bytes:
 
 
 def cmdline(pid: int) -> str:
-    """The arguments with spaces between; empty for a process that is gone, a zombie too."""
+    """Returns a process's arguments separated by spaces; empty if it has ended or is a zombie."""
     return read_proc(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").rstrip()
 
 
 def environment(pid: int) -> dict[str, str]:
-    """What a process was started with."""
+    """Returns the environment that a process was started with."""
     variables = read_proc(pid, "environ").decode(errors="replace").split("\0")
     return dict(variable.split("=", 1) for variable in variables if "=" in variable)
 
@@ -451,7 +500,7 @@ def children(pid: int) -> list[int]:
         try:
             found += map(int, (task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
-            pass  # the thread has ended meanwhile
+            pass  # the thread has ended
     return found
 
 

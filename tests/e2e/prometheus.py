@@ -1,4 +1,4 @@
-"""A real Prometheus."""
+"""Runs a real Prometheus server."""
 
 import json
 import subprocess
@@ -12,7 +12,10 @@ from lab import BOOKWORM
 
 
 class Prometheus:
-    """Debian's Prometheus on a free port, with one target, with several by (node, address), or with whole scrape configurations."""
+    """Debian's Prometheus on a free port.
+
+    `targets` is one address, several as (node, address), or a list of whole scrape configurations.
+    """
 
     def __init__(self, directory, targets: str | list[tuple[str, str]] | list[dict], interval: str = "1s"):
         self.address = f"127.0.0.1:{free_port()}"
@@ -22,7 +25,9 @@ class Prometheus:
             case [dict(), *_]:
                 configs = targets
             case _:
-                configs = _config([{"targets": [address], "labels": {"node": node}} for node, address in targets])
+                configs = _config(
+                    [{"targets": [address], "labels": {"node": node}} for node, address in targets]
+                )
         config = directory / "prometheus.yml"
         config.write_text(f"""
 global: {{scrape_interval: {interval}}}
@@ -48,19 +53,19 @@ scrape_configs: {json.dumps(configs)}
         self._process.terminate()
         self._process.wait(timeout=30)
         self._log.seek(0)
-        print(f"Prometheus' log:\n{self._log.read()}")
+        print(f"the log of Prometheus:\n{self._log.read()}")
         self._log.close()
 
     def query(self, expression: str) -> list[dict]:
-        """The answer's vector, empty while Prometheus starts. An expression that cannot be answered fails the test."""
+        """Returns the result vector, empty while Prometheus starts. Fails for an invalid expression."""
         return self._get("query", {"query": expression}, lambda data: data["result"])
 
     def label_values(self, label: str, selector: str) -> list[str]:
-        """The values of a label among the series."""
+        """Returns the values of a label among the selected series."""
         return self._get(f"label/{label}/values", {"match[]": selector}, lambda data: data)
 
     def _get(self, what: str, question: dict[str, str], pick):
-        assert self._process.poll() is None, "Prometheus has ended"
+        assert self._process.poll() is None, "Prometheus has exited"
         address = f"http://{self.address}/api/v1/{what}?{urllib.parse.urlencode(question)}"
         try:
             with urllib.request.urlopen(address, timeout=10) as response:

@@ -1,4 +1,4 @@
-"""What the README and src/kubernetes tell users to apply, and the pod that the kubelet would make of it."""
+"""Extracts what the README and src/kubernetes tell users to apply, and builds the pod that the kubelet would make."""
 
 import re
 
@@ -12,36 +12,36 @@ KUBERNETES = REPOSITORY / "src/kubernetes"
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks in one language."""
+    """Returns the fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def block_with(key: str) -> str:
-    """The YAML block that has this top-level key."""
+    """Returns the YAML block that has this top-level key."""
     [found] = [block for block in blocks("yaml") if re.search(rf"^{key}:", block, re.MULTILINE)]
     return found
 
 
 def queries() -> list[tuple[str, str]]:
-    """The queries, each one line below a comment that may name the grouping it is for."""
+    """Returns (comment, query) pairs. A comment may name the grouping that its query needs."""
     return re.findall(r"^# (.*)\n([^#].*)$", "".join(blocks("promql")), re.MULTILINE)
 
 
 def rules() -> list[dict]:
-    """The alerts."""
+    """Returns the alert rules."""
     groups = yaml.safe_load((KUBERNETES / "rules.yaml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def daemon_set() -> dict:
-    """The pod that the DaemonSet makes."""
+    """Returns the pod spec of the DaemonSet."""
     documents = yaml.safe_load_all((KUBERNETES / "daemonset.yaml").read_text())
     [found] = [document for document in documents if document["kind"] == "DaemonSet"]
     return found["spec"]["template"]["spec"]
 
 
 def sidecar() -> dict:
-    """The sidecar's container."""
+    """Returns the container spec of the sidecar."""
     [block] = [block for block in blocks("yaml") if "$(POD)" in block]
     [container] = yaml.safe_load(block)["spec"]["containers"]
     return container
@@ -54,10 +54,11 @@ def exporter_container(
     sidecar_of: tuple[str, str] | None = None,
     arguments: tuple[str, ...] = (),
 ) -> Container:
-    """The DaemonSet's container, as the kubelet asks CRI for it; or the sidecar's, which has the same rights and mounts.
+    """Returns the container that the kubelet would create for the DaemonSet or for the sidecar.
 
-    The node's /run/containerd is the lab's directory, and the address is of the test's choosing, for the lab's pods share the
-    machine's network. `capabilities` replace those that the manifest adds; `arguments` replace its own of the same name.
+    Both have the rights and mounts of the DaemonSet. The lab's directory stands in for /run/containerd. The
+    test chooses the address because the lab's pods share the host's network. `capabilities` replace the
+    manifest's; `arguments` replace those of the same name.
     """
     pod = daemon_set()
     [container] = pod["containers"]
@@ -65,7 +66,9 @@ def exporter_container(
     if sidecar_of:
         name = sidecar()["name"]
         namespace, pod_name = sidecar_of
-        args = [arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]]
+        args = [
+            arg.replace("$(NAMESPACE)", namespace).replace("$(POD)", pod_name) for arg in sidecar()["args"]
+        ]
     replaced = {argument.partition("=")[0] for argument in arguments}
     args = [arg.replace("$(NODE)", "lab") for arg in args if arg.partition("=")[0] not in replaced]
     context = container["securityContext"]
@@ -94,8 +97,12 @@ def exporter_container(
             run_as_user=cri.Int64Value(value=context["runAsUser"]),
             readonly_rootfs=context["readOnlyRootFilesystem"],
             no_new_privs=not context["allowPrivilegeEscalation"],
-            seccomp=cri.SecurityProfile(profile_type=profile.Value(pod["securityContext"]["seccompProfile"]["type"])),
-            apparmor=cri.SecurityProfile(profile_type=profile.Value(pod["securityContext"]["appArmorProfile"]["type"])),
+            seccomp=cri.SecurityProfile(
+                profile_type=profile.Value(pod["securityContext"]["seccompProfile"]["type"])
+            ),
+            apparmor=cri.SecurityProfile(
+                profile_type=profile.Value(pod["securityContext"]["appArmorProfile"]["type"])
+            ),
         ),
         memory_limit_bytes=int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20,
     )

@@ -1,4 +1,4 @@
-"""System calls that an attacker inside the exporter would make, and how a thread of it is made to do them."""
+"""System calls that an attacker inside the exporter would make, and a way to run them in its threads."""
 
 import os
 import re
@@ -10,15 +10,16 @@ from lab import until
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
 EPERM, EACCES = -1, -13
 AT_FDCWD, O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_TRUNC = -100, 0, 1, 2, 0o100, 0o1000
-# The numbers of calls: x86-64's, arm64's.
+# System call numbers on x86-64 and arm64.
 # fmt: off
 NUMBERS = {
-    "bpf": (321, 280), "chmod": (90, None), "clone": (56, 220), "creat": (85, None), "execve": (59, 221), "fchmodat": (268, 53),
-    "fork": (57, None), "getpid": (39, 172), "init_module": (175, 105), "io_uring_setup": (425, 425), "kill": (62, 129),
-    "memfd_create": (319, 279), "mmap": (9, 222), "mount": (165, 40), "open": (2, None), "openat": (257, 56),
-    "openat2": (437, 437), "pidfd_getfd": (438, 438), "pidfd_open": (434, 434), "prctl": (157, 167),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "ptrace": (101, 117), "rename": (82, None),
-    "renameat2": (316, 276), "seccomp": (317, 277), "setns": (308, 268), "socket": (41, 198), "tgkill": (234, 131),
+    "bpf": (321, 280), "chmod": (90, None), "clone": (56, 220), "creat": (85, None), "execve": (59, 221),
+    "fchmodat": (268, 53), "fork": (57, None), "getpid": (39, 172), "init_module": (175, 105),
+    "io_uring_setup": (425, 425), "kill": (62, 129), "memfd_create": (319, 279), "mmap": (9, 222),
+    "mount": (165, 40), "open": (2, None), "openat": (257, 56), "openat2": (437, 437),
+    "pidfd_getfd": (438, 438), "pidfd_open": (434, 434), "prctl": (157, 167), "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271), "ptrace": (101, 117), "rename": (82, None), "renameat2": (316, 276),
+    "seccomp": (317, 277), "setns": (308, 268), "socket": (41, 198), "tgkill": (234, 131),
     "truncate": (76, 45), "unlink": (87, None), "unlinkat": (263, 35),
 }
 # fmt: on
@@ -26,14 +27,14 @@ NUMBERS = {name: numbers[os.uname().machine == "aarch64"] for name, numbers in N
 
 
 def injector(program: Path):
-    """The function, with the program that does it."""
+    """Returns a function that makes a thread do a system call by running `program` (programs/inject.c)."""
 
     def inject(thread: int, number: int, *arguments: int | str) -> int:
         texts = [f":{value}" if isinstance(value, str) else str(value) for value in arguments]
 
         def attempt():
             done = subprocess.run([program, str(thread), str(number), *texts], capture_output=True, text=True)
-            # it may just be working, where no call can be made
+            # A call can be injected only while the thread waits in a system call.
             return done.stdout if done.returncode == 0 else None
 
         return int(until(attempt, 20, "the thread waits in a system call"))
@@ -42,13 +43,23 @@ def injector(program: Path):
 
 
 def calls(victim: int, file: Path) -> dict[str, tuple]:
-    """What somebody inside would like to do on this architecture, by name."""
+    """Returns the system calls that an attacker would try on this architecture, by name."""
     made = {
         "execve": ("/bin/true", 0, 0),
         "openat(/proc/1/mem, O_RDWR)": (AT_FDCWD, "/proc/1/mem", O_RDWR),
         "openat(/proc/<victim>/mem, O_WRONLY)": (AT_FDCWD, f"/proc/{victim}/mem", O_WRONLY),
-        "openat(/proc/1/root/tmp/x, O_WRONLY|O_CREAT)": (AT_FDCWD, "/proc/1/root/tmp/x", O_WRONLY | O_CREAT, 0o600),
-        "openat(/proc/<victim>/root/..., O_WRONLY|O_CREAT)": (AT_FDCWD, f"/proc/{victim}/root{file}.root", O_WRONLY | O_CREAT, 0o600),
+        "openat(/proc/1/root/tmp/x, O_WRONLY|O_CREAT)": (
+            AT_FDCWD,
+            "/proc/1/root/tmp/x",
+            O_WRONLY | O_CREAT,
+            0o600,
+        ),
+        "openat(/proc/<victim>/root/..., O_WRONLY|O_CREAT)": (
+            AT_FDCWD,
+            f"/proc/{victim}/root{file}.root",
+            O_WRONLY | O_CREAT,
+            0o600,
+        ),
         "openat(O_TRUNC)": (AT_FDCWD, str(file), O_RDONLY | O_TRUNC),
         "open(O_RDWR)": (str(file), O_RDWR),
         "creat": (f"{file}.new", 0o600),

@@ -1,13 +1,15 @@
 #!/bin/sh
-# setup.sh [SUITE...]: what the end-to-end tests need beside Rust, on a bare Debian 12. The second time it does nothing.
+# setup.sh [SUITE...]: sets up what the end-to-end tests need besides Rust on a bare Debian 12. A second run
+# does nothing.
 #
-# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE and not installed, so that no service of theirs ever
-# starts, a containerd that the machine already has stays as it is, and another release (sid: containerd 2.x) can stand beside.
+# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE
+# instead of installed: their services never start, an installed containerd stays untouched, and several
+# releases (sid has containerd 2.x) can be used side by side.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p .debs
 exec 9>.debs/.lock
-flock 9 # one at a time: groups of tests run at once
+flock 9 # groups of tests may run this at the same time
 
 install() {
     echo "setup: installing $*"
@@ -15,7 +17,8 @@ install() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
 
-# unpack NAME SUITE PACKAGE...: into .debs/NAME, from the mirror that the machine's own sources name, with lists of their own
+# unpack NAME SUITE PACKAGE...: unpacks packages into .debs/NAME, from the mirror that the host uses but with
+# separate package lists.
 unpack() {
     dir=$PWD/.debs/$1
     suite=$2
@@ -25,8 +28,10 @@ unpack() {
     rm -rf "$dir" "$dir.apt"
     mkdir -p "$dir" "$dir.apt/lists/partial" "$dir.apt/archives/partial"
     mirror=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *//p' | head -1)
-    [ -n "$mirror" ] || mirror=$(sed -n 's/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list | head -1)
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir.apt/sources.list"
+    [ -n "$mirror" ] ||
+        mirror=$(sed -n 's/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list | head -1)
+    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    echo "deb [signed-by=$keyring] $mirror $suite main" >"$dir.apt/sources.list"
     cat >"$dir.apt/apt.conf" <<EOF
 Dir::Etc::sourcelist "$dir.apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";
@@ -45,18 +50,19 @@ EOF
 
 command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
-# make image
+# For make image.
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
-# programs/stuck.c, a file system of its own
+# For programs/stuck.c, which is a file system.
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-# test_anonymous.py: installed instead of unpacked, because Debian's Java reads its configuration from /etc
+# For test_anonymous.py: installed instead of unpacked, because Debian's Java reads its configuration from
+# /etc.
 command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs
 unpack bookworm bookworm containerd runc prometheus busybox-static
-# what asks over HTTP, and strace, each with the libraries that a bare Debian lacks
-unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 libssl3 \
-    haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
+# HTTP clients and strace, with the libraries that a bare Debian lacks.
+unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 \
+    libssl3 haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
 for suite; do unpack "$suite" "$suite" containerd; done
 
 if ! cmp -s requirements.txt .venv/installed.txt; then

@@ -10,21 +10,24 @@ from cgroups import IS_V2
 from lab import until
 from target import MIB, Target, record
 
-# Without a limit of samples, so that the expositions are as large as the recordings make them.
+# Removes the sample limit, so that expositions are as large as the recordings make them.
 ALL = ("--max-samples", "0")
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """A recorded node with an exposition of this size, at least 16 MB."""
+    """Generates a recording whose exposition has this size, at least 16 MB."""
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 
 
 @contextlib.contextmanager
 def memory_cgroup(n_bytes: int):
-    """A cgroup of this size: the command that runs a program in it, and its directory."""
+    """Makes a cgroup with this memory limit.
+
+    Yields a command that runs a program in it, and its directory.
+    """
     root = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     directory = root / f"large-answers-{os.getpid()}"
     directory.mkdir()
@@ -37,7 +40,7 @@ def memory_cgroup(n_bytes: int):
 
 
 def connect_slowly(target, request: bytes) -> socket.socket:
-    """A client with room for 16 KiB that it has not read."""
+    """Connects a client that can buffer only 16 KiB of unread data."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.settimeout(10)
@@ -46,8 +49,11 @@ def connect_slowly(target, request: bytes) -> socket.socket:
     return client
 
 
-def hold_many_generations(directory: Path, n_megabytes: int, n_generations: int, limit: int):
-    """Slow readers hold expositions of this size: the exporter stays within its bound, and within the limit of its cgroup."""
+def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int, limit: int):
+    """Lets slow readers hold several expositions, and asserts that memory stays within the documented bound.
+
+    The exporter also has to stay within the limit of its cgroup.
+    """
     recording = node(directory, n_megabytes)
     with memory_cgroup(limit) as (prefix, cgroup), Target(recording, *ALL, prefix=prefix) as target:
         readers, n_bytes = [], len(target.scrape()[1])
@@ -64,7 +70,10 @@ def hold_many_generations(directory: Path, n_megabytes: int, n_generations: int,
         counted = int((cgroup / ("memory.peak" if IS_V2 else "memory.max_usage_in_bytes")).read_text())
         for reader in readers:
             reader.close()
-    print(f"exposition {n_bytes / MIB:.1f} MiB, resident at most {peak / MIB:.1f} MiB, counted {counted / MIB:.1f} MiB")
+    print(
+        f"exposition {n_bytes / MIB:.1f} MiB, peak RSS {peak / MIB:.1f} MiB, "
+        f"peak of the cgroup {counted / MIB:.1f} MiB"
+    )
     assert peak < 8 * MIB + 2.2 * n_bytes
-    # At most 128 KiB of the kernel's for each connection, which version 2 counts.
+    # The kernel holds up to 128 KiB for each connection. Only cgroup version 2 includes it in the peak.
     assert (counted if IS_V2 else peak + len(readers) * MIB // 8) < limit

@@ -1,4 +1,4 @@
-"""An exporter of a generated recording, as a server that the tests' clients attack."""
+"""An exporter of a generated recording: the server that the tests' clients attack."""
 
 import http.client
 import os
@@ -12,15 +12,19 @@ from exporter import EVERYTHING, Exporter
 from lab import until
 
 MIB = 1 << 20
-# With this interval the exporter scrapes once in a test, so that all bodies are equal.
+# With this interval the exporter scrapes once per test, so that all response bodies are equal.
 ONCE = ("--scrape-interval", "1h")
-KEYS = """Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean Private_Dirty Referenced
-Anonymous KSM LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb Private_Hugetlb Swap SwapPss Locked""".split()
+KEYS = """Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean
+Private_Dirty Referenced Anonymous KSM LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb
+Private_Hugetlb Swap SwapPss Locked""".split()
 
 
 def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = "") -> Path:
-    """A recorded node with one process a container; a mapping makes 4 kB of exposition, and 22 times the suffix
-    of the pods' names."""
+    """Generates a recording with one process per container.
+
+    Each mapping adds 4 kB to the exposition, plus 22 times the length of `suffix`, which ends each pod's
+    name.
+    """
     chance = random.Random(7)
     rows = ["id\tinit_pid\tnamespace\tpod\tcontainer"]
     for i in range(n_containers):
@@ -43,9 +47,11 @@ def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = ""
 
 
 class Target(Exporter):
-    """An exporter that may have 1024 file descriptors open, and what it takes of the machine."""
+    """An exporter that may open 1024 file descriptors, with methods that measure its resources."""
 
-    def __init__(self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()):
+    def __init__(
+        self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()
+    ):
         limits = (*prefix, "prlimit", "--nofile=1024:1024")
         super().__init__("--fixture", recording, *EVERYTHING, *arguments, prefix=limits, addr=addr)
         self.proc = Path("/proc", str(self.process.pid))
@@ -58,7 +64,7 @@ class Target(Exporter):
         return client
 
     def scrape(self) -> tuple[float, bytes]:
-        """A well-behaved scrape on a connection of its own: the seconds it took, and its body."""
+        """Requests /metrics on a new connection. Returns the seconds that it took, and the body."""
         begin = time.monotonic()
         connection = http.client.HTTPConnection(*self.peer, timeout=10)
         connection.request("GET", "/metrics")
@@ -72,14 +78,14 @@ class Target(Exporter):
     def wait_for_scrapes(self, n: int):
         for _ in range(n):
             seen = scraped_at(self.scrape()[1])
-            until(lambda: scraped_at(self.scrape()[1]) != seen, 10, "another scrape")
+            until(lambda: scraped_at(self.scrape()[1]) != seen, 10, "another scrape has ended")
 
     def n_open(self) -> tuple[int, int]:
-        """How many threads it has, and how many file descriptors are open."""
+        """Returns the number of threads and of open file descriptors."""
         return len(os.listdir(self.proc / "task")), len(os.listdir(self.proc / "fd"))
 
     def memory(self, name: str) -> int:
-        """VmRSS, or VmHWM, the most since `forget_peak`."""
+        """Returns VmRSS, or VmHWM: the peak since `forget_peak`."""
         return int(re.search(rf"{name}:\s*(\d+) kB", (self.proc / "status").read_text())[1]) << 10
 
     def forget_peak(self):
@@ -87,13 +93,13 @@ class Target(Exporter):
 
 
 def scraped_at(body: bytes) -> bytes:
-    """What says which scrape a body is of."""
+    """Returns the timestamp that identifies the scrape of a response body."""
     (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
     return timestamp
 
 
 def without_age(body: bytes) -> bytes:
-    """An exposition without its last sample, whose value is that of the moment it is served at."""
+    """Removes the last sample, whose value is computed when the response is sent."""
     text, last, age = body.rpartition(b"\nsmaps_exporter_oldest_data_seconds ")
     assert last and 0 <= float(age) < 1000
     return text

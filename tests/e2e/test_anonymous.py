@@ -1,7 +1,8 @@
-"""Parts of anonymous memory of live programs, against what their own runtimes say.
+"""The parts of anonymous memory of live programs, compared with the figures of their language runtimes.
 
-A part may exceed the runtime's figure by 5% or 2 MiB, and falls short of it by no more than the rule does on the snapshots of
-fixtures/anonymous: see src/anonymous. By kind, so that a kernel that names mappings gives the same.
+A part may exceed the runtime's figure by 5% or 2 MiB. It may fall short by as much as on the snapshots of
+fixtures/anonymous, see src/anonymous. Parts are compared by kind, which is the same on kernels that name
+mappings.
 """
 
 import json
@@ -10,7 +11,7 @@ import subprocess
 
 import pytest
 
-from anon_parts import JavaMemory, check, parts, started
+from anon_parts import JavaMemory, assert_close, resident_by, start_ready
 from lab import HERE, until
 from live_node import MIB
 from ooms import pods_of, records, wait_until_listed
@@ -20,72 +21,87 @@ PROGRAMS = HERE / "programs"
 
 @pytest.fixture
 def java(tmp_path) -> tuple:
-    """The beginning of the command that runs programs/Parts.java."""
+    """Compiles programs/Parts.java and returns the beginning of the command that runs it."""
     subprocess.run(["javac", "-d", tmp_path / "java", PROGRAMS / "Parts.java"], check=True)
-    return ("java", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC", "-XX:NativeMemoryTracking=summary", "-cp", tmp_path / "java")
+    return (
+        "java",
+        "-XX:+AlwaysPreTouch",
+        "-XX:+UseSerialGC",
+        "-XX:NativeMemoryTracking=summary",
+        "-cp",
+        tmp_path / "java",
+    )
 
 
-def test_java_against_its_native_memory_tracking(any_node, java):
-    process, _ = started(any_node, *java, "-Xms96m", "-Xmx96m", "Parts", "200", "64")
-    memory, found = JavaMemory(process), parts(any_node, "java")
-    memory.check(found)
+def test_java_parts_match_native_memory_tracking(any_node, java):
+    process, _ = start_ready(any_node, *java, "-Xms96m", "-Xmx96m", "Parts", "200", "64")
+    memory, found = JavaMemory(process), resident_by(any_node, "java")
+    memory.assert_matches(found)
     assert memory.n_threads > 200
     assert found["anon"] >= 64 * MIB, "direct buffers are in no part"
     assert found["anon_malloc_arena"] > 0
 
-    # The same bytes are `anon` without parts, and `[anon]` by path.
-    whole = parts(any_node, "java", "--anon-parts", "off")
+    # Without parts the same bytes are `anon`, and by path they start with `[anon`.
+    whole = resident_by(any_node, "java", "--anon-parts", "off")
     assert {kind for kind in whole if kind.startswith("anon")} == {"anon"}
-    assert whole["anon"] == pytest.approx(sum(n for kind, n in found.items() if kind.startswith("anon")), abs=MIB)
-    by_path = parts(any_node, "java", label="path")
-    assert sum(n for path, n in by_path.items() if re.fullmatch(r"\[anon(\]| ~.*)", path)) == pytest.approx(whole["anon"], abs=MIB)
+    assert whole["anon"] == pytest.approx(
+        sum(n for kind, n in found.items() if kind.startswith("anon")), abs=MIB
+    )
+    by_path = resident_by(any_node, "java", label="path")
+    assert sum(n for path, n in by_path.items() if re.fullmatch(r"\[anon(\]| ~.*)", path)) == pytest.approx(
+        whole["anon"], abs=MIB
+    )
 
 
-def test_a_java_heap_without_compressed_pointers(any_node, java):
-    process, _ = started(any_node, *java, "-Xms64m", "-Xmx40g", "Parts", "1", "1")
+def test_java_heap_without_compressed_pointers_is_found(any_node, java):
+    process, _ = start_ready(any_node, *java, "-Xms64m", "-Xmx40g", "Parts", "1", "1")
     heap = JavaMemory(process).heap
-    check(parts(any_node, "java")["anon_java_heap"], heap, 0.99)
+    assert_close(resident_by(any_node, "java")["anon_java_heap"], heap, 0.99)
 
 
-def test_go_against_its_memory_statistics(any_node, tmp_path):
+def test_go_heap_matches_runtime_memstats(any_node, tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CGO_ENABLED": "0", "GO111MODULE": "off"}
-    subprocess.run(["go", "build", "-o", tmp_path / "parts", PROGRAMS / "parts.go"], check=True, env=environment)
-    _, printed = started(any_node, tmp_path / "parts", "100")
-    says = json.loads(printed)
-    held = says["HeapSys"] + says["StackSys"] - says["HeapReleased"]
-    found = parts(any_node, "parts")
-    check(found["anon_go_heap"], held, 0.98, says["HeapInuse"] + says["StackInuse"])
+    subprocess.run(
+        ["go", "build", "-o", tmp_path / "parts", PROGRAMS / "parts.go"], check=True, env=environment
+    )
+    _, printed = start_ready(any_node, tmp_path / "parts", "100")
+    reported = json.loads(printed)
+    held = reported["HeapSys"] + reported["StackSys"] - reported["HeapReleased"]
+    found = resident_by(any_node, "parts")
+    assert_close(found["anon_go_heap"], held, 0.98, reported["HeapInuse"] + reported["StackInuse"])
     assert {kind for kind in found if kind.startswith("anon")} == {"anon", "anon_go_heap"}
 
 
-def test_arenas_of_glibc_against_malloc_info(any_node, programs):
-    _, printed = started(any_node, programs / "arenas", "8", "24", "32")
+def test_glibc_arenas_match_malloc_info(any_node, programs):
+    _, printed = start_ready(any_node, programs / "arenas", "8", "24", "32")
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
-    found = parts(any_node, "arenas")
-    check(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993)
+    found = resident_by(any_node, "arenas")
+    assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993)
     assert 8 * 4096 <= found["anon_thread_stack"] <= MIB
-    assert found["anon"] >= 32 * MIB, "a block that malloc maps by itself is in no part"
+    assert found["anon"] >= 32 * MIB, "a block that malloc maps separately is in no part"
 
 
-def test_node_against_the_statistics_of_v8(any_node):
-    _, printed = started(any_node, "node", PROGRAMS / "parts.js", "48")
-    says = json.loads(printed)
-    # Node.js names its thread; code, which is executable, is a part of its own.
-    [comm] = {"node", "MainThread"} & {comm for comm in ("node", "MainThread") if parts(any_node, comm)}
-    found = parts(any_node, comm)
-    check(found["anon_v8_heap"], says["total_heap_size"], 0.99, says["total_physical_size"] - found["anon_jit_code"])
+def test_v8_heap_matches_its_heap_statistics(any_node):
+    _, printed = start_ready(any_node, "node", PROGRAMS / "parts.js", "48")
+    reported = json.loads(printed)
+    # Some versions of Node.js name their first thread.
+    [comm] = [comm for comm in ("node", "MainThread") if resident_by(any_node, comm)]
+    found = resident_by(any_node, comm)
+    # V8's figures include code, which is a part of its own because it is executable.
+    least = reported["total_physical_size"] - found["anon_jit_code"]
+    assert_close(found["anon_v8_heap"], reported["total_heap_size"], 0.99, least)
 
 
-def test_a_record_of_an_oom_kill_has_the_parts(programs, tmp_path):
+def test_oom_record_has_the_parts(programs, tmp_path):
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         arenas = f"{programs}/arenas 4 16 1 > /dev/null & read line; exec {programs}/leak heap 16 5 60"
         app = pods.start(pods.pod("parts"), "s-app", arenas, 100 * MIB)
         wait_until_listed(exporter, "parts/s-app")
         app.signal()
         [record] = until(lambda: records(exporter), 60, "the kill is recorded")
-        # The kernel kills the larger one.
+        # The kernel kills the larger process.
         assert record["command"] == "arenas"
         [of_arenas] = [path for path in record["paths"] if path["path"] == "[anon ~malloc arenas]"]
         assert of_arenas["command"] == "arenas" and 64 * MIB <= of_arenas["pss_bytes"] <= 66 * MIB
-        assert record["paths"][0] == of_arenas, "it is the largest"
+        assert record["paths"][0] == of_arenas, "the largest path comes first"

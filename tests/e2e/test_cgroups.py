@@ -1,21 +1,22 @@
-"""What is exported of a container's cgroup is what the kernel's files say, of the cgroup that its limits are on."""
+"""The cgroup_* metrics of a container equal the files of the cgroup that has its limits."""
 
 import os
 import subprocess
 from pathlib import Path
 
 import kernel
-from cgroups import CONTAINER, EVERY_GROUP, IS_V2, MIB, WORK, assert_same, exported, path_of, pod, read, works
+from cgroups import CONTAINER, EVERY_GROUP, IS_V2, MIB, WORK, assert_same, exported, path_of, pod, scrape
+from cgroups import wait_until_asleep
 from conftest import FOREVER
 from exporter import BINARY, EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import BOOKWORM, Container, Lab, mounts, until
 
 
-def test_every_value_is_the_files(node):
+def test_metrics_equal_the_cgroup_files(node):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "limit-0", app):
-        cgroup = works(node, app)
+        cgroup = wait_until_asleep(node, app)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "limit-0", "app")
     assert values["memory_limit_bytes"] == values["memory_max_bytes"] == 64 * MIB
@@ -23,31 +24,39 @@ def test_every_value_is_the_files(node):
     assert len(values) >= (40 if IS_V2 else 24), values
 
 
-def test_a_pods_limit_counts(node):
+def test_limit_of_the_pod_applies_to_its_container(node):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "limit-0", app) as made:
-        cgroup = works(node, app)
+        cgroup = wait_until_asleep(node, app)
         node.limit_pod(made, 48 * MIB)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "limit-0", "app")
     assert (values["memory_max_bytes"], values["memory_limit_bytes"]) == (64 * MIB, 48 * MIB)
 
 
-def test_no_limit_is_absent(node):
+def test_missing_limits_are_not_exported(node):
     app = Container("app", ["sh", "-c", WORK])
     with pod(node, "free-0", app):
-        cgroup = works(node, app)
+        cgroup = wait_until_asleep(node, app)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "free-0", "app")
-    assert not {"memory_max_bytes", "memory_limit_bytes", "memory_high_bytes", "memory_swap_max_bytes"} & values.keys()
+    assert (
+        not {"memory_max_bytes", "memory_limit_bytes", "memory_high_bytes", "memory_swap_max_bytes"}
+        & values.keys()
+    )
 
 
-def test_below_its_cgroup_a_container_has_the_same_account(node):
-    """As systemd or a nested container runtime makes them."""
+def test_metrics_stay_when_processes_move_to_a_nested_cgroup(node):
+    """systemd and nested container runtimes make such cgroups."""
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "nested-0", app):
-        cgroup = works(node, app)
-        pids = [pid for (*_, name, _), members in kernel.processes(node).items() for pid in members if name == "app" and app.id in path_of(pid)]
+        cgroup = wait_until_asleep(node, app)
+        pids = [
+            pid
+            for (*_, name, _), members in kernel.processes(node).items()
+            for pid in members
+            if name == "app" and app.id in path_of(pid)
+        ]
         for directory in [cgroup.directory("memory") / "below.scope"]:
             directory.mkdir()
             for pid in pids:
@@ -58,7 +67,7 @@ def test_below_its_cgroup_a_container_has_the_same_account(node):
     assert values["memory_limit_bytes"] == 64 * MIB
 
 
-def test_a_cgroup_that_vanishes(node, tmp_path):
+def test_removed_cgroups_disappear_without_a_log_line(node, tmp_path):
     def containers(exposition: Exposition) -> set[tuple[str, ...]]:
         return set(exposition.by("cgroup_memory_current_bytes", *CONTAINER))
 
@@ -66,20 +75,34 @@ def test_a_cgroup_that_vanishes(node, tmp_path):
         before = containers(exporter.after())
         for name in ("gone-0", "gone-0"):
             with pod(node, name, Container("app", ["sh", "-c", WORK])):
-                until(lambda: ("accounts", "gone-0", "app") in containers(exporter.metrics()), 20, "the container has an account")
+                until(
+                    lambda: ("accounts", "gone-0", "app") in containers(exporter.metrics()),
+                    20,
+                    "the container has an account",
+                )
             assert containers(exporter.after()) == before
-        assert not exporter.news(), exporter.news()
+        assert not exporter.unusual_log_lines(), exporter.unusual_log_lines()
 
 
-def test_a_cgroup_that_is_made_anew_at_the_same_path_is_noticed(tmp_path):
-    """The exporter holds the directory of the one that was removed."""
+def test_cgroup_recreated_at_the_same_path_is_noticed(tmp_path):
+    """The exporter holds a descriptor of the removed directory."""
     top = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     cgroup = top / f"lab-{os.getpid()}"
     limit = "memory.max" if IS_V2 else "memory.limit_in_bytes"
     sleep = subprocess.Popen(["sleep", FOREVER])
-    (tmp_path / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\n{cgroup.name}\t{sleep.pid}\tshop\tp\tc\n")
+    (tmp_path / "containers.tsv").write_text(
+        f"id\tinit_pid\tnamespace\tpod\tcontainer\n{cgroup.name}\t{sleep.pid}\tshop\tp\tc\n"
+    )
     (tmp_path / "proc").symlink_to("/proc")
-    arguments = ("--fixture", tmp_path, "--cgroup-path", "/sys/fs/cgroup", "--scrape-interval", "100ms", *EVERYTHING)
+    arguments = (
+        "--fixture",
+        tmp_path,
+        "--cgroup-path",
+        "/sys/fs/cgroup",
+        "--scrape-interval",
+        "100ms",
+        *EVERYTHING,
+    )
 
     def make(mib: int):
         cgroup.mkdir()
@@ -88,7 +111,7 @@ def test_a_cgroup_that_is_made_anew_at_the_same_path_is_noticed(tmp_path):
 
     def remove():
         (top / "cgroup.procs").write_text(str(sleep.pid))
-        until(lambda: _removed(cgroup), 10, "it is empty")
+        until(lambda: _removed(cgroup), 10, "the cgroup is removed")
 
     try:
         make(64)
@@ -105,62 +128,95 @@ def test_a_cgroup_that_is_made_anew_at_the_same_path_is_noticed(tmp_path):
     finally:
         sleep.kill()
         sleep.wait()
-        until(lambda: _removed(cgroup), 10, "it is empty")
+        until(lambda: _removed(cgroup), 10, "the cgroup is removed")
 
 
-def test_of_two_containers_with_the_same_labels_the_younger_counts(node):
-    """A restarted container whose old task lingers."""
+def test_newest_of_containers_with_equal_labels_is_exported(node):
+    """The old task of a restarted container may linger."""
     old, new = (Container("app", ["sh", "-c", WORK], memory_limit_bytes=limit * MIB) for limit in (64, 96))
     with pod(node, "twice-0", old) as made:
-        works(node, old)
+        wait_until_asleep(node, old)
         node.start_container(made, new, attempt=1)
-        until(lambda: [1 for line in process_cgroups(node) if new.id in line], 20, "both run")
-        values = exported(read(node), "accounts", "twice-0", "app")
+        until(lambda: [1 for line in cgroups_of_processes(node) if new.id in line], 20, "both containers run")
+        values = exported(scrape(node), "accounts", "twice-0", "app")
     assert values["memory_max_bytes"] == 96 * MIB
 
 
-def process_cgroups(lab: Lab) -> list[str]:
+def cgroups_of_processes(lab: Lab) -> list[str]:
     return [path_of(pid) for members in kernel.processes(lab).values() for pid in members]
 
 
-def test_a_recording_replays_to_the_same_accounts(node, tmp_path):
+def test_recording_replays_to_the_same_cgroup_metrics(node, tmp_path):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "recorded-0", app) as made:
-        cgroup = works(node, app)
+        cgroup = wait_until_asleep(node, app)
         node.limit_pod(made, 48 * MIB)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "recorded-0", "app")
             for attempt in range(20):
                 recording = tmp_path / str(attempt)
-                once("--record", recording, "--containerd-sock", node.socket, "--filter", "accounts/*/*/*", *EVERY_GROUP)
+                once(
+                    "--record",
+                    recording,
+                    "--containerd-sock",
+                    node.socket,
+                    "--filter",
+                    "accounts/*/*/*",
+                    *EVERY_GROUP,
+                )
                 values = assert_same(node, cgroup, "accounts", "recorded-0", "app")
-                replayed = exported(once("--once", "--fixture", recording, *EVERYTHING, *EVERY_GROUP), "accounts", "recorded-0", "app")
+                replayed = exported(
+                    once("--once", "--fixture", recording, *EVERYTHING, *EVERY_GROUP),
+                    "accounts",
+                    "recorded-0",
+                    "app",
+                )
                 if replayed == values:
                     break
     assert replayed == values
     assert values["memory_limit_bytes"] == 48 * MIB
 
 
-def test_promtool_has_nothing_to_say(node):
-    text = read(node)
-    assert "cgroup_memory_current_bytes" in text and "cgroup_cpu_usage_seconds_total" in text and "cgroup_pids_current" in text
-    done = subprocess.run([BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+def test_promtool_finds_no_problems(node):
+    text = scrape(node)
+    assert (
+        "cgroup_memory_current_bytes" in text
+        and "cgroup_cpu_usage_seconds_total" in text
+        and "cgroup_pids_current" in text
+    )
+    done = subprocess.run(
+        [BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_without_a_cgroup_file_system_the_rest_works(node, tmp_path):
+def test_other_metrics_work_without_a_cgroup_file_system(node, tmp_path):
     with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-path", tmp_path) as exporter:
         exposition = exporter.after()
-        assert exposition.by("process_smaps_processes", "pod") and not [name for name in exposition if name.startswith("cgroup_")]
-        [line] = exporter.news()
+        assert exposition.by("process_smaps_processes", "pod") and not [
+            name for name in exposition if name.startswith("cgroup_")
+        ]
+        [line] = exporter.unusual_log_lines()
         assert f'no cgroup_* metrics: "{tmp_path}" is no cgroup file system' in line and "WARN" in line
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", "none", "--cgroup-path", tmp_path) as exporter:
-        assert not [name for name in exporter.after() if name.startswith("cgroup_")] and not exporter.news()
+    with Exporter(
+        "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", "none", "--cgroup-path", tmp_path
+    ) as exporter:
+        assert (
+            not [name for name in exporter.after() if name.startswith("cgroup_")]
+            and not exporter.unusual_log_lines()
+        )
 
 
-def test_from_inside_a_cgroup_namespace(tmp_path):
-    """As in a pod on version 2, where proc names the node's other cgroups from the exporter's own: on a node of version 1 without memory."""
-    [top] = [Path(root) for _, root, kind, *_ in mounts() if kind == "cgroup2" and root.startswith("/sys/fs/cgroup")]
+def test_metrics_are_read_from_inside_a_cgroup_namespace(tmp_path):
+    """On cgroup version 2, /proc shows such a pod other cgroups' paths relative to its own cgroup.
+
+    On a node of version 1 the test uses the version 2 hierarchy, which has no memory controller there.
+    """
+    [top] = [
+        Path(root)
+        for _, root, kind, *_ in mounts()
+        if kind == "cgroup2" and root.startswith("/sys/fs/cgroup")
+    ]
     lab = top / f"lab-{os.getpid()}"
     own, container = lab / "kube/pod2/own", lab / "kube/pod1/abc/below"
     own.mkdir(parents=True)
@@ -171,11 +227,16 @@ def test_from_inside_a_cgroup_namespace(tmp_path):
     sleep = subprocess.Popen(["sleep", FOREVER])
     try:
         (container / "cgroup.procs").write_text(str(sleep.pid))
-        (tmp_path / "containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\nabc\t{sleep.pid}\tshop\tp\tc\n")
+        (tmp_path / "containers.tsv").write_text(
+            f"id\tinit_pid\tnamespace\tpod\tcontainer\nabc\t{sleep.pid}\tshop\tp\tc\n"
+        )
         (tmp_path / "proc").symlink_to("/proc")
         arguments = ["--once", "--fixture", tmp_path, "--cgroup-path", host, *EVERYTHING, *EVERY_GROUP]
-        enter = f"echo $$ > {own}/cgroup.procs; exec unshare --cgroup --mount sh -c 'mount -t cgroup2 none /sys/fs/cgroup; exec \"$@\"' - \"$@\""
-        done = subprocess.run(["sh", "-c", enter, "-", BINARY, *arguments], capture_output=True, text=True, timeout=60)
+        mount = 'mount -t cgroup2 none /sys/fs/cgroup; exec "$@"'
+        enter = f"echo $$ > {own}/cgroup.procs; exec unshare --cgroup --mount sh -c '{mount}' - \"$@\""
+        done = subprocess.run(
+            ["sh", "-c", enter, "-", BINARY, *arguments], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         assert "cpu_usage_seconds_total" in exported(done.stdout, "shop", "p", "c"), done.stderr
     finally:
@@ -183,7 +244,7 @@ def test_from_inside_a_cgroup_namespace(tmp_path):
         sleep.wait()
         subprocess.run(["umount", host], check=True)
         for directory, _, _ in os.walk(lab, topdown=False):
-            until(lambda directory=directory: _removed(Path(directory)), 10, f"{directory} is empty")
+            until(lambda directory=directory: _removed(Path(directory)), 10, f"{directory} is removed")
 
 
 def _removed(path: Path) -> bool:

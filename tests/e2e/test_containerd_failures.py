@@ -1,6 +1,6 @@
-"""containerd fails, restarts or has much to say: known containers are still read, and memory stays small.
+"""containerd fails, restarts or sends large answers: known containers are still read, and memory stays small.
 
-A server of the test stands for containerd; the containers are cgroups with processes of the test.
+A server of the test replaces containerd; the containers are cgroups with processes of the test.
 """
 
 import re
@@ -22,16 +22,16 @@ OFTEN = (*EVERYTHING, "--scrape-interval", "200ms")
 
 
 class Containerd:
-    """The two calls of containerd that the exporter makes."""
+    """A gRPC server with the two methods of containerd that the exporter calls."""
 
     def __init__(self, path: Path):
         self.path = path
         self.tasks: dict[str, tuple[int, int]] = {}  # id -> pid and status
         self.refused: set[str] = set()  # ids for which Containers.Get fails
-        self.record = b""  # the answer to every Containers.Get; if empty, a container named by its id
-        self.list_error = None  # a status code and a text that every Tasks.List fails with
-        self.list_cut = 0  # bytes missing at the end of every answer to Tasks.List
-        self.calls: list[str] = []  # "tasks", or the id of a container
+        self.record = b""  # the answer to each Containers.Get; if empty, a container named after its id
+        self.list_error = None  # the status code and the text that each Tasks.List fails with
+        self.list_cut = 0  # the number of bytes cut off the end of each answer to Tasks.List
+        self.calls: list[str] = []  # "tasks" for Tasks.List, or the id given to Containers.Get
         self.server = None
 
     def _list(self, request, context):
@@ -118,13 +118,16 @@ def is_up(exporter) -> bool:
 
 
 def start_container(containerd, cgroups, id: str):
-    """A cgroup that no known container has makes the exporter list containers."""
+    """Starts a container. Its unknown cgroup makes the exporter list containers."""
     cgroups[id] = Cgroup(cgroups["a"].path.parent)
     containerd.tasks[id] = (cgroups[id].init.pid, RUNNING)
 
 
-def assert_goes_on(exporter, cgroups, n_errors: int):
-    """Until `n_errors` listings have failed, scrapes are on time and show what known containers start."""
+def assert_known_containers_are_read(exporter, cgroups, n_errors: int):
+    """Asserts that scrapes are on time and show a new process of a known container.
+
+    It returns once `n_errors` listings have failed.
+    """
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
     deadline = time.monotonic() + 60
@@ -139,7 +142,7 @@ def assert_goes_on(exporter, cgroups, n_errors: int):
 
 def assert_recovers(exporter, expected):
     until(lambda: is_up(exporter) and processes(exporter.metrics()) == expected, 30, "a listing succeeds")
-    lines = exporter.news()
+    lines = exporter.unusual_log_lines()
     assert len(lines) <= 2 and all(line.isprintable() for line in lines), f"one line per change: {lines}"
 
 
@@ -150,7 +153,7 @@ def test_known_containers_are_read_while_listings_fail(containerd, cgroups, expo
     else:
         containerd.list_cut = 1
     start_container(containerd, cgroups, "c")
-    assert_goes_on(exporter, cgroups, n_errors=3)
+    assert_known_containers_are_read(exporter, cgroups, n_errors=3)
     containerd.list_error, containerd.list_cut = None, 0
     assert_recovers(exporter, {"a": 2, "b": 1, "c": 1})
 
@@ -158,12 +161,12 @@ def test_known_containers_are_read_while_listings_fail(containerd, cgroups, expo
 def test_known_containers_are_read_while_the_socket_is_gone(containerd, cgroups, exporter):
     containerd.stop()
     containerd.path.unlink(missing_ok=True)
-    assert_goes_on(exporter, cgroups, n_errors=3)
+    assert_known_containers_are_read(exporter, cgroups, n_errors=3)
     containerd.start()
     assert_recovers(exporter, {"a": 2, "b": 1})
 
 
-def test_a_listing_continues_after_the_container_whose_call_was_refused(containerd, cgroups):
+def test_listing_is_retried_only_for_the_failed_container(containerd, cgroups):
     containerd.refused.add("b")
     with Exporter("--containerd-sock", containerd.path, *OFTEN) as exporter:
         until(lambda: exporter.metrics() and containerd.calls.count("b") >= 3, 30, "the call is made again")
@@ -173,7 +176,7 @@ def test_a_listing_continues_after_the_container_whose_call_was_refused(containe
         assert containerd.calls.count("a") == 1, "labels do not change while a task lives"
 
 
-def test_a_container_whose_record_is_too_large_is_named_by_its_id(containerd, cgroups, exporter):
+def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroups, exporter):
     containerd.record = container_record(spec=33 * MIB)
     start_container(containerd, cgroups, "c")
     until(lambda: processes(exporter.metrics()) == {"a": 1, "b": 1, "c": 1}, 30, "c is listed")
@@ -182,11 +185,11 @@ def test_a_container_whose_record_is_too_large_is_named_by_its_id(containerd, cg
     assert exposition.value(ERRORS) == 0 and is_up(exporter)
 
 
-def test_a_restarted_containerd_is_listed_again(containerd, cgroups, exporter):
+def test_restarted_containerd_is_listed_again(containerd, cgroups, exporter):
     for n in range(3):
         containerd.stop()
         until(lambda: not is_up(exporter), 20, "the exporter notices")
-        containerd.start()  # a new socket of the same name
+        containerd.start()  # makes a new socket of the same name
         until(lambda: is_up(exporter), 30, "the exporter is connected again")
         start_container(containerd, cgroups, f"c{n}")
     expected = {"a": 1, "b": 1, "c0": 1, "c1": 1, "c2": 1}
@@ -197,14 +200,18 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     containerd.tasks["a"] = (0, UNKNOWN)
     n_calls = containerd.calls.count("tasks")
     cgroups["c"] = Cgroup(cgroups["a"].path.parent)
-    until(lambda: exporter.metrics() and containerd.calls.count("tasks") > n_calls + 1, 30, "two listings")
+    until(
+        lambda: exporter.metrics() and containerd.calls.count("tasks") > n_calls + 1,
+        30,
+        "two listings are made",
+    )
     assert processes(exporter.after()) == {"a": 1, "b": 1}
     cgroups["a"].init.kill()
     cgroups["a"].init.wait()
     assert processes(exporter.after()) == {"b": 1}
 
 
-# The README: 4 MiB plus 2.2 times the 12.8 MB that --max-samples allows by default.
+# The bound in the README: 4 MiB plus 2.2 times the 12.8 MB that --max-samples allows by default.
 DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
 
 
@@ -221,7 +228,11 @@ def test_listing_stays_within_the_documented_memory(containerd, cgroups, request
     containerd.record = container_record(**record)
     containerd.tasks |= {f"c{i}": (cgroups["a"].init.pid, RUNNING) for i in range(n - 2)}
     with Exporter("--containerd-sock", containerd.path, *EVERYTHING) as exporter:
-        until(lambda: exporter.metrics().value("smaps_exporter_containers") == n, 120, "all are listed")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_containers") == n,
+            120,
+            "all containers are listed",
+        )
         assert exporter.after().value(ERRORS) == 0
         peak, resident = (memory(exporter.process.pid, key) for key in ("VmHWM", "VmRSS"))
         print(f"{request.node.callspec.id}: RSS {resident >> 10} KiB, at most {peak >> 10} KiB")
@@ -229,7 +240,7 @@ def test_listing_stays_within_the_documented_memory(containerd, cgroups, request
 
 
 def container_record(labels: int = 0, spec: int = 0) -> bytes:
-    """The answer to Containers.Get: a record with that many labels, and an OCI spec of that many bytes."""
+    """Returns an answer to Containers.Get with this number of labels and this number of bytes of OCI spec."""
     named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
     labels = named | {f"{i:x}": "" for i in range(labels)}
     record = messages.Container(labels=labels, spec=messages.Any(value=bytes(spec)))

@@ -1,4 +1,4 @@
-"""Scrapes happen on request only, and every request gets fresh data: with a real Prometheus, and with other clients."""
+"""Scrapes happen only on request, and each request gets fresh data: from Prometheus and other clients."""
 
 import http.client
 import threading
@@ -14,22 +14,27 @@ from lab import WATCH_SECONDS, Container, until
 from prometheus import Prometheus
 
 SCRAPES = "smaps_exporter_scrapes_total"
-OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # its value is rendered for each response
+OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Of Prometheus, in seconds: longer than a result is fresh.
+# Prometheus's scrape interval in seconds, which is longer than a result stays fresh.
 INTERVAL = 2
 N_SCRAPES = 12
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time of all its threads, to the nanosecond."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()) / 1e9
+    """Returns the CPU time of all threads of a process, with a resolution of one nanosecond."""
+    return (
+        sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+        / 1e9
+    )
 
 
 @pytest.fixture(scope="module")
 def stored(node, tmp_path_factory):
-    """The samples of both families that one server, and two servers of another exporter, stored in a dozen scrapes, with the times of
-    their requests."""
+    """The samples that Prometheus stored in a dozen scrapes: one server for an exporter, and two for another.
+
+    For each server they are given by family, with the times of their requests.
+    """
     directory = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:
         servers = []
@@ -39,8 +44,12 @@ def stored(node, tmp_path_factory):
                 place = directory / f"{n_servers}-{i}"
                 place.mkdir()
                 servers.append(stack.enter_context(Prometheus(place, exporter.address, f"{INTERVAL}s")))
-        until(lambda: all(server.query("up") for server in servers), 30, "each has scraped")
-        until(lambda: all(len(samples(server, ENDED)) >= N_SCRAPES for server in servers), 120, "each has stored a dozen scrapes")
+        until(lambda: all(server.query("up") for server in servers), 30, "each server has scraped")
+        until(
+            lambda: all(len(samples(server, ENDED)) >= N_SCRAPES for server in servers),
+            120,
+            "each server has stored a dozen scrapes",
+        )
         one, *two = [{family: samples(server, family) for family in (SCRAPES, ENDED)} for server in servers]
         return {1: [one], 2: two}
 
@@ -51,28 +60,33 @@ def samples(server: Prometheus, family: str) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("n_servers", [1, 2])
-def test_every_request_of_prometheus_gets_fresh_data(stored, n_servers):
+def test_each_request_of_prometheus_gets_fresh_data(stored, n_servers):
     for server in stored[n_servers]:
-        check(server, n_servers)
+        assert_fresh(server, n_servers)
 
 
-def check(stored, n_servers: int):
+def assert_fresh(stored, n_servers: int):
     scrapes, ended = stored[SCRAPES], stored[ENDED]
     assert len(scrapes) >= N_SCRAPES, f"{len(scrapes)} scrapes are stored"
     n_requests = len(scrapes) - 1
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]
-    # Prometheus stamps a sample with the time of its request, and the scrape that answers it usually ends later.
-    print(f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers}; ages {[f'{age * 1000:.0f} ms' for age in ages]}")
-    # The other server may have sent one request more between this server's first and last one.
+    # A sample has the time of its request; the scrape that answers the request usually ends later.
+    print(
+        f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
+        f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
+    )
+    # The other server may have sent one more request between this server's first and last one.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 
 
 @pytest.mark.parametrize(("cgroup_metrics", "most"), [("none", 0.0002), ("memory", 0.01)])
 def test_no_scrapes_without_requests(node, cgroup_metrics, most):
-    """Only the memory use of containers is checked, each interval, and not even that without their accounts."""
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", cgroup_metrics) as exporter:
+    """Without requests only containers' memory use is checked, and only if cgroup metrics are enabled."""
+    with Exporter(
+        "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", cgroup_metrics
+    ) as exporter:
         exporter.metrics()
         time.sleep(1)
         before = cpu_seconds(exporter.process.pid)
@@ -83,13 +97,13 @@ def test_no_scrapes_without_requests(node, cgroup_metrics, most):
         print(f"{spent * 1e3:.2f} ms of CPU in {WATCH_SECONDS} s")
         assert spent < most * WATCH_SECONDS
         first, second = exporter.metrics(), exporter.metrics()
-        assert first.value(SCRAPES) == 2, "one at the start, and one for this request"
+        assert first.value(SCRAPES) == 2, "one scrape at the start, and one for this request"
         assert time.time() - first.value(ENDED) < 2
         assert second.value(SCRAPES) == 2, "the last result is still fresh"
 
 
-def test_regular_requests_start_no_scrape_ahead(node):
-    """Each of them causes one scrape, and none follows when they stop."""
+def test_regular_requests_cause_no_scrape_ahead_of_time(node):
+    """Each request causes one scrape, and no scrape follows the last request."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         time.sleep(2)
         first = exporter.metrics().value(SCRAPES)
@@ -113,25 +127,27 @@ def test_64_clients_share_a_scrape(node):
                 connections.append(connection)
             answers = []
 
-            def ask(connection):
+            def get(connection):
                 connection.request("GET", "/metrics")
                 response = connection.getresponse()
                 answers.append((response.status, response.read().decode()))
                 connection.close()
 
-            threads = [threading.Thread(target=ask, args=[connection]) for connection in connections]
+            threads = [threading.Thread(target=get, args=[connection]) for connection in connections]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             assert [status for status, _ in answers] == [200] * 64
-            assert len({text.partition(f"{OLDEST_DATA} ")[0] for _, text in answers}) == 1, "whole expositions of one scrape"
+            assert len({text.partition(f"{OLDEST_DATA} ")[0] for _, text in answers}) == 1, (
+                "whole expositions of one scrape"
+            )
             after = Exposition(answers[0][1]).value(SCRAPES)
             assert after == before + 1
             before = after
 
 
-def test_a_container_that_started_between_scrapes_is_in_the_next(node):
+def test_container_started_between_scrapes_is_in_the_next_scrape(node):
     """The first scrape after a pause reads the containers that started meanwhile."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         time.sleep(3)

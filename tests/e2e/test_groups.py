@@ -1,4 +1,4 @@
-"""The table of groups is whole, and test modules are independent of each other."""
+"""The table of groups has every test once, and test modules do not import each other."""
 
 import re
 import subprocess
@@ -14,14 +14,14 @@ def test_each_test_is_in_exactly_one_group():
     collect = [sys.executable, "-m", "pytest", HERE, "--collect-only", "-q"]
     listed = subprocess.run(collect, capture_output=True, text=True, check=True).stdout
     tests = set(re.findall(r"^(?:.*/)?(test_\w+)\.py::(\w+)", listed, re.MULTILINE))
-    assert len(tests) > 100, "the tests are collected"
+    assert len(tests) > 100, "too few tests are collected"
     assert groups.stale(tests) == [], "groups.py names tests that do not exist"
-    assert {groups.group_of(*test) for test in tests} == groups.GROUPS.keys(), "no group is empty"
+    assert {groups.group_of(*test) for test in tests} == groups.GROUPS.keys(), "a group is empty"
     entries = [entry for group in groups.GROUPS.values() for entry in group.tests]
     assert len(entries) == len(set(entries)), "groups.py has an entry twice"
 
 
-def test_a_test_without_a_group_is_refused():
+def test_test_without_a_group_fails():
     with pytest.raises(AssertionError, match="no group for test_new::test_x"):
         groups.group_of("test_new", "test_x")
 
@@ -31,4 +31,6 @@ def test_no_test_module_imports_another():
     assert len(sources) > 50
     for source in sources:
         imports = re.findall(r"^\s*(?:from|import) (test_\w+)", source.read_text(), re.MULTILINE)
-        assert imports == [], f"{source.name} imports {imports}: what they share belongs in conftest.py or a lab module"
+        assert imports == [], (
+            f"{source.name} imports {imports}: move shared code to conftest.py or a lab module"
+        )

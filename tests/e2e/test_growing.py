@@ -1,7 +1,7 @@
 """A mapping that grows during a read counts once, and an exec drops kept values.
 
-The kernel prints a few mappings per read(2) and continues at the end of the last one. If that one has grown
-meanwhile, it is printed again, whole.
+The kernel prints a few mappings per read(2) and continues at the end of the last one. If that mapping has
+grown meanwhile, the kernel prints all of it again.
 """
 
 import shutil
@@ -18,7 +18,8 @@ from lab import HERE, until
 from live_node import MIB
 
 N_READS = 300
-# The kernel prints about five mappings per read(2): in one of five layouts, the heap is the last of them.
+# The kernel prints about five mappings per read(2), so the heap is the last one of a read in one of five
+# layouts.
 N_LAYOUTS = 5
 
 
@@ -31,11 +32,11 @@ class Growing:
         self.n_mappings = len(self._starts())
 
     def _starts(self) -> set[str]:
-        """The distinct start addresses in maps, which prints a mapping again, too, if it grows meanwhile."""
+        """Returns the distinct start addresses in maps, which also prints a growing mapping again."""
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """The kernel's own sum, which it makes without dropping the memory-map lock."""
+        """Returns the kernel's own sum, for which it never drops the memory-map lock."""
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
@@ -49,14 +50,14 @@ class Growing:
 
 @pytest.fixture(scope="session")
 def dynamic(tmp_path_factory):
-    """The program as most are linked: libraries lie between its heap and its stack."""
+    """programs/grows.c linked dynamically like most programs: libraries lie between heap and stack."""
     program = tmp_path_factory.mktemp("dynamic") / "dynamic"
     subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, HERE / "programs/grows.c"], check=True)
     return program
 
 
 @pytest.mark.parametrize("kind", ["static-brk", "static-mprotect", "dynamic-brk", "dynamic-mprotect"])
-def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):
+def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
     """The sum of each read lies between the kernel's own sums before and after it."""
     linked, mode = kind.split("-")
     program = programs / "grows" if linked == "static" else dynamic
@@ -67,7 +68,7 @@ def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):
             before = growing.resident()
             text = once("--once", "--fixture", any_node.directory, *EVERYTHING, "--pid", "--fields", "rss")
             after = growing.resident()
-            assert before < after, "it grows during each read"
+            assert before < after, "the process did not grow during the read"
             exposition = Exposition(text)
             exported = rss(exposition).get(str(growing.pid))
             if exported is None:
@@ -79,7 +80,7 @@ def test_a_growing_mapping_counts_once(any_node, programs, dynamic, kind):
                 n = growing.n_mappings
                 wrong.append(f"layout {layout}: {n_mappings} mappings instead of {n}, {' '.join(sums)} MiB")
         growing.close()
-    print(f"{n_values} of {N_READS} reads gave values, {len(wrong)} of them wrong ones")
+    print(f"{n_values} of {N_READS} reads gave values, of which {len(wrong)} were wrong")
     assert not wrong, "the kernel's sum before, the exported sum, the kernel's sum after"
     assert n_values >= N_READS - 10
 
@@ -97,14 +98,14 @@ class Replaceable:
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Its resident bytes by name, in a scrape that begins from now on."""
+        """Returns its resident bytes by name, from a scrape that begins from now on."""
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}
 
 
 @pytest.fixture
 def kept(any_node, programs):
-    """A process that was read just now and whose values are kept, and the exporter that keeps them."""
+    """A process that has just been read, and the exporter that keeps its values."""
     process = Replaceable(any_node, programs)
     with any_node.exporter("--scrape-interval", "100ms", *BY_PID) as exporter:
         until(lambda: process.values(exporter), 30, "the process is read")
@@ -112,18 +113,20 @@ def kept(any_node, programs):
 
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
-def test_kept_values_go_when_a_process_executes_another_program(kept, tmp_path, programs, name):
-    """Under another name, and under the same one: then only the addresses in `stat` differ."""
+def test_exec_drops_kept_values(kept, tmp_path, programs, name):
+    """If the new program has the same name, only the addresses in `stat` differ."""
     process, exporter = kept
     assert sum(process.values(exporter).values()) > 1000 * MIB
     shutil.copy(programs / "replaced", tmp_path / name)
     process.order(f"exec {tmp_path / name}", "ready")
     shown = process.values(exporter)
-    assert set(shown) <= {name} and sum(shown.values()) < 100 * MIB, f"{shown} belong to the program before"
+    assert set(shown) <= {name} and sum(shown.values()) < 100 * MIB, (
+        f"{shown} belongs to the previous program"
+    )
     until(lambda: 0 < sum(process.values(exporter).values()) < 100 * MIB, 5, "the new program is read")
 
 
-def test_kept_values_stay_when_a_process_changes_its_name(kept):
+def test_renaming_a_process_keeps_its_values(kept):
     process, exporter = kept
     process.order("name other", "done")
-    assert sum(process.values(exporter).values()) > 1000 * MIB, "it runs the same program"
+    assert sum(process.values(exporter).values()) > 1000 * MIB, "the process still runs the same program"

@@ -1,6 +1,6 @@
-"""Clients that mean harm: whatever they do, the exporter goes on answering the others, in bounded time and memory.
+"""Hostile HTTP clients: the exporter still answers other clients, in bounded time and memory.
 
-The node is a generated recording of 10 MB of exposition, so none of this needs containerd.
+The node is a generated recording with an exposition of 10 MB, so these tests need no containerd.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# The six things that stop tiny_http's own server. Each leaves its connections open, and gives them back.
+# Six attacks that stop the server of tiny_http. Each returns the connections that it leaves open.
 
 
 def declare_terabytes(target):
@@ -37,7 +37,10 @@ def declare_terabytes(target):
 
 
 def declare_and_withhold_a_body(target):
-    return [target.connect(b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n") for _ in range(10)]
+    return [
+        target.connect(b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n")
+        for _ in range(10)
+    ]
 
 
 def stop_reading(target):
@@ -60,7 +63,7 @@ def reset(target):
 
 
 def send_without_end(target):
-    """A head that does not end, one that comes byte by byte, and requests without ever reading an answer."""
+    """Sends an endless head, a head byte by byte, and requests without reading any response."""
     clients = [target.connect(b"GET / HTTP/1.1\r\n"), target.connect(), target.connect()]
 
     def send(client, piece, pause):
@@ -69,34 +72,43 @@ def send_without_end(target):
                 client.sendall(piece)
                 time.sleep(pause)
         except OSError:
-            pass  # the exporter has closed it, or the test has
+            pass  # the exporter or the test has closed the connection
 
     for client, piece, pause in zip(clients, [b"X: " + b"a" * 5000 + b"\r\n", b"a", GET * 100], [0, 0.1, 0]):
         threading.Thread(target=send, args=(client, piece, pause), daemon=True).start()
     return clients
 
 
-@pytest.mark.parametrize("harm", [declare_terabytes, declare_and_withhold_a_body, stop_reading, idle, reset, send_without_end])
-def test_one_client_harms_no_other(big_node, harm):
+@pytest.mark.parametrize(
+    "attack", [declare_terabytes, declare_and_withhold_a_body, stop_reading, idle, reset, send_without_end]
+)
+def test_one_client_harms_no_other(big_node, attack):
     with Target(big_node) as target:
         target.scrape()
         before = [target.n_open() for _ in range(100)]
         n_threads, n_fds = min(before)[0], min(fds for _, fds in before)
-        clients = harm(target)
+        clients = attack(target)
         seconds, body = target.scrape()
         assert seconds < 1
         assert len(body) > 10 * 10**6
-        if harm in (stop_reading, send_without_end):  # an answer may take 30 s
+        if attack in (stop_reading, send_without_end):  # the exporter allows 30 s for a response
             for client in clients:
                 client.close()
-        until(lambda: all(n <= m for n, m in zip(target.n_open(), (n_threads, n_fds))), 10, "threads and descriptors are back")
+        until(
+            lambda: all(n <= m for n, m in zip(target.n_open(), (n_threads, n_fds))),
+            10,
+            "threads and descriptors are released",
+        )
         assert target.process.poll() is None
         for client in clients:
             client.close()
 
 
 def swarm(peer, stop):
-    """500 idle clients, 100 with half a head, 50 that stop reading, one endless head; once a second, whoever was closed comes back."""
+    """Connects 500 idle clients, 100 with half a head, 50 that stop reading, and one with an endless head.
+
+    Once a second it connects again those that the exporter has closed.
+    """
     kinds = [b""] * 500 + [b"GET /metrics HTTP/1.1\r\nHost:"] * 100 + [GET] * 50 + [None]
     random.Random(7).shuffle(kinds)
     clients = [None] * len(kinds)
@@ -117,14 +129,14 @@ def swarm(peer, stop):
                     clients[i].connect(peer)
                     clients[i].sendall(kind or b"GET / HTTP/1.1\r\n")
                 except OSError:
-                    pass  # closed already: found out below
+                    pass  # already closed, which is handled below
                 clients[i].setblocking(False)
-                # A stopped reader's answer is never read, so only what closes says so.
+                # A client that stops reading gets no events; its end is found by the socket's state below.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
-        again = time.monotonic() + 1
-        while time.monotonic() < again:
+        next_round = time.monotonic() + 1
+        while time.monotonic() < next_round:
             if stop.is_set():
                 return
             for key, _ in selector.select(0.05):
@@ -138,13 +150,13 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # The answer's first part lies unread in front of the end, so the end shows in the state of the socket alone.
+            # Unread data precedes the end of the stream, so only the socket's state shows the end.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
 
 
-def test_a_swarm(big_node):
+def test_700_hostile_clients_do_not_delay_scrapes(big_node):
     with Target(big_node) as target:
         target.wait_for_scrapes(5)
         n_fds = target.n_open()[1]
@@ -155,10 +167,10 @@ def test_a_swarm(big_node):
         attackers = fork.Process(target=swarm, args=(target.peer, stop))
         attackers.start()
         try:
-            until(lambda: target.n_open()[1] > n_fds + 50, 10, "the swarm is there")
-            begin = time.monotonic()
+            until(lambda: target.n_open()[1] > n_fds + 50, 10, "the swarm is connected")
+            started_at = time.monotonic()
             slowest = 0
-            while (now := time.monotonic()) < begin + WATCH_SECONDS:
+            while (now := time.monotonic()) < started_at + WATCH_SECONDS:
                 seconds, body = target.scrape()
                 slowest = max(slowest, seconds)
                 assert seconds < 2
@@ -169,19 +181,22 @@ def test_a_swarm(big_node):
             stop.set()
             attackers.join()
         peak = target.memory("VmHWM")
-        print(f"slowest scrape {slowest:.3f} s; resident {steady / MIB:.1f} MiB, with the swarm {peak / MIB:.1f} MiB")
+        print(
+            f"slowest scrape {slowest:.3f} s; "
+            f"RSS {steady / MIB:.1f} MiB, with the swarm at most {peak / MIB:.1f} MiB"
+        )
         assert peak - steady <= 16 * MIB
-        until(lambda: target.n_open()[1] <= n_fds, 10, "its connections are gone")
-        # An exposition that a reader held is freed by the next scrape, which takes place on request only.
-        until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "its memory is back")
+        until(lambda: target.n_open()[1] <= n_fds, 10, "the swarm's connections are closed")
+        # The next scrape frees an exposition that a reader held, and scrapes happen only on request.
+        until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "memory is freed")
 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["on_kept_connections", "on_new_connections"])
-def test_ten_thousand_requests(tmp_path, keep_alive):
+def test_ten_thousand_responses_are_complete_and_consistent(tmp_path, keep_alive):
     n_clients, n_requests = 4, 10_000
     recording = record(tmp_path / "node", n_containers=2, n_mappings=5)
 
-    def ask(target, n):
+    def get_repeatedly(target, n):
         bodies = {}
         connection = None
         for i in range(n):
@@ -201,12 +216,12 @@ def test_ten_thousand_requests(tmp_path, keep_alive):
         return n, bodies
 
     with Target(recording, "--scrape-interval", "50ms") as target, ThreadPoolExecutor(n_clients) as pool:
-        answers = list(pool.map(lambda _: ask(target, n_requests // n_clients), range(n_clients)))
+        answers = list(pool.map(lambda _: get_repeatedly(target, n_requests // n_clients), range(n_clients)))
     assert sum(n for n, _ in answers) == n_requests
     scrapes = {}
     for _, bodies in answers:
         for scrape, body in bodies.items():
-            assert scrapes.setdefault(scrape, body) == body, "two clients saw one scrape differently"
+            assert scrapes.setdefault(scrape, body) == body, "two clients got different bodies of one scrape"
     assert len(scrapes) > 10
     n_lines = {body.count(b"process_smaps_rss_bytes{") for body in scrapes.values()}
     assert n_lines == {10}
@@ -223,8 +238,8 @@ MIX = [
 ]
 
 
-def mix(peer, stop, seed: int):
-    """Send whole, half, pipelined, long and malformed requests, read slowly, and close or reset."""
+def send_mix(peer, stop, seed: int):
+    """Sends complete, half, pipelined, long and malformed requests, reads slowly, and closes or resets."""
     chance, clients = random.Random(seed), []
     while not stop.wait(0.01):
         with contextlib.suppress(OSError):
@@ -241,10 +256,10 @@ def mix(peer, stop, seed: int):
             client.close()
 
 
-def test_mixed_requests_tear_no_gzipped_scrape_and_delay_no_end(big_node):
+def test_mixed_requests_break_no_response_and_delay_no_shutdown(big_node):
     with Target(big_node) as target, ThreadPoolExecutor(4) as pool:
         stop = threading.Event()
-        attackers = [pool.submit(mix, target.peer, stop, seed) for seed in range(4)]
+        attackers = [pool.submit(send_mix, target.peer, stop, seed) for seed in range(4)]
         try:
             for _ in range(10):
                 for path, headers in (("/healthz", {}), ("/metrics", {"Accept-Encoding": "gzip"})):

@@ -1,4 +1,4 @@
-"""The exposition against what the kernel says, the processes held still."""
+"""The exposition of stopped processes equals the kernel's own figures."""
 
 import os
 
@@ -12,12 +12,15 @@ from kernel import COMMAND
 
 @pytest.fixture(autouse=True, scope="module")
 def which_kernel(pytestconfig):
-    """Says on which kind of kernel this was compared, whatever pytest captures."""
+    """Prints the kind of kernel, even if pytest captures output."""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\ncompared with Linux {os.uname().release}: how often a page is mapped is {kernel.page_mapcount()}")
+        print(
+            f"\ncompared with Linux {os.uname().release}; the number of mappings per page is "
+            f"{kernel.page_mapcount()}"
+        )
 
 
-def test_every_series_of_every_field_equals_a_naive_readers(node):
+def test_each_series_equals_the_sum_over_smaps(node):
     with kernel.stopped(node):
         exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
         expected = kernel.exposition(node)
@@ -31,7 +34,7 @@ def test_every_series_of_every_field_equals_a_naive_readers(node):
         assert smaps[name] == expected[name], name
 
 
-def test_labels_are_the_documented_ones_in_their_order(node):
+def test_labels_have_the_documented_order(node):
     exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
     for name, family in exposition.items():
         if name.startswith("process_smaps_"):
@@ -39,9 +42,12 @@ def test_labels_are_the_documented_ones_in_their_order(node):
             assert {tuple(key for key, _ in labels) for labels in family.samples} == {expected}, name
 
 
-def test_rss_equals_the_kernels_own_sum(node):
+def test_rss_equals_the_sum_in_smaps_rollup(node):
     with kernel.stopped(node):
         exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
-        expected = {command: sum(map(kernel.rollup_rss, members)) for command, members in kernel.processes(node).items()}
+        expected = {
+            command: sum(map(kernel.rollup_rss, members))
+            for command, members in kernel.processes(node).items()
+        }
     assert exposition.by("process_smaps_rss_bytes", *COMMAND) == expected
     assert all(expected.values())

@@ -79,16 +79,25 @@ def test_kubernetes_accepts_each_combination(tmp_path, chosen):
     expected = list(VERSIONS) if "before-1.30" in chosen else list(VERSIONS[2:])
     assert valid_versions(documents) == expected
     only = container(documents)
-    assert only["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["PERFMON" if "perfmon" in chosen else "SYS_PTRACE"]}
+    assert only["securityContext"]["capabilities"] == {
+        "drop": ["ALL"],
+        "add": ["PERFMON" if "perfmon" in chosen else "SYS_PTRACE"],
+    }
     assert all(mount["readOnly"] for mount in only["volumeMounts"])
     assert ("containerd" in yaml.safe_dump(documents)) == ("without-socket" not in chosen)
     pod = by_kind(documents)["DaemonSet"]["spec"]["template"]
-    profile = pod["metadata"].get("annotations", {}).get("container.apparmor.security.beta.kubernetes.io/exporter")
+    profile = (
+        pod["metadata"].get("annotations", {}).get("container.apparmor.security.beta.kubernetes.io/exporter")
+    )
     field = pod["spec"]["securityContext"].get("appArmorProfile")
-    assert (profile, field) == (("unconfined", None) if "before-1.30" in chosen else (None, {"type": "Unconfined"}))
+    assert (profile, field) == (
+        ("unconfined", None) if "before-1.30" in chosen else (None, {"type": "Unconfined"})
+    )
 
 
-@pytest.mark.parametrize(("what", "chosen"), [("manifest", ()), ("manifest-without-socket", ("without-socket",))])
+@pytest.mark.parametrize(
+    ("what", "chosen"), [("manifest", ()), ("manifest-without-socket", ("without-socket",))]
+)
 def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
     assert by_kind(printed(what)) == by_kind(build(chosen_lines(tmp_path, chosen)))
     image = "registry.example:5000/smaps@sha256:" + "0" * 64
@@ -112,21 +121,37 @@ def test_only_the_prometheus_namespace_is_admitted():
 
 def closed(properties: dict, *required: str) -> dict:
     """The schema of an object that has these properties and no others."""
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 STRING = {"type": "string", "minLength": 1}
 STRINGS = {"type": "object", "additionalProperties": STRING}
 DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}
 METADATA = closed({"name": STRING, "namespace": STRING, "labels": STRINGS}, "name", "namespace")
-RELABELING = closed({"sourceLabels": {"type": "array", "items": STRING}, "targetLabel": STRING}, "sourceLabels", "targetLabel")
+RELABELING = closed(
+    {"sourceLabels": {"type": "array", "items": STRING}, "targetLabel": STRING}, "sourceLabels", "targetLabel"
+)
 ENDPOINT = closed(
-    {"port": STRING, "interval": DURATION, "honorLabels": {"type": "boolean"}, "relabelings": {"type": "array", "items": RELABELING}},
+    {
+        "port": STRING,
+        "interval": DURATION,
+        "honorLabels": {"type": "boolean"},
+        "relabelings": {"type": "array", "items": RELABELING},
+    },
     "port",
     "interval",
     "honorLabels",
 )
-ALERT = closed({"alert": STRING, "expr": STRING, "for": DURATION, "labels": STRINGS, "annotations": STRINGS}, "alert", "expr")
+ALERT = closed(
+    {"alert": STRING, "expr": STRING, "for": DURATION, "labels": STRINGS, "annotations": STRINGS},
+    "alert",
+    "expr",
+)
 RULES = {"type": "array", "minItems": 1, "items": ALERT}
 # The fields of the Prometheus operator's resources that are used here, with the types of its API reference.
 SPECS = {
@@ -141,7 +166,13 @@ SPECS = {
         "podMetricsEndpoints",
     ),
     "PrometheusRule": closed(
-        {"groups": {"type": "array", "items": closed({"name": STRING, "interval": DURATION, "rules": RULES}, "name", "rules")}}, "groups"
+        {
+            "groups": {
+                "type": "array",
+                "items": closed({"name": STRING, "interval": DURATION, "rules": RULES}, "name", "rules"),
+            }
+        },
+        "groups",
     ),
 }
 
@@ -172,7 +203,10 @@ def test_a_wrong_manifest_is_refused():
 def test_the_pages_own_examples_work(tmp_path):
     """The kustomization of a user, with the base beside it, and the quota."""
     page = (readme.KUBERNETES / "README.md").read_text()
-    examples = [yaml.safe_load(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)]
+    examples = [
+        yaml.safe_load(block)
+        for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    ]
     kustomization, quota = by_kind(examples)["Kustomization"], by_kind(examples)["ResourceQuota"]
     shutil.copytree(readme.KUBERNETES, tmp_path / kustomization["resources"][0])
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -192,4 +226,6 @@ def test_files_are_in_block_style_and_narrow():
         assert all(len(line) <= 110 or "https://" in line for line in text.splitlines()), file
         for event, following in itertools.pairwise(yaml.parse(text)):
             if isinstance(event, yaml.CollectionStartEvent) and event.flow_style:
-                assert isinstance(following, yaml.CollectionEndEvent), f"{file}:{event.start_mark.line + 1} is not empty"
+                assert isinstance(following, yaml.CollectionEndEvent), (
+                    f"{file}:{event.start_mark.line + 1} is not empty"
+                )

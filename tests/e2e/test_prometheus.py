@@ -12,13 +12,17 @@ from lab import BOOKWORM, until
 from prometheus import Prometheus
 
 
-def test_a_promql_sum_equals_the_expositions(node, exporter, tmp_path):
+def test_promql_sum_equals_the_sum_of_the_exposition(node, exporter, tmp_path):
     with kernel.stopped(node):
         exposition = exporter.after(2)
         expected = {pod: value for (pod,), value in exposition.by("process_smaps_pss_bytes", "pod").items()}
-        # Prometheus starts only now, so that it has never seen anything else
+        # Prometheus starts only now, so that it stores no earlier scrape.
         with Prometheus(tmp_path, exporter.address) as prometheus:
-            answer = until(lambda: prometheus.query("sum by (pod) (process_smaps_pss_bytes)"), 30, "Prometheus has scraped")
+            answer = until(
+                lambda: prometheus.query("sum by (pod) (process_smaps_pss_bytes)"),
+                30,
+                "Prometheus has scraped",
+            )
             [up] = prometheus.query("up")
             [samples] = prometheus.query("scrape_samples_scraped")
     assert up["value"][1] == "1"
@@ -26,8 +30,8 @@ def test_a_promql_sum_equals_the_expositions(node, exporter, tmp_path):
     assert {series["metric"]["pod"]: float(series["value"][1]) for series in answer} == expected
 
 
-def test_one_job_by_kind_and_another_by_path(tmp_path):
-    """The README's jobs: all pods by kind, and one namespace by path, from one exporter."""
+def test_jobs_by_kind_and_by_path_share_an_exporter(tmp_path):
+    """The README's two jobs scrape one exporter: all pods by kind, and one namespace by path."""
     recorded = ("--fixture", REPOSITORY / "fixtures/node")
     jobs = yaml.safe_load(readme.block_with("scrape_configs"))["scrape_configs"]
     with Exporter(*recorded, *EVERYTHING, "--group-by", "kind", "--fields", "rss,pss") as exporter:
@@ -39,17 +43,23 @@ def test_one_job_by_kind_and_another_by_path(tmp_path):
             metrics = ("process_smaps_pss_bytes", "process_smaps_by_path_pss_bytes")
             until(lambda: all(prometheus.query(metric) for metric in metrics), 60, "both jobs have scraped")
             kinds, paths = (prometheus.query(metric + job) for metric, job in zip(metrics, by_job))
-            assert not prometheus.query("process_smaps_pss_bytes" + by_job[1]), "a sum would count pods twice"
+            assert not prometheus.query("process_smaps_pss_bytes" + by_job[1]), "sums would count pods twice"
             accounts = [prometheus.query("cgroup_memory_current_bytes" + job) for job in by_job]
-    assert {"file", "heap"} <= {series["metric"]["kind"] for series in kinds} and not any("path" in series["metric"] for series in kinds)
+    assert {"file", "heap"} <= {series["metric"]["kind"] for series in kinds} and not any(
+        "path" in series["metric"] for series in kinds
+    )
     expected = once("--once", *recorded, "--filter", "shop/*/*/*", "--fields", "rss,pss", "--omit-zero")
     expected = Exposition(expected).by("process_smaps_pss_bytes", "pod", "container", "comm", "path")
     labels = ("pod", "container", "comm", "path")
-    assert {tuple(series["metric"][name] for name in labels): float(series["value"][1]) for series in paths} == expected
-    assert accounts[0] and not accounts[1], "the second job drops what the first has"
+    assert {
+        tuple(series["metric"][name] for name in labels): float(series["value"][1]) for series in paths
+    } == expected
+    assert accounts[0] and not accounts[1], "the second job drops metrics that the first one has"
 
 
-def test_promtool_has_nothing_to_say(node):
+def test_promtool_finds_no_problems(node):
     text = once("--once", "--containerd-sock", node.socket, *EVERYTHING)
-    done = subprocess.run([BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    done = subprocess.run(
+        [BOOKWORM / "usr/bin/promtool", "check", "metrics"], input=text, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

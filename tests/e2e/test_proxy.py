@@ -1,4 +1,4 @@
-"""The README's proxy with TLS, client certificates and a token, as a real nginx, and a real Prometheus that scrapes through it."""
+"""The README's nginx proxy with TLS, client certificates and a token, and Prometheus scraping through it."""
 
 import http.client
 import ssl
@@ -23,28 +23,72 @@ def openssl(*arguments):
 
 
 def authority(directory: Path, name: str):
-    """A CA of this name."""
+    """Makes a certificate authority with this name."""
     key, certificate = directory / f"{name}.key", directory / f"{name}.crt"
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", 2, "-subj", f"/CN={name}", "-keyout", key, "-out", certificate)
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        2,
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+    )
 
 
 def certificate(directory: Path, name: str, ca: str):
-    """A certificate for 127.0.0.1 that the CA has signed."""
+    """Makes a certificate for 127.0.0.1 that the CA signs."""
     key, request = directory / f"{name}.key", directory / f"{name}.csr"
-    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    openssl(
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        key,
+        "-out",
+        request,
+    )
     (directory / "san").write_text("subjectAltName=IP:127.0.0.1\n")
     signed = directory / f"{name}.crt"
-    openssl("x509", "-req", "-days", 2, "-in", request, "-CA", directory / f"{ca}.crt", "-CAkey", directory / f"{ca}.key", "-extfile", directory / "san", "-out", signed)
+    openssl(
+        "x509",
+        "-req",
+        "-days",
+        2,
+        "-in",
+        request,
+        "-CA",
+        directory / f"{ca}.crt",
+        "-CAkey",
+        directory / f"{ca}.key",
+        "-extfile",
+        directory / "san",
+        "-out",
+        signed,
+    )
 
 
-class Door(NamedTuple):
+class Proxy(NamedTuple):
     port: int
     keys: Path
 
 
 @contextmanager
-def proxy(directory: Path, target):
-    """nginx with the README's server, as the nginx image includes it."""
+def nginx(directory: Path, target):
+    """Runs nginx with the README's server block, which the configuration includes as in the nginx image."""
     [server] = readme.blocks("nginx")
     keys, port = directory / "tls", free_port()
     keys.mkdir()
@@ -52,15 +96,26 @@ def proxy(directory: Path, target):
         authority(keys, ca)
     for name, ca in [("tls", "ca"), ("client", "ca"), ("stranger", "other-ca")]:
         certificate(keys, name, ca)
-    for before, after in [("8443", f"127.0.0.1:{port}"), ("127.0.0.1:8080", target.address), ("/tls/", f"{keys}/"), ("TOKEN", TOKEN)]:
+    for before, after in [
+        ("8443", f"127.0.0.1:{port}"),
+        ("127.0.0.1:8080", target.address),
+        ("/tls/", f"{keys}/"),
+        ("TOKEN", TOKEN),
+    ]:
         assert before in server
         server = server.replace(before, after)
-    temporary = " ".join(f"{what}_temp_path {directory}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    (directory / "nginx.conf").write_text(
-        f"daemon off; pid {directory}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\nhttp {{ access_log off; {temporary}\n{server} }}"
+    temporary = " ".join(
+        f"{what}_temp_path {directory}/{what};"
+        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    with running(command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)):
-        yield Door(port, keys)
+    (directory / "nginx.conf").write_text(
+        f"daemon off; pid {directory}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n{server} }}"
+    )
+    with running(
+        command("nginx", "-c", directory / "nginx.conf", "-p", directory, "-e", "stderr"), ("127.0.0.1", port)
+    ):
+        yield Proxy(port, keys)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +125,18 @@ def target(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def door(target, tmp_path_factory):
-    with proxy(tmp_path_factory.mktemp("proxy"), target) as door:
-        yield door
+def proxy(target, tmp_path_factory):
+    with nginx(tmp_path_factory.mktemp("proxy"), target) as proxy:
+        yield proxy
 
 
-def ask(door: Door, path: str, client: str | None = "client", token: str | None = TOKEN, ca: str = "ca") -> tuple[int, bytes]:
-    context = ssl.create_default_context(cafile=door.keys / f"{ca}.crt")
+def get(
+    proxy: Proxy, path: str, client: str | None = "client", token: str | None = TOKEN, ca: str = "ca"
+) -> tuple[int, bytes]:
+    context = ssl.create_default_context(cafile=proxy.keys / f"{ca}.crt")
     if client:
-        context.load_cert_chain(door.keys / f"{client}.crt", door.keys / f"{client}.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", door.port, timeout=10, context=context)
+        context.load_cert_chain(proxy.keys / f"{client}.crt", proxy.keys / f"{client}.key")
+    connection = http.client.HTTPSConnection("127.0.0.1", proxy.port, timeout=10, context=context)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
@@ -88,31 +145,31 @@ def ask(door: Door, path: str, client: str | None = "client", token: str | None 
         connection.close()
 
 
-def test_who_is_let_in(door, target):
-    status, body = ask(door, "/metrics")
+def test_proxy_requires_certificate_and_token(proxy, target):
+    status, body = get(proxy, "/metrics")
     assert (status, without_age(body)) == (200, without_age(target.scrape()[1]))
     for wrong in ("wrong", TOKEN + "x", TOKEN[:-1], TOKEN.upper(), None):
-        assert ask(door, "/metrics", token=wrong)[0] == 401, wrong
-    assert ask(door, "/metrics", client=None)[0] == 401
-    assert ask(door, "/metrics", client="stranger")[0] == 400
-    assert ask(door, "/", token=None)[0] == 401
+        assert get(proxy, "/metrics", token=wrong)[0] == 401, wrong
+    assert get(proxy, "/metrics", client=None)[0] == 401
+    assert get(proxy, "/metrics", client="stranger")[0] == 400
+    assert get(proxy, "/", token=None)[0] == 401
     with pytest.raises(ssl.SSLCertVerificationError):
-        ask(door, "/metrics", ca="other-ca")
-    # the kubelet's probes have neither
+        get(proxy, "/metrics", ca="other-ca")
+    # The kubelet's probes have neither a certificate nor a token.
     for path in ("/healthz", "/readyz"):
-        assert ask(door, path, client=None, token=None) == (200, b"ok\n")
+        assert get(proxy, path, client=None, token=None) == (200, b"ok\n")
     for path in ("/healthz/../metrics", "/healthz/metrics", "/x/healthz", "//healthz/..//metrics"):
-        assert ask(door, path, client=None, token=None)[0] == 401, path
+        assert get(proxy, path, client=None, token=None)[0] == 401, path
 
 
-def test_nothing_is_said_in_plain(door):
-    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+def test_proxy_refuses_plain_http(proxy):
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
     connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     response = connection.getresponse()
     assert (response.status, b"process_smaps" in response.read()) == (400, False)
 
 
-def test_prometheus_scrapes_through_it(door, target, tmp_path):
+def test_prometheus_scrapes_through_the_proxy(proxy, target, tmp_path):
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "wrong").write_text("wrong")
     jobs = {
@@ -122,7 +179,11 @@ def test_prometheus_scrapes_through_it(door, target, tmp_path):
     }
     configs = []
     for job, (client, token) in jobs.items():
-        keys = {"ca_file": str(door.keys / "ca.crt"), "cert_file": str(door.keys / f"{client}.crt"), "key_file": str(door.keys / f"{client}.key")}
+        keys = {
+            "ca_file": str(proxy.keys / "ca.crt"),
+            "cert_file": str(proxy.keys / f"{client}.crt"),
+            "key_file": str(proxy.keys / f"{client}.key"),
+        }
         configs.append(
             {
                 "job_name": job,
@@ -130,11 +191,15 @@ def test_prometheus_scrapes_through_it(door, target, tmp_path):
                 "scheme": "https",
                 "tls_config": keys,
                 "authorization": {"credentials_file": str(tmp_path / token)},
-                "static_configs": [{"targets": [f"127.0.0.1:{door.port}"]}],
+                "static_configs": [{"targets": [f"127.0.0.1:{proxy.port}"]}],
             }
         )
     with Prometheus(tmp_path, configs) as prometheus:
         up = lambda: {series["metric"]["job"]: series["value"][1] for series in prometheus.query("up")}
-        assert until(lambda: len(found := up()) == len(jobs) and found, 60, "each was tried") == {"good": "1", "wrong-token": "0", "stranger": "0"}
+        assert until(lambda: len(found := up()) == len(jobs) and found, 60, "each job has scraped") == {
+            "good": "1",
+            "wrong-token": "0",
+            "stranger": "0",
+        }
         pods = prometheus.query("count by (job) (process_smaps_pss_bytes)")
         assert [series["metric"]["job"] for series in pods] == ["good"]

@@ -1,11 +1,11 @@
-"""A recording replays to what the live scrape beside it said."""
+"""A recording replays to the same values as a live scrape at the same time."""
 
 import kernel
 from exporter import EVERYTHING, once
 from exposition import smaps_lines
 
 
-def test_a_recording_replays_to_the_live_exposition(node, tmp_path):
+def test_recording_replays_to_the_live_exposition(node, tmp_path):
     recording = tmp_path / "node"
     with kernel.stopped(node):
         live = once("--once", "--containerd-sock", node.socket, *EVERYTHING)
@@ -15,12 +15,17 @@ def test_a_recording_replays_to_the_live_exposition(node, tmp_path):
     assert len(smaps_lines(live)) > 100
 
 
-def test_a_recording_holds_what_the_filter_takes(node, tmp_path):
+def test_recording_has_only_selected_processes(node, tmp_path):
     recording = tmp_path / "node"
-    taken = ("--filter", "shop/*/*/*")
+    selection = ("--filter", "shop/*/*/*")
     with kernel.stopped(node):
-        live = once("--once", "--containerd-sock", node.socket, *taken)
-        once("--record", recording, "--containerd-sock", node.socket, *taken)
-        expected = {str(pid) for command, members in kernel.processes(node).items() if command[0] == "shop" for pid in members}
+        live = once("--once", "--containerd-sock", node.socket, *selection)
+        once("--record", recording, "--containerd-sock", node.socket, *selection)
+        expected = {
+            str(pid)
+            for command, members in kernel.processes(node).items()
+            if command[0] == "shop"
+            for pid in members
+        }
     assert {entry.name for entry in (recording / "proc").iterdir()} == expected
     assert smaps_lines(once("--once", "--fixture", recording, *EVERYTHING)) == smaps_lines(live)

@@ -1,4 +1,4 @@
-"""Whoever takes the exporter over gains little: what its threads are refused, whatever code they run."""
+"""The sandbox refuses system calls in every thread of the exporter, so that taking it over gains little."""
 
 import os
 import re
@@ -17,9 +17,12 @@ PTRACE = ("setpriv", "--inh-caps=-all,+sys_ptrace", "--bounding-set=-all,+sys_pt
 
 @pytest.fixture(scope="module")
 def inject(tmp_path_factory):
-    """Makes a thread do a system call; what it returned."""
+    """A function that makes a thread do a system call, and returns the result."""
     program = tmp_path_factory.mktemp("programs") / "inject"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"], check=True)
+    subprocess.run(
+        ["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"],
+        check=True,
+    )
     return injector(program)
 
 
@@ -33,17 +36,21 @@ def victim():
 
 @pytest.fixture
 def live(tmp_path, victim):
-    """A node of one container, with the victim in it, read from the live proc."""
+    """A recording with a link to /proc and one container, in which the victim runs."""
     (tmp_path / "node").mkdir()
-    (tmp_path / "node/containers.tsv").write_text(f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n")
+    (tmp_path / "node/containers.tsv").write_text(
+        f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n"
+    )
     (tmp_path / "node/proc").symlink_to("/proc")
     return tmp_path / "node"
 
 
 def is_read(exporter) -> bool:
-    """Whether a scrape that begins from now on reads the victim."""
+    """Returns whether a scrape that begins from now on reads the victim."""
     exposition = exporter.after()
-    return ("sleep",) in exposition.by("process_smaps_processes", "comm") and "process_smaps_pss_bytes" in exposition
+    return ("sleep",) in exposition.by(
+        "process_smaps_processes", "comm"
+    ) and "process_smaps_pss_bytes" in exposition
 
 
 def threads(exporter) -> dict[str, int]:
@@ -52,7 +59,7 @@ def threads(exporter) -> dict[str, int]:
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="on arm64: tests/nodes/guest/test_filter.py")
-def test_the_filter_refuses_in_every_thread(live, victim, inject, tmp_path):
+def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
     file = tmp_path / "file"
     file.write_text("text")
     with Exporter("--fixture", live, *EVERYTHING) as exporter:
@@ -60,17 +67,21 @@ def test_the_filter_refuses_in_every_thread(live, victim, inject, tmp_path):
         for name, thread in threads(exporter).items():
             for call, (number, *arguments) in calls(victim, file).items():
                 assert inject(thread, number, *arguments) == EPERM, f"{call} in {name}"
-            assert inject(thread, NUMBERS["getpid"]) == exporter.process.pid, "getpid is allowed: calls do get through"
-        assert is_read(exporter), "it goes on scraping and answering"
-        # while a thread is stopped for a call it may look as if a process could not be read: that is all it may say
+            assert inject(thread, NUMBERS["getpid"]) == exporter.process.pid, (
+                "getpid is allowed, so injected calls do run"
+            )
+        assert is_read(exporter), "the exporter no longer scrapes"
+        # While an injected call stops a thread, the exporter may report a stuck read, but nothing else.
         assert "not permitted" not in exporter.log() and "cannot" not in exporter.log()
-    assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
-    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "nobody stopped or killed it"
+    assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == [
+        "file"
+    ]
+    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "the victim was stopped or killed"
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="on arm64: tests/nodes/guest/test_filter.py")
-def test_without_the_sandbox_the_same_calls_do_harm(live, victim, inject, tmp_path):
-    """Proof that the test above can fail."""
+def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_path):
+    """This proves that the test above can fail."""
     file = tmp_path / "file"
     file.write_text("text")
     harmful = calls(victim, file)
@@ -89,9 +100,11 @@ def test_without_the_sandbox_the_same_calls_do_harm(live, victim, inject, tmp_pa
     assert not file.exists() and Path(f"{file}.root").exists()
 
 
-@pytest.mark.skipif(KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on")
-def test_with_perfmon_nothing_else_is_read(live, inject, tmp_path):
-    """The kernel refuses what lies below root/, Landlock everything outside a few directories."""
+@pytest.mark.skipif(
+    KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
+)
+def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
+    """The kernel refuses files below root/, and Landlock all files outside a few directories."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     with Exporter("--fixture", live, *EVERYTHING, "--log-level", "debug", prefix=PERFMON) as exporter:
@@ -100,13 +113,15 @@ def test_with_perfmon_nothing_else_is_read(live, inject, tmp_path):
         assert is_read(exporter)
         for name, thread in threads(exporter).items():
             for path in ("/proc/1/root/etc/shadow", "/etc/hostname", str(secret), "/proc/1/mem"):
-                assert inject(thread, NUMBERS["openat"], AT_FDCWD, path, O_RDONLY) == EACCES, f"{path} in {name}"
+                assert inject(thread, NUMBERS["openat"], AT_FDCWD, path, O_RDONLY) == EACCES, (
+                    f"{path} in {name}"
+                )
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/proc/1/stat", O_RDONLY) >= 0, name
         assert is_read(exporter)
         assert "sandbox: reading only below" in exporter.log()
 
 
-def test_with_sys_ptrace_landlock_stays_away(live):
+def test_landlock_is_off_with_cap_sys_ptrace(live):
     with Exporter("--fixture", live, *EVERYTHING, prefix=PTRACE) as exporter:
         status = Path(f"/proc/{exporter.process.pid}/status").read_text()
         assert int(re.search(r"CapPrm:\s*(\w+)", status)[1], 16) == 1 << 19
@@ -114,8 +129,8 @@ def test_with_sys_ptrace_landlock_stays_away(live):
 
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
-def test_capabilities(live, sandbox):
-    """Root by hand has all; what reading does not need is given up."""
+def test_unneeded_capabilities_are_dropped(live, sandbox):
+    """If root starts the exporter with all capabilities, it drops those that reading does not need."""
     with Exporter("--fixture", live, *EVERYTHING, "--sandbox", sandbox) as exporter:
         for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():
             status = (task / "status").read_text()
@@ -124,19 +139,24 @@ def test_capabilities(live, sandbox):
             if sandbox == "off":
                 assert filters == "0" and sets["Eff"] & 1 << 21
                 continue
-            # SYS_PTRACE, PERFMON, and DAC_READ_SEARCH for somebody's recording
+            # SYS_PTRACE, PERFMON, and DAC_READ_SEARCH, which reads recordings of other users.
             allowed = 1 << 19 | 1 << 38 | 1 << 2
             assert {name: value & ~allowed for name, value in sets.items()} == dict.fromkeys(sets, 0)
             assert sets["Inh"] == sets["Amb"] == 0 and filters == "2"
 
 
-def test_nothing_that_it_does_is_refused(live, tmp_path):
-    """Under strace: scrapes, responses, a client that breaks off, the end. A call that fails with EPERM is missing in the list."""
+def test_sandbox_refuses_no_call_of_the_exporter(live, tmp_path):
+    """Runs scrapes, responses and the shutdown under strace.
+
+    EPERM means that a call is missing in the allow-list.
+    """
 
     def strace(name: str) -> tuple[str, ...]:
         return (*command("strace", "-f", "-q", "-o", tmp_path / f"{name}.trace", "-e", "status=failed"),)
 
-    with Exporter("--fixture", live, *EVERYTHING, "--scrape-interval", "100ms", prefix=strace("serve")) as exporter:
+    with Exporter(
+        "--fixture", live, *EVERYTHING, "--scrape-interval", "100ms", prefix=strace("serve")
+    ) as exporter:
         exporter.after(5)
         for path in ("/", "/healthz", "/nothing"):
             exporter.get(path)
@@ -145,10 +165,12 @@ def test_nothing_that_it_does_is_refused(live, tmp_path):
         os.kill(int(pid), 15)
         assert exporter.process.wait(20) == 0
     for name, options in [("once", ["--once"]), ("record", ["--record", tmp_path / "recording"])]:
-        done = subprocess.run([*strace(name), BINARY, "--fixture", live, *EVERYTHING, *options], capture_output=True, text=True)
+        done = subprocess.run(
+            [*strace(name), BINARY, "--fixture", live, *EVERYTHING, *options], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "recording/containers.tsv").exists()
     for name in ("serve", "once", "record"):
         lines = (tmp_path / f"{name}.trace").read_text().splitlines()
         assert [line for line in lines if "EPERM" in line] == []
-        assert any("exited with 0" in line for line in lines), "it was traced to its end"
+        assert any("exited with 0" in line for line in lines), "the trace is incomplete"

@@ -18,7 +18,7 @@ import readme
 from clients import free_port
 from conftest import FOREVER
 from exporter import REPOSITORY, Client
-from exposition import errors_of_the_living
+from exposition import errors_without_gone
 from lab import BOOKWORM, CONTAINER, HERE, POD, Container, Lab, cri, read_proc, until
 from prometheus import Prometheus
 
@@ -126,7 +126,7 @@ def test_the_manifests_container_sees_every_process_and_outlives_containerd(ship
         status = dict(line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines())
         assert int(status["CapEff"], 16) == 1 << 19, "CAP_SYS_PTRACE and nothing else"
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-        assert errors_of_the_living(exporter.metrics()) == {}
+        assert errors_without_gone(exporter.metrics()) == {}
         old = exporter.pid()
 
         # A pod that is made and removed under the exporter: its root file system is not held by the exporter's mounts.
@@ -185,7 +185,7 @@ def test_perfmon_does_what_the_readme_says(ship_lab):
         assert int(status["CapEff"], 16) == 1 << 38, "CAP_PERFMON and nothing else"
         if KERNEL >= (6, 15):
             until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
-            assert errors_of_the_living(exporter.metrics()) == {}
+            assert errors_without_gone(exporter.metrics()) == {}
         else:
             errors = exporter.after()["smaps_exporter_read_errors_total"].samples
             assert errors[(("reason", "denied"),)] > 0

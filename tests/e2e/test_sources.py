@@ -1,4 +1,4 @@
-"""Containers by CRI and by the kubelet's links give what containerd's own API gives."""
+"""CRI and the kubelet's links list the same containers as containerd's own API."""
 
 import os
 import secrets
@@ -21,28 +21,32 @@ CREATED, RUNNING, EXITED, UNKNOWN = range(4)
 
 
 def kubelet_links(lab: Lab, directory: Path):
-    """/var/log/containers as the kubelet keeps it: a link for each container, those of some that are gone, and nonsense."""
+    """Fills a directory like /var/log/containers with links of containers, stale links, and invalid names."""
     directory.mkdir(exist_ok=True)
-    pods = {sandbox.id: sandbox.metadata for sandbox in lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items}
-    wanted = {}
+    pods = {
+        sandbox.id: sandbox.metadata for sandbox in lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items
+    }
+    links = {}
     for container in lab.cri.ListContainers(cri.ListContainersRequest()).containers:
         pod, name = pods[container.pod_sandbox_id], container.metadata.name
         link = f"{pod.name}_{pod.namespace}_{name}-{container.id}.log"
-        wanted[link] = f"/var/log/pods/{pod.namespace}_{pod.name}_{pod.uid}/{name}/0.log"
-    wanted[f"gone-0_default_app-{secrets.token_hex(32)}.log"] = "/does/not/exist"
-    wanted["x_y_z-kubepods.log"] = "/dev/zero"  # no id: it would own every pod
-    wanted["README"] = "/dev/stdin"
-    wanted["\udcff_default_app-0.log"] = "/"
+        links[link] = f"/var/log/pods/{pod.namespace}_{pod.name}_{pod.uid}/{name}/0.log"
+    links[f"gone-0_default_app-{secrets.token_hex(32)}.log"] = "/does/not/exist"
+    links["x_y_z-kubepods.log"] = (
+        "/dev/zero"  # "kubepods" is no id: as one, it would match every pod's cgroup
+    )
+    links["README"] = "/dev/stdin"
+    links["\udcff_default_app-0.log"] = "/"
     for link in directory.iterdir():
-        if link.is_symlink() and link.name not in wanted:
+        if link.is_symlink() and link.name not in links:
             link.unlink()
-    for name, target in wanted.items():
+    for name, target in links.items():
         if not (directory / name).is_symlink():
             (directory / name).symlink_to(target)
     os.makedirs(directory / "a-directory_default_app", exist_ok=True)
 
 
-def test_the_same_exposition_by_every_source(node, tmp_path):
+def test_all_sources_give_the_same_exposition(node, tmp_path):
     kubelet_links(node, tmp_path / "containers")
     sources = [
         ("--containerd-sock", node.socket),
@@ -52,9 +56,12 @@ def test_the_same_exposition_by_every_source(node, tmp_path):
         ("--container-logs", tmp_path / "containers"),
     ]
     with kernel.stopped(node):
-        # What the pods share with processes of the machine changes with those: all of one round, or another round.
+        # Pods share pages with processes of the host, which may change between scrapes; then all are
+        # repeated.
         texts = until(
-            lambda: len(set(texts := [once("--once", *source, *EVERYTHING) for source in sources])) == 1 and texts,
+            lambda: (
+                len(set(texts := [once("--once", *source, *EVERYTHING) for source in sources])) == 1 and texts
+            ),
             60,
             "every source gives the same bytes",
         )
@@ -63,7 +70,7 @@ def test_the_same_exposition_by_every_source(node, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["--cri-sock", "--container-logs"])
-def test_a_recording_without_init_processes_replays(node, tmp_path, source):
+def test_recording_without_init_processes_replays(node, tmp_path, source):
     kubelet_links(node, tmp_path / "containers")
     value = {"--cri-sock": node.socket, "--container-logs": tmp_path / "containers"}[source]
     with kernel.stopped(node):
@@ -73,20 +80,24 @@ def test_a_recording_without_init_processes_replays(node, tmp_path, source):
 
 
 @pytest.mark.parametrize("source", ["--cri-sock", "--container-logs"])
-def test_a_new_pod_appears_and_a_removed_one_disappears(node, tmp_path, source):
+def test_new_pods_appear_and_removed_pods_disappear(node, tmp_path, source):
     links = tmp_path / "containers"
     kubelet_links(node, links)
     value = {"--cri-sock": node.socket, "--container-logs": links}[source]
     with Exporter(source, value, *EVERYTHING) as exporter:
         assert exporter.metrics().by("process_smaps_processes", *COMMAND) == NODE_PROCESSES
-        # a link whose container is gone is no container that runs
+        # A link of a removed container does not count as a running container.
         n_running = len({command[:3] for command in NODE_PROCESSES})
         assert exporter.metrics().value("smaps_exporter_containers") == n_running
         pod = node.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
         try:
             kubelet_links(node, links)
             job = ("batch", "job-0", "worker", "sleep")
-            until(lambda: job in exporter.metrics().by("process_smaps_processes", *COMMAND), 10, "the new pod is shown")
+            until(
+                lambda: job in exporter.metrics().by("process_smaps_processes", *COMMAND),
+                10,
+                "the new pod is reported",
+            )
         finally:
             node.remove_pod(pod)
         kubelet_links(node, links)
@@ -95,7 +106,10 @@ def test_a_new_pod_appears_and_a_removed_one_disappears(node, tmp_path, source):
 
 
 class Crio:
-    """A server that speaks CRI as CRI-O does, and its containers: cgroups of the test's own, with a monitor beside each."""
+    """A server that answers CRI calls as CRI-O does.
+
+    Its containers are cgroups, each with a monitor beside it.
+    """
 
     def __init__(self, path: Path, root: Path, driver: str):
         self.path, self.root, self.driver = path, root, driver
@@ -110,11 +124,15 @@ class Crio:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                function, request_deserializer=request.FromString, response_serializer=lambda answer: answer.SerializeToString()
+                function,
+                request_deserializer=request.FromString,
+                response_serializer=lambda answer: answer.SerializeToString(),
             )
             for name, (function, request) in listings.items()
         }
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("runtime.v1.RuntimeService", handlers),))
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("runtime.v1.RuntimeService", handlers),)
+        )
         assert self.server.add_insecure_port(f"unix:{path}")
         self.server.start()
 
@@ -134,15 +152,23 @@ class Crio:
         return cri.ListContainersResponse(containers=self.containers)
 
     def run_pod(self, namespace: str, name: str, containers: list[str]):
-        """A pod: its slice, the infra container, and per container its scope and its monitor's."""
+        """Makes a pod: its slice, the infra container, and a scope for each container and each monitor."""
         sandbox, uid = secrets.token_hex(32), secrets.token_hex(16)
         metadata = cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         self.sandboxes.append(
-            cri.PodSandbox(id=sandbox, metadata=metadata, labels={"app": "web"}, annotations={"kubernetes.io/config.source": "api"})
+            cri.PodSandbox(
+                id=sandbox,
+                metadata=metadata,
+                labels={"app": "web"},
+                annotations={"kubernetes.io/config.source": "api"},
+            )
         )
         pod = {"systemd": f"kubepods-burstable-pod{uid}.slice", "cgroupfs": f"pod{uid}"}[self.driver]
         parent = self._cgroup(self.root / pod)
-        for container, id in [("POD", sandbox), *((container, secrets.token_hex(32)) for container in containers)]:
+        for container, id in [
+            ("POD", sandbox),
+            *((container, secrets.token_hex(32)) for container in containers),
+        ]:
             suffix = {"systemd": ".scope", "cgroupfs": ""}[self.driver]
             self._cgroup(parent.path / f"crio-{id}{suffix}")
             self._cgroup(parent.path / f"crio-conmon-{id}{suffix}")
@@ -179,7 +205,7 @@ def crio(path: Path, kind: str, driver: str):
 
 @pytest.mark.parametrize("driver", ["systemd", "cgroupfs"])
 @pytest.mark.parametrize("kind", sorted(roots()))
-def test_cri_o(tmp_path, kind, driver):
+def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
     with crio(tmp_path / "crio.sock", kind, driver) as runtime:
         runtime.run_pod("shop", "web-0", ["app", "proxy"])
         runtime.run_pod("default", "web-0", ["app"])
@@ -187,15 +213,26 @@ def test_cri_o(tmp_path, kind, driver):
         runtime.containers.append(runtime.container("init", secrets.token_hex(32), sandbox, EXITED))
         runtime.containers.append(runtime.container("lost", secrets.token_hex(32), sandbox, UNKNOWN))
         with Exporter("--cri-sock", runtime.path, *EVERYTHING, "--scrape-interval", "200ms") as exporter:
-            expected = {("shop", "web-0", "app"): 1, ("shop", "web-0", "proxy"): 1, ("default", "web-0", "app"): 1}
-            # neither a monitor, nor an infra container, nor what is in the pod's slice itself
+            expected = {
+                ("shop", "web-0", "app"): 1,
+                ("shop", "web-0", "proxy"): 1,
+                ("default", "web-0", "app"): 1,
+            }
+            # Monitors, infra containers, and processes in the pod's slice itself are not reported.
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])
             expected["batch", "job-0", "worker"] = 1
-            found = lambda: exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
-            until(found, 10, "the new pod is shown")
-            # A listing is two calls; one may be under way. A node where nothing changes is listed a few times after the last change, and then no more.
+            found = lambda: (
+                exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
+            )
+            until(found, 10, "the new pod is reported")
+            # A listing is two calls, of which the second may not be made yet. Listings stop soon after the
+            # last change.
             calls = runtime.calls
-            until(lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"), 10, "a listing has both of its calls")
+            until(
+                lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),
+                10,
+                "a listing has both of its calls",
+            )
             assert "containers are listed by CRI at" in exporter.log()

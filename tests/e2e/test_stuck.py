@@ -1,7 +1,8 @@
-"""A process whose memory-map lock is held for good costs its node the values of that one process, and nothing else.
+"""If a process's memory-map lock is held forever, only that process's values are missing.
 
-Nothing here may read smaps, maps, cmdline or environ of a stuck process. Each is freed by its own guardian (programs/stuck.c) whatever
-happens to the test, and after less than a minute in any case: ps and pgrep of everybody on the machine wait as long.
+These tests must not read smaps, maps, cmdline or environ of a stuck process. A guardian (programs/stuck.c)
+frees each stuck process even if the test fails, within a minute at most, because every ps and pgrep on the
+machine blocks until then.
 """
 
 import os
@@ -19,7 +20,7 @@ from lab import until
 from live_node import MIB, resident
 
 INTERVAL = 1.0
-YOUNG = 2 * INTERVAL + 3
+MAX_AGE = 2 * INTERVAL + 3
 
 
 class Stuck:
@@ -28,11 +29,17 @@ class Stuck:
     def __init__(self, node, programs: Path, directory: Path, seconds: int = 50, *how: str):
         directory.mkdir()
         self.process = node.cgroup.run(
-            programs / "stuck", directory, str(seconds), *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            programs / "stuck",
+            directory,
+            str(seconds),
+            *how,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        said = self.process.stdout.readline()
-        assert said, "no process was made to be stuck"
-        self.pid = int(said.split()[0])
+        line = self.process.stdout.readline()
+        assert line, "programs/stuck.c made no stuck process"
+        self.pid = int(line.split()[0])
 
     def __enter__(self):
         return self
@@ -43,7 +50,7 @@ class Stuck:
         self.process.stdout.close()
 
     def free(self):
-        """Abort the connection: the process is healthy from now on."""
+        """Frees the process by aborting its FUSE connection."""
         self.process.stdin.write("x")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "freed\n"
@@ -53,21 +60,24 @@ def n_stuck(exposition) -> float:
     return exposition.value("smaps_exporter_stuck_processes")
 
 
-def watch(exporter, growth: Growth, seconds: float, look=lambda exposition: None):
-    """For so long: answers come within a second, the exporter is healthy, and the healthy processes' values are young."""
+def observe(exporter, growth: Growth, seconds: float, check=lambda exposition: None):
+    """Asserts for some time that responses take under a second and values of healthy processes are fresh."""
     slowest = 0.0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        asked = time.monotonic()
+        sent_at = time.monotonic()
         exposition = exporter.metrics()
-        slowest = max(slowest, time.monotonic() - asked)
+        slowest = max(slowest, time.monotonic() - sent_at)
         assert exporter.get("/healthz")[0] == 200
-        growth.look(exposition)
-        look(exposition)
+        growth.observe(exposition)
+        check(exposition)
         time.sleep(0.1)
-    print(f"for {seconds:.0f} s: answers within {slowest:.3f} s, values of the healthy no older than {growth.oldest:.1f} s")
+    print(
+        f"for {seconds:.0f} s: responses within {slowest:.3f} s, "
+        f"values of healthy processes at most {growth.oldest:.1f} s old"
+    )
     assert slowest < 1
-    assert growth.oldest < YOUNG
+    assert growth.oldest < MAX_AGE
 
 
 @pytest.fixture
@@ -75,8 +85,8 @@ def growth(any_node, programs):
     return Growth(any_node, programs, 20)
 
 
-def test_the_program_does_what_it_is_for(any_node, programs, tmp_path):
-    """Else the other tests would prove nothing: smaps of a stuck process is read for as long as it is stuck."""
+def test_stuck_program_blocks_readers(any_node, programs, tmp_path):
+    """Otherwise the other tests would prove nothing: reading smaps blocks until the process is freed."""
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         reader = subprocess.Popen(["cat", f"/proc/{stuck.pid}/smaps"], stdout=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -85,89 +95,103 @@ def test_the_program_does_what_it_is_for(any_node, programs, tmp_path):
         assert reader.wait(timeout=10) == 0
 
 
-def test_a_process_gets_stuck_among_healthy_ones(any_node, programs, growth, tmp_path):
+def test_process_that_gets_stuck_does_not_affect_others(any_node, programs, growth, tmp_path):
     with any_node.exporter(*BY_PID) as exporter:
-        growth.begin(exporter.after(2))
+        growth.start(exporter.after(2))
         assert n_stuck(exporter.metrics()) == 0 and errors(exporter.metrics())["stuck"] == 0
         with Stuck(any_node, programs, tmp_path / "fs") as stuck:
-            watch(exporter, growth, 8)  # it is noticed somewhere in between
+            observe(exporter, growth, 8)  # the exporter notices the stuck process during this time
             assert n_stuck(exporter.metrics()) == 1
 
             def is_absent(exposition):
                 assert n_stuck(exposition) == 1
-                assert "victim" not in comms(exposition), "its values would be stale"
+                assert "victim" not in comms(exposition), "values of a stuck process would be stale"
 
-            watch(exporter, growth, 8, is_absent)
+            observe(exporter, growth, 8, is_absent)
             assert errors(exporter.metrics())["stuck"] >= 1
             warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
-            assert len(warnings) == 1, f"it is said once: {warnings}"
+            assert len(warnings) == 1, f"expected one warning: {warnings}"
             for word in (str(stuck.pid), "victim", "workload"):
                 assert word in warnings[0]
             stuck.free()
-            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "it is read again")
+            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the process is read again")
             assert n_stuck(exporter.metrics()) == 0
-            watch(exporter, growth, 3)
+            observe(exporter, growth, 3)
         with Stuck(any_node, programs, tmp_path / "again"):
-            until(lambda: n_stuck(exporter.metrics()) == 1, 10, "the second one is noticed")
+            until(lambda: n_stuck(exporter.metrics()) == 1, 10, "the second stuck process is noticed")
             assert_exits_within_a_second(exporter)
 
 
-def test_a_process_was_stuck_before_the_exporter_started(any_node, programs, growth, tmp_path):
+def test_process_stuck_before_the_start_does_not_affect_others(any_node, programs, growth, tmp_path):
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         with any_node.exporter(*BY_PID) as exporter:
-            until(lambda: n_stuck(exporter.metrics()) == 1, 10, "it is noticed")
-            growth.begin(exporter.after(2))
-            watch(exporter, growth, 8)
+            until(lambda: n_stuck(exporter.metrics()) == 1, 10, "the stuck process is noticed")
+            growth.start(exporter.after(2))
+            observe(exporter, growth, 8)
             assert n_stuck(exporter.metrics()) == 1 and errors(exporter.metrics())["stuck"] >= 1
             stuck.free()
-            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "it is read again")
+            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the process is read again")
             assert n_stuck(exporter.metrics()) == 0
         with Stuck(any_node, programs, tmp_path / "again"), any_node.exporter(*BY_PID) as exporter:
             assert_exits_within_a_second(exporter)
 
 
-def test_a_process_executes_beside_a_stuck_one(any_node, programs, growth, tmp_path):
-    """Of one that shares memory with a stuck process, as after vfork, not even stat can be read (Linux 6.18.44), nor smaps opened."""
+def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
+    """If a process shares memory with a stuck one, as after vfork, even reading stat and opening smaps block.
+
+    This was seen on Linux 6.18.44.
+    """
     with any_node.exporter(*BY_PID) as exporter:
-        growth.begin(exporter.after(2))
+        growth.start(exporter.after(2))
         with Stuck(any_node, programs, tmp_path / "fs", 50, "exec") as stuck:
-            watch(exporter, growth, 8)
+            observe(exporter, growth, 8)
             assert n_stuck(exporter.metrics()) == 2
 
             def are_absent(exposition):
-                assert comms(exposition).keys().isdisjoint({"victim", "execs"}), "their values would be stale"
+                comm_labels = comms(exposition).keys()
+                assert comm_labels.isdisjoint({"victim", "execs"}), "values of stuck processes would be stale"
 
-            watch(exporter, growth, 8, are_absent)
+            observe(exporter, growth, 8, are_absent)
             stuck.free()
-            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the stuck one is read again")
-            until(lambda: comms(exporter.metrics()).get("sleep") == 2, 10, "the other one has executed its program and is read")
+            until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the stuck process is read again")
+            until(
+                lambda: comms(exporter.metrics()).get("sleep") == 2,
+                10,
+                "the other process has executed its program and is read",
+            )
             assert n_stuck(exporter.metrics()) == 0
         with Stuck(any_node, programs, tmp_path / "again", 50, "exec"):
-            until(lambda: n_stuck(exporter.metrics()) == 2, 15, "both are noticed")
+            until(lambda: n_stuck(exporter.metrics()) == 2, 15, "both stuck processes are noticed")
             assert_exits_within_a_second(exporter)
 
 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
-def test_many_stuck_processes_at_once(any_node, programs, growth, tmp_path, n_processes):
+def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
     """Up to 64 reads are detached, each on its own thread. Beyond that, stuck processes are skipped."""
     with any_node.exporter(*BY_PID) as exporter, ExitStack() as stack:
-        growth.begin(exporter.after(2))
+        growth.start(exporter.after(2))
         before = resident(exporter.process.pid)
-        all_stuck = [stack.enter_context(Stuck(any_node, programs, tmp_path / f"fs{i}", 58)) for i in range(n_processes)]
+        all_stuck = [
+            stack.enter_context(Stuck(any_node, programs, tmp_path / f"fs{i}", 58))
+            for i in range(n_processes)
+        ]
         sizes, n_threads = [], []
 
-        def look(exposition):
+        def measure(exposition):
             sizes.append(resident(exporter.process.pid))
             n_threads.append(len(os.listdir(f"/proc/{exporter.process.pid}/task")))
 
-        watch(exporter, growth, 20, look)
+        observe(exporter, growth, 20, measure)
         warm = max(sizes[len(sizes) // 4 : len(sizes) // 2])
         most = max(sizes[len(sizes) // 2 :])
-        print(f"RSS {before >> 10} KiB before, {warm >> 10} KiB, then at most {most >> 10} KiB; at most {max(n_threads)} threads")
+        print(
+            f"RSS {before >> 10} KiB before, {warm >> 10} KiB after the warm-up, "
+            f"at most {most >> 10} KiB later; at most {max(n_threads)} threads"
+        )
         assert most < warm + MIB
         assert min(n_processes, 64) < max(n_threads) < 64 + 16
         assert n_stuck(exporter.metrics()) == n_processes and "victim" not in comms(exporter.metrics())
         for stuck in all_stuck[:10]:
             stuck.free()
-        until(lambda: comms(exporter.metrics()).get("victim") == 10, 20, "the freed ones are read again")
+        until(lambda: comms(exporter.metrics()).get("victim") == 10, 20, "the freed processes are read again")
         assert_exits_within_a_second(exporter)

@@ -1,4 +1,5 @@
-//! The exporter's modules that do no I/O, as a crate of their own: so a fuzz target builds in seconds, without containerd's client.
+//! The exporter's modules without I/O, as a crate of their own, so that a fuzz target builds in seconds,
+//! without containerd's client.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../../src/cgroupfs/field.rs"]
@@ -40,7 +41,7 @@ pub mod source;
 pub mod cgroupfs {
     pub use crate::cgroup_fields as fields;
 }
-/// What waits and wakes does I/O; here nothing waits.
+/// Waiting needs I/O; here nothing waits.
 pub mod demand {
     pub struct Wake;
     impl Wake {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""seeds.py FIXTURES CORPUS: what the fuzz targets begin with, a directory each, made from the fixtures."""
+"""seeds.py FIXTURES CORPUS: makes the initial inputs of each fuzz target from the fixtures."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,8 @@ FILTERS = [
     ("é*/**/*é/\ufffd", "éa", "x", "é", "\ufffd"),
 ]
 HEADS = [
-    "GET /metrics HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip;q=0.5, identity, *;q=0\r\nConnection: keep-alive\r\n\r\n",
+    "GET /metrics HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip;q=0.5, identity, *;q=0\r\n"
+    "Connection: keep-alive\r\n\r\n",
     "HEAD http://a/?x HTTP/1.0\nAccept: text/html,*/*;q=0.8\n\n",
     "\r\nPOST / HTTP/1.1\r\nContent-Length: 99999999999999\r\nTransfer-Encoding: chunked\r\n\r\nbody",
 ]
@@ -36,10 +37,12 @@ def main(fixtures: Path, corpus: Path):
     paths = [line.split(":", 2)[2] for text in cgroups for line in text.splitlines()]
     claims = "\n".join(sorted({path for path in paths} | {"/", "/..", "/kubepods"}))
     seeds = {
-        # the first byte says where the text is cut; of a large file, a few mappings are as good as all
+        # The first byte says where the text is split. A few mappings of a large file are as good as all.
         "scanner": [bytes([i * 37 % 256]) + path.read_bytes()[:4096] for i, path in enumerate(smaps)],
         "cgroup": [f"{text}\0{claims}".encode() for text in cgroups],
-        "cgroup_fields": [path.read_bytes() for path in fixtures.glob("cgroups/*/cgroup/**/*.*") if path.is_file()],
+        "cgroup_fields": [
+            path.read_bytes() for path in fixtures.glob("cgroups/*/cgroup/**/*.*") if path.is_file()
+        ],
         "containers_tsv": [path.read_bytes() for path in fixtures.glob("*/containers.tsv")],
         "arguments": [line.replace(" ", "\0").encode() for line in ARGUMENTS],
         "filter": ["\0".join(case).encode() for case in FILTERS],

@@ -1,10 +1,12 @@
-"""What a machine is made of: Debian's packages, in $NODES_DIR. Each part is made once and named after what it is made of.
+"""Builds the parts of virtual machines from Debian's packages in $NODES_DIR.
 
-    root-amd64-KEY.ext4         bookworm with systemd, containerd and Python: the same for all kernels
-    root-arm64-KEY.ext4         the same without systemd, which is not configured where its programs do not run
-    kernel-RELEASE-FLAVOUR-KEY/ vmlinuz, initrd, and node.ext4: the kernel's modules, and a release's containerd
+Each part is built once; its name has a hash of its inputs.
 
-To have newer kernels, remove the directory.
+    root-amd64-KEY.ext4         bookworm with systemd, containerd and Python, for all kernels
+    root-arm64-KEY.ext4         the same without systemd, which can be configured only on its architecture
+    kernel-RELEASE-FLAVOUR-KEY/ vmlinuz, initrd, and node.ext4: the kernel's modules, containerd and runc
+
+To get newer kernels, remove the directory.
 """
 
 import gzip
@@ -22,7 +24,8 @@ REQUIREMENTS = HERE.parent / "e2e/requirements.txt"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 PACKAGES = (
-    "systemd-sysv,dbus,udev,kmod,containerd,runc,python3,python3-pkg-resources,apparmor,procps,iproute2,busybox-static,e2fsprogs,util-linux"
+    "systemd-sysv,dbus,udev,kmod,containerd,runc,python3,python3-pkg-resources,apparmor,procps,iproute2,"
+    "busybox-static,e2fsprogs,util-linux"
 )
 UNIT = """
 [Unit]
@@ -37,25 +40,27 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 """
-# Where no script of a package can run there is no systemd, and busybox does what else a system does.
+# A foreign architecture's package scripts cannot run here, so there busybox replaces systemd.
 BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
-    *("sh", "cat", "chmod", "cp", "cut", "dmesg", "grep", "id", "ls", "ln", "mkdir", "mkswap", "rm", "sed", "sleep", "stat", "swapon"),
-    *("sync", "tee", "tr", "true", "umount", "uname"),
-)
+    "sh cat chmod cp cut dmesg grep id ls ln mkdir mkswap rm sed sleep stat swapon sync tee tr true umount "
+    "uname"
+).split()
 BARE_INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tmpfs run /run; mount -t tmpfs tmp /tmp; mkdir -p /dev/shm /dev/pts; mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
+mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
+mkdir -p /dev/shm /dev/pts; mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
 mount --make-rshared /
 busybox ip link set lo up
 tar -xf /dev/vdc -C /lab
-mkdir -p /lab/tests/e2e/.debs && ln -s / /lab/tests/e2e/.debs/bookworm  # where the end-to-end tests look for containerd
+# The end-to-end tests look for containerd below .debs.
+mkdir -p /lab/tests/e2e/.debs && ln -s / /lab/tests/e2e/.debs/bookworm
 exec /lab/tests/nodes/guest/run
 """
-# What is needed to reach the disks comes as a module.
+# Kernel modules that the initrd needs to mount the disks.
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-# No device of these kinds is in the machines: two thirds of the modules' bytes.
+# Modules for devices that the machines do not have: two thirds of all modules' bytes.
 NO_MODULES = ("drivers/net", "drivers/gpu", "drivers/infiniband", "drivers/media", "sound")
 INIT = """#!/bin/busybox sh
 mount() { busybox mount "$@"; }
@@ -71,15 +76,17 @@ exec busybox switch_root /new /sbin/init
 
 
 def run(*command: str | Path, **options):
-    """Run a command, quietly; what it says when it fails is the error's text."""
+    """Runs a command and returns its output. A failure raises SystemExit with the output."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout
 
 
 def mirror() -> str:
-    """Where the machine's own packages come from."""
+    """Returns the address of the package mirror that this host uses."""
     for sources in sorted(Path("/etc/apt").glob("sources.list.d/*.sources")):
         for line in sources.read_text().splitlines():
             if line.startswith("URIs:"):
@@ -88,11 +95,11 @@ def mirror() -> str:
         words = [word for word in line.split() if not word.startswith("[") and not word.endswith("]")]
         if words[:1] == ["deb"]:
             return words[1]
-    raise SystemExit("no package source in /etc/apt: the machines are made of Debian's packages")
+    raise SystemExit("no package source in /etc/apt: the machines are built from Debian's packages")
 
 
 class Apt:
-    """A release's package lists, for themselves: the system's apt knows nothing of them."""
+    """A release's package lists, separate from those of the system's apt."""
 
     def __init__(self, release: str, architecture: str = "amd64"):
         self.directory = NODES_DIR / f"apt-{release}-{architecture}"
@@ -120,12 +127,17 @@ Dir::Cache "{self.directory}";
         return run("apt-cache", "pkgnames", prefix, env=self._environment).split()
 
     def unpack(self, into: Path, *packages: str, with_dependencies: bool = False):
-        """Unpack packages into a directory, in which lib may be a link to usr/lib; without their scripts."""
+        """Unpacks packages into a directory without running their scripts; lib may be a link to usr/lib."""
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             (Path(directory) / "partial").mkdir()
             if with_dependencies:
-                options = ("-y", "--no-install-recommends", "--download-only", f"-oDir::Cache::archives={directory}")
+                options = (
+                    "-y",
+                    "--no-install-recommends",
+                    "--download-only",
+                    f"-oDir::Cache::archives={directory}",
+                )
                 run("apt-get", "-qq", "install", *options, *packages, env=self._environment)
             else:
                 run("apt-get", "-qq", "download", *packages, env=self._environment, cwd=directory)
@@ -135,9 +147,13 @@ Dir::Cache "{self.directory}";
 
 
 def newest_kernel(apt: Apt, flavour: str) -> str:
-    """The version of a release's newest kernel of this flavour, such as 6.1.0-53-cloud-amd64."""
+    """Returns the version of a release's newest kernel of this flavour, such as 6.1.0-53-cloud-amd64."""
     names = [name.removeprefix("linux-image-") for name in apt.names("linux-image-")]
-    versions = [name for name in names if name[0].isdigit() and name.endswith("-" + flavour) and "unsigned" not in name]
+    versions = [
+        name
+        for name in names
+        if name[0].isdigit() and name.endswith("-" + flavour) and "unsigned" not in name
+    ]
     assert versions, f"no linux-image-...-{flavour} in {apt.directory}"
     return run("sort", "-V", input="\n".join(versions)).split()[-1]
 
@@ -146,10 +162,10 @@ def key(*parts: str) -> str:
     return hashlib.sha256("\0".join((Path(__file__).read_text(), *parts)).encode()).hexdigest()[:12]
 
 
-def made(path: Path, make) -> Path:
-    """The path, which `make` makes beside it first when it is not there yet."""
+def build_once(path: Path, make) -> Path:
+    """Returns `path`. If it does not exist, `make` first builds it under a temporary name."""
     if not path.exists():
-        print(f"nodes: making {path.name}", flush=True)
+        print(f"nodes: building {path.name}", flush=True)
         partial = path.with_name("partial-" + path.name)
         shutil.rmtree(partial, ignore_errors=True)
         partial.unlink(missing_ok=True)
@@ -159,16 +175,16 @@ def made(path: Path, make) -> Path:
 
 
 def disk(directory: Path, out: Path, mib: int):
-    """A file system image of a directory."""
+    """Writes a file system image with the content of a directory."""
     with out.open("wb") as file:
         file.truncate(mib << 20)
     run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", directory, out)
 
 
 def root(architecture: str) -> Path:
-    """The root file system's image."""
+    """Returns the image of the root file system."""
     make = {"amd64": _make_root, "arm64": _make_bare_root}[architecture]
-    return made(NODES_DIR / f"root-{architecture}-{key(REQUIREMENTS.read_text())}.ext4", make)
+    return build_once(NODES_DIR / f"root-{architecture}-{key(REQUIREMENTS.read_text())}.ext4", make)
 
 
 def _make_root(out: Path):
@@ -176,14 +192,21 @@ def _make_root(out: Path):
         system = Path(directory) / "root"
         paths = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "i18n")]
         run(
-            *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", '--aptopt=Acquire::Languages "none"', *paths),
+            *(
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                f"--include={PACKAGES}",
+                '--aptopt=Acquire::Languages "none"',
+                *paths,
+            ),
             *("bookworm", system, f"deb [signed-by={KEYRING}] {mirror()} bookworm main"),
         )
         finish(system, "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
         (system / "etc/machine-id").write_text("")
         (system / "etc/fstab").write_text("/dev/vda / ext4 rw 0 0\n")
         units = system / "etc/systemd/system"
-        # The tests start containerd themselves, and of timers and terminals there is no need.
+        # The tests start containerd themselves, and need no timers or terminals.
         for wants in units.glob("*.wants/*"):
             if wants.name == "containerd.service" or wants.suffix == ".timer":
                 wants.unlink()
@@ -214,23 +237,31 @@ def _make_bare_root(out: Path):
 
 
 def finish(system: Path, *platforms: str):
-    """What every root file system has: a name, the tests' Python packages, and where the initrd mounts things."""
+    """Adds what every root file system needs: a host name, Python packages, mount points for the initrd."""
     for name in ("node", "usr/lib/modules", "lab", "results"):
         (system / name).mkdir(parents=True, exist_ok=True)
     (system / "etc/hostname").write_text("node\n")
     (system / "etc/hosts").write_text("127.0.0.1 localhost node\n")
-    (system / "etc/resolv.conf").write_text("")  # the machines have no network, and do not wait for one
-    run(  # Debian's grpcio-tools cannot compile at run time
-        *(NODES_DIR / "venv/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary=:all:"),
+    (system / "etc/resolv.conf").write_text("")  # the machines have no network
+    run(  # Debian's grpcio-tools cannot compile protocols at run time
+        *(
+            NODES_DIR / "venv/bin/python",
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--only-binary=:all:",
+        ),
         *("--python-version=3.11", *(f"--platform={platform}" for platform in platforms)),
         *("--target", system / "opt/python", "-r", REQUIREMENTS),
     )
 
 
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
-    """The directory with a release's kernel, and releases' containerd and runc unless they are the root file system's own."""
+    """Returns a directory with a release's kernel, and containerd and runc if they are not bookworm's."""
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
-    return made(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
+    return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
 
 
 def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: str):
@@ -238,7 +269,7 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
     architecture = "arm64" if "arm64" in flavour else "amd64"
     apt = Apt(release, architecture)
     version = newest_kernel(apt, flavour)
-    # One package, or since sid's 6.19 several.
+    # A kernel is one package; since sid's Linux 6.19 it is several.
     parts = [f"linux-{part}-{version}" for part in ("image", "binary", "modules", "base")]
     names = set(apt.names("linux-"))
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
@@ -263,16 +294,20 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
 
 
 def unzipped(image: bytes) -> bytes:
-    """arm64's kernels may come in a wrapper that only EFI unpacks (drivers/firmware/efi/libstub/zboot-header.S)."""
+    """Unpacks arm64's kernel if it is wrapped for EFI (drivers/firmware/efi/libstub/zboot-header.S)."""
     if image[:2] != b"MZ" or image[4:8] != b"zimg":
         return image
     start, size = struct.unpack_from("<II", image, 8)
     method = image[24:32].rstrip(b"\0").decode()
-    return subprocess.run([{"zstd22": "zstd"}.get(method, method), "-dc"], input=image[start : start + size], capture_output=True).stdout
+    return subprocess.run(
+        [{"zstd22": "zstd"}.get(method, method), "-dc"],
+        input=image[start : start + size],
+        capture_output=True,
+    ).stdout
 
 
 def initrd(modules: Path, out: Path, architecture: str):
-    """An initial file system that finds the disks and goes on there."""
+    """Builds an initial file system that mounts the disks and switches to them."""
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
         root = Path(directory)
         for name in ("bin", "modules", "proc", "sys", "dev", "new"):
@@ -285,19 +320,30 @@ def initrd(modules: Path, out: Path, architecture: str):
         for i, module in enumerate(with_dependencies(modules)):
             data = module.read_bytes()
             if module.suffix in (".xz", ".zst"):
-                data = subprocess.run(["xz" if module.suffix == ".xz" else "zstd", "-dc", module], check=True, capture_output=True).stdout
+                data = subprocess.run(
+                    ["xz" if module.suffix == ".xz" else "zstd", "-dc", module],
+                    check=True,
+                    capture_output=True,
+                ).stdout
             (root / f"modules/{i:02}.ko").write_bytes(data)
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
-        archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=names.encode(), cwd=root, check=True, capture_output=True)
+        archive = subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet"],
+            input=names.encode(),
+            cwd=root,
+            check=True,
+            capture_output=True,
+        )
         out.write_bytes(gzip.compress(archive.stdout, 1))
 
 
 def with_dependencies(modules: Path) -> list[Path]:
-    """The files of MODULES and of what they depend on, each after its own dependencies."""
-    with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod looks below lib/modules
+    """Returns the files of MODULES and of their dependencies, each after its own dependencies."""
+    with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches lib/modules
         (Path(directory) / "lib").mkdir()
         (Path(directory) / "lib/modules").symlink_to(modules.parent)
-        # kmod is depmod by that name; links to it have a path that only an installed one has
+        # depmod is a link to kmod. It is not used, because links of unpacked packages point to installed
+        # paths.
         run("depmod", "-b", directory, modules.name, executable=shutil.which("kmod"))
     needs = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     found = []

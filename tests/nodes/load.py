@@ -1,9 +1,10 @@
-"""A node's worth of load under Prometheus's 15 seconds: what the exporter uses, and how much it says.
+"""Measures CPU, memory and exposition size of an exporter on a large node that is scraped every 15 seconds.
 
-usage: load.py recorded|live [SECONDS]   (both by default, ten minutes each)
+usage: load.py recorded|live [SECONDS]   (by default both, ten minutes each)
 
-recorded: a generated recording of 250 containers, 1,500 processes and 400,000 mappings. live: as many real processes in cgroups of
-their own, or as many as half the machine's free memory takes; needs root.
+recorded: a generated recording of 250 containers, 1,500 processes and 400,000 mappings. live: the same number
+of real processes, each container in its own cgroup, but only as many as fit into half of the free memory;
+needs root.
 """
 
 import gzip
@@ -26,11 +27,11 @@ from exporter import EVERYTHING, REPOSITORY, Exporter  # noqa: E402
 from lab import mounts, read_proc, until  # noqa: E402
 
 N_CONTAINERS = 250
-# Mappings of the six processes of every container: 1,600, so 400,000 of the node.
+# Mappings of the six processes of each container: 1,600, which makes 400,000 on the node.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
 TICKS = os.sysconf("SC_CLK_TCK")
-# What a process of the live load needs beside a page and its bookkeeping for each mapping.
+# Memory of a process of the live load, and of each of its mappings: a page and the kernel's bookkeeping.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 
@@ -44,13 +45,15 @@ def containers_tsv(directory: Path, inits: list[int]):
 
 
 class Recorded:
-    """A recording made of the mappings of fixtures/node, each process's from another place on."""
+    """A recording with the mappings of fixtures/node; each process starts at another one of them."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         blocks = []
         for smaps in sorted((REPOSITORY / "fixtures/node/proc").glob("*/smaps")):
-            blocks += re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps.read_text(errors="surrogateescape"))[1:]
+            blocks += re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps.read_text(errors="surrogateescape"))[
+                1:
+            ]
         pid, inits = 1000, []
         for i in range(N_CONTAINERS):
             inits.append(pid)
@@ -70,18 +73,25 @@ class Recorded:
 
 
 class Live:
-    """Real processes, each container's in a cgroup of its own, and a recording whose proc is the machine's."""
+    """Real processes, with a cgroup for each container, and a recording with a link to /proc."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         program = directory / "mappings"
-        subprocess.run(["gcc", "-O1", "-static", "-o", program, REPOSITORY / "tests/nodes/programs/mappings.c"], check=True)
+        subprocess.run(
+            ["gcc", "-O1", "-static", "-o", program, REPOSITORY / "tests/nodes/programs/mappings.c"],
+            check=True,
+        )
         self.processes: list[subprocess.Popen] = []
         self.cgroups: list[Path] = []
         available = int(re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
         container_bytes = sum(PROCESS_BYTES + n * MAPPING_BYTES for n in N_MAPPINGS)
         n_containers = min(N_CONTAINERS, available // 2 // container_bytes)
-        roots = [Path(root) for _, root, kind, options, *_ in mounts() if kind == "cgroup2" or kind == "cgroup" and tells_container(options)]
+        roots = [
+            Path(root)
+            for _, root, kind, options, *_ in mounts()
+            if kind == "cgroup2" or kind == "cgroup" and has_containers(options)
+        ]
         files = sorted(Path("/usr/lib").glob("*/lib*.so.*"))[:30]
         try:
             inits = []
@@ -91,7 +101,9 @@ class Live:
                     cgroup.mkdir(parents=True)
                     self.cgroups.append(cgroup)
                 for n_mappings in N_MAPPINGS:
-                    process = subprocess.Popen([program, str(n_mappings), *files], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+                    process = subprocess.Popen(
+                        [program, str(n_mappings), *files], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+                    )
                     self.processes.append(process)
                     for cgroup in here:
                         (cgroup / "cgroup.procs").write_text(str(process.pid))
@@ -109,15 +121,15 @@ class Live:
             process.kill()
             process.wait()
         for cgroup in (*self.cgroups, *{cgroup.parent for cgroup in self.cgroups}):
-            until(lambda: not cgroup.exists() or removed(cgroup), 10, f"{cgroup} is empty")
+            until(lambda: not cgroup.exists() or rmdir(cgroup), 10, f"{cgroup} is removed")
         shutil.rmtree(self.directory)
 
 
-def tells_container(options: str) -> bool:
+def has_containers(options: str) -> bool:
     return bool({"memory", "name=systemd"} & set(options.split(",")))
 
 
-def removed(cgroup: Path) -> bool:
+def rmdir(cgroup: Path) -> bool:
     try:
         cgroup.rmdir()
     except OSError:
@@ -135,42 +147,50 @@ def rss_bytes(pid: int, key: str = "VmRSS") -> int:
 
 
 def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
-    """What it uses while somebody asks every 15 seconds as Prometheus does."""
+    """Scrapes every 15 seconds as Prometheus does. Returns what the exporter used, by name."""
     pid = exporter.process.pid
     request = urllib.request.Request(
         f"http://{exporter.address}/metrics",
-        headers={"Accept-Encoding": "gzip", "X-Prometheus-Scrape-Timeout-Seconds": "10", "User-Agent": "Prometheus/2.42.0"},
+        headers={
+            "Accept-Encoding": "gzip",
+            "X-Prometheus-Scrape-Timeout-Seconds": "10",
+            "User-Agent": "Prometheus/2.42.0",
+        },
     )
-    began, cpu_began = time.monotonic(), cpu_seconds(pid)
+    started_at, cpu_before = time.monotonic(), cpu_seconds(pid)
     answers, waits, resident = [], [], []
     for n in itertools.count():
-        time.sleep(max(0.0, began + n * INTERVAL_SECONDS - time.monotonic()))
-        asked = time.monotonic()
-        if asked - began > seconds:
+        time.sleep(max(0.0, started_at + n * INTERVAL_SECONDS - time.monotonic()))
+        sent_at = time.monotonic()
+        if sent_at - started_at > seconds:
             break
         with urllib.request.urlopen(request, timeout=10) as response:
             answers.append(response.read())
-        waits.append(time.monotonic() - asked)
+        waits.append(time.monotonic() - sent_at)
         resident.append(rss_bytes(pid))
-    cpu, wall = cpu_seconds(pid) - cpu_began, time.monotonic() - began
+    cpu, wall = cpu_seconds(pid) - cpu_before, time.monotonic() - started_at
     texts = [gzip.decompress(answer) for answer in (answers[0], answers[-1])]
     own = dict(re.findall(rb"^smaps_exporter_(\w+) (\S+)$", texts[-1], re.MULTILINE))
     half = len(resident) // 2
+    first, second = (statistics.mean(part) / 1e6 for part in (resident[:half], resident[half:]))
     return {
-        "containers, processes, mappings": ", ".join(own[name].decode() for name in (b"containers", b"processes", b"mappings")),
+        "containers, processes, mappings": ", ".join(
+            own[name].decode() for name in (b"containers", b"processes", b"mappings")
+        ),
         "scrapes by Prometheus": str(len(answers)),
         "CPU": f"{cpu / wall:.3f} of a core ({cpu:.1f} s in {wall:.0f} s)",
-        "resident, at its most": f"{rss_bytes(pid, 'VmHWM') / 1e6:.1f} MB",
-        "resident, first and second half": f"{statistics.mean(resident[:half]) / 1e6:.1f} MB, {statistics.mean(resident[half:]) / 1e6:.1f} MB",
+        "RSS, peak": f"{rss_bytes(pid, 'VmHWM') / 1e6:.1f} MB",
+        "RSS, mean of first and second half": f"{first:.1f} MB, {second:.1f} MB",
         "exposition": f"{own[b'samples'].decode()} samples, {max(map(len, texts)) / 1e6:.1f} MB",
-        "largest scrape as sent, gzipped": f"{max(map(len, answers)) / 1e6:.2f} MB",
-        "answer, median and longest": f"{statistics.median(waits) * 1000:.0f} ms, {max(waits) * 1000:.0f} ms",
+        "largest response, gzipped": f"{max(map(len, answers)) / 1e6:.2f} MB",
+        "response time, median": f"{statistics.median(waits) * 1000:.0f} ms",
+        "response time, maximum": f"{max(waits) * 1000:.0f} ms",
         "oldest data": f"{float(own[b'oldest_data_seconds']):.1f} s",
     }
 
 
 def main(kinds: list[str], seconds: float):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the processes and cgroups go then too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM removes the load, too
     for kind in kinds:
         load = {"recorded": Recorded, "live": Live}[kind](Path(tempfile.mkdtemp(prefix="smaps-load-")))
         try:
@@ -178,8 +198,8 @@ def main(kinds: list[str], seconds: float):
                 figures = observe(exporter, seconds)
         finally:
             load.close()
-        print(f"\n{kind}, asked every {INTERVAL_SECONDS} s")
-        print("".join(f"  {name:<34}{figure}\n" for name, figure in figures.items()), end="", flush=True)
+        print(f"\n{kind}, scraped every {INTERVAL_SECONDS} s")
+        print("".join(f"  {name:<36}{figure}\n" for name, figure in figures.items()), end="", flush=True)
 
 
 if __name__ == "__main__":

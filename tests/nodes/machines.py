@@ -1,4 +1,7 @@
-"""The machines: which kernel, which containerd, which cgroups. The README's "tested on" is the table of all of them."""
+"""Defines the virtual machines: kernel, containerd, cgroup version.
+
+The README's "tested on" lists them all.
+"""
 
 from dataclasses import dataclass
 
@@ -6,14 +9,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Machine:
     name: str
-    kernel: str  # the Debian release whose newest kernel it is
-    containerd: str = "bookworm"  # and that whose containerd
+    kernel: str  # the Debian release that the kernel comes from
+    containerd: str = "bookworm"  # the Debian release that containerd comes from
     cgroup: int = 2
-    is_hybrid: bool = False  # version 1's controllers beside an empty version 2
-    runc: str = "bookworm"  # the release whose runc it is
-    arguments: str = ""  # more for the kernel's command line
-    architecture: str = "amd64"  # Debian's word
-    flavour: str = "cloud-amd64"  # of the kernel
+    is_hybrid: bool = False  # version 1's controllers beside version 2 without controllers
+    runc: str = "bookworm"  # the Debian release that runc comes from
+    arguments: str = ""  # additional arguments for the kernel's command line
+    architecture: str = "amd64"  # as Debian names it
+    flavour: str = "cloud-amd64"  # the flavour of the kernel package
 
     @property
     def driver(self) -> str:
@@ -21,15 +24,17 @@ class Machine:
 
     @property
     def command_line(self) -> str:
-        """What the kernel, systemd and the guest's tests are told."""
+        """Returns the command line that configures the kernel, systemd and the guest's tests."""
         terminal = "ttyS0" if self.architecture == "amd64" else "ttyAMA0"
         hierarchy = "systemd.unified_cgroup_hierarchy=1"
         if self.cgroup == 1:
-            hierarchy = f"systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller={0 if self.is_hybrid else 1}"
+            hierarchy = "systemd.unified_cgroup_hierarchy=0 "
+            hierarchy += f"systemd.legacy_systemd_cgroup_controller={0 if self.is_hybrid else 1}"
         return (
-            f"root=/dev/vda rw console={terminal} quiet apparmor=1 security=apparmor transparent_hugepage=always "
-            f"systemd.show_status=0 {hierarchy} {self.arguments} "
-            f"nodes.cgroup={'hybrid' if self.is_hybrid else self.cgroup} nodes.driver={self.driver} nodes.containerd={self.containerd}"
+            f"root=/dev/vda rw console={terminal} quiet apparmor=1 security=apparmor "
+            f"transparent_hugepage=always systemd.show_status=0 {hierarchy} {self.arguments} "
+            f"nodes.cgroup={'hybrid' if self.is_hybrid else self.cgroup} nodes.driver={self.driver} "
+            f"nodes.containerd={self.containerd}"
         )
 
 
@@ -39,12 +44,12 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # Bookworm's runc joins version 2 on such a node; bullseye's does not.
+    # bookworm's runc puts containers into version 2 cgroups on such a node, bullseye's does not.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]
 
-# Only one architecture's binary is built at a time: these run when they are named.
+# These run only when they are named, because only one architecture's binary is built at a time.
 ARM64 = [
     Machine("arm64", "trixie", architecture="arm64", flavour="cloud-arm64"),
     Machine("arm64-16k", "trixie", architecture="arm64", flavour="arm64-16k"),

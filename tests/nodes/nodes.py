@@ -1,10 +1,11 @@
-"""Boots the machines, two at a time, runs the tests of guest/ in each, and prints what came of it as a table.
+"""Boots the machines, two at a time, runs the tests of guest/ in each, and prints a table of the results.
 
-usage: nodes.py [NODE...]             all of machines.py but arm64's by default
-       nodes.py prepare [NODE...]     makes only what they boot from
+usage: nodes.py [NODE...]             boots machines of machines.py: by default all except arm64
+       nodes.py prepare [NODE...]     only builds the disks that they boot from
 
-NODES_TESTS: more for pytest in the guest, such as "-k 'rights or inside'". NODES_RECORDS: how often each leak of test_oom_records.py
-runs; 10 in the night, which takes hours. BLESS=1: fixtures/smaps gets what these kernels print.
+NODES_TESTS has arguments for pytest in the guest, such as "-k 'rights or takeover'". NODES_RECORDS is how
+often each leak of test_oom_records.py runs: 10 in `make night`, which takes hours. BLESS=1 copies the smaps
+that these kernels print into fixtures/smaps.
 """
 
 import os
@@ -26,15 +27,17 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
-MINUTES = 240 if RECORDS else 30  # the longest that a machine may take; two at once on two cores take nine, beside the browser more
-AT_ONCE = 2  # a machine's tests are mostly one process
+# Time limit for a machine. Two machines at once on two cores take nine minutes, and more beside the browser
+# tests.
+MINUTES = 240 if RECORDS else 30
+AT_ONCE = 2  # the tests in a machine mostly use one core
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
 
 
 @dataclass
 class Result:
-    """What the guest's tests say; a machine that ends without a word of them has failed."""
+    """Results of the guest's tests. A machine without results counts as failed."""
 
     failed: list[str] = field(default_factory=list)
     n_passed: int = 0
@@ -43,7 +46,7 @@ class Result:
 
 
 def programs(architecture: str) -> Path:
-    """The workloads, static."""
+    """Returns a directory with the statically linked workloads."""
     source, others = REPOSITORY / "tests/nodes/programs", REPOSITORY / "tests/e2e/programs"
     static = [others / name for name in ("inject.c", "leak.c", "arenas.c")]
     go = others / "parts.go"
@@ -51,28 +54,36 @@ def programs(architecture: str) -> Path:
     def make(out: Path):
         out.mkdir()
         compiler = ["gcc"]
-        if architecture != "amd64":  # unpacked and not installed, it does not find its assembler and linker by itself
+        if architecture != "amd64":
+            # A compiler that is unpacked instead of installed does not find its assembler and linker.
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
         for path in static:
             build.run(*compiler, "-O1", "-static", "-o", out / path.stem, path)
-        root = Path(shutil.which("go")).resolve().parents[1]  # unpacked and not installed, it is not where it was built for
-        environment = {"GOROOT": root, "GOARCH": architecture, "CGO_ENABLED": "0", "GO111MODULE": "off", "HOME": out}
+        root = Path(shutil.which("go")).resolve().parents[1]  # an unpacked Go does not know its directory
+        environment = {
+            "GOROOT": root,
+            "GOARCH": architecture,
+            "CGO_ENABLED": "0",
+            "GO111MODULE": "off",
+            "HOME": out,
+        }
         build.run("go", "build", "-o", out / "parts", go, env=os.environ | environment)
         shutil.rmtree(out / ".cache")
         if architecture != "amd64":
             return
-        # Neither a C library nor libgcc for i386 is needed, so neither is gcc-multilib, which excludes the cross compilers.
+        # The program needs no C library. So gcc-multilib, which conflicts with the cross compilers, is not
+        # needed.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
 
     texts = [path.read_text() for path in (*sorted(source.iterdir()), *static, go)]
-    return build.made(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
+    return build.build_once(NODES_DIR / f"programs-{architecture}-{build.key(*texts)}", make)
 
 
 def runtimes(architecture: str) -> Path:
-    """A disk with a JVM and Node.js, and the libraries that they need."""
+    """Returns the image of a disk with a JVM, Node.js and their libraries."""
 
     def make(out: Path):
         with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
@@ -85,7 +96,7 @@ def runtimes(architecture: str) -> Path:
             build.Apt("bookworm", architecture).unpack(system, *RUNTIMES, with_dependencies=True)
             build.disk(system, out, 768)
 
-    return build.made(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
+    return build.build_once(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
 
 
 # What the guest needs of the repository.
@@ -100,7 +111,7 @@ PACKED = (
 
 
 def pack(out: Path, architecture: str):
-    """What the guest unpacks into /lab: the part of the repository that it needs, the program, the workloads."""
+    """Packs what the guest unpacks into /lab: parts of the repository, the exporter, and the workloads."""
     with tarfile.open(out, "w") as tar:
         for pattern in PACKED:
             for path in sorted(REPOSITORY.glob(pattern)):
@@ -112,7 +123,7 @@ def pack(out: Path, architecture: str):
 
 
 def prepare(machine: Machine):
-    """Make what is missing of what it boots from; others use some of that, too."""
+    """Builds the disks that a machine boots from, unless they exist. Machines share some of them."""
     build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
     runtimes(machine.architecture)
@@ -120,18 +131,22 @@ def prepare(machine: Machine):
 
 
 def boot(machine: Machine) -> tuple[Result, float]:
-    """Boot it, wait until it switches itself off, and read its results: with the seconds that this took."""
-    began = time.monotonic()
+    """Boots a machine and waits until it powers off. Returns its results and the seconds that it took."""
+    started_at = time.monotonic()
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    kernel, serial, results = build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc), directory / "serial.log", directory / "results.tar"
+    kernel, serial, results = (
+        build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc),
+        directory / "serial.log",
+        directory / "results.tar",
+    )
     pack(directory / "lab.tar", machine.architecture)
     with results.open("wb") as file:
         file.truncate(64 << 20)
     disks = []
     for path, options in (
-        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),  # what the guest writes there is gone with it
+        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),  # the guest's changes are discarded
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),
         (results, "cache=unsafe"),
@@ -139,8 +154,13 @@ def boot(machine: Machine) -> tuple[Result, float]:
     ):
         disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
     tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")
-    qemu = ["qemu-system-x86_64"] if machine.architecture == "amd64" else ["qemu-system-aarch64", "-machine", "virt"]
-    processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"  # the architected way is a cipher: slow
+    qemu = (
+        ["qemu-system-x86_64"]
+        if machine.architecture == "amd64"
+        else ["qemu-system-aarch64", "-machine", "virt"]
+    )
+    # Without impdef, qemu emulates the pointer authentication cipher, which is slow.
+    processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"
     command = [
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
         *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
@@ -161,13 +181,13 @@ def boot(machine: Machine) -> tuple[Result, float]:
     except tarfile.TarError:
         pass
     results.unlink()
-    return read(directory / "results/results.xml"), time.monotonic() - began
+    return parse_results(directory / "results/results.xml"), time.monotonic() - started_at
 
 
-def read(path: Path) -> Result:
+def parse_results(path: Path) -> Result:
     result = Result()
     if not path.exists():
-        result.failed.append("the machine, which left no results")
+        result.failed.append("the machine left no results")
         return result
     cases = list(xml.parse(path).getroot().iter("testcase"))
     for case in cases:
@@ -179,28 +199,37 @@ def read(path: Path) -> Result:
             result.n_passed += 1
         for element in case.iter("property"):
             result.properties[element.get("name")] = element.get("value")
-    events = [case for case in cases if "test_events" in case.get("classname") and case.find("skipped") is None]
+    events = [
+        case for case in cases if "test_events" in case.get("classname") and case.find("skipped") is None
+    ]
     survived = [case for case in events if case.get("name") not in result.failed]
     result.properties["events survived"] = f"{len(survived)} of {len(events)}" if events else "not tried"
     return result
 
 
 def report(directory: Path):
-    """A failed machine's last words."""
+    """Prints the failures in a machine's log, or the end of its console output."""
     for name, pattern in (("results/log", r"(E  |_____).*"), ("serial.log", ".*")):
         path = directory / name
         if path.exists():
-            lines = [line for line in path.read_text(errors="replace").splitlines() if re.match(pattern, line)]
+            lines = [
+                line for line in path.read_text(errors="replace").splitlines() if re.match(pattern, line)
+            ]
             print("".join(f"    {line[:300]}\n" for line in lines[-60:]), end="")
-            return print(f"  more in {directory}")
+            return print(f"  see {directory}")
 
 
 def bless(machine: Machine, result: Result):
-    """What the workload's smaps look like there becomes a fixture."""
+    """Copies the workload's smaps on this machine to fixtures/smaps."""
     smaps = NODES_DIR / "runs" / machine.name / "results/memory.smaps"
     if machine.cgroup == 2 and smaps.exists():
         version = re.match(r"\d+\.\d+", result.properties["kernel"])[0]
-        words = ["linux", version, "debian", *filter(None, machine.name.removeprefix(machine.kernel).split("-"))]
+        words = [
+            "linux",
+            version,
+            "debian",
+            *filter(None, machine.name.removeprefix(machine.kernel).split("-")),
+        ]
         shutil.copy(smaps, REPOSITORY / f"fixtures/smaps/{'-'.join(words)}.smaps")
 
 
@@ -218,7 +247,8 @@ def main(words: list[str]) -> int:
     if is_preparing:
         return 0
     for machine, (result, seconds) in zip(machines, ThreadPool(AT_ONCE).imap(boot, machines), strict=True):
-        print(f"nodes: {machine.name}: {result.n_passed} passed, {len(result.failed)} failed, {result.n_skipped} skipped in {seconds:.0f} s")
+        counts = f"{result.n_passed} passed, {len(result.failed)} failed, {result.n_skipped} skipped"
+        print(f"nodes: {machine.name}: {counts} in {seconds:.0f} s")
         if result.failed:
             print("  failed: " + ", ".join(result.failed))
             report(NODES_DIR / "runs" / machine.name)
@@ -226,7 +256,9 @@ def main(words: list[str]) -> int:
         if os.environ.get("BLESS"):
             bless(machine, result)
         n_passed, n_failed = n_passed + result.n_passed, n_failed + len(result.failed)
-        result.properties["kernel"] = " ".join(filter(None, (result.properties.get("kernel", machine.name), machine.arguments)))
+        result.properties["kernel"] = " ".join(
+            filter(None, (result.properties.get("kernel", machine.name), machine.arguments))
+        )
         rows.append([result.properties.get(column, "?") for column in COLUMNS])
     table = [f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
     print("\n" + "".join(table))

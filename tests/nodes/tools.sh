@@ -1,14 +1,16 @@
-# tools PACKAGE...: sourced; makes these Debian packages' programs callable, and $NODES_DIR/venv, a Python with pip.
+# To be sourced. tools PACKAGE...: puts the programs of Debian packages on the PATH, and makes
+# $NODES_DIR/venv, a Python with pip.
 #
-# What is missing is unpacked below $NODES_DIR and not installed: bookworm's qemu-system-x86 and the qemu-utils of its backports
-# exclude each other, and a test is no reason to remove something from a machine.
+# Missing packages are unpacked below $NODES_DIR instead of installed: bookworm's qemu-system-x86 and the
+# qemu-utils of its backports conflict, and a test must not remove packages from a machine.
 tools() {
     dir=$NODES_DIR/tools-$(echo "$*" | sha256sum | cut -c1-12)
     if [ ! -e "$dir/complete" ]; then
         echo "nodes: unpacking $*"
         rm -rf "$dir"
         mkdir -p "$dir/archives/partial"
-        get="apt-get install -y -qq --no-install-recommends --download-only -o Dir::Cache::archives=$dir/archives -o APT::Sandbox::User=root"
+        get="apt-get install -y -qq --no-install-recommends --download-only"
+        get="$get -o Dir::Cache::archives=$dir/archives -o APT::Sandbox::User=root"
         $get "$@" >/dev/null 2>&1 || { apt-get update -qq && $get "$@" >/dev/null; }
         for deb in "$dir"/archives/*.deb; do
             [ ! -e "$deb" ] || dpkg-deb -x "$deb" "$dir"

@@ -1,14 +1,21 @@
-// Change over time, what a reload keeps of it, and that it does not grow.
+// Changes over time, what a reload keeps of them, and that memory stays bounded.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { exposition, load, place } from './load.mjs';
 
 const MIB = 1048576;
-const node = (t, pods = 3) => exposition({
-	pss: Array.from({ length: pods }, (_, pod) => [place('n', `pod-${pod}`, 'app', `comm-${pod}`, '[heap]'), 100 * MIB + (pod === 1 ? t * MIB : pod === 2 ? t * 1000 : 0)]),
-	mappings: Array.from({ length: pods }, (_, pod) => [place('n', `pod-${pod}`, 'app', `comm-${pod}`, '[heap]'), 1]),
-});
+const node = (t, pods = 3) =>
+	exposition({
+		pss: Array.from({ length: pods }, (_, pod) => [
+			place('n', `pod-${pod}`, 'app', `comm-${pod}`, '[heap]'),
+			100 * MIB + (pod === 1 ? t * MIB : pod === 2 ? t * 1000 : 0),
+		]),
+		mappings: Array.from({ length: pods }, (_, pod) => [
+			place('n', `pod-${pod}`, 'app', `comm-${pod}`, '[heap]'),
+			1,
+		]),
+	});
 async function scrape(page, t, text = node(t)) {
 	await page.read(text);
 	page.commit();
@@ -16,14 +23,44 @@ async function scrape(page, t, text = node(t)) {
 }
 const podOf = (page, pod) => page.root.by.get('n').by.get(`pod-${pod}`);
 
-test('the slope is that of least squares', () => {
+test('slopeOf fits a line by least squares', () => {
 	const { slopeOf } = load();
-	assert.equal(slopeOf([[0, 1], [1, 3], [2, 5]]), 2);
-	assert.ok(Math.abs(slopeOf([[0, 0], [1, 2], [2, 1], [3, 3]]) - .8) < 1e-12);
-	assert.ok(Number.isNaN(slopeOf([[0, 1], [1, 2]])) && Number.isNaN(slopeOf([[1, 1], [1, 2], [1, 3]])));
+	assert.equal(
+		slopeOf([
+			[0, 1],
+			[1, 3],
+			[2, 5],
+		]),
+		2,
+	);
+	assert.ok(
+		Math.abs(
+			slopeOf([
+				[0, 0],
+				[1, 2],
+				[2, 1],
+				[3, 3],
+			]) - 0.8,
+		) < 1e-12,
+	);
+	assert.ok(
+		Number.isNaN(
+			slopeOf([
+				[0, 1],
+				[1, 2],
+			]),
+		) &&
+			Number.isNaN(
+				slopeOf([
+					[1, 1],
+					[1, 2],
+					[1, 3],
+				]),
+			),
+	);
 });
 
-test('growth is told from noise', async () => {
+test('growth is distinguished from noise', async () => {
 	const page = load();
 	for (let t = 1; t <= 30; t++) await scrape(page, t);
 	const pss = page.fields.get('pss');
@@ -34,7 +71,7 @@ test('growth is told from noise', async () => {
 	assert.equal(page.dotsOf(pss, podOf(page, 1)).length, 30);
 	const { low, high } = page.rangeOf(page.dotsOf(pss, podOf(page, 1)));
 	assert.deepEqual([low, high], [101 * MIB, 130 * MIB]);
-	// From now on
+	// Only changes after the mark count.
 	page.setMarked(page.begin(30));
 	await scrape(page, 31);
 	assert.equal(page.change(pss, podOf(page, 1)), MIB);
@@ -43,7 +80,7 @@ test('growth is told from noise', async () => {
 	assert.equal(page.change(pss, podOf(page, 3)), 100 * MIB);
 });
 
-test('a line never has more than 120 points, evenly spread over its whole span', async () => {
+test('a line has at most 120 points, which are spread evenly over its whole time', async () => {
 	const page = load();
 	for (let t = 1; t <= 5000; t++) await scrape(page, t);
 	const times = page.since().points.map(p => p.t);
@@ -54,11 +91,12 @@ test('a line never has more than 120 points, evenly spread over its whole span',
 	assert.ok(Math.max(...gaps) <= 3 * Math.min(...gaps), gaps.join());
 });
 
-test('a reload goes on where the page was', async () => {
+test('a reload keeps the history', async () => {
 	const page = load();
 	for (let t = 1; t <= 20; t++) await scrape(page, t);
 	page.setMarked(page.begin(20));
-	const kept = page.pack(['pss', 'mappings']), next = load();
+	const kept = page.pack(['pss', 'mappings']),
+		next = load();
 	await next.read(node(25, 4));
 	next.commit();
 	next.unpack(kept, 25);
@@ -70,8 +108,11 @@ test('a reload goes on where the page was', async () => {
 	assert.equal(next.change(pss, podOf(next, 1)), 24 * MIB);
 	assert.equal(next.dotsOf(pss, podOf(next, 1)).length, 21);
 	assert.ok(next.isNew(pss, podOf(next, 3)) && !next.isNew(pss, podOf(next, 0)));
-	// From the future, or of another node: nothing of it counts.
-	for (const [text, t] of [[kept, .5], ['{"nodes":[0],"spans":[null,null]}', 25]]) {
+	// A history from the future or of another node is ignored.
+	for (const [text, t] of [
+		[kept, 0.5],
+		['{"nodes":[0],"spans":[null,null]}', 25],
+	]) {
 		const other = load();
 		await other.read(node(25));
 		other.commit();
@@ -82,8 +123,15 @@ test('a reload goes on where the page was', async () => {
 	assert.throws(() => load().unpack('{', 1));
 });
 
-test('what is kept is bounded: of a large node the paths are left out, and count from the reload', async () => {
-	const page = load(), large = t => exposition({ pss: Array.from({ length: 20000 }, (_, k) => [place('n', `pod-${k % 50}`, 'app', 'x', `/path/${k}`), t * 4096]) });
+test('the kept history is bounded: paths of a large node are dropped and count from the reload', async () => {
+	const page = load(),
+		large = t =>
+			exposition({
+				pss: Array.from({ length: 20000 }, (_, k) => [
+					place('n', `pod-${k % 50}`, 'app', 'x', `/path/${k}`),
+					t * 4096,
+				]),
+			});
 	for (let t = 1; t <= 5; t++) await scrape(page, t, large(t));
 	const kept = page.pack(['pss'], 30000);
 	assert.ok(kept.length < 200000, `${kept.length} bytes`);
@@ -92,14 +140,22 @@ test('what is kept is bounded: of a large node the paths are left out, and count
 	next.commit();
 	next.unpack(kept, 9);
 	next.remember(9);
-	const pss = next.fields.get('pss'), pod = podOf(next, 7);
+	const pss = next.fields.get('pss'),
+		pod = podOf(next, 7);
 	assert.equal(next.change(pss, pod), 400 * 8 * 4096);
 	const path = pod.kids[0].kids[0].kids[0];
 	assert.ok(!next.isNew(pss, path) && next.change(pss, path) === 0);
 });
 
-test('an hour of refreshes leaves nothing behind', async () => {
-	const page = load(), churn = t => exposition({ pss: [1, ...Array.from({ length: 100 }, (_, k) => 100 * t + k)].map(k => [place('n', `pod-${k}`, 'app', 'x', '[heap]'), 4096 * (1 + t)]) });
+test('an hour of refreshes does not grow memory', async () => {
+	const page = load(),
+		churn = t =>
+			exposition({
+				pss: [1, ...Array.from({ length: 100 }, (_, k) => 100 * t + k)].map(k => [
+					place('n', `pod-${k}`, 'app', 'x', '[heap]'),
+					4096 * (1 + t),
+				]),
+			});
 	page.getPivot();
 	for (let t = 1; t <= 3600; t++) {
 		await scrape(page, t, churn(t));

@@ -3,9 +3,9 @@
 
 usage: anonymous.py FROM TO [NAME...]
 
-FROM has NAME.smaps and NAME.truth.json: the resident bytes of each address range by what they really were. TO gets
-NAME.tsv: the addresses, permissions and flags of each mapping, its resident KiB by use, its path. Of the mappings with a
-path only those are kept that the rules can notice.
+FROM has NAME.smaps, and NAME.truth.json with the resident bytes of each address range by their real use. TO
+gets NAME.tsv with the addresses, permissions and flags of each mapping, its resident KiB by use, and its
+path. Mappings with a path are kept only if the rules depend on them.
 """
 
 import json
@@ -18,7 +18,7 @@ FLAGS = {"nh", "nr", "ac", "dc", "gu"}
 
 
 def mappings(text: str) -> list[list[str]]:
-    """Beginning, end, permissions, flags and path of each."""
+    """Returns the start, end, permissions, flags and path of each mapping."""
     found = []
     for line in text.splitlines():
         if header := HEADER.fullmatch(line):
@@ -34,14 +34,14 @@ def shortened(text: str, truth: dict) -> str:
     lines = [f"# {truth['what']}; Linux {truth['kernel']}"]
     found = mappings(text)
     for (begin, end, permissions, flags, path), above in zip(found, found[1:] + [[""] * 5]):
-        # the truth's addresses are not padded with zeros
+        # Addresses in truth.json are not padded with zeros.
         resident = uses.pop("-".join(address.lstrip("0") for address in (begin, end)), {})
         is_below_anonymous = above[0] == end and not above[4]
         if path and not is_below_anonymous and not re.search(r"/server/libjvm\.so|java_heap|\.jsa", path):
             continue
         kib = "" if path else " ".join(f"{use}={n // 1024}" for use, n in resident.items() if n)
         lines.append("\t".join((f"{begin}-{end}", permissions, flags, kib, path)))
-    assert not uses, f"these are no mappings: {uses}"
+    assert not uses, f"truth.json has addresses without a mapping: {uses}"
     return "\n".join(lines) + "\n"
 
 

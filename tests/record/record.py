@@ -1,9 +1,9 @@
-"""Record the node that fixtures/ keeps: real programs in the pods of a real containerd.
+"""Records the node of fixtures/node: real programs in pods of a real containerd.
 
 usage: record.py EXPORTER DIR [ROOTFS.tar]
 
-The programs come from Debian's packages (mmdebstrap), in one root filesystem that all containers share; with ROOTFS.tar one that
-was made before is taken. No program listens on the network: the pods share the machine's.
+The programs come from Debian's packages (mmdebstrap), in one root file system that all containers share.
+ROOTFS.tar is an existing one. No program listens on the network, because the pods share the host's.
 """
 
 import os
@@ -50,7 +50,8 @@ http { access_log off; server { listen unix:/tmp/nginx.sock; root /usr/share/ngi
 """
 NODE = """
 const pages = new Map(Array.from({length: 50000}, (_, id) => [`/orders/${id}`, {id, hits: 0}]));
-require('http').createServer((request, response) => response.end(JSON.stringify(pages.get(request.url)))).listen('/tmp/app.sock');
+const answer = (request, response) => response.end(JSON.stringify(pages.get(request.url)));
+require('http').createServer(answer).listen('/tmp/app.sock');
 console.log('ready');
 """
 H2 = ["java", "-Xmx48m", "-XX:+UseSerialGC", "-Dh2.bindAddress=127.0.0.1", "-cp", "/usr/share/java/h2.jar"]
@@ -69,12 +70,17 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
     with Lab() as lab:
         if rootfs is None:
             rootfs = lab.directory / "rootfs.tar"
-            options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+            options = [
+                "--quiet",
+                "--variant=minbase",
+                f"--include={PACKAGES}",
+                "--dpkgopt=path-exclude=/usr/share/doc/*",
+            ]
             subprocess.run(["mmdebstrap", *options, "bookworm", rootfs], check=True)
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        os.sync()  # on a node that did not unpack its images a moment ago, programs are not dirty page cache
+        os.sync()  # on most nodes, images were unpacked long ago and programs are not dirty page cache
 
         shop_postgres(lab)
         shop_redis(lab)
@@ -83,43 +89,50 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         batch_report(lab)
 
         recording = lab.directory / "recording"
-        arguments = ["--filter", "*/*/*/*", "--containerd-sock", lab.socket, "--cgroup-metrics", "memory,cpu,pids"]
+        arguments = [
+            "--filter",
+            "*/*/*/*",
+            "--containerd-sock",
+            lab.socket,
+            "--cgroup-metrics",
+            "memory,cpu,pids",
+        ]
         subprocess.run([exporter, "--record", recording, *arguments], check=True)
-        check(lab, recording)
+        assert_complete(lab, recording)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(recording, out)
 
 
 def shop_postgres(lab: Lab):
-    """A database with data, two open backends, and the two clients (started by exec) that hold them."""
+    """Runs a database with data, and two clients, started by exec, that keep two backends open."""
     pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES, 256)])
     lab.limit_pod(pod, 256 * MIB)
     postgres = pod["postgres"]
-    answers(lab, pod, "postgres", [*PSQL, "select"])
+    wait_for_success(lab, pod, "postgres", [*PSQL, "select"])
     lab.exec_sync(postgres, [*PSQL, ORDERS])
     for query in ["select count(*) from orders where customer = 7", "select sum(length(note)) from orders"]:
         lab.exec(postgres, [*PSQL, f"{query}; select pg_sleep(1000000)"])
     sleeping = "select 1 / (count(*) = 2)::int from pg_stat_activity where wait_event = 'PgSleep'"
-    answers(lab, pod, "postgres", [*PSQL, sleeping])
+    wait_for_success(lab, pod, "postgres", [*PSQL, sleeping])
 
 
 def shop_redis(lab: Lab):
     pod = lab.run_pod("shop", "redis-0", [container("redis", REDIS, 24)])
     lab.limit_pod(pod, 24 * MIB)
     redis_cli = ["redis-cli", "-s", "/tmp/redis.sock"]
-    answers(lab, pod, "redis", [*redis_cli, "ping"])
+    wait_for_success(lab, pod, "redis", [*redis_cli, "ping"])
     lab.exec_sync(pod["redis"], [*redis_cli, "eval", REDIS_CARTS, "0"])
 
 
 def shop_search(lab: Lab):
-    """A database in a JVM with a small heap."""
+    """Runs a database in a JVM with a small heap."""
     pod = lab.run_pod("shop", "search-6f4c8b7d9-kq2wz", [container("h2", H2, 160)])
     lab.limit_pod(pod, 160 * MIB)
     until(lambda: "TCP server running" in lab.log_of(pod, "h2"), 60, "H2 runs")
 
 
 def default_web(lab: Lab):
-    """Two containers: a web server with two workers, and the application behind it."""
+    """Runs two containers: a web server with two workers, and the application behind it."""
     start = f"printf '%s' '{NGINX}' > /tmp/nginx.conf; exec nginx -c /tmp/nginx.conf -g 'daemon off;'"
     containers = [container("nginx", ["sh", "-c", start], 64), container("app", ["node", "-e", NODE])]
     pod = lab.run_pod("default", "web-7d4b9c6f5d-x2x8k", containers)
@@ -135,8 +148,8 @@ def container(name: str, command: list[str], limit_mib: int = 0) -> Container:
     return Container(name, command, image=IMAGE, env={"LANG": "C.UTF-8"}, memory_limit_bytes=limit_mib * MIB)
 
 
-def answers(lab: Lab, pod: Pod, where: str, command: list[str]):
-    """Wait until a command in a container succeeds."""
+def wait_for_success(lab: Lab, pod: Pod, where: str, command: list[str]):
+    """Waits until a command in a container succeeds."""
     try:
         until(lambda: succeeds(lab, pod[where], command), 60, f"{command} succeeds in {where}")
     except AssertionError as error:
@@ -152,17 +165,21 @@ def succeeds(lab: Lab, where: Container, command: list[str]) -> bool:
     return True
 
 
-def check(lab: Lab, recording: Path):
-    """The recording is of what was started, and tells nothing of this machine."""
+def assert_complete(lab: Lab, recording: Path):
+    """Asserts that the recording has all started programs, and no path of this machine."""
     commands = [comm.read_text().strip() for comm in recording.glob("proc/*/comm")]
     expected = {"postgres": 8, "psql": 2, "redis-server": 1, "java": 1, "nginx": 3, "node": 1, "python3": 1}
     found = {command: commands.count(command) for command in sorted(set(commands))}
-    assert found == expected, f"recorded {found}, not {expected}"
+    assert found == expected, f"recorded {found}, expected {expected}"
     files = [path for path in recording.rglob("*") if path.is_file()]
     accounts = {path.parent.name for path in (recording / "cgroup").rglob("memory.stat")}
-    assert accounts == {line.split("\t")[0] for line in (recording / "containers.tsv").read_text().splitlines()[1:]}, accounts
+    assert accounts == {
+        line.split("\t")[0] for line in (recording / "containers.tsv").read_text().splitlines()[1:]
+    }, accounts
     for path in files:
-        assert str(lab.directory) not in path.read_text(errors="replace"), f"{path} names the lab's directory"
+        assert str(lab.directory) not in path.read_text(errors="replace"), (
+            f"{path} contains the lab's directory"
+        )
     print(f"{len(files)} files, {sum(path.stat().st_size for path in files)} bytes")
 
 

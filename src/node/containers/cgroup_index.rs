@@ -44,7 +44,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn owner(&self) -> &Arc<Container> {
+    fn pod_or_container(&self) -> &Arc<Container> {
         self.pod.as_ref().unwrap_or(&self.container)
     }
 }
@@ -64,8 +64,8 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the cgroups of all processes whether the exporter is inside a cgroup namespace, and which
-    /// ids are outside the cgroups of other containers. Returns whether that may change any attribution.
+    /// Finds out from the cgroups of all processes whether the exporter is inside a cgroup namespace, and
+    /// which ids are outside the cgroups of other containers. Returns whether an attribution may change.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -74,7 +74,7 @@ impl CgroupIndex {
             is_inside |= path == b"/.." || path.starts_with(b"/../");
             if needs_placing
                 && let Some(id) =
-                    outermost_id(path, |id| by_id.contains_key(id), |path| is_owned(by_path, path))
+                    outermost_id(path, |id| by_id.contains_key(id), |path| is_first(by_path, path))
                 && !placed.contains(id)
             {
                 is_new = true;
@@ -89,7 +89,7 @@ impl CgroupIndex {
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
-        paths.filter_map(|path| outermost_id(path, is_listed, |path| is_owned(&self.by_path, path))).collect()
+        paths.filter_map(|path| outermost_id(path, is_listed, |path| is_first(&self.by_path, path))).collect()
     }
 
     /// Removes every container.
@@ -116,7 +116,7 @@ impl CgroupIndex {
         first: Option<&Cgroups>,
     ) -> bool {
         let id = container.listed.id.as_bytes();
-        let owner = pod.unwrap_or(container);
+        let pod_or_container = pod.unwrap_or(container);
         if !id.is_empty() {
             let listed = || Listed { container: container.clone(), pod: pod.cloned(), first: first.cloned() };
             self.by_id.entry(id.into()).or_insert_with(listed);
@@ -130,8 +130,8 @@ impl CgroupIndex {
         if is_root && !(self.is_inside && path == b"/") {
             return false;
         }
-        let known = self.by_path.entry(path.into()).or_insert_with(|| Some(owner.clone()));
-        known.take_if(|known| known.id != owner.id);
+        let known = self.by_path.entry(path.into()).or_insert_with(|| Some(pod_or_container.clone()));
+        known.take_if(|known| known.id != pod_or_container.id);
         known.is_none()
     }
 
@@ -166,9 +166,9 @@ impl CgroupIndex {
             }
             let Some(listed) = self.by_id.get(id_of(component)) else { continue };
             has_id = true;
-            let is_same = |place: &Place| place.container.id == listed.owner().id;
+            let is_same = |place: &Place| place.container.id == listed.pod_or_container().id;
             if place.is_none() || (self.is_placed_at(listed, above) && !place.as_ref().is_some_and(is_same)) {
-                place = Some(Place { container: listed.owner(), cgroup: key(above) });
+                place = Some(Place { container: listed.pod_or_container(), cgroup: key(above) });
             }
         }
         (place, has_id)
@@ -187,7 +187,7 @@ impl CgroupIndex {
 }
 
 /// Whether the cgroup at `path` belongs to a container without an id in its path.
-fn is_owned(by_path: &ByPath, path: &[u8]) -> bool {
+fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
 
@@ -212,21 +212,21 @@ mod tests {
         Cgroups::from(format!("0::{path}\n").as_str())
     }
 
-    fn owner_by<'a>(index: &'a CgroupIndex, cgroups: &Cgroups) -> Option<&'a str> {
+    fn id_of_cgroups<'a>(index: &'a CgroupIndex, cgroups: &Cgroups) -> Option<&'a str> {
         index.container_of(cgroups).map(|place| place.container.listed.id.as_str())
     }
 
-    fn owner<'a>(index: &'a CgroupIndex, path: &str) -> Option<&'a str> {
-        let owner = index.container_at(path.as_bytes()).map(|place| place.container.listed.id.as_str());
+    fn id_at<'a>(index: &'a CgroupIndex, path: &str) -> Option<&'a str> {
+        let id = index.container_at(path.as_bytes()).map(|place| place.container.listed.id.as_str());
         if path.starts_with('/') {
-            assert_eq!(owner_by(index, &at(path)), owner, "{path:?}");
+            assert_eq!(id_of_cgroups(index, &at(path)), id, "{path:?}");
         }
-        owner
+        id
     }
 
     /// A workload names one of its own cgroups after another container.
     #[test]
-    fn an_id_below_another_container_counts_only_where_the_runtime_put_it() {
+    fn id_below_another_container_counts_only_where_the_runtime_placed_it() {
         let (real, fake) = ("/kubepods/pod2/b", "/kubepods/pod1/a/b");
         for (what, includes_ended, init, seen, container_of_fake) in [
             ("init is elsewhere", false, Some(real), &[real, fake][..], "a"),
@@ -240,9 +240,9 @@ mod tests {
             index.insert(&container("b"), None, init.map(at).as_ref());
             let seen: Vec<_> = seen.iter().map(|path| at(path)).collect();
             index.observe(seen.iter());
-            assert_eq!(owner(&index, fake), Some(container_of_fake), "{what}");
-            assert_eq!(owner(&index, &format!("{fake}/x")), Some(container_of_fake), "{what}");
-            assert_eq!(owner(&index, real), Some("b"), "{what}");
+            assert_eq!(id_at(&index, fake), Some(container_of_fake), "{what}");
+            assert_eq!(id_at(&index, &format!("{fake}/x")), Some(container_of_fake), "{what}");
+            assert_eq!(id_at(&index, real), Some("b"), "{what}");
             let fake = at(fake);
             let expected = if container_of_fake == "a" { "/kubepods/pod1/a" } else { "/kubepods/pod1/a/b" };
             assert_eq!(index.container_of(&fake).unwrap().cgroup, expected.as_bytes(), "{what}");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_was_seen_outside_stays_so_while_it_is_listed() {
+    fn placed_id_is_remembered_while_it_is_listed() {
         let mut index = CgroupIndex::default();
         let claim = |index: &mut CgroupIndex, ids: &[&str]| {
             index.clear();
@@ -261,15 +261,15 @@ mod tests {
         assert!(index.observe([&at("/b"), &at("/a/b")].into_iter()), "attribution may change");
         assert!(!index.observe([&at("/a/b")].into_iter()));
         claim(&mut index, &["a", "b"]);
-        assert_eq!(owner(&index, "/a/b"), Some("a"));
+        assert_eq!(id_at(&index, "/a/b"), Some("a"));
         claim(&mut index, &["a"]);
         claim(&mut index, &["a", "b"]);
-        assert_eq!(owner(&index, "/a/b"), Some("b"));
+        assert_eq!(id_at(&index, "/a/b"), Some("b"));
     }
 
     /// A cgroup that containers of different pods share, such as the runtime's own, belongs to neither.
     #[test]
-    fn containers_of_different_pods_have_no_cgroup_in_common() {
+    fn cgroup_of_different_pods_belongs_to_no_container() {
         let path = at("/system.slice/containerd.service");
         let [a, b] = [in_pod("a", "web-0"), in_pod("b", "web-0")];
         let (pod, other) = (in_pod("", "web-0"), in_pod("c", "web-1"));
@@ -277,17 +277,17 @@ mod tests {
             let mut index = CgroupIndex::default();
             assert!(!index.insert(&a, pod, Some(&path)));
             assert_eq!(index.insert(&b, pod, Some(&path)), is_shared);
-            assert_eq!(owner_by(&index, &path), expected);
-            assert_eq!(owner(&index, "/x/a"), Some(if pod.is_some() { "" } else { "a" }), "by its id");
+            assert_eq!(id_of_cgroups(&index, &path), expected);
+            assert_eq!(id_at(&index, "/x/a"), Some(if pod.is_some() { "" } else { "a" }), "by its id");
             assert!(index.insert(&other, None, Some(&path)));
-            assert_eq!(owner_by(&index, &path), None);
+            assert_eq!(id_of_cgroups(&index, &path), None);
         }
     }
 
     #[test]
-    fn a_container_owns_from_its_id_down_wherever_its_init_process_is() {
+    fn container_has_every_cgroup_from_its_id_down() {
         // Both drivers, versions 1 and 2, a node inside another one (kind), the inside of a cgroup namespace.
-        assert_owned(&[
+        assert_containers(&[
             (
                 "abc",
                 Some("/kubepods/burstable/pod1/abc"),
@@ -330,8 +330,8 @@ mod tests {
     }
 
     #[test]
-    fn without_an_id_in_its_path_the_first_cgroup_of_init_decides() {
-        assert_owned(&[
+    fn first_cgroup_of_init_decides_without_an_id_in_the_path() {
+        assert_containers(&[
             ("abc", Some("/machine/x"), &["/machine/x", "/machine/x/y"], &["/machine", "/machine/xy"]),
             // The root belongs to no container.
             ("abc", Some("/"), &["/abc/x"], &["/", "/x", "/init.scope", "/.."]),
@@ -340,17 +340,17 @@ mod tests {
         ]);
     }
 
-    /// An id, the first cgroup of the init process, and paths that the container owns and does not own.
-    type Owned<'a> = (&'a str, Option<&'a str>, &'a [&'a str], &'a [&'a str]);
+    /// An id, the first cgroup of the init process, paths in the container, and paths outside it.
+    type Expected<'a> = (&'a str, Option<&'a str>, &'a [&'a str], &'a [&'a str]);
 
-    fn assert_owned(cases: &[Owned<'_>]) {
+    fn assert_containers(cases: &[Expected<'_>]) {
         for &(id, first, own, others) in cases {
             let mut index = CgroupIndex::default();
             index.insert(&container(id), None, first.map(at).as_ref());
             let expected =
                 own.iter().map(|path| (path, Some(id))).chain(others.iter().map(|path| (path, None)));
             for (path, expected) in expected {
-                assert_eq!(owner(&index, path), expected, "{path:?} with init in {first:?}");
+                assert_eq!(id_at(&index, path), expected, "{path:?} with init in {first:?}");
             }
         }
     }
@@ -358,7 +358,7 @@ mod tests {
     /// The view of an exporter in a container on version 2: its own cgroup is `/`, and everything beside and
     /// above it begins with `..`.
     #[test]
-    fn inside_a_cgroup_namespace_the_exporters_own_container_is_in_the_root() {
+    fn root_is_the_exporters_container_inside_a_cgroup_namespace() {
         let mut index = CgroupIndex::default();
         let beside = "/../../pod2/cri-containerd-def.scope";
         assert!(index.observe([&at("/"), &at(beside), &at("/../../..")].into_iter()));
@@ -374,12 +374,12 @@ mod tests {
             ("/../x", None),
             ("/../../../system.slice", None),
         ] {
-            assert_eq!(owner(&index, path), expected, "{path:?}");
+            assert_eq!(id_at(&index, path), expected, "{path:?}");
         }
     }
 
     #[test]
-    fn the_innermost_container_has_the_process() {
+    fn innermost_container_has_the_process() {
         let mut index = CgroupIndex::default();
         index.insert(&container("outer"), None, Some(&at("/docker/outer")));
         index.insert(&container("inner"), None, Some(&at("/docker/outer/kubelet/inner")));
@@ -391,9 +391,9 @@ mod tests {
             ("/docker/outer/x/y", Some("below")),
             ("/docker", None),
         ] {
-            assert_eq!(owner(&index, path), expected, "{path:?}");
+            assert_eq!(id_at(&index, path), expected, "{path:?}");
         }
         index.clear();
-        assert_eq!(owner(&index, "/docker/outer"), None);
+        assert_eq!(id_at(&index, "/docker/outer"), None);
     }
 }

@@ -38,12 +38,12 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the outermost id in `path` for which `is_listed` holds. `None` if a cgroup further out belongs to a
-/// container without an id, for which `is_owned` holds.
+/// Returns the outermost id in `path` for which `is_listed` holds. `None` if a cgroup further out belongs to
+/// a container without an id, for which `is_first` holds.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,
-    is_owned: impl Fn(&[u8]) -> bool,
+    is_first: impl Fn(&[u8]) -> bool,
 ) -> Option<&[u8]> {
     let mut found = None;
     for (component, above) in components(path) {
@@ -51,7 +51,7 @@ pub fn outermost_id(
             found = None;
         } else if found.is_none() {
             let id = Some(id_of(component)).filter(|id| is_listed(id));
-            found = if is_owned(key(above)) { Some(None) } else { id.map(Some) };
+            found = if is_first(key(above)) { Some(None) } else { id.map(Some) };
         }
     }
     found.flatten()
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_containers_cgroup_ends_with_its_id() {
+    fn cgroup_of_a_container_ends_with_its_id() {
         for (path, expected) in [
             ("/kubepods/pod1/abc", Some("/kubepods/pod1/abc")),
             ("/kubepods/pod1/abc/", Some("/kubepods/pod1/abc")),

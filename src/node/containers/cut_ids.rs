@@ -53,8 +53,8 @@ impl CutIds {
         let whole = self.find(processes);
         if self.n_ambiguous > 0 && !std::mem::replace(&mut self.has_reported, true) {
             warn!(
-                "{} containers are not exported: their links' names are cut at 255 bytes, and the digits left of their ids \
-                 match more than one container",
+                "{} containers are not exported: the kubelet cut the names of their links at 255 bytes, and \
+                 the remaining digits of their ids match more than one container",
                 self.n_ambiguous
             );
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_that_one_id_begins_with_are_completed() {
+    fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
         // The known digits, the paths of the processes, the completed names, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completed_id_stays_over_listings_until_its_process_is_gone() {
+    fn completed_id_is_kept_until_its_process_ends() {
         let mut ids = CutIds::default();
         let (whole, cut) = (id("aaaaaaaaaaaa", '0'), || vec![container("aaaaaaaaaaaa", "app")]);
         ids.take(vec![], cut());

@@ -35,7 +35,7 @@ pub struct Discovery {
     unknown_cgroups: UnknownCgroups,
     /// The number of names that could not be read as containers; `None` where containers are not listed by
     /// name.
-    n_unclear: Option<u64>,
+    n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
 }
@@ -52,7 +52,7 @@ impl Discovery {
             has_changed: false,
             has_reported_sharing: false,
             unknown_cgroups: UnknownCgroups::default(),
-            n_unclear: None,
+            n_unrecognized: None,
             namespaces: Vec::new(),
         }
     }
@@ -97,7 +97,7 @@ impl Discovery {
     /// Returns the number of the kubelet's links that name no container, or have a cut id that matches more
     /// than one; `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
-        Some(self.n_unclear? + self.cut_ids.n_ambiguous())
+        Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
 
     /// Returns the label text of each namespace and how many containers it has, for the first 100 namespaces
@@ -139,14 +139,14 @@ impl Discovery {
         }
     }
 
-    fn take_listing(&mut self, Listing { containers, cut, n_unclear, .. }: Listing) {
-        self.n_unclear = n_unclear;
+    fn take_listing(&mut self, Listing { containers, cut, n_unrecognized, .. }: Listing) {
+        self.n_unrecognized = n_unrecognized;
         let containers = self.cut_ids.take(containers, cut);
-        self.adopt(containers);
+        self.replace_listing(containers);
     }
 
-    fn adopt(&mut self, listed: Vec<sources::Container>) {
-        self.containers.adopt(listed, &self.filters, self.listings.includes_ended());
+    fn replace_listing(&mut self, listed: Vec<sources::Container>) {
+        self.containers.replace_listing(listed, &self.filters, self.listings.includes_ended());
         self.fill_index();
         self.index.forget_unlisted();
         self.namespaces = self.containers.count_by_namespace();
@@ -173,7 +173,8 @@ impl Discovery {
                 let path = first_cgroups.as_ref().and_then(Cgroups::main).unwrap_or_default();
                 let path = String::from_utf8_lossy(path);
                 warn!(
-                    "containers of different pods have the cgroup {path:?}: its processes are exported for none"
+                    "containers of different pods have the cgroup {path:?}: its processes are not \
+                     exported"
                 );
             }
         }
@@ -199,11 +200,11 @@ impl Discovery {
         std::mem::take(&mut self.has_changed) || had_changed
     }
 
-    /// Learns from the processes which cgroups belong to the containers.
+    /// Finds out from the processes which cgroups belong to the containers.
     fn learn<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone) {
         let cgroups = processes.clone().map(|process| process.cgroups);
         if let Some(containers) = self.cut_ids.complete(cgroups.clone()) {
-            self.adopt(containers);
+            self.replace_listing(containers);
         }
         if self.containers.see_inits(processes) {
             self.fill_index();
@@ -227,14 +228,14 @@ impl Discovery {
 mod tests {
     use std::time::Duration;
 
-    use super::super::listings::tests::Played;
+    use super::super::listings::tests::FakeSource;
     use super::super::table::{ContainerId, tests::listed};
     use super::*;
 
     /// A discovery, its source and its clock.
     struct Node {
         discovery: Discovery,
-        source: Played,
+        source: FakeSource,
         start: Instant,
     }
 
@@ -248,7 +249,7 @@ mod tests {
 
     impl Node {
         fn new() -> Self {
-            let source = Played::default();
+            let source = FakeSource::default();
             let filters = [Filter::parse("default/pod/b/java").unwrap(), Filter::parse("*/*/a/*").unwrap()];
             let discovery = Discovery::new(Box::new(source.clone()), &filters);
             Self { discovery, source, start: Instant::now() }
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_cgroups_and_missing_init_processes_call_for_a_listing() {
+    fn unknown_cgroups_and_missing_init_processes_cause_a_listing() {
         let cases: &[(&str, &[Process], u32)] = &[
             ("nothing new", &[HOST, A, B], 0),
             ("another process of the node's own", &[HOST, (5, 20, "/init.scope"), A, B], 0),
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_init_process_calls_for_one_listing() {
+    fn missing_init_process_causes_one_listing() {
         let mut node = Node::quiet();
         for ms in [11_000, 14_000] {
             node.see(ms, &[HOST, A]);

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn globs() {
+    fn star_matches_any_run_of_characters() {
         let cases: &[(&str, &[&str], &[&str])] = &[
             ("", &[""], &["a"]),
             ("a", &["a"], &["", "b", "aa", "A"]),
@@ -110,7 +110,7 @@ mod tests {
 
     /// Compares every pattern of up to five letters and every such text with the definition of `*`.
     #[test]
-    fn globs_equal_the_definition() {
+    fn matching_equals_the_definition_of_star() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
             match pattern {
                 [] => text.is_empty(),
@@ -142,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn long_patterns_end() {
+    fn long_patterns_take_linear_time() {
         let text = "a".repeat(1 << 16);
         assert!(!glob(&format!("{}b", "*a".repeat(1 << 12)), &text));
         assert!(glob(&"*a".repeat(1 << 12), &text));
     }
 
     #[test]
-    fn segments() {
+    fn each_segment_is_matched_with_its_label() {
         let cases: &[(&str, [&str; 4], bool)] = &[
             ("*/*/*/*", ["default", "web-0", "app", "nginx"], true),
             ("*/*/*/*", ["moby", "", "", ""], true),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn container_alone() {
+    fn container_can_be_matched_without_a_command() {
         let filter = Filter::parse("default/web-*/app/nginx").expect("four segments");
         assert!(filter.matches_container("default", "web-0", "app"));
         assert!(!filter.matches_container("kube-system", "web-0", "app"));
@@ -190,15 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn refuses() {
+    fn filters_with_fewer_segments_are_refused() {
         for (text, quoted) in
             [("", r#""""#), ("*", r#""*""#), ("a/b/c", r#""a/b/c""#), ("\"/\n", r#""\"/\n""#)]
         {
             assert_eq!(
                 Filter::parse(text).expect_err("fewer than four segments").to_string(),
                 format!(
-                    "invalid filter {quoted}: expected \"<namespace>/<pod>/<container>/<command>\", where \"*\" stands \
-                     for any run of characters"
+                    "invalid filter {quoted}: expected \"<namespace>/<pod>/<container>/<command>\", where \
+                     \"*\" stands for any run of characters"
                 )
             );
         }

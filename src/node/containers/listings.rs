@@ -131,7 +131,7 @@ impl Listings {
                 format!("{runtime} has ended or restarted: the containers it listed last are still read");
             warn!("{lost}");
             self.is_up = false;
-            self.schedule.lose();
+            self.schedule.note_runtime_end();
             self.last_error = Some(lost);
         }
         taken
@@ -160,9 +160,9 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A source that returns what the test has put into it.
+    /// A source that returns the listings that the test has put into it.
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct Played(Arc<Mutex<State>>);
+    pub(crate) struct FakeSource(Arc<Mutex<State>>);
 
     #[derive(Debug, Default)]
     pub(crate) struct State {
@@ -173,19 +173,19 @@ pub(crate) mod tests {
         pub(crate) includes_ended: bool,
     }
 
-    impl Played {
+    impl FakeSource {
         pub(crate) fn state(&self) -> MutexGuard<'_, State> {
             self.0.lock().unwrap()
         }
     }
 
-    impl Source for Played {
+    impl Source for FakeSource {
         fn lister(&self) -> Option<&'static str> {
-            Some("played")
+            Some("fake")
         }
 
         fn describe(&self) -> String {
-            "containers are played".into()
+            "containers are made up by the test".into()
         }
 
         fn lists_ended_containers(&self) -> bool {
@@ -219,8 +219,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_runtime_is_up_while_its_listings_succeed_in_time() {
-        let source = Played::default();
+    fn runtime_is_up_while_listings_succeed_in_time() {
+        let source = FakeSource::default();
         let (mut listings, start) = (Listings::new(Box::new(source.clone())), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let succeed = |listings: &mut Listings, ms| {
@@ -253,12 +253,12 @@ pub(crate) mod tests {
 
     #[test]
     fn the_first_listing_fails_without_an_answer() {
-        let source = Played::default();
+        let source = FakeSource::default();
         let mut listings = Listings::new(Box::new(source.clone()));
         let now = Instant::now();
         listings.begin_first(now);
         assert!(listings.take(now).unwrap().is_none());
-        assert_eq!(listings.check_answered(), Err("played has not answered yet".into()));
+        assert_eq!(listings.check_answered(), Err("fake has not answered yet".into()));
         source.state().answer = Some(Ok(Listing::default()));
         assert!(listings.take(now).unwrap().is_some());
         assert_eq!((listings.check_answered(), listings.has_listed()), (Ok(()), true));

@@ -66,7 +66,7 @@ impl Schedule {
     }
 
     /// Notes that the runtime has ended. The next listing begins as soon as possible.
-    pub fn lose(&mut self) {
+    pub fn note_runtime_end(&mut self) {
         self.listed_at = None;
     }
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_node_is_listed_once_a_minute() {
+    fn quiet_node_is_listed_once_a_minute() {
         assert!(Schedule::default().is_due(Instant::now()));
         let clock = Clock::quiet();
         assert!(!clock.is_due(10_000) && !clock.is_due(62_999));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_begins_two_seconds_later_explains_what_was_seen() {
+    fn listing_two_seconds_later_explains_what_was_seen() {
         let mut clock = Clock::quiet();
         clock.0.see_unexplained(clock.at(11_000));
         assert!(clock.is_due(11_000));
@@ -146,15 +146,15 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_has_ended_is_asked_as_soon_as_may_be() {
+    fn listing_follows_the_end_of_the_runtime_immediately() {
         let mut clock = Clock::quiet();
-        clock.0.lose();
+        clock.0.note_runtime_end();
         assert!(clock.is_due(3250) && !clock.is_due(3249));
         assert_eq!(clock.0.began_at(), Some(clock.at(3000)));
     }
 
     #[test]
-    fn a_task_that_is_created_and_never_started_is_asked_about_less_and_less() {
+    fn created_task_causes_fewer_and_fewer_listings() {
         let mut clock = Clock::quiet();
         let mut n_listings = 0;
         clock.list(20_000, true);

@@ -71,7 +71,8 @@ impl fmt::Display for Selection<'_> {
             0 => write!(f, "none of {n_processes} processes in {n_containers} containers")?,
             _ => write!(
                 f,
-                "{n_selected} of {n_processes} processes in {n_selected_containers} of {n_containers} containers"
+                "{n_selected} of {n_processes} processes in {n_selected_containers} of {n_containers} \
+                 containers"
             )?,
         }
         let named: Vec<String> =
@@ -96,7 +97,8 @@ mod tests {
                 &["default/*/*/*"][..],
                 [4, 17, 2, 6],
                 vec!["shop", "batch", "default"],
-                "filter default/*/*/* selects 4 of 17 processes in 2 of 6 containers; namespaces here: batch, default, shop",
+                "filter default/*/*/* selects 4 of 17 processes in 2 of 6 containers; namespaces here: \
+                 batch, default, shop",
             ),
             (
                 &["a/*/*/*", "b/*/*/*"],
@@ -114,8 +116,9 @@ mod tests {
                 &["*/*/*/*"],
                 [1, 1, 1, 1],
                 many.iter().map(String::as_str).collect(),
-                "filter */*/*/* selects 1 of 1 processes in 1 of 1 containers; namespaces here: n00, n01, n02, n03, n04, n05, n06, n07, \
-                 n08, n09, n10, n11, n12, n13, n14, n15, n16, n17, n18, n19 and 3 more",
+                "filter */*/*/* selects 1 of 1 processes in 1 of 1 containers; namespaces here: n00, n01, \
+                 n02, n03, n04, n05, n06, n07, n08, n09, n10, n11, n12, n13, n14, n15, n16, n17, n18, n19 \
+                 and 3 more",
             ),
         ] {
             let filters: Vec<Filter> = filters.iter().map(|text| Filter::parse(text).unwrap()).collect();

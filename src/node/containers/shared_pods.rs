@@ -1,7 +1,7 @@
 //! Pods with containers that share a process or a cgroup. gVisor and Kata Containers run all containers of a
-//! pod in one sandbox: its processes are in one cgroup, and the runtime lists the same pid for each container.
-//! Nothing shows which container they use memory for, so they count for the pod: its label `container` is
-//! empty.
+//! pod in one sandbox: its processes are in one cgroup, and the runtime lists the same pid for each
+//! container. Nothing shows which container they use memory for, so they count for the pod: its label
+//! `container` is empty.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ mod tests {
             elsewhere("e", 1),
             listed("f", None),
         ];
-        containers.adopt(listing, &filters, false);
+        containers.replace_listing(listing, &filters, false);
         let mut pods_of = |cgroups: [&str; 3]| -> Vec<Option<u32>> {
             let cgroups = cgroups.map(|path| Cgroups::from(&*format!("0::{path}")));
             let seen = |(pid, cgroups)| Seen { pid, start_time: Some(5), cgroups };
@@ -101,7 +101,7 @@ mod tests {
         let pod = containers.iter().next().unwrap().pod.clone().unwrap();
         assert_eq!(pod.labels, r#"{namespace="default",pod="pod",container="""#);
         assert!(pod.is_selected);
-        containers.adopt(vec![listed("c", Some(4)), listed("d", Some(5))], &filters, false);
+        containers.replace_listing(vec![listed("c", Some(4)), listed("d", Some(5))], &filters, false);
         let sandbox = Cgroups::from("0::/pod/sandbox");
         let seen = [4, 5].map(|pid| Seen { pid, start_time: Some(6), cgroups: &sandbox });
         containers.see_inits(seen.into_iter());

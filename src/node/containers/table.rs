@@ -122,7 +122,12 @@ impl Containers {
 
     /// Replaces the containers with those of a new listing, and keeps what is known about those that remain.
     /// With `includes_ended`, the listing may name containers that have ended.
-    pub fn adopt(&mut self, listed: Vec<sources::Container>, filters: &[Filter], includes_ended: bool) {
+    pub fn replace_listing(
+        &mut self,
+        listed: Vec<sources::Container>,
+        filters: &[Filter],
+        includes_ended: bool,
+    ) {
         // Both lists are in the order of the runtime's ids.
         let mut before = std::mem::take(&mut self.tracked).into_iter().peekable();
         for listed in listed {
@@ -191,8 +196,8 @@ impl Containers {
         has_news
     }
 
-    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` also takes the number of
-    /// container ids used so far.
+    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` also takes the number
+    /// of container ids used so far.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
@@ -294,7 +299,7 @@ pub(crate) mod tests {
             (vec![listed("b", Some(2)), listed("c", None)], vec![(1, "b", true), (2, "c", false)]),
             (vec![listed("a", Some(1)), listed("b", Some(3))], vec![(3, "a", false), (4, "b", true)]),
         ] {
-            containers.adopt(listing, &filters, false);
+            containers.replace_listing(listing, &filters, false);
             assert_eq!(selected(&containers), expected);
         }
         let labels = &containers.iter().next().unwrap().container.labels;
@@ -304,7 +309,7 @@ pub(crate) mod tests {
     #[test]
     fn the_first_cgroup_of_the_init_process_is_kept() {
         let mut containers = Containers::default();
-        containers.adopt(vec![listed("a", Some(7))], &[], false);
+        containers.replace_listing(vec![listed("a", Some(7))], &[], false);
         let [first, other] = ["0::/a\n", "0::/b\n"].map(Cgroups::from);
         let seen = |start_time, cgroups| [Seen { pid: 7, start_time: Some(start_time), cgroups }].into_iter();
         assert!(containers.see_inits(seen(5, &first)));
@@ -317,9 +322,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn with_ended_containers_in_the_listing_those_with_a_process_run() {
+    fn listed_container_without_a_process_does_not_run() {
         let mut containers = Containers::default();
-        containers.adopt(vec![listed("a", None), listed("b", None)], &[], true);
+        containers.replace_listing(vec![listed("a", None), listed("b", None)], &[], true);
         assert_eq!(containers.running().count(), 0);
         let b = containers.iter().nth(1).unwrap().container.clone();
         assert!(containers.see_running([&*b].into_iter()));

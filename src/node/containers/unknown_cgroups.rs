@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cgroup_is_new_once_until_it_has_no_process() {
+    fn cgroup_is_new_only_the_first_time() {
         let mut index = CgroupIndex::default();
         let container = Container::new(ContainerId(0), listed("a", None), true);
         index.insert(&Arc::new(container), None, None);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_that_a_new_container_has_is_known() {
+    fn cgroup_of_a_new_container_is_known() {
         let (mut index, mut unknown) = (CgroupIndex::default(), UnknownCgroups::default());
         let cgroups = Cgroups::from("0::/a\n");
         assert!(unknown.see([&cgroups].into_iter(), &index, false));

@@ -21,13 +21,13 @@ pub struct Attribution {
     /// Whether the process has moved to other cgroups since.
     is_outdated: bool,
     is_selected: bool,
-    /// Whether it was logged why no filter selects the process.
-    is_explained: bool,
+    /// Whether the log already shows why no filter selects the process.
+    is_logged: bool,
     /// The name as the kernel printed it, without the newline at the end. Kept while the process is selected.
     comm: Vec<u8>,
 }
 
-/// What looking up the name of a process has changed.
+/// The change after looking up the name of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The process is selected under the same name as before.
@@ -42,7 +42,7 @@ impl Attribution {
     /// Creates the attribution of a process in these cgroups. Its container is not looked up yet.
     pub fn new(cgroups: Cgroups) -> Self {
         let comm = Vec::new();
-        Self { cgroups, container: None, is_outdated: true, is_selected: false, is_explained: false, comm }
+        Self { cgroups, container: None, is_outdated: true, is_selected: false, is_logged: false, comm }
     }
 
     /// Returns the cgroups that the process was last seen in.
@@ -75,9 +75,9 @@ impl Attribution {
         self.container.as_ref().is_some_and(|container| container.is_selected)
     }
 
-    /// Whether it was logged why no filter selects the process.
-    pub fn is_explained(&self) -> bool {
-        self.is_explained
+    /// Whether the log already shows why no filter selects the process.
+    pub fn is_logged(&self) -> bool {
+        self.is_logged
     }
 
     /// Notes the cgroups that the process is in now.
@@ -88,8 +88,7 @@ impl Attribution {
         }
     }
 
-    /// Looks up the container of the process. Returns whether it is another one than before; then the process
-    /// is deselected.
+    /// Looks up the container of the process. Returns whether it has changed; then the process is deselected.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);
@@ -99,7 +98,7 @@ impl Attribution {
         };
         if !is_same {
             self.is_selected = false;
-            self.is_explained = false;
+            self.is_logged = false;
         }
         self.container = container.cloned();
         !is_same
@@ -131,8 +130,8 @@ impl Attribution {
     }
 
     /// Logs once why no filter selects the process.
-    pub fn explain(&mut self, pid: u32, comm: &[u8]) {
-        self.is_explained = true;
+    pub fn log_unselected(&mut self, pid: u32, comm: &[u8]) {
+        self.is_logged = true;
         let comm = String::from_utf8_lossy(comm);
         match &self.container {
             None => {

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_process_is_confirmed_for_five_minutes() {
+    fn quiet_process_is_confirmed_for_at_most_five_minutes() {
         let (mut check, now) = (ChangeCheck::default(), Instant::now());
         let next = check.next(now);
         assert_eq!(next, Check::CompareWith(None));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_always_works_is_mostly_read_without_a_check() {
+    fn busy_process_is_mostly_read_without_a_check() {
         let (mut check, now) = (ChangeCheck::default(), Instant::now());
         let mut n_checks = 0;
         for _ in 0..200 {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_costs_nearly_as_much_as_reading_is_left_out() {
+    fn costly_check_is_skipped() {
         let (mut check, now) = (ChangeCheck::default(), Instant::now());
         check.note_read(Check::CompareWith(None), AT_WORK, us(1000), now);
         check.note_read(Check::CompareWith(AT_WORK), QUIET, us(1900), now);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn forgotten_values_are_not_confirmed() {
+    fn dropped_values_are_not_confirmed() {
         let (mut check, now) = (ChangeCheck::default(), Instant::now());
         check.note_read(Check::CompareWith(None), QUIET, us(1000), now);
         check.forget();

@@ -47,7 +47,7 @@ impl Identity {
         self.is_zombie = stat.is_some_and(|stat| stat.is_zombie);
     }
 
-    /// Takes the start time from `stat`. A recording has no `stat`; there the inode number of the directory
+    /// Sets the start time from `stat`. A recording has no `stat`; there the inode number of the directory
     /// takes its place.
     pub fn learn(&mut self, stat: Option<Stat>) {
         self.start_time = Some(stat.map_or(self.entry.inode, |stat| stat.start_time));
@@ -55,7 +55,7 @@ impl Identity {
         self.note_zombie(stat);
     }
 
-    /// Takes another inode number, which the kernel gives to a running process after a shortage of memory.
+    /// Sets another inode number, which the kernel gives to a running process after a shortage of memory.
     pub fn set_inode(&mut self, inode: u64) {
         self.entry.inode = inode;
     }

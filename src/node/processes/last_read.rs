@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_of_mappings_serves_for_nine_sums() {
+    fn count_of_mappings_is_used_for_nine_sums() {
         let (mut last, now) = (LastRead::default(), Instant::now());
         for known_count in [None].into_iter().chain([Some(500); 9]).chain([None]) {
             let detail = last.next(true, false, now);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_read_is_followed_by_a_hundred_times_its_length() {
+    fn long_read_is_followed_by_a_rest_of_100_times_its_duration() {
         let (mut last, now) = (LastRead::default(), Instant::now());
         let detail = last.next(false, false, now);
         for (ms, rest) in [(100, None), (101, Some(101 + 10_100)), (1, None)] {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_read_leaves_the_age_of_the_values() {
+    fn torn_read_keeps_the_age_of_the_values() {
         let (mut last, now) = (LastRead::default(), Instant::now());
         last.note(Detail::Mappings(Check::ReadAll), &read(Content::Mappings), &cost(now, 1), INTERVAL);
         let later = now + Duration::from_secs(1);

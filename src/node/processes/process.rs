@@ -36,8 +36,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Creates a process that a listing of proc shows for the first time; `None` if no file shows its cgroups,
-    /// because it has ended since or is a zombie.
+    /// Creates a process that a listing of proc shows for the first time; `None` if no file shows its
+    /// cgroups, because it has ended since or is a zombie.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
@@ -181,8 +181,8 @@ impl Process {
     }
 
     /// Logs once why no filter selects the process.
-    pub fn explain(&mut self, comm: &[u8]) {
-        self.attribution.explain(self.identity.entry().pid, comm);
+    pub fn log_unselected(&mut self, comm: &[u8]) {
+        self.attribution.log_unselected(self.identity.entry().pid, comm);
     }
 
     /// Whether `program` shows that the process has executed another program since its values were read.
@@ -325,7 +325,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_process_with_a_new_inode_number_is_known_by_its_start_time() {
+    fn equal_start_time_identifies_a_process_with_a_new_inode() {
         for (start_time, is_same) in [(5, true), (6, false)] {
             let mut before = process(70);
             before.identify(stat(5));
@@ -354,7 +354,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_program_starts_over() {
+    fn exec_of_another_program_drops_what_was_known() {
         let (mut process, now) = (process(70), Instant::now());
         let cost = Cost { began_at: now, elapsed: Duration::ZERO, cpu_time: Duration::ZERO };
         let content = Content::SumOfSlow;

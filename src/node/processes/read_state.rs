@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_process_is_read_after_more_and_more_scrapes() {
+    fn refused_process_is_read_less_and_less_often() {
         let (mut pause, now) = (Pause::None, Instant::now());
         let mut read = Vec::new();
         for scrape in 1..=200 {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_counts_as_stuck_from_two_seconds_on() {
+    fn process_counts_as_stuck_after_two_seconds() {
         let (mut state, start) = (ReadState::Idle, Instant::now());
         for (ms, is_stuck) in [(0, false), (1999, false), (2000, true)] {
             assert_eq!(state.skip(start + Duration::from_millis(ms)), is_stuck);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_read_is_awaited_until_it_is_stuck() {
+    fn detached_read_becomes_stuck() {
         let mut state = ReadState::Detached;
         assert!(state.is_detached() && !state.is_stuck());
         assert!(state.report_stuck());

@@ -1,8 +1,8 @@
 //! The table of the node's processes.
 //!
-//! The name and the cgroups of a selected process come from its read, which reads them last, or else from a
-//! probe; those of all other processes are read at each listing of proc. That saves 4 us per selected
-//! process, 4% of a scrape of processes with 25 mappings.
+//! The name and the cgroups of a selected process come from its read, which reads them last, or if it is not
+//! read, from [`ProcessTable::refresh`]. Those of all other processes are read at each listing of proc. That
+//! saves 4 us per selected process, 4% of a scrape of processes with 25 mappings.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// A first read takes 15 ms per GiB that is resident, and 5 microseconds per mapping; 200 is a usual number of
-/// these, and counting them would take the memory-map lock.
+/// A first read takes 15 ms per GiB that is resident, and 5 microseconds per mapping; 200 is a usual number
+/// of these, and counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
@@ -108,11 +108,11 @@ impl ProcessTable {
         if log::log_enabled!(log::Level::Debug) && discovery.has_listed() {
             let needs_explaining = |process: &&mut Box<Process>| {
                 let is_kernel_thread = process.identity().is_kernel_thread();
-                !(process.is_selected() || process.attribution().is_explained() || is_kernel_thread)
+                !(process.is_selected() || process.attribution().is_logged() || is_kernel_thread)
             };
             for process in self.table.iter_mut().filter(needs_explaining) {
                 if let Ok(comm) = proc.comm(process.pid(), &mut self.buffers) {
-                    process.explain(comm);
+                    process.log_unselected(comm);
                 }
             }
         }
@@ -123,8 +123,8 @@ impl ProcessTable {
         self.iter().filter_map(|process| Some((&**process.container()?, process.is_selected())))
     }
 
-    /// Finds out the name and the container of a process that is not read. Neither file can block.
-    pub fn probe(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
+    /// Reads the name and the cgroups of a process whose memory is not read. Neither file can block.
+    pub fn refresh(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
         let is_there = locate(process, proc, buffers, cgroups);
@@ -137,9 +137,10 @@ impl ProcessTable {
         }
     }
 
-    /// Probes a process with kept values. After a change of name they are kept until `stat` shows whether the
-    /// process runs another program, so that a new name hides nothing. `stat` can block, so a job reads it.
-    pub fn probe_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
+    /// Refreshes a process with kept values. After a change of name the values are kept until `stat` shows
+    /// whether the process runs another program, so that a new name hides nothing. `stat` can block, so a job
+    /// reads it.
+    pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
         let has_stayed = locate(process, proc, buffers, cgroups) && !process.attribution().is_outdated();
@@ -148,7 +149,7 @@ impl ProcessTable {
             && process.last().program().is_some()
             && process.attribution().would_be_selected(comm, discovery, lossy);
         if !has_stayed || process.attribution().comm() != comm && !waits_for_stat {
-            self.probe(i, proc, discovery);
+            self.refresh(i, proc, discovery);
         }
     }
 
@@ -215,7 +216,7 @@ impl ProcessTable {
                     }
                     n_recorded += 1;
                 }
-                Err(error) => warn!("process {pid} is left out: {error}"),
+                Err(error) => warn!("process {pid} is not recorded: {error}"),
             }
         }
         Ok(n_recorded)

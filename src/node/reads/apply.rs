@@ -68,7 +68,7 @@ fn apply_outcome<'f>(
         Outcome::Failed => {
             process.note_failed(&finding.cost, matches!(finding.result, Err(ReadError::Denied)));
             if job.detail != Detail::Stat {
-                node.processes.probe(i, node.proc, node.discovery);
+                node.processes.refresh(i, node.proc, node.discovery);
             }
         }
         Outcome::Replaced => {
@@ -83,7 +83,7 @@ fn apply_outcome<'f>(
             if has_executed && !process.state().is_detached() {
                 reads.repeat(i);
             } else if !shows_program {
-                node.processes.probe(i, node.proc, node.discovery); // without stat, the name decides
+                node.processes.refresh(i, node.proc, node.discovery); // without stat, the name decides
             }
         }
         Outcome::Read { has_executed, needs_mappings } => {
@@ -131,7 +131,7 @@ fn keep_values(
     if memory.read.content == Content::Unchanged {
         return;
     }
-    if memory.tally.is_empty() {
+    if memory.process_sums.is_empty() {
         process.identity_mut().note_zombie(finding.result.as_ref().ok().and_then(|found| found.stat));
         return process.drop_reading();
     }
@@ -139,7 +139,7 @@ fn keep_values(
     snapshot.register(container.id.key(), &container.labels);
     let (reading, comm) = process.values_mut();
     let of = snapshot::Process { container: container.id.key(), comm, pid: job.pid };
-    snapshot.record(of, memory.tally, reading);
+    snapshot.record(of, memory.process_sums, reading);
 }
 
 fn count_read(counts: &mut ReadCounts, detail: Detail, content: Content) {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_of_a_read_replace_those_before() {
+    fn read_replaces_previous_values() {
         let mut node = Recorded::new("values");
         assert_eq!((node.scrape(|_| {}), node.values()), (1, (1, 1)));
         node.write("smaps", &format!("{SMAPS}{}", SMAPS.replace("55d8a1c", "66d8a1c")));
@@ -275,9 +275,10 @@ mod tests {
         assert_eq!(node.reads.errors(), ReadErrors::default());
     }
 
-    /// 90 MiB of pages and a thousandth of a second for its mappings take 2.3 ms, as long as it was never read.
+    /// 90 MiB of pages and a thousandth of a second for its mappings take 2.3 ms, as long as it was never
+    /// read.
     #[test]
-    fn a_read_is_deferred_if_the_limit_may_be_reached_meanwhile() {
+    fn read_is_deferred_if_the_limit_may_be_reached_before_it_ends() {
         let mut node = Recorded::new("deferred");
         node.write("status", "Name:\tx\nVmRSS:\t   92160 kB\n");
         for (ms, n_deferred) in [(6, 1), (7, 1)] {
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_moves_while_it_is_read_does_not_count() {
+    fn process_that_moves_during_its_read_does_not_count() {
         let mut node = Recorded::new("moves");
         node.scrape(|_| {});
         node.write("comm", "x\n");

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_attempt_is_followed_by_another_where_that_helps() {
+    fn failed_attempt_is_repeated_if_that_helps() {
         let all = Detail::Mappings(Check::ReadAll);
         let check = Detail::Mappings(Check::CompareWith(None));
         let (sum, other) = (Detail::Rollup { known_count: None }, Detail::Other { n_printed: 5 });

@@ -138,27 +138,27 @@ mod tests {
     }
 
     #[test]
-    fn the_average_keeps_to_the_budget() {
+    fn average_cost_stays_within_the_budget() {
         let costs = [10, 10, 10, 300, 10];
         let spent: u64 = run(0.05, 1000, &costs).iter().zip(costs).map(|(&n, cost)| n as u64 * cost).sum();
         assert!((47_500..=50_400).contains(&spent), "{spent} ms in 1000 s");
     }
 
     #[test]
-    fn every_process_has_its_turn() {
+    fn every_process_is_read_in_rotation() {
         let n_reads = run(0.05, 1000, &[10, 10, 10, 300, 10]);
         let (least, most) = (n_reads.iter().min().unwrap(), n_reads.iter().max().unwrap());
         assert!(*least > 100 && most - least <= 1, "{n_reads:?}");
     }
 
     #[test]
-    fn enough_budget_reads_all_and_none_means_no_limit() {
+    fn large_budget_reads_all_and_zero_means_no_limit() {
         assert_eq!(run(0.5, 100, &[10, 20, 30]), [100, 100, 100]);
         assert_eq!(run(0.0, 100, &[5000, 5000]), [100, 100]);
     }
 
     #[test]
-    fn no_limit_is_none_after_the_first_scrape_either() {
+    fn zero_budget_stays_unlimited_after_the_first_scrape() {
         let (mut budget, start) = (Budget::new(0.0), Instant::now());
         for second in 0..3 {
             budget.begin_scrape(start + Duration::from_secs(second));
@@ -175,7 +175,7 @@ mod tests {
     /// What checks spend is taken from the next scrape, and no more, so that the total stays within the
     /// budget.
     #[test]
-    fn checks_spend_what_scrapes_may_not() {
+    fn checks_and_scrapes_share_one_budget() {
         let (mut budget, start) = (Budget::new(0.1), Instant::now());
         budget.begin_scrape(start);
         budget.end_first_scrape(Duration::ZERO);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_are_rare_where_they_cost_much() {
+    fn costly_checks_are_rare() {
         let (mut budget, start) = (Budget::new(0.1), Instant::now());
         assert_eq!(budget.next_check(), None);
         budget.begin_check(start);
@@ -239,7 +239,7 @@ mod tests {
     /// For any cost of a scrape except its reads, the total stays within the budget, and half remains for
     /// reads.
     #[test]
-    fn everything_is_charged() {
+    fn total_stays_within_the_budget() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {
             let (mut budget, start) = (Budget::new(0.05), Instant::now());
             let (mut now, mut spent, mut read) = (start, Duration::ZERO, Duration::ZERO);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_allowance_is_a_share_of_the_time_that_has_passed() {
+    fn credit_is_a_share_of_the_elapsed_time() {
         for (seconds, spent_ms, is_allowed) in [
             (1, 99, true),
             (1, 101, false),

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_read_of_a_thread_that_is_gone_is_stuck() {
+    fn read_of_an_ended_thread_is_stuck() {
         let (start, mut reads) = (Instant::now(), DetachedReads::default());
         reads.add(job(1), 0, start, Duration::ZERO);
         assert_eq!(reads.next_stuck(start + STUCK_AFTER, |_| None), Some(job(1)));

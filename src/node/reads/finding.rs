@@ -4,7 +4,7 @@ use crate::node::processes::last_read::{Cost, MemoryRead, Program};
 use crate::procfs::cgroup::Cgroups;
 use crate::procfs::errors::ReadError;
 use crate::procfs::stat::Stat;
-use crate::totals::tally::Tally;
+use crate::totals::process_sums::ProcessSums;
 
 /// The cost and the result of a read.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub struct Memory<'a> {
     /// What part of the memory was read.
     pub read: MemoryRead,
     /// The totals by path; empty for a zombie or a kernel thread, or if nothing has changed.
-    pub tally: &'a Tally,
+    pub process_sums: &'a ProcessSums,
     /// The name of the process when the read ended.
     pub comm: &'a [u8],
     /// The cgroups of the process when the read ended; `None` for a zombie with unknown cgroups.

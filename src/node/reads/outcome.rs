@@ -77,7 +77,7 @@ mod tests {
     use crate::node::processes::last_read::{Content, Cost, MemoryRead, Program};
     use crate::node::processes::process::tests::{process, stat};
     use crate::procfs::stat::{Stat, Work};
-    use crate::totals::tally::Tally;
+    use crate::totals::process_sums::ProcessSums;
 
     const INODE: u64 = 70;
     const PROGRAM: Program = [10, 20];
@@ -99,11 +99,11 @@ mod tests {
     }
 
     fn run(process: &Process, detail: Detail, n_execs: u64, cpu_ms: u64, returned: Returned) -> Outcome {
-        let tally = Tally::new(usize::MAX);
+        let process_sums = ProcessSums::new(usize::MAX);
         let found = |(inode, stat, memory): (u64, Option<Stat>, Option<Option<Program>>)| {
             let memory = memory.map(|program| {
                 let read = memory_read(program);
-                Memory { read, tally: &tally, comm: b"x", cgroups: None }
+                Memory { read, process_sums: &process_sums, comm: b"x", cgroups: None }
             });
             Found { inode, stat, memory }
         };

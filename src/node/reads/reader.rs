@@ -25,7 +25,7 @@ use crate::procfs::this_process::thread_cpu_time;
 use crate::procfs::{Buffers, Proc, ProcessDir};
 use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
-use crate::totals::tally::Tally;
+use crate::totals::process_sums::ProcessSums;
 
 /// A read that takes longer is cancelled: the kernel has printed hundreds of megabytes by then, mostly names.
 const MAX_READ: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub struct Reader {
     buffers: Buffers,
     /// Splits anonymous memory; `None` if that is off.
     parts: Option<Parts>,
-    tally: Tally,
+    process_sums: ProcessSums,
     comm: Vec<u8>,
     cgroups: Cgroups,
     /// The CPU time of the thread when its last read ended.
@@ -56,7 +56,7 @@ impl Reader {
             parts: anon_parts.then(Parts::default),
             memory: MemoryReader::default(),
             buffers: Buffers::default(),
-            tally: Tally::new(max_bytes),
+            process_sums: ProcessSums::new(max_bytes),
             comm: Vec::new(),
             cgroups: Cgroups::default(),
             cpu_clock: thread_cpu_time(),
@@ -67,7 +67,7 @@ impl Reader {
     pub fn read(&mut self, proc: &Proc, job: Job) -> Finding<'_> {
         let began_at = Instant::now();
         self.memory.deadline = Some(began_at + MAX_READ);
-        self.tally.clear();
+        self.process_sums.clear();
         let mut attempts = Attempts::default();
         let result = self.read_process(proc, job, began_at, &mut attempts);
         self.memory.close();
@@ -79,7 +79,7 @@ impl Reader {
             stat,
             memory: read.map(|read| Memory {
                 read,
-                tally: &self.tally,
+                process_sums: &self.process_sums,
                 comm: &self.comm,
                 cgroups: (!self.cgroups.is_empty()).then_some(&self.cgroups),
             }),
@@ -119,7 +119,7 @@ impl Reader {
                         read.content = Content::SumOfSlow;
                     }
                     // If the process maps nothing, `stat` shows whether it is a zombie.
-                    let maps_nothing = self.tally.is_empty() && read.content != Content::Unchanged;
+                    let maps_nothing = self.process_sums.is_empty() && read.content != Content::Unchanged;
                     let stat = if maps_nothing { process.stat(&mut self.buffers).ok() } else { stat };
                     return Ok((inode, stat, Some(read)));
                 }
@@ -135,7 +135,7 @@ impl Reader {
         with_stat: impl Fn(Option<Fingerprint>) -> bool,
         n_mappings: &mut u64,
     ) -> Result<MemoryRead, ReadError> {
-        self.tally.clear();
+        self.process_sums.clear();
         let sum = self.read_sum(process, detail, n_mappings)?;
         let (content, fingerprint) = match sum {
             Some(content) => (content, None),
@@ -167,7 +167,7 @@ impl Reader {
         detail: Detail,
         n_mappings: &mut u64,
     ) -> Result<Option<Content>, ReadError> {
-        let Self { memory, buffers, tally, comm, .. } = self;
+        let Self { memory, buffers, process_sums, comm, .. } = self;
         if !matches!(detail, Detail::Mappings(_)) {
             comm.clear();
             comm.extend_from_slice(process.comm(buffers)?);
@@ -176,11 +176,13 @@ impl Reader {
             Detail::Rollup { known_count } => {
                 let count = known_count.map_or_else(|| memory.count(process), Ok)?;
                 *n_mappings = count;
-                memory.rollup(process, &mut |sum| tally.add_other(&Mapping { count, ..sum }))?
+                memory.rollup(process, &mut |sum| process_sums.add_other(&Mapping { count, ..sum }))?
             }
             Detail::Other { n_printed } => {
                 *n_mappings = n_printed;
-                memory.rollup(process, &mut |sum| tally.add_other(&Mapping { count: n_printed, ..sum }))?;
+                memory.rollup(process, &mut |sum| {
+                    process_sums.add_other(&Mapping { count: n_printed, ..sum })
+                })?;
                 true
             }
             Detail::Mappings(_) | Detail::Stat => false,
@@ -195,7 +197,7 @@ impl Reader {
         detail: Detail,
         n_mappings: &mut u64,
     ) -> Result<(Content, Option<Fingerprint>), ReadError> {
-        let Self { memory, buffers, parts, tally, .. } = self;
+        let Self { memory, buffers, parts, process_sums, .. } = self;
         let (is_unchanged, mut fingerprint) = match detail {
             Detail::Mappings(Check::CompareWith(before)) => compare(process, before, memory, buffers)?,
             _ => (false, None),
@@ -210,18 +212,18 @@ impl Reader {
         memory.mappings(process, buffers, &mut |mapping| {
             *n_mappings += 1;
             if !parts.as_mut().is_some_and(|parts| parts.add(&mapping)) {
-                tally.add(&mapping);
+                process_sums.add(&mapping);
             }
         })?;
         if let Some(parts) = parts {
             let place = PlaceText::default();
             parts.finish(|path, totals| {
                 let (path, values, count) = (path.as_bytes(), &totals.values, totals.n_mappings);
-                tally.add(&Mapping { path, values, place, count });
+                process_sums.add(&Mapping { path, values, place, count });
             });
         }
         if let (Some(fingerprint), Some(sums)) = (&mut fingerprint, sums)
-            && !tally.adds_up_to(&sums)
+            && !process_sums.adds_up_to(&sums)
         {
             fingerprint.hashes = None;
         }
@@ -233,7 +235,7 @@ impl Reader {
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
             // A zombie maps nothing, so its cgroups do not matter.
-            Err(ReadError::Gone) if self.tally.is_empty() && content != Content::Unchanged => {
+            Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())
             }
@@ -248,8 +250,8 @@ impl Reader {
 
     /// Frees the memory that no read since the last call has needed.
     pub fn shrink(&mut self) {
-        self.tally.clear();
-        self.tally.shrink();
+        self.process_sums.clear();
+        self.process_sums.shrink();
     }
 }
 
@@ -309,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn a_sleeping_process_is_confirmed_from_the_third_read_on() {
+        fn sleeping_process_is_confirmed_from_its_third_read() {
             use Content::{Mappings, Unchanged};
             let (child, mut reader) = (Sleep::new(), Reader::new(true, usize::MAX));
             let deadline = Instant::now() + Duration::from_secs(30);
@@ -325,7 +327,7 @@ mod tests {
         }
 
         #[test]
-        fn every_detail_is_read() {
+        fn each_detail_returns_what_it_names() {
             let (child, mut reader) = (Sleep::new(), Reader::new(true, usize::MAX));
             let (memory, ..) = read(&mut reader, child.pid(), Detail::Mappings(Check::ReadAll));
             let n_mappings = memory.unwrap().n_mappings;

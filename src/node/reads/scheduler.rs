@@ -31,7 +31,7 @@ pub struct Node<'a> {
     pub discovery: &'a Discovery,
 }
 
-/// What bounds the reads of a scrape.
+/// The limits of the reads of a scrape.
 pub struct Bounds<'a> {
     /// The CPU time that reads may use.
     pub budget: &'a Budget,
@@ -180,14 +180,14 @@ impl Reads {
         });
         plan.fill(due);
         for &i in kept.iter() {
-            node.processes.probe_kept(i as usize, node.proc, node.discovery);
+            node.processes.refresh_kept(i as usize, node.proc, node.discovery);
         }
         self.under_way = None;
     }
 
     /// Returns the next read on `thread`, or `None` when nothing more is read in this scrape. A process that
     /// is skipped because of the budget, a limit that its container may reach during the read, or a held
-    /// memory-map lock is probed instead: its values are kept while it is the same process.
+    /// memory-map lock is refreshed instead: its values are kept while it is the same process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -208,7 +208,7 @@ impl Reads {
             }
             if self.looks_stuck(node, i) {
                 self.skip(node, i);
-                node.processes.probe(i, node.proc, node.discovery);
+                node.processes.refresh(i, node.proc, node.discovery);
                 continue;
             }
             return Some(self.begin_memory(node.processes.at(i), snapshot, thread));
@@ -231,7 +231,7 @@ impl Reads {
             if !is_checked && !self.looks_stuck(node, i) {
                 return Some(self.begin_stat(node.processes.at(i), thread));
             }
-            node.processes.probe(i, node.proc, node.discovery); // without stat, the name decides
+            node.processes.refresh(i, node.proc, node.discovery); // without stat, the name decides
         }
         None
     }
@@ -275,7 +275,7 @@ impl Reads {
     /// that they belong to another program.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
-        node.processes.probe_kept(i, node.proc, node.discovery);
+        node.processes.refresh_kept(i, node.proc, node.discovery);
     }
 
     /// Makes the process at this position the next one to be read.

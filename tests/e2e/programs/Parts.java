@@ -1,4 +1,4 @@
-// Parts THREADS MIB: threads that wait, and MIB mebibytes of direct buffers. Prints "ready" and waits.
+// Parts THREADS MIB: starts waiting threads, allocates MIB MiB of direct buffers, prints "ready" and waits.
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.List;
@@ -22,7 +22,7 @@ public class Parts {
 		}
 		started.await();
 		for (int i = 0; i < Integer.parseInt(args[1]); i++) {
-			BUFFERS.add(ByteBuffer.allocateDirect(1 << 20)); // zeroed, and so resident
+			BUFFERS.add(ByteBuffer.allocateDirect(1 << 20)); // resident, because it is zeroed
 		}
 		System.out.println("ready");
 		forever.await();

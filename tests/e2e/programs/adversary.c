@@ -1,14 +1,15 @@
-// What a container with no capability and little memory can do to whoever reads its memory maps. Says "ready" and goes on, or stays.
-// Usage: adversary WHAT ...
-//   deep DIRECTORY DEPTH N      maps a file below so many nested directories, of long names, N times
-//   paths DIRECTORY FIRST N     maps N files of long names, beginning with that number, and touches none
+// Attacks readers of its memory maps, as a container without capabilities and with little memory can. Prints
+// "ready", and then continues or waits.
+// Usage: adversary ATTACK ...
+//   deep DIRECTORY DEPTH N      maps a file below DEPTH nested directories with long names N times
+//   paths DIRECTORY FIRST N     maps N files with long names, numbered from FIRST, and touches none
 //   links DIRECTORY N           maps N hard links to one file of 1 MiB, and touches all of it
-//   rename MICROSECONDS         has 16 MiB and another name so often
-//   renames N                   has N mappings and another name each second
-//   names N                     N processes, each with a name of its own
-//   idle N                      N processes that do nothing
+//   rename MICROSECONDS         has 16 MiB and changes its name once per interval
+//   renames N                   has N mappings and changes its name each second
+//   names N                     forks N processes with different names
+//   idle N                      forks N idle processes
 //   shared N                    N processes that share one address space of 32 MiB
-//   vfork                       a child that shares the address space of 32 MiB and is slow to execute
+//   vfork                       a child that shares an address space of 32 MiB and is slow to call exec
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
@@ -35,7 +36,7 @@ static void ready(void) {
     fflush(stdout);
 }
 
-static void stay(void) {
+static void wait_forever(void) {
     for (;;) pause();
 }
 
@@ -46,9 +47,10 @@ static char *memory(long length) {
     return at;
 }
 
-static void cut_into(long n) {
+static void make_mappings(long n) {
     char *pages = mmap(NULL, n * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    for (long i = 0; i < n; i += 2) must(!mprotect(pages + i * PAGE, PAGE, PROT_READ | PROT_WRITE), "mprotect");
+    for (long i = 0; i < n; i += 2)
+        must(!mprotect(pages + i * PAGE, PAGE, PROT_READ | PROT_WRITE), "mprotect");
 }
 
 static void rename_self(long i) {
@@ -64,13 +66,13 @@ static void children(long n, int have_names) {
         if (child) continue;
         prctl(PR_SET_PDEATHSIG, 9);
         if (have_names) rename_self(i);
-        stay();
+        wait_forever();
     }
 }
 
 static int sharer(void *unused) {
     (void)unused;
-    stay();
+    wait_forever();
     return 0;
 }
 
@@ -82,19 +84,21 @@ static int slow_to_execute(void *unused) {
 }
 
 int main(int argc, char **argv) {
-    const char *what = argc > 1 ? argv[1] : "";
+    const char *attack = argc > 1 ? argv[1] : "";
     char name[600];
-    if (!strcmp(what, "deep")) {
+    if (!strcmp(attack, "deep")) {
         must(!chdir(argv[2]), argv[2]);
         memset(name, 'd', 250);
         name[250] = 0;
         for (long i = atol(argv[3]); i > 0; i--) must(!mkdir(name, 0700) && !chdir(name), "a directory");
         int file = open("file", O_RDWR | O_CREAT, 0600);
         must(file >= 0 && !ftruncate(file, PAGE), "file");
-        for (long i = atol(argv[4]); i > 0; i--) must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED, "mmap");
-    } else if (!strcmp(what, "paths") || !strcmp(what, "links")) {
-        int is_touched = *what == 'l';
-        long first = is_touched ? 0 : atol(argv[3]), n = atol(argv[is_touched ? 3 : 4]), length = is_touched ? MIB : PAGE;
+        for (long i = atol(argv[4]); i > 0; i--)
+            must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED, "mmap");
+    } else if (!strcmp(attack, "paths") || !strcmp(attack, "links")) {
+        int is_touched = *attack == 'l';
+        long first = is_touched ? 0 : atol(argv[3]), n = atol(argv[is_touched ? 3 : 4]);
+        long length = is_touched ? MIB : PAGE;
         must(!chdir(argv[2]), argv[2]);
         int file = open("file", O_RDWR | O_CREAT, 0600);
         must(file >= 0 && !ftruncate(file, length), "file");
@@ -106,34 +110,35 @@ int main(int argc, char **argv) {
             must(link >= 0 && mmap(NULL, length, PROT_READ, flags, link, 0) != MAP_FAILED, "mmap");
             close(link);
         }
-    } else if (!strcmp(what, "rename")) {
+    } else if (!strcmp(attack, "rename")) {
         memory(16 * MIB);
         ready();
         for (long i = 0;; i++) {
             rename_self(i % 100000);
             usleep(atol(argv[2]));
         }
-    } else if (!strcmp(what, "renames")) {
-        cut_into(atol(argv[2]));
+    } else if (!strcmp(attack, "renames")) {
+        make_mappings(atol(argv[2]));
         ready();
         for (long i = 0;; i++) {
             rename_self(i);
             sleep(1);
         }
-    } else if (!strcmp(what, "names") || !strcmp(what, "idle")) {
-        children(atol(argv[2]), *what == 'n');
-    } else if (!strcmp(what, "shared") || !strcmp(what, "vfork")) {
-        int is_vfork = *what == 'v';
+    } else if (!strcmp(attack, "names") || !strcmp(attack, "idle")) {
+        children(atol(argv[2]), *attack == 'n');
+    } else if (!strcmp(attack, "shared") || !strcmp(attack, "vfork")) {
+        int is_vfork = *attack == 'v';
         memory(32 * MIB);
         for (long i = is_vfork ? 1 : atol(argv[2]) - 1; i > 0; i--) {
             char *stack = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            // CLONE_VFORK would keep this thread from saying that it is ready; that it waits changes nothing for the child.
-            must(clone(is_vfork ? slow_to_execute : sharer, stack + 16 * PAGE, CLONE_VM | 17, NULL) > 0, "clone");
+            // Without CLONE_VFORK, so that this thread can print "ready". The child runs the same way.
+            int (*child)(void *) = is_vfork ? slow_to_execute : sharer;
+            must(clone(child, stack + 16 * PAGE, CLONE_VM | 17, NULL) > 0, "clone");
         }
     } else {
-        fprintf(stderr, "adversary: what?\n");
+        fprintf(stderr, "adversary: unknown attack \"%s\"\n", attack);
         return 2;
     }
     ready();
-    stay();
+    wait_forever();
 }

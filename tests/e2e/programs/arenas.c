@@ -1,5 +1,5 @@
-// arenas THREADS MIB BLOCK: threads that each fill an arena of malloc with MIB mebibytes, and one block of BLOCK mebibytes, which malloc
-// maps by itself. Prints what malloc_info says, then "ready", and waits.
+// arenas THREADS MIB BLOCK: starts threads that each fill a malloc arena with MIB MiB, and allocates a block
+// of BLOCK MiB, which malloc maps separately. Prints the output of malloc_info, then "ready", and waits.
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -7,9 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BLOCK = 64 << 10 }; // below the size from which malloc uses mmap
+enum { BLOCK = 64 << 10 }; // malloc uses mmap only for larger blocks
 static int n_blocks;
-static char *volatile large; // volatile: a block that nothing reads would be left out
+static char *volatile large; // volatile, so that the compiler keeps the unused block
 static pthread_barrier_t filled;
 
 static void *fill(void *ignored) {

@@ -1,6 +1,9 @@
-// A program that is many: each copy maps a file named after itself and then exits, forks, or becomes another copy.
-// Usage: PROGRAM DIRECTORY... . The copies are DIRECTORY/p-0 to DIRECTORY/p-9; every event is a letter to standard output.
-// Called as "keep" it starts up to two hundred of them a second and waits for whatever ends.
+// Short-lived processes: each copy of this program maps a file named after itself, and then exits, forks, or
+// executes another copy.
+//
+// Usage: PROGRAM DIRECTORY... . The copies are DIRECTORY/p-0 to DIRECTORY/p-9. Each event is a letter on
+// standard output. Called as "keep", the program starts up to two hundred copies per second and waits for
+// those that end.
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -18,7 +21,7 @@ enum { PAGES = 64, PROGRAMS = 10 };
 
 extern char **environ;
 
-static void tell(char event) {
+static void report(char event) {
     if (write(1, &event, 1) != 1) _exit(1);
 }
 
@@ -50,7 +53,7 @@ int main(int argc, char **argv) {
     char *map = mmap(NULL, PAGES * 4096, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) return 1;
     close(fd);
-    // Many mappings below the stack: a read that is cut short has some of these and no stack.
+    // Many mappings below the stack: an incomplete read has some of these but no stack.
     for (int i = 0; i < PAGES; i += 2) mprotect(map + i * 4096, 4096, PROT_READ | PROT_WRITE);
 
     struct timespec now;
@@ -58,45 +61,46 @@ int main(int argc, char **argv) {
     srand(now.tv_nsec ^ getpid() * 7919);
     for (;;) {
         sleep_ms(5 + rand() % 90);
-        // Another directory is the same name with another file.
+        // The other directories have programs of the same names, but other files.
         snprintf(next, sizeof next, "%s/p-%d", argv[1 + rand() % (argc - 1)], rand() % PROGRAMS);
         char **arguments = argv;
         char *first = arguments[0];
         pid_t pid;
         switch (rand() % 8) {
-        case 0: case 1: // as the same name, half of the time
-            if (rand() % 2) snprintf(next, sizeof next, "%s/%s", argv[1 + rand() % (argc - 1)], basename(strdup(first)));
+        case 0: case 1: // executes a program of the same name half of the time
+            if (rand() % 2)
+                snprintf(next, sizeof next, "%s/%s", argv[1 + rand() % (argc - 1)], basename(strdup(first)));
             // fall through
         case 2:
             arguments[0] = next;
-            tell('e');
+            report('e');
             execv(next, arguments);
             return 1;
         case 3:
-            tell('f');
-            if (fork() == 0) { sleep_ms(rand() % 20); tell('x'); _exit(0); }
+            report('f');
+            if (fork() == 0) { sleep_ms(rand() % 20); report('x'); _exit(0); }
             break;
         case 4:
-            tell('v');
+            report('v');
             arguments[0] = next;
             pid = vfork();
             if (pid == 0) {
-                // the parent's address space under the parent's name, for a while
+                // For a moment the child has the parent's address space and name.
                 sleep_ms(rand() % 5);
                 execv(next, arguments);
                 _exit(1);
             }
             arguments[0] = first;
-            tell('x');
+            report('x');
             return 0;
         case 5:
-            tell('s');
+            report('s');
             arguments[0] = next;
             posix_spawn(&pid, next, NULL, NULL, arguments, environ);
-            tell('x');
+            report('x');
             return 0;
         default:
-            tell('x');
+            report('x');
             return 0;
         }
         while (waitpid(-1, NULL, WNOHANG) > 0) {}

@@ -1,6 +1,9 @@
-// Usage: hostile NAME FILE...: takes any bytes as its name and maps the files, of any name; says "ready" and stays.
-// With "leaderless" for a name, the first thread ends and another stays; with "many" N, it has N mappings; with "fork" N,
-// N children; with "leapfrog", it maps ahead of whoever reads it and unmaps behind, without end.
+// Usage: hostile NAME FILE...: sets its name to any bytes, maps the files, prints "ready" and waits.
+// Some names do more:
+//   leaderless FILE...   ends the first thread and waits in another one
+//   many N               has N mappings
+//   fork N               has N children
+//   leapfrog             maps memory ahead of a reader of its smaps and unmaps it behind, forever
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -11,7 +14,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-static void *stay(void *unused) {
+static void *wait_forever(void *unused) {
     (void)unused;
     puts("ready");
     fflush(stdout);
@@ -27,18 +30,21 @@ static void must(int is_good, const char *what) {
 
 static void map(const char *path) {
     int fd = open(path, O_RDONLY);
-    must(fd >= 0 && mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0) != MAP_FAILED, path);
+    must(fd >= 0, path);
+    must(mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0) != MAP_FAILED, path);
     close(fd);
 }
 
-// A window of 56,000 mappings that moves up through the address space: blocks that one call makes and one call removes, cut into
-// mappings of one page by one call for every two of them.
+// Moves a window of 56,000 mappings up through the address space. One call makes and one call removes a
+// block, and a call for every other page splits it into mappings of one page.
 static void leapfrog(void) {
-    const uintptr_t first = 0x100000000, last = 0x700000000000, page = 4096, block = 4000 * page, window = 14 * block;
+    const uintptr_t first = 0x100000000, last = 0x700000000000;
+    const uintptr_t page = 4096, block = 4000 * page, window = 14 * block;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
     for (;;) {
         for (uintptr_t at = first; at < last; at += block) {
             if (at >= first + window) munmap((void *)(at - window), block);
-            void *made = mmap((void *)at, block, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+            void *made = mmap((void *)at, block, PROT_READ, flags, -1, 0);
             must(made != MAP_FAILED, "mmap");
             for (uintptr_t i = at; i < at + block; i += 2 * page)
                 must(!mprotect((void *)i, page, PROT_READ | PROT_WRITE), "mprotect");
@@ -71,9 +77,9 @@ int main(int argc, char **argv) {
         for (int i = 2; i < argc; i++) map(argv[i]);
         if (!strcmp(name, "leaderless")) {
             pthread_t thread;
-            pthread_create(&thread, NULL, stay, NULL);
+            pthread_create(&thread, NULL, wait_forever, NULL);
             pthread_exit(NULL);
         }
     }
-    stay(NULL);
+    wait_forever(NULL);
 }

@@ -1,8 +1,8 @@
-/* inject TID NUMBER [ARGUMENT]...: makes a thread of another program do one system call, and prints what it returned.
+/* inject TID NUMBER [ARGUMENT]...: makes a thread of another program do a system call, and prints the result.
  *
- * Stands for somebody who has taken that program over. An argument is a number, or text after a colon, which is put on the
- * thread's stack and passed by its address. x86-64 and arm64; on x86-64 the thread must be waiting in a system call, which goes on
- * afterwards. */
+ * It simulates an attacker who has taken over the program. An argument is a number, or text after a colon,
+ * which is put on the thread's stack and passed by address. Runs on x86-64 and arm64; on x86-64 the thread
+ * must be waiting in a system call, which continues afterwards. */
 #include <elf.h>
 #include <errno.h>
 #include <stdint.h>
@@ -29,8 +29,8 @@ static void registers(int request, pid_t tid, struct user_regs_struct *values) {
     if (ptrace(request, tid, NT_PRSTATUS, &all)) fail("registers");
 }
 
-static void go_on(int request, pid_t tid) {
-    if (ptrace(request, tid, 0, 0)) fail("go on");
+static void resume(int request, pid_t tid) {
+    if (ptrace(request, tid, 0, 0)) fail("resume");
     wait_for_stop(tid);
 }
 
@@ -49,10 +49,10 @@ static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long
     uint16_t code = ptrace(PTRACE_PEEKTEXT, tid, call->rip, 0);
     if (code != 0x050f) fail("the thread is not in a system call");
     call->rax = number;
-    call->orig_rax = -1; /* nothing to restart */
+    call->orig_rax = -1; /* the kernel must not restart a call */
 }
 
-static void make(pid_t tid) { go_on(PTRACE_SINGLESTEP, tid); }
+static void make(pid_t tid) { resume(PTRACE_SINGLESTEP, tid); }
 
 #elif defined __aarch64__
 
@@ -61,12 +61,13 @@ static void make(pid_t tid) { go_on(PTRACE_SINGLESTEP, tid); }
 
 static unsigned long long *argument(struct user_regs_struct *call, int i) { return &call->regs[i]; }
 
-/* By another instruction than the one that the thread waits in: the kernel may still mean to restart that, with x8 its own. */
+/* Uses another system call instruction than the one that the thread waits in: the kernel may restart that one
+ * with the value of x8 that it saved. */
 static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long number) {
     for (unsigned long long at = (call->pc + 8) & ~7ULL;; at += 8) {
         errno = 0;
         unsigned long code = ptrace(PTRACE_PEEKTEXT, tid, at, 0);
-        if (errno) fail("no system call behind the thread's own");
+        if (errno) fail("no system call instruction after the thread's own");
         int is_first = (uint32_t)code == 0xd4000001;
         if (!is_first && code >> 32 != 0xd4000001) continue;
         call->pc = is_first ? at : at + 4;
@@ -76,8 +77,8 @@ static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long
 }
 
 static void make(pid_t tid) {
-    go_on(PTRACE_SYSCALL, tid);
-    go_on(PTRACE_SYSCALL, tid);
+    resume(PTRACE_SYSCALL, tid);
+    resume(PTRACE_SYSCALL, tid);
 }
 
 #endif

@@ -1,7 +1,8 @@
-// Takes memory and keeps it.
-//   leak heap START RATE MAX [REST]: the heap, at once START MiB, then after REST seconds RATE MiB a second up to MAX
-//   leak churn: 2 MiB, which it gives back and takes again all the time
-//   leak map PATH: all of a file, mapped shared and read
+// Allocates memory and keeps it.
+//   leak heap START RATE MAX [DELAY]  has a heap of START MiB, which grows by RATE MiB per second up to MAX
+//                                     MiB, beginning after DELAY seconds
+//   leak churn                        allocates and frees 2 MiB all the time
+//   leak map PATH                     maps a file shared and reads all of it
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -23,14 +24,14 @@ static void grow(void) {
     memset(more, 1, STEP);
 }
 
-static void heap(long start, long rate, long max, long rest) {
+static void heap(long start, long rate, long max, long delay) {
     for (long i = 0; i < start << 20; i += STEP)
         grow();
     struct timespec next;
     clock_gettime(CLOCK_MONOTONIC, &next);
-    next.tv_sec += rest;
+    next.tv_sec += delay;
     for (long i = start << 20; i < max << 20; i += STEP) {
-        // Measured from the beginning: what a step takes does not make the leak slower.
+        // Counted from the beginning, so that the duration of a step does not slow down the leak.
         next.tv_nsec += 1000000000L / rate * STEP >> 20;
         next.tv_sec += next.tv_nsec / 1000000000L;
         next.tv_nsec %= 1000000000L;
@@ -42,13 +43,13 @@ static void heap(long start, long rate, long max, long rest) {
 static void churn(void) {
     const size_t size = 2 << 20;
     for (;;) {
-        void *taken = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (taken == MAP_FAILED) {
+        void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) {
             perror("mmap");
             exit(1);
         }
-        memset(taken, 1, size);
-        munmap(taken, size);
+        memset(memory, 1, size);
+        munmap(memory, size);
     }
 }
 

@@ -1,4 +1,4 @@
-// parts MIB: fills the heap with objects of 4 KiB. Prints what runtime.MemStats says, then "ready", and waits.
+// parts MIB: fills the heap with objects of 4 KiB. Prints some of runtime.MemStats, then "ready", and waits.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 var kept [][]byte
 
 func main() {
-	debug.SetGCPercent(-1) // nothing is given back meanwhile
+	debug.SetGCPercent(-1) // the heap never shrinks
 	n, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		panic(err)
@@ -36,6 +36,6 @@ func main() {
 	}
 	os.Stdout.Write(append(text, "\nready\n"...))
 	for {
-		time.Sleep(time.Hour) // without goroutines that run, select would be a deadlock
+		time.Sleep(time.Hour) // an empty select would be reported as a deadlock
 	}
 }

@@ -1,4 +1,4 @@
-// parts.js MIB: fills the heap with arrays of numbers. Prints what v8.getHeapStatistics() says, then "ready", and waits.
+// parts.js MIB: fills the heap with arrays of numbers. Prints the heap statistics, then "ready", and waits.
 'use strict';
 
 const kept = [];

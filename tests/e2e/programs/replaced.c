@@ -1,5 +1,5 @@
-// replaced MIB: has MIB MiB resident in pages of 4 KiB, says "ready" and obeys the lines of standard input:
-//   name NAME   takes another name and answers "done"
+// replaced MIB: has MIB MiB resident in pages of 4 KiB, prints "ready", and reads commands from its input:
+//   name NAME   changes its name and prints "done"
 //   exec PATH   executes PATH with the argument "0"
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-// Changes its memory at random, one operation a line of stdin (a seed), and then stands still.
-// It answers with the operation's name, and "refused" behind it when the kernel did not do it.
-// Usage: shapeshifter DIRECTORY; the first line is the pid of its partner, another one of these.
+// Changes its memory at random: one operation for each line of standard input, which is a seed.
+// Prints the operation's name, followed by "refused" if the kernel refused it.
+// Usage: shapeshifter DIRECTORY. The first line is the pid of its partner, another shapeshifter.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,6 +21,8 @@
 #define SLOT (4ul << 20)
 #define PAGE 4096ul
 #define BASE 0x100000000000ul
+#define READ_WRITE (PROT_READ | PROT_WRITE)
+#define ANONYMOUS (MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
 
 static unsigned long state;
 static unsigned below(unsigned n) {
@@ -30,7 +32,8 @@ static unsigned below(unsigned n) {
 
 static char *slot(unsigned i) { return (char *)(BASE + i * SLOT); }
 
-// Touches pages that are known to be mapped and writable only through the kernel, which refuses instead of killing.
+// Touches pages by a call that fails where an access would kill the process: they may be unmapped or
+// read-only.
 static int touch(char *at, size_t length, int writes) {
     return madvise(at, length, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
@@ -44,11 +47,12 @@ int main(int argc, char **argv) {
     snprintf(file, sizeof file, "%s/own-%d", argv[1], getpid());
     int own = open(file, O_RDWR | O_CREAT, 0600);
     if (own < 0 || ftruncate(own, SLOT)) return 1;
-    for (unsigned i = 0; i < SLOTS; i++) // so that most operations find something
-        if (mmap(slot(i), 32 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return 1;
-    for (unsigned i = 0; i < 200; i++) // so many that to confirm them is cheaper than to read them
-        if (mmap((char *)(2 * BASE + i * PAGE), PAGE, i % 2 ? PROT_READ : PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-            return 1;
+    for (unsigned i = 0; i < SLOTS; i++) // so that most operations find mapped memory
+        if (mmap(slot(i), 32 * PAGE, READ_WRITE, ANONYMOUS, -1, 0) == MAP_FAILED) return 1;
+    for (unsigned i = 0; i < 200; i++) { // enough mappings to make the change check cheaper than a read
+        char *at = (char *)(2 * BASE + i * PAGE);
+        if (mmap(at, PAGE, i % 2 ? PROT_READ : READ_WRITE, ANONYMOUS, -1, 0) == MAP_FAILED) return 1;
+    }
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("ready");
     if (!fgets(line, sizeof line, stdin)) return 0;
@@ -64,10 +68,17 @@ int main(int argc, char **argv) {
         const char *name = "";
         long result = 0;
         switch (below(24)) {
-        case 0: name = "mmap"; result = -(mmap(at, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED); break;
+        case 0: name = "mmap";
+            result = -(mmap(at, 2 << 20, READ_WRITE, ANONYMOUS, -1, 0) == MAP_FAILED);
+            break;
         case 1: name = "munmap"; result = munmap(within, length); break;
-        case 2: name = "mremap"; result = -(mremap(at, 32 * PAGE, 32 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, slot(below(SLOTS))) == MAP_FAILED); break;
-        case 3: name = "mprotect"; result = mprotect(within, length, below(2) ? PROT_READ : PROT_READ | PROT_WRITE); break;
+        case 2: name = "mremap"; {
+            int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+            result = -(mremap(at, 32 * PAGE, 32 * PAGE, flags, slot(below(SLOTS))) == MAP_FAILED);
+            break; }
+        case 3: name = "mprotect";
+            result = mprotect(within, length, below(2) ? PROT_READ : READ_WRITE);
+            break;
         case 4: name = "mlock"; result = mlock(within, length); break;
         case 5: name = "munlock"; result = munlock(within, length); break;
         case 6: case 7: name = "write"; result = touch(within, length, 1); break;
@@ -89,8 +100,13 @@ int main(int argc, char **argv) {
             if (waitpid(child, NULL, 0) < 0) goto kill;
             child = 0;
             break;
-        case 16: name = "map-shared"; result = -(mmap(at, SLOT / 2, PROT_READ | PROT_WRITE, below(2) ? MAP_SHARED | MAP_FIXED : MAP_PRIVATE | MAP_FIXED, shared, 0) == MAP_FAILED); break;
-        case 17: name = "map-own"; result = -(mmap(at, SLOT / 2, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, own, 0) == MAP_FAILED); break;
+        case 16: name = "map-shared"; {
+            int flags = below(2) ? MAP_SHARED | MAP_FIXED : MAP_PRIVATE | MAP_FIXED;
+            result = -(mmap(at, SLOT / 2, READ_WRITE, flags, shared, 0) == MAP_FAILED);
+            break; }
+        case 17: name = "map-own";
+            result = -(mmap(at, SLOT / 2, READ_WRITE, MAP_SHARED | MAP_FIXED, own, 0) == MAP_FAILED);
+            break;
         case 18: name = "rename-file";
             snprintf(other, sizeof other, "%s/own-%d-%u", argv[1], getpid(), below(1000));
             result = rename(file, other);
@@ -103,13 +119,19 @@ int main(int argc, char **argv) {
             own = open(file, O_RDWR | O_CREAT, 0600);
             if (own < 0 || ftruncate(own, SLOT)) return 1;
             break;
-        case 20: name = "process-madvise"; result = syscall(SYS_process_madvise, pidfd, &far, 1, MADV_PAGEOUT, 0); break;
+        case 20: name = "process-madvise";
+            result = syscall(SYS_process_madvise, pidfd, &far, 1, MADV_PAGEOUT, 0);
+            break;
         case 21: name = "process-vm-writev"; {
             static char bytes[64 * PAGE];
             struct iovec near = { bytes, length };
             result = process_vm_writev(partner, &near, 1, &far, 1, 0);
             break; }
-        case 22: name = "rename-self"; { char comm[32]; snprintf(comm, sizeof comm, "shape-%u", below(5)); result = prctl(PR_SET_NAME, comm); }; break;
+        case 22: name = "rename-self"; {
+            char comm[32];
+            snprintf(comm, sizeof comm, "shape-%u", below(5));
+            result = prctl(PR_SET_NAME, comm);
+            break; }
         case 23: name = "mergeable"; result = madvise(within, length, MADV_MERGEABLE); break;
         }
         printf("%s%s\n", name, result < 0 ? " refused" : "");

@@ -1,5 +1,6 @@
-// slow pages N: has N resident pages of 4 KiB, and one more every 20 ms: its values show when it was read. Says "ready" and stays.
+// slow pages N: has N resident pages of 4 KiB, plus one every 20 ms. Its values show when it was read.
 // slow paths N FILE: has N mappings of FILE.
+// Both print "ready" and wait.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 #include <unistd.h>
 
 #define PAGE 4096L
-#define MOST_MORE 30000L // ten minutes
+#define MAX_ADDED 30000L // grows for ten minutes
 
 static void must(int is_good, const char *what) {
     if (is_good) return;
@@ -29,15 +30,17 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "paths")) {
         int file = open(argv[3], O_RDONLY);
         must(file >= 0, argv[3]);
-        for (; n > 0; n--) must(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, file, 0) != MAP_FAILED, "mmap");
+        for (; n > 0; n--)
+            must(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, file, 0) != MAP_FAILED, "mmap");
         ready();
     } else {
-        size_t size = (n + MOST_MORE) * PAGE;
-        char *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        size_t size = (n + MAX_ADDED) * PAGE;
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        char *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
         must(pages != MAP_FAILED && !madvise(pages, size, MADV_NOHUGEPAGE), "mmap");
         for (long i = 0; i < n; i++) pages[i * PAGE] = 1;
         ready();
-        for (long i = n; i < n + MOST_MORE; i++, usleep(20000)) pages[i * PAGE] = 1;
+        for (long i = n; i < n + MAX_ADDED; i++, usleep(20000)) pages[i * PAGE] = 1;
     }
     for (;;) pause();
 }

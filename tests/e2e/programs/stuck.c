@@ -1,14 +1,17 @@
-// stuck DIR SECONDS [exec]: a process whose memory-map lock is held for good, as any workload with /dev/fuse can make one.
+// stuck DIR SECONDS [exec]: makes a process whose memory-map lock is held. Any workload with /dev/fuse can.
 //
-// Mounts a file system of its own on DIR, in a mount namespace of its own, and says "<pid> <N>" on standard output once process
-// <pid>, whose name is "victim", is stuck; N is the number of the FUSE connection. Whoever reads smaps or cmdline of that process waits
-// from then on, ps and pgrep too. With "exec" another process, "execs", shares its memory as after vfork and executes another program:
-// it waits for the lock too, within its exec, and then nobody can read its stat either, or open its smaps; it says
-// "<pid> <N> <pid of execs>". So it never lasts: the connection is aborted when standard input has a byte or ends, on SIGTERM, when
-// the parent ends, and after SECONDS. The process lives on then, healthy, until standard input ends or the parent does.
+// Mounts a FUSE file system on DIR in a new mount namespace. Once the process "victim" is stuck, prints
+// "<pid> <N>", where N is the number of the FUSE connection. From then on, each read of the victim's smaps or
+// cmdline blocks, including those by ps and pgrep. With "exec", another process, "execs", shares the victim's
+// memory as after vfork and executes a program. Its exec also waits for the lock, so reading its stat and
+// opening its smaps block, too; then the output is "<pid> <N> <pid of execs>".
 //
-// Three processes. The guardian mounts, watches and aborts. The server, a child, answers two reads with EIO and the third not at all.
-// The victim, another child, maps the file. The kernel kills both with the guardian, and a server that is dead aborts its connection.
+// The victim is freed by aborting the connection: when standard input has a byte or ends, on SIGTERM, when
+// the parent ends, and after SECONDS. It then lives on, healthy, until standard input or the parent ends.
+//
+// There are three processes. The guardian mounts, waits and aborts. The server, a child, answers two reads
+// with EIO and the third not at all. The victim, another child, maps the file. The kernel kills both children
+// with the guardian, and aborts the connection of a dead server.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
@@ -32,8 +35,8 @@
 #define PAGE 4096
 #define FILE_NODE 2
 
-static int asked[2]; // the server says that the third read is there
-static int told[2];  // the victim tells the thread that waits, then the process that executes
+static int third_read[2]; // the server writes a byte when the third read arrives
+static int waiters[2];    // the victim writes the id of its waiting thread, then the pid of "execs"
 
 static void die(const char *what) {
     perror(what);
@@ -53,7 +56,7 @@ static pid_t fork_bound(void) {
     return pid;
 }
 
-// The server: a directory with one file of one page.
+// The server of a directory with one file of one page.
 
 static struct stat attributes(fuse_ino_t node) {
     struct stat st = {.st_ino = node, .st_nlink = 1, .st_mode = S_IFDIR | 0755};
@@ -67,40 +70,46 @@ static void on_getattr(fuse_req_t request, fuse_ino_t node, struct fuse_file_inf
 }
 
 static void on_lookup(fuse_req_t request, fuse_ino_t parent, const char *name) {
-    struct fuse_entry_param entry = {.ino = FILE_NODE, .attr = attributes(FILE_NODE), .attr_timeout = 1000, .entry_timeout = 1000};
+    struct fuse_entry_param entry = {
+        .ino = FILE_NODE, .attr = attributes(FILE_NODE), .attr_timeout = 1000, .entry_timeout = 1000};
     fuse_reply_entry(request, &entry);
 }
 
-static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) { fuse_reply_open(request, file); }
+static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
+    fuse_reply_open(request, file);
+}
 
-// A fault drops the lock while it waits for the page, once: the first read is its readahead, the second its own, and then it begins
-// anew with the lock for reading held (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). There the third read waits.
-static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset, struct fuse_file_info *file) {
+// A page fault drops the lock only once while it waits for the page: the first read is the readahead, the
+// second the fault's own. Then the fault is retried and holds the lock for reading (mm/filemap.c,
+// filemap_fault and maybe_unlock_mmap_for_io), and the third read blocks.
+static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
+                    struct fuse_file_info *file) {
     static int n_reads;
     if (++n_reads < 3)
         fuse_reply_err(request, EIO);
-    else if (write(asked[1], "3", 1) != 1)
+    else if (write(third_read[1], "3", 1) != 1)
         die("write");
 }
 
-static const struct fuse_lowlevel_ops operations = {.lookup = on_lookup, .getattr = on_getattr, .open = on_open, .read = on_read};
+static const struct fuse_lowlevel_ops operations = {
+    .lookup = on_lookup, .getattr = on_getattr, .open = on_open, .read = on_read};
 
 static void serve(int device) {
     char *arguments[] = {"stuck", NULL}, mounted[32];
     struct fuse_args args = FUSE_ARGS_INIT(1, arguments);
     struct fuse_session *session = fuse_session_new(&args, &operations, sizeof operations, NULL);
-    snprintf(mounted, sizeof mounted, "/dev/fd/%d", device); // libfuse takes this for a device that is mounted already
+    snprintf(mounted, sizeof mounted, "/dev/fd/%d", device); // libfuse does not mount such a path itself
     if (!session || fuse_session_mount(session, mounted)) die("fuse_session_mount");
     fuse_session_loop(session);
-    for (;;) pause(); // aborted: the guardian sees a child that ends as the end of all
+    for (;;) pause(); // after an abort; the guardian exits if a child ends
 }
 
-// The victim. Its threads exist before the lock is held: a thread's stack would have to be mapped.
+// The victim. Its threads start before the lock is held, because a thread's stack has to be mapped.
 
 static char *page;
 static volatile pid_t protector;
 
-// status is one of the files that never wait.
+// Reading status never blocks on the memory-map lock.
 static int is_waiting(pid_t process, pid_t thread) {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%d/task/%d/status", process, thread);
@@ -115,20 +124,24 @@ static void hold_still(int signal) {
     for (;;) pause();
 }
 
-static void *touch(void *unused) { // holds the lock for reading; ends in SIGBUS when the connection is aborted
+// Holds the lock for reading. Ends with SIGBUS when the connection is aborted.
+static void *touch(void *unused) {
     return (void *)(long)*(volatile char *)page;
 }
 
-static void *protect(void *unused) { // waits for the lock for writing, and every later reader of it waits behind
+// Waits to lock for writing, which makes all later readers of the lock wait.
+static void *protect(void *unused) {
     char third;
     pid_t thread = gettid();
-    if (read(asked[0], &third, 1) != 1 || write(told[1], &thread, sizeof thread) != sizeof thread) die("protect");
+    if (read(third_read[0], &third, 1) != 1) die("read");
+    if (write(waiters[1], &thread, sizeof thread) != sizeof thread) die("write");
     protector = thread;
     if (mprotect(page, PAGE, PROT_READ | PROT_WRITE)) die("mprotect");
     return NULL;
 }
 
-static int execute(void *unused) { // takes exec_update_lock for writing, then waits for the memory-map lock (fs/exec.c, exec_mmap)
+// Takes exec_update_lock for writing, then waits for the memory-map lock (fs/exec.c, exec_mmap).
+static int execute(void *unused) {
     static char *const arguments[] = {"/bin/sleep", "1000000", NULL}, *const environment[] = {NULL};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_NAME, "execs");
@@ -147,24 +160,27 @@ static void be_stuck(const char *directory, int with_exec) {
     prctl(PR_SET_NAME, "victim");
     signal(SIGBUS, hold_still);
     pthread_t threads[2];
-    if (pthread_create(&threads[0], NULL, protect, NULL) || pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
+    if (pthread_create(&threads[0], NULL, protect, NULL)) die("pthread_create");
+    if (pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
     if (with_exec) {
         while (!protector || !is_waiting(getpid(), protector)) usleep(1000);
         pid_t pid = clone(execute, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
-        if (pid < 0 || write(told[1], &pid, sizeof pid) != sizeof pid) die("clone");
+        if (pid < 0 || write(waiters[1], &pid, sizeof pid) != sizeof pid) die("clone");
     }
     for (;;) pause();
 }
 
 // The guardian.
 
-// The number of the connection: the minor number of the mounted device, asked without a call that the server would have to answer.
+// Returns the number of the connection, which is the minor number of the mounted device. It is read from
+// mountinfo, because stat would be a request to the server, which does not run yet.
 static unsigned connection_of(const char *directory) {
     char line[8192], mounted[4096];
     unsigned major, minor, found = 0;
     FILE *mounts = fopen("/proc/self/mountinfo", "r");
     while (mounts && fgets(line, sizeof line, mounts))
-        if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &major, &minor, mounted) == 3 && !strcmp(mounted, directory)) found = minor;
+        if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &major, &minor, mounted) == 3)
+            if (!strcmp(mounted, directory)) found = minor;
     if (!found) die(directory);
     fclose(mounts);
     return found;
@@ -195,9 +211,9 @@ int main(int argc, char **argv) {
     unsigned connection = connection_of(directory);
     char path[64];
     snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", connection);
-    int abort_file = open(path, O_WRONLY | O_CLOEXEC); // open from here on: the abort itself needs nothing more
+    int abort_file = open(path, O_WRONLY | O_CLOEXEC); // opened now, so that the abort cannot fail
     if (abort_file < 0) die(path);
-    if (pipe2(asked, O_CLOEXEC) || pipe2(told, O_CLOEXEC | O_NONBLOCK)) die("pipe");
+    if (pipe2(third_read, O_CLOEXEC) || pipe2(waiters, O_CLOEXEC | O_NONBLOCK)) die("pipe");
 
     pid_t server = fork_bound();
     if (server == 0) serve(device);
@@ -206,24 +222,26 @@ int main(int argc, char **argv) {
     if (victim == 0) be_stuck(directory, with_exec);
 
     pid_t waits[2] = {0}; // a thread of the victim, and the process that executes
-    int n_waits = 0, is_said = 0, is_aborted = 0;
+    int n_waits = 0, is_reported = 0, is_aborted = 0;
     struct pollfd waited[] = {{.fd = 0, .events = POLLIN}, {.fd = signalled, .events = POLLIN}};
     for (;;) {
-        if (n_waits < 1 + with_exec && read(told[0], &waits[n_waits], sizeof *waits) > 0) n_waits++;
-        if (!is_said && n_waits == 1 + with_exec && is_waiting(victim, waits[0]) && (!with_exec || is_waiting(waits[1], waits[1]))) {
+        if (n_waits < 1 + with_exec && read(waiters[0], &waits[n_waits], sizeof *waits) > 0) n_waits++;
+        if (!is_reported && n_waits == 1 + with_exec && is_waiting(victim, waits[0]) &&
+            (!with_exec || is_waiting(waits[1], waits[1]))) {
             dprintf(1, with_exec ? "%d %u %d\n" : "%d %u\n", victim, connection, waits[1]);
-            is_said = 1;
+            is_reported = 1;
         }
-        poll(waited, 2, !is_said ? 1 : is_aborted ? -1 : 100);
+        poll(waited, 2, !is_reported ? 1 : is_aborted ? -1 : 100);
         clock_gettime(CLOCK_MONOTONIC, &now);
         char byte;
         int ends = waited[1].revents || (waited[0].revents && read(0, &byte, 1) <= 0);
         if (!is_aborted && (ends || waited[0].revents || now.tv_sec >= until.tv_sec)) {
             if (write(abort_file, "1", 1) != 1) kill(server, SIGKILL);
             is_aborted = 1;
-            for (int i = 0; i < 1000 && n_waits && is_waiting(victim, waits[0]); i++) nanosleep(&moment, NULL);
+            for (int i = 0; i < 1000 && n_waits && is_waiting(victim, waits[0]); i++)
+                nanosleep(&moment, NULL);
             dprintf(1, "freed\n");
         }
-        if (ends) _exit(0); // and the kernel ends the others
+        if (ends) _exit(0); // the kernel kills the children
     }
 }

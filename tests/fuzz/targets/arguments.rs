@@ -1,4 +1,4 @@
-//! The command line: what is taken is of use, what is refused is refused in one line.
+//! The command line: accepted arguments are usable, and others are refused in one line.
 #![no_main]
 
 use std::ffi::OsString;
@@ -19,12 +19,17 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(options.fields != 0 && options.fields & !ALL_FIELDS == 0);
             assert!((0.0..=1024.0).contains(&options.cpu_budget) && options.cpu_budget.is_sign_positive());
             assert!(!(options.once && options.record.is_some()));
-            let sources = [&options.fixture, &options.containerd_sock, &options.cri_sock, &options.container_logs];
+            let sources =
+                [&options.fixture, &options.containerd_sock, &options.cri_sock, &options.container_logs];
             assert!(sources.iter().filter(|source| source.is_some()).count() <= 1);
             assert!(options.node.is_none_or(|name| !name.is_empty() && !name.contains(char::is_control)));
             assert!(!options.containerd_namespaces.is_empty());
             for name in &options.containerd_namespaces {
-                assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()), "it becomes a header: {name:?}");
+                assert!(
+                    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()),
+                    "it becomes a \
+                                                                                         header: {name:?}"
+                );
             }
         }
         Ok(Command::Help | Command::Version) => {}

@@ -1,4 +1,4 @@
-//! Which container a process is in, by the text of its cgroup file: against the rules as DESIGN.md states them.
+//! Attribution by the text of a cgroup file, compared with the documented rules in their simplest form.
 #![no_main]
 
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container: its id, and the paths of its init process, if that is known.
-struct Claim {
+/// A container: its id, and the paths of its init process, if known.
+struct Listed {
     id: String,
     first: Option<Vec<Line>>,
 }
@@ -23,12 +23,13 @@ struct Line {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    // Up to a NUL the text of a cgroup file; up to the next the containers, a line each: an id, a space, the line of the
-    // cgroup file of its init process, or nothing; then the cgroup files of other processes, a NUL before each.
+    // The input up to a NUL is the text of a cgroup file. The text up to the next NUL has one line per
+    // container: an id, a space, and the line of its init process's cgroup file, or nothing. The cgroup files
+    // of other processes follow, each after a NUL.
     let mut parts = bytes.split(|&b| b == 0);
     let text = parts.next().unwrap_or_default();
-    let claims: Vec<(Claim, &[u8])> =
-        parts.next().unwrap_or_default().split(|&b| b == b'\n').filter_map(parse_claim).collect();
+    let claims: Vec<(Listed, &[u8])> =
+        parts.next().unwrap_or_default().split(|&b| b == b'\n').filter_map(parse_listed).collect();
     let others: Vec<&[u8]> = parts.collect();
 
     let mut index = CgroupIndex::default();
@@ -48,12 +49,12 @@ fuzz_target!(|bytes: &[u8]| {
     let processes: Vec<Cgroups> = others.iter().copied().chain([text]).map(parse).collect();
     index.observe(processes.iter());
 
-    let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
+    let claims: Vec<Listed> = claims.into_iter().map(|(claim, _)| claim).collect();
     let files: Vec<Vec<Line>> = others.iter().copied().chain([text]).map(naive_lines).collect();
     let naive = Naive { claims: &claims, files: &files };
     for (cgroups, lines) in processes.iter().zip(&files) {
-        let owner = index.container_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
-        assert_eq!(owner, naive.owner(lines), "{}", text.escape_ascii());
+        let container = index.container_of(cgroups).map(|place| place.container.listed.name.parse().unwrap());
+        assert_eq!(container, naive.container_of(lines), "{}", text.escape_ascii());
     }
 });
 
@@ -63,12 +64,12 @@ fn parse(text: &[u8]) -> Cgroups {
     cgroups
 }
 
-fn parse_claim(line: &[u8]) -> Option<(Claim, &[u8])> {
+fn parse_listed(line: &[u8]) -> Option<(Listed, &[u8])> {
     let space = line.iter().position(|&b| b == b' ')?;
     let id = String::from_utf8(line[..space].to_vec()).ok()?;
     let first = naive_lines(&line[space + 1..]);
     let first = Some(first).filter(|lines| !lines.is_empty());
-    Some((Claim { id, first }, &line[space + 1..]))
+    Some((Listed { id, first }, &line[space + 1..]))
 }
 
 fn naive_lines(text: &[u8]) -> Vec<Line> {
@@ -83,7 +84,7 @@ fn naive_lines(text: &[u8]) -> Vec<Line> {
         .collect()
 }
 
-/// 0 for the memory controller, 1 for name=systemd, 2 for others, 3 for version 2.
+/// Returns 0 for the memory controller, 1 for name=systemd, 2 for other hierarchies, 3 for version 2.
 fn rank(line: &Line) -> u8 {
     match &line.controllers[..] {
         _ if line.is_unified => 3,
@@ -93,14 +94,15 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// The paths in the order in which they decide; of the same kind, others excepted, the first.
+/// Returns the paths in the order of precedence: the first of each kind, and all of the other hierarchies.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
-    let of_rank = |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
+    let of_rank =
+        |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// The path that decides without an id: memory's, name=systemd's, version 2's unless memory has a line; no root before
-/// another.
+/// Returns the path that decides without an id: memory's, name=systemd's, or version 2's unless memory has a
+/// line. A root comes last.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -110,30 +112,31 @@ fn main_path(lines: &[Line]) -> Option<&[u8]> {
 }
 
 struct Naive<'a> {
-    claims: &'a [Claim],
+    claims: &'a [Listed],
     /// The cgroup files of all processes.
     files: &'a [Vec<Line>],
 }
 
 impl Naive<'_> {
-    fn owner(&self, lines: &[Line]) -> Option<usize> {
+    fn container_of(&self, lines: &[Line]) -> Option<usize> {
         for path in ordered(lines) {
             if path.split(|&b| b == b'/').any(|component| self.by_id(component).is_some()) {
-                return self.owner_of_path(path);
+                return self.container_of_path(path);
             }
         }
-        self.owner_of_path(main_path(lines)?)
+        self.container_of_path(main_path(lines)?)
     }
 
-    /// The container whose id is this component.
+    /// Returns the container with this component as its id.
     fn by_id(&self, component: &[u8]) -> Option<usize> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// The container that has just this path as the first cgroup of its init process, unless two have it.
+    /// Returns the container with exactly this path as the first cgroup of its init process, unless two have
+    /// it.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
-        let has_it = |claim: &Claim| {
+        let has_it = |claim: &Listed| {
             let Some(first) = &claim.first else { return false };
             let is_named = ordered(first).iter().any(|path| named(path, &claim.id).is_some());
             !is_root && !is_named && main_path(first) == Some(path)
@@ -142,29 +145,31 @@ impl Naive<'_> {
         if let [one] = all[..] { Some(one) } else { None }
     }
 
-    /// By recursion from the innermost component outwards.
-    fn owner_of_path(&self, path: &[u8]) -> Option<usize> {
+    /// Finds the container by recursion from the innermost component outwards.
+    fn container_of_path(&self, path: &[u8]) -> Option<usize> {
         let slash = path.iter().rposition(|&b| b == b'/')?;
         let component = &path[slash + 1..];
         if component == b".." {
             return None;
         }
-        if let Some(owner) = self.by_path(path)
+        if let Some(container) = self.by_path(path)
             && self.by_id(component).is_none()
         {
-            return Some(owner);
+            return Some(container);
         }
-        let outer = self.owner_of_path(&path[..slash]);
+        let outer = self.container_of_path(&path[..slash]);
         let outer = self.by_path(path).or(outer);
         match (self.by_id(component), outer) {
             (Some(named), None) => Some(named),
-            (Some(named), Some(outer)) if self.is_placed_at(named, path) => Some(if named == outer { outer } else { named }),
+            (Some(named), Some(outer)) if self.is_placed_at(named, path) => {
+                Some(if named == outer { outer } else { named })
+            }
             _ => outer,
         }
     }
 
     fn is_placed_at(&self, i: usize, path: &[u8]) -> bool {
-        let Claim { id, first } = &self.claims[i];
+        let Listed { id, first } = &self.claims[i];
         match first {
             Some(first) => ordered(first).iter().any(|first| named(first, id) == Some(path)),
             None => !self.is_seen_outside(i),
@@ -182,7 +187,7 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // A container without an id comes first.
+                    // A container without an id takes precedence.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
@@ -191,13 +196,14 @@ impl Naive<'_> {
     }
 }
 
-/// The path down to the outermost component that stands for this id.
+/// Returns the path down to the outermost component that stands for this id.
 fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
 }
 
-/// Whether a component is this id: itself, behind a colon, or behind a runtime's name, in a scope or not. `..` is none.
+/// Whether a component stands for this id: by itself, after a colon, or after a runtime's name, in a scope or
+/// not.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

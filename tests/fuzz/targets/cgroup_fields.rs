@@ -1,4 +1,4 @@
-//! A cgroup's files: what is taken of them is on a line of its own, whatever stands around it.
+//! A cgroup's files: each accepted value is on its own line, whatever surrounds it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,13 +9,13 @@ fuzz_target!(|bytes: &[u8]| {
         for file in files(version, u8::MAX) {
             let mut whole = Values::default();
             file.parse(bytes, &mut whole);
-            // Line by line it says the same.
+            // Parsed line by line, the text gives the same result.
             let mut by_lines = Values::default();
             bytes.split(|&b| b == b'\n').for_each(|line| file.parse(line, &mut by_lines));
             assert_eq!(whole, by_lines);
             for (i, field) in FIELDS.iter().enumerate() {
                 let Some(number) = whole.get(i) else { continue };
-                let place = field.place(version).expect("it was read from somewhere");
+                let place = field.place(version).expect("a parsed field has a file");
                 assert_eq!(place.file, file.name);
                 let digits = (number / place.factor).to_string();
                 assert!(bytes.windows(digits.len()).any(|window| window == digits.as_bytes()) || number == 0);
@@ -23,6 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     if let Some(limit) = limit(bytes) {
-        assert!(std::str::from_utf8(bytes).unwrap().trim_start_matches('0').trim_end() == limit.to_string() || limit == 0);
+        assert!(
+            std::str::from_utf8(bytes).unwrap().trim_start_matches('0').trim_end() == limit.to_string()
+                || limit == 0
+        );
     }
 });

@@ -1,11 +1,12 @@
-//! A request's head: once it is whole or wrong, further bytes change nothing.
+//! The head of a request: once it is complete or malformed, further bytes change nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use smaps_container_exporter::head::{Parsed, parse_head};
 
 fuzz_target!(|bytes: &[u8]| {
-    // Every prefix costs the length of it, so long ones are judged at their end and near it.
+    // Each prefix costs time in proportion to its length, so long heads are parsed only at their end and near
+    // it.
     let first = bytes.len().saturating_sub(512);
     let mut decided: Option<(usize, Parsed<'_>)> = None;
     for end in first..=bytes.len() {
@@ -14,10 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
             assert!((1..=end).contains(n_bytes));
             assert!(bytes[..*n_bytes].ends_with(b"\n"));
             assert!(!head.method.is_empty() && !head.path.is_empty());
-            assert!(end == first || *n_bytes == end || decided.is_some(), "it was whole before");
+            assert!(end == first || *n_bytes == end || decided.is_some(), "it was complete before");
         }
         if let Some((at, before)) = &decided {
-            assert_eq!(parsed, *before, "at {end} it is not what it was at {at}");
+            assert_eq!(parsed, *before, "the result at {end} differs from that at {at}");
         } else if parsed != Parsed::Incomplete {
             decided = Some((end, parsed));
         }

@@ -1,5 +1,5 @@
-//! The learned way, the general way and a naive reader of smaps agree, and text that comes in two parts gives
-//! the same.
+//! The learned path, the general path and a naive reader of smaps agree, and text in two parts gives the same
+//! result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     for round in ["learning", "learned"] {
         assert_eq!(naive::scanned(&mut learned, text), expected, "{round}");
     }
-    // Like a reader that gets the text in two parts.
+    // The text comes in two parts, as from a reader.
     let cut = text.len() * usize::from(cut) / 255;
     let mut before = naive::Mappings::new();
     let mut at = 0;

@@ -1,4 +1,4 @@
-"""The machine's node with its pods, which every test shares, and exporters of it."""
+"""Fixtures that all tests in a machine share: the node with its pods, and an exporter."""
 
 import pytest
 
@@ -10,18 +10,24 @@ from node import NODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))  # what ends containerd comes last
+    # Modules that stop containerd come last.
+    items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport):
-    """Why a test failed, at once: a machine that does not come to its end says it too."""
+    """Prints a failure immediately, so that it is known even if the machine hangs later."""
     if report.failed:
-        print("", *[line for line in report.longreprtext.splitlines() if line.startswith("E ")][:12], sep="\n", flush=True)
+        print(
+            "",
+            *[line for line in report.longreprtext.splitlines() if line.startswith("E ")][:12],
+            sep="\n",
+            flush=True,
+        )
 
 
 @pytest.fixture(scope="session")
 def node():
-    """The node with its pods. They stay as they are; a test that changes one runs its own, or makes good for it."""
+    """The node with its pods. A test that changes a pod runs its own, or restores the state."""
     pods.prepare_memory()
     with NODE() as node:
         pods.run(node)
@@ -30,6 +36,6 @@ def node():
 
 @pytest.fixture
 def exporter(node):
-    """An exporter of everything, on the machine itself."""
+    """An exporter that selects everything and runs outside of pods."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter

@@ -1,4 +1,4 @@
-"""The exporter's image, run as the manifest says, or with other rights."""
+"""Runs the exporter's image in a pod with the rights of the manifest, or with other rights."""
 
 import socket
 import urllib.error
@@ -14,11 +14,17 @@ OWN = (*PLACE, "smaps-container")  # a comm has 15 bytes
 
 
 class InPod(Client):
-    """An exporter in a pod. `apparmor`: the profile, by name; `capabilities` take the place of those that the manifest adds; `arguments`
-    come after its own."""
+    """An exporter in a pod.
+
+    `apparmor` is the name of a profile; `capabilities` replace the manifest's; `arguments` are appended.
+    """
 
     def __init__(
-        self, node: Lab, capabilities: list[str] | None = None, apparmor: str | None = None, arguments: tuple[str, ...] = ()
+        self,
+        node: Lab,
+        capabilities: list[str] | None = None,
+        apparmor: str | None = None,
+        arguments: tuple[str, ...] = (),
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -33,7 +39,7 @@ class InPod(Client):
             security.apparmor.profile_type = cri.SecurityProfile.ProfileType.Value(apparmor)
         self.pod = node.run_pod(*PLACE[:2], [self.container])
         try:
-            until(self._ready, 60, "the exporter in its pod is ready")
+            until(self._ready, 60, "the exporter in the pod is ready")
         except BaseException:
             self.close()
             raise
@@ -51,11 +57,11 @@ class InPod(Client):
             return False
 
     def log(self) -> str:
-        # not log_of: other tests' pods have the same name
+        # log_of would also match other tests' pods of the same name.
         return Path(self.pod.config.log_directory, f"{PLACE[2]}.log").read_text()
 
     def status(self) -> dict[str, str]:
-        """Its process, as /proc/<pid>/status tells of it."""
+        """Returns the fields of /proc/<pid>/status of the exporter's process."""
         [pid] = kernel.processes(self.node)[OWN]
         return dict(line.split(":\t", 1) for line in read_proc(pid, "status").decode().splitlines())
 

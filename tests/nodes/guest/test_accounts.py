@@ -1,11 +1,11 @@
-"""What is exported of a container's cgroup is what the kernel's files say: both versions, both drivers."""
+"""Cgroup metrics equal the kernel's files, for both cgroup versions and both drivers."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from cgroups import CONTAINER, IS_V2, MIB, WORK, assert_same, works
+from cgroups import CONTAINER, IS_V2, MIB, WORK, assert_same, wait_until_asleep
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import Container, cri, kill, until
@@ -15,11 +15,11 @@ from ooms import LIMIT, assert_leaked, leak, pids_of, records
 MOUNTS = [cri.Mount(host_path=str(PROGRAMS), container_path="/programs", readonly=True)]
 
 
-def test_an_account_is_the_files(node, record_property):
+def test_cgroup_metrics_equal_the_files(node, record_property):
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     pod = node.run_pod("accounts", "limit-0", [app])
     try:
-        cgroup = works(node, app)
+        cgroup = wait_until_asleep(node, app)
         node.limit_pod(pod, 48 * MIB)
         with cgroup.frozen():
             values = assert_same(node, cgroup, "accounts", "limit-0", "app")
@@ -31,10 +31,12 @@ def test_an_account_is_the_files(node, record_property):
 
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
-    """The pod memory-0 has locked memory, and the pod partly-0 has huge pages of which half is freed."""
-    pod = node.run_pod("accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)])
+    """The pod memory-0 has locked memory, and the pod partly-0 has half-freed huge pages."""
+    pod = node.run_pod(
+        "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]
+    )
     try:
-        until(lambda: " ready\n" in node.log_of(pod, "partly"), 120, "the workload has its memory")
+        until(lambda: " ready\n" in node.log_of(pod, "partly"), 120, "the workload has allocated its memory")
         exposition = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING))
     finally:
         node.remove_pod(pod)
@@ -42,25 +44,35 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
     accounts = {name: {} for (name,) in current}
     for (name, part), value in exposition.by("cgroup_memory_account_bytes", "pod", "part").items():
         accounts[name][part] = value
-    assert {name: sum(parts.values()) for name, parts in accounts.items()} == {name: value for (name,), value in current.items()}
+    assert {name: sum(parts.values()) for name, parts in accounts.items()} == {
+        name: value for (name,), value in current.items()
+    }
     locked, partly = accounts["memory-0"], accounts["partly-0"]
-    record_property("parts of partly-0", ", ".join(f"{part} {value / MIB:.1f}" for part, value in partly.items() if value))
+    record_property(
+        "parts of partly-0", ", ".join(f"{part} {value / MIB:.1f}" for part, value in partly.items() if value)
+    )
     has_swap_cache = IS_V2 and "swapcached" in Path("/sys/fs/cgroup/system.slice/memory.stat").read_text()
-    assert "anon_unmapped" not in locked, "locked memory is on no list that shows it"
+    assert "anon_unmapped" not in locked, "the kernel does not list locked memory, so this part is unknown"
     assert ("anon_unmapped" in partly) == has_swap_cache
     if has_swap_cache and os.sysconf("SC_PAGE_SIZE") == 4096:
         assert 6 * MIB <= partly["anon_unmapped"] <= 9 * MIB
 
 
-@pytest.mark.skipif(IS_V2, reason="test_ooms and test_oom_records see more on version 2")
+@pytest.mark.skipif(IS_V2, reason="test_ooms and test_oom_records cover version 2")
 def test_kills_are_recorded_without_a_scrape(node, record_property):
-    """Three pods: one leaks slowly, one so fast that it is not seen to be full before, one is full and killed by a signal."""
-    slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)  # an emulated machine checks each few seconds
-    full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS)
+    """One pod leaks slowly, one leaks too fast to be seen full, and one is full but killed by a signal."""
+    # The delay is for emulated machines, which make a check only every few seconds.
+    slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
+    full = Container(
+        "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS
+    )
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
-        pods = [node.run_pod("accounts", name, [app]) for name, app in (("full-0", full), ("slow-0", slow), ("fast-0", fast))]
+        pods = [
+            node.run_pod("accounts", name, [app])
+            for name, app in (("full-0", full), ("slow-0", slow), ("fast-0", fast))
+        ]
         try:
-            until(lambda: len(records(exporter)) >= 2, 180, "both are recorded")
+            until(lambda: len(records(exporter)) >= 2, 180, "both OOM kills are recorded")
             for pid in pids_of(node, full):
                 kill(pid, 9)
             exporter.after()

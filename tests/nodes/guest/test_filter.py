@@ -1,5 +1,7 @@
-"""The exporter under its own filter of system calls, on the machine itself: whatever the kernel and the architecture, nothing that it
-does is refused, and what it does not do is."""
+"""The exporter's filter of system calls refuses none of its own calls and all others, on each kernel.
+
+The exporter runs outside of pods.
+"""
 
 import os
 import re
@@ -20,7 +22,7 @@ TRACING = Path("/sys/kernel/tracing")
 
 
 class Refusals:
-    """The system calls of this process and of those that it starts that fail with EPERM, as the kernel sees them return."""
+    """Traces system calls of this process and its children that return EPERM."""
 
     def __enter__(self):
         if not os.path.ismount(TRACING):
@@ -40,17 +42,21 @@ class Refusals:
         (TRACING / name).write_text(f"{value}\n" if value != "" else "")
 
     def all(self) -> list[tuple[int, str]]:
-        """Thread and call of each; not this process's own."""
-        found = re.findall(r"^.*-(\d+) +\[\d+\].* sys_exit: (NR .*)$", (TRACING / "trace").read_text(), re.MULTILINE)
+        """Returns (thread, call) pairs, without those of this process."""
+        found = re.findall(
+            r"^.*-(\d+) +\[\d+\].* sys_exit: (NR .*)$", (TRACING / "trace").read_text(), re.MULTILINE
+        )
         own = os.listdir("/proc/self/task")
         return [(int(thread), call) for thread, call in found if thread not in own]
 
 
 def threads(exporter: Exporter) -> dict[int, dict[str, str]]:
-    """What /proc/<pid>/task/<tid>/status says of each."""
+    """Returns the fields of /proc/<pid>/task/<tid>/status of each thread."""
     found = {}
     for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():
-        found[int(task.name)] = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        found[int(task.name)] = dict(
+            line.split(":\t", 1) for line in (task / "status").read_text().splitlines()
+        )
     return found
 
 
@@ -58,12 +64,18 @@ def thread_of(exporter: Exporter, name: str) -> int:
     return next(thread for thread, state in threads(exporter).items() if state["Name"] == name)
 
 
-def test_nothing_that_it_does_is_refused(node):
+def test_sandbox_refuses_no_call_of_the_exporter(node):
     seen = set()
-    with Refusals() as refusals, Exporter("--containerd-sock", node.socket, *EVERYTHING, "--scrape-interval", "1s") as exporter:
+    with (
+        Refusals() as refusals,
+        Exporter("--containerd-sock", node.socket, *EVERYTHING, "--scrape-interval", "1s") as exporter,
+    ):
 
         def shows_all():
-            settled(lambda: exporter.metrics().by("process_smaps_processes", *COMMAND), lambda: kernel.counts(node))
+            settled(
+                lambda: exporter.metrics().by("process_smaps_processes", *COMMAND),
+                lambda: kernel.counts(node),
+            )
             states = threads(exporter)
             seen.update(states)
             assert {"scrape", "http"} < {state["Name"] for state in states.values()}
@@ -71,23 +83,33 @@ def test_nothing_that_it_does_is_refused(node):
 
         shows_all()
         scrape = thread_of(exporter, "scrape")
-        assert injector(PROGRAMS / "inject")(scrape, NUMBERS["openat2"], 0, 0, 0, 0) == EPERM, "what the trace must show"
+        assert injector(PROGRAMS / "inject")(scrape, NUMBERS["openat2"], 0, 0, 0, 0) == EPERM, (
+            "the trace must show this call"
+        )
         for path in ("/", "/healthz", "/nothing"):
             exporter.get(path)
         node.stop()
-        until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0, 60, "it sees that containerd is gone")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0,
+            60,
+            "the exporter notices that containerd is gone",
+        )
         node.start()
-        until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 60, "it has connected again")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1,
+            60,
+            "the exporter is connected again",
+        )
         exporter.after(2)
         shows_all()
         exporter.process.send_signal(signal.SIGTERM)
         assert exporter.process.wait(20) == 0
         assert "not permitted" not in exporter.log() and "sandbox" not in exporter.log()
-        refused = [call for thread, call in refusals.all() if thread in seen]  # containerd is traced too
-        assert refused == [f"NR {NUMBERS['openat2']} = {EPERM}"], "that one and no other"
+        refused = [call for thread, call in refusals.all() if thread in seen]  # containerd is traced, too
+        assert refused == [f"NR {NUMBERS['openat2']} = {EPERM}"], "only the injected call is refused"
 
 
-def test_nothing_that_a_recording_takes_is_refused(node, tmp_path):
+def test_sandbox_refuses_no_call_of_a_recording(node, tmp_path):
     with Refusals() as refusals:
         once("--record", tmp_path / "recording", "--containerd-sock", node.socket, *EVERYTHING)
         once("--once", "--fixture", tmp_path / "recording", *EVERYTHING)
@@ -100,28 +122,36 @@ def victim(node) -> int:
     return pid
 
 
-def test_what_it_does_not_do_is_refused(node, exporter, victim, tmp_path):
+def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
     file = tmp_path / "file"
     file.write_text("text")
     inject, scrape = injector(PROGRAMS / "inject"), thread_of(exporter, "scrape")
     refused = calls(victim, file)
-    del refused["socket(AF_UNIX), with a recording"]  # it asks containerd
-    assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(refused, EPERM)
-    assert inject(scrape, NUMBERS["getpid"]) == exporter.process.pid, "calls do get through"
+    del refused["socket(AF_UNIX), with a recording"]  # allowed here, to connect to containerd
+    assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(
+        refused, EPERM
+    )
+    assert inject(scrape, NUMBERS["getpid"]) == exporter.process.pid, "injected calls do run"
     assert inject(scrape, NUMBERS["openat"], AT_FDCWD, str(file), O_RDONLY) >= 0
     exporter.after(2)
     settled(lambda: exporter.metrics().by("process_smaps_processes", *COMMAND), lambda: kernel.counts(node))
     assert file.read_text() == "text"
-    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "nobody stopped or killed it"
+    assert Path(f"/proc/{victim}/stat").read_text().split()[2] == "S", "the victim was stopped or killed"
 
 
-def test_without_the_sandbox_the_same_calls_do_harm(node, victim, tmp_path):
-    """Proof that the test above can fail."""
+def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
+    """This proves that the test above can fail."""
     file = tmp_path / "file"
     file.write_text("text")
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)
     with Exporter("--containerd-sock", node.socket, *EVERYTHING, "--sandbox", "off") as exporter:
         assert {state["Seccomp"] for state in threads(exporter).values()} == {"0"}
-        for call in ("openat(/proc/<victim>/mem, O_WRONLY)", "socket(AF_INET)", "mmap(PROT_EXEC)", "openat(O_TRUNC)", "unlinkat"):
+        for call in (
+            "openat(/proc/<victim>/mem, O_WRONLY)",
+            "socket(AF_INET)",
+            "mmap(PROT_EXEC)",
+            "openat(O_TRUNC)",
+            "unlinkat",
+        ):
             assert inject(thread_of(exporter, "scrape"), *harmful[call]) >= 0, call
     assert not file.exists()

@@ -1,4 +1,4 @@
-"""The machine is the one that it is meant to be: else the table tells of something else."""
+"""The machine has the kernel features that its definition requests, so that the table of results is true."""
 
 import os
 import re
@@ -12,17 +12,20 @@ from pods import PROCESSES
 CGROUP = os.environ["NODES_CGROUP"]
 
 
-def test_it_is_what_it_is_called(node, record_property):
+def test_machine_matches_its_definition(node, record_property):
     assert Path("/sys/fs/cgroup/cgroup.controllers").exists() == (CGROUP == "2")
     assert Path("/sys/fs/cgroup/unified/cgroup.controllers").exists() == (CGROUP == "hybrid")
     processes = kernel.processes(node)
     for (namespace, pod, *_), members in processes.items():
         cgroup = read_proc(members[0], "cgroup").decode()
         assert ("/cri-containerd-" in cgroup) == (DRIVER == "systemd"), cgroup
-        if CGROUP == "hybrid":  # its runc does not join version 2
+        if CGROUP == "hybrid":  # the machine's runc does not use version 2
             assert any(line.startswith("0::/system.slice/") for line in cgroup.splitlines()), cgroup
         confined = SYSTEMD and pod != "agent-0"
-        assert read_proc(members[0], "attr/current").startswith(b"cri-containerd.apparmor.d") == confined, (namespace, pod)
+        assert read_proc(members[0], "attr/current").startswith(b"cri-containerd.apparmor.d") == confined, (
+            namespace,
+            pod,
+        )
     assert SYSTEMD == (os.uname().machine == "x86_64")
     assert kernel.counts(node) == PROCESSES
     record_property("kernel", os.uname().release)
@@ -31,8 +34,7 @@ def test_it_is_what_it_is_called(node, record_property):
     record_property("containerd", re.match(r"v?([\d.]+)", node.version)[1])
 
 
-def test_vsyscall_is_there_where_it_was_asked_for(node):
+def test_vsyscall_page_is_mapped_if_requested(node):
     [pid, _] = kernel.processes(node)["memory", "memory-0", "memory", "memory"]
-    asked = "vsyscall=xonly" in Path("/proc/cmdline").read_text()
-    if asked:
+    if "vsyscall=xonly" in Path("/proc/cmdline").read_text():
         assert b"[vsyscall]\n" in read_proc(pid, "maps")

@@ -1,4 +1,4 @@
-"""A container owns from the cgroup that names it down, wherever its processes, its init among them, have been moved to."""
+"""A container has all processes in and below the cgroup with its id, wherever they have been moved."""
 
 import os
 
@@ -14,10 +14,10 @@ from pods import FOREVER
 
 PLACE = ("nested", "nested-0", "nested")
 INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
-# Another container's scope, of a runtime that this node's containerd knows nothing of, such as kind's.
+# The scope of a container of another runtime inside the container, such as kind's.
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
-# where the processes go, below the container's cgroup; / is the root
+# Cgroups that processes are moved to, relative to the container's; / is the root.
 LAYOUTS = {
     "a process below": {SLEEP: "below.scope"},
     "init moved aside": {INIT: "init", SLEEP: "app"},
@@ -29,18 +29,20 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def pod(node):
-    """A container of three processes: their pids by command."""
-    pod = node.run_pod(*PLACE[:2], [Container(PLACE[2], ["sh", "-c", f"sleep {FOREVER} & tail -f /dev/null & wait"])])
-    wanted = {INIT, SLEEP, TAIL}
+    """The pids by command of a container with three processes."""
+    pod = node.run_pod(
+        *PLACE[:2], [Container(PLACE[2], ["sh", "-c", f"sleep {FOREVER} & tail -f /dev/null & wait"])]
+    )
+    commands = {INIT, SLEEP, TAIL}
     try:
-        until(lambda: wanted <= kernel.counts(node).keys(), 30, "its processes run")
-        yield {command: pids[0] for command, pids in kernel.processes(node).items() if command in wanted}
+        until(lambda: commands <= kernel.counts(node).keys(), 30, "the container's processes run")
+        yield {command: pids[0] for command, pids in kernel.processes(node).items() if command in commands}
     finally:
         node.remove_pod(pod)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_moved_processes_stay_their_containers(node, pod, layout):
+def test_moved_processes_stay_attributed_to_their_container(node, pod, layout):
     own = node.cgroups_of(pod[TAIL])
     try:
         for command, below in layout.items():
@@ -49,8 +51,10 @@ def test_moved_processes_stay_their_containers(node, pod, layout):
                 move(pod[command], root if below == "/" else cgroup / below)
         expected = kernel.counts(node)
         if layout.get(INIT) == "/" and IS_V2:
-            del expected[INIT]  # on version 1 other hierarchies than these still say where it is
-        seen = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING)).by("process_smaps_processes", *COMMAND)
+            del expected[INIT]  # on version 1 the other hierarchies still show its container
+        seen = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING)).by(
+            "process_smaps_processes", *COMMAND
+        )
         assert seen == expected
     finally:
         for cgroup in own:

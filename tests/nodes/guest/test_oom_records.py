@@ -1,4 +1,4 @@
-"""What OOM records say about leaks without a scrape, and whether reading makes the kernel kill more, in real cgroups."""
+"""OOM records explain leaks without scrapes, and reading does not cause more OOM kills, in real cgroups."""
 
 import os
 
@@ -8,15 +8,15 @@ from cgroups import IS_V2
 from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
-pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 is tested natively")
-# How often each of the nine leaks runs: 10 times in the night. Without it, six leaks run.
+pytestmark = pytest.mark.skipif(not IS_V2, reason="tests/e2e tests version 1")
+# How often each of the nine leaks runs: 10 times in make night. If it is not set, only six leaks run.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (1, 10, 50), (64, 256, 1000)
-AT_ONCE = 2000  # MiB of the machine's 3 GiB
+AT_ONCE = 2000  # MiB that all containers together may use of the machine's 3 GiB
 
 
-def test_leaks_are_explained(tmp_path, record_property):
+def test_oom_records_explain_leaks(tmp_path, record_property):
     with pods_of(tmp_path / "links", PROGRAMS) as pods, pods.exporter() as exporter:
         leaks = Leaks(pods, exporter)
         if not N_EACH:
@@ -29,13 +29,13 @@ def test_leaks_are_explained(tmp_path, record_property):
                     print(leaks, flush=True)
     record_property("records", str(leaks))
     assert leaks.n_kills == leaks.n, leaks
-    if N_EACH:  # beside the gate's other tests an emulated machine may be too slow for that
+    if N_EACH:  # in the gate, an emulated machine may be too slow for this
         assert leaks.n_by_path >= leaks.n * 80 // 90 and leaks.n_named >= leaks.n * 87 // 90, leaks
 
 
-@pytest.mark.skipif(not N_EACH, reason="the night's")
+@pytest.mark.skipif(not N_EACH, reason="runs in make night")
 @pytest.mark.parametrize("interval", [0.05, 1])
-def test_reading_makes_the_kernel_kill_no_second_process(tmp_path, record_property, interval):
+def test_reading_causes_no_second_oom_kill(tmp_path, record_property, interval):
     n = 4 * N_EACH
     with pods_of(tmp_path / "links", PROGRAMS) as pods:
         n_without = second_victims(pods, "without", n)

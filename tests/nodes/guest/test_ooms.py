@@ -97,7 +97,7 @@ def test_a_hundred_kills_in_containers_that_are_removed_at_once_are_counted(made
             instance.remove(AT_ONCE)
     wait_for(exporter, {"many/s-sidecar": 0, "many/": 100})
     assert sum(record["kills"] for record in records(exporter) if record["pod"] == "many") <= 100
-    lines = [line for line in exporter.news() if 'pod="many"' in line]
+    lines = [line for line in exporter.unusual_log_lines() if 'pod="many"' in line]
     assert lines and all(line.partition("] ")[2].startswith('OOM kill: namespace="ooms" pod="many" container="" ') for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""A recording taken here replays to what the live scrape beside it said; from its smaps come real ones for fixtures/smaps."""
+"""A recording made here replays to the same values as a live scrape; its smaps can become a fixture."""
 
 import re
 from pathlib import Path
@@ -10,19 +10,19 @@ from exposition import smaps_lines
 RESULTS = Path("/results")
 
 
-def test_a_recording_replays_to_the_live_exposition(node, tmp_path):
+def test_recording_replays_to_the_live_exposition(node, tmp_path):
     recording = tmp_path / "recording"
-    taken = ("--containerd-sock", node.socket, "--filter", "memory/*/*/*", "--filter", "default/*/*/*")
+    source = ("--containerd-sock", node.socket, "--filter", "memory/*/*/*", "--filter", "default/*/*/*")
     with kernel.stopped(node):
-        live = once("--once", *taken)
-        once("--record", recording, *taken)
+        live = once("--once", *source)
+        once("--record", recording, *source)
     assert smaps_lines(once("--once", "--fixture", recording, *EVERYTHING)) == smaps_lines(live)
     pid, _ = sorted(kernel.processes(node)["memory", "memory-0", "memory", "memory"])
     (RESULTS / "memory.smaps").write_text(one_of_each((recording / f"proc/{pid}/smaps").read_text()))
 
 
 def one_of_each(smaps: str) -> str:
-    """The first mapping of each kind: of those with the same fields above zero, and addresses as long."""
+    """Returns the first of all mappings with the same nonzero fields and equally long addresses."""
     found = {}
     for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps)[1:]:
         fields = frozenset(re.findall(r"(?m)^(\w+): +[1-9]", mapping))

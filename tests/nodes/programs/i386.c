@@ -1,4 +1,4 @@
-// A 32-bit process without a C library: one page of data, then it waits for ever.
+// A 32-bit process without a C library: it has one page of data and waits forever.
 static char page[4096] = {1};
 
 static void pause_by_interrupt(void) {

@@ -1,4 +1,5 @@
-// mappings N FILE...: a process of N mappings, a page of each touched: of every file four, as the loader makes them, and anonymous ones.
+// mappings N FILE...: has N mappings and touches a page of each. Four are of each file, as the loader makes
+// them; the rest is anonymous.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ int main(int argc, char **argv) {
         }
         close(fd);
     }
-    // Every other page is read-only, so that neighbours stay apart.
+    // Every other page is read-only, so that the kernel cannot merge neighbours.
     char *start = mmap(NULL, n * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (n > 0 && start == MAP_FAILED)
         return perror("mmap"), 1;

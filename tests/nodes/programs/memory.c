@@ -1,5 +1,6 @@
-// Every kind of memory that smaps tells apart, in a process and its child. Prints what it could not get, then "ready"; stays.
-// "memory partly" is one process without locked memory: half of its huge pages, swapped and lazily freed memory.
+// memory: has each kind of memory that smaps shows, in a process and its child.
+// memory partly: has half-freed huge pages, swapped and lazily freed memory, but no locked memory.
+// Both print the kinds that the kernel refused, then "ready", and wait.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Of kernels newer than the headers.
+// Constants of kernels that are newer than the headers.
 #define ADVICE_PAGEOUT 21
 #define ADVICE_GUARD_INSTALL 102
 #define MAPPING_DROPPABLE 8
@@ -22,7 +23,7 @@
 #define READ_WRITE (PROT_READ | PROT_WRITE)
 #define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
 
-// What the kernel lacks is said and left out: the tests know which kernel has what.
+// Prints that the kernel lacks something, and continues: the tests know what each kernel supports.
 static void check(const char *what, long result) {
     if (result == -1)
         printf("no %s: %s\n", what, strerror(errno));
@@ -34,7 +35,7 @@ static char *map(const char *what, void *at, size_t size, int flags, int fd) {
     return start == MAP_FAILED ? NULL : start;
 }
 
-// Writes every page of it; distinct pages are no page's twin for KSM.
+// Writes to each page. If `distinct`, no two pages are equal, so that KSM merges none.
 static void touch(char *start, size_t size, int distinct) {
     for (size_t at = 0; start && at < size; at += 4096) {
         memset(start + at, 0x5a, 4096);
@@ -55,16 +56,19 @@ static char *named(const char *name, uintptr_t at, size_t size) {
 }
 
 static void shared(void) {
-    touch(map("/dev/shm", 0, 3 * MB, MAP_SHARED, file_of(open("/dev/shm/segment", O_RDWR | O_CREAT, 0600), 3 * MB)), 2 * MB, 1);
+    int fd = file_of(open("/dev/shm/segment", O_RDWR | O_CREAT, 0600), 3 * MB);
+    touch(map("/dev/shm", 0, 3 * MB, MAP_SHARED, fd), 2 * MB, 1);
 
     int id = shmget(IPC_PRIVATE, 2 * MB, IPC_CREAT | 0600);
     char *segment = shmat(id, NULL, 0);
     check("System V segment", (long)segment);
     touch(segment, MB, 1);
 
-    touch(map("memfd", 0, MB, MAP_SHARED, file_of(memfd_create("a name\nof two lines", 0), MB)), MB, 1);
+    fd = file_of(memfd_create("a name\nof two lines", 0), MB);
+    touch(map("memfd", 0, MB, MAP_SHARED, fd), MB, 1);
 
-    char *huge = map("memfd", (void *)0x300000000000, 8 * MB, MAP_SHARED | MAP_FIXED_NOREPLACE, file_of(memfd_create("huge", 0), 8 * MB));
+    fd = file_of(memfd_create("huge", 0), 8 * MB);
+    char *huge = map("memfd", (void *)0x300000000000, 8 * MB, MAP_SHARED | MAP_FIXED_NOREPLACE, fd);
     check("huge pages of a memfd", madvise(huge, 8 * MB, MADV_HUGEPAGE));
     touch(huge, 4 * MB, 1);
 
@@ -77,7 +81,7 @@ static void shared(void) {
     touch(map("droppable memory", 0, MB, MAPPING_DROPPABLE | MAP_ANONYMOUS, -1), MB / 2, 1);
 }
 
-// Returns huge pages that are shared after a fork until somebody writes to them.
+// Returns huge pages, which a fork shares until one of the processes writes to them.
 static char *private(void) {
     char *hugetlb = map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1);
     touch(hugetlb, 4 * MB, 0);
@@ -104,7 +108,7 @@ static char *private(void) {
     touch(guarded, MB / 2, 1);
     check("guard pages", madvise(guarded, MB / 4, ADVICE_GUARD_INSTALL));
 
-    // beyond 47 bits: five levels of page tables
+    // Addresses above 47 bits need five levels of page tables.
     touch(map("five levels", (void *)(1UL << 52), MB, PRIVATE | MAP_FIXED_NOREPLACE, -1), MB / 4, 1);
 
     int key = syscall(SYS_pkey_alloc, 0, 0);
@@ -114,7 +118,7 @@ static char *private(void) {
     if (key != -1)
         syscall(SYS_pkey_mprotect, keyed, MB, READ_WRITE, key);
 
-    // a Size of nine digits
+    // Its Size has nine digits.
     check("300 GiB", (long)mmap(NULL, 300UL << 30, PROT_NONE, PRIVATE | MAP_NORESERVE, -1, 0));
     return hugetlb;
 }
@@ -123,11 +127,13 @@ static void files(void) {
     int fd = file_of(open("/tmp/file (deleted)", O_RDWR | O_CREAT, 0600), MB);
     touch(map("file", 0, MB, MAP_SHARED, fd), MB / 2, 1);
     touch(map("file, privately", 0, MB, MAP_PRIVATE, fd), MB / 4, 1);
-    touch(map("deleted file", 0, MB, MAP_SHARED, file_of(open("/tmp/gone", O_RDWR | O_CREAT, 0600), MB)), MB / 2, 1);
+    fd = file_of(open("/tmp/gone", O_RDWR | O_CREAT, 0600), MB);
+    touch(map("deleted file", 0, MB, MAP_SHARED, fd), MB / 2, 1);
     unlink("/tmp/gone");
 }
 
-// Maps 16 MiB of huge pages and frees half of each, which the kernel keeps until it splits them.
+// Maps 16 MiB of huge pages and frees half of each. The kernel keeps freed halves until it splits the huge
+// pages.
 static void partly(void) {
     char *huge = map("huge pages", (void *)0x350000000000, 16 * MB, PRIVATE | MAP_FIXED_NOREPLACE, -1);
     check("huge pages", madvise(huge, 16 * MB, MADV_HUGEPAGE));
@@ -147,7 +153,7 @@ static void partly(void) {
 }
 
 int main(int argc, char **argv) {
-    setvbuf(stdout, NULL, _IOLBF, 0); // a child prints nothing of its parent's again
+    setvbuf(stdout, NULL, _IOLBF, 0); // so that a child does not inherit unwritten output
     if (argc == 2 && strcmp(argv[1], "partly") == 0) {
         partly();
         puts("ready");
@@ -160,7 +166,7 @@ int main(int argc, char **argv) {
     if (fork() == 0)
         prctl(PR_SET_PDEATHSIG, 9);
     touch(hugetlb, 2 * MB, 1);
-    // Lazily freed memory, of each its own: shared after a fork it would be kept.
+    // Lazily freed after the fork, because the kernel keeps shared pages.
     char *freed = named("freed", 0x340000000000, 2 * MB);
     madvise(freed, 2 * MB, MADV_NOHUGEPAGE);
     touch(freed, 2 * MB, 1);

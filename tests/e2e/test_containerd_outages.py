@@ -1,4 +1,4 @@
-"""containerd goes away, hangs, and comes back under a running exporter."""
+"""containerd exits, hangs, and comes back while the exporter runs."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ WORKER = ("batch", "job-0", "worker", "sleep")
 
 @pytest.fixture
 def lab():
-    """A node of the test's own, with one pod."""
+    """A separate node with one pod."""
     with Lab() as lab:
         lab.web = lab.run_pod("default", WEB, [Container("app", TWO_SLEEPS)])
         until(lambda: kernel.counts(lab) == {SH: 1, SLEEP: 2}, 10, "the pod's processes run")
@@ -42,51 +42,61 @@ def end_a_sleep(lab):
     os.kill(kernel.processes(lab)[SLEEP][0], signal.SIGKILL)
 
 
-def test_known_containers_go_on_while_containerd_is_gone(lab, exporter):
+def test_known_containers_are_read_while_containerd_is_down(lab, exporter):
     lab.kill()
-    until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0, 20, "the exporter notices")
+    until(
+        lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0,
+        20,
+        "the exporter notices that containerd is gone",
+    )
     exposition = exporter.after()
     assert exposition.value("smaps_exporter_containerd_up") == 0
     assert exposition.value("smaps_exporter_containerd_errors_total") >= 1
     assert commands(exposition) == {SH: 1, SLEEP: 2}
 
-    end_a_sleep(lab)  # they are read anew, not remembered
+    end_a_sleep(lab)  # shows that processes are read again instead of remembered
     exposition = exporter.after()
     assert exposition.value("smaps_exporter_containerd_up") == 0
     assert commands(exposition) == {SH: 1, SLEEP: 1}
 
     lab.start()
-    until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 20, "the exporter is connected again")
+    until(
+        lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1,
+        20,
+        "the exporter is connected again",
+    )
     lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
     assert commands(exporter.after()) == kernel.counts(lab) == {SH: 1, SLEEP: 1, WORKER: 1}
     assert exporter.process.poll() is None
     assert exporter.get("/healthz")[0] == 200
 
 
-def test_data_stays_young_while_containerd_hangs(lab, exporter):
+def test_data_stays_fresh_while_containerd_hangs(lab, exporter):
     lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
     until(lambda: commands(exporter.metrics()) == {SH: 1, SLEEP: 2, WORKER: 1}, 20, "both pods are reported")
     with lab.hung():
-        # a container that ends is what the exporter asks containerd about
+        # The exporter lists containers when one has ended.
         os.kill(kernel.processes(lab)[WORKER][0], signal.SIGKILL)
         end_a_sleep(lab)
         exporter.after()
-        stopped = time.monotonic()
+        hung_since = time.monotonic()
         for exposition in exporter.scrapes():
             assert time.time() - exposition.value("smaps_exporter_last_scrape_timestamp_seconds") < 2
             assert exposition.value("smaps_exporter_oldest_data_seconds") < 2
             assert commands(exposition) == {SH: 1, SLEEP: 1}
-            seconds = time.monotonic() - stopped
+            seconds = time.monotonic() - hung_since
             if seconds > 20 and exposition.value("smaps_exporter_containerd_up") == 0:
                 break
-            assert seconds < 60, "the exporter has not noticed"
-    until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 30, "containerd answers again")
+            assert seconds < 60, "the exporter has not noticed that containerd hangs"
+    until(
+        lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 30, "containerd answers again"
+    )
     lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
     assert commands(exporter.after()) == kernel.counts(lab)
     assert exporter.process.poll() is None
 
 
-def test_a_pod_whose_shim_hangs_goes_on_and_new_ones_come(lab, exporter):
+def test_hung_shim_delays_neither_its_pod_nor_new_pods(lab, exporter):
     with lab.hung_shim(lab.web):
         end_a_sleep(lab)
         lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])

@@ -1,4 +1,4 @@
-"""Large expositions and clients that read slowly: memory, slots and probes."""
+"""Large responses and clients that read slowly: memory, connection slots and probes."""
 
 import contextlib
 import gzip
@@ -12,7 +12,7 @@ import time
 import pytest
 
 from clients import command
-from slow_readers import ALL, GET, GET_GZIP, connect_slowly, hold_many_generations, node
+from slow_readers import ALL, GET, GET_GZIP, connect_slowly, hold_many_expositions, node
 from target import MIB, ONCE, Target
 
 
@@ -22,39 +22,39 @@ def node_16(tmp_path_factory):
 
 
 def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[float]:
-    """Probe /healthz for some time; the seconds that each probe took, sorted."""
+    """Probes /healthz and /readyz for some time. Returns the duration of each probe in seconds, sorted."""
     host, port = address.split(":")
-    took, end = [], time.monotonic() + n_seconds
-    while time.monotonic() < end:
-        begin = time.monotonic()
+    took, deadline = [], time.monotonic() + n_seconds
+    while time.monotonic() < deadline:
+        started_at = time.monotonic()
         connection = http.client.HTTPConnection(host, int(port), timeout=10, source_address=(source, 0))
         connection.request("GET", "/healthz" if len(took) % 2 else "/readyz")
         response = connection.getresponse()
         assert (response.status, response.read()) == (200, b"ok\n")
         connection.close()
-        took.append(time.monotonic() - begin)
+        took.append(time.monotonic() - started_at)
         time.sleep(0.01)
     return sorted(took)
 
 
-def test_slow_readers_of_many_generations_stay_within_the_bound(tmp_path):
-    hold_many_generations(tmp_path, 80, 6, 256 * MIB)
+def test_slow_readers_of_many_expositions_stay_within_the_bound(tmp_path):
+    hold_many_expositions(tmp_path, 80, 6, 256 * MIB)
 
 
-def test_kernel_holds_less_than_128_kib_for_a_connection(node_16):
+def test_kernel_buffers_less_than_128_kib_per_connection(node_16):
     with Target(node_16, *ALL, *ONCE) as target:
         readers = [target.connect(GET) for _ in range(10)]
         assert all(reader.recv(1000) for reader in readers)
         time.sleep(0.5)
         list_sockets = ["ss", "-tmnH", "sport", "=", str(target.peer[1])]
         listed = subprocess.run(list_sockets, capture_output=True, text=True, check=True).stdout
-        # w: bytes of memory that the send queue uses, with the packets' own structures
+        # w is the memory in bytes that the send queue uses, including the kernel's packet structures.
         queued = [int(number) for number in re.findall(r"skmem:\([^)]*\bw(\d+)", listed)]
         print(f"send queues of {len(queued)} connections: at most {max(queued) / 1024:.0f} KiB")
         assert len(queued) >= 10 and max(queued) < 128 << 10
 
 
-def test_probes_and_other_addresses_get_in_beside_slow_readers(node_16):
+def test_slow_readers_do_not_block_probes_and_other_addresses(node_16):
     with Target(node_16, *ALL, *ONCE) as target:
         readers = [target.connect(GET) for _ in range(66)]
         for attempt in range(36):
@@ -79,17 +79,16 @@ def test_probes_do_not_wait_for_compression(tmp_path, n_megabytes, n_clients):
         arguments = [*load, "-H", "Accept-Encoding: gzip", f"http://{target.address}/metrics"]
         clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
         took = sample(target.address, 7)
-        said = clients.communicate()[0]
+        output = clients.communicate()[0]
         p99 = took[len(took) * 99 // 100]
-        median, most = statistics.median(took), took[-1]
-        times = ", ".join(f"{seconds * 1000:.1f} ms" for seconds in (median, p99, most))
-        print(f"{len(took)} probes: median, p99 and most {times}\n{said}")
+        times = ", ".join(f"{seconds * 1000:.1f} ms" for seconds in (statistics.median(took), p99, took[-1]))
+        print(f"{len(took)} probes: median, p99 and maximum {times}\n{output}")
         assert p99 < 0.05
-        assert "Non-2xx" not in said and "requests in" in said
+        assert "Non-2xx" not in output and "requests in" in output
 
 
-def test_gzipped_answers_outlive_their_text(node_16):
-    """Eight clients that read 40 KB/s, beside one that asks for each new exposition."""
+def test_gzipped_responses_outlive_their_exposition(node_16):
+    """Eight clients read 40 KB/s while another one requests each new exposition."""
     with Target(node_16, *ALL) as target:
         target.scrape()
         readers, received = [connect_slowly(target, GET_GZIP) for _ in range(8)], [b""] * 8
@@ -101,7 +100,7 @@ def test_gzipped_answers_outlive_their_text(node_16):
         for i, reader in enumerate(readers):
             head, _, body = received[i].partition(b"\r\n\r\n")
             n_bytes = int(head.partition(b"Content-Length: ")[2].split()[0])
-            assert len(body) < n_bytes, "the answer is long enough to be read slowly"
+            assert len(body) < n_bytes, "the response was too short to be read slowly"
             while len(body) < n_bytes:
                 assert (more := reader.recv(1 << 20)), f"reader {i} got {len(body)} of {n_bytes} bytes"
                 body += more

@@ -1,4 +1,4 @@
-//! One container's part of a view: folds its commands and paths until the part is within its share.
+//! Folds the commands and paths of one container until its samples are within its share.
 //!
 //! The largest commands keep their names, as many as fit into the share with one row each; the others become
 //! `comm="[other]"`. The rest of the share goes to the largest paths of the named commands; their other paths
@@ -11,9 +11,9 @@ use super::other::{Candidate, merge_smallest};
 use super::row::{Command, Label, Outline, Source};
 use super::rows::{OTHER_PATH, Rows, Summed};
 
-/// One container's part of a view.
+/// One container in a view: its cost, and what is folded.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct ContainerFold {
     pub(super) container: u32,
     /// The positions of the container's commands.
     pub(super) commands: Range<usize>,
@@ -49,8 +49,8 @@ fn rows_cost(rows: &Rows, command: &Command) -> usize {
     rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }
 
-impl Part {
-    /// Folds until the part is within its share, or one row is left.
+impl ContainerFold {
+    /// Folds until the container is within its share, or one row is left.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         self.fold_commands(rows, summed, share, scratch);
         if rows.shape.group_by == GroupBy::Path {

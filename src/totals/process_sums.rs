@@ -1,8 +1,8 @@
 //! Sums what one process maps while it is read. The name and the container of the process are not needed
 //! here: they are known only when the read has ended.
 //!
-//! The tally has its own hash table over one text buffer: the table is refilled for every process, and std's
-//! map would allocate each key.
+//! [`ProcessSums`] has its own hash table over one text buffer, because the table is refilled for every
+//! process and std's map would allocate each key.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -15,7 +15,7 @@ use crate::smaps::scanner::Mapping;
 
 /// The totals of one process by path.
 #[derive(Debug)]
-pub struct Tally {
+pub struct ProcessSums {
     /// The values, concatenated.
     text: Vec<u8>,
     sums: Vec<Sum>,
@@ -47,8 +47,8 @@ const MIN_TABLE: usize = 64;
 /// The number of merged values for which room is kept when memory is freed.
 const MIN_MERGED: usize = 1024;
 
-impl Tally {
-    /// Returns an empty tally, for a snapshot of at most this much memory, of which one process may use half.
+impl ProcessSums {
+    /// Returns empty sums, for a snapshot of at most this much memory, of which one process may use half.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes: max_bytes / 2,
@@ -238,98 +238,103 @@ mod tests {
     use crate::smaps::fields::values;
     use crate::smaps::place::PlaceText;
 
-    fn add(tally: &mut Tally, path: &[u8], rss: u64) {
-        tally.add(&Mapping { path, values: &values(&[("rss", rss)]), place: PlaceText::default(), count: 1 });
+    fn add(process_sums: &mut ProcessSums, path: &[u8], rss: u64) {
+        process_sums.add(&Mapping {
+            path,
+            values: &values(&[("rss", rss)]),
+            place: PlaceText::default(),
+            count: 1,
+        });
     }
 
     /// Returns each value, its resident bytes and its number of mappings.
-    fn sums(tally: &Tally) -> Vec<(String, u64, u64)> {
+    fn sums(process_sums: &ProcessSums) -> Vec<(String, u64, u64)> {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let sums = tally.sums();
+        let sums = process_sums.sums();
         sums.map(|(value, totals)| (text(value), totals.values.bytes[1], totals.n_mappings)).collect()
     }
 
     #[test]
     fn mappings_of_one_value_are_summed() {
-        let mut tally = Tally::new(usize::MAX);
+        let mut process_sums = ProcessSums::new(usize::MAX);
         for _ in 0..2 {
-            assert!(tally.is_empty());
+            assert!(process_sums.is_empty());
             for (path, rss) in [("/a", 1), ("/a", 2), ("", 4), ("/b", 8), ("/a", 16), ("[anon]", 32)] {
-                add(&mut tally, path.as_bytes(), rss);
+                add(&mut process_sums, path.as_bytes(), rss);
             }
             let expected = [("/a".into(), 19, 3), ("[anon]".into(), 36, 2), ("/b".into(), 8, 1)];
-            assert_eq!(sums(&tally), expected);
-            tally.clear();
+            assert_eq!(sums(&process_sums), expected);
+            process_sums.clear();
         }
     }
 
     #[test]
-    fn many_values_are_found_again_and_their_memory_is_freed() {
-        let mut tally = Tally::new(usize::MAX);
+    fn many_values_are_found_and_their_memory_is_freed() {
+        let mut process_sums = ProcessSums::new(usize::MAX);
         let paths: Vec<String> = (0..5000).map(|i| format!("/{i}")).collect();
         for _ in 0..2 {
-            paths.iter().chain(&paths).for_each(|path| add(&mut tally, path.as_bytes(), 1));
+            paths.iter().chain(&paths).for_each(|path| add(&mut process_sums, path.as_bytes(), 1));
             assert!(
-                sums(&tally).iter().eq(paths
+                sums(&process_sums).iter().eq(paths
                     .iter()
                     .map(|path| (path.clone(), 2, 2))
                     .collect::<Vec<_>>()
                     .iter())
             );
-            tally.clear();
-            tally.shrink();
-            assert!(tally.table.len() >= 10_000, "the table is kept while it is needed");
+            process_sums.clear();
+            process_sums.shrink();
+            assert!(process_sums.table.len() >= 10_000, "the table is kept while it is needed");
         }
-        add(&mut tally, b"/0", 1);
-        tally.clear();
-        tally.shrink();
-        assert_eq!(tally.table.len(), MIN_TABLE);
-        assert!(tally.table.iter().all(|&place| place == 0));
-        assert!(tally.sums.capacity() < 100 && tally.text.capacity() < 1000);
+        add(&mut process_sums, b"/0", 1);
+        process_sums.clear();
+        process_sums.shrink();
+        assert_eq!(process_sums.table.len(), MIN_TABLE);
+        assert!(process_sums.table.iter().all(|&place| place == 0));
+        assert!(process_sums.sums.capacity() < 100 && process_sums.text.capacity() < 1000);
     }
 
     #[test]
     fn long_values_stay_within_the_limit() {
-        let mut tally = Tally::new(1 << 20);
+        let mut process_sums = ProcessSums::new(1 << 20);
         for i in 0..2000 {
-            add(&mut tally, format!("/{i:0>4000}").as_bytes(), 1);
-            assert!(tally.n_bytes() <= 1 << 19);
+            add(&mut process_sums, format!("/{i:0>4000}").as_bytes(), 1);
+            assert!(process_sums.n_bytes() <= 1 << 19);
         }
-        add(&mut tally, b"/short", 1);
-        let sums = sums(&tally);
+        add(&mut process_sums, b"/short", 1);
+        let sums = sums(&process_sums);
         assert_eq!(sums.iter().map(|(_, rss, _)| rss).sum::<u64>(), 2001);
         assert!(sums.iter().any(|(value, rss, _)| value == OTHER && *rss > 900));
     }
 
     #[test]
     fn a_value_above_the_limit_is_kept_beside_other() {
-        let mut tally = Tally::new(1 << 20);
+        let mut process_sums = ProcessSums::new(1 << 20);
         for path in [b'x', b'y', b'x'].map(|c| [c; 1 << 20]) {
-            add(&mut tally, &path, 1);
+            add(&mut process_sums, &path, 1);
         }
-        assert_eq!(sums(&tally).iter().map(|(_, rss, _)| rss).sum::<u64>(), 3);
-        assert!(tally.n_bytes() < 2 << 20 && tally.n_merged() == 1);
+        assert_eq!(sums(&process_sums).iter().map(|(_, rss, _)| rss).sum::<u64>(), 3);
+        assert!(process_sums.n_bytes() < 2 << 20 && process_sums.n_merged() == 1);
     }
 
-    /// Of more values than fit, the kept ones are complete, and the largest are among them.
+    /// If there are more values than fit, the kept ones are complete, and the largest are among them.
     #[test]
-    fn a_value_is_completely_under_its_name_or_not_at_all() {
-        let mut tally = Tally::new(1 << 20);
+    fn each_value_is_either_complete_or_merged() {
+        let mut process_sums = ProcessSums::new(1 << 20);
         for round in 1..=3 {
             for i in 0..5000 {
-                add(&mut tally, format!("/{i}").as_bytes(), if i % 100 == 0 { 1000 + i } else { 1 });
+                add(&mut process_sums, format!("/{i}").as_bytes(), if i % 100 == 0 { 1000 + i } else { 1 });
             }
-            assert!(tally.n_bytes() <= 1 << 19);
-            let sums = sums(&tally);
+            assert!(process_sums.n_bytes() <= 1 << 19);
+            let sums = sums(&process_sums);
             assert!(sums.len() > 1000, "at least half of what fits is kept");
-            assert_eq!(sums.len() - 1 + tally.n_merged(), 5000, "[other] is one more");
+            assert_eq!(sums.len() - 1 + process_sums.n_merged(), 5000, "[other] is one more");
             let named = sums.iter().filter(|(value, ..)| value != OTHER);
             assert!(named.clone().all(|(_, _, n_mappings)| *n_mappings == round));
             assert_eq!(named.filter(|(_, rss, _)| *rss >= 1000).count(), 50);
             assert_eq!(sums.iter().map(|(.., n_mappings)| n_mappings).sum::<u64>(), 5000 * round);
         }
-        tally.clear();
-        tally.shrink();
-        assert_eq!((tally.n_merged(), tally.is_empty()), (0, true));
+        process_sums.clear();
+        process_sums.shrink();
+        assert_eq!((process_sums.n_merged(), process_sums.is_empty()), (0, true));
     }
 }

@@ -1,4 +1,4 @@
-"""The program ends when it is told to."""
+"""The program exits on a signal."""
 
 import os
 import signal
@@ -11,16 +11,18 @@ from lab import children
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_leaves_within_a_second(exporter, how):
+def test_signals_end_the_exporter_within_a_second(exporter, how):
     assert_exits_within_a_second(exporter, how)
 
 
-def test_it_leaves_within_a_second_as_pid_1(node):
+def test_sigterm_ends_pid_1_within_a_second(node):
     """PID 1 has no default action for a signal: it must handle it."""
-    with Exporter("--containerd-sock", node.socket, *EVERYTHING, prefix=("unshare", "--pid", "--fork")) as exporter:
+    with Exporter(
+        "--containerd-sock", node.socket, *EVERYTHING, prefix=("unshare", "--pid", "--fork")
+    ) as exporter:
         [pid] = children(exporter.process.pid)
         assert "NSpid:\t%d\t1\n" % pid in open(f"/proc/{pid}/status").read()
-        told = time.monotonic()
+        sent_at = time.monotonic()
         os.kill(pid, signal.SIGTERM)
-        assert exporter.process.wait(timeout=10) == 0  # unshare ends as its child did
-        assert time.monotonic() - told < 1
+        assert exporter.process.wait(timeout=10) == 0  # unshare exits with its child's code
+        assert time.monotonic() - sent_at < 1
