@@ -137,6 +137,8 @@ STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-cont
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git status --porcelain 2>/dev/null | grep -q . && echo -dirty)
 IMAGE ?= localhost/smaps-container-exporter:$(VERSION)
+# What a binary that is shipped knows about itself: its commit, and the image that it prints manifests for.
+BUILD_INFO = SMAPS_EXPORTER_REVISION=$(REVISION) SMAPS_EXPORTER_IMAGE=$(IMAGE)
 IMAGE_TAR ?= target/smaps-container-exporter.tar
 ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
 
@@ -144,7 +146,7 @@ ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell comman
 # takes std from Debian's packages.
 .PHONY: static
 static: protoc
-	SMAPS_EXPORTER_REVISION=$(REVISION) .ci/static.sh $(TARGET)
+	$(BUILD_INFO) .ci/static.sh $(TARGET)
 
 # Proves that the static binary needs only a kernel. Needs root, for chroot.
 .PHONY: test-static
@@ -154,14 +156,14 @@ test-static: static
 # Builds the static binary twice and compares the bytes.
 .PHONY: test-reproducible
 test-reproducible: static
-	SMAPS_EXPORTER_REVISION=$(REVISION) .ci/test-reproducible.sh $(STATIC) $(TARGET)
+	$(BUILD_INFO) .ci/test-reproducible.sh $(STATIC) $(TARGET)
 
 # Builds the image with podman, buildah or docker. IMAGE_FLAGS='--platform linux/arm64' is for the other
 # architecture.
 .PHONY: image
 image:
 	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) build -f Containerfile -t $(IMAGE) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(IMAGE_FLAGS) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) $(IMAGE_FLAGS) .
 
 # Builds the same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
 .PHONY: image-tar
@@ -170,27 +172,12 @@ image-tar: static
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		.ci/image-tar.py $(STATIC) $(IMAGE_TAR) $(IMAGE) VERSION=$(VERSION) REVISION=$(REVISION)
 
-# The DaemonSet and what belongs to it, out of the README: make manifest | kubectl apply -f -
-.PHONY: manifest
-manifest:
-	@sed -n '/^<!-- manifest -->$$/,/^```$$/p' README.md | sed '1,/^```yaml$$/d; /^```$$/d'
-
-# The same without any socket: containers by the kubelet's links, PERFMON in place of SYS_PTRACE (Linux 6.15).
-.PHONY: manifest-without-socket
-manifest-without-socket:
-	@$(MAKE) -s manifest | sed -e 's|args: \[|&--container-logs=/var/log/containers, |' -e 's|SYS_PTRACE|PERFMON|' \
-		-e 's|{name: containerd, mountPath: .*}|{name: containers, mountPath: /var/log/containers, readOnly: true}|' \
-		-e 's|{name: containerd, hostPath: .*}}|{name: containers, hostPath: {path: /var/log/containers, type: Directory}}|'
-
-# The alert rules, for Prometheus' rule_files.
-.PHONY: rules
-rules:
-	@cat src/kubernetes/rules.yaml
-
-# The dashboard to import into Grafana; a running exporter serves it at /dashboard.json.
-.PHONY: dashboard
-dashboard:
-	@cat src/http/dashboard.json
+# What the program prints: the manifests for IMAGE, the PodMonitor, the alert rules, the dashboard for Grafana.
+# make manifest IMAGE=registry.example/smaps-container-exporter:0.2.0 | kubectl apply -f -
+PRINTED = manifest manifest-without-socket podmonitor rules dashboard
+.PHONY: $(PRINTED)
+$(PRINTED): protoc
+	@$(CARGO) run --quiet --release --locked -- --print $@ --image $(IMAGE)
 
 # Lists the crates that are linked into the static binary, as CycloneDX. Needs cargo-cyclonedx.
 SBOM ?= target/smaps-container-exporter-$(TARGET).cdx.json
@@ -200,6 +187,13 @@ sbom:
 	mkdir -p $(dir $(SBOM))
 	$(CARGO) cyclonedx --quiet --format json --describe binaries --target $(TARGET) --no-build-deps --spec-version 1.5
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
+
+# Runs the steps of the release workflow that need no GitHub on the last commit, and checks the files that it
+# would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half an hour.
+.PHONY: rehearse-release
+rehearse-release:
+	tests/e2e/setup.sh
+	tests/e2e/.venv/bin/python .ci/rehearse-release.py
 
 # --- Fuzzing ----------------------------------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let options = match cli::args::parse(args).map_err(Failure::Usage)? {
         Command::Help => return finish(signals.wait_for(|| print(cli::help::help().as_bytes()))),
         Command::Version => return finish(signals.wait_for(|| print(cli::help::version().as_bytes()))),
+        Command::Print(text) => return finish(signals.wait_for(move || print(text.as_bytes()))),
         Command::Run(options) => options,
     };
     logging::init(options.log_level);

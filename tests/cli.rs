@@ -26,6 +26,15 @@ fn usage_errors_exit_with_2() {
             &["--fixture", "fixtures/node", "--proc-path=/proc"],
             "--fixture and --proc-path cannot be combined: expected one of them",
         ),
+        (
+            &["--image", "x y", "--print=rules"],
+            concat!(
+                r#"invalid value "x y" for --image: "#,
+                r#"expected an image such as "registry.example/smaps-container-exporter:1.0""#
+            ),
+        ),
+        (&["--image=x:1"], r#"unexpected --image "x:1" without --print: expected both"#),
+        (&["--print=rules", "--once"], "--print and --once cannot be combined: expected one of them"),
         (&["now"], r#"unexpected argument "now": expected an option, see --help"#),
         (
             &["-scrape-interval", "0s"],
@@ -34,6 +43,23 @@ fn usage_errors_exit_with_2() {
         ),
     ] {
         assert_eq!(error_of(args, 2), error);
+    }
+}
+
+/// Neither a right nor an option of the exporter is needed.
+#[test]
+fn print_writes_the_file_and_exits_with_0() {
+    let manifest = include_str!("../src/kubernetes/daemonset.yaml");
+    let image = concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"));
+    let cases = [
+        ("manifest", manifest.replace(image, "registry.example/x:1")),
+        ("podmonitor", include_str!("../src/kubernetes/podmonitor.yaml").into()),
+        ("rules", include_str!("../src/kubernetes/rules.yaml").into()),
+        ("dashboard", include_str!("../src/http/dashboard.json").into()),
+    ];
+    for (what, expected) in cases {
+        let text = stdout_of(&["--print", what, "--image", "registry.example/x:1"]);
+        assert_eq!(String::from_utf8(text).unwrap(), expected, "{what}");
     }
 }
 

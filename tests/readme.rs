@@ -1,4 +1,5 @@
-//! What the README tells users to paste works: its YAML parses, and its arguments are valid.
+//! What the README and `src/kubernetes` tell users to apply works: the YAML parses, its parts fit together,
+//! and its arguments are valid.
 
 use std::path::Path;
 
@@ -8,14 +9,20 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 const README: &str = include_str!("../README.md");
 
-/// Returns the documents of every fenced YAML block.
+const MANIFEST: &str = include_str!("../src/kubernetes/daemonset.yaml");
+const MONITOR: &str = include_str!("../src/kubernetes/podmonitor.yaml");
+const RULES: &str = include_str!("../src/kubernetes/rules.yaml");
+const OPERATOR_RULES: &str = include_str!("../src/kubernetes/prometheusrule.yaml");
+
+/// Returns the documents of the manifests, and of every fenced YAML block of the README.
 fn documents() -> Vec<Yaml> {
+    let blocks = README.split("\n```yaml\n").skip(1);
+    let blocks = blocks.map(|block| block.split_once("\n```").expect("the block ends").0);
     let mut documents = Vec::new();
-    for block in README.split("\n```yaml\n").skip(1) {
-        let (block, _) = block.split_once("\n```").expect("the block ends");
-        match YamlLoader::load_from_str(block) {
+    for text in blocks.chain([MANIFEST, MONITOR, RULES, OPERATOR_RULES]) {
+        match YamlLoader::load_from_str(text) {
             Ok(more) => documents.extend(more),
-            Err(error) => panic!("{error} in\n{block}"),
+            Err(error) => panic!("{error} in\n{text}"),
         }
     }
     documents
@@ -109,8 +116,7 @@ fn parts_of_the_manifest_match() {
         volume["hostPath"]["path"].as_str().expect("a path")
     };
     let proc = mount_of(&options.proc_path);
-    // The options name no socket, so the first existing one is used.
-    let containerd = Path::new("/run/containerd/containerd.sock");
+    let containerd = options.containerd_sock.as_deref().expect("a path");
     let socket = mount_of(containerd);
     assert_eq!(host_path(proc), "/proc");
     assert_eq!(host_path(mount_of(options.cgroup_path.as_ref().expect("a path"))), "/sys/fs/cgroup");
@@ -131,17 +137,57 @@ fn parts_of_the_manifest_match() {
     assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], port["name"]);
 
     // All selectors match the pods of the DaemonSet, in the namespace that is created for them.
+    let selected = &daemon_set["spec"]["selector"]["matchLabels"];
     let labels = &daemon_set["spec"]["template"]["metadata"]["labels"];
-    assert_eq!(&daemon_set["spec"]["selector"]["matchLabels"], labels);
-    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], labels);
-    assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], labels);
+    assert_eq!(selected["app.kubernetes.io/name"], labels["app.kubernetes.io/name"]);
+    assert_eq!(
+        selected.as_hash().map(|labels| labels.len()),
+        Some(1),
+        "a label that changes is not selected by"
+    );
+    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], selected);
+    assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], selected);
+    for labels in [labels, &daemon_set["metadata"]["labels"]] {
+        assert_eq!(labels["app.kubernetes.io/version"].as_str(), Some(env!("CARGO_PKG_VERSION")));
+        assert_eq!(labels["app.kubernetes.io/part-of"].as_str(), Some("smaps-container-exporter"));
+    }
     let namespace = document("Namespace");
-    for document in [&daemon_set, &monitor, &policy] {
+    for document in [&daemon_set, &monitor, &policy, &document("PrometheusRule")] {
         assert_eq!(document["metadata"]["namespace"], namespace["metadata"]["name"]);
     }
 }
 
-/// The capabilities in the text are those in the manifest, which allows no others.
+/// `--print manifest --image` replaces the only image. A scrape may have as many samples as the exporter
+/// serves.
+#[test]
+fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
+    assert_eq!(MANIFEST.matches("image:").count(), 1);
+    assert_eq!(
+        MANIFEST.matches(concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"))).count(),
+        1
+    );
+    let limit = document("PodMonitor")["spec"]["sampleLimit"].as_i64().expect("a number");
+    let max_samples = args(&Yaml::Array(Vec::new())).max_samples as i64;
+    assert!(
+        limit >= max_samples + 500 * 71 + 1000,
+        "--max-samples, 500 containers' cgroups, its own: {limit}"
+    );
+}
+
+/// The table of rights is the same text wherever it stands.
+#[test]
+fn the_tables_of_rights_are_equal() {
+    let table = |text: &'static str| {
+        let (_, rest) = text.split_once("<!-- rights -->\n").expect("a table begins");
+        rest.split_once("<!-- end -->\n").expect("the table ends").0
+    };
+    let rights = table(README);
+    assert_eq!(rights.lines().filter(|line| line.starts_with('|')).count(), 6, "a header and four rows");
+    assert_eq!(table(include_str!("../.github/SECURITY.md")), rights);
+    assert_eq!(table(include_str!("../src/kubernetes/README.md")), rights);
+}
+
+/// The capabilities named in the text are those in the manifest, and nothing else is allowed.
 #[test]
 fn manifest_requests_only_the_documented_capabilities() {
     let pod = &document("DaemonSet")["spec"]["template"]["spec"];

@@ -323,13 +323,10 @@ fn series_counts() {
 #[test]
 fn manifest_exports_few_series_and_keeps_paths() {
     let recording = hundred_pods();
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, args) = readme.split_once("          args: [").unwrap();
-    let args: Vec<&str> =
-        args.split_once(']').unwrap().0.split(", ").flat_map(|arg| arg.split(",\n")).collect();
-    let shapes = ["--group-by=", "--fields=", "\"--fields="];
-    let args = args.iter().filter(|arg| shapes.iter().any(|shape| arg.starts_with(shape)));
-    let args: Vec<&str> = args.map(|arg| arg.trim_matches('"')).collect();
+    let manifest = include_str!("../src/kubernetes/daemonset.yaml");
+    let args = manifest.lines().filter_map(|line| line.trim().strip_prefix("- "));
+    let shapes = ["--group-by=", "--fields="];
+    let args: Vec<&str> = args.filter(|arg| shapes.iter().any(|shape| arg.starts_with(shape))).collect();
     assert_eq!(args.len(), 2, "{args:?}");
     let text = once(recording.path(), &[&args[..], &["--anon-parts", "off"]].concat());
     let [n_smaps, ..] = count_series(&text);

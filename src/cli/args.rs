@@ -4,9 +4,11 @@ use std::ffi::OsString;
 
 use lexopt::Arg;
 
+use super::build_info;
+use super::exclusive;
 use super::options::Options;
 use super::suggestion;
-use super::table::{EXCLUSIVE, OPTIONS};
+use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
 /// What the program is to do.
@@ -19,6 +21,8 @@ pub enum Command {
     Help,
     /// Print the version.
     Version,
+    /// Print this text, the file that `--print` names.
+    Print(String),
 }
 
 /// Parses the arguments that follow the program's name.
@@ -75,24 +79,14 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
             return Err(UsageError::new(format!("unexpected second --{}{value}: expected one", spec.name)));
         }
     }
-    refuse_exclusive(&given)?;
+    exclusive::refuse(&given, &options.image)?;
     for (spec, _) in OPTIONS.iter().zip(given).filter(|(spec, given)| !given && !spec.default.is_empty()) {
         spec.set(spec.name, &mut options, spec.default.as_ref())?;
     }
-    Ok(Command::Run(options))
-}
-
-/// Fails if one of the given options would make another one ineffective.
-fn refuse_exclusive(given: &[bool]) -> Result<(), UsageError> {
-    let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
-    for (name, others) in EXCLUSIVE.iter().filter(|(name, _)| is_given(name)) {
-        if let Some(other) = others.iter().find(|other| is_given(other)) {
-            return Err(UsageError::new(format!(
-                "--{name} and --{other} cannot be combined: expected one of them"
-            )));
-        }
-    }
-    Ok(())
+    Ok(match options.print {
+        Some(text) => Command::Print(text.replace(build_info::LOCAL_IMAGE, &options.image)),
+        None => Command::Run(options),
+    })
 }
 
 /// Accepts the single dash of Go's flag package: `-addr` becomes `--addr`. Values of options are not changed.
@@ -188,6 +182,8 @@ mod tests {
             cpu_budget: 0.25,
             allowed_hosts: Vec::new(),
             sandbox: true,
+            print: None,
+            image: build_info::IMAGE.into(),
         };
         assert_eq!(run(&[]), expected);
     }
@@ -280,39 +276,6 @@ mod tests {
     }
 
     #[test]
-    fn exclusive_options_are_refused() {
-        let values = [
-            ("once", None),
-            ("record", Some("DIR")),
-            ("fixture", Some("DIR")),
-            ("proc-path", Some("/proc")),
-            ("containerd-sock", Some("/x")),
-            ("containerd-namespace", Some("k8s.io")),
-            ("cri-sock", Some("/x")),
-            ("container-logs", Some("/x")),
-        ];
-        let arg = |name: &str| match values.iter().find(|(known, _)| *known == name) {
-            Some((_, Some(value))) => format!("--{name}={value}"),
-            _ => format!("--{name}"),
-        };
-        for (name, others) in EXCLUSIVE {
-            for other in others {
-                let expected = format!("--{name} and --{other} cannot be combined: expected one of them");
-                assert_eq!(refused(&[&arg(name), &arg(other)]), expected);
-                assert_eq!(refused(&[&arg(other), "--pid", &arg(name)]), expected);
-            }
-        }
-        for together in [
-            ["once", "fixture"],
-            ["record", "fixture"],
-            ["containerd-sock", "containerd-namespace"],
-            ["proc-path", "cri-sock"],
-        ] {
-            run(&[&arg(together[0]), &arg(together[1])]);
-        }
-    }
-
-    #[test]
     fn paths_may_be_any_bytes() {
         let fixture = OsString::from_vec(b"/\xff".to_vec());
         let joined = |option: &str| [option.as_ref(), fixture.as_os_str()].into_iter().collect::<OsString>();
@@ -323,6 +286,24 @@ mod tests {
                 Ok(Command::Run(options)) => assert_eq!(options.fixture.as_deref(), Some(fixture.as_ref())),
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn files_are_printed_for_an_image() {
+        let print = |args: &[&str]| match parse(args.iter().map(OsString::from)) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{args:?}: {other:?}"),
+        };
+        let manifest = print(&["--print", "manifest"]);
+        assert!(manifest.contains(&format!("image: \"{}\"\n", build_info::IMAGE)), "{manifest}");
+        let other = print(&["-image=registry.example:5000/x@sha256:0f", "-print=manifest"]);
+        assert!(other.contains("image: \"registry.example:5000/x@sha256:0f\"\n"), "{other}");
+        assert_eq!(other.lines().count(), manifest.lines().count());
+        assert_eq!(refused(&["--image", "x"]), r#"unexpected --image "x" without --print: expected both"#);
+        for args in [["--print=rules", "--pid"], ["--addr=:1", "--print=manifest"]] {
+            let error = refused(&args);
+            assert!(error.ends_with(" cannot be combined: expected one of them"), "{error}");
         }
     }
 

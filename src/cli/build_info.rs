@@ -9,6 +9,15 @@ pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
     _ => "unknown",
 };
 
+/// The image in `src/kubernetes/daemonset.yaml`, which a local build makes.
+pub const LOCAL_IMAGE: &str = concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"));
+
+/// The image that this program is released in, as the build passes it in; the local one without that.
+pub const IMAGE: &str = match option_env!("SMAPS_EXPORTER_IMAGE") {
+    Some(image) if !image.is_empty() => image,
+    _ => LOCAL_IMAGE,
+};
+
 const LIBC: &str = if cfg!(target_env = "musl") {
     "-musl"
 } else if cfg!(target_env = "gnu") {

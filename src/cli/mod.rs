@@ -3,9 +3,12 @@
 pub mod args;
 pub(crate) mod build_info;
 mod duration;
+mod exclusive;
 pub mod help;
 pub mod options;
 pub mod parameters;
+mod print;
+mod spec;
 mod suggestion;
 mod table;
 pub mod usage_error;

@@ -65,6 +65,10 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Whether to drop capabilities and system calls that are not needed once everything is open.
     pub sandbox: bool,
+    /// The text of the file to print, which names the local image.
+    pub print: Option<String>,
+    /// The image that takes the place of the local one in that text.
+    pub image: String,
 }
 
 impl Options {
@@ -96,6 +100,8 @@ impl Options {
             cpu_budget: 0.0,
             allowed_hosts: Vec::new(),
             sandbox: false,
+            print: None,
+            image: String::new(),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::options::Options;
+use super::spec::Spec;
 use super::suggestion;
-use super::table::{OPTIONS, Spec};
+use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
 /// The options that a request may replace.

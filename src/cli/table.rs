@@ -1,51 +1,10 @@
 //! The table of options, from which the parser, the defaults and `--help` are made.
 
-use std::ffi::OsStr;
-
-use super::options::Options;
-use super::usage_error::UsageError;
+use super::build_info;
+use super::print;
+use super::spec::{Spec, UNSET, add_once, put};
 use super::values;
-use crate::cgroupfs::fields::GROUPS;
 use crate::node::containers::filter::{self, Filter};
-use crate::smaps::fields::FIELDS;
-
-/// One option: it takes a value, or is a flag, which has an empty `value`.
-pub(super) struct Spec {
-    pub name: &'static str,
-    /// The name of the value in `--help`.
-    pub value: &'static str,
-    /// The default, which is parsed like an argument; empty if there is none.
-    pub default: &'static str,
-    pub help: &'static str,
-    expected: &'static str,
-    pub is_repeatable: bool,
-    is_too_large: fn(&OsStr) -> bool,
-    set: fn(&mut Options, &OsStr) -> Option<()>,
-}
-
-const UNSET: Spec = Spec {
-    name: "",
-    value: "",
-    default: "",
-    help: "",
-    expected: "",
-    is_repeatable: false,
-    is_too_large: |_| false,
-    set: |_, _| None,
-};
-
-fn put<T>(value: Option<T>, to: &mut T) -> Option<()> {
-    *to = value?;
-    Some(())
-}
-
-/// Appends a value of an option that may be repeated, unless it was given before.
-fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
-    if !to.contains(&value) {
-        to.push(value);
-    }
-    Some(())
-}
 
 pub(super) const OPTIONS: &[Spec] = &[
     Spec {
@@ -266,39 +225,24 @@ pub(super) const OPTIONS: &[Spec] = &[
         set: |options, value| put(values::switch(value), &mut options.sandbox),
         ..UNSET
     },
+    Spec {
+        name: "print",
+        value: "WHAT",
+        help: "manifest, manifest-without-socket, podmonitor, rules or dashboard; exit",
+        expected: print::EXPECTED,
+        set: |options, value| put(print::file(value).map(Some), &mut options.print),
+        ..UNSET
+    },
+    Spec {
+        name: "image",
+        value: "NAME",
+        default: build_info::IMAGE,
+        help: "the image in what --print prints",
+        expected: "an image such as \"registry.example/smaps-container-exporter:1.0\"",
+        set: |options, value| put(values::image(value), &mut options.image),
+        ..UNSET
+    },
 ];
-
-/// Options that make others ineffective. Such a combination is refused, because the other option would be
-/// ignored.
-pub(super) const EXCLUSIVE: [(&str, &[&str]); 4] = [
-    ("once", &["record"]),
-    ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
-    ("cri-sock", &["containerd-sock", "containerd-namespace", "container-logs"]),
-    ("container-logs", &["containerd-sock", "containerd-namespace"]),
-];
-
-impl Spec {
-    /// Sets the value. Fails if the value is not an expected one. Errors call the option by `name`.
-    pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
-        (self.set)(options, value).ok_or_else(|| {
-            let expected = self.expected();
-            UsageError::new(match (self.is_too_large)(value) {
-                true => format!("value {value:?} for {name} is too large: expected {expected}"),
-                false => format!("invalid value {value:?} for {name}: expected {expected}"),
-            })
-        })
-    }
-
-    /// Describes the values that the option takes.
-    pub(super) fn expected(&self) -> String {
-        let names = match self.name {
-            "fields" => FIELDS.each_ref().map(|field| field.name).join(","),
-            "cgroup-metrics" => GROUPS.join(","),
-            _ => String::new(),
-        };
-        format!("{}{names}", self.expected)
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -310,14 +254,6 @@ mod tests {
 
     fn refused(args: &[&str]) -> String {
         parse(args.iter().map(OsString::from)).expect_err(&args.join(" ")).to_string()
-    }
-
-    #[test]
-    fn exclusive_options_exist() {
-        let is_known = |name: &&str| OPTIONS.iter().any(|spec| spec.name == *name);
-        for (name, others) in EXCLUSIVE {
-            assert!(is_known(&name) && others.iter().all(is_known), "{name} {others:?}");
-        }
     }
 
     #[test]
@@ -370,6 +306,12 @@ mod tests {
             ("allowed-host", "a host name without a port", vec!["", "a:80", "a/b", "*"]),
             ("anon-parts", r#""on" or "off""#, vec!["", "On"]),
             ("sandbox", r#""on" or "off""#, vec!["", "On", "1"]),
+            ("print", print::EXPECTED, vec!["", "Manifest", "prometheusrule"]),
+            (
+                "image",
+                r#"an image such as "registry.example/smaps-container-exporter:1.0""#,
+                vec!["", "-x", "a b", "a\"b", "a\nb", "a\u{e9}"],
+            ),
         ];
         for (name, expected, values) in &expected {
             for value in values {

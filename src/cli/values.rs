@@ -88,6 +88,14 @@ pub(super) fn node(value: &OsStr) -> Option<String> {
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
 }
 
+/// The characters of a reference to an image; none of them needs care inside a quoted string of YAML.
+pub(super) fn image(value: &OsStr) -> Option<String> {
+    let name = value.to_str()?;
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
+    (name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(is_valid))
+        .then(|| name.into())
+}
+
 pub(super) fn field_mask(value: &OsStr) -> Option<FieldMask> {
     let list = value.to_str()?;
     if list == "all" {

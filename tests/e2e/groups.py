@@ -64,6 +64,7 @@ GROUPS = {
             "test_image",
             "test_manifest",
             "test_prometheus::test_promtool_finds_no_problems",
+            "test_rights_table",
             "test_sandbox",
             "test_sources",
         ),

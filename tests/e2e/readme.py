@@ -1,4 +1,4 @@
-"""Extracts what the README tells users to paste, and builds the pod that the kubelet would make of it."""
+"""Extracts what the README and src/kubernetes tell users to apply, and builds the pod that the kubelet would make."""
 
 import re
 
@@ -8,6 +8,7 @@ from exporter import REPOSITORY
 from lab import Container, Lab, cri
 
 TEXT = (REPOSITORY / "README.md").read_text()
+KUBERNETES = REPOSITORY / "src/kubernetes"
 
 
 def blocks(language: str) -> list[str]:
@@ -34,14 +35,14 @@ def join_with(series: str) -> str:
 
 def rules() -> list[dict]:
     """Returns the alert rules."""
-    groups = yaml.safe_load((REPOSITORY / "src/kubernetes/rules.yaml").read_text())["groups"]
+    groups = yaml.safe_load((KUBERNETES / "rules.yaml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def daemon_set() -> dict:
     """Returns the pod spec of the DaemonSet."""
-    documents = [document for block in blocks("yaml") for document in yaml.safe_load_all(block)]
-    [found] = [document for document in documents if document.get("kind") == "DaemonSet"]
+    documents = yaml.safe_load_all((KUBERNETES / "daemonset.yaml").read_text())
+    [found] = [document for document in documents if document["kind"] == "DaemonSet"]
     return found["spec"]["template"]["spec"]
 
 

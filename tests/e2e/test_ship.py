@@ -1,4 +1,4 @@
-"""The image, run by a real containerd just as the README's manifest says; the README's queries and alerts; sizes and times."""
+"""The image, run by a real containerd as the manifest says; the README's queries and the alerts; sizes and times."""
 
 import os
 import signal

@@ -99,16 +99,21 @@ def runtimes(architecture: str) -> Path:
     return build.build_once(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
 
 
+# What the guest needs of the repository.
+PACKED = (
+    "README.md",
+    "src/kubernetes/*.yaml",
+    "tests/e2e/*.py",
+    "tests/e2e/*.proto",
+    "tests/e2e/programs/*.js",
+    "tests/nodes/guest/*",
+)
+
+
 def pack(out: Path, architecture: str):
     """Packs what the guest unpacks into /lab: parts of the repository, the exporter, and the workloads."""
     with tarfile.open(out, "w") as tar:
-        for pattern in (
-            "README.md",
-            "tests/e2e/*.py",
-            "tests/e2e/*.proto",
-            "tests/e2e/programs/*.js",
-            "tests/nodes/guest/*",
-        ):
+        for pattern in PACKED:
             for path in sorted(REPOSITORY.glob(pattern)):
                 if path.is_file():
                     tar.add(path, path.relative_to(REPOSITORY))

@@ -1,4 +1,4 @@
-"""Runs the exporter's image in a pod with the rights of the README's manifest, or with other rights."""
+"""Runs the exporter's image in a pod with the rights of the manifest, or with other rights."""
 
 import socket
 import urllib.error

@@ -1,4 +1,4 @@
-"""What the image reads and logs with the rights of the README's manifest, and with other rights."""
+"""What the image reads and logs with the rights of the manifest, and with other rights."""
 
 import os
 import re
