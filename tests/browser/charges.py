@@ -61,6 +61,44 @@ def charges_of(exposition):
     return out
 
 
+@dataclass
+class Ledger:
+    """A node's memory by part, and of each pod its use, limit and what is outside of its containers."""
+
+    parts: dict
+    pods: dict  # (namespace, pod) -> (current, limit, {part: bytes})
+
+
+def ledger_of(charges, remainder=9 * MIB, unlisted=0):
+    """A ledger that fits these charges. One pod is nearly at its limit by tmpfs that no running container is charged for."""
+    inside = {}
+    for (namespace, pod, _), charge in charges.items():
+        inside[namespace, pod] = inside.get((namespace, pod), 0) + charge.current
+    pods = {}
+    for k, (key, current) in enumerate(sorted(inside.items())):
+        outside = {"anon": 196_608, "page_cache": k % 4 * MIB, "shmem": 0, "kernel": 90_112, "remainder": k % 3 * 4096}
+        if key == ("data", "kafka-1"):
+            outside["shmem"] = 6 * current
+        whole = current + sum(outside.values())
+        pods[key] = (whole, None if k % 5 == 4 else whole * 100 // (95 if key == ("data", "kafka-1") else 40 + k % 50), outside)
+    parts = {"free": 1800 * MIB, "pods": sum(whole for whole, *_ in pods.values()) + unlisted, "ended_pods": 210 * MIB}
+    parts |= {"/system.slice": 410 * MIB, "/user.slice": 38 * MIB, "/init.scope": 6 * MIB, "/dev-mqueue.mount": 40_960}
+    parts |= {"root_cgroup": 11 * MIB, "kernel": 96 * MIB, "hugetlb_pool": 128 * MIB, "zram": 0, "remainder": remainder}
+    return Ledger(parts, pods)
+
+
+def ledger_families(ledger):
+    """The families of the node and its pods."""
+    lines = [f'cgroup_node_memory_bytes{{part="{part}"}} {value}' for part, value in ledger.parts.items()]
+    for key, (current, limit, outside) in ledger.pods.items():
+        labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(CONTAINER, key))
+        lines.append(f"cgroup_pod_memory_current_bytes{{{labels}}} {current}")
+        if limit is not None:
+            lines.append(f"cgroup_pod_memory_limit_bytes{{{labels}}} {limit}")
+        lines += [f'cgroup_pod_memory_outside_containers_bytes{{{labels},part="{part}"}} {v}' for part, v in outside.items()]
+    return "\n".join(lines) + "\n"
+
+
 def escaped(text):
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
@@ -91,15 +129,19 @@ def without_cgroups(text):
     return "\n".join(line for line in text.split("\n") if not re.match(r"(# \w+ )?cgroup_", line))
 
 
-def charged(page, charges, ooms=None):
-    """Let the page read these charges with the exporter's samples, and this answer of /ooms: records, or (status, body)."""
-    page.charges, page.ooms, page.asked = charges, ooms, []
+def charged(page, charges, ooms=None, ledger=None):
+    """Let the page read these charges with the exporter's samples, and this answer of /ooms: records, or (status, body).
+
+    `ledger` makes the families of the node and its pods from the charges.
+    """
+    page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 
     def metrics(route):
         response = route.fetch()
         text = without_cgroups(response.text())
         now = page.charges(Exposition(text)) if callable(page.charges) else page.charges
-        route.fulfill(response=response, body=text + families(now))
+        more = ledger_families(page.ledger(now)) if page.ledger else ""
+        route.fulfill(response=response, body=text + families(now) + more)
 
     def answer(route):
         page.asked.append(time.monotonic())

@@ -163,7 +163,7 @@ def test_the_tiles_of_each_container_are_its_use(busy, page):
     # An unknown split shows no tile of its own.
     key = next(key for key, charge in charges.items() if not charge.unmapped)
     page.go("#/" + "/".join(key) + CHARGED)
-    until("the rows", lambda: "difference" in page.names())
+    until("the rows", lambda: "rest of the use" in page.names())
     assert not any(name.startswith("unmapped p") for name in page.names())
 
 
@@ -172,7 +172,7 @@ def test_a_part_is_a_place_with_a_legend_and_a_tip(busy, page):
     page.open(busy, "#/data/kafka-0/kafka" + CHARGED)
     mapped, charges = expected(busy)
     charge = charges["data", "kafka-0", "kafka"]
-    assert {"java", "unmapped page cache", "slab", "page tables", "kernel stacks", "per-CPU", "other kernel memory", "difference"} <= set(page.names())
+    assert {"java", "unmapped page cache", "slab", "page tables", "kernel stacks", "per-CPU", "other kernel memory", "rest of the use"} <= set(page.names())
     assert sum(page.column("value")) == charge.current == page.value("#total")
     assert page.tab.locator("#rows .new:visible").count() == 0
     page.tab.hover("#legend li:has-text('Unmapped page cache') button")
@@ -313,7 +313,7 @@ def test_64_records_with_hostile_names(busy, browse):
     assert {row[0] for row in bars(page)} >= {f"{MARKUP}/{MARKUP} › {MARKUP}"}
     page.go("#/" + "/".join([quote(MARKUP, safe="")] * 3) + CHARGED)
     until("the place", lambda: page.value("#total") == 90 * MIB)
-    assert sorted(page.names()) == ["difference", "unmapped page cache"]
+    assert sorted(page.names()) == ["rest of the use", "unmapped page cache"]
 
 
 # ---- For everyone

@@ -9,13 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from charges import charges_of, families, without_cgroups
+from charges import MIB, charges_of, families, ledger_families, ledger_of, without_cgroups
 from conftest import copied, free_port, get, until
 from exposition import Exposition
 from recording import LIBRARIES, Container, Mapping, Process, busy_node, write
 
 ODD = [Mapping(b"/tmp/ blanks ", 300), Mapping(b"/tmp/a|b.*", 400), Mapping(b"/tmp/tab\there", 500)]
 CHARGED = "?field=charged_memory"
+NODE = "?field=node_memory"
 KAFKA = "#/data/kafka-0/kafka"
 
 
@@ -30,7 +31,9 @@ class Charging:
                     body, headers = answer.read(), answer.headers
                 if self.path.startswith("/metrics"):
                     text = without_cgroups(body.decode())
-                    body = (text + families(charges_of(Exposition(text)))).encode()
+                    charges = charges_of(Exposition(text))
+                    ledger = ledger_of(charges, unlisted=70 * MIB)
+                    body = (text + families(charges) + ledger_families(ledger)).encode()
                 self.send_response(200)
                 for name in ("Content-Type", "Content-Security-Policy"):
                     if headers[name]:
@@ -122,6 +125,16 @@ ADDRESSES = [
     KAFKA + "/cgroup_memory_slab" + CHARGED,
     KAFKA + "/cgroup_memory_unmapped_page_cache" + CHARGED,
     KAFKA + "/cgroup_memory_difference" + CHARGED,
+    "#/" + NODE,
+    "#/" + NODE + "&rows=containers",
+    "#/data" + NODE,
+    "#/data/kafka-1" + NODE,
+    KAFKA + NODE,
+    KAFKA + "/java" + NODE,
+    "#/cgroup_memory_node_free" + NODE,
+    "#/cgroup_memory_node_%2Fsystem.slice" + NODE,
+    "#/cgroup_memory_node_other_pods" + NODE,
+    "#/data/kafka-1/cgroup_memory_outside_shmem" + NODE,
 ]
 
 
@@ -149,7 +162,7 @@ def test_each_copied_query_answers_the_pages_numbers(fleet, page):
 def test_the_button_says_where_there_is_no_query(fleet, page):
     nodes, _ = fleet
     page.open(nodes["a"])
-    for address in ("#/?by=path&field=charged_memory", "#/" + CHARGED + "&q=slab", "#/cgroup_memory_slab?by=path&field=charged_memory", "#/?q=found+nowhere"):
+    for address in ("#/?by=path&field=charged_memory", "#/?by=path&field=node_memory", "#/" + CHARGED + "&q=slab", "#/cgroup_memory_slab?by=path&field=charged_memory", "#/?q=found+nowhere"):
         page.go(address)
         until(address, lambda: page.hash() == address and page.text("#copy") == "No PromQL says this")
         assert page.tab.is_disabled("#copy")

@@ -20,7 +20,7 @@ async function readInto(page, text) {
 }
 async function opened(text) {
 	const page = load();
-	page.setCharged(true);
+	page.setLayer('charged_memory');
 	page.answer = await readInto(page, text);
 	return page;
 }
@@ -33,7 +33,7 @@ test('tiles of paths and of parts fill what is charged', async () => {
 		cgroup(WHERE, { current: 1000, limit: 2000, working_set: 900, parts: PARTS, unmapped: { page_cache: 210, shmem: 40 } })));
 	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 550, 'unmapped page cache': 210, 'unmapped tmpfs': 40, slab: 30, 'page tables': 20,
 		'unmapped anonymous': 17, hugetlbfs: 16, 'secondary page tables': 6, 'kernel stacks': 10, 'per-CPU': 5, vmalloc: 3, zswap: 2, 'other kernel memory': 15,
-		difference: 76 });
+		'rest of the use': 76 });
 	for (const names of [['shop', 'web-1', 'app'], ['shop', 'web-1'], ['shop'], []]) assert.equal(page.at(charged(page), find(page, ...names)), 1000);
 	assert.equal(page.answer.broken, 0);
 	assert.deepEqual(page.excesses(), []);
@@ -43,14 +43,14 @@ test('tiles of paths and of parts fill what is charged', async () => {
 
 test('a split that is not told is not made up', async () => {
 	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 450 }) }, cgroup(WHERE, { current: 1000, parts: { anon: 500, page_cache: 400, slab: 30, remainder: 70 } })));
-	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 450, slab: 30, difference: 520 });
+	assert.deepEqual(tilesOf(page, 'shop', 'web-1', 'app'), { java: 450, slab: 30, 'rest of the use': 520 });
 });
 
 test('what tiles are more than the use is named and not added, and no tile is negative', async () => {
 	const page = await opened(exposition({ pss: mapped(WHERE, { '[heap]': 990 }) }, cgroup(WHERE, { current: 1000, parts: { ...PARTS, percpu: -5, remainder: -80 }, unmapped: { page_cache: 210 } })));
 	const tiles = tilesOf(page, 'shop', 'web-1', 'app'), sum = Object.values(tiles).reduce((a, b) => a + b);
-	assert.ok(Object.values(tiles).every(v => v > 0) && !('difference' in tiles) && !('per-CPU' in tiles));
-	assert.deepEqual(page.excesses().map(({ n, by }) => [n.name, by]), [['app', sum - 1000]]);
+	assert.ok(Object.values(tiles).every(v => v > 0) && !('rest of the use' in tiles) && !('per-CPU' in tiles));
+	assert.deepEqual(page.excesses().map(({ n, over }) => [n.name, over]), [['app', sum - 1000]]);
 	assert.equal(page.at(charged(page), page.root), 1000);
 });
 
@@ -62,7 +62,7 @@ test('containers without an account are left out, and those without a process sh
 	assert.equal(page.at(charged(page), page.root), 250);
 	assert.deepEqual(page.containersOf(page.root).map(n => n.full).sort(), ['shop/web-1 › app', 'shop/web-2 › app', 'shop/web-3 › app']);
 	// By any other field there is neither the container without a process nor the tiles.
-	page.setCharged(false);
+	page.setLayer('');
 	assert.deepEqual(page.insideOf(page.root).map(n => n.full), ['shop/web-1', 'shop/web-2']);
 	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);
 	assert.equal(page.at(page.fields.get('pss'), page.root), 170);
@@ -101,7 +101,7 @@ test('by path a part is one place with its containers, and a search sums it', as
 	const [row] = page.search(page.root, 'slab');
 	assert.deepEqual([row.full, row.note, page.at(charged(page), row)], ['slab', 'in 3 pods', 45]);
 	assert.equal(page.targetOf(row), slab());
-	page.setCharged(false);
+	page.setLayer('');
 	assert.deepEqual(page.kidsOf(pivot).map(n => n.name), ['[heap]']);
 	assert.deepEqual(page.search(page.root, 'slab'), []);
 });
@@ -143,7 +143,7 @@ test('records of OOM kills are read whatever they are', () => {
 		victims: [{ pid: 7, command: 'x' }], processes: [{ pid: 7, command: 'x', rss_anon_bytes: 1, rss_file_bytes: 2, rss_shmem_bytes: 3 }], account: { anon: 4, slab: 'x', unheard_of: 1 } };
 	const [r] = readOoms(JSON.stringify({ records: [one] }));
 	const { account, ...rest } = one;
-	const unknown = { limit_bytes: NaN, hit_limit_bytes: NaN, hit_use_bytes: NaN, peak_bytes: NaN };
+	const unknown = { outside_containers_bytes: NaN, limit_bytes: NaN, hit_limit_bytes: NaN, hit_use_bytes: NaN, peak_bytes: NaN };
 	const known = { victims: [{ pid: 7, command: 'x' }], processes: [{ pid: 7, command: 'x', rss_bytes: 6 }], candidates: [], hasUnselected: false };
 	assert.deepEqual(r, { ...rest, ...unknown, ...known, parts: { anon: account.anon } });
 	const [ofPod] = readOoms(JSON.stringify({ records: [{ ...one, container: '', candidates: ['a', 5, 'b'], has_unselected: true }] }));

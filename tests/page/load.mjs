@@ -7,14 +7,14 @@ const parts = [...readFileSync(new URL('mod.rs', page), 'utf8').matchAll(/includ
 const names = 'size span slope percent title visible fit shortest unescape parseLabels parseValue parseSample parseHelp kindOf fields '
 	+ 'series root live at read commit getPivot search targetOf entered outsideOf insideOf kidsOf mark begin remember change matters '
 	+ 'slopeOf dotsOf fastest rangeOf lineOf pack unpack squarify layOut weigh hitIn since isNew '
-	+ 'PARTS TILES barOf accountOf containersOf readOoms';
+	+ 'barOf entriesOf accountOf accountOfKill containersOf readOoms';
 
 export const sources = parts.map(([, path, name]) => ({ name, text: readFileSync(new URL(path, page), 'utf8') }));
 export function load() {
 	const last = sources.findIndex(({ name }) => name === 'layout');
 	const source = sources.slice(0, last + 1).map(({ text }) => text).join('');
 	return new Function(`${source}\nreturn { ${names.split(' ').join(', ')}, nodes: () => nodes, spans, setMarked: s => { marked = s; },
-		accounts: () => accounts, excesses: () => excesses, setCharged: is => { isCharged = is; } };`)();
+		accounts: () => accounts, ofNode: () => ofNode, excesses, setLayer: name => { layer = name; } };`)();
 }
 
 // Random numbers that are the same in each run (mulberry32).

@@ -1,111 +1,179 @@
-// What the cgroups say: of each container its use, its limit and what the use is made of (its account), and the records of OOM kills.
+// What the cgroups say of the node, its pods and containers: use, limit and what the use consists of (the
+// account), and the records of OOM kills.
 
-const CGROUP = /cgroup_memory_(current|limit|working_set|account|unmapped)_bytes\{/y;
-// The parts that together are the use, as bars show them: by the label `part`, their name and their colour.
-const PARTS = {
-	anon: ['anonymous', 'anon'], anon_unmapped: ['unmapped anonymous', 'anon_unmapped'], page_cache: ['page cache', 'file'], shmem: ['tmpfs and shared memory', 'shm'],
-	hugetlb: ['hugetlbfs', 'hugetlb'], slab: ['slab', 'slab'], page_tables: ['page tables', 'page_tables'], sec_page_tables: ['secondary page tables', 'sec_page_tables'],
-	kernel_stacks: ['kernel stacks', 'kernel_stacks'], percpu: ['per-CPU', 'percpu'], vmalloc: ['vmalloc', 'vmalloc'], zswap: ['zswap', 'zswap'],
-	kernel_other: ['other kernel memory', 'kernel_other'], sockets: ['sockets', 'sockets'], remainder: ['remainder', 'difference'],
-};
+const CGROUP = /cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped|outside_containers)|node_memory)_bytes\{/y;
+// The parts that together are the use, in the order of bars.
+const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu vmalloc zswap '
+	+ 'kernel_other sockets rest outside remainder').split(' ');
+// The parts of the node by colour, in the order of its bar. The name of a top-level cgroup is its path.
+const NODE_PARTS = 'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
 // The parts that no process maps, as the treemap shows them.
-const UNMAPPED = { unmapped_page_cache: 'unmapped page cache', unmapped_shmem: 'unmapped tmpfs' };
-const TILES = { ...UNMAPPED };
-for (const part in PARTS) if (!/^(anon|page_cache|shmem|remainder)$/.test(part)) [TILES[part]] = PARTS[part];
-TILES.difference = 'difference';
-for (const part in TILES) KINDS[part] = TILES[part].replace(/^./, c => c.toUpperCase());
-// The node of a tile is a child of its container, beside the commands. A command's name is at most 15 bytes, so none is called this.
-const TILE = 'cgroup_memory_', CHARGED = 'charged_memory';
-const tileName = name => TILES[name] || name;
+const UNMAPPED = ['unmapped_page_cache', 'unmapped_shmem'];
+const OF_CONTAINER = PARTS.filter(part => !/^(anon|page_cache|shmem|remainder)$/.test(part));
+// What a part is called, if not by its label, and its colour.
+const NAMES = {
+	anon: 'anonymous', anon_unmapped: 'unmapped anonymous', shmem: 'tmpfs and shared memory', hugetlb: 'hugetlbfs',
+	sec_page_tables: 'secondary page tables', percpu: 'per-CPU', kernel_other: 'other kernel memory',
+	rest: 'rest of the pod', outside: 'outside containers', unmapped_shmem: 'unmapped tmpfs', difference: 'rest of the use',
+	cgroup: 'cgroups outside pods', kernel: 'kernel, not charged', hugetlb_pool: 'huge page pool',
+};
+const nameOfPart = part => Object.hasOwn(NAMES, part) ? NAMES[part] : visible(part.replace(/_/g, ' '));
+const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'difference' })[part] || part;
+for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
+	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
+}
+// The node of a tile is a child of its container, its pod or the root. A command's name is at most 15 bytes, and
+// Kubernetes has no _ in names, so nothing else is called this.
+const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
+// The kind and the text of a tile.
+function tileOf(tile) {
+	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
+	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel' ? part : nameOfPart(part))];
+	return Object.hasOwn(KINDS, part) ? [part, nameOfPart(part)] : ['cgroup', part[0] === '/' ? visible(part) : nameOfPart(part)];
+}
 
-let accounts = new Map(), reading = new Map(); // by the container's labels, of the exposition that is shown and of the one being read
-let excesses = []; // the containers whose mapped and unmapped tiles are more than their use: { n, by }
+// By the labels of the container or pod: what is shown, and what is being read, which has the node at `[]`.
+let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
 const accountOf = n => n.account || n.target?.account;
 const isKept = n => n.seen >= tick || n.charged >= tick;
 const hasParts = a => Object.keys(a.parts).length > 0;
 
-// One line of a cgroup's family; whether it is a sample. What it says of parts that this page does not know is left out.
+// Reads one line of a cgroup's family and returns whether it is a sample. Parts of a container that this page does
+// not know are left out.
 function readCgroup(line) {
 	const sample = parseSample(line);
 	if (!sample) return false;
-	const { name, labels, value } = sample, names = LEVELS.slice(0, 3).map(level => labels.get(level) ?? ''), key = JSON.stringify(names);
+	const { name, labels, value } = sample, part = labels.get('part');
+	const [, where, what] = /^cgroup_(?:(pod|node)_)?memory_(\w*?)_?bytes$/.exec(name);
+	const names = LEVELS.slice(0, { pod: 2, node: 0 }[where] ?? 3).map(level => labels.get(level) ?? '');
+	const key = JSON.stringify(names);
 	if (!isFinite(value)) return true;
 	let a = reading.get(key);
-	if (!a) reading.set(key, a = { names, current: NaN, limit: NaN, working_set: NaN, parts: {}, unmapped: {} });
-	const what = name.slice(TILE.length, -'_bytes'.length), part = labels.get('part');
+	if (!a) {
+		a = { names, current: NaN, limit: NaN, working_set: NaN, parts: {}, unmapped: {}, more: new Map(), inside: 0, tiles: NONE };
+		reading.set(key, a);
+	}
 	if (what === 'account') {
-		if (Object.hasOwn(PARTS, part)) a.parts[part] = value;
+		if (PARTS.includes(part)) a.parts[part] = value;
 	} else if (what === 'unmapped') {
-		if (Object.hasOwn(UNMAPPED, 'unmapped_' + part)) a.unmapped['unmapped_' + part] = value;
-	} else a[what] = value;
+		if (UNMAPPED.includes('unmapped_' + part)) a.unmapped['unmapped_' + part] = value;
+	} else if (part) a.more.set(part, value);
+	else a[what] = value;
 	return true;
 }
-function findContainer(names) {
+function findPlaceOf(names) {
 	let n = root;
 	for (const name of names) n = n?.by?.get(name);
-	return n?.level === 'container' ? n : null;
+	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Gives each container its account, and the field of charged memory its values: of a container its use, and inside the PSS of what is
-// mapped, the parts that no process maps, and as `difference` what is left of the use. Called when the fields are summed.
+// Gives pods and containers their accounts, and makes two fields. In charged memory each container has its use.
+// Node memory is MemTotal; each pod has its use there, and so have its containers. Inside containers both have the
+// PSS of what is mapped, the parts that no process maps, and as `difference` what is left of the use. Called when
+// the fields are summed.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
+	ofNode = reading.get('[]');
+	reading.delete('[]');
 	[accounts, reading] = [reading, new Map()];
-	excesses = [];
-	const pss = fields.get('pss'), isAny = [...accounts.values()].some(hasParts);
+	const pss = fields.get('pss'), containers = [], pods = [];
+	const isAny = [...accounts.values()].some(hasParts), isUsed = pss && (isAny || ofNode);
 	for (const a of accounts.values()) {
-		a.n = findContainer(a.names);
-		const isCharged = isAny && a.current >= 0;
-		if (!a.n && isCharged && pss) a.n = a.names.reduce((n, name, k) => child(n, LEVELS[k], name, true), root);
-		if (a.n) a.n.account = a;
-		if (isCharged && pss && a.n) chargeTo(a, pss);
+		a.n = findPlaceOf(a.names);
+		if (!a.n && isUsed && a.current >= 0) a.n = a.names.reduce((n, name, k) => child(n, LEVELS[k], name, true), root);
+		if (!a.n) continue;
+		a.n.account = a;
+		if (a.current >= 0) (a.names.length < 3 ? pods : containers).push(a);
 	}
-	const f = fields.get(CHARGED);
-	if (!f) return;
-	// Containers have their use, what is around them its sum; inside are paths by their PSS and the parts.
-	for (const n of nodes) {
-		f.next[n.i] = n.level === 'container' ? n.account?.tiles ? n.account.current : NaN : f.next[n.up?.i] >= 0 ? pss.next[n.i] : NaN;
+	for (const a of containers) addToPod(a);
+	for (const a of pods) completePod(a);
+	if (!isUsed) return;
+	for (const a of containers) {
+		const parts = OF_CONTAINER.filter(part => part in a.parts).map(part => [part, a.parts[part]]);
+		divide(a, a.current - (pss.next[a.n.i] || 0), [...Object.entries(a.unmapped), ...parts]);
 	}
-	for (const { n, tiles, current } of accounts.values()) {
-		if (!tiles) continue;
-		for (const [tile, v] of tiles) f.next[tile.i] = v;
-		for (let up = n.up; up; up = up.up) f.next[up.i] = (f.next[up.i] || 0) + current;
-	}
+	const help = 'What is charged to the containers, by their cgroups; inside, mapped paths by their PSS, and what no process maps.';
+	if (isAny) fill(CHARGED, help, containers, containers);
+	if (ofNode) chargeNode(pods, containers);
 }
-function chargeTo(a, pss) {
-	const f = fieldOf(FAMILY + CHARGED + '_bytes'), { n } = a, mapped = pss.next[n.i] || 0, parts = { ...a.unmapped };
-	f.help = 'What is charged to the containers, by their cgroups; inside, mapped paths by their PSS, and what no process maps.';
-	for (const part in a.parts) if (Object.hasOwn(TILES, part)) parts[part] = a.parts[part];
-	let left = a.current - mapped;
-	for (const part in parts) {
-		if (parts[part] > 0) left -= parts[part];
-		else delete parts[part];
-	}
-	if (left > 0) parts.difference = left;
-	else if (left < 0) excesses.push({ n, by: -left });
-	a.tiles = Object.entries(parts).map(([part, v]) => {
-		const tile = child(n, 'part', TILE + part, true);
+const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
+function chargeNode(pods, containers) {
+	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) => parts.map(([part, v]) => [word + part, v]);
+	for (const a of pods) divide(a, a.current - a.inside, named('outside_', [...a.more]), 'rest');
+	Object.assign(ofNode, { n: root, current: sumOfAll([...more.values()]), limit: NaN });
+	const parts = [...more, ['other_pods', (more.get('pods') || 0) - listed]].filter(([part]) => part !== 'pods');
+	divide(ofNode, ofNode.current - listed, named('node_', parts));
+	fill(NODE, 'All memory of the node (MemTotal), by what it is charged to.',
+		pods, [...pods, ...containers.filter(a => a.isInPod), ofNode]);
+}
+// Adds a container's account to that of its pod.
+function addToPod(a) {
+	const pod = accounts.get(JSON.stringify(a.names.slice(0, 2)));
+	a.isInPod = pod?.current >= 0;
+	if (!a.isInPod) return;
+	pod.inside += a.current;
+	const { parts } = pod;
+	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current })) parts[part] = (parts[part] || 0) + v;
+}
+// Adds to a pod's account what is outside its containers, and what it has beyond that, as of containers that are
+// not listed.
+function completePod(a) {
+	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
+	if (a.more.size) a.parts.outside = outside;
+	const part = left > 0 ? 'rest' : 'remainder';
+	if (left) a.parts[part] = (a.parts[part] || 0) + left;
+}
+// Makes tiles of parts, and one of what is `left` of the use after them. `over` is by how much they are more than it.
+function divide(a, left, parts, rest = 'difference') {
+	const some = parts.filter(([, v]) => v > 0);
+	for (const [, v] of some) left -= v;
+	a.over = max(0, -left);
+	if (left > 0) some.push([rest, left]);
+	a.tiles = some.map(([part, v]) => {
+		const tile = child(a.n, 'part', TILE + part, true);
 		if (!tileNodes.has(tile)) {
 			tileNodes.add(tile);
 			if (pivot) addToPivot(tile);
 		}
-		for (let up = tile; up; up = up.up) up.charged = tick;
+		tile.charged = tick;
 		return [tile, v];
 	});
-	for (let up = n; up; up = up.up) up.charged = tick;
+	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
+// Gives a field the sums of some accounts, the use of those that have tiles, and what is inside of these.
+function fill(name, help, summed, owners) {
+	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
+	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
+	for (const a of owners) next[a.n.i] = a.current;
+	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
+	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
+}
+// The accounts that the layer shows and whose tiles are more than their use.
+const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
+const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
 // ---- Bars
 
+// What an account consists of: [name, bytes, colour].
+function entriesOf(a) {
+	const { parts, more } = a;
+	if (a !== ofNode) return PARTS.filter(part => part in parts).map(part => [nameOfPart(part), parts[part], colourOf(part)]);
+	const place = ([, , kind]) => NODE_PARTS.indexOf(kind);
+	const list = [...more].map(([part, v]) => {
+		const [kind, text] = tileOf('node_' + part);
+		return [text, v, kind];
+	});
+	return list.sort((a, b) => place(a) - place(b) || b[1] - a[1]);
+}
 // What a bar shows: how much of its width is filled, and how the filling is divided: [part, size, colour, share of the width]. The
 // width is the limit; without one it is the largest use there is.
 function barOf(a, largest) {
-	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = Object.keys(PARTS).filter(part => part in a.parts);
-	const sum = list.reduce((sum, part) => sum + max(0, a.parts[part]), 0), width = whole > 0 ? min(1, a.current / whole) : 0;
+	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = entriesOf(a);
+	const sum = sumOfAll(list.map(([, v]) => max(0, v))), width = whole > 0 ? min(1, a.current / whole) : 0;
 	return {
 		isLimited, width, used: isLimited ? a.current / a.limit : NaN,
-		parts: sum > 0 ? list.map(part => [PARTS[part][0], a.parts[part], PARTS[part][1], max(0, a.parts[part]) / sum * width]) : [['in use', a.current, 'all', width]],
+		parts: sum > 0 ? list.map(([name, v, colour]) => [name, v, colour, max(0, v) / sum * width]) : [['in use', a.current, 'all', width]],
 	};
 }
 const partsText = parts => parts.filter(([, v]) => v).map(([name, v]) => `${name} ${size(v)}`);
@@ -132,12 +200,19 @@ function readOoms(text) {
 	const list = v => Array.isArray(v) ? v.filter(one => one && typeof one === 'object') : [];
 	return list(JSON.parse(text)?.records).slice(0, MOST_RECORDS).map(r => ({
 		...Object.fromEntries(['namespace', 'pod', 'container', 'command', 'limit'].map(key => [key, string(r[key])])),
-		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes', 'peak_bytes', 'reading_age_seconds', 'mapped_bytes', 'growth_seconds'].map(key => [key, number(r[key])])),
+		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes', 'outside_containers_bytes', 'peak_bytes', 'reading_age_seconds', 'mapped_bytes', 'growth_seconds'].map(key => [key, number(r[key])])),
 		candidates: Array.isArray(r.candidates) ? r.candidates.map(string).filter(Boolean) : [],
 		hasUnselected: r.has_unselected === true,
 		victims: list(r.victims).slice(0, MOST_PATHS).map(v => ({ pid: number(v.pid), command: string(v.command) })),
 		processes: list(r.processes).slice(0, MOST_PATHS).map(p => ({ pid: number(p.pid), command: string(p.command), rss_bytes: number(p.rss_anon_bytes) + number(p.rss_file_bytes) + number(p.rss_shmem_bytes) })),
 		paths: list(r.paths).slice(0, MOST_PATHS).map(p => ({ command: string(p.command), path: string(p.path), pss_bytes: number(p.pss_bytes), growth_bytes: number(p.growth_bytes) })),
-		parts: Object.fromEntries(Object.keys(PARTS).map(part => [part, number(r.account?.[part])]).filter(([, v]) => v === v)),
+		parts: Object.fromEntries(PARTS.map(part => [part, number(r.account?.[part])]).filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
+}
+// What a record's bar shows: the container's account, or the pod's if its limit was hit and both are known.
+function accountOfKill(r) {
+	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container && r.use_bytes >= 0;
+	if (r.limit !== 'pod' || !(current >= 0 && outside >= 0)) return { current: r.use_bytes, limit: r.limit_bytes, parts: r.parts };
+	const rest = max(0, current - outside - (isKnown ? r.use_bytes : 0));
+	return { current, limit: r.hit_limit_bytes, parts: { ...isKnown ? r.parts : {}, rest, outside } };
 }

@@ -1,4 +1,4 @@
-// Use and limits of containers as bars, and what is to be said about the treemap of charged memory.
+// Use and limits as bars, and what is to be said about the treemap of charged memory.
 
 Object.assign(LEGEND, {
 	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
@@ -14,7 +14,20 @@ Object.assign(LEGEND, {
 	zswap: 'Compressed swap.',
 	kernel_other: 'Kernel memory of no other kind.',
 	sockets: 'Network buffers.',
-	difference: 'The rest of the use: charged here and mapped elsewhere, counted nowhere, or page cache and tmpfs that the kernel does not split by mapping.',
+	rest: 'Containers of the pod that are not shown: no filter selects them, or they have no account.',
+	outside: 'Charged to the pod and to none of its running containers: tmpfs and page cache of ended ones, the sandbox. '
+		+ 'It counts towards the pod’s limit.',
+	other_pods: 'Pods that are not shown: no filter selects them, or none of their containers runs.',
+	ended_pods: 'Charged to the cgroups above the pods and to no pod: what ended pods left, above all tmpfs and page cache.',
+	cgroup: 'Cgroups beside those of the pods: services in /system.slice, logins in /user.slice.',
+	root_cgroup: 'Processes and page cache in the root cgroup itself.',
+	kernel: 'Memory of the kernel that it charges to no cgroup.',
+	hugetlb_pool: 'Huge pages of hugetlbfs, in use or not, that are charged to no cgroup.',
+	zram: 'Swap that zram keeps compressed in memory.',
+	balloon: 'Taken back by the hypervisor.',
+	remainder: 'MemTotal less all other parts. If large, it is memory that no counter shows: buffers of drivers, ring buffers.',
+	free: 'Free pages, with those that each CPU keeps for itself.',
+	difference: 'Charged here and mapped elsewhere, counted nowhere, or page cache and tmpfs that the kernel does not split by mapping.',
 });
 
 // ---- The table of containers
@@ -35,7 +48,7 @@ function drawListing() {
 	$['rows-containers'].ariaPressed = isOn;
 	heads.limit.hidden = !rows.some(accountOf);
 	$.parts.hidden = heads.limit.hidden;
-	$.list.className = isOn ? 'containers' : '';
+	$.list.className = heads.limit.hidden ? '' : 'limits';
 	largestUse = 0;
 	for (const n of rows) {
 		const a = accountOf(n);
@@ -43,12 +56,25 @@ function drawListing() {
 		largestUse = max(largestUse, a.current || 0);
 		for (const part in a.parts) totals[part] = (totals[part] || 0) + a.parts[part];
 	}
-	const list = Object.keys(PARTS).filter(part => totals[part]);
-	if ($.parts.list !== String(list)) {
-		$.parts.list = String(list);
-		$.parts.replaceChildren(...list.map(part => make('li', {}, swatchOf(PARTS[part][1]), PARTS[part][0] + ' ', make('span', { className: 'muted' }))));
+	fillList($.parts, entriesOf({ parts: totals }).filter(([, v]) => v));
+}
+function fillList(el, entries) {
+	const names = String(entries.map(([name]) => name));
+	if (el.names !== names) {
+		el.names = names;
+		el.replaceChildren(...entries.map(([name, , colour]) => make('li', {}, swatchOf(colour), name + ' ', make('span', { className: 'muted' }))));
 	}
-	list.forEach((part, k) => put($.parts.children[k].lastChild, size(totals[part])));
+	entries.forEach(([, v], k) => put(el.children[k].lastChild, size(v)));
+}
+// The node's memory by part. The list leaves out what is less than a thousandth; the bar's text has all.
+function drawNode() {
+	$.node.hidden = !ofNode;
+	if (!ofNode) return;
+	const { current } = ofNode;
+	fillBar($['node-bar'], ofNode, current);
+	$['node-memory'].href = hashOf({ at: [], by: '', q: '', field: NODE });
+	put($['node-memory'], `Node memory ${size(current)}`);
+	fillList($['node-parts'], entriesOf(ofNode).filter(([, v]) => v < 0 || v > current / 1000));
 }
 function makeBar() {
 	const bar = make('span', { className: 'use' });
@@ -56,10 +82,10 @@ function makeBar() {
 	return bar;
 }
 function fillBar(bar, a, largest) {
-	const { isLimited, parts, used } = barOf(a, largest), whole = isLimited ? `${percent(used)} of the limit of ${size(a.limit)}` : 'no limit';
+	const { isLimited, parts } = barOf(a, largest), text = a === ofNode ? `MemTotal ${size(a.current)}` : useText(a);
 	bar.className = isLimited ? 'use limited' : 'use';
-	bar.ariaLabel = `${size(a.current)} in use, ${whole}` + (parts.length > 1 ? ': ' + partsText(parts).join(', ') : '');
-	bar.title = [`${size(a.current)} in use, ${whole}`, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0 ? [`working set ${size(a.working_set)}`] : []].join('\n');
+	bar.ariaLabel = text + (parts.length > 1 ? ': ' + partsText(parts).join(', ') : '');
+	bar.title = [text, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0 ? [`working set ${size(a.working_set)}`] : []].join('\n');
 	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
 		const part = swatchOf(colour);
 		// Between narrow parts a gap would hide them.
@@ -68,6 +94,7 @@ function fillBar(bar, a, largest) {
 		return part;
 	}));
 }
+const useText = a => `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}`;
 function makeUse() {
 	const use = { bar: makeBar(), current: make('strong'), limit: make('span', { className: 'muted' }), percent: make('strong') };
 	return Object.assign(use, { all: [use.bar, make('span', { className: 'used' }, use.current, use.limit, use.percent)] });
@@ -108,11 +135,11 @@ function endsText(container, { parts }) {
 }
 const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
 function drawCharged() {
-	const n = place && entered(place), a = n && accountOf(n);
+	const n = place && entered(place), inner = n && accountOf(n), a = place && accountOf(place) || inner;
 	$.use.hidden = !a;
 	fillUse(useHere, a, a?.current);
-	put($.ends, a ? endsText(n, a) : '');
-	$.charged.hidden = !isCharged || !place;
+	put($.ends, inner?.names.length > 2 ? endsText(n, inner) : '');
+	$.charged.hidden = !layer || !place;
 	if ($.charged.hidden) return;
 	put($.charged.firstChild, 'Memory is charged to the container that touched it first, while PSS divides it among all who map it, so what is mapped and what is charged need not match. ');
 	put($.charged.lastChild, chargedText());
@@ -122,24 +149,30 @@ $.use.append(...useHere.all);
 $.ends.title = 'Freed: anonymous memory, and shared memory (/dev/zero, memfd, System V) that no other container maps. A System V segment that is not marked for removal stays until the pod ends.';
 $.charged.append(make('span'), make('strong'));
 function chargedText() {
-	const top = state.by ? root : place, over = excesses.filter(({ n }) => isBelow(n, top)), by = over.reduce((sum, { by }) => sum + by, 0);
-	const name = n => `${n.up.full} › ${n.text}`;
+	const top = state.by ? root : place, [isNode, isAll] = [layer === NODE, top === root];
+	const over = excesses().filter(a => a !== ofNode && isBelow(a.n, top)), most = over.reduce((a, b) => a?.over > b.over ? a : b, null);
+	const name = ({ n }) => n.level === 'pod' ? n.full : `${n.up.full} › ${n.text}`;
 	let unknown = 0;
 	const walk = [top];
 	while (walk.length) {
 		const n = walk.pop();
-		if (n.level === 'container') unknown += !n.account?.tiles && live(n);
+		if (n.level === 'container') unknown += live(n) && !(at(field, n) >= 0);
 		else if (LEVELS.indexOf(n.level) < 2) walk.push(...n.kids);
 	}
+	const isMany = unknown > 1, by = size(sumOfAll(over.map(a => a.over))), remainder = ofNode?.more.get('remainder');
+	const end = 'that is charged elsewhere and in no sum.', where = isNode ? 'places' : 'containers';
 	return [
-		over.length === 1 ? `Excess: the tiles of ${name(over[0].n)} are ${size(by)} more than its use of ${size(over[0].n.account.current)}; that is charged elsewhere and in no sum.` : '',
-		over.length > 1 ? `Excess: the tiles of ${count(over.length)} containers are ${size(by)} more than their use, most of it in ${name(over.reduce((a, b) => a.by > b.by ? a : b).n)}; that is charged elsewhere and in no sum.` : '',
-		unknown ? `${count(unknown)} ${unknown > 1 ? 'containers have no account and are' : 'container has no account and is'} left out.` : '',
+		isNode && isAll && ofNode.over ? `The parts are ${size(ofNode.over)} more than MemTotal, because they are read one after another`
+			+ (remainder < 0 ? `: the remainder is ${size(remainder)}, and no tile.` : '.') : '',
+		over.length === 1 ? `Excess: the tiles of ${name(most)} are ${by} more than its use of ${size(most.current)}; ${end}` : '',
+		over.length > 1 ? `Excess: the tiles of ${count(over.length)} ${where} are ${by} more than their use, most of it in ${name(most)}; ${end}` : '',
+		!unknown ? '' : isNode ? `${count(unknown)} ${isMany ? 'containers are' : 'container is'} in no pod's cgroup: other parts include them.`
+			: `${count(unknown)} ${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// What the tip says of a tile or a container, besides its fields.
+// What the tip says of a tile, a pod or a container, besides its fields.
 function aboutCharged(n) {
-	const a = accountOf(n), over = excesses.find(e => e.n === n);
-	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}` : '',
-		over ? `Excess: the tiles are ${size(over.by)} more than that.` : ''].filter(Boolean).map(text => make('p', {}, text));
+	const a = accountOf(n);
+	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a) ? `Excess: the tiles are ${size(a.over)} more than that.` : '']
+		.filter(Boolean).map(text => make('p', {}, text));
 }

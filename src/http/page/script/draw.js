@@ -11,12 +11,13 @@ const offered = () => [...fields.values()].filter(f => f.name !== 'processes' &&
 function draw() {
 	if (!latest) return drawStates();
 	const list = offered(), q = asSearched(state.q);
-	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list.find(f => f.name !== CHARGED) || fieldOf(FAMILY + 'pss_bytes');
-	isCharged = field.name === CHARGED;
+	field = [state.field, 'pss', 'rss'].map(name => list.find(f => f.name === name)).find(Boolean) || list.find(f => !LAYERS.includes(f.name)) || fieldOf(FAMILY + 'pss_bytes');
+	layer = LAYERS.includes(field.name) ? field.name : '';
 	place = findPlace();
 	kids = place ? insideOf(place) : [];
 	rows = !place ? [] : isListing() ? containersOf(place).filter(n => matches(n, q) || lowerFull(n).includes(q)) : q ? search(place === pivot ? root : place, q) : kids;
 	drawStats(list);
+	drawNode();
 	drawStates();
 	drawHere();
 	drawMap();
@@ -36,7 +37,7 @@ for (const key of [...TOTALS, 'grows_fastest']) {
 }
 const grower = make('a', {}), growth = make('span', {});
 const FIRST = ['pss', 'uss', 'rss', 'swap'];
-const GROUPS = { 'Most used': FIRST, 'Private and shared': /^(private|shared|pss|size)/, 'By what pages are': /^(anonymous|lazyfree|ksm|locked|referenced|swap)/, 'Huge pages': /huge|pmd/, 'By cgroup': /^charged/, 'Everything else': /./ };
+const GROUPS = { 'Most used': FIRST, 'Private and shared': /^(private|shared|pss|size)/, 'By state of the pages': /^(anonymous|lazyfree|ksm|locked|referenced|swap)/, 'Huge pages': /huge|pmd/, 'By cgroup': /^(charged|node)_/, 'Other fields': /./ };
 function drawStats(list) {
 	for (const key of TOTALS) {
 		const f = fields.get(key), v = own(key) ?? f?.now[0] ?? NaN;
@@ -44,11 +45,11 @@ function drawStats(list) {
 	}
 	const best = fastest(field), { grows_fastest } = $;
 	if (best) {
-		const { n } = best, pod = n.up.up;
+		const { n } = best, pod = podOf(n);
 		grower.href = hrefOf(n);
 		grower.title = namesOf(n).map(visible).join(' › ');
 		const commands = n.level === 'part' ? kidsOf(n.up).filter(k => k.level === 'comm') : [], text = commands.length === 1 ? `${commands[0].text}: ${n.text}` : n.text;
-		if (grower.node !== n) grower.replaceChildren(make('bdi', {}, text), ' ', make('small', {}, make('bdi', {}, pod.full)));
+		if (grower.node !== n) grower.replaceChildren(make('bdi', {}, text), ' ', make('small', {}, make('bdi', {}, pod.up ? pod.full : '')));
 		grower.node = n;
 		put(growth, slope(field, best.slope));
 		if (!growth.isConnected) grows_fastest.replaceChildren(growth, ' ', grower);
@@ -117,7 +118,7 @@ function drawHere() {
 	const key = hashOf({ field: '', sort: '', q: '', rows: '' });
 	if ($.crumbs.key !== key) {
 		$.crumbs.key = key;
-		$.crumbs.replaceChildren(...['Node', ...state.at.map(name => visible(name) || '(none)')].map((name, k) => make('a', {}, make('bdi', {}, name))));
+		$.crumbs.replaceChildren(...['Node', ...state.at.map(name => name.startsWith(TILE) ? tileOf(name.slice(TILE.length))[1] : visible(name) || '(none)')].map((name, k) => make('a', {}, make('bdi', {}, name))));
 		$.crumbs.lastChild.ariaCurrent = 'page';
 	}
 	[...$.crumbs.children].forEach((a, k) => { a.href = hashOf({ at: state.at.slice(0, k), q: '' }); });

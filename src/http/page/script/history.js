@@ -40,14 +40,14 @@ function measureOwn() {
 	for (const [name, mapped] of [['own', uss], ['held', fields.get('rss') || uss]]) {
 		const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { isHidden: true });
 		for (let k = 0; k < nodes.length; k++) next[k] = plus(mapped.next[k], swap ? swap.next[k] : NaN);
-		for (const { tiles } of accounts.values()) {
-			for (const [tile, v] of tiles || NONE) if (tile.kind !== 'difference') for (let up = tile; up; up = up.up) next[up.i] = plus(next[up.i], v);
+		for (const { names, tiles } of accounts.values()) {
+			if (names.length === 3) for (const [tile, v] of tiles) if (tile.kind !== 'difference') for (let up = tile; up; up = up.up) next[up.i] = plus(next[up.i], v);
 		}
 	}
 }
-// Of charged memory, containers have their use and parts their size; what is mapped has its PSS.
+// Of the cgroups' memory, containers have their use and parts their size; what is mapped has its PSS.
 function isByOwn(f, n) {
-	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || f.name === CHARGED && /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
+	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name) && /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
 }
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
@@ -78,10 +78,11 @@ function slopeOf(dots) {
 	return down > 0 ? up / down : NaN;
 }
 // The command or the part of an account that grows fastest, if one's growth matters.
+const NO_USE = /^(difference|free|other_pods|remainder)$/;
 function fastest(f) {
 	const grown = [];
 	for (const n of nodes) {
-		if (n.level !== 'comm' && n.level !== 'part' || n.kind === 'difference' || !isKept(n)) continue;
+		if (n.level !== 'comm' && n.level !== 'part' || NO_USE.test(n.kind) || !isKept(n)) continue;
 		const v = change(f, n);
 		if (v > 0 && matters(f, n, v)) grown.push([v, n]);
 	}

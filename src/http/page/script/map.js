@@ -152,7 +152,7 @@ function hover(to) {
 	for (let up = n; up !== place; up = up.up) if (up !== n) names.unshift(make('bdi', {}, up.text), ' › ');
 	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && !f.isHidden && at(f, n) === at(f, n));
 	list.sort((a, b) => b.bytes - a.bytes || at(b, n) - at(a, n));
-	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : n.level === 'part' ? 'charged to the container' : KINDS[n.kind]), ...isCharged ? aboutCharged(n) : [], fieldsOf(n, list));
+	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : KINDS[n.kind]), ...layer ? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);
 }
 // Beside what is looked at: right, left, below or above of it; where it fills the window, in its far corner.

@@ -54,10 +54,10 @@ function drawAgo() {
 $.older.onclick = () => { shownOoms = MOST_RECORDS; drawOoms(); };
 
 function makeKill(r) {
-	const when = isDate(r.time) ? `${dateOf(r.time).toLocaleDateString('sv')} ${clock(r.time)}` : 'at an unknown time', a = { current: r.use_bytes, limit: r.limit_bytes, parts: r.parts };
+	const when = isDate(r.time) ? `${dateOf(r.time).toLocaleDateString('sv')} ${clock(r.time)}` : 'at an unknown time';
 	const time = make('time', {}, when), since = make('small', {}), use = makeUse();
 	if (isDate(r.time)) time.dateTime = dateOf(r.time).toISOString();
-	fillUse(use, a, r.use_bytes);
+	fillUse(use, accountOfKill(r), r.use_bytes);
 	const el = make('details', { className: 'kill', key: JSON.stringify(r), record: r, ago: since },
 		make('summary', {}, make('span', { className: 'when' }, time, ' ', since), make('span', { className: 'who', title: nameOf(r) }, make('bdi', {}, nameOf(r)), ' ', make('small', {}, make('bdi', {}, cutLong(r.command)))),
 			make('span', { className: 'how' }, ...use.all)));
@@ -66,15 +66,16 @@ function makeKill(r) {
 	return el;
 }
 function makeReading(r) {
-	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), parts = barOf({ current: r.use_bytes, limit: r.limit_bytes, parts: r.parts }).parts;
+	const largest = max(...r.paths.map(p => p.pss_bytes || 0), 1), entries = entriesOf(accountOfKill(r)).filter(([, v]) => v);
 	const place = { at: [r.namespace, r.pod, r.container].filter((name, k) => k < 2 || name), by: '', q: '' };
 	const one = p => `${cutLong(p.command)} (pid ${p.pid})`;
 	const kills = (r.kills > 1 ? `${count(r.kills)} processes were killed. ` : '') + (r.victims.length ? `Killed: ${r.victims.map(one).join(', ')}. ` : '');
 	const hit = r.hit_limit_bytes >= 0 ? `Use: ${size(r.hit_use_bytes)} of ${size(r.hit_limit_bytes)}. ` : '';
+	const outside = r.outside_containers_bytes > 0 ? `Outside the pod's running containers: ${size(r.outside_containers_bytes)}. ` : '';
 	const rss = r.processes.length ? ` RSS at the limit: ${r.processes.map(p => `${one(p)} ${size(p.rss_bytes)}`).join(', ')}.` : '';
 	const peak = r.peak_bytes >= 0 ? ` Peak: ${size(r.peak_bytes)}.` : '';
 	const where = r.container ? '' : `The kill was in one of the pod's containers${r.candidates.length ? ', perhaps ' + cutLong(r.candidates.join(' or ')) : ''}${r.hasUnselected ? '; the pod also has containers that no filter selects' : ''}. `;
-	const read = kills + (Object.hasOwn(LIMITS, r.limit) ? LIMITS[r.limit] : '') + hit + (where || `The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`) + rss + peak;
+	const read = kills + (Object.hasOwn(LIMITS, r.limit) ? LIMITS[r.limit] : '') + hit + outside + (where || `The container was read last ${r.reading_age_seconds >= 0 ? span(r.reading_age_seconds) + ' ' : ''}before the kill; its processes then mapped ${size(r.mapped_bytes)} (PSS).`) + rss + peak;
 	return make('div', { className: 'reading' }, make('p', {}, read, ' ', make('a', { href: hashOf(place) }, r.container ? 'Show the container' : 'Show the pod')),
 		make('div', {}, make('h3', {}, r.paths.length ? 'Largest paths, by PSS' : 'No path is known'), make('ol', {}, ...r.paths.map(p => {
 			const bar = make('span', { className: 'use' }), filled = swatchOf(kindOf(p.path));
@@ -82,6 +83,6 @@ function makeReading(r) {
 			bar.append(filled);
 			return make('li', { title: cutLong(p.path) }, make('span', { className: 'size' }, size(p.pss_bytes)), bar, make('span', { className: 'what' }, make('bdi', {}, cutLong(p.path)), ' ', make('small', {}, make('bdi', {}, cutLong(p.command)), p.growth_bytes ? ` ${p.growth_bytes < 0 ? '−' : '+'}${size(abs(p.growth_bytes))} in ${span(r.growth_seconds)}` : '')));
 		}))),
-		make('div', {}, make('h3', {}, Object.keys(r.parts).length ? 'What was charged' : 'What was charged is not known'), Object.keys(r.parts).length ? make('dl', {}, ...parts.filter(([, v]) => v).map(([name, v, colour]) =>
-			make('div', {}, make('dt', {}, swatchOf(colour), name), make('dd', {}, size(v))))) : ''));
+		make('div', {}, make('h3', {}, entries.length ? 'What was charged' : 'What was charged is not known'), make('dl', {}, ...entries.map(([name, v, colour]) =>
+			make('div', {}, make('dt', {}, swatchOf(colour), name), make('dd', {}, size(v)))))));
 }

@@ -15,7 +15,10 @@ function addToPivot(leaf) {
 	const names = {};
 	for (let n = leaf; n !== root; n = n.up) names[n.level] = n.name;
 	let n = pivot;
-	for (const level of [leaf.level, 'namespace', 'pod', leaf.level === 'part' ? 'container' : 'comm']) {
+	const isPart = leaf.level === 'part';
+	for (const level of [leaf.level, 'namespace', 'pod', isPart ? 'container' : 'comm']) {
+		// Parts of the node and of pods are in no container.
+		if (isPart && !(level in names)) break;
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;
 		gather(n, leaf);
@@ -46,6 +49,7 @@ function seePivot() {
 
 const rootOf = n => n.up ? rootOf(n.up) : n;
 const isIn = (tree, n) => rootOf(n) === tree;
+const podOf = n => n.level === 'pod' || !n.up ? n : podOf(n.up); // or the root
 const kidsOf = n => n.kids.filter(live);
 // What the rows of a place are: of the whole node the pods, for nobody looks for a namespace.
 const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
@@ -105,7 +109,7 @@ function search(place, q) {
 	}
 	for (const [name, members] of paths) {
 		const [n] = members, isOne = members.length === 1;
-		const pods = new Set(members.map(m => { while (m.level !== 'pod' && m.up) m = m.up; return m; }));
+		const pods = new Set(members.map(podOf));
 		const note = isOne ? chain(n, place) : pods.size > 1 ? `in ${count(pods.size)} pods` : `in ${count(members.length)} places`;
 		row(n.level + name, n, { members, target: isOne ? n : null, note });
 	}

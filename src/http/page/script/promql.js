@@ -9,7 +9,7 @@ const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 // What is charged is one metric for containers and what is around them. By path it would take the join of all of them.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
-	return !isCharged || !state.by && at(field, place) >= 0 && (!state.q || isListing() || rows.every(n => OUTER.includes(n.level)));
+	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing() || rows.every(n => OUTER.includes(n.level)));
 }
 function promql() {
 	const [node] = infos('node', 'node'), where = node === undefined ? [] : ['node=' + quote(node)], names = [];
@@ -17,7 +17,7 @@ function promql() {
 	where.push(...names.map(([level, name]) => `${level}=${quote(name)}`));
 	const below = (levels, to) => levels.slice(levels.indexOf(place.level) + 1, levels.indexOf(to) + 1);
 	if (!place.kids.length) {
-		if (place.level === 'part') return partsOf(where, [place])[0] || difference(where, place.up);
+		if (place.level === 'part') return partsOf(where, [place])[0] || restOf(where, place.up);
 		return place.members || field.name === 'uss' ? sumOf(names.map(([level]) => level), where, place.level) : selectorOf(where, place.level);
 	}
 	const alternatives = [];
@@ -25,7 +25,7 @@ function promql() {
 		const some = rows.filter(n => n.level === level);
 		if (level === 'part') {
 			alternatives.push(...partsOf(where, some).map(part => `sum by (part) (${part})`));
-			if (some.some(n => n.kind === 'difference')) alternatives.push(`label_replace(${difference(where, place)}, "part", "difference", "", "")`);
+			for (const { kind } of some.filter(n => REST.test(n.kind))) alternatives.push(`label_replace(${restOf(where, place)}, "part", "${kind}", "", "")`);
 			continue;
 		}
 		const by = isListing() ? below(LEVELS, 'container') : isByPath(some[0]) ? [level] : state.q ? below(place.members ? PIVOT_LEVELS : LEVELS, level)
@@ -35,22 +35,33 @@ function promql() {
 	return alternatives.join(' or ');
 }
 function selectorOf(where, level) {
-	const isUss = field.name === 'uss', metric = !isCharged ? field.metric : LEVELS.indexOf(level) < 3 ? TILE + 'current_bytes' : FAMILY + 'pss_bytes';
+	const isUss = field.name === 'uss', depth = LEVELS.indexOf(level), isOfPods = layer === NODE && depth < 2;
+	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE) + 'current_bytes';
 	// USS is two families, of which one may lack a series (--omit-zero): their sum by `+` would lack it too.
 	const all = isUss ? [`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`, ...where] : where;
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// The metrics of parts, of which `difference` is none.
+// The metrics of parts, of which what is left over is none.
+const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes', REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
-	const kinds = tiles.map(n => n.kind).filter(kind => kind !== 'difference'), isUnmapped = kind => Object.hasOwn(UNMAPPED, kind);
-	return [['unmapped', kinds.filter(isUnmapped)], ['account', kinds.filter(kind => !isUnmapped(kind))]].filter(([, list]) => list.length)
-		.map(([metric, list]) => `${TILE + metric}_bytes{${[...where, oneOf('part', list.map(kind => kind.replace(/^unmapped_/, '')))]}}`);
+	const lists = new Map();
+	for (const n of tiles) {
+		if (REST.test(n.kind)) continue;
+		const [, prefix, part] = /^(?:(unmapped|outside|node)_)?(.*)/s.exec(n.name.slice(TILE.length));
+		const metrics = { unmapped: TILE + 'unmapped_bytes', outside: POD + 'outside_containers_bytes', node: NODE_METRIC };
+		const metric = metrics[prefix] || TILE + 'account_bytes';
+		lists.set(metric, [...lists.get(metric) || NONE, part]);
+	}
+	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// What is left of a container's use after its other tiles.
-function difference(where, container) {
-	return [selectorOf(where, 'container'), ...at(fields.get('pss'), container) >= 0 ? [selectorOf(where, 'comm')] : [], ...partsOf(where, container.account.tiles.map(([tile]) => tile))]
-		.map(term => `sum(${term})`).join(' - ');
+// What is left of the use of a container or a pod after its other tiles, and of all pods after those that are listed.
+function restOf(where, n) {
+	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
+	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]
+		: [selectorOf(where, n.level), ...isInside ? [selectorOf(where, n.level === 'pod' ? 'container' : 'comm')] : [],
+			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
+	return terms.map(term => `sum(${term})`).join(' - ');
 }
 // The matchers that select what a search has found on one level: each list is an alternative. A regular expression will do unless
 // names are shown in other characters than they have, or what was found spans two names; then the names themselves are listed.

@@ -26,8 +26,9 @@ let nodes = [], order = []; // parents before their children; the series as the 
 let room = 1024, tick = 0;
 const NONE = []; // a leaf's children: most nodes are leaves
 const root = number(makeNode(null, 'node', ''));
-let isCharged = false; // whether what is charged without being mapped is looked at, too: see account.js
-const live = n => n.seen >= tick || isCharged && n.charged >= tick; // what a read in progress has met is one ahead
+let layer = ''; // the field by which tiles of cgroups are shown, too, if it is one of those: see account.js
+// What a read in progress has met is one ahead.
+const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
 // A node that has no number has `members`, nodes that do: see pivot.js.
 function makeNode(up, level, name) {
@@ -36,8 +37,7 @@ function makeNode(up, level, name) {
 	if (level === 'pod') n.dir = visible(up.name) + '/';
 	if (level === 'kind') n.kind = Object.hasOwn(KINDS, name) ? name : 'special';
 	if (level === 'part') {
-		n.kind = name.slice(TILE.length);
-		n.text = tileName(n.kind);
+		[n.kind, n.text] = tileOf(name.slice(TILE.length));
 	}
 	if (level === 'path') {
 		n.kind = kindOf(name);
