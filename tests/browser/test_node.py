@@ -112,8 +112,9 @@ def test_a_recorded_node_with_its_cgroups(serve, page):
     assert page.value("#total") == sum(parts.values()) and len(pods) == 1 and sum(outside) > 0
     excess = page.tab.evaluate("excesses().reduce((sum, a) => sum + a.over, 0)")
     assert sum(tiles(page).values()) == sum(parts.values()) + excess
-    assert page.value("#rows tr:has(a[title='shop/web-0']) [data-key=value]") == pods["web-0"]
-    assert "outside containers" in page.tab.get_attribute("#rows .use >> nth=0", "aria-label")
+    row = "#rows tr:has(a[title='shop/web-0'])"
+    assert page.value(f"{row} [data-key=value]") == pods["web-0"]
+    assert "outside containers" in page.tab.get_attribute(f"{row} .use", "aria-label")
 
 
 def test_a_negative_remainder_is_text_and_no_tile(busy, page):
