@@ -1,4 +1,4 @@
-"""Extracts what the README and src/kubernetes tell users to apply, and builds the pod that the kubelet would make."""
+"""Extracts what documents and manifests have users apply, and builds the pod that the kubelet would make."""
 
 import re
 
