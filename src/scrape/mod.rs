@@ -11,6 +11,7 @@ mod ooms;
 mod own_metrics;
 mod parts;
 mod progress;
+mod record;
 mod state_log;
 pub mod threads;
 pub mod views;
@@ -25,7 +26,7 @@ use self::own_metrics::OwnMetrics;
 pub use self::parts::Parts;
 pub use self::progress::Pass;
 use self::progress::Progress;
-use self::state_log::{StateLog, refused};
+use self::state_log::StateLog;
 use self::views::{Query, Views};
 use crate::cgroupfs::account::Exported;
 use crate::demand::{Demand, Wake};
@@ -40,9 +41,8 @@ use crate::node::reads::budget::Budget;
 use crate::node::reads::finding::Finding;
 use crate::node::reads::reader::Reader;
 use crate::node::reads::scheduler::{Bounds, Node, Reads};
+use crate::procfs::Proc;
 use crate::procfs::this_process::thread_cpu_time;
-use crate::procfs::{Buffers, Proc};
-use crate::sources::recording::Writer;
 use crate::totals::snapshot::Snapshot;
 
 /// Everything that is kept from one scrape to the next.
@@ -270,41 +270,6 @@ impl Scraper {
 
     fn add_overhead_since(&mut self, clock: Duration) {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
-    }
-
-    /// Records the files that the last scrape has read, and those that attribute them to containers.
-    ///
-    /// Fails with one line when there is nothing to record or a file cannot be written. A process that has
-    /// ended in the meantime is skipped.
-    pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
-        let n_processes = self.processes.record(&self.proc, writer)?;
-        if n_processes == 0 {
-            return Err(format!("nothing to record: {}", self.why_nothing()));
-        }
-        let selected = || self.discovery.containers().filter(|container| container.is_selected);
-        let mut buffers = Buffers::default();
-        for init_pid in selected().filter_map(|container| container.listed.init_pid) {
-            // Attribution may need the cgroup of an init process that no filter selects.
-            let init = self.proc.process(init_pid, &mut buffers);
-            if let Ok(cgroup) = init.and_then(|init| init.raw_cgroup(&mut buffers)) {
-                writer.file(init_pid, "cgroup", &cgroup)?;
-            }
-        }
-        if let Some(cgroups) = &mut self.cgroups {
-            cgroups.record(&self.proc, writer)?;
-        }
-        writer.containers(selected().map(|container| &container.listed))?;
-        Ok(n_processes)
-    }
-
-    /// Returns the reason why nothing was read.
-    fn why_nothing(&self) -> String {
-        let (n_refused, n_selected) = self.processes.refusals();
-        match n_selected {
-            0 => self.discovery.selection(self.processes.attributed()).to_string(),
-            _ if n_refused > 0 => refused(n_refused, n_selected),
-            _ => format!("none of the {n_selected} processes selected can be read"),
-        }
     }
 
     /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of their

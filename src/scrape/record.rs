@@ -1,0 +1,43 @@
+//! Recordings: the files of the last scrape, written to a directory.
+
+use super::Scraper;
+use super::state_log::refused;
+use crate::procfs::Buffers;
+use crate::sources::recording::Writer;
+
+impl Scraper {
+    /// Records the files that the last scrape has read, and those that attribute them to containers.
+    ///
+    /// Fails with one line when there is nothing to record or a file cannot be written. A process that has
+    /// ended in the meantime is skipped.
+    pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
+        let n_processes = self.processes.record(&self.proc, writer)?;
+        if n_processes == 0 {
+            return Err(format!("nothing to record: {}", self.why_nothing()));
+        }
+        let selected = || self.discovery.containers().filter(|container| container.is_selected);
+        let mut buffers = Buffers::default();
+        for init_pid in selected().filter_map(|container| container.listed.init_pid) {
+            // Attribution may need the cgroup of an init process that no filter selects.
+            let init = self.proc.process(init_pid, &mut buffers);
+            if let Ok(cgroup) = init.and_then(|init| init.raw_cgroup(&mut buffers)) {
+                writer.file(init_pid, "cgroup", &cgroup)?;
+            }
+        }
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.record(&self.proc, writer)?;
+        }
+        writer.containers(selected().map(|container| &container.listed))?;
+        Ok(n_processes)
+    }
+
+    /// Returns the reason why nothing was read.
+    fn why_nothing(&self) -> String {
+        let (n_refused, n_selected) = self.processes.refusals();
+        match n_selected {
+            0 => self.discovery.selection(self.processes.attributed()).to_string(),
+            _ if n_refused > 0 => refused(n_refused, n_selected),
+            _ => format!("none of the {n_selected} processes selected can be read"),
+        }
+    }
+}
