@@ -1,7 +1,7 @@
 //! How much memory containers use, by their cgroups, read once per scrape.
 //!
 //! The kernel may kill in a container that is close to its limit, or to its pod's. In between scrapes, a
-//! thread notices that and what the container maps is read (see [`super::oom_watch`]). From 85% of the limit
+//! thread notices that and what the container maps is read (see [`super::oom_watch`]). From 86% of the limit
 //! on it is kept, to be reported when the kernel has counted a kill.
 
 use std::collections::BTreeSet;
