@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// What the container maps is read from this many thousandths of the limit on, and again after each further
-/// [`STEP`]. Mapped memory is a little less than the use: read from 850 on, 6 of 86 leaks had just under 85% of
-/// the limit in their record.
+/// [`STEP`]. Mapped memory is a little less than the use: read from 850 on, 6 of 86 leaks had just under 85%
+/// of the limit in their record.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
 /// Below this, reading begins again at [`CLOSE`].
