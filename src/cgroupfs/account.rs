@@ -149,8 +149,8 @@ mod tests {
     fn rare_kinds_of_memory_are_parts() {
         // Includes swap, zswap, hugetlb accounting, a virtual machine, and huge pages that are not split yet.
         let stat = "anon 100\nfile 30\nkernel 90\nkernel_stack 5\npagetables 7\nsec_pagetables 8\npercpu 3\n\
-                    sock 4\nvmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\nactive_anon 30\n\
-                    unevictable 1\nslab 25\n";
+                    sock 4\nvmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\n\
+                    active_anon 30\nunevictable 1\nslab 25\n";
         let values = values(&[("memory.current", "500\n"), ("memory.stat", stat)]);
         let expected = [
             ("anon", 100),

@@ -269,9 +269,9 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns the places where the memory of the container with this cgroup path, and of its pod, is counted.
-    /// There is no pod on version 1, which does not count kills per pod, nor directly below the root, where
-    /// other services are.
+    /// Returns the places where the memory of the container with this cgroup path, and of its pod, is
+    /// counted. There is no pod on version 1, which does not count kills per pod, nor directly below the
+    /// root, where other services are.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
@@ -375,8 +375,8 @@ fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
     // The files of version 2 show where the namespace has its root; those of version 1 do not.
     if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
-            "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, and \
-             with cgroup version 1 it needs the node's"
+            "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \
+             and with cgroup version 1 it needs the node's"
         );
     }
     format!("no container's cgroup is below {path:?}: expected the node's cgroups, by --cgroup-path")

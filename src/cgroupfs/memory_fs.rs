@@ -49,8 +49,8 @@ pub enum Reads {
 #[derive(Debug)]
 pub struct Directory {
     directory: OwnedFd,
-    /// The directory's attributes when it was opened. The number of links is that of the cgroups in it plus 2;
-    /// on file systems that do not count links so, it is always 1.
+    /// The directory's attributes when it was opened. The number of links is that of the cgroups in it plus
+    /// 2; on file systems that do not count links so, it is always 1.
     opened: Stat,
 }
 

@@ -1,8 +1,8 @@
 //! The memory of the node, divided into parts that add up to all memory. Pure.
 //!
-//! Memory that is charged to a cgroup below the root belongs to the part of the top-level cgroup above it. The
-//! other parts are the node's own counters, less the memory in them that is charged to a cgroup. In sixteen
-//! situations on Linux 6.1, 6.12 and 7.2 the remainder was below 0.5% of all memory.
+//! Memory that is charged to a cgroup below the root belongs to the part of the top-level cgroup above it.
+//! The other parts are the node's own counters, less the memory in them that is charged to a cgroup. In
+//! sixteen situations on Linux 6.1, 6.12 and 7.2 the remainder was below 0.5% of all memory.
 
 use super::fields::{
     ANON, FILE, HUGETLB, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SEC_PAGETABLES, SLAB, VMALLOC, Values,
@@ -58,8 +58,8 @@ fn resident_bytes(values: &Values) -> u64 {
 }
 
 /// Returns the charged kernel memory that is also in the node's counters. Network buffers are not: their
-/// pages come from outside the slab, and subtracting them was wrong by 110 MB in a test. On version 1 there is
-/// only the sum of all kernel memory.
+/// pages come from outside the slab, and subtracting them was wrong by 110 MB in a test. On version 1 there
+/// is only the sum of all kernel memory.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));

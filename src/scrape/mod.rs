@@ -145,7 +145,7 @@ impl Scraper {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
         }
-        cgroups.iter().for_each(|cgroups| budget.spend(cgroups.take_look_time()));
+        cgroups.iter().for_each(|cgroups| budget.spend(cgroups.take_watch_time()));
         self.progress.begin(pass, now);
         self.add_overhead_since(clock);
         Ok(())

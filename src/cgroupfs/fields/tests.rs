@@ -148,7 +148,8 @@ fn all_fields_of_version_2_are_parsed() {
             (
                 "cpu.stat",
                 "usage_usec 2500000\nuser_usec 1500000\nsystem_usec 1000000\nnice_usec 0\n\
-                 core_sched.force_idle_usec 0\nnr_periods 100\nnr_throttled 7\nthrottled_usec 350000\nnr_bursts 0\nburst_usec 0\n",
+                 core_sched.force_idle_usec 0\nnr_periods 100\nnr_throttled 7\n\
+                 throttled_usec 350000\nnr_bursts 0\nburst_usec 0\n",
             ),
             ("pids.current", "5\n"),
             ("pids.max", "100\n"),
