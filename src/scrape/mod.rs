@@ -364,6 +364,6 @@ impl Scraper {
 
     /// Returns all OOM records as JSON, if there are new ones since the last call.
     pub fn take_new_oom_records(&mut self) -> Option<String> {
-        self.ooms.news()
+        self.ooms.take_new_document()
     }
 }
