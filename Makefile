@@ -196,8 +196,8 @@ sbom:
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
 # Runs the steps of the release workflow that do not need GitHub, on the last commit, and checks the files
-# that it would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half an
-# hour.
+# that it would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes
+# half an hour.
 .PHONY: rehearse-release
 rehearse-release:
 	tests/e2e/setup.sh

@@ -3,13 +3,15 @@
 //!
 //! Processes have to be read before their container reaches its limit. If a process is killed while it is
 //! read, its memory stays charged until the read ends, so the kernel may kill a second process (11 of 12
-//! trials with 256 MiB). A leak of 50 MB/s into 64 MB takes 0.2 s from 85% of the limit on.
+//! trials with 256 MiB). A leak of 50 MB/s into 64 MB takes 0.2 s from 86% of the limit on.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read from this many thousandths of the limit on, and again after each further [`STEP`].
-const CLOSE: u64 = 850;
+/// Mapped memory is a little less than the use: read from 850 on, 6 of 86 leaks had just under 85% of the
+/// limit in their record.
+const CLOSE: u64 = 860;
 const STEP: u64 = 50;
 /// When the use has fallen below this, the next read is due at [`CLOSE`] again.
 const FAR: u64 = 800;
@@ -246,7 +248,7 @@ mod tests {
     fn inactive_page_cache_does_not_count() {
         let (mut growth, now) = (Growth::default(), Instant::now());
         growth.set_limit(Some(1000));
-        assert!(!growth.needs_inactive(849) && growth.needs_inactive(850));
+        assert!(!growth.needs_inactive(859) && growth.needs_inactive(860));
         let measurements = [(500, None), (990, Some(930)), (995, Some(930)), (995, Some(100))];
         let due = (0..).zip(measurements).map(|(second, (current, inactive))| {
             let now = now + second * MAX_INTERVAL;

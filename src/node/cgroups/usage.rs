@@ -1,7 +1,7 @@
 //! The memory use of containers, from their cgroups. It is read once per scrape.
 //!
 //! The kernel may kill in a container that is close to its limit, or to its pod's. Between scrapes, a thread
-//! notices such containers, and their processes are read (see [`super::oom_watch`]). From 85% of the limit
+//! notices such containers, and their processes are read (see [`super::oom_watch`]). From 86% of the limit
 //! on, the result is kept, and is reported when the kernel has counted a kill.
 
 use std::collections::BTreeSet;
