@@ -30,14 +30,14 @@ pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -
     let mut rest = kinds(pod);
     for container in containers {
         for (rest, bytes) in rest.iter_mut().zip(kinds(container)) {
-            *rest = rest.zip(bytes).map(|(rest, bytes)| rest - bytes);
+            *rest = rest.zip(bytes).map(|(rest, bytes)| rest.saturating_sub(bytes));
         }
     }
     let [all, named @ ..] = rest;
     let named = named.map(|bytes| bytes.map(|bytes| bytes.max(0)));
     let sum: i64 = named.iter().flatten().sum();
     let [anon, page_cache, shmem, kernel] = named;
-    Some([anon, page_cache, shmem, kernel, Some(all? - sum)])
+    Some([anon, page_cache, shmem, kernel, Some(all?.saturating_sub(sum))])
 }
 
 /// Returns the charged bytes: all of them, then anonymous memory, page cache, tmpfs and shared memory, and

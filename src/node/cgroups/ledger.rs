@@ -13,8 +13,8 @@ use crate::totals::labels;
 /// The top-level cgroup of all pods, as the kubelet names it with each of its drivers.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
 /// The maximum number of top-level cgroups with a part of their own. A node has about a dozen, unless a
-/// program makes one for each of its jobs. Further ones, in the order of their names, share the part
-/// `other_cgroups`.
+/// program makes one for each of its jobs. Further ones, in the order of their names, and those with names that
+/// are not UTF-8 share the part `other_cgroups`.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -84,23 +84,24 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` returns the use of a pod that has just been read, given its path.
-    pub fn read(&mut self, proc: &Proc, known: impl Fn(&[u8]) -> Option<u64>) {
+    /// Reads the node's memory. `known` returns the use of a pod that has just been read, given its path. The
+    /// files of at most `max_open` top-level cgroups and of as many pods stay open.
+    pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
-            self.list();
+            self.list(max_open);
         }
         let Self { tops_fs, pods_fs, root, tops, values, pods, is_stale, buffers, .. } = self;
-        for pod in pods.iter_mut() {
-            let read = known(&pod.path).or_else(|| pod.read(pods_fs)?.get(CURRENT));
+        for (i, pod) in pods.iter_mut().enumerate() {
+            let read = known(&pod.path).or_else(|| pod.read(pods_fs, i < max_open)?.get(CURRENT));
             *is_stale |= read.is_none();
             pod.bytes = read.unwrap_or(0);
         }
         let Some(memory) = proc.node_memory(buffers) else { return };
         let root = root.as_ref().and_then(|root| tops_fs.read(root, None)).unwrap_or_default();
         values.clear();
-        for top in tops.iter_mut() {
-            let read = top.read(tops_fs).unwrap_or_default();
+        for (i, top) in tops.iter_mut().enumerate() {
+            let read = top.read(tops_fs, i < max_open).unwrap_or_default();
             *is_stale |= read.get(CURRENT).is_none();
             top.bytes = read.get(CURRENT).unwrap_or(0);
             values.push(read);
@@ -112,9 +113,11 @@ impl Ledger {
     /// Sets the bytes of each part. The remainder comes last, so that the sum is exactly `total`.
     fn divide(&mut self, total: u64, uncharged: &Uncharged) {
         let Self { tops, pods, parts, bytes, .. } = self;
-        let pods = pods.iter().fold(0_u64, |sum, pod| sum.saturating_add(pod.bytes));
-        let others = tops.iter().skip(MAX_PARTS).filter(|top| !top.is_kubepods());
-        let kubepods = tops.iter().find(|top| top.is_kubepods()).map_or(0, |top| top.bytes);
+        let sum_of = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);
+        let pods = sum_of(&mut pods.iter().map(|pod| pod.bytes));
+        let kubepods = sum_of(&mut tops.iter().filter(|top| top.is_kubepods()).map(|top| top.bytes));
+        let unnamed = tops.iter().enumerate().filter(|(i, top)| top.is_other(*i));
+        let others = sum_of(&mut unnamed.map(|(_, top)| top.bytes));
         let mut rest = signed(total);
         for (part, _) in parts.iter() {
             let part = match *part {
@@ -122,7 +125,7 @@ impl Ledger {
                 Part::Pods => Some(pods),
                 Part::EndedPods => Some(kubepods.saturating_sub(pods)),
                 Part::Top(i) => Some(tops[i].bytes),
-                Part::OtherCgroups => Some(others.clone().fold(0, |sum, top| top.bytes.saturating_add(sum))),
+                Part::OtherCgroups => Some(others),
                 Part::RootCgroup => Some(uncharged.root_cgroup),
                 Part::Kernel => Some(uncharged.kernel),
                 Part::HugetlbPool => uncharged.hugetlb_pool,
@@ -140,7 +143,7 @@ impl Ledger {
     }
 
     /// Lists the top-level cgroups and the pods, and opens their files.
-    fn list(&mut self) {
+    fn list(&mut self, max_open: usize) {
         let Self { tops_fs, pods_fs, directories, root, tops, pods, .. } = self;
         self.is_stale = false;
         (*root, *tops, *pods) = (tops_fs.open(b""), Vec::new(), Vec::new());
@@ -165,9 +168,9 @@ impl Ledger {
             }
         }
         // A cgroup without the memory controller has no use of its own.
-        let open = |fs: &mut MemoryFs, path| Counted::new(path).filter_read(fs);
-        tops.extend(top_paths.into_iter().filter_map(|path| open(tops_fs, path)));
-        pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path)));
+        let open = |fs: &mut MemoryFs, i, path| Counted::new(path).filter_read(fs, i < max_open);
+        tops.extend(top_paths.into_iter().enumerate().filter_map(|(i, path)| open(tops_fs, i, path)));
+        pods.extend(pod_paths.into_iter().enumerate().filter_map(|(i, path)| open(pods_fs, i, path)));
         self.name_parts();
     }
 
@@ -186,11 +189,12 @@ impl Ledger {
             add(Part::Pods, "pods");
             add(Part::EndedPods, "ended_pods");
         }
-        let others = tops.iter().enumerate().filter(|(_, top)| !top.is_kubepods());
-        for (i, top) in others.clone().filter(|(i, _)| *i < MAX_PARTS) {
-            add(Part::Top(i), &format!("/{}", String::from_utf8_lossy(&top.path)));
+        for (i, top) in tops.iter().enumerate() {
+            if let Some(name) = top.name(i) {
+                add(Part::Top(i), &format!("/{name}"));
+            }
         }
-        if others.clone().any(|(i, _)| i >= MAX_PARTS) {
+        if tops.iter().enumerate().any(|(i, top)| top.is_other(i)) {
             add(Part::OtherCgroups, "other_cgroups");
         }
         for (part, name) in [
@@ -238,17 +242,29 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Reads the cgroup. Returns `None` if it has been removed.
-    fn read(&mut self, fs: &mut MemoryFs) -> Option<Values> {
-        if self.files.is_none() {
-            self.files = fs.open(&self.path);
-        }
-        fs.read(self.files.as_ref()?, None)
+    /// Returns the name of the part for the top-level cgroup at this position, if it has one of its own. Names
+    /// that are not UTF-8 have none: two of them could become the same label.
+    fn name(&self, i: usize) -> Option<&str> {
+        let name = std::str::from_utf8(&self.path).ok()?;
+        (i < MAX_PARTS && !self.is_kubepods()).then_some(name)
+    }
+
+    /// Whether the top-level cgroup at this position belongs to the part `other_cgroups`.
+    fn is_other(&self, i: usize) -> bool {
+        self.name(i).is_none() && !self.is_kubepods()
+    }
+
+    /// Reads the cgroup, whose files then stay open if `keeps_open`. Returns `None` if it has been removed.
+    fn read(&mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Values> {
+        let files = self.files.take().or_else(|| fs.open(&self.path))?;
+        let values = fs.read(&files, None);
+        self.files = Some(files).filter(|_| keeps_open);
+        values
     }
 
     /// Returns the cgroup if its use can be read.
-    fn filter_read(mut self, fs: &mut MemoryFs) -> Option<Self> {
-        self.read(fs)?.get(CURRENT)?;
+    fn filter_read(mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Self> {
+        self.read(fs, keeps_open)?.get(CURRENT)?;
         Some(self)
     }
 }

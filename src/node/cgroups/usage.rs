@@ -166,9 +166,12 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        pods.iter_mut().for_each(|pods| pods.read(accounts, accounts.max_open));
+        // A pod has four open files, and the node two per top-level cgroup and one per pod: together at most a
+        // ninth of the limit of open files.
+        let max_open = accounts.max_open / 8;
+        pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
-            ledger.read(proc, |path| pods.as_ref()?.current(path));
+            ledger.read(proc, max_open, |path| pods.as_ref()?.current(path));
         }
     }
 

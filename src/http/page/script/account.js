@@ -99,6 +99,8 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
+	// Below another cgroup than the kubelet's usual one, pods are in the part of that cgroup.
+	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) => parts.map(([part, v]) => [word + part, v]);
 	for (const a of pods) divide(a, a.current - a.inside, named('outside_', [...a.more]), 'rest');
 	Object.assign(ofNode, { n: root, current: sumOfAll([...more.values()]), limit: NaN });

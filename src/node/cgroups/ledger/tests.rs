@@ -1,4 +1,6 @@
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::super::accounts::tests::Node;
 use super::*;
@@ -37,7 +39,7 @@ fn ledger(node: &Node) -> Ledger {
 
 /// Returns the parts in KiB.
 fn parts(ledger: &mut Ledger, node: &Node) -> Vec<(String, i64)> {
-    ledger.read(&node.proc, |_| None);
+    ledger.read(&node.proc, 8, |_| None);
     let name = |labels: &str| labels.trim_start_matches("{part=\"").trim_end_matches("\"}").to_owned();
     ledger.exported().map(|(labels, bytes)| (name(labels), bytes >> 10)).collect()
 }
@@ -69,7 +71,7 @@ fn the_parts_add_up_to_all_memory() {
         assert_eq!(parts(&mut ledger, &node), expected);
     }
     assert_eq!(ledger.bytes.iter().flatten().sum::<i64>(), 10_000 << 10);
-    ledger.read(&node.proc, |path| path.ends_with(b"7f1.slice").then_some(900 << 10));
+    ledger.read(&node.proc, 8, |path| path.ends_with(b"7f1.slice").then_some(900 << 10));
     let pods = ledger.exported().find(|(labels, _)| labels.contains("\"pods\""));
     assert_eq!(pods, Some(("{part=\"pods\"}", 2200 << 10)), "a pod that has just been read");
     fs::remove_file(node.directory.join("proc/zoneinfo")).unwrap();
@@ -115,4 +117,39 @@ fn no_parts_are_exported_inside_a_cgroup_namespace() {
     assert!(is_of_node());
     node.write("memory.current", "1\n");
     assert!(!is_of_node());
+}
+
+#[test]
+fn both_cgroups_of_pods_are_counted() {
+    let node = node("both");
+    node.cgroup("kubepods", 400 << 10);
+    let found = parts(&mut ledger(&node), &node);
+    assert!(found.contains(&("ended_pods".to_owned(), 3400)), "{found:?}");
+}
+
+#[test]
+fn names_that_are_not_utf_8_share_a_part() {
+    let node = node("names");
+    for name in [b"x\xfe", b"x\xff"] {
+        let directory = node.directory.join("cgroup").join(OsStr::from_bytes(name));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("memory.current"), "10240\n").unwrap();
+    }
+    let found = parts(&mut ledger(&node), &node);
+    assert!(found.contains(&("other_cgroups".to_owned(), 20)), "{found:?}");
+}
+
+#[test]
+fn without_open_files_the_parts_are_the_same() {
+    let node = node("closed");
+    pod(&node, "kubepods-", 1, 700);
+    let mut ledger = ledger(&node);
+    let expected = parts(&mut ledger, &node);
+    assert!(ledger.tops.iter().chain(&ledger.pods).all(|counted| counted.files.is_some()));
+    for _ in 0..2 {
+        ledger.is_stale = true;
+        ledger.read(&node.proc, 0, |_| None);
+        assert!(ledger.exported().map(|(_, bytes)| bytes >> 10).eq(expected.iter().map(|(_, kib)| *kib)));
+        assert!(ledger.tops.iter().chain(&ledger.pods).all(|counted| counted.files.is_none()));
+    }
 }
