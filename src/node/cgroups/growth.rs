@@ -218,7 +218,7 @@ mod tests {
     /// These are the leaks that OOM records have to explain. They begin at 70% of the limit, after three
     /// seconds without growth.
     #[test]
-    fn a_leak_is_read_between_85_percent_and_the_limit() {
+    fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
             for rate in [1.0, 10.0, 50.0] {
                 let mut leak = Simulated::new(limit as u64);
@@ -226,7 +226,8 @@ mod tests {
                 leak.growth.set_limit(Some(limit as u64 * MB));
                 let of = |second: f64| limit * 0.7 + rate * (second - 3.0).max(0.0);
                 let read = leak.run(3.0 + 0.3 * limit / rate, of);
-                assert!((0.85..0.93).contains(&(read[0] / limit)), "{rate} MB/s of {limit}: {read:?}");
+                // The fastest leak grows by 8% of its limit between two measurements.
+                assert!((0.86..0.94).contains(&(read[0] / limit)), "{rate} MB/s of {limit}: {read:?}");
                 let is_last = *read.last().unwrap() >= 0.93 * limit || rate / limit > 0.7;
                 assert!(is_last && read.len() <= 3, "{rate} MB/s of {limit}: {read:?}");
             }

@@ -89,13 +89,13 @@ pub(crate) fn pod(name: &str) -> (Checked, [Process; 2]) {
 }
 
 #[test]
-fn a_container_is_read_from_85_percent_of_its_limit_on_while_it_grows() {
+fn a_container_is_read_from_86_percent_of_its_limit_on_while_it_grows() {
     let (mut node, processes) = pod("close");
     node.write("kubepods/pod/c1/memory.max", "1000\n");
     node.write("kubepods/pod/memory.current", "1\n");
     node.scrape(&processes);
     for (current, inactive, is_due) in
-        [(849, 0, false), (850, 0, true), (851, 0, false), (901, 0, true), (990, 500, false), (992, 10, true)]
+        [(859, 0, false), (860, 0, true), (861, 0, false), (911, 0, true), (990, 500, false), (992, 10, true)]
     {
         node.cgroup("kubepods/pod/c1", current);
         node.write("kubepods/pod/c1/memory.stat", &format!("inactive_file {inactive}\n"));
@@ -123,7 +123,7 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     let (mut node, processes) = pod("close-pod");
     node.write("kubepods/pod/memory.current", "800\n");
     node.scrape(&processes);
-    for (current, expected) in [(849, &[][..]), (850, &["a", "b"]), (899, &[]), (900, &["a", "b"])] {
+    for (current, expected) in [(859, &[][..]), (860, &["a", "b"]), (909, &[]), (910, &["a", "b"])] {
         node.write("kubepods/pod/memory.current", &format!("{current}\n"));
         assert_eq!(node.check(&processes).0, expected, "{current}");
     }
