@@ -164,7 +164,7 @@ def test_the_button_says_where_there_is_no_query(fleet, page):
     page.open(nodes["a"])
     for address in ("#/?by=path&field=charged_memory", "#/?by=path&field=node_memory", "#/" + CHARGED + "&q=slab", "#/cgroup_memory_slab?by=path&field=charged_memory", "#/?q=found+nowhere"):
         page.go(address)
-        until(address, lambda: page.hash() == address and page.text("#copy") == "No PromQL says this")
+        until(address, lambda: page.hash() == address and page.text("#copy") == "No PromQL for this")
         assert page.tab.is_disabled("#copy")
     page.go("#/")
     until("a query", lambda: page.text("#copy") == "Copy as PromQL" and page.tab.is_enabled("#copy"))
