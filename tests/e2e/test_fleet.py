@@ -175,7 +175,7 @@ def test_the_runbooks_commands_show_something(fleet):
 
 
 def lost(before, after, place: str = "") -> list[str]:
-    """Return the places where `after` lacks a value of `before`. It may have more values, such as defaults."""
+    """Return the places where `after` lacks a value of `before`. It may have more, such as defaults."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
