@@ -6,7 +6,8 @@ FUZZ_SECONDS ?= 60
 # Serves the recorded node fixtures/node on http://localhost:8080/metrics; needs neither root nor containerd.
 .PHONY: run
 run: protoc
-	SMAPS_EXPORTER_REVISION=$(REVISION) $(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
+	SMAPS_EXPORTER_REVISION=$(REVISION) \
+		$(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
 
 # Runs the unit and integration tests, which need neither root nor a network.
 .PHONY: test
@@ -61,7 +62,8 @@ e2e-nodes: image-tar
 static-arm64:
 	$(MAKE) static TARGET=aarch64-unknown-linux-musl
 test-arm64: static-arm64
-	tests/nodes/arm64 $(or $(CARGO_TARGET_DIR),target)/aarch64-unknown-linux-musl/release/smaps-container-exporter
+	tests/nodes/arm64 \
+		$(or $(CARGO_TARGET_DIR),target)/aarch64-unknown-linux-musl/release/smaps-container-exporter
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
@@ -129,15 +131,16 @@ protoc:
 night:
 	.ci/night
 
-# --- Shipping: the static binary, the image, the manifest -------------------------------------------------------------------
+# --- Shipping: the static binary, the image, the manifest -------------------------------------------------
 
 # For the other architecture: make static TARGET=aarch64-unknown-linux-musl
 TARGET ?= $(subst arm64,aarch64,$(shell uname -m))-unknown-linux-musl
 STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-container-exporter
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git status --porcelain 2>/dev/null | grep -q . && echo -dirty)
+DIRTY := $(shell git status --porcelain 2>/dev/null | grep -q . && echo -dirty)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(DIRTY)
 IMAGE ?= localhost/smaps-container-exporter:$(VERSION)
-# What a binary that is shipped knows about itself: its commit, and the image that it prints manifests for.
+# The values that are built into a shipped binary: its commit, and the image that it prints manifests for.
 BUILD_INFO = SMAPS_EXPORTER_REVISION=$(REVISION) SMAPS_EXPORTER_IMAGE=$(IMAGE)
 IMAGE_TAR ?= target/smaps-container-exporter.tar
 ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
@@ -162,8 +165,10 @@ test-reproducible: static
 # architecture.
 .PHONY: image
 image:
-	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) build -f Containerfile -t $(IMAGE) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) $(IMAGE_FLAGS) .
+	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) \
+		build -f Containerfile -t $(IMAGE) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) \
+		$(IMAGE_FLAGS) .
 
 # Builds the same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
 .PHONY: image-tar
@@ -172,7 +177,7 @@ image-tar: static
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		.ci/image-tar.py $(STATIC) $(IMAGE_TAR) $(IMAGE) VERSION=$(VERSION) REVISION=$(REVISION)
 
-# What the program prints: the manifests for IMAGE, the PodMonitor, the alert rules, the dashboard for Grafana.
+# Prints a file for users: a manifest for IMAGE, the PodMonitor, the alert rules or the dashboard for Grafana.
 # make manifest IMAGE=registry.example/smaps-container-exporter:0.2.0 | kubectl apply -f -
 PRINTED = manifest manifest-without-socket podmonitor rules dashboard
 .PHONY: $(PRINTED)
@@ -183,13 +188,16 @@ $(PRINTED): protoc
 SBOM ?= target/smaps-container-exporter-$(TARGET).cdx.json
 .PHONY: sbom
 sbom:
-	@command -v cargo-cyclonedx > /dev/null || { echo "cargo-cyclonedx is missing: cargo install --locked cargo-cyclonedx" >&2; exit 1; }
+	@command -v cargo-cyclonedx > /dev/null || \
+	{ echo "cargo-cyclonedx is missing: cargo install --locked cargo-cyclonedx" >&2; exit 1; }
 	mkdir -p $(dir $(SBOM))
-	$(CARGO) cyclonedx --quiet --format json --describe binaries --target $(TARGET) --no-build-deps --spec-version 1.5
+	$(CARGO) cyclonedx --quiet --format json --describe binaries --target $(TARGET) --no-build-deps \
+		--spec-version 1.5
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
-# Runs the steps of the release workflow that need no GitHub on the last commit, and checks the files that it
-# would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half an hour.
+# Runs the steps of the release workflow that do not need GitHub, on the last commit, and checks the files
+# that it would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes
+# half an hour.
 .PHONY: rehearse-release
 rehearse-release:
 	tests/e2e/setup.sh

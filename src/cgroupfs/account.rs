@@ -29,18 +29,18 @@ pub const PARTS: [&str; 15] = [
 /// The account of a cgroup in the form in which it is exported.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
-    /// The label text of its samples, left open.
+    /// The label text of the account's samples, without the closing brace.
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// The bytes of the page cache, and of tmpfs and shared memory, that no process maps; `None` if they are
+    /// The bytes of page cache, and of tmpfs and shared memory, that no process maps; `None` if they are
     /// unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
 /// Returns the bytes of each of the [`PARTS`]; `None` for a part that the kernel does not print. The sum of
-/// the parts is the charged memory. The counters are not read at the same moment, so the remainder may be
-/// negative.
+/// the parts is the charged memory. The kernel does not update its counters at the same moment, so the
+/// remainder may be negative.
 ///
 /// Returns `None` for a cgroup that does not show how much memory is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
@@ -125,8 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_what_is_charged() {
-        let stat = "anon 100\nfile 70\nkernel 50\nkernel_stack 5\npagetables 7\npercpu 3\nsock 4\nshmem 20\nfile_mapped 30\nslab 25\n";
+    fn parts_add_up_to_the_charged_memory() {
+        let stat = "anon 100\nfile 70\nkernel 50\nkernel_stack 5\npagetables 7\npercpu 3\nsock 4\nshmem 20\n\
+                    file_mapped 30\nslab 25\n";
         let values = values(&[("memory.current", "230\n"), ("memory.stat", stat)]);
         let expected = [
             ("anon", 100),
@@ -145,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_unexplained_has_parts_of_its_own() {
+    fn rare_kinds_of_memory_are_parts() {
         // Includes swap, zswap, hugetlb accounting, a virtual machine, and huge pages that are not split yet.
-        let stat = "anon 100\nfile 30\nkernel 90\nkernel_stack 5\npagetables 7\nsec_pagetables 8\npercpu 3\nsock 4\n\
-                    vmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\nactive_anon 30\n\
-                    unevictable 1\nslab 25\n";
+        let stat = "anon 100\nfile 30\nkernel 90\nkernel_stack 5\npagetables 7\nsec_pagetables 8\npercpu 3\n\
+                    sock 4\nvmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\n\
+                    active_anon 30\nunevictable 1\nslab 25\n";
         let values = values(&[("memory.current", "500\n"), ("memory.stat", stat)]);
         let expected = [
             ("anon", 100),
@@ -173,25 +174,26 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_memory_that_no_process_maps() {
+    fn unmapped_anonymous_memory_is_the_difference_to_the_lru_lists() {
         for (active, inactive, unevictable, swap_cached, expected, why) in [
             (300, 1000, 0, Some(0), Some(200), "huge pages that wait to be split"),
             (300, 1000, 10, Some(0), Some(200), "1% is locked"),
-            (300, 1000, 11, Some(0), None, "more than 1% is locked: it is on another list"),
-            (300, 1000, 0, Some(50), Some(150), "swap cache is explained"),
+            (300, 1000, 11, Some(0), None, "more than 1% is locked, and so on another list"),
+            (300, 1000, 0, Some(50), Some(150), "swap cache is subtracted"),
             (300, 1000, 0, None, None, "an old kernel does not print the swap cache"),
             (0, 600, 0, Some(0), Some(0), "memory freed by MADV_FREE is on the list of files"),
         ] {
             let swap_cached = swap_cached.map_or(String::new(), |bytes| format!("swapcached {bytes}\n"));
             let stat = format!(
-                "anon 1000\nshmem 100\nactive_anon {active}\ninactive_anon {inactive}\nunevictable {unevictable}\n{swap_cached}"
+                "anon 1000\nshmem 100\nactive_anon {active}\ninactive_anon {inactive}\n\
+                 unevictable {unevictable}\n{swap_cached}"
             );
             assert_eq!(anon_unmapped(&values(&[("memory.stat", &stat)])), expected, "{why}");
         }
     }
 
     #[test]
-    fn what_the_kernel_does_not_print_is_absent() {
+    fn parts_without_a_counter_are_absent() {
         // Linux 5.10 prints neither kernel nor pagetables.
         let older = values(&[("memory.current", "100\n"), ("memory.stat", "anon 60\nfile 10\nslab 40\n")]);
         assert_eq!(
@@ -205,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_maps() {
+    fn unmapped_page_cache_and_shared_memory_are_separated() {
         for (file, mapped, shmem, mapped_shmem, expected) in [
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // Counted as mapped because others' processes map it: what is unmapped does not exceed the
-            // kernel's count.
+            // The processes of other containers map memory that is charged here: what is unmapped does not
+            // exceed the kernel's count.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
             // The processes map memory that is charged to other cgroups.

@@ -15,7 +15,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched(i32);
 
-/// What has changed since the last look.
+/// What has changed since the last call of [`Changes::take`].
 #[derive(Debug, Default)]
 pub struct Changed {
     written: Vec<i32>,
@@ -25,7 +25,7 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// Whether the file may have been written. That is so for a file that is not watched.
+    /// Whether the file may have been written. A file that is not watched always may.
     pub fn includes(&self, file: Option<Watched>) -> bool {
         self.is_incomplete || file.is_none_or(|Watched(number)| self.written.contains(&number))
     }
@@ -43,7 +43,7 @@ pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl Default for Changes {
-    /// Watches nothing yet. If the kernel allows no watching, nothing is watched later.
+    /// Creates the state without watches. If the kernel does not allow watches, none can be added later.
     fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
@@ -70,10 +70,10 @@ impl Changes {
         watched.ok().map(Watched)
     }
 
-    /// Ends a watch, which would outlive the descriptor.
+    /// Ends a watch. Closing the descriptor does not end it.
     pub fn forget(&self, Watched(number): Watched) {
         if let Some(inotify) = &self.0 {
-            // It fails if the kernel has ended the watch.
+            // This fails if the kernel has ended the watch.
             _ = inotify::remove_watch(inotify, number);
         }
     }
@@ -102,7 +102,7 @@ impl Changes {
     }
 }
 
-/// On other systems only recordings are read, and nothing is watched.
+/// The replacement on other systems, which only read recordings: it watches nothing.
 #[derive(Debug, Default)]
 #[cfg(not(target_os = "linux"))]
 pub struct Changes;
@@ -175,7 +175,7 @@ mod tests {
         fs::create_dir(path.join("pod")).unwrap();
         assert!(changes.take().has_new() && !changes.take().has_new());
         fs::remove_dir_all(&path).unwrap();
-        assert!(!changes.take().has_new(), "its end is nothing new");
+        assert!(!changes.take().has_new(), "a removed cgroup is not new");
         changes.stop();
         assert!(changes.take().has_new(), "there may be one");
     }

@@ -1,7 +1,7 @@
 //! The counters of memory events of one cgroup, in files that stay open.
 //!
-//! An open file can be polled: the kernel reports an event by `POLLPRI`. It takes 5 KB of kernel memory, and a
-//! read 2 microseconds. Once the cgroup is removed, reads fail.
+//! An open file can be polled: the kernel reports an event by `POLLPRI`. An open file takes 5 KB of kernel
+//! memory, and a read 2 microseconds. Once the cgroup is removed, reads fail.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

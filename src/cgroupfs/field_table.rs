@@ -49,7 +49,9 @@ const fn event(key: &'static str, labels: &'static str) -> Field {
         unit: Events,
         v2: line("memory.events", key, 1),
         v1: NOWHERE,
-        help: "Memory events: use went above low, high or max, no memory was left below the limit (oom), a process was killed (oom_kill), a socket was held up (sock_throttled).",
+        help: "Memory events: reclaim below memory.low (low), use above memory.high (high), use at the limit \
+               (max), no memory left below the limit (oom), processes killed (oom_kill), kills of all \
+               processes at once (oom_group_kill), sockets throttled (sock_throttled).",
     }
 }
 
@@ -57,7 +59,7 @@ const fn local_event(key: &'static str, labels: &'static str) -> Field {
     Field {
         name: "memory_events_local",
         v2: line("memory.events.local", key, 1),
-        help: "Memory events of the container's own cgroup and limit, without those of cgroups above or below.",
+        help: "Memory events of the container's own cgroup, without those of cgroups above or below.",
         ..event(key, labels)
     }
 }
@@ -79,9 +81,15 @@ pub static FIELDS: [Field; N_FIELDS] = [
         "memory.usage_in_bytes",
         "All memory charged to the container.",
     ),
-    one("memory_peak", Bytes, "memory.peak", "memory.max_usage_in_bytes", "The most that was ever charged."),
-    one("memory_low", Bytes, "memory.low", "", "Below this the kernel takes nothing while others have any."),
-    one("memory_high", Bytes, "memory.high", "", "Above this the kernel slows the container down."),
+    one("memory_peak", Bytes, "memory.peak", "memory.max_usage_in_bytes", "Peak of the charged memory."),
+    one("memory_low", Bytes, "memory.low", "", "Best-effort memory protection."),
+    one(
+        "memory_high",
+        Bytes,
+        "memory.high",
+        "",
+        "Throttling limit: above it the kernel slows the container down.",
+    ),
     one("memory_max", Bytes, "memory.max", "memory.limit_in_bytes", "The container's own limit."),
     Field {
         v1: line("memory.stat", "hierarchical_memory_limit", 1),
@@ -90,7 +98,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
             Bytes,
             "",
             "",
-            "The limit that applies: the smallest of the container's and those of all cgroups above it.",
+            "The effective limit: the smallest of the container's own and those of all cgroups above it.",
         )
     },
     one(
@@ -98,15 +106,15 @@ pub static FIELDS: [Field; N_FIELDS] = [
         Bytes,
         "",
         "",
-        "Memory charged, less inactive page cache: what the kubelet evicts by.",
+        "Charged memory without inactive page cache, as the kubelet counts it for eviction.",
     ),
     Field {
         v1: line("memory.stat", "total_swap", 1),
         ..one("memory_swap_current", Bytes, "memory.swap.current", "", "Swap in use.")
     },
-    one("memory_swap_max", Bytes, "memory.swap.max", "", "The container's limit of swap."),
+    one("memory_swap_max", Bytes, "memory.swap.max", "", "The container's swap limit."),
     stat("memory_stat_anon", Bytes, "anon", "total_rss", "Anonymous memory."),
-    stat("memory_stat_file", Bytes, "file", "total_cache", "Page cache, with tmpfs and shared memory."),
+    stat("memory_stat_file", Bytes, "file", "total_cache", "Page cache, including tmpfs and shared memory."),
     Field {
         v1: file("memory.kmem.usage_in_bytes"),
         ..stat(
@@ -120,9 +128,9 @@ pub static FIELDS: [Field; N_FIELDS] = [
     stat("memory_stat_kernel_stack", Bytes, "kernel_stack", "", "Kernel stacks."),
     stat("memory_stat_pagetables", Bytes, "pagetables", "", "Page tables."),
     stat("memory_stat_sec_pagetables", Bytes, "sec_pagetables", "", "Page tables of KVM and IOMMUs."),
-    stat("memory_stat_percpu", Bytes, "percpu", "", "Kernel data kept for each CPU."),
+    stat("memory_stat_percpu", Bytes, "percpu", "", "Per-CPU kernel data."),
     stat("memory_stat_sock", Bytes, "sock", "", "Network buffers."),
-    stat("memory_stat_vmalloc", Bytes, "vmalloc", "", "Kernel memory from vmalloc, as of BPF maps."),
+    stat("memory_stat_vmalloc", Bytes, "vmalloc", "", "Kernel memory from vmalloc, for example BPF maps."),
     stat("memory_stat_shmem", Bytes, "shmem", "total_shmem", "Tmpfs and shared memory."),
     stat("memory_stat_file_mapped", Bytes, "file_mapped", "total_mapped_file", "Page cache that is mapped."),
     stat(
@@ -130,14 +138,14 @@ pub static FIELDS: [Field; N_FIELDS] = [
         Bytes,
         "file_dirty",
         "total_dirty",
-        "Page cache that is still to be written.",
+        "Page cache that is not written to disk yet.",
     ),
     stat(
         "memory_stat_swapcached",
         Bytes,
         "swapcached",
         "total_swapcached",
-        "Swap that is in memory as well.",
+        "Swap cache: swapped pages that are in memory, too.",
     ),
     stat("memory_stat_zswap", Bytes, "zswap", "", "Memory that holds compressed swap."),
     stat("memory_stat_hugetlb", Bytes, "hugetlb", "", "Hugetlbfs, with memory_hugetlb_accounting."),
@@ -182,19 +190,19 @@ pub static FIELDS: [Field; N_FIELDS] = [
         Bytes,
         "unevictable",
         "total_unevictable",
-        "Memory that cannot be taken: locked, for example.",
+        "Memory that cannot be reclaimed, for example locked memory.",
     ),
     stat(
         "memory_stat_slab_reclaimable",
         Bytes,
         "slab_reclaimable",
         "",
-        "Slab that can be taken: directory entries and the like.",
+        "Slab that can be reclaimed, for example directory entries.",
     ),
-    stat("memory_stat_slab_unreclaimable", Bytes, "slab_unreclaimable", "", "Slab that cannot be taken."),
-    stat("memory_stat_slab", Bytes, "slab", "", "Kernel objects."),
+    stat("memory_stat_slab_unreclaimable", Bytes, "slab_unreclaimable", "", "Slab that cannot be reclaimed."),
+    stat("memory_stat_slab", Bytes, "slab", "", "Slab: kernel objects."),
     stat("memory_stat_pgfault", Events, "pgfault", "total_pgfault", "Page faults."),
-    stat("memory_stat_pgmajfault", Events, "pgmajfault", "total_pgmajfault", "Page faults that took I/O."),
+    stat("memory_stat_pgmajfault", Events, "pgmajfault", "total_pgmajfault", "Page faults that needed I/O."),
     event("low", ",event=\"low\"}"),
     event("high", ",event=\"high\"}"),
     event("max", ",event=\"max\"}"),
@@ -212,15 +220,21 @@ pub static FIELDS: [Field; N_FIELDS] = [
         "memory_pressure_full",
         line("memory.pressure", "full", MICROSECONDS),
         NOWHERE,
-        "Time in which all of its tasks that had work waited for memory.",
+        "Time in which all non-idle tasks of the container waited for memory.",
     ),
-    one("memory_min", Bytes, "memory.min", "", "Memory that the kernel never takes."),
+    one(
+        "memory_min",
+        Bytes,
+        "memory.min",
+        "",
+        "Hard memory protection: the kernel never reclaims this much.",
+    ),
     one(
         "memory_oom_group",
         Number,
         "memory.oom.group",
         "",
-        "1 if an OOM kill ends all processes of the container, else 0.",
+        "1 if an OOM kill ends all processes of the container, otherwise 0.",
     ),
     local_event("high", ",event=\"high\"}"),
     local_event("max", ",event=\"max\"}"),
@@ -240,8 +254,8 @@ pub static FIELDS: [Field; N_FIELDS] = [
         "total_workingset_refault_file",
         "Pages of files that were needed again soon after they were dropped.",
     ),
-    stat("memory_stat_pgscan", Events, "pgscan", "", "Pages that the kernel looked at to take memory back."),
-    stat("memory_stat_pgsteal", Events, "pgsteal", "", "Pages that the kernel took back."),
+    stat("memory_stat_pgscan", Events, "pgscan", "", "Pages scanned for reclaim."),
+    stat("memory_stat_pgsteal", Events, "pgsteal", "", "Pages reclaimed."),
     huge_pages(",pagesize=\"64KB\"}", "hugetlb.64KB.current", "hugetlb.64KB.usage_in_bytes"),
     huge_pages(",pagesize=\"2MB\"}", "hugetlb.2MB.current", "hugetlb.2MB.usage_in_bytes"),
     huge_pages(",pagesize=\"32MB\"}", "hugetlb.32MB.current", "hugetlb.32MB.usage_in_bytes"),
@@ -268,15 +282,15 @@ pub static FIELDS: [Field; N_FIELDS] = [
     Field {
         v2: line("cpu.stat", "nr_throttled", 1),
         v1: line("cpu.stat", "nr_throttled", 1),
-        ..one("cpu_nr_throttled", Events, "", "", "Periods in which it was throttled.")
+        ..one("cpu_nr_throttled", Events, "", "", "Periods in which the container was throttled.")
     },
     time(
         "cpu_throttled",
         line("cpu.stat", "throttled_usec", MICROSECONDS),
         line("cpu.stat", "throttled_time", 1),
-        "Time in which it was throttled.",
+        "Time in which the container was throttled.",
     ),
     one("pids_current", Number, "pids.current", "pids.current", "Processes and threads."),
-    one("pids_max", Number, "pids.max", "pids.max", "The container's own limit of them."),
-    one("pids_peak", Number, "pids.peak", "pids.peak", "The most there ever were."),
+    one("pids_max", Number, "pids.max", "pids.max", "The container's own limit of processes and threads."),
+    one("pids_peak", Number, "pids.peak", "pids.peak", "Peak number of processes and threads."),
 ];

@@ -12,14 +12,14 @@ use super::field_table::N_FIELDS;
 
 /// `FIELDS[CURRENT]`: all memory that is charged to the cgroup.
 pub const CURRENT: usize = 0;
-/// `FIELDS[PEAK]`: the most that was ever charged.
+/// `FIELDS[PEAK]`: the peak of the charged memory.
 pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
 /// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not print it, so it is found on the way to the
 /// root.
 pub const LIMIT: usize = 5;
-/// `FIELDS[WORKING_SET]`: what is charged, less inactive page cache.
+/// `FIELDS[WORKING_SET]`: charged memory without inactive page cache.
 pub const WORKING_SET: usize = 6;
 pub(super) const ANON: usize = 9;
 pub(super) const FILE: usize = 10;
@@ -37,7 +37,7 @@ pub(super) const SWAPCACHED: usize = 21;
 pub(super) const ZSWAP: usize = 22;
 pub(super) const HUGETLB: usize = 23;
 pub(super) const INACTIVE_ANON: usize = 26;
-/// `FIELDS[INACTIVE_FILE]`: page cache that the kernel can take back at once.
+/// `FIELDS[INACTIVE_FILE]`: page cache that the kernel can reclaim at once.
 pub const INACTIVE_FILE: usize = 27;
 pub(super) const ACTIVE_ANON: usize = 28;
 pub(super) const UNEVICTABLE: usize = 30;
@@ -151,7 +151,7 @@ impl File {
         self.lines.iter().any(|line| line.field == field)
     }
 
-    /// Leaves out all fields that `is_used` does not choose, which makes parsing faster.
+    /// Drops the fields for which `is_used` is false, which makes parsing faster.
     pub(super) fn retain(&mut self, is_used: impl Fn(usize) -> bool) {
         self.lines.retain(|line| is_used(line.field));
     }

@@ -1,7 +1,7 @@
-//! The files of cgroups, read through a directory that is held for each.
+//! The files of cgroups, read through one open directory for each cgroup.
 //!
-//! A directory that is held stands for that cgroup and no other: once the cgroup is removed, there are no files in it, even where
-//! another has been made at the same path.
+//! An open directory belongs to one cgroup for good: once that is removed, the directory has no files any
+//! more, even if a new cgroup has the same path.
 //!
 //! Files are reopened for each read. Opening takes 4 of the 7 microseconds per file, but an open file holds 4
 //! KiB of kernel memory, which is charged to the exporter: 10 MB for 250 containers.
@@ -24,49 +24,48 @@ use super::use_files::{self, UseFiles};
 use crate::errors::plain;
 use crate::procfs::files::{open_directory, open_file, read_file};
 
-/// Only the root of version 2 has it, and each cgroup below.
+/// A file that exists in version 2 only, at the root and in each cgroup below.
 const CONTROLLERS: &str = "cgroup.controllers";
-/// The file of a recording that holds the root of the cgroup namespace to which the paths in proc are
-/// relative.
+/// The file of a recording with the root of the cgroup namespace that the paths in proc are relative to.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
-/// It has nothing new while `memory.events` has not.
+/// A file that changes only if `memory.events` changes.
 const LOCAL_EVENTS: &str = "memory.events.local";
-/// Slow files are read in one of this many reads. With 250 containers that saves 9 ms in each scrape.
+/// Slow files are read once in this many reads. With 250 containers that saves 9 ms in each scrape.
 const SLOW: u32 = 10;
 
-/// A cgroup file system that is mounted, or a recording of one.
+/// A mounted cgroup file system, or a recording of one.
 #[derive(Debug)]
 pub struct CgroupFs {
     path: PathBuf,
     version: Version,
-    /// What is exported.
+    /// The groups of fields that are exported.
     groups: GroupMask,
-    /// The hierarchies that are read, in version 1 by name; version 2 has one.
+    /// The names and directories of the hierarchies that are read. Version 2 has one, with an empty name.
     roots: Vec<(&'static str, OwnedFd)>,
-    /// What is read of each cgroup, and in which hierarchy.
+    /// The files that are read of each cgroup, and the positions of their hierarchies in `roots`.
     files: Vec<(usize, File)>,
-    /// What is read of a cgroup that comes close to its limit.
+    /// The files that are read of a cgroup that comes close to its limit.
     use_files: Arc<[File]>,
     has_memory: bool,
-    /// Where the root of this process's cgroup namespace is.
-    own: Vec<u8>,
+    /// The path of the root of this process's cgroup namespace; empty if that is the node's root.
+    namespace_root: Vec<u8>,
     text: Vec<u8>,
     resolved: Vec<u8>,
     name: String,
 }
 
-/// The paths of a container's cgroup, as proc prints them; empty where it is not known.
+/// The paths of a container's cgroup, as proc prints them; empty where they are not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
-    /// Where its memory is accounted.
+    /// The path in the hierarchy that counts memory.
     pub memory: Vec<u8>,
-    /// In the other hierarchies of version 1.
+    /// The path in the other hierarchies of version 1.
     pub others: Vec<u8>,
 }
 
 impl Paths {
-    /// The path in the hierarchy of this name, which is empty for that of version 2.
+    /// Returns the path in the hierarchy with this name, which is empty for that of version 2.
     fn in_hierarchy(&self, name: &str) -> &[u8] {
         if matches!(name, "" | "memory") { &self.memory } else { &self.others }
     }
@@ -79,7 +78,7 @@ pub struct Place {
     pub path: Vec<u8>,
     /// The pod's cgroup, if there is one.
     pub pod: Option<Vec<u8>>,
-    /// The cgroup above the container's. Its limit counts in both versions, and without a pod, too.
+    /// The cgroup above the container's. Its limit applies in both versions, also without a pod.
     pub parent: Option<Vec<u8>>,
 }
 
@@ -92,12 +91,12 @@ impl Place {
     }
 }
 
-/// A cgroup's directories, once they are open: one in each hierarchy.
+/// The state of one cgroup: its directories in each hierarchy, once they are open.
 #[derive(Debug, Default)]
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
-    /// In how many reads [slow files](File::is_slow) are not read.
+    /// The number of reads until the [slow files](File::is_slow) are read.
     n_until_slow: u32,
     /// The values of the last read.
     last: Values,
@@ -106,7 +105,7 @@ pub struct Cgroup {
 impl CgroupFs {
     /// Opens the file system at `path` to read the fields of these groups.
     ///
-    /// Fails with one line when there is none.
+    /// Fails with one line if there is no cgroup file system.
     pub fn open(path: &Path, groups: GroupMask) -> Result<Self, String> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -119,7 +118,7 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // What is outside the containers of a pod is found from the containers' memory.
+        // The memory outside a pod's containers is computed from theirs.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -133,13 +132,13 @@ impl CgroupFs {
         }
         if files.is_empty() {
             return Err(format!(
-                "{path:?} is no cgroup file system: it has neither {CONTROLLERS:?} nor a hierarchy of version 1"
+                "{path:?} is not a cgroup file system: expected {CONTROLLERS:?}, or a hierarchy of version 1"
             ));
         }
         let mut text = Vec::new();
-        let own = match read_file(root.as_fd(), OWN, &mut text) {
-            Ok(own) => own.trim_ascii().into(),
-            Err(_) if version == Version::V2 => namespace::find_own(path),
+        let namespace_root = match read_file(root.as_fd(), OWN, &mut text) {
+            Ok(recorded) => recorded.trim_ascii().into(),
+            Err(_) if version == Version::V2 => namespace::find_root(path),
             Err(_) => Vec::new(),
         };
         let has_memory = files.iter().any(|(_, file)| file.name == LIMIT);
@@ -153,14 +152,14 @@ impl CgroupFs {
             files,
             use_files,
             has_memory,
-            own,
+            namespace_root,
             text,
             resolved,
             name,
         })
     }
 
-    /// Returns what is exported.
+    /// Returns the groups of fields that are exported.
     pub fn groups(&self) -> GroupMask {
         self.groups
     }
@@ -171,12 +170,12 @@ impl CgroupFs {
         Some(MemoryFs::new(self.version, self.roots[*at].1.try_clone().ok()?, reads))
     }
 
-    /// Where it is.
+    /// Returns the path of the file system.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Why no container's cgroup is found, for the log.
+    /// Returns the reason why no container's cgroup is found, for the log.
     pub fn explain_absence(&self) -> String {
         let namespace = fs::read_link("/proc/self/ns/cgroup").unwrap_or_default();
         explain_absence(&self.path, self.version, &namespace)
@@ -208,7 +207,7 @@ impl CgroupFs {
         for (directory, (hierarchy, root)) in cgroup.directories.iter_mut().zip(&self.roots) {
             let path = paths.in_hierarchy(hierarchy);
             if directory.is_none()
-                && let Some(n_above) = namespace::resolve(&self.own, path, &mut self.resolved)
+                && let Some(n_above) = namespace::resolve(&self.namespace_root, path, &mut self.resolved)
             {
                 cgroup.n_above = n_above;
                 *directory = open_directory(root.as_fd(), &self.resolved[..]).ok();
@@ -219,7 +218,7 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The cgroups of a node take turns, so that each scrape reads the slow files of a tenth of them.
+        // Each scrape reads the slow files of a tenth of the node's cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -230,12 +229,11 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // Every local event is also among the events, which come before.
+            // Every local event is also counted in the file of events, which is read before.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
             }
-            // One that the kernel does not have is absent.
             if let Ok(text) = read_file(directory.as_fd(), file.name, &mut self.text) {
                 file.parse(text, values);
                 first = first.or(Some((directory, file.name)));
@@ -271,21 +269,24 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns where the memory of the container with this cgroup path is counted, and of its pod, below the
-    /// mounted file system. There is no pod on version 1, which does not count kills per pod, nor directly
-    /// below the root, where other services are.
+    /// Returns the places where the memory of the container with this cgroup path, and of its pod, is
+    /// counted. There is no pod on version 1, which does not count kills per pod, nor directly below the
+    /// root, where other services are.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
-        let n_above = namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
         let parent: Option<Vec<u8>> = namespace::pod_of(&self.resolved).map(Into::into);
         Some(Place { path: self.resolved.clone(), pod: parent.clone().filter(|_| has_pod), parent })
     }
 
     /// Returns the path of the cgroup that counts the memory of a container's pod, given the path of the
-    /// container's. `None` for one that the kubelet cannot have made: directly below the root, where services
-    /// and Docker's containers are; and for a pod that runs in one cgroup as a whole (Kata Containers).
+    /// container's cgroup.
+    ///
+    /// Returns `None` if the kubelet cannot have made the pod's cgroup, because the container's is directly
+    /// below the root, where services and Docker's containers are; and for a pod that runs in one cgroup as a
+    /// whole (Kata Containers).
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
-        let n_above = namespace::resolve(&self.own, path, &mut self.resolved)?;
+        let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let is_pod = uid_of(&self.resolved).is_some();
         namespace::pod_of(&self.resolved).filter(|_| n_above >= 3 && !is_pod)
     }
@@ -312,8 +313,8 @@ impl CgroupFs {
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` with the text of every file that was read of the cgroup at `paths`, and its place in a recording; also those of the
-    /// cgroups above whose limits count.
+    /// Calls `each` with the place in a recording and the text of every file that is read of the cgroup at
+    /// `paths`, and of the cgroups above with limits that apply.
     ///
     /// Fails when `each` does.
     pub fn record(
@@ -321,10 +322,10 @@ impl CgroupFs {
         paths: &Paths,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
-        let Self { version, roots, files, has_memory, own, resolved, text, .. } = self;
+        let Self { version, roots, files, has_memory, namespace_root, resolved, text, .. } = self;
         for (at, file) in files {
             let (hierarchy, root) = &roots[*at];
-            if namespace::resolve(own, paths.in_hierarchy(hierarchy), resolved).is_none() {
+            if namespace::resolve(namespace_root, paths.in_hierarchy(hierarchy), resolved).is_none() {
                 continue;
             }
             let place = Path::new(OsStr::from_bytes(resolved));
@@ -335,7 +336,7 @@ impl CgroupFs {
         }
         if *version == Version::V2
             && *has_memory
-            && let Some(n_above) = namespace::resolve(own, &paths.memory, resolved)
+            && let Some(n_above) = namespace::resolve(namespace_root, &paths.memory, resolved)
         {
             let place = Path::new(OsStr::from_bytes(resolved));
             for above in place.ancestors().skip(1).take(n_above) {
@@ -360,26 +361,25 @@ impl CgroupFs {
             let text = read_file(self.roots[0].1.as_fd(), CONTROLLERS, &mut self.text).unwrap_or_default();
             each(Path::new(CONTROLLERS), text)?;
         }
-        if !self.own.is_empty() {
-            each(Path::new(OWN), &self.own)?;
+        if !self.namespace_root.is_empty() {
+            each(Path::new(OWN), &self.namespace_root)?;
         }
         Ok(())
     }
 }
 
-/// The cgroup namespace that the kernel begins with (include/linux/proc_ns.h, `PROC_CGROUP_INIT_INO`).
-const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
+/// The node's own cgroup namespace (include/linux/proc_ns.h, `PROC_CGROUP_INIT_INO`).
+const NODE_NAMESPACE: &str = "cgroup:[4026531835]";
 
 fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
-    // Version 2's files say where the namespace has its root; version 1's do not.
-    if version == Version::V1 && namespace != Path::new(FIRST_NAMESPACE) && !namespace.as_os_str().is_empty()
-    {
+    // The files of version 2 show where the namespace has its root; those of version 1 do not.
+    if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
-            "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, and with \
-             cgroup version 1 it needs the node's"
+            "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \
+             and with cgroup version 1 it needs the node's"
         );
     }
-    format!("no container's cgroup is below {path:?}: expected the node's, by --cgroup-path")
+    format!("no container's cgroup is below {path:?}: expected the node's cgroups, by --cgroup-path")
 }
 
 #[cfg(test)]

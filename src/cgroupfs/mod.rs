@@ -1,4 +1,5 @@
-//! Linux's cgroup file system, version 2 or version 1's hierarchies, or a recording of one. Knows cgroups and nothing of containers.
+//! Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either. This room
+//! knows cgroups and nothing of containers.
 
 pub mod account;
 pub mod changes;

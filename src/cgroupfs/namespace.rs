@@ -1,29 +1,32 @@
-//! From a path that proc prints to one below the mounted file system.
+//! Converts the paths of cgroups that proc prints into paths below the mounted file system.
 //!
-//! Proc prints paths as seen from the reader's cgroup namespace: in a container of version 2 its own cgroup is `/`, and the node's others
-//! are behind `..`. What is mounted is the node's whole tree. So it takes the place of the namespace's root in that tree.
+//! Proc prints paths relative to the root of the reader's cgroup namespace: in a container on version 2, the
+//! container's own cgroup is `/`, and the other cgroups of the node begin with `/..`. The mounted file system
+//! has the whole tree of the node, so the conversion needs the place of the namespace's root in that tree.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where the root of this process's cgroup namespace is below `root`, which is version 2's: where we are found there, less where proc says
-/// that we are. Empty if that is the same, or we are not there.
-pub(super) fn find_own(root: &Path) -> Vec<u8> {
+/// Returns the path of the root of this process's cgroup namespace below `root`, the root of version 2: the
+/// path of the cgroup in which the process is found there, without the path that proc prints at its end.
+/// Returns an empty path if both are the same, or if the process is not found.
+pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
     seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
 }
 
-/// The same, for a process that is seen in the cgroup `seen`; the nearest to the root is taken.
+/// Returns the path of a namespace's root, given a process in the namespace and the cgroup `seen` that proc
+/// prints for it. If several cgroups match, the one nearest to the root counts.
 fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
     let is_in = |directory: &Path| {
         let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line == pid)
     };
-    // as on the node itself, where nothing needs to be looked through
+    // The first matches on the node itself, where nothing has to be searched.
     let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
         if directory.ends_with(seen) && is_in(&directory) {
@@ -39,11 +42,12 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     Vec::new()
 }
 
-/// Makes `resolved` the place of `path` below the mounted root, and says how many directories are above it there; none if it is outside, or
-/// the root, which is no container's. `own` is where the namespace's root is.
-pub(super) fn resolve(own: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
+/// Sets `resolved` to the place of `path` below the mounted root, and returns how many directories are above
+/// it, the root included. Returns `None` if the path is outside, or is the root, which is no container's
+/// cgroup. `namespace_root` is the place of the namespace's root.
+pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
     resolved.clear();
-    for component in own.split(|&b| b == b'/').chain(path.split(|&b| b == b'/')) {
+    for component in namespace_root.split(|&b| b == b'/').chain(path.split(|&b| b == b'/')) {
         match component {
             b"" | b"." => {}
             b".." if resolved.is_empty() => return None,
@@ -59,10 +63,11 @@ pub(super) fn resolve(own: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option
     (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
 }
 
-/// The pod's cgroup, from that of a container in it: the one above, unless that is the root.
+/// Returns the cgroup of the pod, given that of a container in it: the one above, unless that is the root.
 ///
-/// `None` for `<slice>:cri-containerd:<id>`: when the kubelet uses systemd's driver and containerd does not, runc takes this
-/// for a path below its own cgroup, which is containerd's. Then the pod's cgroup, the slice, is elsewhere and empty.
+/// Returns `None` for `<slice>:cri-containerd:<id>`: when the kubelet uses systemd's driver and containerd
+/// does not, runc takes this for a path below its own cgroup, which is containerd's. Then the pod's cgroup,
+/// the slice, is elsewhere and empty.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])
@@ -73,8 +78,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths() {
-        for (own, path, expected) in [
+    fn paths_are_resolved_from_the_root_of_the_namespace() {
+        for (namespace_root, path, expected) in [
             ("", "/kubepods/pod1/abc", Some((3, "kubepods/pod1/abc"))),
             ("", "/a//b/", Some((2, "a/b"))),
             ("", "/", None),
@@ -89,9 +94,9 @@ mod tests {
             ("kubepods/pod2/own", "/../../../../x", None),
         ] {
             let mut resolved = b"left over".to_vec();
-            let n_above = resolve(own.as_bytes(), path.as_bytes(), &mut resolved);
+            let n_above = resolve(namespace_root.as_bytes(), path.as_bytes(), &mut resolved);
             let found = n_above.map(|n_above| (n_above, std::str::from_utf8(&resolved).unwrap()));
-            assert_eq!(found, expected, "{path:?} from {own:?}");
+            assert_eq!(found, expected, "{path:?} from {namespace_root:?}");
         }
     }
 
@@ -110,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_namespace_has_its_root() {
+    fn the_root_of_the_namespace_is_found() {
         let root = std::env::temp_dir().join(format!("smaps-namespace-{}", std::process::id()));
         for (directory, pids) in [
             ("kubepods/pod1/own", "7\n77\n"),

@@ -1,8 +1,8 @@
-//! The memory of the node, divided so that the parts are exactly all memory. Pure.
+//! The memory of the node, divided into parts that add up to all memory. Pure.
 //!
-//! Whatever is charged to a cgroup below the root is the part of the top-level cgroup it is in. What is left
-//! has counters of the whole node, less what of them is charged. The formula was tried in sixteen situations
-//! on Linux 6.1, 6.12 and 7.2: the remainder was below 0.5% of all memory.
+//! Memory that is charged to a cgroup below the root belongs to the part of the top-level cgroup above it.
+//! The other parts are the node's own counters, less the memory in them that is charged to a cgroup. In
+//! sixteen situations on Linux 6.1, 6.12 and 7.2 the remainder was below 0.5% of all memory.
 
 use super::fields::{
     ANON, FILE, HUGETLB, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SEC_PAGETABLES, SLAB, VMALLOC, Values,
@@ -10,7 +10,7 @@ use super::fields::{
 };
 use crate::procfs::node_memory::NodeMemory;
 
-/// The parts that are no cgroup's, in bytes; `None` for a part that the kernel does not print.
+/// The parts that are charged to no cgroup, in bytes; `None` for a part that the kernel does not print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uncharged {
     /// Memory that nothing uses.
@@ -21,14 +21,15 @@ pub struct Uncharged {
     pub kernel: u64,
     /// The pool of huge pages.
     pub hugetlb_pool: Option<u64>,
-    /// Compressed memory of zram, and what zswap takes beyond what is charged for it.
+    /// Compressed memory of zram, and the memory of zswap that is not charged.
     pub zram: Option<u64>,
-    /// Memory that the host of a virtual machine has taken back.
+    /// Memory that the host of a virtual machine has reclaimed.
     pub balloon: Option<u64>,
 }
 
-/// Returns what is charged to no cgroup below the root. `root` has the values of the root's `memory.stat`,
-/// and `tops` those of all top-level cgroups. The counters are not read at one moment; no part is below 0.
+/// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root's
+/// `memory.stat`, and `tops` those of all top-level cgroups. The counters are not read at one moment, so a
+/// difference may be negative; then the part is 0.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,
@@ -56,9 +57,9 @@ fn resident_bytes(values: &Values) -> u64 {
     [ANON, FILE].into_iter().filter_map(|field| values.get(field)).fold(0, u64::saturating_add)
 }
 
-/// Returns the kernel memory that is also in the node's counters. Network buffers are not: their pages come
-/// from outside the slab, and subtracting them was wrong by 110 MB in a test. On version 1 there is only the
-/// sum of all kernel memory.
+/// Returns the charged kernel memory that is also in the node's counters. Network buffers are not: their
+/// pages come from outside the slab, and subtracting them was wrong by 110 MB in a test. On version 1 there
+/// is only the sum of all kernel memory.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));
@@ -71,7 +72,7 @@ mod tests {
     use crate::cgroupfs::fields::values;
 
     #[test]
-    fn what_is_charged_is_subtracted() {
+    fn charged_memory_is_subtracted_from_the_counters_of_the_node() {
         let memory = NodeMemory {
             total: 1000,
             free: 100,
@@ -93,12 +94,12 @@ mod tests {
             balloon: Some(8),
         };
         assert_eq!(uncharged(&memory, &root, tops.iter()), expected);
-        // The kernel's counters lag, so what is charged may exceed the whole.
+        // The kernel updates its counters late, so the charged memory may exceed the node's.
         let less = NodeMemory { total: 1000, ..NodeMemory::default() };
         let expected =
             Uncharged { free: 0, root_cgroup: 0, kernel: 0, hugetlb_pool: None, zram: None, balloon: None };
         assert_eq!(uncharged(&less, &Values::default(), tops.iter()), expected);
         let v1 = values(&[("memory.stat", "kernel 60\n")]);
-        assert_eq!(uncharged(&memory, &root, [v1].iter()).kernel, 30, "version 1 has the sum alone");
+        assert_eq!(uncharged(&memory, &root, [v1].iter()).kernel, 30, "version 1 has only the sum");
     }
 }

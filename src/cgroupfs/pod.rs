@@ -2,7 +2,7 @@
 
 use super::fields::{ANON, CURRENT, FILE, KERNEL, SHMEM, Values};
 
-/// The parts of what is outside the containers, as label values, in the order in which they are exported.
+/// The parts of the memory outside the containers, as label values, in the order in which they are exported.
 pub const PARTS: [&str; 5] = ["anon", "page_cache", "shmem", "kernel", "remainder"];
 
 /// The bytes of each of the [`PARTS`]; `None` for a part that the kernel does not print.
@@ -11,21 +11,21 @@ pub type Outside = [Option<i64>; PARTS.len()];
 /// A pod in the form in which it is exported.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
-    /// The label text of its samples, left open.
+    /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
     /// The end of the label text with the pod's uid; empty if the cgroup's name does not show it.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,
-    /// What is outside the running containers; `None` if a container of the pod could not be read.
+    /// The memory outside the running containers; `None` if a container of the pod could not be read.
     pub outside: Option<Outside>,
 }
 
-/// Returns what a pod is charged for and none of its running containers is. The sum of the parts is the
-/// pod's charged memory less that of the containers. The cgroups are not read at the same moment, so the
+/// Returns the memory that is charged to a pod and to none of its running containers. The sum of the parts is
+/// the pod's charged memory less that of the containers. The cgroups are not read at the same moment, so the
 /// remainder may be negative.
 ///
-/// Returns `None` if one of them does not show how much memory is charged to it.
+/// Returns `None` if one of the cgroups does not show how much memory is charged to it.
 pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -> Option<Outside> {
     let mut rest = kinds(pod);
     for container in containers {
@@ -40,8 +40,8 @@ pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -
     Some([anon, page_cache, shmem, kernel, Some(all? - sum)])
 }
 
-/// Returns the bytes that are charged: all, anonymous memory, page cache, tmpfs and shared memory, and kernel
-/// memory.
+/// Returns the charged bytes: all of them, then anonymous memory, page cache, tmpfs and shared memory, and
+/// kernel memory.
 fn kinds(values: &Values) -> [Option<i64>; PARTS.len()] {
     let get = |field| values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64);
     let shmem = get(SHMEM);
@@ -50,7 +50,7 @@ fn kinds(values: &Values) -> [Option<i64>; PARTS.len()] {
     [get(CURRENT), get(ANON), page_cache, shmem, get(KERNEL)]
 }
 
-/// Returns the pod's uid from the name of its cgroup, as the kubelet makes it: `pod<uid>`, or with systemd's
+/// Returns the pod's uid from the name of its cgroup, which the kubelet makes: `pod<uid>`, or with systemd's
 /// driver `kubepods-burstable-pod<uid>.slice` with underscores. The uid of a static pod is a hash of its
 /// manifest, without dashes.
 pub fn uid_of(path: &[u8]) -> Option<String> {
@@ -83,8 +83,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_the_containers_adds_up() {
-        // 90 of tmpfs were left by a container that has ended.
+    fn memory_outside_the_containers_is_the_difference() {
+        // A container that has ended left 90 bytes of tmpfs.
         let pod = of(100, "anon 3\nfile 93\nshmem 91\nkernel 2\n");
         let containers =
             [of(4, "anon 2\nfile 1\nshmem 1\nkernel 1\n"), of(1, "anon 1\nfile 0\nshmem 0\nkernel 0\n")];

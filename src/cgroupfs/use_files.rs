@@ -71,7 +71,7 @@ impl UseFiles {
         self.directory.as_fd()
     }
 
-    /// Returns the bytes of page cache that the kernel can take back at once, if it prints them.
+    /// Returns the bytes of page cache that the kernel can reclaim at once, if it prints them.
     pub fn inactive_file(&self, text: &mut Vec<u8>) -> Option<u64> {
         let mut values = Values::default();
         let file = self.files.iter().find(|file| file.has(INACTIVE_FILE))?;
@@ -79,7 +79,7 @@ impl UseFiles {
         values.get(INACTIVE_FILE)
     }
 
-    /// Returns what [`files`] contain.
+    /// Returns the values in these [`files`].
     pub fn values(&self, text: &mut Vec<u8>) -> Values {
         let mut values = Values::default();
         for file in self.files.iter() {

@@ -1,16 +1,17 @@
-//! The containers' own accounts as Prometheus text: the families `cgroup_*`.
+//! The accounts of containers as Prometheus text: the families `cgroup_*`.
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::account::{Exported, PARTS, parts};
 use crate::cgroupfs::fields::{FIELDS, GroupMask, MEMORY, Unit};
 
-/// What a container's memory consists of.
+/// The HELP text of `cgroup_memory_account_bytes`.
 pub const ACCOUNT: &str =
-    "Parts of the memory charged to the container; together they are cgroup_memory_current_bytes.";
-/// What of it nobody maps.
-pub const UNMAPPED: &str = "What no process maps of the page cache, and of tmpfs and shared memory.";
+    "Parts of the memory charged to the container; their sum is cgroup_memory_current_bytes.";
+/// The HELP text of `cgroup_memory_unmapped_bytes`.
+pub const UNMAPPED: &str =
+    "Page cache, tmpfs and shared memory that are charged to the container but that no process maps.";
 
-/// How the label text of each part ends.
+/// The end of the label text of each part.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"anon_unmapped\"}",
@@ -29,7 +30,7 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// The same of what is exported of [`Exported::unmapped`].
+/// The ends of the label texts of [`Exported::unmapped`].
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
 /// Appends the families of these groups that have a sample to `text`. The accounts are in the order in which
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn families_that_have_a_sample() {
+    fn only_families_with_samples_are_written() {
         let a = values(&[
             ("memory.current", "4096\n"),
             ("memory.max", "max\n"),
@@ -106,7 +107,7 @@ mod tests {
         ];
         let mut nothing = Vec::new();
         render(&mut nothing, 0, accounts.into_iter());
-        assert!(nothing.is_empty(), "no group");
+        assert!(nothing.is_empty(), "no group is exported");
         render(&mut text, MEMORY, accounts.into_iter());
         let text = String::from_utf8(text).unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with("# HELP")).collect();
@@ -135,6 +136,6 @@ mod tests {
         );
         assert_eq!(text.lines().count(), samples.len() + 6);
         render(&mut nothing, MEMORY, [].into_iter());
-        assert!(nothing.is_empty(), "no container");
+        assert!(nothing.is_empty(), "there is no container");
     }
 }

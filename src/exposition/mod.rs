@@ -1,4 +1,5 @@
-//! Pure: a snapshot, the containers' accounts and the exporter's own figures become Prometheus text.
+//! Renders a snapshot, the cgroups' memory and the exporter's own metrics as Prometheus text, and OOM records
+//! as JSON. Pure.
 
 pub mod cgroups;
 pub mod node;

@@ -2,9 +2,9 @@
 
 use super::text::{Family, Kind};
 
-/// What the family shows.
-pub const HELP: &str = "Parts of all memory of the node; together they are MemTotal. Each top-level cgroup \
-                        has its path as part; remainder is what no counter of the kernel shows.";
+/// The HELP text of the family.
+pub const HELP: &str = "Parts of the node's memory; their sum is MemTotal. The part of a top-level cgroup is \
+                        named by its path; remainder is memory in no counter of the kernel.";
 
 /// Appends the family to `text`, given the label text of each part and its bytes; nothing without parts.
 pub fn render<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = (&'a str, i64)>) {
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_samples() {
+    fn each_part_is_a_sample_and_no_parts_give_no_family() {
         let mut text = Vec::new();
         render(&mut text, [].into_iter());
         assert!(text.is_empty());

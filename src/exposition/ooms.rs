@@ -1,5 +1,5 @@
-//! OOM records: what a container held when the kernel killed a process in it, as JSON for `/ooms` and as a log
-//! line.
+//! OOM records: what a container held when the kernel killed a process in it. A record is written as JSON for
+//! `/ooms` and as a log line.
 
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use crate::cgroupfs::account::{PARTS, parts};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, PEAK, Values};
 use crate::totals::largest::{Largest, Part};
 
-/// The containers that a kill may have happened in, if only the pod's cgroup has counted it.
+/// The containers in which a kill may have happened, if only the pod's cgroup has counted it.
 #[derive(Clone, Copy, Debug)]
 pub struct PodKill<'a> {
     /// The names of the containers that were removed at about that time.
@@ -17,7 +17,7 @@ pub struct PodKill<'a> {
     pub has_unselected: bool,
 }
 
-/// A process in the last moment before a kill.
+/// A process as it was read just before a kill.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
     /// The pid of the process.
@@ -28,7 +28,7 @@ pub struct Process<'a> {
     pub rss: [u64; 3],
 }
 
-/// What is recorded of kills in a container or a pod.
+/// The record of kills in one container or pod.
 #[derive(Clone, Debug)]
 pub struct Record<'a> {
     /// When the kills were noticed.
@@ -43,15 +43,16 @@ pub struct Record<'a> {
     pub victims: Vec<Process<'a>>,
     /// The limit that was hit, if it is known.
     pub hit: Hit,
-    /// The values of the container's cgroup when they were last read before the kill.
+    /// The values of the container's cgroup, as of the last read before the kill.
     pub values: &'a Values,
-    /// The processes, the largest first, and how long before the kill was noticed they were read.
+    /// The age of the readings of the processes when the kill was noticed, and the processes, the largest
+    /// first.
     pub processes: Option<(Duration, Vec<Process<'a>>)>,
-    /// The age of the oldest of the readings that show what was mapped.
+    /// The age of the oldest reading behind `largest`.
     pub age: Option<Duration>,
-    /// How long before these readings the sizes were read from which the growth of paths is counted.
+    /// The time over which the growth of paths is counted, up to these readings.
     pub growth_time: Option<Duration>,
-    /// What was mapped.
+    /// The largest paths that the container mapped.
     pub largest: &'a Largest,
 }
 
@@ -60,13 +61,13 @@ pub struct Record<'a> {
 pub struct Hit {
     /// The name of the limit.
     pub name: Option<&'static str>,
-    /// The use and the limit of the cgroup with that limit.
+    /// The use of the cgroup with that limit.
     pub current: Option<u64>,
-    /// See there.
+    /// The size of that limit.
     pub limit: Option<u64>,
     /// Whether the kernel kills all processes of the container at once.
     pub kills_group: Option<bool>,
-    /// What the pod is charged for outside its running containers, if its limit may have been hit.
+    /// The bytes charged to the pod outside its running containers, if the pod's limit may have been hit.
     pub outside_containers: Option<u64>,
 }
 
@@ -97,8 +98,8 @@ impl Display for LogLine {
 }
 
 impl Record<'_> {
-    /// Returns the record as one JSON object. A value that is not known is null; a part of the account that is
-    /// not known is absent.
+    /// Returns the record as one JSON object. An unknown value is null; an unknown part of the account is
+    /// absent.
     pub fn json(&self) -> String {
         let [namespace, pod, container] = self.container;
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -187,8 +188,8 @@ impl Record<'_> {
         PARTS.into_iter().zip(account).filter_map(|(part, bytes)| Some((part, bytes?)))
     }
 
-    /// Returns the record as one line of `key=value`. After the ages, paths have their size, and in parentheses
-    /// their growth.
+    /// Returns the record as one line of `key=value`. The paths come last, each with its size, and with its
+    /// growth in parentheses.
     pub fn log_line(&self) -> LogLine {
         let [namespace, pod, container] = self.container;
         let mut before = format!("OOM kill: namespace={namespace:?} pod={pod:?} container={container:?}");
@@ -241,7 +242,7 @@ fn seconds(duration: Duration) -> String {
     format!("{:.3}", duration.as_secs_f64())
 }
 
-/// Returns the whole document. The records come in the given order.
+/// Returns the JSON document with these records, in this order.
 pub fn document<'a>(records: impl Iterator<Item = &'a str>) -> String {
     let mut text = "{\"records\":[".to_owned();
     for (i, record) in records.enumerate() {
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_one_object_and_one_line() {
+    fn a_record_is_written_as_json_and_as_a_log_line() {
         let largest = largest();
         let values = values(&[
             ("memory.current", "100\n"),
@@ -317,11 +318,30 @@ mod tests {
         };
         assert_eq!(
             record.json(),
-            r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","command":"ja\"va\u000a","kills":2,"victims":[{"pid":12,"command":"java"}],"limit":"kubepods","hit_limit_bytes":999,"hit_use_bytes":998,"outside_containers_bytes":5,"limit_bytes":null,"use_bytes":100,"peak_bytes":101,"oom_group":false,"processes_age_seconds":0.104,"processes":[{"pid":12,"command":"java","rss_anon_bytes":90,"rss_file_bytes":5,"rss_shmem_bytes":1},{"pid":7,"command":"s\"h","rss_anon_bytes":1,"rss_file_bytes":2,"rss_shmem_bytes":0}],"reading_age_seconds":0.812,"mapped_bytes":99,"growth_seconds":45.000,"paths":[{"command":"java","path":"[heap]","pss_bytes":90,"growth_bytes":80},{"command":"java","path":"/a\\b\u0001é","pss_bytes":9,"growth_bytes":-1}],"account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#
+            concat!(
+                r#"{"time":1764072000.125,"namespace":"shop","pod":"web \"1\"","container":"app","#,
+                r#""command":"ja\"va\u000a","kills":2,"victims":[{"pid":12,"command":"java"}],"#,
+                r#""limit":"kubepods","hit_limit_bytes":999,"hit_use_bytes":998,"#,
+                r#""outside_containers_bytes":5,"limit_bytes":null,"use_bytes":100,"peak_bytes":101,"#,
+                r#""oom_group":false,"processes_age_seconds":0.104,"processes":[{"pid":12,"#,
+                r#""command":"java","rss_anon_bytes":90,"rss_file_bytes":5,"rss_shmem_bytes":1},{"pid":7,"#,
+                r#""command":"s\"h","rss_anon_bytes":1,"rss_file_bytes":2,"rss_shmem_bytes":0}],"#,
+                r#""reading_age_seconds":0.812,"mapped_bytes":99,"growth_seconds":45.000,"#,
+                r#""paths":[{"command":"java","path":"[heap]","pss_bytes":90,"growth_bytes":80},"#,
+                r#"{"command":"java","path":"/a\\b\u0001é","pss_bytes":9,"growth_bytes":-1}],"#,
+                r#""account":{"anon":90,"page_cache":3,"shmem":1,"slab":3,"remainder":3}}"#,
+            )
         );
         assert_eq!(
             record.log_line().to_string(),
-            r#"OOM kill: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" victim="java" victim_pid=12 kills=2 limit=kubepods hit_limit_bytes=999 hit_use_bytes=998 outside_containers_bytes=5 use_bytes=100 peak_bytes=101 oom_group=false processes_age_seconds=0.104 processes="java[12]=96 s\"h[7]=3" account="anon=90 page_cache=3 shmem=1 slab=3 remainder=3" reading_age_seconds=0.812 mapped_bytes=99 growth_seconds=45.000 "[heap]"=90(+80) "/a\\b\u{1}é"=9(-1)"#
+            concat!(
+                r#"OOM kill: namespace="shop" pod="web \"1\"" container="app" largest_command="ja\"va\n" "#,
+                r#"victim="java" victim_pid=12 kills=2 limit=kubepods hit_limit_bytes=999 "#,
+                r#"hit_use_bytes=998 outside_containers_bytes=5 use_bytes=100 peak_bytes=101 "#,
+                r#"oom_group=false processes_age_seconds=0.104 processes="java[12]=96 s\"h[7]=3" "#,
+                r#"account="anon=90 page_cache=3 shmem=1 slab=3 remainder=3" reading_age_seconds=0.812 "#,
+                r#"mapped_bytes=99 growth_seconds=45.000 "[heap]"=90(+80) "/a\\b\u{1}é"=9(-1)"#,
+            )
         );
     }
 
@@ -345,9 +365,18 @@ mod tests {
             largest: &largest,
         };
         let json = record.json();
-        let unknown = r#""processes_age_seconds":null,"processes":[],"reading_age_seconds":null,"mapped_bytes":0,"growth_seconds":null,"paths":[],"account":{}}"#;
+        let unknown = concat!(
+            r#""processes_age_seconds":null,"processes":[],"reading_age_seconds":null,"mapped_bytes":0,"#,
+            r#""growth_seconds":null,"paths":[],"account":{}}"#,
+        );
         assert!(json.ends_with(unknown), "{json}");
-        assert!(json.contains(r#""kills":1,"victims":[],"limit":null,"hit_limit_bytes":null,"hit_use_bytes":null,"outside_containers_bytes":null,"limit_bytes":7,"use_bytes":null,"#), "{json}");
+        assert!(
+            json.contains(concat!(
+                r#""kills":1,"victims":[],"limit":null,"hit_limit_bytes":null,"hit_use_bytes":null,"#,
+                r#""outside_containers_bytes":null,"limit_bytes":7,"use_bytes":null,"#,
+            )),
+            "{json}"
+        );
         let line = record.log_line().to_string();
         let expected = r#" candidates="a\"b,c" has_unselected=false kills=1 limit_bytes=7"#;
         assert!(line.ends_with(expected), "{line}");

@@ -10,23 +10,23 @@ pub const FAMILIES: [(&str, usize, &str); 3] = [
     (
         "memory_limit",
         LIMIT,
-        "The limit that applies: the smallest of the pod's and those of all cgroups above it.",
+        "The effective limit: the smallest of the pod's own and those of all cgroups above it.",
     ),
     (
         "memory_working_set",
         WORKING_SET,
-        "Memory charged to the pod, less inactive page cache: what the kubelet evicts by.",
+        "Charged memory of the pod without inactive page cache, as the kubelet counts it for eviction.",
     ),
 ];
-/// The events in the pod.
+/// The HELP text of `cgroup_pod_memory_events_total`.
 pub const EVENTS: &str =
     "Memory events in the pod and in its containers, named as in cgroup_memory_events_total.";
-/// What is outside the running containers.
-pub const OUTSIDE: &str = "Memory charged to the pod and to no running container of it: tmpfs and page cache \
-                           that ended containers left, and the sandbox.";
-/// The uid.
+/// The HELP text of `cgroup_pod_memory_outside_containers_bytes`.
+pub const OUTSIDE: &str = "Memory charged to the pod but to none of its running containers: tmpfs and page \
+                           cache left by containers that have ended, and the sandbox.";
+/// The HELP text of `smaps_exporter_pod_info`.
 pub const INFO: &str =
-    "The uid of each pod, from the name of its cgroup; of a static pod the hash of its manifest.";
+    "The uid of each pod, from the name of its cgroup; for a static pod, the hash of its manifest.";
 
 /// The end of the label text of each part.
 const PART_LABELS: [&str; PARTS.len()] = [
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn families_of_pods() {
+    fn families_of_pods_skip_unknown_values() {
         let mut a = values(&[
             ("memory.current", "4096\n"),
             ("memory.max", "8192\n"),

@@ -1,6 +1,6 @@
-//! The exporter's own metrics: what it did, and the conventional `process_*` metrics of the exporter itself.
+//! The exporter's own metrics: its scrapes, reads and errors, and the conventional `process_*` metrics.
 //!
-//! One table renders them from a report of plain values, which the caller fills in.
+//! They are rendered from a report of plain values, which the caller fills in.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::text::{Kind, labelled, single};
 use crate::totals::labels;
 
-/// What the last scrape found, and the totals of all scrapes. A value is `None` if it is not known.
+/// The results of the last scrape, and the totals of all scrapes. A value is `None` if it is unknown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
-    /// How long the last scrape took, without rendering.
+    /// The duration of the last scrape, without rendering.
     pub scrape_duration: Duration,
     /// When the last scrape ended.
     pub scraped_at: SystemTime,
@@ -19,8 +19,8 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// The number of failed listings.
     pub containerd_errors: u64,
-    /// The number of the kubelet's links to which no container was matched; `None` where containers are not
-    /// listed by links.
+    /// The number of the kubelet's links that match no container; `None` if containers are not listed by
+    /// links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
@@ -75,7 +75,7 @@ pub struct Reads {
 /// The numbers of failed reads of processes, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadErrors {
-    /// smaps may not be opened.
+    /// The permission to open smaps was denied.
     pub denied: u64,
     /// The process executed another program during the read.
     pub exec: u64,
@@ -83,7 +83,7 @@ pub struct ReadErrors {
     pub gone: u64,
     /// The mappings changed during the read, twice in a row. The last values are kept.
     pub torn: u64,
-    /// The mappings took too long to print. Their sum was read instead.
+    /// Reading every mapping took too long. The kernel's sums were read instead.
     pub slow: u64,
     /// The read does not return.
     pub stuck: u64,
@@ -138,7 +138,7 @@ pub const OLDEST_DATA: &str = "\
 # TYPE smaps_exporter_oldest_data_seconds gauge
 smaps_exporter_oldest_data_seconds ";
 
-/// Displays label text that was left open, with its closing brace.
+/// Displays label text without a closing brace, and adds the brace.
 struct Closed<'a>(&'a str);
 
 impl fmt::Display for Closed<'_> {
@@ -173,9 +173,9 @@ impl SelfMetrics {
 
     /// Appends the families to `text`.
     ///
-    /// `namespaces` has the label text and the number of containers of each namespace; `folded` the label
-    /// text, left open, and the number of folded paths of containers; `oom_kills` the same with the number of
-    /// OOM kills.
+    /// `namespaces` has the label text of each namespace and the number of containers in it. `folded` has the
+    /// label text of each container, without the closing brace, and the number of its folded paths;
+    /// `oom_kills` has the same label text and the number of OOM kills.
     pub fn render<'a>(
         &self,
         text: &mut Vec<u8>,
@@ -192,8 +192,7 @@ impl SelfMetrics {
             text,
             "smaps_exporter_build_info",
             Gauge,
-            "Version, revision and target of the \
-                                                            exporter.",
+            "Version, revision and target of the exporter.",
             build_info,
         );
         let filters = self.filters.iter().map(|labels| (labels, 1));
@@ -302,15 +301,13 @@ impl SelfMetrics {
             (
                 "smaps_exporter_processes",
                 Gauge,
-                "Processes with values in this \
-                                                 exposition.",
+                "Processes with values in this exposition.",
                 count(report.n_processes),
             ),
             (
                 "smaps_exporter_mappings",
                 Gauge,
-                "Mappings behind the values in this \
-                                                exposition.",
+                "Mappings behind the values in this exposition.",
                 count(report.n_mappings),
             ),
             (

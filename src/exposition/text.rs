@@ -62,8 +62,8 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// Where `text` holds the whole name, once the head is written: copying it once is cheaper than three
-    /// pieces.
+    /// The range of `text` with the whole name, once the head is written: one copy of it is cheaper than
+    /// three of its pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }

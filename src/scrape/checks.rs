@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-/// How soon a check is needed.
+/// How soon the next check is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// A container comes close to its limit.
+    /// At once: a container comes close to its limit.
     Urgent,
-    /// After the interval.
+    /// After the interval of checks.
     Usual,
-    /// After twice the interval: no container was made for a while. A check of 250 containers takes a
+    /// After twice the interval: no container was created for a while. A check of 250 containers takes a
     /// millisecond even if it finds nothing.
     Calm,
 }
@@ -35,7 +35,7 @@ impl CheckSchedule {
     }
 
     /// Returns when the next check is due if no scrape comes first. `allowed_at` is when the CPU budget
-    /// allows one. If it is urgent, it does not wait for the interval.
+    /// allows a check. An urgent check does not wait for the interval.
     pub fn next_check(&self, allowed_at: Option<Instant>, need: Need) -> Option<Instant> {
         let interval = match need {
             Need::Urgent => Duration::ZERO,
@@ -77,13 +77,13 @@ mod tests {
             assert_eq!(
                 schedule.next_check(Some(allowed_at), Need::Urgent),
                 Some(allowed_at),
-                "that is charged, too"
+                "an urgent check waits for the budget, too"
             );
         }
     }
 
     #[test]
-    fn without_checks_nothing_is_due() {
+    fn no_check_is_due_without_an_interval() {
         let now = Instant::now();
         let mut schedule = CheckSchedule::new(None);
         schedule.begin(now);

@@ -145,7 +145,7 @@ impl Scraper {
             Pass::Scrape => budget.begin_scrape(now),
             Pass::Check => budget.begin_check(now),
         }
-        cgroups.iter().for_each(|cgroups| budget.spend(cgroups.take_look_time()));
+        cgroups.iter().for_each(|cgroups| budget.spend(cgroups.take_watch_time()));
         self.progress.begin(pass, now);
         self.add_overhead_since(clock);
         Ok(())
@@ -364,6 +364,6 @@ impl Scraper {
 
     /// Returns all OOM records as JSON, if there are new ones since the last call.
     pub fn take_new_oom_records(&mut self) -> Option<String> {
-        self.ooms.news()
+        self.ooms.take_new_document()
     }
 }

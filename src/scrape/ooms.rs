@@ -1,4 +1,4 @@
-//! The newest OOM records: what containers held when the kernel killed a process in them.
+//! Makes, logs and keeps OOM records: what containers held when the kernel killed a process in them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,32 +15,35 @@ use crate::totals::labels;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
-/// The maximum number of records, of the records of one container or pod, and of the bytes of all. The newest
-/// record is kept in any case.
+/// The maximum number of records.
 const MAX_RECORDS: usize = 64;
+/// The maximum number of records of one container or pod.
 const MAX_OF_ONE: usize = 4;
+/// The maximum size of all records. The newest record is kept even if it is larger.
 const MAX_BYTES: usize = 256 << 10;
 /// The shortest time between two log lines of one container or pod. A loop of 67 kills in a second would
 /// otherwise log 26 KB in a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The growth of paths is counted over this time.
-const MIN_GROWTH: Duration = Duration::from_secs(1);
-const MAX_GROWTH: Duration = Duration::from_secs(60);
+/// The shortest and the longest time over which the growth of paths is counted.
+const MIN_GROWTH_TIME: Duration = Duration::from_secs(1);
+const MAX_GROWTH_TIME: Duration = Duration::from_secs(60);
 
 /// The newest OOM records.
 #[derive(Debug, Default)]
 pub struct Ooms {
-    /// The records, the newest first: the label text of the container or pod, and the JSON.
+    /// The label text of the container or pod of each record, and the record as JSON, the newest first.
     records: VecDeque<(Box<str>, String)>,
     is_new: bool,
-    /// When the last line of each container or pod was logged, and what has to be logged next, by label text.
+    /// When the last line of each container or pod was logged, and the line that is to be logged next, by
+    /// label text.
     logged: BTreeMap<Box<str>, (Instant, Option<LogLine>)>,
 }
 
 impl Ooms {
     /// Records these kills, and logs them unless another line of the container was logged a short time ago.
-    /// For a container that was not near its limit, the last sums, made at `summed_at`, show what it mapped.
+    /// For a container that was not near its limit, the mapped memory is that of the last sums, which were
+    /// made at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,
@@ -71,7 +74,7 @@ impl Ooms {
             },
             _ => (Largest::default(), None),
         };
-        let growth_time = content.and_then(|content| grow(&mut largest, read_at?, content));
+        let growth_time = content.and_then(|content| set_growth(&mut largest, read_at?, content));
         let moment = kill.end.moment.as_ref();
         let last =
             content.map(|content| content.last_reading.as_ref().map_or(&content.values, |last| &last.values));
@@ -143,19 +146,21 @@ impl Ooms {
         });
     }
 
-    /// Returns the document with all records, if there are new ones since the last call.
-    pub fn news(&mut self) -> Option<String> {
+    /// Returns the JSON document with all records, if there are new ones since the last call.
+    pub fn take_new_document(&mut self) -> Option<String> {
         let records = self.records.iter().map(|(_, json)| json.as_str());
         std::mem::take(&mut self.is_new).then(|| document(records))
     }
 }
 
-/// Counts the growth of paths that were read at `read_at` from the earliest sizes of the minute before. Returns
-/// how long before they were read; `None` if there are none.
-fn grow(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
+/// Sets the growth of paths that were read at `read_at`, since the earliest sizes of the minute before.
+/// Returns the time between the two; `None` if there are no earlier sizes.
+fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
-    let earlier =
-        content.earlier.iter().find(|earlier| (MIN_GROWTH..MAX_GROWTH).contains(&time_to(earlier.at)))?;
+    let earlier = content
+        .earlier
+        .iter()
+        .find(|earlier| (MIN_GROWTH_TIME..MAX_GROWTH_TIME).contains(&time_to(earlier.at)))?;
     largest.compare(&earlier.sizes);
     Some(time_to(earlier.at))
 }
@@ -213,30 +218,36 @@ mod tests {
     #[test]
     fn the_newest_records_are_kept() {
         let (mut ooms, now) = (Ooms::default(), Instant::now());
-        assert_eq!(ooms.news(), None);
+        assert_eq!(ooms.take_new_document(), None);
         for i in 0..80 {
             record(&mut ooms, kill(&format!("p{i}"), None), now);
         }
-        let news = ooms.news().unwrap();
-        assert_eq!(news.matches("\"time\"").count(), MAX_RECORDS);
-        assert!(news.find("\"p79\"").unwrap() < news.find("\"p16\"").unwrap() && !news.contains("\"p15\""));
-        assert!(news.contains("\"use_bytes\":5,\"peak_bytes\":null,\"oom_group\":null,"), "{news}");
-        assert_eq!(ooms.news(), None);
+        let document = ooms.take_new_document().unwrap();
+        assert_eq!(document.matches("\"time\"").count(), MAX_RECORDS);
+        assert!(
+            document.find("\"p79\"").unwrap() < document.find("\"p16\"").unwrap()
+                && !document.contains("\"p15\"")
+        );
+        assert!(document.contains("\"use_bytes\":5,\"peak_bytes\":null,\"oom_group\":null,"), "{document}");
+        assert_eq!(ooms.take_new_document(), None);
     }
 
     #[test]
-    fn a_loop_of_kills_leaves_the_records_of_other_containers() {
+    fn a_loop_of_kills_does_not_displace_the_records_of_other_containers() {
         let (mut ooms, now) = (Ooms::default(), Instant::now());
         record(&mut ooms, kill("other", None), now);
         for _ in 0..100 {
             record(&mut ooms, kill("loop", None), now);
         }
-        let news = ooms.news().unwrap();
-        assert_eq!((news.matches("\"loop\"").count(), news.matches("\"other\"").count()), (MAX_OF_ONE, 1));
+        let document = ooms.take_new_document().unwrap();
+        assert_eq!(
+            (document.matches("\"loop\"").count(), document.matches("\"other\"").count()),
+            (MAX_OF_ONE, 1)
+        );
     }
 
     #[test]
-    fn a_loop_of_kills_waits_to_be_logged_with_its_count() {
+    fn a_loop_of_kills_is_logged_every_ten_seconds_with_its_count() {
         let (mut ooms, now) = (Ooms::default(), Instant::now());
         let waiting = |ooms: &Ooms| -> Vec<_> {
             let waiting = ooms.logged.values();
@@ -256,15 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn long_records_take_the_place_of_many() {
+    fn the_size_of_all_records_is_limited() {
         let (mut ooms, now) = (Ooms::default(), Instant::now());
         for i in 0..9 {
             record(&mut ooms, kill(&format!("{i}{}", "\u{1}".repeat(10_000)), None), now);
         }
-        let news = ooms.news().unwrap();
-        assert_eq!(news.matches("\"time\"").count(), MAX_BYTES / 60_000);
+        let document = ooms.take_new_document().unwrap();
+        assert_eq!(document.matches("\"time\"").count(), MAX_BYTES / 60_000);
         record(&mut ooms, kill(&"\u{1}".repeat(100_000), None), now);
-        assert_eq!(ooms.news().unwrap().matches("\"time\"").count(), 1, "the newest in any case");
+        assert_eq!(ooms.take_new_document().unwrap().matches("\"time\"").count(), 1, "the newest is kept");
     }
 
     #[test]
@@ -274,18 +285,21 @@ mod tests {
         let values = values(&[("memory.current", "99\n")]);
         let last = LastReading { largest, oldest: Some(now), values };
         record(&mut ooms, kill("p", Some(last)), now);
-        let news = ooms.news().unwrap();
-        assert!(news.contains("\"limit\":\"pod\",") && news.contains("\"use_bytes\":99,"), "{news}");
-        assert!(news.contains("\"outside_containers_bytes\":90,"), "{news}");
+        let document = ooms.take_new_document().unwrap();
         assert!(
-            news.contains("\"reading_age_seconds\":0.0") && news.contains("\"mapped_bytes\":77"),
-            "{news}"
+            document.contains("\"limit\":\"pod\",") && document.contains("\"use_bytes\":99,"),
+            "{document}"
+        );
+        assert!(document.contains("\"outside_containers_bytes\":90,"), "{document}");
+        assert!(
+            document.contains("\"reading_age_seconds\":0.0") && document.contains("\"mapped_bytes\":77"),
+            "{document}"
         );
     }
 
     #[test]
-    fn the_growth_of_paths_and_the_last_moment_are_recorded() {
-        let (mut ooms, now) = (Ooms::default(), Instant::now() + 2 * MAX_GROWTH);
+    fn the_growth_of_paths_and_the_moment_before_the_kill_are_recorded() {
+        let (mut ooms, now) = (Ooms::default(), Instant::now() + 2 * MAX_GROWTH_TIME);
         let part = Part { path: "[heap]".into(), pss: 77, ..Part::default() };
         let largest = Largest { pss: 77, paths: vec![part], sizes: vec![(5, 77)], ..Largest::default() };
         let mut kill = kill("p", Some(LastReading { largest, oldest: Some(now), ..LastReading::default() }));
@@ -298,19 +312,20 @@ mod tests {
         kill.end.victims = moment.members.clone();
         kill.end.moment = Some((Instant::now(), moment));
         record(&mut ooms, kill, now);
-        let news = ooms.news().unwrap();
+        let document = ooms.take_new_document().unwrap();
         for expected in [
             r#""victims":[{"pid":12,"command":"leak"}]"#,
             r#""use_bytes":98,"#,
             r#""processes":[{"pid":12,"command":"leak","rss_anon_bytes":70,"#,
-            r#""growth_seconds":50.000,"paths":[{"command":"","path":"[heap]","pss_bytes":77,"growth_bytes":47}]"#,
+            r#""growth_seconds":50.000,"paths":[{"command":"","path":"[heap]","#,
+            r#""pss_bytes":77,"growth_bytes":47}]"#,
         ] {
-            assert!(news.contains(expected), "{expected}: {news}");
+            assert!(document.contains(expected), "{expected}: {document}");
         }
     }
 
     #[test]
-    fn a_kill_of_a_pod_names_candidates_and_no_content() {
+    fn a_kill_in_a_pod_has_candidates_and_no_content() {
         let mut ooms = Ooms::default();
         let mut kill = kill("p", None);
         let Place::Container(of) = kill.found.place else { unreachable!("as made above") };
@@ -318,8 +333,8 @@ mod tests {
         kill.found.place = Place::Pod { of, candidates, has_unselected: true };
         kill.content = None;
         record(&mut ooms, kill, Instant::now());
-        let news = ooms.news().unwrap();
+        let document = ooms.take_new_document().unwrap();
         let expected = r#""container":"","candidates":["a","b"],"has_unselected":true,"#;
-        assert!(news.contains(expected) && news.contains(r#""use_bytes":null,"#), "{news}");
+        assert!(document.contains(expected) && document.contains(r#""use_bytes":null,"#), "{document}");
     }
 }

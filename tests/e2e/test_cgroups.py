@@ -197,7 +197,7 @@ def test_other_metrics_work_without_a_cgroup_file_system(node, tmp_path):
             name for name in exposition if name.startswith("cgroup_")
         ]
         [line] = exporter.unusual_log_lines()
-        assert f'no cgroup_* metrics: "{tmp_path}" is no cgroup file system' in line and "WARN" in line
+        assert f'no cgroup_* metrics: "{tmp_path}" is not a cgroup file system' in line and "WARN" in line
     with Exporter(
         "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", "none", "--cgroup-path", tmp_path
     ) as exporter:

@@ -14,7 +14,7 @@ TEXT = (REPOSITORY / ".github/QUERIES.md").read_text()
 PROGRAMS = "/programs"
 # A comment above a query says where it has no answer: `<!-- empty without swap -->`.
 QUERIES = re.findall(r"^(<!-- empty [^\n]*-->\n)?```promql\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-URLS = re.findall(r"curl -s '?(localhost:8080[^' \n`]*)", TEXT)
+URLS = re.findall(r"curl -s[^\n]*(?:\n    )?'?(localhost:8080[^' \n`]*)", TEXT)
 
 
 @pytest.fixture(scope="module")

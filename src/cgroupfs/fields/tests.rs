@@ -1,7 +1,7 @@
 use super::*;
 use crate::cgroupfs::field::Field;
 
-/// As Linux 6.12 prints it, with zswap and huge pages built in.
+/// `memory.stat` as Linux 6.12 prints it, with zswap and huge pages built in.
 const STAT_6_12: &str = "anon 18653184
 file 41410560
 kernel 3604480
@@ -40,7 +40,7 @@ pgactivate 1407
 thp_fault_alloc 3
 ";
 
-/// As Linux 5.10 prints it: neither kernel, pagetables, swapcached, file_thp nor zswap.
+/// `memory.stat` as Linux 5.10 prints it: without kernel, pagetables, swapcached, file_thp and zswap.
 const STAT_5_10: &str = "anon 2027520
 file 675840
 kernel_stack 98304
@@ -64,7 +64,7 @@ pgfault 3729
 pgmajfault 0
 ";
 
-/// As Linux 6.18 prints it in version 1; the first of each pair is the cgroup's alone.
+/// `memory.stat` as Linux 6.18 prints it in version 1. Only the `total_` lines include the cgroups below.
 const STAT_V1: &str = "cache 10108928
 rss 5439488
 rss_huge 0
@@ -123,7 +123,7 @@ fn assert_parsed(version: Version, texts: &[(&str, &str)], expected: &[(&str, u6
 }
 
 #[test]
-fn version_2() {
+fn all_fields_of_version_2_are_parsed() {
     assert_parsed(
         Version::V2,
         &[
@@ -142,12 +142,14 @@ fn version_2() {
             ("hugetlb.2MB.current", "2097152\n"),
             (
                 "memory.pressure",
-                "some avg10=0.12 avg60=0.04 avg300=0.00 total=1234567\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=89\n",
+                "some avg10=0.12 avg60=0.04 avg300=0.00 total=1234567\n\
+                 full avg10=0.00 avg60=0.00 avg300=0.00 total=89\n",
             ),
             (
                 "cpu.stat",
-                "usage_usec 2500000\nuser_usec 1500000\nsystem_usec 1000000\nnice_usec 0\ncore_sched.force_idle_usec 0\n\
-                 nr_periods 100\nnr_throttled 7\nthrottled_usec 350000\nnr_bursts 0\nburst_usec 0\n",
+                "usage_usec 2500000\nuser_usec 1500000\nsystem_usec 1000000\nnice_usec 0\n\
+                 core_sched.force_idle_usec 0\nnr_periods 100\nnr_throttled 7\n\
+                 throttled_usec 350000\nnr_bursts 0\nburst_usec 0\n",
             ),
             ("pids.current", "5\n"),
             ("pids.max", "100\n"),
@@ -216,7 +218,7 @@ fn version_2() {
 }
 
 #[test]
-fn what_an_older_kernel_does_not_print_is_absent() {
+fn fields_that_an_older_kernel_does_not_print_are_absent() {
     let parsed = parsed(Version::V2, &[("memory.stat", STAT_5_10)]);
     assert_eq!(parsed.len(), 20);
     for absent in ["kernel", "pagetables", "swapcached", "zswap", "file_thp"] {
@@ -225,7 +227,7 @@ fn what_an_older_kernel_does_not_print_is_absent() {
 }
 
 #[test]
-fn version_1() {
+fn all_fields_of_version_1_are_parsed() {
     assert_parsed(
         Version::V1,
         &[
@@ -277,18 +279,19 @@ fn version_1() {
 }
 
 #[test]
-fn junk_is_passed_over() {
+fn malformed_text_is_skipped() {
     for text in
         ["", "\n", " ", "max", "-1", "+1", "1 ", "1 2", " 1", "0x1", "18446744073709551616", "1\0", "total=1"]
     {
         assert_parsed(Version::V2, &[("memory.current", text)], &[]);
     }
-    let junk = "anon\nanon \nanon x\nanon  1\nanon 1 2\nanon\t1\nanonymous 1\nANON 1\n\0\u{ff}\n99999\nfuture_key 7\nfile 8";
-    assert_parsed(Version::V2, &[("memory.stat", junk)], &[("memory_stat_file_bytes", 8)]);
+    let malformed = "anon\nanon \nanon x\nanon  1\nanon 1 2\nanon\t1\nanonymous 1\nANON 1\n\0\u{ff}\n99999\n\
+                     future_key 7\nfile 8";
+    assert_parsed(Version::V2, &[("memory.stat", malformed)], &[("memory_stat_file_bytes", 8)]);
     for text in ["some avg10=0.00 total=x", "some total=1", "full", "some avg10=0.00 total=1 x"] {
         assert_parsed(Version::V2, &[("memory.pressure", text)], &[]);
     }
-    // too large for nanoseconds
+    // The time does not fit into 64 bits as nanoseconds.
     assert_parsed(
         Version::V2,
         &[("cpu.stat", "usage_usec 18446744073709551615\nnr_periods 18446744073709551615")],
@@ -298,7 +301,7 @@ fn junk_is_passed_over() {
 }
 
 #[test]
-fn what_follows_from_what_was_read() {
+fn limit_and_working_set_are_derived() {
     let derived = |texts: &[(&str, &str)], limit_above| {
         let mut values = values(texts);
         values.derive(limit_above);
@@ -315,7 +318,7 @@ fn what_follows_from_what_was_read() {
 }
 
 #[test]
-fn the_table_is_sound() {
+fn positions_names_and_places_in_the_table_are_right() {
     for (i, name) in [
         (CURRENT, "memory_current"),
         (MAX, "memory_max"),
@@ -351,7 +354,7 @@ fn the_table_is_sound() {
         assert_eq!(same.count(), 1, "{}", field.name);
         let is_derived = [LIMIT, WORKING_SET].contains(&i);
         assert_eq!(field.place(Version::V2).is_none(), is_derived, "{}", field.name);
-        // the hierarchy of version 1 is the beginning of the file's name
+        // In version 1 the file's name begins with its hierarchy.
         let hierarchy = field.v1.file.split('.').next().unwrap();
         assert!(["", "memory", "cpuacct", "cpu", "pids", "hugetlb"].contains(&hierarchy), "{}", field.name);
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::cgroupfs::fields::FIELDS;
 
-/// A directory that looks like a cgroup file system, removed at the end.
+/// A directory with the files of a cgroup file system. It is removed at the end of the test.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -45,7 +45,7 @@ fn get(values: &Values, name: &str) -> Option<u64> {
     values.get(FIELDS.iter().position(|field| field.name == name).unwrap())
 }
 
-/// The same path in each hierarchy.
+/// Returns paths that are the same in each hierarchy.
 fn at(path: impl AsRef<[u8]>) -> Paths {
     Paths { memory: path.as_ref().into(), others: path.as_ref().into() }
 }
@@ -60,7 +60,7 @@ fn assert_values(values: &Values, expected: &[(&str, Option<u64>)]) {
 #[test]
 fn the_smallest_limit_on_the_way_to_the_root_applies() {
     let tree = version_2("limits");
-    // what cannot be read is absent
+    // A file that cannot be read is absent.
     fs::create_dir(tree.0.join("kubepods/pod1/abc/memory.peak")).unwrap();
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
@@ -111,31 +111,31 @@ fn version_1_has_a_hierarchy_for_each_controller() {
     ];
     assert_values(&values, &memory);
     assert_values(&values, &[("pids_current", None)]);
-    // a process comes to one hierarchy after the other
+    // A process joins one hierarchy after the other.
     tree.write("pids/kubepods/abc/pids.current", "3\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(&values, &memory);
     assert_values(&values, &[("pids_current", Some(3))]);
-    for nobody in ["/", "", "/..", "/../kubepods/abc"] {
-        assert!(!fs.read(&at(nobody), &mut Cgroup::default(), &mut values), "{nobody:?}");
+    for outside in ["/", "", "/..", "/../kubepods/abc"] {
+        assert!(!fs.read(&at(outside), &mut Cgroup::default(), &mut values), "{outside:?}");
         assert_eq!(values, Values::default());
     }
 }
 
 #[test]
-fn a_cgroup_that_has_gone_is_absent_and_one_made_anew_is_noticed() {
-    let tree = version_2("anew");
+fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
+    let tree = version_2("recreated");
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(&values, &[("memory_current", Some(1000))]);
     fs::remove_dir_all(tree.0.join("kubepods/pod1/abc")).unwrap();
     assert!(!fs.read(&at(path), &mut cgroup, &mut values));
-    assert!(cgroup.directories.is_empty(), "its directory is not held");
+    assert!(cgroup.directories.is_empty(), "its directory is closed");
     assert_eq!(values, Values::default());
     tree.write("kubepods/pod1/abc/memory.current", "1\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
-    // and again, between two reads
+    // Now the cgroup is removed and made again between two reads.
     fs::remove_dir_all(tree.0.join("kubepods/pod1/abc")).unwrap();
     tree.write("kubepods/pod1/abc/memory.current", "2\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
@@ -145,7 +145,7 @@ fn a_cgroup_that_has_gone_is_absent_and_one_made_anew_is_noticed() {
     );
 }
 
-/// Settings other than the limit are read in turn, and local events only if there are events.
+/// Settings other than the limit are read once in ten reads, and local events also when there are events.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {
     let tree = version_2("slow");
@@ -176,7 +176,7 @@ fn slow_files_are_read_in_a_tenth_of_the_reads() {
 }
 
 #[test]
-fn from_inside_a_cgroup_namespace() {
+fn paths_are_resolved_from_inside_a_cgroup_namespace() {
     let tree = version_2("inside");
     tree.write("own", "/kubepods/pod2/exporter\n");
     let (mut fs, mut values) = (tree.open(), Values::default());
@@ -192,21 +192,21 @@ fn from_inside_a_cgroup_namespace() {
 }
 
 #[test]
-fn what_is_no_cgroup_file_system() {
+fn other_directories_are_refused() {
     let tree = Tree::new("none");
     tree.write("file", "");
     let refused = |path: PathBuf| CgroupFs::open(&path, 1).unwrap_err().replace(tree.0.to_str().unwrap(), "");
     assert_eq!(refused(tree.0.join("x")), r#"cannot open "/x": no such file or directory"#);
     assert_eq!(refused(tree.0.join("file")), r#"cannot open "/file": not a directory"#);
     let expected =
-        r#""" is no cgroup file system: it has neither "cgroup.controllers" nor a hierarchy of version 1"#;
+        r#""" is not a cgroup file system: expected "cgroup.controllers", or a hierarchy of version 1"#;
     assert_eq!(refused(tree.0.clone()), expected);
     tree.write("memory/x", "");
     assert!(CgroupFs::open(&tree.0, 1).is_ok());
 }
 
 #[test]
-fn a_recording_says_the_same() {
+fn a_recording_has_the_same_values() {
     let tree = version_2("recorded");
     tree.write("own", "/kubepods/pod2/exporter");
     let recording = Tree::new("recording");
@@ -239,11 +239,11 @@ fn a_recording_says_the_same() {
 }
 
 #[test]
-fn an_absence_names_its_cause() {
+fn the_log_explains_why_no_cgroup_is_found() {
     let explain = |version, namespace| explain_absence(Path::new("/c"), version, Path::new(namespace));
-    let elsewhere = r#"no container's cgroup is below "/c": expected the node's, by --cgroup-path"#;
+    let elsewhere = r#"no container's cgroup is below "/c": expected the node's cgroups, by --cgroup-path"#;
     for (version, namespace) in
-        [(Version::V1, FIRST_NAMESPACE), (Version::V1, ""), (Version::V2, "cgroup:[4026532000]")]
+        [(Version::V1, NODE_NAMESPACE), (Version::V1, ""), (Version::V2, "cgroup:[4026532000]")]
     {
         assert_eq!(explain(version, namespace), elsewhere);
     }

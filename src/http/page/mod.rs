@@ -1,4 +1,4 @@
-//! The memory-map page: three files, and the policy that lets a browser run just these.
+//! The memory-map page: its three files, and the policy that lets a browser load nothing else.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -10,13 +10,14 @@ use flate2::write::GzEncoder;
 use super::head::Head;
 use super::response::{Form, Response};
 
-/// The page's Content-Security-Policy: files of its own and requests to its own origin, and nothing else.
-const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; img-src data:; \
-                          base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The page's Content-Security-Policy, which allows only files of the page and requests to its own origin.
+const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
 
 /// One file of the page.
 pub struct File {
-    /// Its MIME type.
+    /// The MIME type.
     content_type: &'static str,
     source: &'static str,
     text: OnceLock<String>,
@@ -29,7 +30,7 @@ impl File {
         File { content_type, source, text: OnceLock::new(), tag: OnceLock::new(), gzip: OnceLock::new() }
     }
 
-    /// The served text: the source without indentation, empty lines and lines of comments.
+    /// Returns the served text: the source without indentation, empty lines and comment lines.
     fn text(&self) -> &str {
         self.text.get_or_init(|| {
             let lines = self.source.lines().map(str::trim_start);
@@ -39,7 +40,8 @@ impl File {
         })
     }
 
-    /// The file's entity tag. It is a weak one: as it is and gzipped, the file is the same but for its bytes.
+    /// Returns the file's entity tag. The tag is weak, because it also stands for the gzipped file, which has
+    /// other bytes.
     fn tag(&self) -> &str {
         self.tag.get_or_init(|| {
             let mut hasher = DefaultHasher::new();
@@ -48,7 +50,7 @@ impl File {
         })
     }
 
-    /// The file, gzipped once.
+    /// Returns the gzipped file, which is compressed only once.
     fn gzip(&self) -> &[u8] {
         self.gzip.get_or_init(|| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -92,7 +94,7 @@ static PAGE: File = File::new("text/html; charset=utf-8", include_str!("index.ht
 
 static STYLE: File = File::new("text/css; charset=utf-8", include_str!("page.css"));
 
-/// The script's parts share one scope; a part uses at load time only what stands before it.
+/// The parts of the script share one scope. While they are loaded, a part uses only those before it.
 static SCRIPT: File = File::new(
     "text/javascript; charset=utf-8",
     concat!(
@@ -114,7 +116,8 @@ static SCRIPT: File = File::new(
     ),
 );
 
-/// The page, for a browser, and the style and script that it asks for by addresses relative to its own.
+/// Returns the file at a path: the page, which only a browser gets, or its style or script. The page refers
+/// to these by relative addresses.
 pub fn file(path: &[u8], is_browser: bool) -> Option<&'static File> {
     match path {
         b"/" if is_browser => Some(&PAGE),
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_cache_files_and_get_them_gzipped() {
+    fn files_can_be_cached_and_gzipped() {
         for (path, content_type) in [
             ("/", "text/html; charset=utf-8"),
             ("/page.css", "text/css; charset=utf-8"),

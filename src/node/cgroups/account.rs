@@ -1,4 +1,4 @@
-//! The account of one container: where the container's cgroup is, and how much memory is charged to it.
+//! The account of one container: the place of the container's cgroup, and the memory that is charged to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
 
-/// What a container maps is kept from this many thousandths of its limit on, and the sizes of its largest paths
-/// from half of the limit on, to show how they have grown: in steps, and for a little over a minute.
+/// From this many thousandths of its limit on, the mapped memory of a container is kept for an OOM record.
 const CLOSE: u64 = 850;
+/// From this many thousandths of the limit on, the sizes of the largest paths are kept, to show their growth:
+/// one set of sizes per [`STEP`], for [`MAX_AGE`].
 const HALF: u64 = 500;
 const STEP: Duration = Duration::from_secs(15);
 const MAX_AGE: Duration = Duration::from_secs(75);
@@ -37,7 +38,7 @@ pub struct Account {
     /// Whether another running container has the same labels.
     shares_labels: bool,
     paths: Paths,
-    /// When the container's init process started, once that is known.
+    /// The start time of the container's init process, once that is known.
     started_at: Option<u64>,
     cgroup: Cgroup,
     /// The values of the cgroup; `None` if the container's cgroup does not exist.
@@ -45,8 +46,9 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// What the container mapped when it was last close to its limit, and the sizes before.
+    /// The mapped memory when the container was last close to its limit.
     last_reading: Option<LastReading>,
+    /// The sizes of the largest paths before that.
     earlier: VecDeque<Earlier>,
 }
 
@@ -146,8 +148,8 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Decides where the container's cgroup is: where the init process was first seen if that is known, else
-    /// where the container's processes are. Returns whether the start time of the init process became known
+    /// Finds the container's cgroup: the one in which the init process was first seen, or if that is unknown,
+    /// the one of the container's processes. Returns whether the start time of the init process became known
     /// or has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
@@ -180,9 +182,10 @@ impl Account {
         Paths { memory, others }
     }
 
-    /// Returns where version 1 accounts the memory of a container if only the paths of other controllers hold its id,
-    /// as on ECS: where its init process was first, or if that is unknown, the path of one of its processes that all
-    /// the others are at or below. Returns `None` if anything else is in that cgroup.
+    /// Returns the memory cgroup of a container on version 1 if only the paths of other controllers contain
+    /// its id, as on ECS. That is the first cgroup of the init process, or if that is unknown, the one cgroup
+    /// of a process of the container with all the others at or below it. Returns `None` if that cgroup has a
+    /// process of anything else.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -237,19 +240,19 @@ impl Account {
         Some(Exported { labels: &self.container.labels, values, unmapped })
     }
 
-    /// Begins to find out how much tmpfs and shared memory the container's processes map.
+    /// Begins to sum up how much tmpfs and shared memory the container's processes map.
     pub fn begin_mapped_shmem(&mut self, now: Instant) {
         let values = self.values.as_ref();
         self.shmem.begin(values.and_then(|values| values.get(SHMEM)).is_some_and(|bytes| bytes > 0), now);
     }
 
-    /// Returns what is known about mapped tmpfs and shared memory, to add to it.
+    /// Returns the sum of mapped tmpfs and shared memory, to add to it.
     pub fn mapped_shmem(&mut self) -> &mut MappedShmem {
         &mut self.shmem
     }
 
-    /// Keeps what the container maps now, if it is close to its limit and no other container has the same
-    /// labels. `permille` is how many thousandths of the limit it uses.
+    /// Keeps the memory that the container maps now, if it is close to its limit and no other container has
+    /// the same labels. `permille` is the use in thousandths of the limit.
     pub fn keep_reading(
         &mut self,
         permille: u64,
@@ -282,7 +285,7 @@ impl Account {
         }
     }
 
-    /// Notes when a process of the container was read.
+    /// Notes the time at which a process of the container was read.
     pub fn note_read_at(&mut self, read_at: Instant) {
         if let Some(last) = &mut self.last_reading {
             last.oldest = last.oldest.into_iter().chain([read_at]).min();
@@ -295,7 +298,7 @@ impl Account {
         self.has_unselected = false;
     }
 
-    /// Returns what the container held before a kill.
+    /// Returns the memory that the container held before a kill.
     pub fn take_content(&mut self) -> Content {
         Content {
             values: self.values.unwrap_or_default(),

@@ -26,12 +26,12 @@ pub struct Accounts {
     table: Vec<Account>,
     /// The positions of the exported accounts, by label text.
     order: Vec<usize>,
-    /// The accounts that were removed because no process is left in the container, and when. They are kept for a
-    /// while, because a kill may be found later.
+    /// The accounts that were removed because no process is left in the container, and the time of removal.
+    /// They are kept for [`GONE_AGE`], because a kill may be found later.
     gone: Vec<(Instant, Account)>,
-    /// The containers that no filter selects and that are read all the same, for the accounts of their pods.
+    /// The unselected containers that are read nevertheless, to account for the memory of their pods.
     read_for_pods: BTreeSet<ContainerId>,
-    /// How often the containers, or what is known of their cgroups, have changed.
+    /// The number of changes of the containers and of their known cgroups.
     generation: u64,
     /// The number of containers with a known cgroup at the last update.
     n_located: usize,
@@ -62,8 +62,8 @@ impl Accounts {
         }
     }
 
-    /// Notes which containers have a process, and where their cgroups are. Returns the ids of the containers
-    /// that had a process before and have none now.
+    /// Updates the containers with a process, and their cgroups. Returns the ids of the containers that had a
+    /// process before and have none now.
     pub fn update(
         &mut self,
         processes: &ProcessTable,
@@ -129,12 +129,12 @@ impl Accounts {
         self.table.iter()
     }
 
-    /// Returns how often the containers, or what is known of their cgroups, have changed.
+    /// Returns the number of changes of the containers and of their known cgroups.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Sets the containers that no filter selects and that are read all the same.
+    /// Sets the unselected containers that are read nevertheless.
     pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
         self.read_for_pods = ids;
     }
@@ -207,16 +207,16 @@ impl Accounts {
         let n = self.n_selected();
         if n > self.max_open && !std::mem::replace(&mut self.has_logged_limit, true) {
             warn!(
-                "the limit of open files (ulimit -Hn) is too low for {n} containers: the cgroups of {} are opened for each \
-                 read, and OOM kills in some count for their pods; expected at least {}",
+                "the limit of open files (ulimit -Hn) is too low for {n} containers: the cgroups of {} are \
+                 opened for each read, and OOM kills in some count for their pods; expected at least {}",
                 n - self.max_open,
                 8 * n
             );
         }
     }
 
-    /// Logs once that no container has a cgroup. Without the node's own mount, a container sees only its own
-    /// cgroup.
+    /// Logs once that no container has a cgroup. That happens if the exporter's container does not mount the
+    /// node's cgroup file system, and so shows only its own cgroup.
     pub fn log_missing(&mut self, fs: &CgroupFs) {
         if self.n_selected() == 0 {
             return;
@@ -228,7 +228,7 @@ impl Accounts {
         }
     }
 
-    /// Returns what is exported, by label text.
+    /// Returns the exported accounts, by label text.
     pub fn exported(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
         self.order.iter().filter_map(|&i| self.table[i].exported())
     }

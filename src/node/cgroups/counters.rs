@@ -11,46 +11,45 @@ use crate::cgroupfs::events::{EventCounts, EventFiles};
 use crate::cgroupfs::files::{CgroupFs, Place};
 use crate::node::containers::table::{Container, ContainerId};
 
-/// The time between two reads of a file that may change.
+/// The time between two reads of a file that may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
 /// Kills are returned this long after the first of them, so that a loop of kills gives few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Where a container is, and whether it and its pod are younger than the exporter, so that all their kills
-/// count.
+/// A container to add. If it and its pod are younger than the exporter, all their kills count.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     /// The container.
     pub container: &'a Arc<Container>,
-    /// Its cgroup and its pod's.
+    /// The cgroups of the container and its pod.
     pub place: &'a Place,
-    /// Whether the container began while the exporter ran.
+    /// Whether the container began after the exporter.
     pub is_young: bool,
-    /// Whether the pod did.
+    /// Whether the pod began after the exporter.
     pub is_young_pod: bool,
 }
 
-/// Names a cgroup: one above containers, by its path, or a container's.
+/// Identifies a cgroup with counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// One above containers.
+    /// A cgroup above containers, by its path.
     Above(Box<[u8]>),
-    /// A container's.
+    /// The cgroup of a container.
     Container(ContainerId),
 }
 
-/// The counters of one cgroup, held open.
+/// The open files with the counters of one cgroup.
 #[derive(Debug)]
 struct Held {
     which: Which,
     files: Arc<EventFiles>,
     pace: Pace,
-    /// Whether no process is left in the container, or no container in the pod. The kernel does not report the
-    /// removal of a cgroup, so the file is read until it fails.
+    /// Whether no process is left in the container, or no container in the pod. The kernel does not report
+    /// the removal of a cgroup, so the file is read until reading fails.
     is_ending: bool,
 }
 
-/// The counters that are held, and the kills that they have shown.
+/// The counters in open files, and the kills that were found by them.
 #[derive(Debug)]
 pub struct Counters {
     counts: KillCounts,
@@ -58,11 +57,12 @@ pub struct Counters {
     containers: Vec<Held>,
     /// Whether the kernel reports events. Version 1 does so only to a process with write access.
     has_events: bool,
-    /// At most this many cgroups are held. Kills in a further container count for its pod.
+    /// The maximum number of cgroups with open files. Kills in further containers count for their pods.
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that have reached a limit, here or below, since the last [`Counters::take_at_limit`].
+    /// The cgroups that have reached their limit, or one below them, since the last
+    /// [`Counters::take_at_limit`].
     at_limit: Vec<Which>,
     /// One container of each pod with a removed cgroup.
     gone_pods: Vec<Arc<Container>>,
@@ -71,7 +71,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Holds nothing yet, and at most this many cgroups later. Without `has_events`, no file is polled.
+    /// Creates the state without cgroups, for at most `max_held` of them. Without `has_events`, no file is
+    /// polled.
     pub fn new(has_events: bool, max_held: usize) -> Self {
         Self {
             counts: KillCounts::new(has_events),
@@ -87,8 +88,8 @@ impl Counters {
         }
     }
 
-    /// Holds the counters of a container, of its pod and of the cgroups above the pod. Returns whether the
-    /// container's counters are held, and whether its pod's are.
+    /// Opens the counters of a container, of its pod and of the cgroups above the pod. Returns whether those
+    /// of the container are open, and whether those of the pod are.
     pub fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
         let NewContainer { container, place, is_young, is_young_pod } = *new;
         let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
@@ -107,11 +108,11 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // Kills that may already be counted for the pod must not be counted again for the container.
+        // Kills that the pod may have counted already must not be counted again for the container.
         let is_whole = is_young && (pod.is_none() || is_young_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
-        let moved = self.counts.see_container(container.id, counts, now);
+        let moved = self.counts.update_container(container.id, counts, now);
         self.note(moved, now);
         self.containers.push(Held::new(Which::Container(container.id), files));
         self.has_changed = true;
@@ -124,7 +125,7 @@ impl Counters {
         }
         if let Some((files, counts)) = open(fs, path) {
             self.counts.add_above(path, if is_young { EventCounts::default() } else { counts });
-            let moved = self.counts.see_above(path, counts, now);
+            let moved = self.counts.update_above(path, counts, now);
             self.note(moved, now);
             self.above.push(Held::new(Which::Above(path.into()), files));
         }
@@ -158,8 +159,8 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // First the cgroups above that are not polled now, then the containers of pods with unexplained
-            // kills.
+            // Cgroups above that are not polled now are read first, then the containers of pods with
+            // unexplained kills.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
@@ -168,7 +169,7 @@ impl Counters {
         }
     }
 
-    /// Reads the counters that `pick` chooses, and drops those of cgroups that are gone.
+    /// Reads the counters that `pick` chooses, and drops those of removed cgroups.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
         let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
         for held in [above, containers] {
@@ -188,15 +189,15 @@ impl Counters {
                     return false;
                 };
                 let moved = match &held.which {
-                    Which::Above(path) => counts.see_above(path, read, now),
-                    Which::Container(id) => counts.see_container(*id, read, now),
+                    Which::Above(path) => counts.update_above(path, read, now),
+                    Which::Container(id) => counts.update_container(*id, read, now),
                 };
                 match moved {
                     Moved::Kill => _ = settle_at.get_or_insert(now + SETTLE),
                     Moved::Limit => at_limit.push(held.which.clone()),
                     Moved::Nothing => {}
                 }
-                held.pace.see(moved, now);
+                held.pace.note_read(moved, now);
                 true
             });
         }
@@ -208,7 +209,7 @@ impl Counters {
         }
     }
 
-    /// Makes the kills that were seen available to [`Counters::take`].
+    /// Makes the counted kills available to [`Counters::take`].
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);
@@ -235,7 +236,7 @@ impl Counters {
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that have reached a limit, their own or one below, since the last call.
+    /// Returns the cgroups that have reached their limit, or one below them, since the last call.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }
@@ -250,7 +251,7 @@ impl Counters {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of what is ending, and drops what is gone.
+    /// Reads the counters of cgroups that are ending, and drops those that are removed.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

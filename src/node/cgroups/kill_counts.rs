@@ -1,9 +1,9 @@
-//! From the kernel's counters to kills: in which container, or if that is unknown, in which pod. Pure.
+//! Derives kills from the kernel's counters: the container of each, or if that is unknown, the pod. Pure.
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above. It counts the
 //! event `oom` only in the cgroup with the limit that was hit, and in those above it. A pod's cgroup outlives
-//! its containers, so what it counts beyond the containers' own counts happened in a container that was removed
-//! or not listed.
+//! its containers, so kills that it counts beyond those of the containers happened in a container that was
+//! removed or not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// A limit is named as the one that was hit only if its `oom` count moved within this time of the kill.
+/// A limit is reported as the one that was hit only if its `oom` count increased within this time of the
+/// kill.
 const NEARBY: Duration = Duration::from_secs(1);
-/// A container that is gone is named in records of its pod for this long.
+/// The time for which a removed container is named in records of its pod.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
-/// The limit that made the kernel kill, by the cgroup that has it.
+/// The limit that made the kernel kill, by its cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The container's cgroup, or one below it.
@@ -31,28 +32,28 @@ pub enum Limit {
     Node,
 }
 
-/// Where processes were killed.
+/// The container or pod in which processes were killed.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// A selected container.
     Container(Arc<Container>),
-    /// A pod with a selected container. Which container it was is not known.
+    /// A pod with a selected container, if the container of the kill is unknown.
     Pod {
         /// A container of the pod.
         of: Arc<Container>,
         /// The selected containers of the pod that were removed within ten seconds of the kill, by name.
         candidates: Vec<String>,
-        /// Whether the pod has containers that no filter selects, which may have had the kill.
+        /// Whether the pod has unselected containers, in which the kill may have happened.
         has_unselected: bool,
     },
 }
 
-/// Kills in one place.
+/// Kills in one container or pod.
 #[derive(Clone, Debug)]
 pub struct FoundKill {
-    /// Where it was.
+    /// The container or pod.
     pub place: Place,
-    /// How many processes were killed.
+    /// The number of processes that were killed.
     pub n_kills: u64,
     /// The limit that was hit; `None` if the kernel does not show that, as in version 1.
     pub limit: Option<Limit>,
@@ -60,13 +61,15 @@ pub struct FoundKill {
     pub limited: Option<Box<[u8]>>,
 }
 
-/// The counts of one cgroup, and what of them is new.
+/// The counts of one cgroup, and the times of their last increases.
 #[derive(Debug)]
 struct Counter {
     last: EventCounts,
-    /// When these counts last moved: kills, the cgroup's own `oom`, and the `oom` of cgroups below it.
+    /// The time of the last kill.
     kill_at: Option<Instant>,
+    /// The time of the last `oom` of the cgroup itself.
     own_oom_at: Option<Instant>,
+    /// The time of the last `oom` of a cgroup below it.
     oom_at: Option<Instant>,
 }
 
@@ -75,13 +78,13 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns when `oom` last moved, of the cgroup itself or below it.
+    /// Returns the time of the last `oom` of the cgroup itself or of one below it.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
 
-    /// Takes new counts. Returns how many kills are new, and what moved.
-    fn see(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
+    /// Replaces the counts. Returns the number of new kills, and what has increased.
+    fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
         let (is_own_oom, is_oom) = (counts.own_oom > last.own_oom, counts.oom > last.oom);
@@ -116,21 +119,22 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod, if possible a selected one; `None` if this is no pod's cgroup.
+    /// A container of the pod, if possible a selected one; `None` if this is not the cgroup of a pod.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
-    /// Whether containers of different pods are in the cgroup, so that it is neither pod's.
+    /// Whether containers of different pods are in the cgroup, so that it is not the cgroup of a pod.
     is_shared: bool,
-    /// `n_kills` counts all kills since the cgroup was added; `n_in_containers`, those that a container has
-    /// counted too; `n_returned`, those that were returned as the pod's.
+    /// The number of kills since the cgroup was added.
     n_kills: u64,
+    /// The number of these kills that a container has counted, too.
     n_in_containers: u64,
+    /// The number of these kills that were returned as kills in the pod.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns the number of kills that this cgroup has counted, no container has counted, and no call has
-    /// returned.
+    /// Returns the number of kills that this cgroup has counted, but no container, and that were not returned
+    /// yet.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -141,7 +145,7 @@ impl Above {
     }
 }
 
-/// The counters of all cgroups that matter. A cgroup above containers is known by its path.
+/// The counters of containers, and of the cgroups above them by path.
 #[derive(Debug)]
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
@@ -161,7 +165,7 @@ impl KillCounts {
         self.above.contains_key(path)
     }
 
-    /// Whether the container is known and its cgroup is there.
+    /// Whether the container is known and its cgroup exists.
     pub fn has_container(&self, id: ContainerId) -> bool {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none())
     }
@@ -178,12 +182,12 @@ impl KillCounts {
             && !self.containers.values().any(is_in)
     }
 
-    /// Whether kills in a container were seen that [`KillCounts::settle`] has not returned yet.
+    /// Whether a container has kills that [`KillCounts::settle`] has not returned yet.
     pub fn has_new(&self, id: ContainerId) -> bool {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
-    /// Returns the path of the pod's cgroup that a container is in.
+    /// Returns the path of the cgroup of a container's pod.
     pub fn pod(&self, id: ContainerId) -> Option<&[u8]> {
         self.containers.get(&id)?.pod.as_deref()
     }
@@ -223,10 +227,10 @@ impl KillCounts {
         self.containers.insert(container.container.id, container);
     }
 
-    /// Takes the counts of a container.
-    pub fn see_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
+    /// Updates the counts of a container. Returns what has increased.
+    pub fn update_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
-        let (n_kills, moved) = known.counter.see(counts, now);
+        let (n_kills, moved) = known.counter.update(counts, now);
         known.n_new += n_kills;
         if let Some(above) = known.pod.as_ref().and_then(|pod| self.above.get_mut(pod)) {
             above.n_in_containers += n_kills;
@@ -234,17 +238,17 @@ impl KillCounts {
         moved
     }
 
-    /// Notes that a container's cgroup is gone.
+    /// Notes that a container's cgroup was removed.
     pub fn end_container(&mut self, id: ContainerId, now: Instant) {
         if let Some(known) = self.containers.get_mut(&id) {
             known.gone_at.get_or_insert(now);
         }
     }
 
-    /// Takes the counts of a cgroup above containers.
-    pub fn see_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
+    /// Updates the counts of a cgroup above containers. Returns what has increased.
+    pub fn update_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
-        let (n_kills, moved) = known.counter.see(counts, now);
+        let (n_kills, moved) = known.counter.update(counts, now);
         known.n_kills += n_kills;
         moved
     }
@@ -256,8 +260,8 @@ impl KillCounts {
     }
 
     /// Appends the kills since the last call of this method to `found`. The counts of pods must have been
-    /// read before those of their containers: then a kill that a pod has counted and no container did not
-    /// happen in a container that is still there.
+    /// read before those of their containers. Then a kill that only the pod has counted did not happen in a
+    /// container that still exists.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let oom_at = known.counter.oom_or_own();
@@ -278,7 +282,7 @@ impl KillCounts {
         self.above.values_mut().for_each(|above| above.n_returned += above.n_unexplained());
     }
 
-    /// Drops the containers that are gone for longer than they can be candidates.
+    /// Drops the containers that were removed too long ago to be candidates.
     pub fn forget(&mut self, now: Instant) {
         self.containers.retain(|_, known| known.gone_at.is_none_or(|gone_at| now < gone_at + CANDIDATE));
     }
@@ -298,9 +302,9 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit: that of the cgroup with the `oom` move closest to the kill; on a tie,
-    /// the lowest cgroup. `oom_at` is the time of the container's own move. Also returns the path of the
-    /// cgroup, if it is above containers.
+    /// Returns the limit that was hit: that of the cgroup with the `oom` closest in time to the kill; on a
+    /// tie, the lowest cgroup. `oom_at` is the time of the container's own `oom`. Also returns the path of
+    /// the cgroup, if it is above containers.
     fn limit(
         &self,
         counter: &Counter,
@@ -328,7 +332,7 @@ impl KillCounts {
     }
 }
 
-/// Returns the names of the pod that a container is in.
+/// Returns the namespace and the name of a container's pod.
 fn pod_of(container: &Container) -> [&str; 2] {
     [&container.listed.namespace, &container.listed.pod]
 }

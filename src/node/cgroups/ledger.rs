@@ -1,4 +1,4 @@
-//! The memory of the node: which part each top-level cgroup has, the pods, and what is in no cgroup.
+//! The memory of the node, divided into top-level cgroups, pods, and memory in no cgroup.
 
 use std::path::Path;
 
@@ -12,8 +12,9 @@ use crate::totals::labels;
 
 /// The top-level cgroup of all pods, as the kubelet names it with each of its drivers.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
-/// At most this many top-level cgroups have a part of their own. A node has about a dozen; more are the work
-/// of a program that makes one for each of its jobs. Those beyond, by name, share the part `other_cgroups`.
+/// The maximum number of top-level cgroups with a part of their own. A node has about a dozen, unless a
+/// program makes one for each of its jobs. Further ones, in the order of their names, share the part
+/// `other_cgroups`.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -45,13 +46,13 @@ struct Counted {
 /// same.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Reads the root and the top-level cgroups.
+    /// The file system from which the root and the top-level cgroups are read.
     tops_fs: MemoryFs,
-    /// Reads the use of pods.
+    /// The file system from which the use of pods is read.
     pods_fs: MemoryFs,
     /// The directories with the top-level cgroups and with the pods.
     directories: Vec<Directory>,
-    /// Whether a cgroup has been removed, so that the cgroups must be listed again.
+    /// Whether a cgroup was removed, so that the cgroups must be listed again.
     is_stale: bool,
     root: Option<MemoryFiles>,
     tops: Vec<Counted>,
@@ -66,7 +67,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the top-level cgroups from the first, and the use of pods from the second.
+    /// Creates a ledger that reads the top-level cgroups from the first, and the use of pods from the second.
     pub fn new([tops_fs, pods_fs]: [MemoryFs; 2]) -> Self {
         Self {
             tops_fs,
@@ -163,7 +164,7 @@ impl Ledger {
                 }
             }
         }
-        // A cgroup without the memory controller does not count.
+        // A cgroup without the memory controller has no use of its own.
         let open = |fs: &mut MemoryFs, path| Counted::new(path).filter_read(fs);
         tops.extend(top_paths.into_iter().filter_map(|path| open(tops_fs, path)));
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path)));

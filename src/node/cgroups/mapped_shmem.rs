@@ -19,7 +19,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 /// number. Beyond it, the container's mapped tmpfs is unknown.
 const MAX_NAMESPACES: usize = 8;
 
-/// What the processes of a container map of tmpfs and shared memory.
+/// The tmpfs and shared memory that the processes of a container map.
 #[derive(Debug, Default)]
 pub struct MappedShmem {
     /// Whether any tmpfs or shared memory is charged to the container.
@@ -108,8 +108,9 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Sums by path what all processes map. Call this after all processes are noted. Returns whether there
-    /// are several mount namespaces, so that [`MappedShmem::add`] must be called for each process.
+    /// Sums up the memory that all processes map, by path. All processes must be noted before. Returns
+    /// whether there are several mount namespaces, so that [`MappedShmem::add`] must be called for each
+    /// process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());
@@ -125,7 +126,7 @@ impl MappedShmem {
         has_many && self.bytes.is_some()
     }
 
-    /// Adds what a process maps in its own mount namespace, if there are several.
+    /// Adds the memory that a process maps in its own mount namespace, if there are several.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };

@@ -1,4 +1,4 @@
-//! The cgroups of the containers: how much memory each uses, and the kernel's OOM kills.
+//! The cgroups of containers, pods and the node: the memory charged to each, and the kernel's OOM kills.
 
 mod account;
 mod accounts;
@@ -6,7 +6,7 @@ mod counters;
 pub mod growth;
 pub mod kill_counts;
 mod ledger;
-mod looks;
+mod limit_watch;
 mod mapped_shmem;
 pub mod moment;
 pub mod oom;

@@ -1,6 +1,8 @@
-//! What a container held when it reached its limit, from files that keep no memory of a process that is killed
-//! meanwhile: `memory.stat` and the `status` of each process. Reading `status` takes 0.09 ms; with it, the
-//! kernel killed a second process in none of 32 trials, and it shows 97% of what was charged.
+//! The last moment before an OOM kill: what a container held when it reached its limit.
+//!
+//! It is read from `memory.stat` and the `status` of each process. Unlike smaps, reading them does not keep
+//! the memory of a process that is killed meanwhile: in none of 32 trials did the kernel kill a second
+//! process. Reading `status` takes 0.09 ms and shows 97% of the charged memory.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::growth::{UseAndLimit, part_of};
 use super::kill_counts::{FoundKill, Limit, Place};
-use super::looks::Looks;
+use super::limit_watch::LimitWatch;
 use crate::cgroupfs::fields::{CURRENT, INACTIVE_FILE, MAX, Values};
 use crate::node::containers::table::ContainerId;
 use crate::procfs::status::Status;
@@ -17,21 +19,21 @@ use crate::procfs::{Buffers, Proc};
 
 /// A container that stays at its limit is read this often.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Processes that have ended at the limit are kept this long. A kill is found within less.
+/// Processes that have ended at the limit are kept this long. A kill is found sooner.
 const KEPT: Duration = Duration::from_secs(2);
-/// What a container held longer ago does not explain a kill.
+/// A moment longer ago does not explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// A cgroup with more inactive page cache than this many thousandths of its limit is not at its limit: the
-/// kernel takes the page cache back first.
+/// kernel reclaims the page cache first.
 const INACTIVE: u64 = 50;
-/// A cgroup that uses less than this many thousandths of its limit is not at it any more: a process in it was
-/// killed since the event.
+/// A cgroup that uses less than this many thousandths of its limit is not at its limit any more: a process in
+/// it was killed since the event.
 const USED: u64 = 850;
-/// At most this many processes are read. 64 of them take 6 ms.
+/// The maximum number of processes that are read of a container. 64 of them take 6 ms.
 const MAX_PROCESSES: usize = 64;
 
-/// A process at the last moment.
+/// A process in a container at its limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The pid of the process.
@@ -51,42 +53,42 @@ impl Member {
 /// A container at its limit.
 #[derive(Clone, Debug, Default)]
 pub struct Moment {
-    /// The values of the container's cgroup that are read there, with the limit that applies.
+    /// The values of the container's cgroup, with the limit that applies.
     pub values: Values,
-    /// What is charged to the pod, and its limit.
+    /// The use and the limit of the pod.
     pub pod: UseAndLimit,
     /// The processes, the largest first.
     pub members: Vec<Member>,
-    /// Those that were there up to two seconds before, with their memory then.
+    /// The processes that ended in the two seconds before, with the memory that they had.
     pub ended: Vec<(Instant, Member)>,
 }
 
-/// What is known of a container or a pod when processes were killed in it.
+/// The circumstances of a kill in a container or a pod.
 #[derive(Debug, Default)]
 pub struct End {
-    /// What the container held at its limit, and when that was read.
+    /// The container at its limit, and the time at which it was read.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes that were there then and are gone, the largest first.
+    /// The processes of that moment that have ended since, the largest first.
     pub victims: Vec<Member>,
-    /// The use of the cgroup at its limit, and that limit.
+    /// The use and the limit of the cgroup with the limit that was hit.
     pub hit: UseAndLimit,
     /// Whether the kernel kills all processes of the container at once.
     pub kills_group: Option<bool>,
 }
 
-/// What is known of a container that may have reached its limit.
+/// A container that may have reached its limit.
 #[derive(Debug)]
 struct Tried {
-    /// When it was last read.
+    /// When the container was last read.
     at: Instant,
-    /// When it was last found at its limit, and what it held then.
+    /// The container when it was last found at its limit, and the time of that.
     moment: Option<(Instant, Moment)>,
 }
 
-/// The containers that are at their limits, or were.
+/// The containers that are or were at their limits.
 #[derive(Debug, Default)]
 pub struct Moments {
-    /// `None` before the thread that watches has started.
+    /// The proc file system; `None` before the watching thread has started.
     proc: Option<Arc<Proc>>,
     /// The processes of the containers, as of the last listing.
     processes: Vec<(ContainerId, u32)>,
@@ -96,27 +98,27 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Reads processes from this proc from now on.
+    /// Sets the proc file system from which processes are read.
     pub fn set_proc(&mut self, proc: Arc<Proc>) {
         self.proc = Some(proc);
     }
 
-    /// Replaces the processes of the containers with these, and drops what was read too long ago. `processes`
-    /// gets those before, as scratch.
+    /// Replaces the processes of the containers with these, and drops containers that were read too long ago.
+    /// Leaves the previous processes in `processes`, so that their memory is used again.
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads a container at its limit, unless that was done a short time ago. Returns whether page cache cannot
-    /// prevent a kill.
-    pub fn read(&mut self, id: ContainerId, looks: &Looks, now: Instant) -> bool {
+    /// Reads a container at its limit, unless it was read a short time ago. Returns whether it is full, so
+    /// that dropping page cache cannot prevent a kill.
+    pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) -> bool {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return false;
         }
-        let Some((files, pod)) = looks.files_of(id) else { return false };
-        // First, because a process may be killed at any moment.
+        let Some((files, pod)) = limit_watch.files_of(id) else { return false };
+        // The processes are read first, because one of them may be killed at any moment.
         let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
         let own = UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) };
@@ -139,7 +141,7 @@ impl Moments {
         let own = processes[start..].iter().take_while(|&&(other, _)| other == id);
         let read = |&(_, pid): &(ContainerId, u32)| {
             let status = proc.as_ref()?.status(pid, buffers).ok()?;
-            // One without memory has ended since the listing, perhaps because it was killed just now.
+            // A process without memory has ended since the listing, perhaps because it was just killed.
             Some(Member { pid, name: status.name, rss: status.rss.unwrap_or_default() })
         };
         let mut members: Vec<_> = own.take(MAX_PROCESSES).filter_map(read).collect();
@@ -147,12 +149,12 @@ impl Moments {
         members
     }
 
-    /// Returns what is known of the container or the pod of a kill, and forgets it.
-    pub fn end(&mut self, kill: &FoundKill, looks: &Looks) -> End {
+    /// Returns the circumstances of a kill, and drops the moment of its container.
+    pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
             Place::Pod { .. } => {
-                let hit = kill.limited.as_deref().map(|path| looks.use_of(path)).unwrap_or_default();
+                let hit = kill.limited.as_deref().map(|path| limit_watch.use_of(path)).unwrap_or_default();
                 return End { hit, ..End::default() };
             }
         };
@@ -162,18 +164,18 @@ impl Moments {
             (Some(Limit::Container), _, Some((_, Moment { values, .. }))) => {
                 UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) }
             }
-            (Some(Limit::Container), ..) => looks.use_of_container(id),
+            (Some(Limit::Container), ..) => limit_watch.use_of_container(id),
             (Some(Limit::Pod), _, Some((_, moment))) => moment.pod,
-            (_, Some(path), _) => looks.use_of(path),
+            (_, Some(path), _) => limit_watch.use_of(path),
             _ => UseAndLimit::default(),
         };
         let victims =
             moment.as_ref().map(|(_, moment)| self.victims(moment, kill.n_kills)).unwrap_or_default();
-        let kills_group = looks.files_of(id).and_then(|(files, _)| files.kills_group(&mut self.text));
+        let kills_group = limit_watch.files_of(id).and_then(|(files, _)| files.kills_group(&mut self.text));
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes that were there and are gone, at most `n_kills`, the largest first.
+    /// Returns the processes of this moment that have ended since, at most `n_kills`, the largest first.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
@@ -185,8 +187,8 @@ impl Moments {
     }
 }
 
-/// Returns the processes that have ended since the moment before, and up to two seconds ago. Of those that are
-/// ending, sets the memory to what they had before.
+/// Returns the processes that have ended since the previous moment, and up to two seconds ago. Sets the
+/// memory of those that are ending to what they had before.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {
@@ -202,13 +204,13 @@ fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant)
     ended
 }
 
-/// Whether a cgroup is at its limit, and with this much inactive page cache cannot make room.
+/// Whether a cgroup is at its limit and has too little inactive page cache to make room.
 fn is_full(of: UseAndLimit, inactive: u64) -> bool {
     let (Some(current), Some(limit)) = (of.current, of.limit) else { return false };
     current >= part_of(limit, USED) && inactive <= part_of(limit, INACTIVE)
 }
 
-/// Whether a process has ended, or is about to because it was sent SIGKILL.
+/// Whether a process has ended, or is about to end because it was sent SIGKILL.
 fn is_gone(member: &Member, proc: Option<&Proc>, buffers: &mut Buffers) -> bool {
     let status = proc.map(|proc| proc.status(member.pid, buffers));
     let is_other = |now: Status| now.is_killed || now.rss.is_none() || now.name != member.name;

@@ -1,4 +1,4 @@
-//! OOM kills as they are recorded and exported.
+//! OOM kills: the memory that is recorded with each of them, and the counts that are exported.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -8,53 +8,53 @@ use super::moment::End;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::{Largest, Sizes};
 
-/// The maximum number of counts kept for containers and pods that are gone. Beyond it, counts are dropped in
-/// the order of their label text.
+/// The maximum number of counts that are kept for containers and pods that have ended. Beyond it, counts are
+/// dropped in the order of their label text.
 const MAX_GONE: usize = 1000;
 
-/// What a container close to its limit mapped at its last reading.
+/// The last reading of a container close to its limit.
 #[derive(Debug, Default)]
 pub struct LastReading {
     /// The largest paths that it mapped.
     pub largest: Largest,
-    /// When the oldest of the readings behind it was made.
+    /// When the oldest of the processes' readings behind it was made.
     pub oldest: Option<Instant>,
     /// The values of the container's cgroup.
     pub values: Values,
 }
 
-/// What a container mapped at an earlier time: the sizes of its largest paths.
+/// The sizes of a container's largest paths at an earlier time.
 #[derive(Clone, Debug)]
 pub struct Earlier {
-    /// When it was read.
+    /// When the sizes were read.
     pub at: Instant,
     /// The sizes.
     pub sizes: Sizes,
 }
 
-/// What a container held before a kill.
+/// The memory that a container held before a kill.
 #[derive(Debug)]
 pub struct Content {
     /// The values of the container's cgroup when they were last read.
     pub values: Values,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// What the container mapped at its last reading, if it was close to its limit then.
+    /// The container's last reading, if it was close to its limit then.
     pub last_reading: Option<LastReading>,
-    /// What it mapped before, the oldest first, if it used half of its limit.
+    /// The sizes at earlier times, the oldest first, if the container used half of its limit.
     pub earlier: VecDeque<Earlier>,
 }
 
 /// Kills in a container or in a pod.
 #[derive(Debug)]
 pub struct Kill {
-    /// Where, how many, and which limit was hit.
+    /// The container or pod, the number of kills, and the limit that was hit.
     pub found: FoundKill,
-    /// What is known of the last moment before.
+    /// The circumstances of the kills.
     pub end: End,
-    /// What the container held; `None` for a pod, and for a container that was never checked.
+    /// The memory that the container held; `None` for a pod, and for a container that was never checked.
     pub content: Option<Content>,
-    /// What the pod is charged for outside its running containers, if its limit may have been hit.
+    /// The bytes charged to the pod outside its running containers, if the pod's limit may have been hit.
     pub outside_containers: Option<u64>,
 }
 
@@ -71,13 +71,13 @@ pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
     /// The last value of the node's own count.
     n_on_node: Option<u64>,
-    /// Whether that count had changed when it was last taken, or was unknown.
+    /// Whether that count had changed at the last update, or was unknown.
     has_changed: bool,
 }
 
 impl KillTotals {
-    /// Takes the node's own count. Returns whether the counts of the cgroups must be read.
-    pub fn see_node(&mut self, n_on_node: Option<u64>) -> bool {
+    /// Updates the node's own count. Returns whether the counts of the cgroups must be read.
+    pub fn update_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
         // The kernel counts a kill first for the node and then for the container. Between the two, the
@@ -90,7 +90,7 @@ impl KillTotals {
         self.n_on_node
     }
 
-    /// Adds kills to the count of these labels. With 0, the count exists from now on.
+    /// Adds kills to the count of these labels. Adding 0 kills creates the count.
     pub fn add(&mut self, labels: &str, n_kills: u64) {
         match self.totals.get_mut(labels) {
             Some(total) => *total = Total { n_kills: total.n_kills + n_kills, is_gone: false },
@@ -98,7 +98,8 @@ impl KillTotals {
         }
     }
 
-    /// Drops the count of what is gone, unless it had kills; at most 1,000 such counts are kept.
+    /// Drops the count of a container or pod that has ended, unless it had kills. At most 1,000 counts with
+    /// kills are kept.
     pub fn forget(&mut self, labels: &str) {
         match self.totals.get_mut(labels) {
             Some(Total { n_kills: 0, .. }) => _ = self.totals.remove(labels),
@@ -127,7 +128,7 @@ mod tests {
     fn counts_are_read_twice_after_a_change_on_the_node() {
         let mut totals = KillTotals::default();
         let read = [Some(7), Some(7), Some(7), Some(8), Some(8), Some(8), None, None];
-        let read = read.map(|n_on_node| totals.see_node(n_on_node));
+        let read = read.map(|n_on_node| totals.update_node(n_on_node));
         assert_eq!(read, [true, true, false, true, true, false, true, true]);
     }
 
@@ -146,6 +147,6 @@ mod tests {
         totals.add("0005", 2);
         totals.add("1005", 1);
         totals.forget("1005");
-        assert_eq!(totals.iter().next(), Some(("0005", 3)), "it runs again");
+        assert_eq!(totals.iter().next(), Some(("0005", 3)), "the container runs again");
     }
 }

@@ -1,10 +1,10 @@
 //! Watches the cgroups of all listed containers, and those above: the counters of memory events, to find OOM
 //! kills, and the use, to notice in time that one comes close to its limit.
 //!
-//! One thread does both. Of processes, it reads no more than `status`, when their container has reached its
-//! limit: a walk through their pages may take so long that a killed container is gone before its counter is
-//! read. On version 2 it polls the counters. Version 1 reports events only to a
-//! process with write access; there, the counters are read when the node's count of kills has changed.
+//! One thread does both. When a container has reached its limit, the thread reads the `status` of its
+//! processes and no other file: reading smaps may take so long that a killed container is removed before its
+//! counter is read. On version 2 the thread polls the counters. Version 1 reports events only to a process
+//! with write access; there, the counters are read when the node's count of kills has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,7 +17,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::counters::{Counters, NewContainer, Which};
 use super::kill_counts::FoundKill;
-use super::looks::Looks;
+use super::limit_watch::LimitWatch;
 use super::moment::{End, Moments};
 use crate::cgroupfs::events::EventFiles;
 use crate::cgroupfs::files::CgroupFs;
@@ -25,86 +25,87 @@ use crate::demand::{Demand, Wake};
 use crate::node::containers::table::{Container, ContainerId};
 use crate::procfs::Proc;
 
-/// The thread that watches has little on its stack.
+/// The stack size of the watching thread, which needs little.
 const STACK: usize = 64 << 10;
 
-/// The watched cgroups. The thread that watches and the thread that scrapes share them.
+/// The watched cgroups. The watching thread and the scraping thread share them.
 #[derive(Clone, Debug)]
 pub struct OomWatch(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Wakes the thread that watches, when there are cgroups to add.
+    /// Wakes the watching thread when there are cgroups to add.
     changed: Wake,
 }
 
 #[derive(Debug)]
 struct State {
     counters: Counters,
-    looks: Looks,
+    limit_watch: LimitWatch,
     moments: Moments,
-    /// The kills that were found, and what is known of their containers.
+    /// The kills that were found, and their circumstances.
     found: Vec<(FoundKill, End)>,
 }
 
 impl State {
-    /// Reads what is due now. Returns whether there is something for the thread that scrapes.
+    /// Reads what is due now. Returns whether the scraping thread has something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Before a container is read again: its victim would be missing.
+        // This comes before a container is read again, because the killed process would be missing then.
         self.take_kills();
-        let looked = self.looks.look(now);
-        self.read_moments(looked.at_limit, now);
-        looked.is_due || looked.has_new || !self.found.is_empty()
+        let measured = self.limit_watch.measure(now);
+        self.read_moments(measured.at_limit, now);
+        measured.is_due || measured.has_new || !self.found.is_empty()
     }
 
-    /// Reads the containers that have reached a limit, or may before the next look. One with a kill that was
-    /// not recorded yet is not read again, for its victim would be missing.
+    /// Reads the containers that have reached a limit, or may reach it before the next measurement. A
+    /// container with a kill that is not recorded yet is not read again, because the killed process would be
+    /// missing.
     fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
         let mut ids = at_limit;
         for which in self.counters.take_at_limit() {
             match which {
                 Which::Container(id) => ids.push(id),
-                Which::Above(path) => ids.extend(self.looks.containers_of(&path)),
+                Which::Above(path) => ids.extend(self.limit_watch.containers_of(&path)),
             }
         }
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
-            if !self.counters.has_kill(id, now) && self.moments.read(id, &self.looks, now) {
-                self.looks.note_hit(id, now);
+            if !self.counters.has_kill(id, now) && self.moments.read(id, &self.limit_watch, now) {
+                self.limit_watch.note_hit(id, now);
             }
         }
     }
 
-    /// Takes the kills that the counters have shown, before their containers are read again.
+    /// Moves the kills from the counters to `found`, with their circumstances.
     fn take_kills(&mut self) {
-        let Self { counters, looks, moments, found } = self;
+        let Self { counters, limit_watch, moments, found } = self;
         found.extend(counters.take().into_iter().map(|kill| {
-            let end = moments.end(&kill, looks);
+            let end = moments.end(&kill, limit_watch);
             (kill, end)
         }));
     }
 }
 
 impl OomWatch {
-    /// Watches nothing yet. Fails with the system's error when no descriptor is left.
+    /// Creates the state without cgroups. Fails with the system's error when no descriptor is left.
     pub fn new(fs: &CgroupFs) -> io::Result<Self> {
         let max_descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
         let counters = Counters::new(fs.has_events(), max_descriptors / 8);
-        let looks = Looks::new(max_descriptors);
-        let state = State { counters, looks, moments: Moments::default(), found: Vec::new() };
+        let limit_watch = LimitWatch::new(max_descriptors);
+        let state = State { counters, limit_watch, moments: Moments::default(), found: Vec::new() };
         Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Wake::new()? })))
     }
 
-    /// Starts the thread that watches. It wakes the thread that scrapes when there are kills, or processes to
-    /// read. Its looks may take a quarter of `cpu_budget`, a fraction of one core; 0 means no limit.
+    /// Starts the watching thread. It wakes the scraping thread when there are kills, or processes to read.
+    /// Its measurements may take a quarter of `cpu_budget`, a fraction of one core; 0 means no limit.
     ///
     /// Fails with the system's error when no thread can be started.
     pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.looks.limit_cpu_time(cpu_budget);
+        state.limit_watch.limit_cpu_time(cpu_budget);
         state.moments.set_proc(proc);
         drop(state);
         let shared = self.0.clone();
@@ -113,15 +114,15 @@ impl OomWatch {
         Ok(())
     }
 
-    /// Watches a container, its pod and the cgroups above the pod. Returns whether the container's counters are
-    /// held, and whether its pod's are.
+    /// Watches a container, its pod and the cgroups above the pod. Returns whether the counters of the
+    /// container are open, and whether those of the pod are.
     pub fn add(&self, fs: &CgroupFs, new: &NewContainer<'_>) -> (bool, bool) {
         let now = Instant::now();
         let mut state = self.0.lock();
         let added = state.counters.add(fs, new, now);
         if new.container.is_selected {
             let is_young = [new.is_young, new.is_young_pod];
-            state.looks.add(fs, new.container.id, new.place, is_young, now);
+            state.limit_watch.add(fs, new.container.id, new.place, is_young, now);
         }
         drop(state);
         self.0.changed.wake();
@@ -133,12 +134,13 @@ impl OomWatch {
         self.0.lock().counters.end(id);
     }
 
-    /// Replaces the processes of the containers with these. `processes` gets those before, as scratch.
+    /// Replaces the processes of the containers with these. Leaves the previous ones in `processes`, so that
+    /// their memory is used again.
     pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of what is ending, and drops what is gone.
+    /// Reads the counters of cgroups that are ending, and drops those that are removed.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }
@@ -148,7 +150,7 @@ impl OomWatch {
         self.0.lock().counters.read_all(Instant::now());
     }
 
-    /// Returns the kills that were found since the last call, and what is known of their containers.
+    /// Returns the kills that were found since the last call, and their circumstances.
     pub fn take(&self) -> Vec<(FoundKill, End)> {
         let mut state = self.0.lock();
         state.take_kills();
@@ -162,36 +164,36 @@ impl OomWatch {
 
     /// Whether the processes of a container are due to be read, because it comes close to a limit.
     pub fn has_due(&self) -> bool {
-        self.0.lock().looks.has_due()
+        self.0.lock().limit_watch.has_due()
     }
 
-    /// Whether no container and no pod was made for a while.
+    /// Whether no container and no pod was created for a while.
     pub fn is_calm(&self) -> bool {
-        self.0.lock().looks.is_calm(Instant::now())
+        self.0.lock().limit_watch.is_calm(Instant::now())
     }
 
     /// Returns the containers with processes that are due to be read, each container once.
     pub fn take_due(&self) -> BTreeSet<ContainerId> {
-        self.0.lock().looks.take_due()
+        self.0.lock().limit_watch.take_due()
     }
 
-    /// Returns the CPU time of looks since the last call.
+    /// Returns the CPU time of measurements since the last call.
     pub fn take_cpu_time(&self) -> Duration {
-        self.0.lock().looks.take_cpu_time()
+        self.0.lock().limit_watch.take_cpu_time()
     }
 
-    /// Returns how long a container takes to reach its limit, or its pod's, if it grows on; `None` if it does
-    /// not grow or has no limit.
+    /// Returns the time until a container reaches its limit, or its pod's, if it keeps growing; `None` if it
+    /// does not grow or has no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
-        self.0.lock().looks.time_to_limit(id, Instant::now())
+        self.0.lock().limit_watch.time_to_limit(id, Instant::now())
     }
 
-    /// Returns how many thousandths of its limit, or of its pod's, a container uses.
+    /// Returns the use of a container in thousandths of its limit, or that of its pod if it is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
-        self.0.lock().looks.permille(id)
+        self.0.lock().limit_watch.permille(id)
     }
 
-    /// Does what the thread that watches would do now, without a notification.
+    /// Does what the watching thread would do now, without a notification.
     #[cfg(test)]
     pub(super) fn step(&self, proc: Proc, now: Instant) {
         let mut state = self.0.lock();
@@ -210,14 +212,14 @@ impl Shared {
         loop {
             let now = Instant::now();
             let (files, until) = {
-                let State { counters, looks, .. } = &*self.lock();
-                let until = counters.next_step(now).into_iter().chain(looks.next()).min();
+                let State { counters, limit_watch, .. } = &*self.lock();
+                let until = counters.next_step(now).into_iter().chain(limit_watch.next()).min();
                 (counters.polled(), until)
             };
             let timeout = until.map(|until| timespec(until.saturating_duration_since(now)));
             let mut polled = vec![PollFd::new(&self.changed, PollFlags::IN)];
             polled.extend(files.iter().map(|files| PollFd::new(&**files, PollFlags::PRI)));
-            let n_ready = poll(&mut polled, timeout.as_ref()).unwrap_or(0); // a signal may interrupt it
+            let n_ready = poll(&mut polled, timeout.as_ref()).unwrap_or(0); // A signal may interrupt poll.
             let is_ready = |at: usize| n_ready > 0 && !polled[at].revents().is_empty();
             let woken: Vec<_> = (0..files.len()).filter(|&i| is_ready(i + 1)).map(|i| &files[i]).collect();
             self.changed.clear();

@@ -7,10 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-/// A file is read again for this long after a notification, and after each later event that precedes a kill.
+/// A file is read repeatedly for this long after a notification, and after each later event that may precede
+/// a kill.
 const READING: Duration = Duration::from_millis(30);
-/// The maximum time that a file is read again while events precede a kill. From the first event at the limit
-/// to the kill, 626 ms were the most of 588 trials, and 25 ms the median.
+/// The maximum time for which a file is read repeatedly while such events go on. The time from the first
+/// event at the limit to the kill was at most 626 ms in 588 trials; the median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
 /// How long a file is not polled after it was read.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -46,7 +47,7 @@ enum State {
 #[derive(Debug)]
 pub struct Pace {
     state: State,
-    /// The length of the last pause, and when it ended.
+    /// The length of the last pause, and the time at which it ended.
     pause: Duration,
     paused_until: Option<Instant>,
 }
@@ -76,23 +77,23 @@ impl Pace {
         }
     }
 
-    /// Takes a notification.
+    /// Notes a notification.
     pub fn wake(&mut self, now: Instant) {
         if self.paused_until.is_some_and(|until| now > until + MAX_PAUSE) {
             self.pause = Duration::ZERO;
         }
-        // At the longest pause, a few more reads find a kill too rarely to be worth their time.
+        // A file with the longest pause is not read repeatedly: that would find a kill too rarely.
         let reading = if self.pause == MAX_PAUSE { Duration::ZERO } else { READING };
         self.state = State::Read { since: now, until: now + reading, has_kill: false };
     }
 
-    /// Takes what a read shows.
-    pub fn see(&mut self, moved: Moved, now: Instant) {
+    /// Notes the result of a read.
+    pub fn note_read(&mut self, moved: Moved, now: Instant) {
         let State::Read { since, until, has_kill } = &mut self.state else { return };
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // Reading is extended only after the first notification for a while, and not in a loop of kills.
+            // Reading is extended only after the first notification in a while, and not in a loop of kills.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }
@@ -126,7 +127,7 @@ mod tests {
         pace.wake(now);
         for round in 0.. {
             let at = now + 2 * round * MS;
-            pace.see(moved[moved.len().min(round as usize + 1) - 1], at);
+            pace.note_read(moved[moved.len().min(round as usize + 1) - 1], at);
             if let Some(end) = pace.pause_end() {
                 return (at - now, end - at);
             }

@@ -1,5 +1,5 @@
-//! The memory of the pods with a running container: what is charged to each, and what of it is outside its
-//! running containers.
+//! The memory of the pods with a running container: how much is charged to each, and how much of that is
+//! outside its running containers.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ struct Pod {
     labels: String,
     uid_label: String,
     containers: Vec<Arc<Container>>,
-    /// The start time of its youngest container, as far as that is known.
+    /// The start time of the pod's youngest container, if it is known.
     started_at: Option<u64>,
     files: Option<MemoryFiles>,
     /// The values of the pod's cgroup; `None` if it cannot be read.
@@ -27,7 +27,7 @@ struct Pod {
     outside: Option<Outside>,
 }
 
-/// The pods of which a filter selects a container. Nothing is allocated while the containers stay the same.
+/// The pods with a selected container. Nothing is allocated while the containers stay the same.
 #[derive(Debug)]
 pub struct Pods {
     fs: MemoryFs,
@@ -35,18 +35,18 @@ pub struct Pods {
     table: Vec<Pod>,
     /// The positions of the exported pods, by label text.
     order: Vec<usize>,
-    /// The state of the accounts from which the table was made.
+    /// The generation of the accounts from which the table was made.
     generation: Option<u64>,
 }
 
 impl Pods {
-    /// Reads pods from `fs`.
+    /// Creates an empty table that reads pods from `fs`.
     pub fn new(fs: MemoryFs) -> Self {
         Self { fs, table: Vec::new(), order: Vec::new(), generation: None }
     }
 
-    /// Finds the pods of the containers, and notes the containers outside the filters that have to be read
-    /// because another container of their pod is selected.
+    /// Finds the pods of the containers, and the unselected containers that have to be read because another
+    /// container of their pod is selected.
     pub fn update(&mut self, accounts: &mut Accounts, fs: &mut CgroupFs) {
         let generation = Some(accounts.generation());
         if self.generation == generation {
@@ -72,7 +72,7 @@ impl Pods {
             table[i].started_at = table[i].started_at.max(account.started_at());
             table[i].containers.push(container.clone());
         }
-        // A cgroup that several pods share is not a pod's.
+        // A cgroup that several pods share is not the cgroup of a pod.
         table.retain(|pod| !shared.contains(&pod.path) && pod.is_selected());
         for pod in &mut table {
             let before = self.table.binary_search_by(|before| before.path.cmp(&pod.path));
@@ -85,7 +85,7 @@ impl Pods {
         accounts.set_read_for_pods(unselected.map(|container| container.id).collect());
     }
 
-    /// Sorts the pods by label text. Of several with the same labels only the youngest is exported.
+    /// Sorts the pods by label text. If several pods have the same labels, only the youngest is exported.
     fn sort(&mut self) {
         let Self { table, order, .. } = self;
         order.clear();
@@ -114,8 +114,8 @@ impl Pods {
         }
     }
 
-    /// Returns what the pod of this container is charged for now outside its running containers. What an
-    /// ended container left stays when a process is killed, so this also holds after a kill.
+    /// Returns the memory that is charged now to the pod of this container outside its running containers. A
+    /// kill does not free the memory that an ended container left, so the value also holds after a kill.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;
@@ -134,7 +134,7 @@ impl Pods {
         self.table[i].values.as_ref()?.get(CURRENT)
     }
 
-    /// Returns what is exported, by label text, and the containers of each pod.
+    /// Returns the exported pods, by label text, and the containers of each.
     pub fn exported(&self) -> impl Iterator<Item = (Exported<'_>, &[Arc<Container>])> + Clone {
         self.order.iter().filter_map(|&i| {
             let Pod { labels, uid_label, values, outside, containers, .. } = &self.table[i];

@@ -1,8 +1,8 @@
-//! How much memory containers use, by their cgroups, read once per scrape.
+//! The memory use of containers, from their cgroups. It is read once per scrape.
 //!
-//! The kernel may kill in a container that is close to its limit, or to its pod's. In between scrapes, a
-//! thread notices that and what the container maps is read (see [`super::oom_watch`]). From 85% of the limit
-//! on it is kept, to be reported when the kernel has counted a kill.
+//! The kernel may kill in a container that is close to its limit, or to its pod's. Between scrapes, a thread
+//! notices such containers, and their processes are read (see [`super::oom_watch`]). From 86% of the limit
+//! on, the result is kept, and is reported when the kernel has counted a kill.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -51,17 +51,17 @@ pub struct CgroupUsage {
     /// The containers that are read in this check, because they come close to a limit.
     due: BTreeSet<ContainerId>,
     totals: KillTotals,
-    /// The start time of the youngest process in the first update. What began later began while the exporter
-    /// ran.
+    /// The start time of the youngest process in the first update. A process that began later began while the
+    /// exporter ran.
     youngest_at_start: Option<u64>,
     buffers: Buffers,
-    /// Scratch.
+    /// Buffers that are kept so that a scrape allocates nothing.
     members: Vec<(ContainerId, u32)>,
     order: Vec<(u64, u32)>,
 }
 
 impl CgroupUsage {
-    /// Reads cgroups from `fs`. Logs at `level` if no container's cgroup is found.
+    /// Creates the state that reads cgroups from `fs`. Logs at `level` if no container's cgroup is found.
     ///
     /// Fails with the system's error when no descriptor is left.
     pub fn new(fs: CgroupFs, level: Level) -> io::Result<Self> {
@@ -81,20 +81,20 @@ impl CgroupUsage {
     }
 
     /// Starts the thread that notices containers close to their limit, and OOM kills where the kernel reports
-    /// them. It wakes the thread that scrapes, and takes at most a quarter of this CPU budget.
+    /// them. It wakes the scraping thread, and its measurements take at most a quarter of this CPU budget.
     ///
     /// Fails with the system's error when no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
         self.watch.start(demand, cpu_budget, proc)
     }
 
-    /// Returns the CPU time of that thread's looks since the last call.
-    pub fn take_look_time(&self) -> Duration {
+    /// Returns the CPU time of that thread's measurements since the last call.
+    pub fn take_watch_time(&self) -> Duration {
         self.watch.take_cpu_time()
     }
 
-    /// Notes which containers have a process, and begins to count their OOM kills. Reads the counters of kills
-    /// if the node's count has changed.
+    /// Updates the containers with a process, and begins to count their OOM kills. Reads the counters of
+    /// kills if the node's count has changed.
     pub fn update(&mut self, processes: &ProcessTable, discovery: &Discovery, proc: &Proc, now: Instant) {
         for id in self.accounts.update(processes, discovery, now) {
             self.watch.end(id);
@@ -108,7 +108,7 @@ impl CgroupUsage {
         let alive = processes.iter().filter(|process| !process.identity().is_zombie());
         self.members.extend(alive.filter_map(|process| Some((process.container()?.id, process.pid()))));
         self.watch.set_processes(&mut self.members, now);
-        if self.totals.see_node(proc.oom_kills(&mut self.buffers)) {
+        if self.totals.update_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();
         }
         self.watch.drop_gone();
@@ -177,13 +177,13 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
-    /// Whether no container and no pod was made for a while, so that checks may be rarer.
+    /// Whether no container and no pod was created for a while, so that checks may be rarer.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }
 
-    /// Takes the containers that come close to a limit, which this scrape or check reads, and reads their
-    /// accounts.
+    /// Begins the reads of a scrape or check: reads the accounts of the containers that come close to a
+    /// limit.
     pub fn begin_reads(&mut self) {
         self.due = self.watch.take_due();
         let due = &self.due;
@@ -195,14 +195,14 @@ impl CgroupUsage {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }
 
-    /// Returns how long a container takes to reach its limit, or its pod's, if it grows on; `None` if it does
-    /// not grow or has no limit.
+    /// Returns the time until a container reaches its limit, or its pod's, if it keeps growing; `None` if it
+    /// does not grow or has no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.watch.time_to_limit(id)
     }
 
-    /// Combines the sums of a scrape with the accounts: how much tmpfs is mapped, and what the containers
-    /// close to their limit map.
+    /// Adds the sums of a scrape to the accounts: the mapped tmpfs, and the mapped memory of containers close
+    /// to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
@@ -253,7 +253,7 @@ impl CgroupUsage {
         self.accounts.exported()
     }
 
-    /// Returns what is exported of cgroups.
+    /// Returns the groups of cgroup fields that are exported.
     pub fn groups(&self) -> GroupMask {
         self.fs.groups()
     }
@@ -268,7 +268,7 @@ impl CgroupUsage {
         self.ledger.iter().flat_map(Ledger::exported)
     }
 
-    /// Returns the label text of each container and pod, and the number of its kills since the start.
+    /// Returns the label text of each container and pod, and the number of kills in it since the start.
     pub fn n_kills(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter()
     }
@@ -308,7 +308,7 @@ fn is_below(cgroups: &Cgroups, path: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.starts_with(b"/"))
 }
 
-/// Finds out how much tmpfs and shared memory the processes of each container map.
+/// Sums up how much tmpfs and shared memory the processes of each container map.
 fn find_mapped_shmem(
     accounts: &mut Accounts,
     (snapshot, processes): (&Snapshot, &ProcessTable),

@@ -7,7 +7,7 @@ use crate::node::containers::filter::Filter;
 use crate::procfs::Proc;
 use crate::sources::recording::Recording;
 
-/// A node made of files that the test writes: its containers, its cgroups, and what discovery knows.
+/// A node made of files that the test writes: containers, cgroups and their discovery.
 pub(crate) struct Node {
     pub(crate) directory: PathBuf,
     pub(crate) proc: Proc,
@@ -94,7 +94,7 @@ impl Read {
 }
 
 #[test]
-fn containers_with_a_process_and_a_cgroup_are_exported() {
+fn only_containers_with_a_process_and_a_cgroup_are_exported() {
     let containers = [
         ("c1", "10", "shop", "b"),
         ("c2", "20", "shop", "a"),
@@ -121,7 +121,7 @@ fn containers_with_a_process_and_a_cgroup_are_exported() {
 }
 
 #[test]
-fn the_cgroup_of_a_container_is_found() {
+fn the_cgroup_is_that_of_the_init_process_or_of_the_id() {
     for (name, pid, process, cgroup) in [
         ("named", "10", "/pod/cri-containerd-c1.scope/app/c1", "pod/cri-containerd-c1.scope"),
         ("below", "10", "/pod/c1/x/y", "pod/c1"),

@@ -52,22 +52,22 @@ impl Node {
         self.above.iter_mut().for_each(|above| above.kills += 1);
     }
 
-    fn see_above(&mut self) {
+    fn update_above(&mut self) {
         for (path, counts) in ABOVE.iter().zip(self.above) {
-            self.counts.see_above(path, counts, self.now);
+            self.counts.update_above(path, counts, self.now);
         }
     }
 
     fn see_containers(&mut self, seen: &[u32]) {
         for &i in seen {
-            self.counts.see_container(ContainerId(i), self.containers[i as usize], self.now);
+            self.counts.update_container(ContainerId(i), self.containers[i as usize], self.now);
         }
     }
 
     /// Reads the cgroups above and these containers, and returns the kills: a container's name or `pod`,
     /// the number, and the limit.
     fn read(&mut self, seen: &[u32]) -> Vec<(String, u64, Option<Limit>)> {
-        self.see_above();
+        self.update_above();
         self.see_containers(seen);
         self.settle()
     }
@@ -102,7 +102,7 @@ fn one(name: &str, limit: Limit) -> (String, u64, Option<Limit>) {
 }
 
 #[test]
-fn a_kill_counts_where_it_was_and_names_the_limit() {
+fn a_kill_is_found_in_its_container_with_the_limit_that_was_hit() {
     for (full, limit) in [
         (Full::Container(0), Limit::Container),
         (Full::Above(2), Limit::Pod),
@@ -123,7 +123,7 @@ fn a_kill_counts_where_it_was_and_names_the_limit() {
 
 /// Rows 1 to 3: several containers of a pod end, and some of them were killed.
 #[test]
-fn no_container_gets_the_kill_of_another() {
+fn kills_are_not_attributed_to_another_container() {
     for (name, killed, seen, expected) in [
         ("both are killed", &[0_usize, 1][..], &[0_u32, 1][..], vec![("a", 1), ("b", 1)]),
         ("one ends by itself", &[0], &[0, 1], vec![("a", 1)]),
@@ -145,9 +145,9 @@ fn no_container_gets_the_kill_of_another() {
     }
 }
 
-/// Row 6: shared memory that an ended container has left fills the pod, not the container.
+/// Row 6: shared memory left by an ended container fills the pod, not the container.
 #[test]
-fn of_two_limits_the_one_hit_closest_to_the_kill_is_named() {
+fn the_limit_hit_closest_to_the_kill_is_reported() {
     let mut node = Node::new();
     node.kill(0, &Full::Container(0));
     assert_eq!(node.read(&[0, 1]), [one("a", Limit::Container)]);
@@ -161,9 +161,9 @@ fn of_two_limits_the_one_hit_closest_to_the_kill_is_named() {
 }
 
 #[test]
-fn kills_that_are_read_bit_by_bit_are_found_once() {
+fn kills_are_found_once_if_pod_and_container_are_read_apart() {
     let mut node = Node::new();
-    node.see_above();
+    node.update_above();
     node.kill(0, &Full::Container(0));
     node.see_containers(&[0, 1, 2]);
     assert_eq!(node.settle(), [one("a", Limit::Container)], "the container was read after its pod");
@@ -172,7 +172,7 @@ fn kills_that_are_read_bit_by_bit_are_found_once() {
     node.kill(0, &Full::Container(0));
     assert_eq!(node.read(&[1, 2]), [one("pod a true", Limit::Container)]);
     node.kill(1, &Full::Container(1));
-    assert_eq!(node.read(&[1, 2]), [one("b", Limit::Container)], "the pod has had its own kill");
+    assert_eq!(node.read(&[1, 2]), [one("b", Limit::Container)], "the pod's own kill was returned before");
     node.counts.forget(node.now + CANDIDATE);
     node.kill(0, &Full::Container(0));
     assert_eq!(node.read(&[1, 2]), [one("pod  true", Limit::Container)], "another instance");
@@ -189,7 +189,7 @@ fn the_first_process_of_a_group_kill_counts_twice() {
     assert_eq!(node.read(&[0, 1, 2]), [("a".to_owned(), 4, Some(Limit::Container))]);
 }
 
-/// With the mount option `memory_localevents`, no cgroup counts what happens below it.
+/// With the mount option `memory_localevents`, no cgroup counts the events below it.
 #[test]
 fn local_events_are_counted_for_containers_only() {
     let mut node = Node::new();
@@ -200,7 +200,7 @@ fn local_events_are_counted_for_containers_only() {
 }
 
 #[test]
-fn a_cgroup_of_several_pods_is_no_pod() {
+fn kills_in_a_cgroup_of_several_pods_are_not_those_of_a_pod() {
     let mut node = Node::new();
     let mut other = sources::Container { pod: "other".into(), ..container(0).listed.clone() };
     other.id = "d".into();
@@ -211,10 +211,14 @@ fn a_cgroup_of_several_pods_is_no_pod() {
 }
 
 #[test]
-fn without_counts_of_oom_no_limit_is_named() {
+fn no_limit_is_reported_without_counts_of_oom() {
     let mut counts = KillCounts::new(false);
     counts.add_container(&container(0), None, EventCounts::default());
-    counts.see_container(ContainerId(0), EventCounts { kills: 1, ..EventCounts::default() }, Instant::now());
+    counts.update_container(
+        ContainerId(0),
+        EventCounts { kills: 1, ..EventCounts::default() },
+        Instant::now(),
+    );
     let mut found = Vec::new();
     counts.settle(&mut found);
     assert_eq!((found.len(), found[0].n_kills, found[0].limit), (1, 1, None));

@@ -47,7 +47,7 @@ fn pod(node: &Node, path: &str, n: u32, kib: u32) {
 }
 
 #[test]
-fn the_parts_are_all_memory() {
+fn the_parts_add_up_to_all_memory() {
     let node = node("ledger");
     pod(&node, "kubepods-", 1, 700);
     pod(&node, "kubepods-burstable.slice/kubepods-burstable-", 2, 1300);
@@ -104,12 +104,12 @@ fn many_top_level_cgroups_share_a_part() {
     }
     let found = parts(&mut ledger(&node), &node);
     assert_eq!(found.iter().filter(|(part, _)| part.starts_with("/job")).count(), MAX_PARTS - 1);
-    // Those beyond the limit: 17 jobs and system.slice.
+    // The cgroups beyond the limit are 17 jobs and system.slice.
     assert!(found.contains(&("other_cgroups".to_owned(), 2017)), "{found:?}");
 }
 
 #[test]
-fn a_cgroup_namespace_is_not_the_node() {
+fn no_parts_are_exported_inside_a_cgroup_namespace() {
     let node = node("inside");
     let is_of_node = || node.fs().memory(Reads::Tops).unwrap().is_of_node();
     assert!(is_of_node());

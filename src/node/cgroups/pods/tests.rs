@@ -19,7 +19,7 @@ impl Read {
     }
 
     /// Simulates a scrape that finds these processes. Returns for each exported pod its use, its limit and
-    /// what is outside its containers.
+    /// the memory outside its containers.
     fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64, Option<u64>, Option<i64>)> {
         let Self(node, accounts, fs, pods) = self;
         let processes = node.see(processes);
@@ -40,7 +40,7 @@ const UID: &str = "0f3a1b2c-4d5e-6f70-8192-a3b4c5d6e7f8";
 const POD: &str = r#"{namespace="shop",pod="p""#;
 
 #[test]
-fn what_ended_containers_left_is_outside() {
+fn memory_left_by_ended_containers_is_outside() {
     let mut read = Read::new("pods", &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
     let pod = format!("kubepods/burstable/pod{UID}");
     let path = |id: &str| format!("/{pod}/{id}").leak() as &str;
@@ -78,7 +78,7 @@ fn containers_outside_the_filters_count_for_a_selected_pod() {
     }
     let processes = [(10, 100, "/kubepods/x/c1"), (20, 100, "/kubepods/y/c2")];
     assert_eq!(read.scrape(&processes), [(POD.to_owned(), 25, None, Some(15))]);
-    // Cgroups that several pods share, and those directly below the root, are no pods'.
+    // Cgroups that several pods share, and those directly below the root, are not cgroups of a pod.
     let mut read = Read::new(
         "shared",
         &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b"), ("c3", "30", "shop", "c")],
@@ -91,7 +91,7 @@ fn containers_outside_the_filters_count_for_a_selected_pod() {
 }
 
 #[test]
-fn of_two_pods_with_the_same_name_the_younger_is_exported() {
+fn the_younger_of_two_pods_with_the_same_name_is_exported() {
     for (name, starts, expected) in [("second", [100, 200], 4), ("first", [300, 200], 2)] {
         let mut read = Read::new(name, &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
         for (path, current) in

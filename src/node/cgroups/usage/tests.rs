@@ -52,7 +52,7 @@ impl Checked {
         self.pass(processes, false);
     }
 
-    /// Simulates a check that finds these processes, a second after the one before. Returns the containers
+    /// Simulates a check that finds these processes, a second after the previous one. Returns the containers
     /// that are read, and the kills: the container, which is empty for a pod, and the number.
     pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
@@ -105,7 +105,7 @@ fn a_container_is_read_from_85_percent_of_its_limit_on_while_it_grows() {
 }
 
 #[test]
-fn a_limit_that_is_lowered_is_noticed_at_the_next_look() {
+fn a_lowered_limit_is_noticed_at_the_next_measurement() {
     let (mut node, processes) = pod("lowered");
     node.write("kubepods/pod/memory.current", "400\n");
     node.write("kubepods/pod/c1/memory.max", "max\n");
@@ -117,7 +117,7 @@ fn a_limit_that_is_lowered_is_noticed_at_the_next_look() {
     assert_eq!(node.check(&processes).0, ["a"]);
 }
 
-/// The limit of the pod is used up by its other container.
+/// The other container of the pod uses up the pod's limit.
 #[test]
 fn a_container_can_come_close_to_the_limit_of_its_pod() {
     let (mut node, processes) = pod("close-pod");
@@ -129,7 +129,7 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// A process that is killed at the limit is named by what `status` showed before.
+/// A process that is killed at the limit is known from the `status` that was read before.
 #[test]
 fn the_last_moment_before_a_kill_is_returned_with_it() {
     let (mut node, processes) = pod("moment");
@@ -173,7 +173,7 @@ fn the_last_moment_before_a_kill_is_returned_with_it() {
 }
 
 #[test]
-fn tmpfs_is_not_joined_unless_all_processes_are_selected() {
+fn unmapped_tmpfs_is_unknown_unless_all_processes_are_selected() {
     let (mut node, processes) = pod("joined");
     for container in ["c1", "c2"] {
         node.write(&format!("kubepods/pod/{container}/memory.stat"), "file 50\nfile_mapped 10\nshmem 20\n");
@@ -241,7 +241,7 @@ fn a_kill_is_counted_for_a_container_without_a_process() {
 }
 
 #[test]
-fn kills_of_unselected_containers_count_for_nothing() {
+fn kills_of_unselected_containers_are_not_counted() {
     let mut node = Checked::new("unselected", &[("c1", "10", "bank", "a"), ("c2", "20", "shop", "b")]);
     node.oom_kills(7);
     for path in ["kubepods/pod/c1", "kubepods/pod/c2", "kubepods/pod"] {
@@ -258,7 +258,7 @@ fn kills_of_unselected_containers_count_for_nothing() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// Row 4: what began while the exporter ran counts from its beginning.
+/// Row 4: the kills in a container that began while the exporter ran count from the container's beginning.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [

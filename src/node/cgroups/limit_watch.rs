@@ -1,28 +1,28 @@
-//! Looks at what is charged to containers and pods with a limit, to notice in time that one comes close to
-//! it.
+//! Measures the use of containers and pods with a limit, to notice in time that one comes close to it.
 //!
-//! All of them are looked at once a second, and those that may soon be close ten times a second. A look reads
-//! the use, which takes 2.4 microseconds on a busy machine. The limit is read when it was written: pods often
-//! have none, and reading the limits of 250 containers and their pods, too, took two thirds of the time of looks.
+//! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit. One
+//! measurement reads the use, which takes 2.4 microseconds on a busy machine. A limit is read only after it
+//! was written: pods often have none, and reading the limits of 250 containers and their pods each time took
+//! two thirds of the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::growth::{Growth, Look, MAX_INTERVAL, MIN_INTERVAL, UseAndLimit};
+use super::growth::{Growth, MAX_INTERVAL, MIN_INTERVAL, Measurement, UseAndLimit};
 use crate::cgroupfs::changes::{Changes, Watched};
 use crate::cgroupfs::files::{CgroupFs, Place};
 use crate::cgroupfs::use_files::UseFiles;
 use crate::node::containers::table::ContainerId;
 use crate::procfs::this_process::thread_cpu_time;
 
-/// The number of descriptors that a level holds.
+/// The number of open descriptors for each level.
 const N_FILES: usize = 3;
-/// Looks may take this share of the CPU budget. If they would take more, there are fewer.
+/// Measurements may take this share of the CPU budget. If they would take more, they become rarer.
 const MAX_SHARE: f64 = 0.25;
-/// All limits are read this often. A limit that has changed by then without a report shows that writes are not
-/// reported, so that limits have to be read once a second.
+/// All limits are read this often. If one has changed without a report, writes are not reported, and limits
+/// have to be read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// Without a new cgroup for this long, the node is calm. A container that was made has its first process by then.
+/// The node is calm if no cgroup was created for this long. By then, a new container has its first process.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: a container's or a pod's.
@@ -32,7 +32,7 @@ struct Level {
     growth: Growth,
     /// The file of the limit, if writes to it are reported.
     limit_file: Option<Watched>,
-    /// The directory, if it is one above containers and new cgroups in it are reported.
+    /// The directory, if it is above containers and new cgroups in it are reported.
     directory: Option<Watched>,
     is_gone: bool,
 }
@@ -50,32 +50,34 @@ impl Levels {
     }
 }
 
-/// What looks show.
+/// The results of the measurements that were due.
 #[derive(Debug, Default)]
-pub struct Looked {
+pub struct Measured {
     /// Whether the processes of a container are due to be read from now on.
     pub is_due: bool,
     /// Whether there may be a new cgroup.
     pub has_new: bool,
-    /// The containers that may reach a limit before the next look.
+    /// The containers that may reach a limit before the next measurement.
     pub at_limit: Vec<ContainerId>,
 }
 
-/// The looks at the cgroups of all selected containers, and at their pods'.
+/// The measurements of the cgroups of all selected containers, and of their pods.
 #[derive(Debug)]
-pub struct Looks {
+pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
     changes: Changes,
-    /// The containers that come close to a limit, so that their processes are to be read.
+    /// The containers that come close to a limit, so that their processes have to be read.
     due: BTreeSet<ContainerId>,
-    /// At most this many cgroups are held.
+    /// The maximum number of cgroups with open files.
     max_held: usize,
-    /// When every cgroup is looked at again, when some of them are, and when every limit is read again.
+    /// When every cgroup is measured again.
     all_at: Option<Instant>,
+    /// When some or all of the cgroups are measured again.
     next_at: Option<Instant>,
+    /// When every limit is read again.
     limits_at: Option<Instant>,
-    /// When a cgroup was last new.
+    /// When a new cgroup was last noticed.
     new_at: Option<Instant>,
     /// The CPU budget, as a fraction of one core; 0 means no limit.
     cpu_budget: f64,
@@ -83,8 +85,8 @@ pub struct Looks {
     text: Vec<u8>,
 }
 
-impl Looks {
-    /// Looks at nothing yet. At most a quarter of this many descriptors are used.
+impl LimitWatch {
+    /// Creates the state without cgroups. At most a quarter of this many descriptors are used.
     pub fn new(max_descriptors: usize) -> Self {
         Self {
             levels: BTreeMap::new(),
@@ -102,12 +104,14 @@ impl Looks {
         }
     }
 
-    /// Limits the CPU time of looks to a quarter of this budget, a fraction of one core. 0 means no limit.
+    /// Limits the CPU time of measurements to a quarter of this budget, a fraction of one core. 0 means no
+    /// limit.
     pub fn limit_cpu_time(&mut self, cpu_budget: f64) {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and looks at both. The growth of a young cgroup counts from its creation.
+    /// Adds a container and its pod, and measures both. The growth of a young cgroup counts from its
+    /// creation.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -129,7 +133,7 @@ impl Looks {
         self.next_at = Some(now + MIN_INTERVAL);
     }
 
-    /// Also notices new cgroups in this one. Returns whether the cgroup is looked at from now on.
+    /// Adds a cgroup, and watches for new cgroups in it. Returns whether it is measured from now on.
     fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
         let is_held = self.add_level(fs, path, is_young, now);
         if let Some(level) = self.levels.get_mut(path)
@@ -140,7 +144,7 @@ impl Looks {
         is_held
     }
 
-    /// Returns whether the cgroup is looked at from now on.
+    /// Adds a cgroup. Returns whether it is measured from now on.
     fn add_level(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
         if self.levels.contains_key(path) {
             return true;
@@ -150,24 +154,24 @@ impl Looks {
         }
         let Some(files) = fs.open_use(path) else { return false };
         let growth = if is_young { Growth::of_new(now) } else { Growth::default() };
-        // A write from now on is reported, so the limit is read after that.
+        // Writes are reported from now on, so the limit is read only after this.
         let limit_file = self.changes.watch_file(files.limit_file());
         let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };
         level.read_limit();
-        level.look(&mut self.text, now);
+        level.measure(&mut self.text, now);
         self.levels.insert(path.into(), level);
         true
     }
 
-    /// Returns when the next look is due; `None` if there is nothing to look at.
+    /// Returns when the next measurement is due; `None` if there are no cgroups.
     pub fn next(&self) -> Option<Instant> {
         self.next_at
     }
 
-    /// Looks at what is due.
-    pub fn look(&mut self, now: Instant) -> Looked {
+    /// Measures the cgroups that are due.
+    pub fn measure(&mut self, now: Instant) -> Measured {
         if self.next_at.is_none_or(|next_at| now < next_at) {
-            return Looked::default();
+            return Measured::default();
         }
         let clock = thread_cpu_time();
         let is_all = self.all_at.is_none_or(|all_at| now >= all_at);
@@ -179,7 +183,7 @@ impl Looks {
             if !is_all && level.growth.interval(now) > MIN_INTERVAL {
                 return true;
             }
-            let Some(is_due) = level.look(text, now) else {
+            let Some(is_due) = level.measure(text, now) else {
                 level.limit_file.into_iter().chain(level.directory).for_each(|file| changes.forget(file));
                 return false;
             };
@@ -200,11 +204,11 @@ impl Looks {
         let cost = thread_cpu_time().saturating_sub(clock);
         self.cpu_time += cost;
         self.schedule(is_all, is_soon, cost, now);
-        Looked { is_due: !close.is_empty(), has_new, at_limit }
+        Measured { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written since the last call, and from time to time all of them. Returns whether
-    /// there may be a new cgroup.
+    /// Reads the limits that were written since the last call, and from time to time all of them. Returns
+    /// whether there may be a new cgroup.
     fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
         let mut differing = Vec::new();
@@ -213,7 +217,7 @@ impl Looks {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // Later, so that each of these writes is reported by now.
+        // This comes after reading the limits, so that each write that changed one is reported by now.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
@@ -254,18 +258,18 @@ impl Looks {
         std::mem::take(&mut self.due)
     }
 
-    /// Returns the CPU time of looks since the last call.
+    /// Returns the CPU time of measurements since the last call.
     pub fn take_cpu_time(&mut self) -> Duration {
         std::mem::take(&mut self.cpu_time)
     }
 
-    /// Returns how long a container takes to reach its limit, or its pod's, if it grows on; `None` if it does
-    /// not grow or has no limit.
+    /// Returns the time until a container reaches its limit, or its pod's, if it keeps growing; `None` if it
+    /// does not grow or has no limit.
     pub fn time_to_limit(&self, id: ContainerId, now: Instant) -> Option<Duration> {
         self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
     }
 
-    /// Returns how many thousandths of its limit, or of its pod's, a container uses.
+    /// Returns the use of a container in thousandths of its limit, or that of its pod if it is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.growths(id).filter_map(Growth::permille).max()
     }
@@ -284,7 +288,7 @@ impl Looks {
         Some((&self.levels.get(&of.own)?.files, pod.unwrap_or_default()))
     }
 
-    /// Returns what is charged to a container, and its limit, as of the last look.
+    /// Returns the use of a container and its limit, as of the last measurement.
     pub fn use_of_container(&self, id: ContainerId) -> UseAndLimit {
         self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
     }
@@ -296,7 +300,7 @@ impl Looks {
         }
     }
 
-    /// Returns what is charged to a cgroup, and its limit, as of the last look.
+    /// Returns the use of a cgroup and its limit, as of the last measurement.
     pub fn use_of(&self, path: &[u8]) -> UseAndLimit {
         self.levels.get(path).map(|level| level.growth.use_and_limit()).unwrap_or_default()
     }
@@ -324,8 +328,8 @@ impl Level {
         limit.is_some_and(|limit| self.growth.set_limit(limit))
     }
 
-    /// Looks at the cgroup. Returns whether its processes are due to be read; `None` if it is gone.
-    fn look(&mut self, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
+    /// Measures the cgroup. Returns whether its processes are due to be read; `None` if it was removed.
+    fn measure(&mut self, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
         if self.is_gone {
             return None;
         }
@@ -335,7 +339,7 @@ impl Level {
         let current = self.files.current()?;
         let inactive =
             if self.growth.needs_inactive(current) { self.files.inactive_file(text) } else { None };
-        Some(self.growth.see(Look { current, inactive }, now))
+        Some(self.growth.add(Measurement { current, inactive }, now))
     }
 }
 
