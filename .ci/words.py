@@ -29,6 +29,8 @@ ALLOWED = {
         "A process is not *somebody*",
         "no paths are told",
     ],
+    # An option of systemctl.
+    "tests/nodes/guest/node.py": ["--kill-whom=main"],
 }
 
 # This file has to name the words.

@@ -1,4 +1,4 @@
-"""Writes what an exporter says of cgroups and of OOM kills: families to follow a real exposition, and the answer of /ooms."""
+"""Makes the cgroups' families that the page reads after a real exposition, and answers of /ooms."""
 
 import json
 import re
@@ -10,15 +10,16 @@ from exposition import Exposition
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
 PARTS = (
-    "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu vmalloc zswap kernel_other sockets remainder"
+    "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
+    "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts that the treemap shows as they are: of the others it shows what is mapped and what is not.
+# The parts that have a tile each. The treemap splits the other parts into mapped and unmapped memory.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
 @dataclass
 class Charge:
-    """One container's account, in bytes. What is None or missing has no sample."""
+    """One container's account, in bytes. Values that are None or missing have no sample."""
 
     current: int
     limit: int | None = None
@@ -26,7 +27,7 @@ class Charge:
     unmapped: dict = field(default_factory=dict)
 
     def tiles(self, mapped):
-        """What the treemap shows of it beside `mapped` bytes of paths: {name: bytes}."""
+        """Returns its tiles beside `mapped` bytes of paths: {name: bytes}."""
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
         left = self.current - mapped - sum(tiles.values())
@@ -34,7 +35,7 @@ class Charge:
 
 
 def containers(exposition):
-    """The PSS of each container: {(namespace, pod, container): bytes}."""
+    """Returns the PSS of each container: {(namespace, pod, container): bytes}."""
     sums = {}
     for labels, value in exposition.families["process_smaps_pss_bytes"]:
         key = tuple(labels[name] for name in CONTAINER)
@@ -43,13 +44,27 @@ def containers(exposition):
 
 
 def charges_of(exposition):
-    """Charges of every kind for an exposition's containers: with and without limit, account and split, and with too many tiles."""
+    """Returns charges for an exposition's containers.
+
+    Some have no limit, no account or no split, and the tiles of some exceed their use.
+    """
     out = {}
     for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
         if k % 11 == 9:
             continue
         cache, tmpfs = (pss // (3 + k % 5)) & -4096, (8 * MIB if k % 4 == 1 else 0)
-        parts = dict(anon_unmapped=k % 3 * 2 * MIB, hugetlb=k % 5 // 4 * 4 * MIB, slab=(2 + k % 3) * MIB, page_tables=MIB + k * 4096, kernel_stacks=(1 + k % 5) * 65536, percpu=k * 1440, vmalloc=k * 4096, zswap=k % 4 * 65536, kernel_other=300_000, sockets=k % 2 * 40_960)
+        parts = {
+            "anon_unmapped": k % 3 * 2 * MIB,
+            "hugetlb": k % 5 // 4 * 4 * MIB,
+            "slab": (2 + k % 3) * MIB,
+            "page_tables": MIB + k * 4096,
+            "kernel_stacks": (1 + k % 5) * 65536,
+            "percpu": k * 1440,
+            "vmalloc": k * 4096,
+            "zswap": k % 4 * 65536,
+            "kernel_other": 300_000,
+            "sockets": k % 2 * 40_960,
+        }
         difference = (-9 if k % 17 == 4 else 3 + k % 6) * MIB
         current = pss + cache + tmpfs + sum(parts.values()) + difference
         anon, page_cache = pss * 2 // 3, pss // 3 + cache
@@ -63,39 +78,63 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """A node's memory by part, and of each pod its use, limit and what is outside of its containers."""
+    """A node's memory by part, and the use, limit and parts outside containers of each pod."""
 
     parts: dict
     pods: dict  # (namespace, pod) -> (current, limit, {part: bytes})
 
 
 def ledger_of(charges, remainder=9 * MIB, unlisted=0):
-    """A ledger that fits these charges. One pod is nearly at its limit by tmpfs that no running container is charged for."""
+    """Returns a ledger that fits these charges. Tmpfs of ended containers brings one pod near its limit."""
     inside = {}
     for (namespace, pod, _), charge in charges.items():
         inside[namespace, pod] = inside.get((namespace, pod), 0) + charge.current
     pods = {}
     for k, (key, current) in enumerate(sorted(inside.items())):
-        outside = {"anon": 196_608, "page_cache": k % 4 * MIB, "shmem": 0, "kernel": 90_112, "remainder": k % 3 * 4096}
+        outside = {
+            "anon": 196_608,
+            "page_cache": k % 4 * MIB,
+            "shmem": 0,
+            "kernel": 90_112,
+            "remainder": k % 3 * 4096,
+        }
         if key == ("data", "kafka-1"):
             outside["shmem"] = 6 * current
         whole = current + sum(outside.values())
-        pods[key] = (whole, None if k % 5 == 4 else whole * 100 // (95 if key == ("data", "kafka-1") else 40 + k % 50), outside)
-    parts = {"free": 1800 * MIB, "pods": sum(whole for whole, *_ in pods.values()) + unlisted, "ended_pods": 210 * MIB}
-    parts |= {"/system.slice": 410 * MIB, "/user.slice": 38 * MIB, "/init.scope": 6 * MIB, "/dev-mqueue.mount": 40_960}
-    parts |= {"root_cgroup": 11 * MIB, "kernel": 96 * MIB, "hugetlb_pool": 128 * MIB, "zram": 0, "remainder": remainder}
+        share = 95 if key == ("data", "kafka-1") else 40 + k % 50
+        pods[key] = (whole, None if k % 5 == 4 else whole * 100 // share, outside)
+    parts = {
+        "free": 1800 * MIB,
+        "pods": sum(whole for whole, *_ in pods.values()) + unlisted,
+        "ended_pods": 210 * MIB,
+    }
+    parts |= {
+        "/system.slice": 410 * MIB,
+        "/user.slice": 38 * MIB,
+        "/init.scope": 6 * MIB,
+        "/dev-mqueue.mount": 40_960,
+    }
+    parts |= {
+        "root_cgroup": 11 * MIB,
+        "kernel": 96 * MIB,
+        "hugetlb_pool": 128 * MIB,
+        "zram": 0,
+        "remainder": remainder,
+    }
     return Ledger(parts, pods)
 
 
 def ledger_families(ledger):
-    """The families of the node and its pods."""
+    """Returns the families of the node and its pods."""
     lines = [f'cgroup_node_memory_bytes{{part="{part}"}} {value}' for part, value in ledger.parts.items()]
     for key, (current, limit, outside) in ledger.pods.items():
         labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(CONTAINER, key))
         lines.append(f"cgroup_pod_memory_current_bytes{{{labels}}} {current}")
         if limit is not None:
             lines.append(f"cgroup_pod_memory_limit_bytes{{{labels}}} {limit}")
-        lines += [f'cgroup_pod_memory_outside_containers_bytes{{{labels},part="{part}"}} {v}' for part, v in outside.items()]
+        for part, value in outside.items():
+            labels_of_part = f'{labels},part="{part}"'
+            lines.append(f"cgroup_pod_memory_outside_containers_bytes{{{labels_of_part}}} {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -104,24 +143,54 @@ def escaped(text):
 
 
 def families(charges):
-    """The cgroups' families of an exposition."""
-    lines = {name: [f"# TYPE cgroup_memory_{name}_bytes gauge"] for name in ("current", "limit", "working_set", "account", "unmapped")}
+    """Returns the cgroups' families of an exposition."""
+    names = ("current", "limit", "working_set", "account", "unmapped")
+    lines = {name: [f"# TYPE cgroup_memory_{name}_bytes gauge"] for name in names}
     for key, charge in charges.items():
         labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(CONTAINER, key))
-        for name, value in (("current", charge.current), ("limit", charge.limit), ("working_set", charge.current * 4 // 5)):
+        working_set = charge.current * 4 // 5
+        for name, value in (
+            ("current", charge.current),
+            ("limit", charge.limit),
+            ("working_set", working_set),
+        ):
             if value is not None:
                 lines[name].append(f"cgroup_memory_{name}_bytes{{{labels}}} {value}")
         for name, parts in (("account", charge.parts), ("unmapped", charge.unmapped)):
-            lines[name] += [f'cgroup_memory_{name}_bytes{{{labels},part="{part}"}} {value}' for part, value in parts.items()]
+            for part, value in parts.items():
+                lines[name].append(f'cgroup_memory_{name}_bytes{{{labels},part="{part}"}} {value}')
     return "\n".join(line for some in lines.values() for line in some) + "\n"
 
 
-def record(time, namespace="shop", pod="web-1", container="app", command="java", paths=(("java", "[heap]", 88_000_000), ("java", "/opt/java/lib/server/libjvm.so", 9_000_000)), **more):
-    """One record of /ooms."""
-    account = dict(zip(PARTS, (90_000_000, 0, 8_000_000, 0, 0, 3_000_000, 2_000_000, 0, 400_000, 100_000, 0, 0, 300_000, 0, 1_000_000)))
+PATHS = (("java", "[heap]", 88_000_000), ("java", "/opt/java/lib/server/libjvm.so", 9_000_000))
+
+
+def record(time, namespace="shop", pod="web-1", container="app", command="java", paths=PATHS, **more):
+    """Returns one record of /ooms."""
+    account = dict.fromkeys(PARTS, 0) | {
+        "anon": 90_000_000,
+        "page_cache": 8_000_000,
+        "slab": 3_000_000,
+        "page_tables": 2_000_000,
+        "kernel_stacks": 400_000,
+        "percpu": 100_000,
+        "kernel_other": 300_000,
+        "remainder": 1_000_000,
+    }
     return {
-        "time": time, "namespace": namespace, "pod": pod, "container": container, "command": command, "kills": 1, "limit_bytes": 104_857_600, "use_bytes": 104_800_000,
-        "reading_age_seconds": 0.8, "mapped_bytes": 99_000_000, "paths": [{"command": c, "path": path, "pss_bytes": v} for c, path, v in paths], "account": account, **more,
+        "time": time,
+        "namespace": namespace,
+        "pod": pod,
+        "container": container,
+        "command": command,
+        "kills": 1,
+        "limit_bytes": 104_857_600,
+        "use_bytes": 104_800_000,
+        "reading_age_seconds": 0.8,
+        "mapped_bytes": 99_000_000,
+        "paths": [{"command": c, "path": path, "pss_bytes": v} for c, path, v in paths],
+        "account": account,
+        **more,
     }
 
 
@@ -130,9 +199,10 @@ def without_cgroups(text):
 
 
 def charged(page, charges, ooms=None, ledger=None):
-    """Let the page read these charges with the exporter's samples, and this answer of /ooms: records, or (status, body).
+    """Lets the page read these charges with the exporter's samples, and this answer of /ooms.
 
-    `ledger` makes the families of the node and its pods from the charges.
+    The answer is a list of records, or (status, body). `ledger` makes the families of the node and its pods
+    from the charges.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 
@@ -145,7 +215,9 @@ def charged(page, charges, ooms=None, ledger=None):
 
     def answer(route):
         page.asked.append(time.monotonic())
-        status, body = page.ooms if isinstance(page.ooms, tuple) else (200, json.dumps({"records": page.ooms or []}))
+        status, body = (
+            page.ooms if isinstance(page.ooms, tuple) else (200, json.dumps({"records": page.ooms or []}))
+        )
         route.fulfill(status=status, content_type="application/json", body=body)
 
     page.tab.route("**/metrics?*", metrics)

@@ -170,7 +170,7 @@ def test_invalid_lines_are_counted(node, page):
         ),
     )
     page.open(node)
-    assert "2 lines of the answer are no samples" in page.text("#note")
+    assert "2 lines of the answer are invalid" in page.text("#note")
     assert page.value("#total") == node.exposition().total("pss")
 
 

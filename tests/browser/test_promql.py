@@ -1,4 +1,4 @@
-"""Each query that the page copies, executed on a Prometheus that scrapes two nodes with the same pods: it answers the page's numbers."""
+"""Copied queries return the page's numbers from a Prometheus that scrapes two nodes with the same pods."""
 
 import json
 import subprocess
@@ -26,7 +26,8 @@ class Charging:
     def __init__(self, exporter):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                forwarded = urllib.request.Request(exporter.url[:-1] + self.path, headers={"Accept": self.headers["Accept"] or "*/*"})
+                headers = {"Accept": self.headers["Accept"] or "*/*"}
+                forwarded = urllib.request.Request(exporter.url[:-1] + self.path, headers=headers)
                 with urllib.request.urlopen(forwarded) as answer:
                     body, headers = answer.read(), answer.headers
                 if self.path.startswith("/metrics"):
@@ -42,7 +43,7 @@ class Charging:
                 self.end_headers()
                 try:
                     self.wfile.write(body)
-                except OSError:  # the browser has gone on
+                except OSError:  # the browser has closed the connection
                     pass
 
             def log_message(self, *_):
@@ -56,26 +57,39 @@ class Charging:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory, serve):
-    """Two nodes with the same pods, of which the second has one more, and the Prometheus that scrapes them."""
+    """Two nodes with the same pods, but one more on the second, and the Prometheus that scrapes them."""
     odd = Container("odd", " pod ", "c", [Process(b"new\nline", ODD), Process(b"other", ODD)])
     more = Container("odd", "more", "c", [Process(b"new\nline", ODD)])
     directory = tmp_path_factory.mktemp("fleet")
     nodes = {}
     for name, containers in (("a", [*busy_node(), odd]), ("b", [*busy_node(grown=64), odd, more])):
-        nodes[name] = Charging(serve(write(directory / name, containers), "--filter", "*/*/*/*", "--node", name, "--max-samples", "0"))
+        arguments = ("--filter", "*/*/*/*", "--node", name, "--max-samples", "0")
+        nodes[name] = Charging(serve(write(directory / name, containers), *arguments))
     jobs = [{"targets": [node.address], "labels": {"node": name}} for name, node in nodes.items()]
-    config = {"global": {"scrape_interval": "5s", "scrape_timeout": "5s"}, "scrape_configs": [{"job_name": "smaps", "honor_labels": True, "static_configs": jobs}]}
+    config = {
+        "global": {"scrape_interval": "5s", "scrape_timeout": "5s"},
+        "scrape_configs": [{"job_name": "smaps", "honor_labels": True, "static_configs": jobs}],
+    }
     (directory / "prometheus.yml").write_text(json.dumps(config))
     url = f"http://127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data", f"--web.listen-address={url[7:]}"]
+    command = [
+        "prometheus",
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/data",
+        f"--web.listen-address={url[7:]}",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def query(text):
-        return json.loads(get(f"{url}/api/v1/query?" + urllib.parse.urlencode({"query": text})))["data"]["result"]
+        return json.loads(get(f"{url}/api/v1/query?" + urllib.parse.urlencode({"query": text})))["data"][
+            "result"
+        ]
 
     def has_scraped():
         try:
-            return len(query("cgroup_memory_current_bytes")) > 100 and len(query("smaps_exporter_samples")) == 2
+            return (
+                len(query("cgroup_memory_current_bytes")) > 100 and len(query("smaps_exporter_samples")) == 2
+            )
         except OSError:
             return False
 
@@ -138,7 +152,7 @@ ADDRESSES = [
 ]
 
 
-def test_each_copied_query_answers_the_pages_numbers(fleet, page):
+def test_copied_queries_return_the_pages_numbers(fleet, page):
     nodes, query = fleet
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.open(nodes["a"])
@@ -152,19 +166,28 @@ def test_each_copied_query_answers_the_pages_numbers(fleet, page):
         assert asked == copied(page) and 'node="a"' in asked, address
         rows = page.tab.evaluate("(place.kids.length ? rows : [place]).map(n => at(field, n))")
         shown = sorted(value for value in rows if value > 0)
-        answers = sorted(value for value in (float(series["value"][1]) for series in query(asked)) if value != 0)
+        answers = sorted(
+            value for value in (float(series["value"][1]) for series in query(asked)) if value != 0
+        )
         assert shown, address
         if shown != answers:
-            wrong.append(f"{address}: {len(shown)} rows of {sum(shown)}, {len(answers)} answers of {sum(answers)} to {asked[:600]}")
+            rows, samples = f"{len(shown)} rows of {sum(shown)}", f"{len(answers)} samples of {sum(answers)}"
+            wrong.append(f"{address}: {rows}, {samples} for {asked[:600]}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_button_says_where_there_is_no_query(fleet, page):
+def test_the_copy_button_is_disabled_where_there_is_no_query(fleet, page):
     nodes, _ = fleet
     page.open(nodes["a"])
-    for address in ("#/?by=path&field=charged_memory", "#/?by=path&field=node_memory", "#/" + CHARGED + "&q=slab", "#/cgroup_memory_slab?by=path&field=charged_memory", "#/?q=found+nowhere"):
+    for address in (
+        "#/?by=path&field=charged_memory",
+        "#/?by=path&field=node_memory",
+        "#/" + CHARGED + "&q=slab",
+        "#/cgroup_memory_slab?by=path&field=charged_memory",
+        "#/?q=found+nowhere",
+    ):
         page.go(address)
-        until(address, lambda: page.hash() == address and page.text("#copy") == "No PromQL says this")
+        until(address, lambda: page.hash() == address and page.text("#copy") == "No PromQL for this")
         assert page.tab.is_disabled("#copy")
     page.go("#/")
     until("a query", lambda: page.text("#copy") == "Copy as PromQL" and page.tab.is_enabled("#copy"))

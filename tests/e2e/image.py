@@ -1,4 +1,4 @@
-"""Container images without a builder or a registry: one layer of plain files, packed as `docker save` would."""
+"""Container images without a builder or registry: one layer of plain files, packed as by `docker save`."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = None):
-    """Write a layer: every file executable, the directories that a container needs, links as name -> target."""
+    """Write a layer of executable files, directories that containers need, and links (name -> target)."""
     with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
         directories = {"proc", "sys", "dev", "etc", "tmp"}
         for name in files:
@@ -25,7 +25,10 @@ def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = Non
 
 
 def busybox_layer(out: Path, busybox: Path):
-    """busybox with all its commands, and /pause for the pod sandboxes: its command name tells a sandbox from a container."""
+    """Write a layer with busybox, all its commands, and /pause.
+
+    Pod sandboxes run /pause, so that its command name distinguishes them from containers.
+    """
     applets = subprocess.check_output([busybox, "--list"], text=True).split()
     layer(
         out,
@@ -40,9 +43,12 @@ def busybox_layer(out: Path, busybox: Path):
 
 
 def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[str]]) -> Path:
-    """The archive of images that share busybox's layer. It is made once in this directory, also if several tests need it at once."""
-    made_of = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
-    archive = directory / f"busybox-{hashlib.sha256(b''.join(made_of)).hexdigest()[:12]}.tar"
+    """Return the archive of images that share busybox's layer.
+
+    It is made once in this directory, even if several tests need it at the same time.
+    """
+    inputs = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
+    archive = directory / f"busybox-{hashlib.sha256(b''.join(inputs)).hexdigest()[:12]}.tar"
     if not archive.exists():
         with tempfile.TemporaryDirectory(dir=directory) as partial:
             busybox_layer(Path(partial, "layer"), busybox)
@@ -63,7 +69,11 @@ def pack(out: Path, layer: Path, entrypoints: dict[str, list[str]]):
                 {
                     "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
                     "os": "linux",
-                    "config": {"Entrypoint": entrypoint, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/"},
+                    "config": {
+                        "Entrypoint": entrypoint,
+                        "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+                        "WorkingDir": "/",
+                    },
                     "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
                 }
             ).encode()

@@ -1,4 +1,4 @@
-"""Containers that leak until the kernel kills them, and what /ooms and the counters say about it."""
+"""Containers that leak until the kernel kills them, and what /ooms and the counters report."""
 
 import json
 import os
@@ -29,14 +29,18 @@ def records(exporter: Client) -> list[dict]:
 
 
 def kills(exporter: Client) -> dict[str, int]:
-    """The counted kills by `pod/container`. The strict reader would take seconds on an emulated processor."""
-    lines = re.findall(r"^smaps_exporter_oom_kills_total\{(.*)\} (\d+)$", exporter.get("/metrics")[1], re.MULTILINE)
+    """Return the counted kills by `pod/container`. The strict parser takes seconds on an emulated CPU."""
+    lines = re.findall(
+        r"^smaps_exporter_oom_kills_total\{(.*)\} (\d+)$", exporter.get("/metrics")[1], re.MULTILINE
+    )
     labels = [(dict(re.findall(r'(\w+)="([^"]*)"', text)), int(count)) for text, count in lines]
     return {f"{names['pod']}/{names['container']}": count for names, count in labels}
 
 
 def pids_of(lab: Lab, container: Container) -> list[int]:
-    return [pid for members in kernel.processes(lab).values() for pid in members if container.id in path_of(pid)]
+    return [
+        pid for members in kernel.processes(lab).values() for pid in members if container.id in path_of(pid)
+    ]
 
 
 def is_leaking(lab: Lab, container: Container) -> bool:
@@ -44,28 +48,36 @@ def is_leaking(lab: Lab, container: Container) -> bool:
 
 
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
-    """A container that leaks, in a child: version 1 has no counter that outlives the container."""
+    """A container with a leaking child. The first process stays, to keep the counter of cgroup version 1."""
     script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
     return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
 
 
 def ends(lab: Lab, container: Container) -> float:
-    """Wait until the leak was killed, and return when that was noticed."""
-    until(lambda: is_leaking(lab, container), 20, "it runs")
-    until(lambda: not is_leaking(lab, container), 60, "it has been killed")
+    """Wait until the leaking process was killed, and return the time."""
+    until(lambda: is_leaking(lab, container), 20, "the leak runs")
+    until(lambda: not is_leaking(lab, container), 60, "the leak was killed")
     return time.time()
 
 
-def assert_leaked(record: dict, name: str, ended_at: float, limit: int = LIMIT, seconds: float = 10, share: float = 0.85):
-    """Check a record of a leak that was read at most `seconds` before the kill, when it had this share of the limit, and recorded at most
-    `seconds` after it."""
-    assert (record["namespace"], record["pod"], record["container"], record["command"]) == ("accounts", name, "app", "leak")
+def assert_leaked(
+    record: dict, name: str, ended_at: float, limit: int = LIMIT, seconds: float = 10, share: float = 0.85
+):
+    """Check the record of a leak.
+
+    The container was read at most `seconds` before the kill, when it had at least this share of its limit.
+    The kill was recorded at most `seconds` after it.
+    """
+    labels = ("namespace", "pod", "container", "command")
+    assert [record[label] for label in labels] == ["accounts", name, "app", "leak"]
     assert record["kills"] == 1 and record["limit_bytes"] == limit
     assert record["limit"] == ("container" if IS_V2 else None)
     assert limit * 0.9 <= record["use_bytes"] <= limit
     assert 0 <= record["reading_age_seconds"] < seconds and abs(record["time"] - ended_at) < seconds
     largest = record["paths"][0]
-    assert (largest["command"], largest["path"]) == ("leak", "[heap]") and largest["pss_bytes"] >= share * limit
+    assert (largest["command"], largest["path"]) == ("leak", "[heap]") and largest[
+        "pss_bytes"
+    ] >= share * limit
     assert record["mapped_bytes"] >= sum(path["pss_bytes"] for path in record["paths"]) >= share * limit
     assert record["account"]["anon"] >= share * limit
     assert sum(record["account"].values()) == pytest.approx(record["use_bytes"], abs=2 * MIB)
@@ -84,14 +96,14 @@ def below(directory: Path) -> list[Path]:
 
 
 class Instance:
-    """A container without a runtime: a cgroup, and a process in it that leaks when it is told to."""
+    """A container without a runtime: a cgroup with a process that leaks when it reads a line."""
 
     def __init__(self, directory: Path, link: Path | None):
         self.directory, self.link = directory, link
         self.processes: list[subprocess.Popen] = []
 
     def run(self, script: str, directory: Path | None = None) -> subprocess.Popen:
-        """Run a shell script in the container, or in a cgroup below it. It may read a line from `go`."""
+        """Run a shell script in the container, or in a cgroup below it. It may read a line (see `go`)."""
 
         def enter():
             ((directory or self.directory) / "cgroup.procs").write_text(str(os.getpid()))
@@ -101,17 +113,17 @@ class Instance:
         return process
 
     def n_kills(self) -> int:
-        """The kernel's count."""
+        """Return the number of kills that the kernel has counted in this cgroup."""
         text = (self.directory / ("memory.events" if IS_V2 else "memory.oom_control")).read_text()
         return int(re.search(r"^oom_kill (\d+)", text, re.MULTILINE)[1])
 
     def signal(self):
-        """Let the first process, which waits for a line, go on."""
+        """Write the line that the first process waits for."""
         self.processes[0].stdin.write(b"\n")
         self.processes[0].stdin.flush()
 
     def go(self):
-        """Let the processes that wait for a line go on, and wait until all have ended."""
+        """Write the line that the processes wait for, and wait until all have ended."""
         for process in self.processes:
             process.stdin.write(b"\n")
             process.stdin.close()
@@ -119,7 +131,7 @@ class Instance:
             process.wait(60)
 
     def remove(self, delay: float = 0):
-        """Remove the cgroup, which a runtime does some 20 ms after the last process has ended."""
+        """Remove the cgroup. A runtime does so about 20 ms after the last process has ended."""
         directories = [*below(self.directory), self.directory]
         for directory in directories:
             for pid in (directory / "cgroup.procs").read_text().split():
@@ -134,7 +146,7 @@ class Instance:
 
 
 class Pods:
-    """Pods without a runtime: cgroups as the kubelet makes them, and its links. Removal is the test's."""
+    """Pods without a runtime: the kubelet's cgroups and links. Tests remove their containers."""
 
     def __init__(self, links: Path, programs: Path):
         self.links, self.programs = links, programs
@@ -153,7 +165,9 @@ class Pods:
     def pod(self, name: str, limit: int | None = None) -> Path:
         return self._make(self.parent / f"pod-{name}", limit)
 
-    def start(self, pod: Path, name: str, script: str, limit: int | None = None, is_listed: bool = True) -> Instance:
+    def start(
+        self, pod: Path, name: str, script: str, limit: int | None = None, is_listed: bool = True
+    ) -> Instance:
         """Start a container of a pod, which runs this script."""
         id = uuid.uuid4().hex * 2
         link = self.links / f"{pod.name.removeprefix('pod-')}_ooms_{name}-{id}.log" if is_listed else None
@@ -165,7 +179,7 @@ class Pods:
         return instance
 
     def leak(self, mib: int) -> str:
-        """A script that waits for a line and then takes so much memory."""
+        """Return a script that waits for a line and then allocates this much memory."""
         return f"read line; exec {self.programs}/leak heap {mib} 1 {mib}"
 
     def exporter(self, *arguments: str) -> Exporter:
@@ -190,7 +204,10 @@ def pods_of(links: Path, programs: Path):
 
 
 class Leaks:
-    """Leaks from 70% of their limits on, after three seconds of rest, without a scrape; and what the records say about them."""
+    """Statistics of the records of leaks.
+
+    A leak starts at 70% of its limit, after three idle seconds. Nothing scrapes the exporter.
+    """
 
     def __init__(self, pods: Pods, exporter: Exporter):
         self.pods, self.exporter = pods, exporter
@@ -198,16 +215,17 @@ class Leaks:
         self.worst: list[str] = []
 
     def run(self, name: str, leaks: list[tuple[int, int]]):
-        """Run leaks at once, each with its rate in MiB a second and its limit in MiB, and judge their records."""
+        """Run leaks at the same time, given as (MiB per second, limit in MiB), and evaluate their records."""
         instances = []
         for i, (rate, limit) in enumerate(leaks):
-            script = f"read line; {self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3; sleep {FOREVER}"
+            leak = f"{self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3"
+            script = f"read line; {leak}; sleep {FOREVER}"
             instances.append(self.pods.start(self.pods.pod(f"{name}-{i}"), "s-app", script, limit * MIB))
         wait_until_listed(self.exporter, *(f"{name}-{i}/s-app" for i in range(len(leaks))))
         for instance in instances:
             instance.signal()
         for instance in instances:
-            until(lambda instance=instance: instance.n_kills() >= 1, 1200, "the kernel has killed")
+            until(lambda instance=instance: instance.n_kills() >= 1, 1200, "the kernel has killed it")
         names = {f"{name}-{i}" for i in range(len(leaks))}
         deadline = time.monotonic() + 20
         while names - {record["pod"] for record in records(self.exporter)} and time.monotonic() < deadline:
@@ -217,30 +235,38 @@ class Leaks:
             record = found.get(f"{name}-{i}")
             self.n += 1
             self.n_kills += bool(record)
-            mapped, victims = (record["mapped_bytes"], [victim["command"] for victim in record["victims"]]) if record else (0, [])
+            mapped, victims = record["mapped_bytes"] if record else 0, record["victims"] if record else []
+            commands = [victim["command"] for victim in victims]
             is_by_path = mapped >= 0.85 * limit * MIB and record["paths"][0]["path"] == "[heap]"
             self.n_by_path += is_by_path
-            self.n_named += "leak" in victims
-            if not is_by_path or "leak" not in victims:
-                self.worst.append(f"{rate} MB/s into {limit} MB: {mapped / limit / MIB:.0%} by path, victims {victims}")
+            self.n_named += "leak" in commands
+            if not is_by_path or "leak" not in commands:
+                share = f"{mapped / limit / MIB:.0%} by path"
+                self.worst.append(f"{rate} MB/s into {limit} MB: {share}, victims {commands}")
         for instance in instances:
             instance.remove()
 
     def __str__(self):
-        share = f"{self.n_kills} records of {self.n} kills, {self.n_by_path} with 85% by path, {self.n_named} with the victim"
-        return "; ".join([share, *self.worst])
+        found = f"{self.n_kills} records of {self.n} kills"
+        parts = f"{self.n_by_path} with 85% by path, {self.n_named} with the victim"
+        return "; ".join([f"{found}, {parts}", *self.worst])
 
 
 def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
-    """Run `n` leaks of 200 MB/s into 256 MB, each beside a small process that takes and gives back 2 MiB all the time. Return in how
-    many of them the kernel killed a second process. With an exporter, it is scraped at this interval."""
+    """Return in how many of `n` leaks of 200 MB/s into 256 MB the kernel killed a second process.
+
+    Beside each leak, a small process allocates and frees 2 MiB all the time. An exporter, if there is one, is
+    scraped at this interval.
+    """
     n_second = 0
     pod = pods.pod(name)
     for _ in range(n):
-        script = f"{pods.programs}/leak churn & read line; {pods.programs}/leak heap 180 200 1000; sleep {FOREVER}"
+        script = (
+            f"{pods.programs}/leak churn & read line; {pods.programs}/leak heap 180 200 1000; sleep {FOREVER}"
+        )
         instance = pods.start(pod, "s-app", script, 256 * MIB)
         if exporter:
-            until(lambda: f"{name}/s-app" in kills(exporter), 60, "it is listed")
+            until(lambda: f"{name}/s-app" in kills(exporter), 60, "the container is listed")
         instance.signal()
         last_at = time.monotonic() + 60
         until_at = None
@@ -257,14 +283,17 @@ def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None
 
 
 def wait_until_listed(exporter: Client, *names: str):
-    """Wait until these containers, and pods, are exported without a kill."""
+    """Wait until these containers and pods are exported, with no kill."""
     until(lambda: set(names) <= kills(exporter).keys(), 60, f"{names} are listed")
     counts = kills(exporter)
     assert [counts[name] for name in names] == [0] * len(names)
 
 
 def wait_for(exporter: Client, expected: dict[str, int]):
-    """Wait until these are the kills, and still are after two scrapes. What has ended without a kill is not exported."""
+    """Wait until these kills are exported, and check that they still are two scrapes later.
+
+    Containers that have ended without a kill are not exported: they count as 0.
+    """
 
     def seen():
         counts = kills(exporter)

@@ -1,4 +1,4 @@
-"""The alert rules, and queries that need series of others, against made-up series: promtool."""
+"""promtool tests the alert rules, and queries that need other exporters' series, on made-up series."""
 
 import subprocess
 from pathlib import Path
@@ -19,16 +19,16 @@ def promtool(*arguments: str, cwd: Path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_are_sound(tmp_path):
+def test_prometheus_accepts_the_rules(tmp_path):
     (tmp_path / "rules.yaml").write_text(RULES.read_text())
     promtool("check", "rules", "rules.yaml", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted((HERE / "alerts").iterdir()), ids=lambda path: path.stem)
-def test_alerts_fire_when_they_should_and_only_then(tmp_path, path):
-    """The file has the summaries; the other annotations of an alert never change."""
+def test_alerts_fire_only_when_they_should(tmp_path, path):
+    """The files have the expected summaries. The other annotations of an alert are constant."""
     document = yaml.safe_load(path.read_text())
-    # Only the rules that the file is about, which takes a third of the time.
+    # Loading only the rules that the file tests takes a third of the time.
     tested = {test["name"].partition(":")[0] for test in document["tests"]}
     rules = {rule["alert"]: rule for rule in readme.rules() if rule["alert"] in tested}
     assert rules.keys() == tested
@@ -81,7 +81,7 @@ def test_memory_by_deployment(tmp_path):
 
 
 def test_memory_by_the_name_of_a_docker_container(tmp_path):
-    """By the cgroups of both drivers, as cAdvisor has them."""
+    """cAdvisor names containers by their cgroups. Both cgroup drivers are tested."""
     web, db = "1a" * 32, "2b" * 32
     series = {
         f'process_smaps_pss_bytes{{node="n1",namespace="moby",container="{web}",comm="nginx"}}': 100,

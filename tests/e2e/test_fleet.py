@@ -62,10 +62,10 @@ def test_every_panel_has_an_answer(fleet):
     prometheus, _, _ = fleet
     for title, expression in panels():
         asked = expression.replace("$__rate_interval", "1m")
-        for values in [".*", None]:  # everything is selected; then one of each
+        for values in [".*", None]:  # All values are selected, then one of each.
             selected = {"cluster": ".*", "node": "c", "namespace": "shop", "pod": "postgres-0"}
             if "containerd_up" in expression or "cgroup_node" in expression:
-                selected["node"] = "a"  # a recording has no containerd
+                selected["node"] = "a"  # A recording has no containerd.
             if "cgroup_pod" in expression:
                 selected |= {"node": "d", "pod": "web-0"}
             if ".so" in expression:
@@ -137,8 +137,8 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
     other = {"path": "kind", "kind": "path"}[group_by]
     queries = [query for comment, query in readme.queries() if f"--group-by {other}" not in comment]
     for query in queries:
-        # what grows may be nothing, after a minute
-        asked = query.replace("> 0", ">= 0").replace("/ 0.9", "/ 0")  # and nothing may be that full
+        # After a minute, perhaps nothing grows,
+        asked = query.replace("> 0", ">= 0").replace("/ 0.9", "/ 0")  # and perhaps nothing is that full.
         answer = until(lambda: prometheus.query(asked), 60, f"Prometheus answers {query}")
         assert any("node" in series["metric"] for series in answer), (
             f"{query} does not keep the node: {answer}"
@@ -152,7 +152,7 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
         assert "$labels.node" in rule["annotations"]["summary"], rule
 
 
-# curl, which need not be installed.
+# Stands in for curl, which need not be installed.
 CURL = """curl() { "$PYTHON" -c 'import sys, urllib.request
 print(urllib.request.urlopen("http://" + sys.argv[1]).read().decode())' "${@: -1}"; }
 """
@@ -175,7 +175,7 @@ def test_the_runbooks_commands_show_something(fleet):
 
 
 def lost(before, after, place: str = "") -> list[str]:
-    """Where `after` lacks what `before` has; it may have defaults besides."""
+    """Return the places where `after` lacks a value of `before`. It may have more, such as defaults."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -187,7 +187,7 @@ def lost(before, after, place: str = "") -> list[str]:
     return [] if before == after else [f"{place}: {before} became {after}"]
 
 
-def test_the_dashboard_is_grafanas(fleet):
+def test_the_dashboard_fits_grafanas_schema(fleet):
     """Grafana's types drop what its schema does not contain."""
     _, _, exporter = fleet
     register_default_plugins()

@@ -23,7 +23,7 @@ OPERATOR = ("podmonitor.yaml", "prometheusrule.yaml")
 
 
 def build(directory: Path) -> list[dict]:
-    """What `kubectl apply -k` would apply."""
+    """Return the documents that `kubectl apply -k` would apply."""
     done = subprocess.run([kubectl_path(), "kustomize", directory], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -35,7 +35,7 @@ def printed(what: str, *arguments: str) -> list[dict]:
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """A copy of the directory, in whose kustomization the lines of what is wanted are no comments."""
+    """Return a copy of the directory whose kustomization has the wanted lines uncommented."""
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)
     file = copy / "kustomization.yaml"
@@ -58,7 +58,7 @@ def by_kind(documents: list[dict]) -> dict[str, dict]:
 
 
 def valid_versions(documents: list[dict]) -> list[str]:
-    """The versions whose strict schemas accept all of the documents."""
+    """Return the versions whose strict schemas accept all documents."""
 
     def accepts(version: str) -> bool:
         try:
@@ -75,7 +75,7 @@ def valid_versions(documents: list[dict]) -> list[str]:
 def test_kubernetes_accepts_each_combination(tmp_path, chosen):
     documents = build(chosen_lines(tmp_path, chosen))
     assert [document["kind"] for document in documents] == ["Namespace", "DaemonSet", "NetworkPolicy"]
-    # before-1.30 removes a field that strict schemas do not know before 1.30; without it they reject the DaemonSet
+    # Strict schemas before 1.30 reject the DaemonSet for one field. The choice before-1.30 removes the field.
     expected = list(VERSIONS) if "before-1.30" in chosen else list(VERSIONS[2:])
     assert valid_versions(documents) == expected
     only = container(documents)
@@ -120,7 +120,7 @@ def test_only_the_prometheus_namespace_is_admitted():
 
 
 def closed(properties: dict, *required: str) -> dict:
-    """The schema of an object that has these properties and no others."""
+    """Return the schema of an object that has only these properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -153,7 +153,7 @@ ALERT = closed(
     "expr",
 )
 RULES = {"type": "array", "minItems": 1, "items": ALERT}
-# The fields of the Prometheus operator's resources that are used here, with the types of its API reference.
+# The fields that the manifests use of the Prometheus operator's resources, with types from its API reference.
 SPECS = {
     "PodMonitor": closed(
         {
@@ -194,14 +194,14 @@ def test_the_operators_resources_have_known_fields(tmp_path):
         validate_operators(documents["PodMonitor"])
 
 
-def test_a_wrong_manifest_is_refused():
+def test_an_unknown_field_is_rejected():
     documents = printed("manifest")
     container(documents)["volumeMount"] = []
     assert valid_versions(documents) == []
 
 
-def test_the_pages_own_examples_work(tmp_path):
-    """The kustomization of a user, with the base beside it, and the quota."""
+def test_the_examples_of_the_readme_work(tmp_path):
+    """The README has a user's kustomization, with the base beside it, and a quota."""
     page = (readme.KUBERNETES / "README.md").read_text()
     examples = [
         yaml.safe_load(block)

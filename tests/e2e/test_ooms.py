@@ -1,5 +1,4 @@
-"""What a container held when the kernel killed a process in it, by /ooms, the log and a counter, without a scrape; and what its memory
-consists of."""
+"""OOM kills without a scrape: records in /ooms, log lines, counters; and the parts of an account."""
 
 import os
 import re
@@ -18,17 +17,35 @@ from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import Container, Lab, cri, kill, read_proc, until
 from live_node import rmdir
-from ooms import LIMIT, Instance, assert_leaked, ends, is_leaking, kills, leak, limit_cgroup, pids_of, pods_of, records, second_victims, wait_for, wait_until_listed
+from ooms import (
+    LIMIT,
+    Instance,
+    assert_leaked,
+    ends,
+    is_leaking,
+    kills,
+    leak,
+    limit_cgroup,
+    pids_of,
+    pods_of,
+    records,
+    second_victims,
+    wait_for,
+    wait_until_listed,
+)
 
-# Containers near their limits; `make night` has more.
+# The number of containers near their limits. `make night` has more.
 N_FULL = int(os.environ.get("N_FULL_CONTAINERS", 100))
 
 
 @pytest.fixture
 def mounts(programs):
-    """What `leak` needs in a container: itself, at /programs, and a tmpfs at /cache."""
+    """The mounts that `leak` needs in a container: the program in /programs, and a tmpfs at /cache."""
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
-    yield [cri.Mount(host_path=str(programs), container_path="/programs", readonly=True), cri.Mount(host_path=cache, container_path="/cache")]
+    yield [
+        cri.Mount(host_path=str(programs), container_path="/programs", readonly=True),
+        cri.Mount(host_path=cache, container_path="/cache"),
+    ]
     shutil.rmtree(cache)
 
 
@@ -41,20 +58,22 @@ def test_a_kill_is_recorded_without_a_scrape(node, mounts):
         scrapes = exporter.metrics().value("smaps_exporter_scrapes_total")
         with pod(node, "leak-0", leak(mounts)) as made:
             ended_at = ends(node, made["app"])
-            [record] = until(lambda: records(exporter), 3, "it is recorded")
+            [record] = until(lambda: records(exporter), 3, "the kill is recorded")
             assert_leaked(record, "leak-0", ended_at, seconds=3)
         [line] = exporter.unusual_log_lines()
         [victim] = record["victims"]
-        start = 'OOM kill: namespace="accounts" pod="leak-0" container="app" largest_command="leak" victim="leak" '
-        start += f"victim_pid={victim['pid']} kills=1 "
+        start = 'OOM kill: namespace="accounts" pod="leak-0" container="app" '
+        start += f'largest_command="leak" victim="leak" victim_pid={victim["pid"]} kills=1 '
         assert line.partition("] ")[2].startswith(start), line
         assert f" limit_bytes={LIMIT} use_bytes={record['use_bytes']} " in line
         assert f'"leak[{victim["pid"]}]=' in line.partition(" processes=")[2]
-        assert re.search(r' reading_age_seconds=\d+\.\d+ mapped_bytes=\d+ (growth_seconds=\S+ )?"\[heap\]"=\d+[ (]', line), line
+        assert re.search(
+            r' reading_age_seconds=\d+\.\d+ mapped_bytes=\d+ (growth_seconds=\S+ )?"\[heap\]"=\d+[ (]', line
+        ), line
         exposition = exporter.after()
         assert exposition.by("smaps_exporter_oom_kills_total", *CONTAINER)["accounts", "leak-0", "app"] == 1
-        assert exposition.value("smaps_exporter_scrapes_total") - scrapes <= 4, "no client has asked"
-        assert records(exporter) == [record], "it is recorded once"
+        assert exposition.value("smaps_exporter_scrapes_total") - scrapes <= 4, "no client asked for a scrape"
+        assert records(exporter) == [record], "the kill is recorded once"
 
 
 def test_ten_kills_at_once_are_recorded(node, mounts):
@@ -63,9 +82,9 @@ def test_ten_kills_at_once_are_recorded(node, mounts):
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
             for container in containers:
-                until(lambda container=container: is_leaking(node, container), 20, "it runs")
+                until(lambda container=container: is_leaking(node, container), 20, "the container runs")
             for container in containers:
-                until(lambda container=container: not is_leaking(node, container), 90, "it has been killed")
+                until(lambda container=container: not is_leaking(node, container), 90, "the leak was killed")
             until(lambda: len(records(exporter)) == 10, 3, "all are recorded")
         finally:
             for made in pods:
@@ -78,18 +97,21 @@ def test_ten_kills_at_once_are_recorded(node, mounts):
         assert [counts["accounts", f"leak-{i}", "app"] for i in range(10)] == [1] * 10
 
 
-def test_a_full_container_that_is_killed_by_a_signal_has_no_record(node, mounts):
-    full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
+def test_a_full_container_killed_by_a_signal_has_no_record(node, mounts):
+    full = Container(
+        "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts
+    )
     with exporter_of(node) as exporter, pod(node, "full-0", full):
-        until(lambda: pids_of(node, full), 20, "it runs")
+        until(lambda: pids_of(node, full), 20, "the container runs")
         cgroup = Cgroup(node, full)
-        until(lambda: cgroup.values()["memory_current_bytes"] > 0.96 * LIMIT, 20, "it is full")
+        until(lambda: cgroup.values()["memory_current_bytes"] > 0.96 * LIMIT, 20, "the container is full")
         time.sleep(2.5)
         for pid in pids_of(node, full):
             kill(pid, 9)
         time.sleep(3)
         assert records(exporter) == [] and not exporter.unusual_log_lines()
-        assert exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER).get(("accounts", "full-0", "app"), 0) == 0
+        counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
+        assert counts.get(("accounts", "full-0", "app"), 0) == 0
 
 
 def test_a_restarted_container_has_its_own_record(node, mounts):
@@ -109,44 +131,50 @@ def test_a_restarted_container_has_its_own_record(node, mounts):
         assert counts["accounts", "again-0", "app"] == 2
 
 
-def test_a_record_has_the_reading_before_the_kill_however_often_a_client_asks(node, mounts):
+def test_frequent_scrapes_do_not_change_the_record_of_a_kill(node, mounts):
     with exporter_of(node, "--scrape-interval", "50ms") as exporter:
         for attempt in range(3):
             with pod(node, f"asked-{attempt}", leak(mounts, 85, 20)) as made:
-                until(lambda made=made: is_leaking(node, made["app"]), 20, "it runs")
+                until(lambda made=made: is_leaking(node, made["app"]), 20, "the container runs")
                 for _ in exporter.scrapes():
                     if not is_leaking(node, made["app"]):
                         break
-                until(lambda attempt=attempt: len(records(exporter)) == attempt + 1, 3, "it is recorded")
+                until(
+                    lambda attempt=attempt: len(records(exporter)) == attempt + 1, 3, "the kill is recorded"
+                )
             assert_leaked(records(exporter)[0], f"asked-{attempt}", time.time())
 
 
-def test_each_part_of_the_account(node, mounts, tmp_path):
-    """20 MiB of tmpfs, a file of 30 MiB that is read, and 10 MiB of heap; then 8 MiB of a tmpfs at an unusual place, mapped."""
+def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
+    """20 MiB of tmpfs, 30 MiB of page cache and 10 MiB of heap; then a mapped 8 MiB file in another tmpfs."""
     work = (
-        "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; dd if=/dev/zero of=/tmp/x bs=1M count=30; cat /tmp/x > /dev/null;"
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; dd if=/dev/zero of=/tmp/x bs=1M count=30;"
+        "cat /tmp/x > /dev/null;"
         "/programs/leak heap 10 1 10 & sleep 1000000 & wait"
     )
     app = Container("app", ["sh", "-c", work], memory_limit_bytes=64 * MIB, mounts=mounts)
+    parts_0 = ["accounts", "parts-0", "app"]
 
     def parts(exporter: Exporter) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         exposition = exporter.after()
         of_app = {}
         for family in ("account", "unmapped"):
             values = exposition.by(f"cgroup_memory_{family}_bytes", *CONTAINER, "part")
-            of_app[family] = {part: value for (*where, part), value in values.items() if where == ["accounts", "parts-0", "app"]}
+            of_app[family] = {part: value for (*labels, part), value in values.items() if labels == parts_0}
         mapped = exposition.by("process_smaps_pss_bytes", *CONTAINER, "path")
-        by_path = {path: value for (*where, path), value in mapped.items() if where == ["accounts", "parts-0", "app"]}
+        by_path = {path: value for (*labels, path), value in mapped.items() if labels == parts_0}
         return of_app["account"], of_app["unmapped"], by_path
 
     with exporter_of(node) as exporter, pod(node, "parts-0", app):
-        until(lambda: len(pids_of(node, app)) == 3, 20, "it works")
+        until(lambda: len(pids_of(node, app)) == 3, 20, "its processes run")
         time.sleep(1)
         cgroup = Cgroup(node, app)
         with cgroup.frozen():
-            time.sleep(2)  # the kernel brings its counts up to date
-            # No process is read while the container, for what it grew by in the last seconds, may reach its limit.
-            account, unmapped, mapped = until(lambda: (found := parts(exporter))[1] and found, 20, "its processes are read")
+            time.sleep(2)  # the kernel updates its counters
+            # No process is read while the container may reach its limit, by its growth in the last seconds.
+            account, unmapped, mapped = until(
+                lambda: (found := parts(exporter))[1] and found, 20, "its processes are read"
+            )
             current = cgroup.values()["memory_current_bytes"]
         assert account["shmem"] == pytest.approx(20 * MIB, rel=0.05)
         assert account["page_cache"] == pytest.approx(30 * MIB, rel=0.05)
@@ -156,7 +184,7 @@ def test_each_part_of_the_account(node, mounts, tmp_path):
         assert sum(account.values()) == pytest.approx(current, rel=0.01)
         assert abs(account["remainder"]) < 0.1 * current
         assert ("slab" in account) == IS_V2
-        # Charged to the container, for it is the first that touches it.
+        # The file is charged to the container, which touches it first.
         script = "dd if=/dev/zero of=/cache/x bs=1M count=8 2> /dev/null; /programs/leak map /cache/x"
         node.exec(app, ["sh", "-c", script])
 
@@ -164,17 +192,22 @@ def test_each_part_of_the_account(node, mounts, tmp_path):
             _, unmapped, mapped = found
             return bool(unmapped) and mapped.get("/cache/x") == 8 * MIB
 
-        account, unmapped, _ = until(lambda: is_mapped(found := parts(exporter)) and found, 20, "it is mapped")
+        account, unmapped, _ = until(
+            lambda: is_mapped(found := parts(exporter)) and found, 20, "the file is mapped"
+        )
         assert account["shmem"] == pytest.approx(28 * MIB, rel=0.05)
-        assert unmapped["shmem"] == pytest.approx(20 * MIB, rel=0.05), "a tmpfs that is no /dev/shm is known by its mount"
+        assert unmapped["shmem"] == pytest.approx(20 * MIB, rel=0.05), (
+            "mounts show which files are on a tmpfs"
+        )
         once("--record", tmp_path / "node", "--containerd-sock", node.socket, *EVERYTHING)
-        replayed = Exposition(once("--once", "--fixture", tmp_path / "node", *EVERYTHING)).by("cgroup_memory_unmapped_bytes", *CONTAINER, "part")
-        assert replayed["accounts", "parts-0", "app", "shmem"] == pytest.approx(20 * MIB, rel=0.05), "so it is in a recording"
+        replayed = Exposition(once("--once", "--fixture", tmp_path / "node", *EVERYTHING))
+        shmem = replayed.by("cgroup_memory_unmapped_bytes", *CONTAINER, "part")[*parts_0, "shmem"]
+        assert shmem == pytest.approx(20 * MIB, rel=0.05), "the recording has the same value"
 
 
 @contextmanager
 def killed_elsewhere(programs: Path):
-    """A process in a cgroup of no container, with an OOM kill once `go` is called."""
+    """A process in a cgroup outside all containers, which the kernel kills once `go` is called."""
     cgroup = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory") / f"lab-elsewhere-{os.getpid()}"
     cgroup.mkdir()
     (cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")).write_text(str(10 * MIB))
@@ -193,13 +226,15 @@ def killed_elsewhere(programs: Path):
         until(lambda: rmdir(cgroup), 10, "the cgroup is empty")
 
 
-def test_a_kill_elsewhere_counts_for_no_container(node, mounts, programs):
-    """A full container ends when the kernel kills a process outside of all containers."""
-    full = Container("app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts)
+def test_a_kill_outside_containers_counts_for_no_container(node, mounts, programs):
+    """A full container ends just as the kernel kills a process outside all containers."""
+    full = Container(
+        "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts
+    )
     with exporter_of(node) as exporter, pod(node, "full-0", full), killed_elsewhere(programs) as go:
-        until(lambda: pids_of(node, full), 20, "it runs")
+        until(lambda: pids_of(node, full), 20, "the container runs")
         cgroup = Cgroup(node, full)
-        until(lambda: cgroup.values()["memory_current_bytes"] > 0.96 * LIMIT, 20, "it is full")
+        until(lambda: cgroup.values()["memory_current_bytes"] > 0.96 * LIMIT, 20, "the container is full")
         time.sleep(2.5)
         go()
         for pid in pids_of(node, full):
@@ -209,20 +244,21 @@ def test_a_kill_elsewhere_counts_for_no_container(node, mounts, programs):
 
 
 def test_a_kill_at_the_limit_of_the_pod_is_recorded(node, mounts):
-    """A container leaks into the memory that its neighbour leaves of the pod's limit."""
+    """A container leaks until it and its neighbour reach the pod's limit."""
     neighbour = Container("neighbour", ["/programs/leak", "heap", "30", "1", "30"], mounts=mounts)
     app = Container("app", ["sh", "-c", f"/programs/leak heap 40 5 1000; sleep {FOREVER}"], mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "shared-0", neighbour, app) as made:
         node.limit_pod(made, LIMIT)
-        [record] = until(lambda: records(exporter), 60, "it is recorded")
-        assert (record["pod"], record["container"], record["command"], record["limit_bytes"]) == ("shared-0", "app", "leak", LIMIT)
+        [record] = until(lambda: records(exporter), 60, "the kill is recorded")
+        assert (record["pod"], record["container"], record["command"]) == ("shared-0", "app", "leak")
+        assert record["limit_bytes"] == LIMIT
         assert record["limit"] == ("pod" if IS_V2 else None)
         assert record["paths"][0]["path"] == "[heap]" and record["paths"][0]["pss_bytes"] > 55 * MIB
         assert sum(record["account"].values()) == record["use_bytes"] > 55 * MIB
 
 
-def test_kills_in_turn_have_records_of_their_own(node, mounts):
-    """Each time a child, a few seconds apart: no record has the values of the one before."""
+def test_successive_kills_have_separate_records(node, mounts):
+    """Three children are killed, a few seconds apart. No record repeats the values of the one before."""
     leaks = "for i in 1 2 3; do /programs/leak heap 70 10 1000; sleep 1; done"
     app = Container("app", ["sh", "-c", f"{leaks}; sleep {FOREVER}"], memory_limit_bytes=LIMIT, mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "kids-0", app):
@@ -233,10 +269,11 @@ def test_kills_in_turn_have_records_of_their_own(node, mounts):
         assert len({record["use_bytes"] for record in found}) == 3
 
 
-def test_a_loop_of_kills_leaves_the_records_and_the_log_to_others(programs, tmp_path):
-    """Row 8: at most 4 records of a container, and one log line in ten seconds, with the count."""
+def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs, tmp_path):
+    """A container has at most 4 records, and one log line with the number of kills in ten seconds."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
-        other, loop = (pods.start(pods.pod(name), "s-app", f"exec sleep {FOREVER}", 8 * MIB) for name in ("other", "loop"))
+        idle = f"exec sleep {FOREVER}"
+        other, loop = (pods.start(pods.pod(name), "s-app", idle, 8 * MIB) for name in ("other", "loop"))
         wait_until_listed(exporter, "other/s-app", "loop/s-app")
         leak = f"exec {programs}/leak heap 16 1 16"
         assert other.run(leak).wait(60) == -9
@@ -249,50 +286,61 @@ def test_a_loop_of_kills_leaves_the_records_and_the_log_to_others(programs, tmp_
         assert pods_of_records.count("other") == 1 and 1 <= pods_of_records.count("loop") <= 4
 
         def logged() -> list[int]:
-            return [int(re.search(r" kills=(\d+) ", line)[1]) for line in exporter.unusual_log_lines() if 'pod="loop"' in line]
+            lines = [line for line in exporter.unusual_log_lines() if 'pod="loop"' in line]
+            return [int(re.search(r" kills=(\d+) ", line)[1]) for line in lines]
 
         until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
         assert len(logged()) <= 3 and loop.n_kills() > 20, logged()
 
 
 def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
-    """A leak of 17 MiB/s into 100 MiB, without a scrape: it is read before the limit, which is hit in less than two seconds."""
+    """A leak of 17 MiB/s hits its limit in less than two seconds, and is read before, without a scrape."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         script = f"read line; {programs}/leak heap 70 17 200 3; sleep {FOREVER}"
         app = pods.start(pods.pod("fast"), "s-app", script, LIMIT)
         wait_until_listed(exporter, "fast/s-app")
         app.signal()
-        [leak] = until(lambda: [pid for pid in pids_in(app) if read_proc(pid, "comm") == b"leak\n"], 20, "it leaks")
-        [record] = until(lambda: records(exporter), 30, "it is recorded")
+        [leak] = until(
+            lambda: [pid for pid in pids_in(app) if read_proc(pid, "comm") == b"leak\n"], 20, "the leak runs"
+        )
+        [record] = until(lambda: records(exporter), 30, "the kill is recorded")
         assert record["victims"] == [{"pid": int(leak), "command": "leak"}]
         assert record["mapped_bytes"] >= 0.85 * LIMIT and record["paths"][0]["path"] == "[heap]"
         [largest, *others] = record["processes"]
         assert (largest["pid"], largest["command"], others[0]["command"]) == (int(leak), "leak", "sh")
         assert largest["rss_anon_bytes"] >= 0.85 * LIMIT
-        assert record["limit_bytes"] == LIMIT and 0.9 * LIMIT <= record["use_bytes"] <= record["peak_bytes"] <= LIMIT
+        assert (
+            record["limit_bytes"] == LIMIT
+            and 0.9 * LIMIT <= record["use_bytes"] <= record["peak_bytes"] <= LIMIT
+        )
         assert sum(record["account"].values()) == record["use_bytes"]
         if IS_V2:
-            assert (record["limit"], record["hit_limit_bytes"], record["oom_group"]) == ("container", LIMIT, False)
+            assert (record["limit"], record["hit_limit_bytes"], record["oom_group"]) == (
+                "container",
+                LIMIT,
+                False,
+            )
 
 
 def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
-    """It uses nearly all of its limit, of which its processes have little."""
+    """The container uses nearly all of its limit, but its processes map little of it."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         file = tmp_path / "file"
-        script = f"read line; dd if=/dev/zero of={file} bs=1M count=60 2> /dev/null; cat {file} > /dev/null; exec sleep {FOREVER}"
+        fill = f"dd if=/dev/zero of={file} bs=1M count=60 2> /dev/null; cat {file} > /dev/null"
+        script = f"read line; {fill}; exec sleep {FOREVER}"
         full = pods.start(pods.pod("cache"), "s-app", script, 48 * MIB)
         wait_until_listed(exporter, "cache/s-app")
         full.signal()
         name = "memory.current" if IS_V2 else "memory.usage_in_bytes"
-        until(lambda: int((full.directory / name).read_text()) > 45 * MIB, 20, "it is full")
-        until(lambda: [read_proc(pid, "comm") for pid in pids_in(full)] == [b"sleep\n"], 20, "it rests")
+        until(lambda: int((full.directory / name).read_text()) > 45 * MIB, 20, "the container is full")
+        until(lambda: [read_proc(pid, "comm") for pid in pids_in(full)] == [b"sleep\n"], 20, "it is idle")
         exporter.after()
 
         def n_reads():
             reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
             return sum(reads[kind,] for kind in ("smaps", "rollup", "unchanged"))
 
-        # Without requests no read follows; only the scrape that the second request waits for reads.
+        # Without requests, nothing is read. Only the scrape that the second request waits for reads.
         before = n_reads()
         time.sleep(5)
         assert n_reads() - before <= 2
@@ -304,18 +352,18 @@ HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 @pytest.mark.parametrize("interval", [0.05, 1])
 def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
-    """The night runs 40 trials of each kind."""
+    """`make night` runs 40 trials of each kind."""
     with pods_of(tmp_path / "links", programs) as pods:
         n_without = second_victims(pods, "without", HARM_TRIALS)
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
             n_with = second_victims(pods, "with", HARM_TRIALS, exporter, interval)
-    print(f"second victims, asked every {interval} s: {n_with} of {HARM_TRIALS}, {n_without} without the exporter")
+    print(f"second victims, scraped every {interval} s: {n_with} of {HARM_TRIALS}, {n_without} without")
     assert n_with <= n_without + 1, (n_with, n_without)
 
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")
 def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
-    """Row 7, beside twelve busy loops. The counters are read at each check; a container that is full costs no more than another."""
+    """The counters are read at each check, also beside twelve busy loops. A full container costs no more."""
     with pods_of(tmp_path / "links", programs) as pods, ExitStack() as loops:
         work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"
         full = [pods.start(pods.pod(f"full-{i}"), "s-app", work) for i in range(N_FULL)]
@@ -336,7 +384,7 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
             for instance in full[:8]:
                 instance.processes[0].wait(60)
             assert all(instance.n_kills() for instance in full[:8])
-            # A container may lose more than one process, one after the other.
+            # The kernel may kill more than one process of a container, one after the other.
             until(lambda: counted(exporter, full[:8]), 60, "each kill is counted")
             assert all(record["limit"] is None for record in records(exporter))
         print(f"{share:.2%} of a core with {len(full)} full containers")
@@ -344,9 +392,9 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
 
 
 def counted(exporter: Exporter, full: list[Instance]) -> bool:
-    """Whether the exporter has counted the kernel's kills in these containers, the pods `full-0` and so on."""
+    """Whether the exporter has counted all kills in these containers, of the pods `full-0` and so on."""
     counts = kills(exporter)
-    return [counts.get(f"full-{i}/s-app") for i in range(len(full))] == [instance.n_kills() for instance in full]
+    return all(counts.get(f"full-{i}/s-app") == instance.n_kills() for i, instance in enumerate(full))
 
 
 def pids_in(instance: Instance) -> list[str]:

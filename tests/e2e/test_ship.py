@@ -1,4 +1,4 @@
-"""The image, run by a real containerd as the manifest says; the README's queries and the alerts; sizes and times."""
+"""The image in containerd, with the manifest's settings; the README's queries and alerts; sizes and times."""
 
 import os
 import signal
@@ -25,16 +25,20 @@ from prometheus import Prometheus
 COMMAND = ("namespace", "pod", "container", "comm")
 EXPORTER_POD = ("smaps-exporter", "smaps-container-exporter-x7k2p")
 OWN = (*EXPORTER_POD, "exporter", "smaps-container")  # a comm has 15 bytes
-NOBODY = cri.LinuxContainerSecurityContext(run_as_user=cri.Int64Value(value=65534), readonly_rootfs=True)
+UNPRIVILEGED = cri.LinuxContainerSecurityContext(
+    run_as_user=cri.Int64Value(value=65534), readonly_rootfs=True
+)
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> tuple[Path, Path]:
-    """The static binary and the image archive, as their make targets leave them."""
+    """The static binary and the image archive, built by their make targets."""
     archive = tmp_path_factory.mktemp("image") / "image.tar"
-    done = subprocess.run(["make", "-s", "image-tar", f"IMAGE_TAR={archive}"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-s", "image-tar", f"IMAGE_TAR={archive}"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     target = os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target"
     return Path(target) / f"{os.uname().machine}-unknown-linux-musl/release/smaps-container-exporter", archive
@@ -51,16 +55,33 @@ def ship_lab(request, built):
     subprocess.run(["mount", "--make-shared", state], check=True)
     with Lab(directory, request.param) as lab:
         lab.import_image(built[1])
-        # A shell that grows twice a second, for longer than the tests take, to 30 MB. It starts no process that comes and goes.
-        grow = 'mkfifo /pipe; exec 3<>/pipe; for i in $(seq 1500); do x="$x$(printf %20000s)"; read -t 0.5 y <&3; done; read y <&3'
-        lab.run_pod("default", "web-0", [Container("root", ["sleep", FOREVER]), Container("leak", ["sh", "-c", grow])])
-        lab.run_pod("batch", "job-0", [Container("nobody", ["sh", "-c", f"sleep {FOREVER} & wait"], security=NOBODY)])
-        # two containers that map the same libraries: the machine's own programs
-        libraries = [cri.Mount(container_path=path, host_path=path, readonly=True) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
+        # A shell that grows to 30 MB, for longer than the tests run. It starts no other process.
+        step = 'x="$x$(printf %20000s)"; read -t 0.5 y <&3'
+        grow = f"mkfifo /pipe; exec 3<>/pipe; for i in $(seq 1500); do {step}; done; read y <&3"
+        lab.run_pod(
+            "default", "web-0", [Container("root", ["sleep", FOREVER]), Container("leak", ["sh", "-c", grow])]
+        )
+        lab.run_pod(
+            "batch",
+            "job-0",
+            [Container("unprivileged", ["sh", "-c", f"sleep {FOREVER} & wait"], security=UNPRIVILEGED)],
+        )
+        # Two containers map the same libraries, those of the machine.
+        libraries = [
+            cri.Mount(container_path=path, host_path=path, readonly=True)
+            for path in ("/usr", "/lib", "/lib64")
+            if Path(path).exists()
+        ]
         tail = ["/usr/bin/tail", "-f", "/dev/null"]
         lab.run_pod("shop", "cart-0", [Container(name, tail, mounts=libraries) for name in ("cart", "logs")])
-        running = {("default", "web-0", "root", "sleep"), ("default", "web-0", "leak", "sh"), ("batch", "job-0", "nobody", "sleep")}
-        running |= {("batch", "job-0", "nobody", "sh"), ("shop", "cart-0", "cart", "tail"), ("shop", "cart-0", "logs", "tail")}
+        running = {
+            ("default", "web-0", "root", "sleep"),
+            ("default", "web-0", "leak", "sh"),
+            ("batch", "job-0", "unprivileged", "sleep"),
+            ("batch", "job-0", "unprivileged", "sh"),
+            ("shop", "cart-0", "cart", "tail"),
+            ("shop", "cart-0", "logs", "tail"),
+        }
         until(lambda: kernel.counts(lab) == dict.fromkeys(running, 1), 20, "the pods' processes run")
         yield lab
 
@@ -110,43 +131,59 @@ def rss_bytes(pid: int) -> int:
 
 
 def shows_everything(exporter: Client, lab: Lab) -> bool:
-    """Whether every process of every pod, the exporter's own included, is in the exposition with its container's account, and nothing else."""
+    """Whether the exposition has exactly the processes of all pods, the exporter's too, and the accounts."""
     exposition = exporter.metrics()
     seen, accounts = (
         exposition.by(family, *labels) if family in exposition else {}
-        for family, labels in (("process_smaps_processes", COMMAND), ("cgroup_memory_current_bytes", COMMAND[:3]))
+        for family, labels in (
+            ("process_smaps_processes", COMMAND),
+            ("cgroup_memory_current_bytes", COMMAND[:3]),
+        )
     )
     return seen == kernel.counts(lab) and accounts.keys() == {command[:3] for command in seen}
 
 
-def test_the_manifests_container_sees_every_process_and_outlives_containerd(ship_lab):
+def test_the_manifests_container_shows_every_process_and_survives_containerd(ship_lab):
     with Ship(ship_lab) as exporter:
         until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
         assert kernel.counts(ship_lab)[OWN] == 1
-        status = dict(line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines())
+        status = dict(
+            line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines()
+        )
         assert int(status["CapEff"], 16) == 1 << 19, "CAP_SYS_PTRACE and nothing else"
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         assert errors_without_gone(exporter.metrics()) == {}
         old = exporter.pid()
 
-        # A pod that is made and removed under the exporter: its root file system is not held by the exporter's mounts.
+        # A pod starts and ends while the exporter runs, whose mounts must not keep the pod's file system.
         pod = ship_lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         assert pod.id.encode() in read_proc(old, "mountinfo"), "the node's mounts reach the exporter"
         ship_lab.remove_pod(pod)
-        assert pod.id.encode() not in read_proc(old, "mountinfo"), "and leave it"
+        assert pod.id.encode() not in read_proc(old, "mountinfo"), (
+            "the exporter keeps no mount of a removed pod"
+        )
         until(lambda: shows_everything(exporter, ship_lab), 10, "the removed pod is gone")
 
-        # containerd is killed; what is known goes on being shown. Its new socket is another file of the same directory.
+        # While containerd is down, known containers are still shown. Its new socket is another file in the
+        # same directory.
         pod = ship_lab.run_pod("batch", "job-2", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         ship_lab.kill()
         [worker] = kernel.processes(ship_lab)["batch", "job-2", "worker", "sleep"]
-        os.kill(worker, signal.SIGKILL)  # its end makes the exporter ask containerd
-        down = until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0 and exporter.after(), 90, "it is missed")
+        os.kill(worker, signal.SIGKILL)  # an ended process makes the exporter ask for a new listing
+        down = until(
+            lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0 and exporter.after(),
+            90,
+            "containerd is reported as down",
+        )
         assert down.by("process_smaps_processes", *COMMAND) == kernel.counts(ship_lab)
         ship_lab.start()
-        until(lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1, 90, "containerd is found again")
+        until(
+            lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1,
+            90,
+            "containerd is up again",
+        )
         ship_lab.remove_pod(pod)
         pod = ship_lab.run_pod("batch", "job-3", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "a pod of the new containerd is shown")
@@ -155,11 +192,13 @@ def test_the_manifests_container_sees_every_process_and_outlives_containerd(ship
 
 
 @pytest.mark.parametrize("pid", [CONTAINER, POD], ids=["own PID namespace", "shared PID namespace"])
-def test_the_sidecar_sees_its_own_pod_and_no_other(ship_lab, pid):
+def test_the_sidecar_shows_only_its_own_pod(ship_lab, pid):
     address = f"127.0.0.1:{free_port()}"
     place = ("shop", "payment-0")
     sidecar = readme.exporter_container(ship_lab, address, sidecar_of=place)
-    pod = ship_lab.run_pod(*place, [Container("app", ["sleep", FOREVER], security=NOBODY), sidecar], pid)
+    pod = ship_lab.run_pod(
+        *place, [Container("app", ["sleep", FOREVER], security=UNPRIVILEGED), sidecar], pid
+    )
     try:
         exporter = Client(address)
         expected = {(*place, "app", "sleep"): 1, (*place, sidecar.name, OWN[-1]): 1}
@@ -172,16 +211,21 @@ def test_the_sidecar_sees_its_own_pod_and_no_other(ship_lab, pid):
         ship_lab.exec(pod["app"], ["tail", "-f", "/dev/null"])
         expected[*place, "app", "tail"] = 1
         until(lambda: processes() == expected, 20, "the exec'd process is shown")
-        assert exporter.metrics().by("process_smaps_rss_bytes", "pid"), "it has the label that --pid adds"
-        assert exporter.metrics().by("cgroup_memory_current_bytes", *COMMAND[:3]).keys() == {command[:3] for command in expected}
+        assert exporter.metrics().by("process_smaps_rss_bytes", "pid"), (
+            "samples have the label that --pid adds"
+        )
+        accounts = exporter.metrics().by("cgroup_memory_current_bytes", *COMMAND[:3])
+        assert accounts.keys() == {command[:3] for command in expected}
     finally:
         ship_lab.remove_pod(pod)
 
 
-def test_perfmon_does_what_the_readme_says(ship_lab):
-    """From Linux 6.15 on CAP_PERFMON is enough; before, every read is denied, except that of oneself."""
+def test_perfmon_suffices_from_the_documented_kernel_on(ship_lab):
+    """From Linux 6.15 on, CAP_PERFMON is enough. Before, the exporter can read only its own process."""
     with Ship(ship_lab, ["PERFMON"]) as exporter:
-        status = dict(line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines())
+        status = dict(
+            line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines()
+        )
         assert int(status["CapEff"], 16) == 1 << 38, "CAP_PERFMON and nothing else"
         if KERNEL >= (6, 15):
             until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
@@ -201,12 +245,15 @@ def test_the_readmes_queries_have_answers(ship_lab, tmp_path, group_by, other):
     [leak] = [rule["expr"].strip() for rule in readme.rules() if rule["alert"] == "MemoryLeak"]
     growth = leak.removesuffix(" * 86400 > 1e9")
     assert not growth.endswith("1e9")
-    with Ship(ship_lab, arguments=(f"--group-by={group_by}",)) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
+    with (
+        Ship(ship_lab, arguments=(f"--group-by={group_by}",)) as exporter,
+        Prometheus(tmp_path, exporter.address) as prometheus,
+    ):
         for query in queries:
             answer = until(lambda: prometheus.query(query), 60, f"Prometheus answers {query}")
             may_fall = "deriv(cgroup" in query
             assert may_fall or all(float(series["value"][1]) >= 0 for series in answer), answer
-        everything = prometheus.query(full.replace("/ 0.9", "/ 0"))  # nothing is that full here
+        everything = prometheus.query(full.replace("/ 0.9", "/ 0"))  # no container here is that full
         assert sum(float(series["value"][1]) for series in everything) > 0 and prometheus.query(full) == []
         [up] = prometheus.query("up")
         assert up["value"][1] == "1"
@@ -214,27 +261,33 @@ def test_the_readmes_queries_have_answers(ship_lab, tmp_path, group_by, other):
         shown = {tuple(series["metric"][label] for label in COMMAND[:3]) for series in pods}
         assert shown == {command[:3] for command in kernel.counts(ship_lab)}
         for query in (leaks, f"{growth} > 0"):
-            growing = lambda: {series["metric"]["container"] for series in prometheus.query(query)}  # noqa: E731
-            until(lambda: "leak" in growing(), 30, f"the container that grows is in the answer to {query}")
+            until(
+                lambda: "leak" in {series["metric"]["container"] for series in prometheus.query(query)},
+                30,
+                f"the growing container is in the answer to {query}",
+            )
 
 
 def promtool(*arguments: str | Path, **options):
-    done = subprocess.run([BOOKWORM / "usr/bin/promtool", *arguments], capture_output=True, text=True, **options)
+    done = subprocess.run(
+        [BOOKWORM / "usr/bin/promtool", *arguments], capture_output=True, text=True, **options
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_scrape_configuration_is_sound(tmp_path):
+def test_prometheus_accepts_the_scrape_configuration(tmp_path):
     configuration = yaml.safe_load(readme.block_with("scrape_configs"))
     for job in configuration["scrape_configs"]:
         assert job["honor_labels"]
-        assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]  # Debian's Prometheus knows nothing of Kubernetes
+        # Debian's Prometheus has no Kubernetes support.
+        assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     promtool("check", "config", "--syntax-only", "prometheus.yml", cwd=tmp_path)
 
 
 def test_sizes_and_times(built, ship_lab, capsys):
     binary, archive = built
-    assert binary.stat().st_size <= 3 * MIB, "over 3 MiB the image is not small any more"
+    assert binary.stat().st_size <= 3 * MIB, "expected a binary of at most 3 MiB"
 
     def first_metrics_seconds() -> float:
         address = f"127.0.0.1:{free_port()}"
@@ -243,7 +296,7 @@ def test_sizes_and_times(built, ship_lab, capsys):
         process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while True:
-                assert time.monotonic() - began < 30, "it never has data"
+                assert time.monotonic() - began < 30, "no samples in 30 s"
                 try:
                     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
                         if b"\nprocess_smaps_rss_bytes{" in response.read():
@@ -266,20 +319,24 @@ def test_sizes_and_times(built, ship_lab, capsys):
             "binary": f"{binary.stat().st_size / MIB:.2f} MiB",
             "image archive": f"{archive.stat().st_size / MIB:.2f} MiB",
             "resident, idle": f"{rss_bytes(idle.process.pid) / MIB:.2f} MiB",
-            "resident, on this node": f"{rss_bytes(exporter.pid()) / MIB:.2f} MiB with {len(exposition) / MIB:.2f} MiB of metrics",
-            "from exec to metrics with data": f"{min(starts) * 1000:.0f} ms at best, median {statistics.median(starts) * 1000:.0f} ms",
+            "resident, on this node": f"{rss_bytes(exporter.pid()) / MIB:.2f} MiB"
+            f" with {len(exposition) / MIB:.2f} MiB of metrics",
+            "from exec to metrics with data": f"{min(starts) * 1000:.0f} ms at best,"
+            f" median {statistics.median(starts) * 1000:.0f} ms",
         }
     with capsys.disabled():
         print("\n" + "".join(f"  {name:<32}{figure}\n" for name, figure in figures.items()), end="")
 
 
 class Idle(Client):
-    """The static binary with a filter that nothing matches."""
+    """The static binary with a filter that matches no container."""
 
     def __init__(self, binary: Path, lab: Lab):
         super().__init__(f"127.0.0.1:{free_port()}")
         arguments = ["--addr", self.address, "--containerd-sock", lab.socket, "--filter", "none/*/*/*"]
-        self.process = subprocess.Popen([binary, *arguments], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [binary, *arguments], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def __enter__(self):
         until(lambda: is_ready(self), 20, "the idle exporter is ready")

@@ -1,23 +1,28 @@
-// Loads the parts of the page's script that know nothing of the document, put together in the order of mod.rs, each time anew.
+// Loads the parts of the page's script that do not use the document, concatenated in the order of mod.rs.
+// Each call loads a new copy.
 
 import { readFileSync } from 'node:fs';
 
 const page = new URL('../../src/http/page/', import.meta.url);
-const parts = [...readFileSync(new URL('mod.rs', page), 'utf8').matchAll(/include_str!\("(script\/(\w+)\.js)"\)/g)];
-const names = 'size span slope percent title visible fit shortest unescape parseLabels parseValue parseSample parseHelp kindOf fields '
-	+ 'series root live at read commit getPivot search targetOf entered outsideOf insideOf kidsOf mark begin remember change matters '
+const parts = [...readFileSync(new URL('mod.rs', page), 'utf8')
+	.matchAll(/include_str!\("(script\/(\w+)\.js)"\)/g)];
+const names = 'size span slope percent title visible fit shortest unescape parseLabels parseValue '
+	+ 'parseSample parseHelp kindOf fields series root live at read commit getPivot search targetOf entered '
+	+ 'outsideOf insideOf kidsOf mark begin remember change matters '
 	+ 'slopeOf dotsOf fastest rangeOf lineOf pack unpack squarify layOut weigh hitIn since isNew '
 	+ 'barOf entriesOf accountOf accountOfKill containersOf readOoms';
 
-export const sources = parts.map(([, path, name]) => ({ name, text: readFileSync(new URL(path, page), 'utf8') }));
+export const sources = parts.map(([, path, name]) =>
+	({ name, text: readFileSync(new URL(path, page), 'utf8') }));
 export function load() {
 	const last = sources.findIndex(({ name }) => name === 'layout');
 	const source = sources.slice(0, last + 1).map(({ text }) => text).join('');
-	return new Function(`${source}\nreturn { ${names.split(' ').join(', ')}, nodes: () => nodes, spans, setMarked: s => { marked = s; },
+	return new Function(`${source}\nreturn { ${names.split(' ').join(', ')}, nodes: () => nodes, spans, `
+		+ `setMarked: s => { marked = s; },
 		accounts: () => accounts, ofNode: () => ofNode, excesses, setLayer: name => { layer = name; } };`)();
 }
 
-// Random numbers that are the same in each run (mulberry32).
+// Returns a generator of random numbers that are the same in each run (mulberry32).
 export function randomFrom(seed) {
 	return () => {
 		seed = seed + 0x6d2b79f5 | 0;
@@ -28,13 +33,16 @@ export function randomFrom(seed) {
 }
 
 const escaped = text => text.replace(/[\\"\n]/g, c => c === '\n' ? '\\n' : '\\' + c);
-// One line of an exposition.
-export const line = (name, labels, value) => `${name}{${Object.entries(labels).map(([k, v]) => `${k}="${escaped(v)}"`).join(',')}} ${value}`;
-// An exposition of one family or several: { pss: [[labels, value], ...], ... }, with the exporter's own samples.
+// Returns one line of an exposition.
+export const line = (name, labels, value) =>
+	`${name}{${Object.entries(labels).map(([k, v]) => `${k}="${escaped(v)}"`).join(',')}} ${value}`;
+// Returns an exposition of families, { pss: [[labels, value], ...], ... }, and of the exporter's own samples.
 export function exposition(families, own = '') {
 	const lines = Object.entries(families).flatMap(([field, list]) => {
-		const name = field === 'mappings' || field === 'processes' ? `process_smaps_${field}` : `process_smaps_${field}_bytes`;
-		return [`# HELP ${name} ${field}`, `# TYPE ${name} gauge`, ...list.map(([labels, value]) => line(name, labels, value))];
+		const name = field === 'mappings' || field === 'processes' ? `process_smaps_${field}`
+			: `process_smaps_${field}_bytes`;
+		return [`# HELP ${name} ${field}`, `# TYPE ${name} gauge`, ...list.map(([labels, value]) => line(name,
+			labels, value))];
 	});
 	return lines.join('\n') + '\n' + own;
 }

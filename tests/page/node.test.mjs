@@ -274,3 +274,10 @@ test('the bar of an OOM record is that of the pod, if its limit was hit', () => 
 		assert.deepEqual(of(more), ofContainer, JSON.stringify(more));
 	}
 });
+
+test('pods below another cgroup than the usual one are not counted twice', async () => {
+	const { pods, ended_pods, ...rest } = NODE;
+	const parts = { ...rest, '/kubelet': pods + ended_pods };
+	const page = await opened(PSS + CONTAINERS + PODS + node(parts));
+	assert.equal(sum(leaves(page)), sum(Object.values(NODE)));
+});

@@ -13,8 +13,8 @@ use crate::totals::labels;
 /// The top-level cgroup of all pods, as the kubelet names it with each of its drivers.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
 /// The maximum number of top-level cgroups with a part of their own. A node has about a dozen, unless a
-/// program makes one for each of its jobs. Further ones, in the order of their names, and those with names that
-/// are not UTF-8 share the part `other_cgroups`.
+/// program makes one for each of its jobs. Further ones, in the order of their names, and those with names
+/// that are not UTF-8 share the part `other_cgroups`.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -242,8 +242,8 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Returns the name of the part for the top-level cgroup at this position, if it has one of its own. Names
-    /// that are not UTF-8 have none: two of them could become the same label.
+    /// Returns the name of the part for the top-level cgroup at this position, if it has one of its own.
+    /// Names that are not UTF-8 have none: two of them could become the same label.
     fn name(&self, i: usize) -> Option<&str> {
         let name = std::str::from_utf8(&self.path).ok()?;
         (i < MAX_PARTS && !self.is_kubepods()).then_some(name)

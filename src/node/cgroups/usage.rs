@@ -166,8 +166,8 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // A pod has four open files, and the node two per top-level cgroup and one per pod: together at most a
-        // ninth of the limit of open files.
+        // A pod has four open files, and the node two per top-level cgroup and one per pod: together at most
+        // a ninth of the limit of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {

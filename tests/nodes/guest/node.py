@@ -1,4 +1,4 @@
-"""The machine's containerd: as systemd runs it, with the cgroup driver that is asked for; where there is no systemd, the lab's."""
+"""The machine's containerd with the chosen cgroup driver, run by systemd or else by the lab."""
 
 import os
 import subprocess
@@ -15,23 +15,23 @@ PROGRAMS = Path("/lab/bin")
 
 
 def command(*words: str | Path) -> str:
-    """Run a command to its good end; what it printed."""
+    """Run a command, which must succeed, and return what it printed."""
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
 
 
 def settled(get, want, seconds: float = 60):
-    """Wait until both functions give the same; what differs at last is the error's text."""
+    """Wait until both functions return the same. The assertion shows the last difference."""
     deadline = time.monotonic() + seconds
-    # Both are looked at once when they are the same: each look takes a second on an emulated processor.
+    # If they return the same, each is called once: a call takes a second on an emulated processor.
     while (seen := get()) != (wanted := want()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert seen == wanted
 
 
 class Node(Lab):
-    """The lab's containerd, and the workloads' image. It goes with the machine: nothing of it is taken down."""
+    """The lab's containerd with the workloads' image. It is never stopped: the machine is thrown away."""
 
     def __enter__(self):
         super().__enter__()
@@ -40,7 +40,8 @@ class Node(Lab):
 
     def import_programs(self):
         layer, archive = self.directory / "memory.layer", self.directory / "memory.tar"
-        image.layer(layer, {name: path.read_bytes() for name in ("memory", "i386") if (path := PROGRAMS / name).exists()})
+        programs = [path for name in ("memory", "i386") if (path := PROGRAMS / name).exists()]
+        image.layer(layer, {path.name: path.read_bytes() for path in programs})
         image.pack(archive, layer, {MEMORY_IMAGE: []})
         self.import_image(archive)
 
@@ -49,7 +50,7 @@ class Node(Lab):
 
 
 class SystemdNode(Node):
-    """systemd's containerd, and the exporter's image too."""
+    """The containerd that systemd runs, also with the exporter's image."""
 
     def __init__(self):
         super().__init__("/var/lib/nodes")
@@ -65,9 +66,10 @@ class SystemdNode(Node):
         Path("/etc/containerd").mkdir(exist_ok=True)
         Path("/etc/containerd/config.toml").write_text(self._config())
         self.start()
-        image.busybox_layer(self.directory / "busybox.layer", Path("/usr/bin/busybox"))
-        image.pack(self.directory / "busybox.tar", self.directory / "busybox.layer", {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
-        self.import_image(self.directory / "busybox.tar")
+        layer, archive = self.directory / "busybox.layer", self.directory / "busybox.tar"
+        image.busybox_layer(layer, Path("/usr/bin/busybox"))
+        image.pack(archive, layer, {WORK_IMAGE: [], PAUSE_IMAGE: ["/pause"]})
+        self.import_image(archive)
         self.import_image(PROGRAMS / "image.tar")
         self.import_programs()
         return self
@@ -84,7 +86,7 @@ class SystemdNode(Node):
         self._connect()
 
     def kill(self):
-        """kill -9 containerd, which systemd starts again."""
+        """Kill containerd with SIGKILL. systemd restarts it."""
         command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "containerd")
         self._connect()
 
@@ -104,7 +106,11 @@ class SystemdNode(Node):
         old = version.startswith("1.")
         plugin = "io.containerd.grpc.v1.cri" if old else "io.containerd.cri.v1.runtime"
         pause = f'sandbox_image = "{PAUSE_IMAGE}"' if old else ""
-        pinned = "" if old else f'[plugins."io.containerd.cri.v1.images".pinned_images]\n  sandbox = "{PAUSE_IMAGE}"'
+        pinned = (
+            ""
+            if old
+            else f'[plugins."io.containerd.cri.v1.images".pinned_images]\n  sandbox = "{PAUSE_IMAGE}"'
+        )
         return f"""version = {2 if old else 3}
 {pinned}
 [plugins."{plugin}"]

@@ -1,4 +1,4 @@
-"""Pods of every kind, and what runs in them."""
+"""Pods of every kind, and their processes."""
 
 import os
 from pathlib import Path
@@ -29,9 +29,9 @@ PROCESSES = {
     ("shop", "cart-0", "cart", "sleep"): 1,
     ("shop", "cart-0", "logs", "tail"): 1,
     ("shop", "cart-0", "logs", "sleep"): 1,  # started by exec
-    # not root
-    ("batch", "job-0", "nobody", "sh"): 1,
-    ("batch", "job-0", "nobody", "sleep"): 2,
+    # another user than root
+    ("batch", "job-0", "unprivileged", "sh"): 1,
+    ("batch", "job-0", "unprivileged", "sleep"): 2,
     ("memory", "memory-0", "memory", "memory"): 2,
     ("python", "python-0", "python", "python3"): 2,
 }
@@ -41,19 +41,24 @@ if I386:
 
 
 def run(node: Node):
-    """Run them all, and wait until their processes are what PROCESSES says, have their memory, and the kernel leaves it alone."""
+    """Run all pods. Wait until PROCESSES run and have their memory, and the kernel has merged equal pages."""
     app = Container("app", TWO_SLEEPS)
     node.run_pod("default", "web-1", [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
     host = cri.LinuxContainerSecurityContext(apparmor=UNCONFINED)
     node.run_pod("kube-system", "agent-0", [Container("agent", TWO_SLEEPS, security=host)], NODE)
     run_cart(node)
-    nobody = cri.LinuxContainerSecurityContext(run_as_user=cri.Int64Value(value=65534), seccomp=RUNTIME_DEFAULT)
-    node.run_pod("batch", "job-0", [Container("nobody", TWO_SLEEPS, security=nobody)])
+    user = cri.LinuxContainerSecurityContext(run_as_user=cri.Int64Value(value=65534), seccomp=RUNTIME_DEFAULT)
+    node.run_pod("batch", "job-0", [Container("unprivileged", TWO_SLEEPS, security=user)])
     memory = node.run_pod("memory", "memory-0", [Container("memory", ["/memory"], image=MEMORY_IMAGE)])
     if I386:
         node.run_pod("memory", "i386-0", [Container("i386", ["/i386"], image=MEMORY_IMAGE)])
-    libraries = [cri.Mount(container_path=path, host_path=path, readonly=True) for path in ("/usr", "/lib", "/lib64") if Path(path).exists()]
-    node.run_pod("python", "python-0", [Container("python", ["/usr/bin/python3", "-c", PYTHON], mounts=libraries)])
+    libraries = [
+        cri.Mount(container_path=path, host_path=path, readonly=True)
+        for path in ("/usr", "/lib", "/lib64")
+        if Path(path).exists()
+    ]
+    python = Container("python", ["/usr/bin/python3", "-c", PYTHON], mounts=libraries)
+    node.run_pod("python", "python-0", [python])
     node.exec(app, ["tail", "-f", "/dev/null"])
     settled(lambda: kernel.counts(node), lambda: PROCESSES, 120)
     until(lambda: node.log_of(memory, "memory").count(" ready\n") == 2, 120, "the workload has its memory")
@@ -64,7 +69,7 @@ def run(node: Node):
 
 
 def run_cart(node: Node):
-    """The pod with one PID namespace for its containers."""
+    """Run the pod whose containers share one PID namespace."""
     logs = Container("logs", ["tail", "-f", "/dev/null"])
     pod = node.run_pod("shop", "cart-0", [Container("cart", ["sleep", FOREVER]), logs], POD)
     node.exec(logs, ["sleep", FOREVER])
@@ -72,7 +77,7 @@ def run_cart(node: Node):
 
 
 def prepare_memory():
-    """Swap, huge pages, and a kernel that merges equal pages and uses huge ones."""
+    """Enable swap and huge pages, and let the kernel merge equal pages."""
     Path("/proc/sys/vm/nr_hugepages").write_text("16\n")
     swap = Path("/swapfile")
     swap.write_bytes(bytes(256 << 20))

@@ -78,7 +78,7 @@ def tmpfs_of_a_removed_pod(node):
         file = directory / "x"
         until(lambda: file.exists() and file.stat().st_size == SIZE * MIB, 60, "the file is written")
         node.remove_pod(pod)
-        # The kubelet removes the pod's cgroup, and there is none here.
+        # The test removes the pod's cgroup, because there is no kubelet to do it.
         cgroup = ROOT / pod.config.linux.cgroup_parent.lstrip("/")
         until(lambda: rmdir(cgroup), 20, "the pod's cgroup is empty")
         yield "ended_pods"
@@ -110,7 +110,7 @@ def huge_pages(node):
 
 @contextmanager
 def swapped(node):
-    """A process of a cgroup whose limit leaves half of its memory. containerd's containers do not swap."""
+    """A process swaps half of its memory, at its cgroup's limit. Containers of containerd do not swap."""
     cgroup = ROOT / "ledger"
     cgroup.mkdir()
     limit_file = cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")
@@ -137,7 +137,7 @@ def zram(node):
         pytest.skip("this kernel has no zram")
     (ZRAM / "disksize").write_text(f"{2 * SIZE}M\n")
     try:
-        # What cannot be compressed.
+        # Random bytes cannot be compressed.
         writes = ["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"]
         subprocess.run(writes, check=True, capture_output=True)
         yield "zram"

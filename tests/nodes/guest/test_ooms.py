@@ -1,8 +1,7 @@
-"""OOM kills are counted where the kernel has counted them, and the record names the limit: real cgroups, made by the test."""
+"""OOM kills are counted in the same cgroups as by the kernel, and records name the limit that was hit."""
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,22 @@ from node import PROGRAMS
 from ooms import FOREVER, Instance, kills, limit_cgroup, pods_of, records, wait_for, wait_until_listed
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 reports no events")
+# How long after its end a container is removed.
 AT_ONCE, LIKE_A_RUNTIME = 0, 0.02
 SLEEP = f"exec sleep {FOREVER}"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Pods, and an exporter of their containers with names that begin with `s-`."""
+    """Pods, and an exporter that selects their containers with names that begin with `s-`."""
     with pods_of(tmp_path_factory.mktemp("ooms") / "links", PROGRAMS) as pods, pods.exporter() as exporter:
         yield pods, exporter
 
 
 def record_of(exporter, pod: str, container: str) -> dict:
-    found = [record for record in records(exporter) if (record["pod"], record["container"]) == (pod, container)]
+    found = [
+        record for record in records(exporter) if (record["pod"], record["container"]) == (pod, container)
+    ]
     return found[0]
 
 
@@ -39,8 +41,11 @@ def nest(instance: Instance):
 
 
 @pytest.mark.parametrize("delay", [LIKE_A_RUNTIME, AT_ONCE])
-def test_no_container_gets_the_kill_of_another(made, delay):
-    """Rows 1 to 3: both are killed; one is killed and the other ends; one that is not selected is killed and another ends."""
+def test_a_kill_is_not_counted_for_another_container(made, delay):
+    """In one pod both containers are killed, and in two pods one is killed and the other ends.
+
+    In the last pod, the killed container is not selected.
+    """
     pods, exporter = made
     names = [f"{name}-{delay}" for name in ("both", "one", "other")]
     both, one, other = (pods.pod(name) for name in names)
@@ -63,9 +68,14 @@ def test_no_container_gets_the_kill_of_another(made, delay):
         wait_for(exporter, dict(zip(listed, [1, 1, 1, 0, 0])) | {f"{name}/": 0 for name in names})
         assert record_of(exporter, names[0], "s-a")["limit"] == "container"
         return
-    # Removed at once: where the container's own counter was not seen, the kill counts for the pod.
-    until(lambda: sum(kills(exporter).get(f"{names[0]}/{name}", 0) for name in ("", "s-a", "s-b")) == 2, 60, "two kills")
-    until(lambda: sum(kills(exporter).get(f"{names[1]}/{name}", 0) for name in ("", "s-a")) == 1, 60, "one kill")
+
+    # A container that is removed before its own counter was read: its kill counts for the pod.
+    def n_kills(pod: str, *containers: str) -> int:
+        counts = kills(exporter)
+        return sum(counts.get(f"{pod}/{container}", 0) for container in containers)
+
+    until(lambda: n_kills(names[0], "", "s-a", "s-b") == 2, 60, "two kills")
+    until(lambda: n_kills(names[1], "", "s-a") == 1, 60, "one kill")
     exporter.after()
     counts = kills(exporter)
     assert counts.get(f"{names[1]}/s-b", 0) == counts.get(f"{names[2]}/s-b", 0) == 0
@@ -75,8 +85,8 @@ def test_no_container_gets_the_kill_of_another(made, delay):
             assert set(record["candidates"]) <= {"s-a", "s-b"}, record
 
 
-def test_instances_that_are_killed_between_two_checks_are_counted(made):
-    """Row 4: a crash loop."""
+def test_containers_killed_between_two_checks_are_counted(made):
+    """A container in a crash loop is started and killed five times."""
     pods, exporter = made
     loop = pods.pod("loop")
     pods.start(loop, "s-sidecar", SLEEP)
@@ -85,6 +95,7 @@ def test_instances_that_are_killed_between_two_checks_are_counted(made):
         instance = pods.start(loop, "s-app", pods.leak(16), 8 * MIB)
         instance.go()
         instance.remove(LIKE_A_RUNTIME)
+
     def n_kills():
         counts = kills(exporter)
         return counts.get("loop/", 0) + counts.get("loop/s-app", 0)
@@ -94,7 +105,7 @@ def test_instances_that_are_killed_between_two_checks_are_counted(made):
     assert n_kills() == 5 and kills(exporter)["loop/s-sidecar"] == 0
 
 
-def test_a_hundred_kills_in_containers_that_are_removed_at_once_are_counted(made):
+def test_a_hundred_kills_in_containers_removed_at_once_are_counted(made):
     pods, exporter = made
     many = pods.pod("many")
     pods.start(many, "s-sidecar", SLEEP)
@@ -107,13 +118,14 @@ def test_a_hundred_kills_in_containers_that_are_removed_at_once_are_counted(made
     wait_for(exporter, {"many/s-sidecar": 0, "many/": 100})
     assert sum(record["kills"] for record in records(exporter) if record["pod"] == "many") <= 100
     lines = [line for line in exporter.unusual_log_lines() if 'pod="many"' in line]
-    assert lines and all(line.partition("] ")[2].startswith('OOM kill: namespace="ooms" pod="many" container="" ') for line in lines)
+    start = 'OOM kill: namespace="ooms" pod="many" container="" '
+    assert lines and all(line.partition("] ")[2].startswith(start) for line in lines)
 
 
-def test_a_container_without_a_pod_is_counted_from_any_use(made):
-    """Row 5: Docker's cgroups, killed from 60% of the limit."""
+def test_a_kill_in_a_container_without_a_pod_is_counted(made):
+    """The cgroup is in no pod's, as Docker's are, and is killed while the last check found it 60% full."""
     pods, exporter = made
-    pod = pods.parent.name  # which names the pod, but is no pod's cgroup
+    pod = pods.parent.name  # the name of the link's pod; the cgroup is not a pod's
     app = pods.start(pods.parent, "s-app", f"read line; exec {PROGRAMS}/leak heap 12 200 30", 20 * MIB)
     wait_until_listed(exporter, f"{pod}/s-app")
     app.go()
@@ -123,12 +135,14 @@ def test_a_container_without_a_pod_is_counted_from_any_use(made):
 
 
 def test_the_limit_that_was_hit_is_named(made):
-    """Row 6, a pod that is full of the shared memory of a container that has ended; and a limit above the pod."""
+    """A pod is full of the shared memory of an ended container; and a limit above the pod is hit."""
     pods, exporter = made
     full = pods.pod("full", 24 * MIB)
     shared = Path(f"/dev/shm/smaps-{os.getpid()}")
     try:
-        ended = pods.start(full, "s-first", f"dd if=/dev/zero of={shared} bs=1M count=16 2> /dev/null", 24 * MIB)
+        ended = pods.start(
+            full, "s-first", f"dd if=/dev/zero of={shared} bs=1M count=16 2> /dev/null", 24 * MIB
+        )
         ended.go()
         ended.remove()
         app = pods.start(full, "s-app", pods.leak(20), 24 * MIB)
@@ -152,7 +166,7 @@ def test_the_limit_that_was_hit_is_named(made):
 
 
 def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
-    """Row 9, as the kernel counts."""
+    """The exporter counts the same kills as the kernel."""
     pods, exporter = made
     pod = pods.pod("kinds")
     nested, group, node = (pods.start(pod, f"s-{name}", SLEEP) for name in ("nested", "group", "node"))
@@ -174,16 +188,19 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
     until(lambda: b"leak" in Path(f"/proc/{victim.pid}/comm").read_bytes(), 60, "the victim runs")
     for process in [*nested.processes[1:], *group.processes[1:]]:
         assert process.wait(60) == -9
-    Path("/proc/sysrq-trigger").write_text("f")  # as if no memory were left on the node
+    Path("/proc/sysrq-trigger").write_text("f")  # the kernel kills as if the node had no memory left
     assert victim.wait(60) == -9
     counted = dict(line.split() for line in (group.directory / "memory.events").read_text().splitlines())
-    wait_for(exporter, {"kinds/s-nested": 1, "kinds/s-group": int(counted["oom_kill"]), "kinds/s-node": 1, "kinds/": 0})
+    wait_for(
+        exporter,
+        {"kinds/s-nested": 1, "kinds/s-group": int(counted["oom_kill"]), "kinds/s-node": 1, "kinds/": 0},
+    )
     limits = [record_of(exporter, "kinds", f"s-{name}")["limit"] for name in ("nested", "group", "node")]
     assert limits == ["container", "container", "node"] and int(counted["oom_group_kill"]) == 1
 
 
-def test_kills_at_a_limit_above_are_counted_where_the_victims_are(made):
-    """Row 9: a group kill of a whole pod, and a leak in a nested cgroup that reaches its container's limit."""
+def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
+    """A whole pod is killed as a group, and a leak in a nested cgroup reaches its container's limit."""
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)
     (pod / "memory.oom.group").write_text("1\n")
@@ -195,14 +212,20 @@ def test_kills_at_a_limit_above_are_counted_where_the_victims_are(made):
     victim = nested.run(pods.leak(32), nested.directory / "work")
     victim.communicate(b"\n")
     assert [process.wait(60) for process in (victim, *idle.processes, *leaking.processes)] == [-9] * 3
-    expected = {"group/s-idle": 1, "group/s-leak": leaking.n_kills(), "group/": 0, "below/s-app": 1, "below/": 0}
+    expected = {
+        "group/s-idle": 1,
+        "group/s-leak": leaking.n_kills(),
+        "group/": 0,
+        "below/s-app": 1,
+        "below/": 0,
+    }
     wait_for(exporter, expected)
     limits = [record_of(exporter, *name.split("/"))["limit"] for name, count in expected.items() if count]
     assert limits == ["pod", "pod", "container"]
 
 
 def test_local_events_are_counted_for_containers(made):
-    """Row 9: with `memory_localevents`, a pod does not count what happens in its containers."""
+    """With the mount option `memory_localevents`, a pod does not count the kills in its containers."""
     pods, exporter = made
     pod = pods.pod("local")
     app, other = pods.start(pod, "s-app", pods.leak(16), 8 * MIB), pods.start(pod, "s-other", "read line")

@@ -1,20 +1,26 @@
-// What the cgroups say of the node, its pods and containers: use, limit and what the use consists of (the
-// account), and the records of OOM kills.
+// Use and limits of the node, its pods and containers by their cgroups, their accounts (the parts of the
+// use), and the records of OOM kills.
 
-const CGROUP = /cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped|outside_containers)|node_memory)_bytes\{/y;
-// The parts that together are the use, in the order of bars.
-const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu vmalloc zswap '
+const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
+	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
+// The parts that add up to the use, in the order of bars.
+const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables '
+	+ 'kernel_stacks percpu vmalloc zswap '
 	+ 'kernel_other sockets rest outside remainder').split(' ');
-// The parts of the node by colour, in the order of its bar. The name of a top-level cgroup is its path.
-const NODE_PARTS = 'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
+// The kinds of the node's parts, in the order of its bar. A part that is a top-level cgroup is named by its
+// path.
+const NODE_PARTS =
+	'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
 // The parts that no process maps, as the treemap shows them.
 const UNMAPPED = ['unmapped_page_cache', 'unmapped_shmem'];
 const OF_CONTAINER = PARTS.filter(part => !/^(anon|page_cache|shmem|remainder)$/.test(part));
-// What a part is called, if not by its label, and its colour.
+// Names of parts that differ from their label.
 const NAMES = {
-	anon: 'anonymous', anon_unmapped: 'unmapped anonymous', shmem: 'tmpfs and shared memory', hugetlb: 'hugetlbfs',
+	anon: 'anonymous', anon_unmapped: 'unmapped anonymous', shmem: 'tmpfs and shared memory',
+	hugetlb: 'hugetlbfs',
 	sec_page_tables: 'secondary page tables', percpu: 'per-CPU', kernel_other: 'other kernel memory',
-	rest: 'rest of the pod', outside: 'outside containers', unmapped_shmem: 'unmapped tmpfs', difference: 'rest of the use',
+	rest: 'rest of the pod', outside: 'outside containers', unmapped_shmem: 'unmapped tmpfs',
+	difference: 'rest of the use',
 	cgroup: 'cgroups outside pods', kernel: 'kernel, not charged', hugetlb_pool: 'huge page pool',
 };
 const nameOfPart = part => Object.hasOwn(NAMES, part) ? NAMES[part] : visible(part.replace(/_/g, ' '));
@@ -22,17 +28,20 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// The node of a tile is a child of its container, its pod or the root. A command's name is at most 15 bytes, and
-// Kubernetes has no _ in names, so nothing else is called this.
+// A tile's node is a child of its container, its pod or the root. Its name starts with TILE, which no other
+// name does: names of commands have at most 15 bytes, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// The kind and the text of a tile.
+// Returns the kind and the text of a tile.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
-	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel' ? part : nameOfPart(part))];
-	return Object.hasOwn(KINDS, part) ? [part, nameOfPart(part)] : ['cgroup', part[0] === '/' ? visible(part) : nameOfPart(part)];
+	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
+		? part : nameOfPart(part))];
+	return Object.hasOwn(KINDS, part) ? [part, nameOfPart(part)] : ['cgroup', part[0] === '/' ? visible(part)
+		: nameOfPart(part)];
 }
 
-// By the labels of the container or pod: what is shown, and what is being read, which has the node at `[]`.
+// Accounts by the labels of their container or pod: those on display, and those of the exposition that is
+// being read, in which `[]` is the node.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -40,8 +49,8 @@ const accountOf = n => n.account || n.target?.account;
 const isKept = n => n.seen >= tick || n.charged >= tick;
 const hasParts = a => Object.keys(a.parts).length > 0;
 
-// Reads one line of a cgroup's family and returns whether it is a sample. Parts of a container that this page does
-// not know are left out.
+// Reads one line of a cgroup's family and returns whether it is a sample. Skips parts of containers that this
+// page does not know.
 function readCgroup(line) {
 	const sample = parseSample(line);
 	if (!sample) return false;
@@ -52,7 +61,8 @@ function readCgroup(line) {
 	if (!isFinite(value)) return true;
 	let a = reading.get(key);
 	if (!a) {
-		a = { names, current: NaN, limit: NaN, working_set: NaN, parts: {}, unmapped: {}, more: new Map(), inside: 0, tiles: NONE };
+		a = { names, current: NaN, limit: NaN, working_set: NaN, parts: {}, unmapped: {}, more: new Map(),
+			inside: 0, tiles: NONE };
 		reading.set(key, a);
 	}
 	if (what === 'account') {
@@ -68,10 +78,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Gives pods and containers their accounts, and makes two fields. In charged memory each container has its use.
-// Node memory is MemTotal; each pod has its use there, and so have its containers. Inside containers both have the
-// PSS of what is mapped, the parts that no process maps, and as `difference` what is left of the use. Called when
-// the fields are summed.
+// Attaches the accounts to pods and containers, and fills two fields. In charged memory, each container has
+// its use. In node memory, the root has MemTotal, and each pod and container its use. Inside containers, both
+// have the PSS of mapped paths, the parts that no process maps, and the rest of the use as `difference`.
+// Called when the fields are summed.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -81,7 +91,9 @@ function charge() {
 	const isAny = [...accounts.values()].some(hasParts), isUsed = pss && (isAny || ofNode);
 	for (const a of accounts.values()) {
 		a.n = findPlaceOf(a.names);
-		if (!a.n && isUsed && a.current >= 0) a.n = a.names.reduce((n, name, k) => child(n, LEVELS[k], name, true), root);
+		if (!a.n && isUsed && a.current >= 0) {
+			a.n = a.names.reduce((n, name, k) => child(n, LEVELS[k], name, true), root);
+		}
 		if (!a.n) continue;
 		a.n.account = a;
 		if (a.current >= 0) (a.names.length < 3 ? pods : containers).push(a);
@@ -93,7 +105,8 @@ function charge() {
 		const parts = OF_CONTAINER.filter(part => part in a.parts).map(part => [part, a.parts[part]]);
 		divide(a, a.current - (pss.next[a.n.i] || 0), [...Object.entries(a.unmapped), ...parts]);
 	}
-	const help = 'What is charged to the containers, by their cgroups; inside, mapped paths by their PSS, and what no process maps.';
+	const help = 'Memory charged to containers by their cgroups. Inside: mapped paths by PSS, '
+		+ 'and parts that no process maps.';
 	if (isAny) fill(CHARGED, help, containers, containers);
 	if (ofNode) chargeNode(pods, containers);
 }
@@ -101,10 +114,12 @@ const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
 	// Below another cgroup than the kubelet's usual one, pods are in the part of that cgroup.
 	if (!ofNode.more.has('pods')) pods = containers = [];
-	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) => parts.map(([part, v]) => [word + part, v]);
+	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
+		parts.map(([part, v]) => [word + part, v]);
 	for (const a of pods) divide(a, a.current - a.inside, named('outside_', [...a.more]), 'rest');
 	Object.assign(ofNode, { n: root, current: sumOfAll([...more.values()]), limit: NaN });
-	const parts = [...more, ['other_pods', (more.get('pods') || 0) - listed]].filter(([part]) => part !== 'pods');
+	const parts = [...more, ['other_pods', (more.get('pods') || 0) - listed]]
+		.filter(([part]) => part !== 'pods');
 	divide(ofNode, ofNode.current - listed, named('node_', parts));
 	fill(NODE, 'All memory of the node (MemTotal), by what it is charged to.',
 		pods, [...pods, ...containers.filter(a => a.isInPod), ofNode]);
@@ -116,17 +131,19 @@ function addToPod(a) {
 	if (!a.isInPod) return;
 	pod.inside += a.current;
 	const { parts } = pod;
-	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current })) parts[part] = (parts[part] || 0) + v;
+	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
+		parts[part] = (parts[part] || 0) + v;
 }
-// Adds to a pod's account what is outside its containers, and what it has beyond that, as of containers that are
-// not listed.
+// Adds to a pod's account the parts outside its containers, and the rest of its use, such as that of
+// containers that are not listed.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Makes tiles of parts, and one of what is `left` of the use after them. `over` is by how much they are more than it.
+// Makes tiles of parts, and one of the use that is left after them. `over` is the excess of the parts over
+// the use.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -143,7 +160,8 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Gives a field the sums of some accounts, the use of those that have tiles, and what is inside of these.
+// Fills a field: ancestors get the sum of the accounts in `summed`, and the nodes of `owners` their use, with
+// their tiles and mapped paths inside.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -151,16 +169,18 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// The accounts that the layer shows and whose tiles are more than their use.
+// Returns the displayed accounts whose tiles exceed their use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
 // ---- Bars
 
-// What an account consists of: [name, bytes, colour].
+// Returns the parts of an account: [name, bytes, colour].
 function entriesOf(a) {
 	const { parts, more } = a;
-	if (a !== ofNode) return PARTS.filter(part => part in parts).map(part => [nameOfPart(part), parts[part], colourOf(part)]);
+	if (a !== ofNode) {
+		return PARTS.filter(part => part in parts).map(part => [nameOfPart(part), parts[part], colourOf(part)]);
+	}
 	const place = ([, , kind]) => NODE_PARTS.indexOf(kind);
 	const list = [...more].map(([part, v]) => {
 		const [kind, text] = tileOf('node_' + part);
@@ -168,18 +188,19 @@ function entriesOf(a) {
 	});
 	return list.sort((a, b) => place(a) - place(b) || b[1] - a[1]);
 }
-// What a bar shows: how much of its width is filled, and how the filling is divided: [part, size, colour, share of the width]. The
-// width is the limit; without one it is the largest use there is.
+// Returns how much of a bar's width is filled, and its parts: [name, bytes, colour, share of the width]. The
+// full width is the limit or, without one, the largest use.
 function barOf(a, largest) {
 	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = entriesOf(a);
 	const sum = sumOfAll(list.map(([, v]) => max(0, v))), width = whole > 0 ? min(1, a.current / whole) : 0;
 	return {
 		isLimited, width, used: isLimited ? a.current / a.limit : NaN,
-		parts: sum > 0 ? list.map(([name, v, colour]) => [name, v, colour, max(0, v) / sum * width]) : [['in use', a.current, 'all', width]],
+		parts: sum > 0 ? list.map(([name, v, colour]) => [name, v, colour, max(0, v) / sum * width])
+			: [['in use', a.current, 'all', width]],
 	};
 }
 const partsText = parts => parts.filter(([, v]) => v).map(([name, v]) => `${name} ${size(v)}`);
-// The containers below a place, each as a row of its own that lives on from scrape to scrape.
+// Returns the containers below a place, as rows. A container keeps its row from scrape to scrape.
 function containersOf(place) {
 	const list = [], walk = [place];
 	while (walk.length) {
@@ -187,7 +208,8 @@ function containersOf(place) {
 		if (n.level !== 'container') walk.push(...n.kids.filter(k => LEVELS.indexOf(k.level) < 3));
 		else if (isKept(n) || n.account) {
 			const pod = n.up;
-			list.push(n.row ||= { ...makeNode(pod.up, 'pod', pod.name), level: 'container', dir: '', full: `${pod.full} › ${n.text}`, note: `${pod.up.text} › ${n.text}`, members: [n], target: n });
+			list.push(n.row ||= { ...makeNode(pod.up, 'pod', pod.name), level: 'container', dir: '',
+				full: `${pod.full} › ${n.text}`, note: `${pod.up.text} › ${n.text}`, members: [n], target: n });
 		}
 	}
 	return list;
@@ -196,25 +218,39 @@ function containersOf(place) {
 // ---- Records of OOM kills
 
 const MOST_RECORDS = 64, MOST_PATHS = 10;
-// What GET /ooms answers, whatever it is, as records of which each field has its type; the newest first.
+// Reads an answer of GET /ooms, newest records first. Each field of the result has its type, whatever the
+// answer is.
 function readOoms(text) {
-	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string' ? v : '';
+	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string'
+		? v : '';
 	const list = v => Array.isArray(v) ? v.filter(one => one && typeof one === 'object') : [];
 	return list(JSON.parse(text)?.records).slice(0, MOST_RECORDS).map(r => ({
-		...Object.fromEntries(['namespace', 'pod', 'container', 'command', 'limit'].map(key => [key, string(r[key])])),
-		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes', 'outside_containers_bytes', 'peak_bytes', 'reading_age_seconds', 'mapped_bytes', 'growth_seconds'].map(key => [key, number(r[key])])),
+		...Object.fromEntries(['namespace', 'pod', 'container', 'command', 'limit'].map(key => [key,
+			string(r[key])])),
+		...Object.fromEntries(['time', 'kills', 'limit_bytes', 'use_bytes', 'hit_limit_bytes', 'hit_use_bytes',
+			'outside_containers_bytes', 'peak_bytes', 'reading_age_seconds', 'mapped_bytes',
+			'growth_seconds'].map(key => [key, number(r[key])])),
 		candidates: Array.isArray(r.candidates) ? r.candidates.map(string).filter(Boolean) : [],
 		hasUnselected: r.has_unselected === true,
-		victims: list(r.victims).slice(0, MOST_PATHS).map(v => ({ pid: number(v.pid), command: string(v.command) })),
-		processes: list(r.processes).slice(0, MOST_PATHS).map(p => ({ pid: number(p.pid), command: string(p.command), rss_bytes: number(p.rss_anon_bytes) + number(p.rss_file_bytes) + number(p.rss_shmem_bytes) })),
-		paths: list(r.paths).slice(0, MOST_PATHS).map(p => ({ command: string(p.command), path: string(p.path), pss_bytes: number(p.pss_bytes), growth_bytes: number(p.growth_bytes) })),
-		parts: Object.fromEntries(PARTS.map(part => [part, number(r.account?.[part])]).filter(([, v]) => v === v)),
+		victims: list(r.victims).slice(0, MOST_PATHS)
+			.map(v => ({ pid: number(v.pid), command: string(v.command) })),
+		processes: list(r.processes).slice(0, MOST_PATHS)
+			.map(p => ({ pid: number(p.pid), command: string(p.command), rss_bytes: number(p.rss_anon_bytes)
+			+ number(p.rss_file_bytes) + number(p.rss_shmem_bytes) })),
+		paths: list(r.paths).slice(0, MOST_PATHS).map(p => ({ command: string(p.command), path: string(p.path),
+			pss_bytes: number(p.pss_bytes), growth_bytes: number(p.growth_bytes) })),
+		parts: Object.fromEntries(PARTS.map(part => [part, number(r.account?.[part])])
+			.filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }
-// What a record's bar shows: the container's account, or the pod's if its limit was hit and both are known.
+// Returns the account for a record's bar: the container's, or the pod's if its limit was hit and both are
+// known.
 function accountOfKill(r) {
-	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container && r.use_bytes >= 0;
-	if (r.limit !== 'pod' || !(current >= 0 && outside >= 0)) return { current: r.use_bytes, limit: r.limit_bytes, parts: r.parts };
+	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container
+		&& r.use_bytes >= 0;
+	if (r.limit !== 'pod' || !(current >= 0 && outside >= 0)) {
+		return { current: r.use_bytes, limit: r.limit_bytes, parts: r.parts };
+	}
 	const rest = max(0, current - outside - (isKnown ? r.use_bytes : 0));
 	return { current, limit: r.hit_limit_bytes, parts: { ...isKnown ? r.parts : {}, rest, outside } };
 }

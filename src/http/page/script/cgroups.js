@@ -1,38 +1,45 @@
-// Use and limits as bars, and what is to be said about the treemap of charged memory.
+// Bars of use and limit, and the notes below the treemap of charged memory.
 
 Object.assign(LEGEND, {
-	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops it when memory is short, once it is written back.',
-	unmapped_shmem: 'Tmpfs and shared memory that no process maps: files in /dev/shm or an emptyDir of medium Memory. It goes when the files are removed.',
-	anon_unmapped: 'Anonymous memory that no process maps: above all the rest of huge pages of which a part was freed, until the kernel splits them.',
-	hugetlb: 'Huge pages of hugetlbfs, where they count as memory. PSS leaves them out.',
+	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops '
+		+ 'it when memory is short, once it is written back.',
+	unmapped_shmem: 'Tmpfs and shared memory that no process maps: files in /dev/shm or an emptyDir of medium '
+		+ 'Memory. It goes when the files are removed.',
+	anon_unmapped: 'Anonymous memory that no process maps: mostly the rest of partly freed huge pages, '
+		+ 'until the kernel splits them.',
+	hugetlb: 'Huge pages of hugetlbfs, where they count as memory. PSS does not include them.',
 	slab: 'Objects of the kernel: inodes, directory entries, sockets.',
-	page_tables: 'What the kernel needs to translate addresses.',
+	page_tables: 'Tables that translate addresses.',
 	sec_page_tables: 'Page tables of virtual machines (KVM) and IOMMUs.',
 	kernel_stacks: 'The kernel’s stack of each thread.',
 	percpu: 'Kernel data kept for each CPU.',
 	vmalloc: 'Kernel memory from vmalloc, as of BPF maps.',
 	zswap: 'Compressed swap.',
-	kernel_other: 'Kernel memory of no other kind.',
+	kernel_other: 'Other kernel memory.',
 	sockets: 'Network buffers.',
 	rest: 'Containers of the pod that are not shown: no filter selects them, or they have no account.',
-	outside: 'Charged to the pod and to none of its running containers: tmpfs and page cache of ended ones, the sandbox. '
+	outside: 'Charged to the pod and to none of its running containers: tmpfs and page '
+		+ 'cache of ended ones, the sandbox. '
 		+ 'It counts towards the pod’s limit.',
 	other_pods: 'Pods that are not shown: no filter selects them, or none of their containers runs.',
-	ended_pods: 'Charged to the cgroups above the pods and to no pod: what ended pods left, above all tmpfs and page cache.',
+	ended_pods: 'Charged to the cgroups above the pods and to no pod: what ended pods left, '
+		+ 'mostly tmpfs and page cache.',
 	cgroup: 'Cgroups beside those of the pods: services in /system.slice, logins in /user.slice.',
 	root_cgroup: 'Processes and page cache in the root cgroup itself.',
-	kernel: 'Memory of the kernel that it charges to no cgroup.',
+	kernel: 'Kernel memory that is charged to no cgroup.',
 	hugetlb_pool: 'Huge pages of hugetlbfs, in use or not, that are charged to no cgroup.',
 	zram: 'Swap that zram keeps compressed in memory.',
 	balloon: 'Taken back by the hypervisor.',
-	remainder: 'MemTotal less all other parts. If large, it is memory that no counter shows: buffers of drivers, ring buffers.',
+	remainder: 'MemTotal less all other parts. If large, it is memory that no counter shows: '
+		+ 'buffers of drivers, ring buffers.',
 	free: 'Free pages, with those that each CPU keeps for itself.',
-	difference: 'Charged here and mapped elsewhere, counted nowhere, or page cache and tmpfs that the kernel does not split by mapping.',
+	difference: 'Charged here and mapped elsewhere, counted nowhere, or page cache and tmpfs that the '
+		+ 'kernel does not split by mapping.',
 });
 
 // ---- The table of containers
 
-// A pod's rows are its containers anyway.
+// In a pod, the rows are its containers already.
 const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
 const isListing = () => state.rows && canList();
 const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
@@ -62,11 +69,12 @@ function fillList(el, entries) {
 	const names = String(entries.map(([name]) => name));
 	if (el.names !== names) {
 		el.names = names;
-		el.replaceChildren(...entries.map(([name, , colour]) => make('li', {}, swatchOf(colour), name + ' ', make('span', { className: 'muted' }))));
+		el.replaceChildren(...entries.map(([name, , colour]) => make('li', {}, swatchOf(colour), name + ' ',
+			make('span', { className: 'muted' }))));
 	}
 	entries.forEach(([, v], k) => put(el.children[k].lastChild, size(v)));
 }
-// The node's memory by part. The list leaves out what is less than a thousandth; the bar's text has all.
+// Draws the node's memory by part. The list omits parts below 0.1%; the text of the bar has all.
 function drawNode() {
 	$.node.hidden = !ofNode;
 	if (!ofNode) return;
@@ -82,22 +90,27 @@ function makeBar() {
 	return bar;
 }
 function fillBar(bar, a, largest) {
-	const { isLimited, parts } = barOf(a, largest), text = a === ofNode ? `MemTotal ${size(a.current)}` : useText(a);
+	const { isLimited, parts } = barOf(a, largest), text = a === ofNode ? `MemTotal ${size(a.current)}`
+		: useText(a);
 	bar.className = isLimited ? 'use limited' : 'use';
 	bar.ariaLabel = text + (parts.length > 1 ? ': ' + partsText(parts).join(', ') : '');
-	bar.title = [text, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0 ? [`working set ${size(a.working_set)}`] : []].join('\n');
+	bar.title = [text, ...parts.length > 1 ? partsText(parts) : [], ...a.working_set >= 0
+		? [`working set ${size(a.working_set)}`] : []].join('\n');
 	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
 		const part = swatchOf(colour);
-		// Between narrow parts a gap would hide them.
+		// A gap would hide narrow parts.
 		part.className = share > .02 ? 'wide' : '';
 		part.style.width = 100 * share + '%';
 		return part;
 	}));
 }
-const useText = a => `${size(a.current)} in use, ${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}`;
+const useText = a => `${size(a.current)} in use, `
+	+ `${a.limit > 0 ? `${percent(a.current / a.limit)} of the limit of ${size(a.limit)}` : 'no limit'}`;
 function makeUse() {
-	const use = { bar: makeBar(), current: make('strong'), limit: make('span', { className: 'muted' }), percent: make('strong') };
-	return Object.assign(use, { all: [use.bar, make('span', { className: 'used' }, use.current, use.limit, use.percent)] });
+	const use = { bar: makeBar(), current: make('strong'), limit: make('span', { className: 'muted' }),
+		percent: make('strong') };
+	return Object.assign(use, { all: [use.bar, make('span', { className: 'used' }, use.current, use.limit,
+		use.percent)] });
 }
 function fillUse(use, a, largest) {
 	if (use.a === a && use.largest === largest) return;
@@ -111,16 +124,19 @@ function fillUse(use, a, largest) {
 	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
 }
 
-// ---- What is to be said about a place: its use, if it is a container's, and how far the treemap of charged memory is to be believed
+// ---- Notes on a place: the use of a container, and why tiles may exceed what is charged
 
-// Shared memory that is no file ends with its last process. /dev/zero is inherited only; by name, others may be in other containers, too.
+// Shared memory that is not a file is freed when its last process ends. /dev/zero mappings are only
+// inherited; processes of other containers can map the others by name.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
-	// As PSS divides pages, what several processes map is more than what is private.
-	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick && UNNAMED.test(n.name);
+	// PSS divides pages among processes, so a path that several processes map has more PSS than private bytes.
+	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick
+		&& UNNAMED.test(n.name);
 	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';
-	for (const n of series.values()) if (isUnnamed(n)) isBelow(n, container) ? here.push(n) : isShared(n) && elsewhere.set(n.name, at(pss, n) + (elsewhere.get(n.name) || 0));
+	for (const n of series.values()) if (isUnnamed(n)) isBelow(n, container) ? here.push(n) : isShared(n)
+		&& elsewhere.set(n.name, at(pss, n) + (elsewhere.get(n.name) || 0));
 	const isOurs = n => n.name[1] === 'd' || !isShared(n) || !elsewhere.has(n.name);
 	let freed = parts.anon, stays = parts.shmem;
 	for (const n of here) {
@@ -131,7 +147,8 @@ function endsText(container, { parts }) {
 			elsewhere.set(n.name, 0);
 		}
 	}
-	return `Private to single processes: ${size(at(uss, container))} · Freed if the container ended: ${size(freed)}` + (stays > 0 ? ` · Stays until the pod ends: ${size(stays)} of tmpfs files` : '');
+	return `Private to single processes: ${size(at(uss, container))} · Freed if the container ended: `
+		+ `${size(freed)}` + (stays > 0 ? ` · Stays until the pod ends: ${size(stays)} of tmpfs files` : '');
 }
 const isBelow = (n, top) => { while (n && n !== top) n = n.up; return !!n; };
 function drawCharged() {
@@ -141,16 +158,19 @@ function drawCharged() {
 	put($.ends, inner?.names.length > 2 ? endsText(n, inner) : '');
 	$.charged.hidden = !layer || !place;
 	if ($.charged.hidden) return;
-	put($.charged.firstChild, 'Memory is charged to the container that touched it first, while PSS divides it among all who map it, so what is mapped and what is charged need not match. ');
+	put($.charged.firstChild, 'Memory is charged to the container that touched it first, while PSS divides it '
+		+ 'among all processes that map it, so the two may differ. ');
 	put($.charged.lastChild, chargedText());
 }
 const useHere = makeUse();
 $.use.append(...useHere.all);
-$.ends.title = 'Freed: anonymous memory, and shared memory (/dev/zero, memfd, System V) that no other container maps. A System V segment that is not marked for removal stays until the pod ends.';
+$.ends.title = 'Freed: anonymous memory, and shared memory (/dev/zero, memfd, System V) that no other '
+	+ 'container maps. A System V segment that is not marked for removal stays until the pod ends.';
 $.charged.append(make('span'), make('strong'));
 function chargedText() {
 	const top = state.by ? root : place, [isNode, isAll] = [layer === NODE, top === root];
-	const over = excesses().filter(a => a !== ofNode && isBelow(a.n, top)), most = over.reduce((a, b) => a?.over > b.over ? a : b, null);
+	const over = excesses().filter(a => a !== ofNode && isBelow(a.n, top)),
+		most = over.reduce((a, b) => a?.over > b.over ? a : b, null);
 	const name = ({ n }) => n.level === 'pod' ? n.full : `${n.up.full} › ${n.text}`;
 	let unknown = 0;
 	const walk = [top];
@@ -159,20 +179,27 @@ function chargedText() {
 		if (n.level === 'container') unknown += live(n) && !(at(field, n) >= 0);
 		else if (LEVELS.indexOf(n.level) < 2) walk.push(...n.kids);
 	}
-	const isMany = unknown > 1, by = size(sumOfAll(over.map(a => a.over))), remainder = ofNode?.more.get('remainder');
+	const isMany = unknown > 1, by = size(sumOfAll(over.map(a => a.over))),
+		remainder = ofNode?.more.get('remainder');
 	const end = 'that is charged elsewhere and in no sum.', where = isNode ? 'places' : 'containers';
 	return [
-		isNode && isAll && ofNode.over ? `The parts are ${size(ofNode.over)} more than MemTotal, because they are read one after another`
+		isNode && isAll && ofNode.over ? `The parts are ${size(ofNode.over)} more than MemTotal, because `
+			+ `they are read one after another`
 			+ (remainder < 0 ? `: the remainder is ${size(remainder)}, and no tile.` : '.') : '',
-		over.length === 1 ? `Excess: the tiles of ${name(most)} are ${by} more than its use of ${size(most.current)}; ${end}` : '',
-		over.length > 1 ? `Excess: the tiles of ${count(over.length)} ${where} are ${by} more than their use, most of it in ${name(most)}; ${end}` : '',
-		!unknown ? '' : isNode ? `${count(unknown)} ${isMany ? 'containers are' : 'container is'} in no pod's cgroup: other parts include them.`
-			: `${count(unknown)} ${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
+		over.length === 1 ? `Excess: the tiles of ${name(most)} are ${by} more than its use of `
+			+ `${size(most.current)}; ${end}` : '',
+		over.length > 1 ? `Excess: the tiles of ${count(over.length)} ${where} are ${by} more than their use, `
+			+ `most of it in ${name(most)}; ${end}` : '',
+		!unknown ? '' : isNode ? `${count(unknown)} ${isMany ? 'containers are' : 'container is'} in no pod's `
+			+ `cgroup: other parts include them.`
+			: `${count(unknown)} `
+				+ `${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// What the tip says of a tile, a pod or a container, besides its fields.
+// Returns the tip's text on a tile, pod or container, besides its fields.
 function aboutCharged(n) {
 	const a = accountOf(n);
-	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a) ? `Excess: the tiles are ${size(a.over)} more than that.` : '']
+	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a)
+		? `Excess: the tiles are ${size(a.over)} more than that.` : '']
 		.filter(Boolean).map(text => make('p', {}, text));
 }

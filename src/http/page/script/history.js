@@ -1,20 +1,22 @@
-// Change over time. A span begins when the page was opened, or when its reader asked to count from then on. It has the first
-// values of everything, and points of which no more are kept than a line can show.
+// Change over time. A span begins when the page is opened, or when the user starts a measurement. It keeps
+// the first values of all fields, and no more points than a line can show.
 
 let opened, marked;
 const spans = () => [opened, marked].filter(Boolean), since = () => marked || opened;
 function pointOf(type, t) {
-	return { t, columns: new Map([...fields.values()].filter(isThere).map(f => [f.name, new type(f.now.subarray(0, nodes.length))])) };
+	return { t, columns: new Map([...fields.values()].filter(isThere)
+		.map(f => [f.name, new type(f.now.subarray(0, nodes.length))])) };
 }
 const begin = t => ({ base: pointOf(Float64Array, t), points: [pointOf(Float32Array, t)], gap: 0 });
 function remember(t) {
 	opened ||= begin(t);
 	const point = pointOf(Float32Array, t);
-	// 120 points, fewer for a very large node: some 50 MB.
+	// 120 points, or fewer for a very large node, to use at most about 50 MB.
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// The last point moves along until it is a whole gap from the one before; when the line is full, every other point goes.
+		// The newest point is replaced until it is a whole gap after the one before. When the line is full, every
+		// second point is dropped.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -22,7 +24,8 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-// The history of one exporter is no base for another's values, which a forwarded port may give, nor for its own after a restart.
+// Values of another exporter (behind a forwarded port) or of a restarted one cannot be compared with earlier
+// ones.
 let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
@@ -32,8 +35,9 @@ function identify(id) {
 	identity = id;
 }
 
-// PSS and private bytes also rise when a process ends that shared the pages. So growth by PSS is that of `own`: private and swapped
-// bytes, and what is charged and not mapped; as far as `held` grew, too, which has resident bytes in place of private ones.
+// PSS and private bytes also rise when a process ends that shared the pages. So growth by PSS is measured by
+// `own`: private and swapped bytes, and what is charged but not mapped. It counts only as far as `held` grew
+// too, which is the same with resident bytes in place of private ones.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -41,34 +45,38 @@ function measureOwn() {
 		const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { isHidden: true });
 		for (let k = 0; k < nodes.length; k++) next[k] = plus(mapped.next[k], swap ? swap.next[k] : NaN);
 		for (const { names, tiles } of accounts.values()) {
-			if (names.length === 3) for (const [tile, v] of tiles) if (tile.kind !== 'difference') for (let up = tile; up; up = up.up) next[up.i] = plus(next[up.i], v);
+			if (names.length === 3) for (const [tile, v] of tiles) if (tile.kind !== 'difference')
+				for (let up = tile; up; up = up.up) next[up.i] = plus(next[up.i], v);
 		}
 	}
 }
-// Of the cgroups' memory, containers have their use and parts their size; what is mapped has its PSS.
+// In the cgroups' fields, containers have their use and parts their size. Mapped paths have their PSS.
 function isByOwn(f, n) {
-	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name) && /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
+	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
+		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
 }
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// What was not there when the span began counts from 0; a field that was not there, from now.
+// A place that is new since the span began grew from 0. A field that is new has not grown.
 function change(f, n, valueOf = at) {
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
-	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name) ? valueAt(base, f, n) : at(f, n);
+	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)
+		? valueAt(base, f, n) : at(f, n);
 	return now !== now && then !== then ? NaN : (now || 0) - (then || 0);
 }
-// A change that is below 1 % or 1 MiB is noise.
+// A change below 1% or 1 MiB is noise.
 const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) || v) / 100);
 
-// The points of a place: [time, value].
+// Returns the points of a place: [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// The line of its growth: by `own` from 0, by anything else of the values.
+// Returns the points of its growth: for `own`, changes from 0; for other fields, the values.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
-	return since().points.filter(p => p.columns.has('own')).map(p => [p.t, change(f, n, (f, n) => valueAt(p, f, n))]).filter(([, v]) => v === v);
+	return since().points.filter(p => p.columns.has('own'))
+		.map(p => [p.t, change(f, n, (f, n) => valueAt(p, f, n))]).filter(([, v]) => v === v);
 }
-// The slope of the line of least squares through points, a second; none for fewer than three.
+// Returns the slope of a least-squares line through the points, per second; NaN for fewer than three.
 function slopeOf(dots) {
 	const n = dots.length;
 	if (n < 3) return NaN;
@@ -77,7 +85,7 @@ function slopeOf(dots) {
 	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
 	return down > 0 ? up / down : NaN;
 }
-// The command or the part of an account that grows fastest, if one's growth matters.
+// Returns the command or the part of an account that grows fastest; null if no growth matters.
 const NO_USE = /^(difference|free|other_pods|remainder)$/;
 function fastest(f) {
 	const grown = [];
@@ -93,37 +101,43 @@ function fastest(f) {
 	}
 	return best;
 }
-// The line through points as an SVG path, in a box with a margin of 1: `middle` is at its half height, `half` reaches its edge.
+// Returns an SVG path through points, in a box with a margin of 1. `middle` is at half height, and `half`
+// above it at the edge.
 function lineOf(dots, width, height, middle, half) {
 	const [first] = since().points, length = since().points.at(-1).t - first.t;
 	if (!(length > 0) || dots.length < 2) return '';
-	const x = t => (1 + (t - first.t) / length * (width - 2)).toFixed(1), y = v => ((height / 2) - (v - middle) / half * (height / 2 - 2)).toFixed(1);
+	const x = t => (1 + (t - first.t) / length * (width - 2)).toFixed(1),
+		y = v => ((height / 2) - (v - middle) / half * (height / 2 - 2)).toFixed(1);
 	return 'M' + dots.map(([t, v]) => `${x(t)} ${y(v)}`).join('L');
 }
-// Lowest and highest of some points; a range is never so small that noise would look like a leak.
+// Returns the lowest and highest value. The range has a minimum, so that noise does not look like a leak.
 function rangeOf(dots) {
 	let low = Infinity, high = -Infinity;
 	for (const [, v] of dots) low = min(low, v), high = max(high, v);
 	return { low, high, middle: (low + high) / 2, half: max((high - low) / 2, high / 100, 1) };
 }
 
-// ---- A reload keeps the spans: as much of them as a few MB of JSON hold
+// ---- A reload keeps the spans, as far as they fit into a few MB of JSON
 
 function pack(names, budget = 250000) {
 	names = [...new Set(names)].filter(name => fields.has(name) && isThere(fields.get(name)));
 	let list = nodes.filter(live);
-	for (const level of [...LEVELS].reverse()) if (list.length * (names.length + 4) > budget) list = list.filter(n => n.level !== level);
+	for (const level of [...LEVELS].reverse()) if (list.length * (names.length + 4) > budget)
+		list = list.filter(n => n.level !== level);
 	const index = new Map(list.map((n, k) => [n, k])), lines = names.slice(0, 3);
-	const most = max(2, floor(budget / (list.length + 1) / lines.length)), pick = c => c && list.map(n => c[n.i] ?? NaN).map(v => v !== v ? null : round(v));
+	const most = max(2, floor(budget / (list.length + 1) / lines.length)), pick = c => c && list
+		.map(n => c[n.i] ?? NaN).map(v => v !== v ? null : round(v));
 	return JSON.stringify({
 		identity, nodes: list.map(n => n === root ? 0 : [index.get(n.up), n.level, n.name]),
 		spans: [opened, marked].map(s => s && {
 			t: s.base.t, gap: s.gap, base: names.map(name => [name, pick(s.base.columns.get(name))]),
-			points: s.points.filter((_, k, all) => (all.length - 1 - k) % ceil(all.length / most) === 0).map(p => [p.t, lines.map(name => [name, pick(p.columns.get(name))])]),
+			points: s.points.filter((_, k, all) => (all.length - 1 - k) % ceil(all.length / most) === 0)
+				.map(p => [p.t, lines.map(name => [name, pick(p.columns.get(name))])]),
 		}),
 	});
 }
-// Takes up what pack() left, once there is an exposition to lay it over; what is not kept counts from now.
+// Restores the result of pack() once there is an exposition to match it with. Values that were not kept count
+// from now.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {
@@ -139,13 +153,16 @@ function unpack(text, t) {
 		where.forEach((n, k) => { if (n) c[n.i] = values[k] ?? NaN; });
 		return c;
 	};
-	const columns = (type, list, make) => new Map(list.filter(([name, values]) => values && fields.has(name)).map(([name, values]) => [name, fill(make(type, name), values)]));
+	const columns = (type, list, make) => new Map(list.filter(([name, values]) => values && fields.has(name))
+		.map(([name, values]) => [name, fill(make(type, name), values)]));
 	const nothing = type => new type(nodes.length).fill(NaN);
-	const now = (type, name) => new type(nodes.length).map((_, k) => levels.has(nodes[k].level) ? NaN : fields.get(name).now[k]);
+	const now = (type, name) => new type(nodes.length).map((_, k) => levels.has(nodes[k].level)
+		? NaN : fields.get(name).now[k]);
 	[opened, marked] = saved.spans.map(s => {
 		if (!s || !(s.t < t)) return undefined;
 		const base = pointOf(Float64Array, s.t);
 		for (const [name, c] of columns(Float64Array, s.base, now)) base.columns.set(name, c);
-		return { base, gap: s.gap, points: s.points.map(([t, list]) => ({ t, columns: columns(Float32Array, list, nothing) })) };
+		return { base, gap: s.gap, points: s.points.map(([t, list]) => ({ t, columns: columns(Float32Array, list,
+			nothing) })) };
 	});
 }

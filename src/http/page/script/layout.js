@@ -1,7 +1,7 @@
-// Where the tiles of a treemap go. Each node's area is in `v`; its rectangle comes into x, y, w and h.
+// The layout of the treemap. The area of a node is its `v`. The results are x, y, w and h.
 
-// A node's step on the scale of factors of 1.4 by which tiles are sorted. It is kept while the value moves by less than half a step
-// beyond it, so that tiles keep their places while sizes change a little.
+// Returns a node's step on a scale of factors of 1.4, by which tiles are sorted. A node keeps its step until
+// its value is more than half a step outside, so that tiles keep their places while sizes change a little.
 function stepOf(n, scale) {
 	const exact = 2 * Math.log2(n.v);
 	if (n.scale !== scale || abs(exact - n.step - .5) > 1) [n.scale, n.step] = [scale, floor(exact)];
@@ -45,8 +45,8 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out a place: `tiles` are what is coloured, `groups` what is drawn behind them, outer ones first. What is laid out carries the
-// number `drawn`.
+// Lays out a place: `tiles` are coloured, and `groups` are drawn behind them, outer ones first. Nodes with a
+// rectangle get the number `drawn`.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {
@@ -55,12 +55,13 @@ function layOut(place, width, height, scale, drawn) {
 			n.drawn = drawn;
 			const names = [n.text];
 			let some = withArea(n), last = n;
-			// A pod of one container of one command is one group with a longer name.
+			// A pod with one container with one command is one group with a longer name.
 			while (some.length === 1 && some[0].kids.length) {
 				const [only] = some;
 				Object.assign(only, { x: n.x, y: n.y, w: n.w, h: n.h, drawn });
 				if (last === n && n.level === 'namespace') names[0] = only.full;
-				else if (only.level !== 'namespace' && only.text !== last.text) names.push(last.level === 'namespace' ? only.full : only.text);
+				else if (only.level !== 'namespace' && only.text !== last.text) names.push(last.level === 'namespace'
+					? only.full : only.text);
 				last = only;
 				some = withArea(only);
 			}
@@ -68,7 +69,8 @@ function layOut(place, width, height, scale, drawn) {
 				tiles.push(n);
 				continue;
 			}
-			const pad = n.w > 24 && n.h > 24 ? depth ? 2 : 3 : 0, head = n.w > 46 && n.h > 34 ? depth ? 16 : 19 : pad;
+			const pad = n.w > 24 && n.h > 24 ? depth ? 2 : 3 : 0, head = n.w > 46 && n.h > 34
+				? depth ? 16 : 19 : pad;
 			groups.push({ n, depth, names: head > pad ? names : null });
 			divide(some, n.x + pad, n.y + head, n.w - 2 * pad - 1, n.h - head - pad - 1, depth + 1);
 		}
@@ -76,7 +78,7 @@ function layOut(place, width, height, scale, drawn) {
 	divide(withArea(place), 0, 0, width, height, 0);
 	return { groups, tiles };
 }
-// Gives everything in a place its area.
+// Sets the area of all nodes in a place.
 function weigh(n, f) {
 	n.v = live(n) ? at(f, n) : NaN;
 	for (const k of n.kids) weigh(k, f);
@@ -85,8 +87,8 @@ function largestKind(n) {
 	while (n.kids.length) n = n.kids.reduce((a, b) => b.v > (a.v || 0) ? b : a);
 	return n.kind;
 }
-// The innermost node at a point of a place that was laid out, and the one that a click there enters: the outermost, though a
-// namespace only where none of its pods is.
+// Returns the innermost node at a point, and the node that a click enters: the outermost one, but a namespace
+// only where it has no pod at that point.
 function hitIn(place, x, y, drawn) {
 	let n, enter;
 	for (let k = place; k;) {

@@ -1,23 +1,33 @@
-// The treemap on its canvas, its legend, and what the pointer meets there.
+// The treemap on its canvas, its legend, hovering and clicking.
 
 const { canvas, tip } = $, ctx = canvas.getContext('2d');
 let groups = [], tiles = [], drawing = 0;
 
 const LEGEND = {
-	anon: 'Private memory of no file and no other kind: large allocations, direct buffers, tables of garbage collectors, heaps of other languages.',
-	anon_thread_stack: 'Stacks of threads, as far as they were used. Fewer threads or less depth of calls make it less; -Xss and ulimit -s only bound it.',
-	anon_malloc_arena: 'Arenas of glibc’s malloc for threads. They keep what was freed: MALLOC_ARENA_MAX=2 makes fewer, malloc_trim() gives memory back, jemalloc and mimalloc keep less.',
-	anon_java_heap: 'The heap of a Java virtual machine as far as it was used, garbage included. -Xmx or -XX:MaxRAMPercentage bounds it; a heap dump shows its objects.',
-	anon_java_classes: 'Metaspace of a Java virtual machine. It grows with classes and class loaders; -XX:MaxMetaspaceSize bounds it, jcmd VM.metaspace shows its loaders.',
-	anon_jit_code: 'Machine code that a program made. -XX:ReservedCodeCacheSize bounds it in Java, --jitless avoids it in V8.',
-	anon_go_heap: 'The heap of a Go program, garbage and free spans included. GOMEMLIMIT bounds it, a lower GOGC collects sooner; pprof shows what is in it.',
-	anon_v8_heap: 'The heap of V8 (Node.js, Chromium), or WebAssembly memory. --max-old-space-size bounds it; a heap snapshot shows its objects. Buffers are outside.',
-	anon_allocator: 'The heap of jemalloc or mimalloc, free memory included. MALLOC_CONF=dirty_decay_ms:0 or MIMALLOC_PURGE_DELAY=0 gives it back sooner.',
-	heap: 'What brk() gives: small allocations of malloc in the main arena.',
+	anon: 'Private memory without a file, of no other kind: large allocations, direct buffers, tables of '
+		+ 'garbage collectors, heaps of other languages.',
+	anon_thread_stack: 'The used parts of thread stacks. Fewer threads or shallower calls reduce it; -Xss '
+		+ 'and ulimit -s only limit it.',
+	anon_malloc_arena: 'Arenas of glibc’s malloc for threads. They keep freed memory: MALLOC_ARENA_MAX=2 '
+		+ 'allows fewer, malloc_trim() returns memory, jemalloc and mimalloc keep less.',
+	anon_java_heap: 'The used part of a Java virtual machine’s heap, with garbage. -Xmx or '
+		+ '-XX:MaxRAMPercentage limits it; a heap dump shows its objects.',
+	anon_java_classes: 'Metaspace of a Java virtual machine. It grows with classes and class loaders; '
+		+ '-XX:MaxMetaspaceSize limits it, jcmd VM.metaspace shows the loaders.',
+	anon_jit_code: 'Machine code that a program generated. -XX:ReservedCodeCacheSize limits it in '
+		+ 'Java, --jitless avoids it in V8.',
+	anon_go_heap: 'The heap of a Go program, with garbage and free spans. GOMEMLIMIT limits it, a lower GOGC '
+		+ 'collects sooner; pprof shows its content.',
+	anon_v8_heap: 'The heap of V8 (Node.js, Chromium), or WebAssembly memory. --max-old-space-size limits it; '
+		+ 'a heap snapshot shows its objects. Buffers are not in it.',
+	anon_allocator: 'The heap of jemalloc or mimalloc, with free memory. MALLOC_CONF=dirty_decay_ms:0 or '
+		+ 'MIMALLOC_PURGE_DELAY=0 returns that sooner.',
+	heap: 'Memory from brk(): small malloc allocations in the main arena.',
 	stack: 'The stack of a program’s main thread.',
-	shm: 'Memory that processes share: /dev/shm, memfd, System V segments. “/dev/zero (deleted)” is an anonymous shared mapping, such as PostgreSQL’s shared buffers.',
+	shm: 'Memory that processes share: /dev/shm, memfd, System V segments. “/dev/zero (deleted)” is an '
+		+ 'anonymous shared mapping, such as PostgreSQL’s shared buffers.',
 	file: 'Mapped pages of programs, libraries and files. Clean ones can be dropped and read again.',
-	special: 'What the kernel or a device maps: [vdso], [vvar], /dev/nvidia0 and the like.',
+	special: 'Mappings of the kernel or of devices: [vdso], [vvar], /dev/nvidia0 and the like.',
 	other: 'The smallest paths of a command, summed by the exporter to stay within --max-samples.',
 	all: 'Not divided by path or kind.',
 };
@@ -33,7 +43,7 @@ function drawMap() {
 	canvas.height = height * ratio;
 	ctx.scale(ratio, ratio);
 	ctx.textBaseline = 'middle';
-	canvas.ariaLabel = `Treemap of ${place.full} by ${title(field.name)}; the table below says the same`;
+	canvas.ariaLabel = `Treemap of ${place.full} by ${title(field.name)}; the table below has the same content`;
 	weigh(place, field);
 	({ groups, tiles } = layOut(place, width + 1, height + 1, field.name + state.by, drawing));
 	const q = asSearched(state.q);
@@ -48,7 +58,8 @@ function isLit(n) {
 }
 function paint(q) {
 	const css = getComputedStyle(document.body), colours = {}, measure = text => ctx.measureText(text).width;
-	for (const name of [...Object.keys(KINDS), 'ink', 'muted', 'panel', 'deep']) colours[name] = css.getPropertyValue('--' + name);
+	for (const name of [...Object.keys(KINDS), 'ink', 'muted', 'panel', 'deep']) colours[name] =
+		css.getPropertyValue('--' + name);
 	const text = (font, ink) => { ctx.font = font + ' ' + css.fontFamily; ctx.fillStyle = colours[ink]; };
 	for (const { n, depth } of groups) {
 		ctx.fillStyle = colours[depth % 2 ? 'deep' : 'panel'];
@@ -63,11 +74,13 @@ function paint(q) {
 	ctx.globalAlpha = 1;
 	for (const { n, depth, names } of groups) {
 		if (!names) continue;
-		const parts = [names[0] === n.text ? labelOf(n) : names[0], ...names.slice(1)], value = show(field, n.v), y = n.y + (depth ? 9 : 10.5);
+		const parts = [names[0] === n.text ? labelOf(n) : names[0], ...names.slice(1)], value = show(field, n.v),
+			y = n.y + (depth ? 9 : 10.5);
 		text('11px', 'muted');
 		const taken = measure(value) + 14, font = depth ? '11px' : '600 12px';
 		text(font, 'ink');
-		// There is room for the value where there is for the first name; of the names the last go first.
+		// The value is drawn if it fits beside the first name. If the names do not fit, the last are dropped
+		// first.
 		const free = n.w - 12, isRoomy = measure(parts[0]) + taken <= free, left = isRoomy ? free - taken : free;
 		while (parts.length > 1 && measure(parts.join(' › ')) > left) parts.pop();
 		ctx.fillText(fitName(parts.join(' › '), left, measure), n.x + 6, y);
@@ -78,17 +91,21 @@ function paint(q) {
 	for (const n of tiles) {
 		if (n.w < 34 || n.h < 15 || n.isDim) continue;
 		const name = n.full.length * 6 < n.w - 10 ? n.full : labelOf(n);
-		ctx.fillText(fitName(name, n.w - 9, measure) || fitName(labelOf(n), n.w - 9, measure), n.x + 5, n.y + min(11, n.h / 2));
+		ctx.fillText(fitName(name, n.w - 9, measure) || fitName(labelOf(n), n.w - 9, measure),
+			n.x + 5, n.y + min(11, n.h / 2));
 		const value = show(field, n.v);
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
 }
-// The kernel's brackets are the first to go.
-const fitName = (name, width, measure) => measure(name) <= width ? name : fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
-// A tile's name: of a file its base name, with as much of its folder as tells it from its neighbours.
+// Returns a name that fits, without the kernel's brackets if there is no room for them.
+const fitName = (name, width, measure) => measure(name) <= width ? name :
+	fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
+// Returns a tile's name. A file has its base name, with as many folders as distinguish it from its
+// neighbours.
 function labelOf(n) {
 	if (n.level !== 'path' || !n.dir) return n.text;
-	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing, by: byName(n.up.kids.filter(isArea)) }).by.get(n.text);
+	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing,
+		by: byName(n.up.kids.filter(isArea)) }).by.get(n.text);
 	return same?.length > 1 ? n.short ||= shortest(n.full, same) : n.text;
 }
 function byName(list) {
@@ -107,8 +124,10 @@ function drawLegend() {
 	if ($.legend.kinds !== String(kinds)) {
 		$.legend.kinds = String(kinds);
 		$.legend.replaceChildren(...kinds.map(kind => {
-			const item = make('button', { className: 'kind' }, swatchOf(kind), KINDS[kind] + ' ', make('span', { className: 'muted' })), explain = () => explainKind(item, kind);
-			Object.assign(item, { onpointerenter: explain, onfocus: explain, onclick: explain, onpointerleave: () => hover(null), onblur: () => hover(null) });
+			const item = make('button', { className: 'kind' }, swatchOf(kind), KINDS[kind] + ' ',
+				make('span', { className: 'muted' })), explain = () => explainKind(item, kind);
+			Object.assign(item, { onpointerenter: explain, onfocus: explain, onclick: explain, onpointerleave: () =>
+				hover(null), onblur: () => hover(null) });
 			return make('li', {}, item);
 		}));
 	}
@@ -120,13 +139,16 @@ function swatchOf(kind) {
 	return swatch;
 }
 function explainKind(item, kind) {
-	const { left, bottom } = item.getBoundingClientRect();
+	const { left, top, bottom } = item.getBoundingClientRect();
 	hover(null);
 	explained = item;
 	item.setAttribute('aria-describedby', 'tip');
 	tip.replaceChildren(make('p', {}, make('b', {}, KINDS[kind])), make('p', {}, LEGEND[kind]));
 	tip.hidden = false;
-	tip.style.transform = `translate(${max(8, min(left, innerWidth - tip.offsetWidth - 8))}px, ${bottom + tip.offsetHeight + 14 > innerHeight ? item.getBoundingClientRect().top - tip.offsetHeight - 8 : bottom + 6}px)`;
+	const isLow = bottom + tip.offsetHeight + 14 > innerHeight;
+	const x = max(8, min(left, innerWidth - tip.offsetWidth - 8));
+	const y = isLow ? top - tip.offsetHeight - 8 : bottom + 6;
+	tip.style.transform = `translate(${x}px, ${y}px)`;
 }
 
 // ---- Hovering and clicking
@@ -134,7 +156,8 @@ function explainKind(item, kind) {
 let pointer, explained;
 function frame(el, n) {
 	el.hidden = !n;
-	if (n) Object.assign(el.style, { transform: `translate(${n.x - 1}px, ${n.y - 1}px)`, width: n.w + 1 + 'px', height: n.h + 1 + 'px' });
+	if (n) Object.assign(el.style, { transform: `translate(${n.x - 1}px, ${n.y - 1}px)`, width: n.w + 1 + 'px',
+		height: n.h + 1 + 'px' });
 }
 function hover(to) {
 	if (to === undefined) {
@@ -150,22 +173,30 @@ function hover(to) {
 	if (!target) return;
 	const { n } = target, names = [];
 	for (let up = n; up !== place; up = up.up) if (up !== n) names.unshift(make('bdi', {}, up.text), ' › ');
-	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && !f.isHidden && at(f, n) === at(f, n));
+	const list = [...fields.values()].filter(f => at(f, n) && !f.largest && !f.isHidden
+		&& at(f, n) === at(f, n));
 	list.sort((a, b) => b.bytes - a.bytes || at(b, n) - at(a, n));
-	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' }, ...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : KINDS[n.kind]), ...layer ? aboutCharged(n) : [], fieldsOf(n, list));
+	tip.replaceChildren(make('p', {}, make('b', {}, make('bdi', {}, n.full))), make('p', { className: 'muted' },
+		...names, n.kids.length ? n.level === 'comm' ? 'command' : n.level : KINDS[n.kind]), ...layer
+		? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);
 }
-// Beside what is looked at: right, left, below or above of it; where it fills the window, in its far corner.
+// Places the tip at the right, left, bottom or top of a node, or in the far corner if the node fills the
+// window.
 function placeTip(n) {
-	const box = canvas.getBoundingClientRect(), w = tip.offsetWidth, h = tip.offsetHeight, left = box.left + n.x, top = box.top + n.y;
+	const box = canvas.getBoundingClientRect(), w = tip.offsetWidth, h = tip.offsetHeight,
+		left = box.left + n.x, top = box.top + n.y;
 	const inX = x => max(8, min(x, innerWidth - w - 8)), inY = y => max(8, min(y, innerHeight - h - 8));
-	const spots = [[left + n.w + 8, inY(top)], [left - w - 8, inY(top)], [inX(left), top + n.h + 8], [inX(left), top - h - 8]];
+	const spots = [[left + n.w + 8, inY(top)], [left - w - 8, inY(top)], [inX(left), top + n.h + 8],
+		[inX(left), top - h - 8]];
 	const fits = ([x, y]) => x >= 4 && y >= 4 && x + w <= innerWidth - 4 && y + h <= innerHeight - 4;
-	const far = [pointer.left > innerWidth / 2 ? 8 : innerWidth - w - 8, inY(pointer.top > innerHeight / 2 ? 8 : innerHeight)];
+	const far = [pointer.left > innerWidth / 2 ? 8 : innerWidth - w - 8, inY(pointer.top > innerHeight / 2
+		? 8 : innerHeight)];
 	const [x, y] = spots.find(fits) || far;
 	tip.style.transform = `translate(${x}px, ${y}px)`;
 }
-canvas.onpointermove = e => { if (e.pointerType !== 'touch') hover({ x: e.offsetX, y: e.offsetY, left: e.clientX, top: e.clientY }); };
+canvas.onpointermove = e => { if (e.pointerType !== 'touch') hover({ x: e.offsetX, y: e.offsetY,
+	left: e.clientX, top: e.clientY }); };
 canvas.onpointerleave = () => hover(null);
 canvas.onclick = e => {
 	const to = place && hitIn(place, e.offsetX, e.offsetY, drawing);

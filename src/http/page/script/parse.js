@@ -1,5 +1,5 @@
-// Prometheus' text format, version 0.0.4, one line at a time and each in one pass. A line that breaks the format is no sample, and
-// takes nothing else with it. Label values may hold any character; in them \\, \" and \n are escapes.
+// The text format of Prometheus, version 0.0.4. Each line is parsed in one pass. An invalid line is skipped,
+// and does not affect others. Label values may contain any character; \\, \" and \n in them are escapes.
 
 const isNameStart = c => c >= 97 && c <= 122 || c >= 65 && c <= 90 || c === 95;
 const isName = c => isNameStart(c) || c >= 48 && c <= 57;
@@ -15,7 +15,8 @@ function unescape(text) {
 	return out;
 }
 
-// Reads `a="b",c="d"}` from a position; `end` is behind the brace. Null where the format is broken.
+// Reads `a="b",c="d"}` from a position. `end` is the position after the brace. Returns null if the format is
+// invalid.
 function parseLabels(line, at) {
 	const labels = new Map(), blanks = () => { while (isBlank(line.charCodeAt(at))) at++; };
 	for (;;) {
@@ -42,7 +43,7 @@ function parseLabels(line, at) {
 	}
 }
 
-// A value, perhaps with a timestamp after it. Null if it is neither.
+// Returns a value, which may be followed by a timestamp; null if it is invalid.
 function parseValue(text) {
 	const [value, time, ...more] = text.trim().split(/[ \t]+/);
 	if (!value || more.length || time !== undefined && !/^-?\d+$/.test(time)) return null;
@@ -52,7 +53,8 @@ function parseValue(text) {
 	return number !== number || /^0[box]/i.test(value) ? null : number;
 }
 
-// `name{labels} value`: { name, labels, value }, with the text between the braces and the closing one as `key`. Null if it is no sample.
+// Parses `name{labels} value` into { name, labels, value }, with the text from after the opening brace to the
+// closing one as `key`. Returns null if it is not a sample.
 function parseSample(line) {
 	let at = 0;
 	while (isBlank(line.charCodeAt(at))) at++;
@@ -73,7 +75,7 @@ function parseSample(line) {
 	return value === null ? null : { name, labels, key, value };
 }
 
-// `# HELP name text`: { name, text }. Null for every other comment.
+// Parses `# HELP name text` into { name, text }. Returns null for other comments.
 function parseHelp(line) {
 	const words = /^#[ \t]+HELP[ \t]+([a-zA-Z_:][\w:]*)[ \t]?/.exec(line);
 	return words && { name: words[1], text: unescape(line.slice(words[0].length)) };

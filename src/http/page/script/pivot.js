@@ -1,7 +1,8 @@
-// The same series the other way round, and what a search finds among them. Nodes here have no values of their own: their members'
-// add up to theirs.
+// The same series by path, and search. Nodes here have no values: theirs are the sums of their members'
+// values.
 
-let pivot = null; // its root: path (or kind) > namespace > pod > command; made when it is first asked for
+// The root of path (or kind) > namespace > pod > command, which is built on first use.
+let pivot = null;
 
 const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';
 const canPivot = () => order.some(isByPath);
@@ -49,16 +50,16 @@ function seePivot() {
 
 const rootOf = n => n.up ? rootOf(n.up) : n;
 const isIn = (tree, n) => rootOf(n) === tree;
-const podOf = n => n.level === 'pod' || !n.up ? n : podOf(n.up); // or the root
+const podOf = n => n.level === 'pod' || !n.up ? n : podOf(n.up); // the root if there is no pod
 const kidsOf = n => n.kids.filter(live);
-// What the rows of a place are: of the whole node the pods, for nobody looks for a namespace.
+// Returns the rows of a place. The whole node shows pods instead of namespaces.
 const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
-// A pod's only container is gone into at once.
+// Returns the place that a link to a node leads to: for a pod with a single container, the container.
 function entered(n) {
 	const kids = n.level === 'pod' ? kidsOf(n) : [];
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
-// The place outside of one; where the way in went through at once, the way out does too.
+// Returns the place around a node. It skips the pod that entered() skips.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
@@ -66,15 +67,17 @@ function outsideOf(n) {
 
 // ---- Search
 
-const found = { q: '', place: null, rows: new Map() }; // a row lives on from scrape to scrape
+const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// A text as it is compared: like names are shown, but with blanks at either end as blanks.
+// Returns a text as names are displayed, but with spaces at the ends as spaces, for comparison.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);
-const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/')) && lowerFull(n).includes(q);
+const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/'))
+	&& lowerFull(n).includes(q);
 
-// Marks below a place what a search finds (`hit`) and what leads there (`near`), with the drawing's number.
+// Marks the nodes below a place that a search finds (`hit`), and those on the way to them (`near`), with the
+// number `drawn`.
 function mark(n, q, drawing) {
 	let any = false;
 	for (const k of n.kids) {
@@ -87,10 +90,12 @@ function mark(n, q, drawing) {
 }
 function chain(n, top) {
 	const names = [];
-	for (let up = n.up; up && up !== top && up.up; up = up.up) if (up.level !== 'namespace') names.unshift(up.full);
+	for (let up = n.up; up && up !== top && up.up; up = up.up) if (up.level !== 'namespace')
+		names.unshift(up.full);
 	return names.join(' › ');
 }
-// One row for each place whose name has the text in it, and a summed one for a path that several places have.
+// Returns a row for each place whose name contains the text, with one sum for a path that is in several
+// places.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
 	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
@@ -103,19 +108,21 @@ function search(place, q) {
 		if (!live(n)) continue;
 		for (const k of n.kids) walk.push(k);
 		if (!matches(n, q)) continue;
-		if (!isByPath(n) || n.members) row(n, n, { members: n.members || [n], target: n, note: isByPath(n) ? '' : chain(n, place) || n.level });
+		if (!isByPath(n) || n.members) row(n, n, { members: n.members || [n], target: n, note: isByPath(n)
+			? '' : chain(n, place) || n.level });
 		else if (paths.has(n.name)) paths.get(n.name).push(n);
 		else paths.set(n.name, [n]);
 	}
 	for (const [name, members] of paths) {
 		const [n] = members, isOne = members.length === 1;
 		const pods = new Set(members.map(podOf));
-		const note = isOne ? chain(n, place) : pods.size > 1 ? `in ${count(pods.size)} pods` : `in ${count(members.length)} places`;
+		const note = isOne ? chain(n, place) : pods.size > 1 ? `in ${count(pods.size)} pods`
+			: `in ${count(members.length)} places`;
 		row(n.level + name, n, { members, target: isOne ? n : null, note });
 	}
 	return [...rows.values()];
 }
-// Where a row leads: a path with several sharers to its own place by path.
+// Returns the place that a row leads to. A path with several sharers leads to its place by path.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

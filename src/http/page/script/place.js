@@ -1,4 +1,5 @@
-// What is selected lives in the fragment: #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text&rows=containers
+// The selection is in the URL's fragment:
+// #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text&rows=containers
 
 const $ = {};
 for (const el of document.querySelectorAll('[id]')) $[el.id] = el;
@@ -7,7 +8,7 @@ function make(tag, set, ...inner) {
 	el.append(...inner);
 	return el;
 }
-// Writes only what changed: a refresh must not drop a selection or wake a screen reader.
+// Writes only changes, because a refresh must not clear a selection or make a screen reader speak.
 function put(el, text) { if (el.textContent !== text) el.textContent = text; }
 function putValue(el, text, value) { put(el, text); el.dataset.value = value; }
 
@@ -15,14 +16,18 @@ let state;
 function fromHash() {
 	const [path, query] = location.hash.slice(1).split('?'), get = new URLSearchParams(query);
 	let names = [];
-	// No place is deeper than eight names; what a link says beyond that is not read.
-	try { names = path.split('/', 9).slice(1).map(decodeURIComponent); } catch { /* not a place: the node */ }
+	// No place is deeper than eight names. Further names in a link are ignored.
+	try {
+		names = path.split('/', 9).slice(1).map(decodeURIComponent);
+	} catch { /* An invalid link leads to the node. */ }
 	if (names.length === 1 && !names[0]) names = [];
-	state = { at: names, by: get.get('by') === 'path' ? 'path' : '', field: get.get('field') || '', sort: get.get('sort') || '', q: (get.get('q') || '').slice(0, 500),
+	state = { at: names, by: get.get('by') === 'path' ? 'path' : '', field: get.get('field') || '',
+		sort: get.get('sort') || '', q: (get.get('q') || '').slice(0, 500),
 		rows: get.get('rows') === 'containers' ? 'containers' : '' };
 }
 function hashOf(changes) {
-	const { at, ...rest } = { ...state, ...changes }, query = new URLSearchParams(Object.entries(rest).filter(([, value]) => value)).toString();
+	const { at, ...rest } = { ...state, ...changes }, query = new URLSearchParams(Object.entries(rest)
+		.filter(([, value]) => value)).toString();
 	return '#/' + at.map(encodeURIComponent).join('/') + (query && '?' + query);
 }
 function select(changes) {
@@ -31,8 +36,10 @@ function select(changes) {
 	draw();
 }
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
-const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '', q: '', ...live(n) ? {} : { field: CHARGED } });
-// Out of a place that is gone leads to the innermost around it that is not.
+const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
+	q: '', ...live(n) ? {} : { field: CHARGED } });
+// Returns the link out of a place. From a place that is gone, it leads to the innermost one around it that
+// still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
 	let at = state.at;

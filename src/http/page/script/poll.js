@@ -1,11 +1,11 @@
-// The controls, and refreshing once a scrape.
+// The controls, and a refresh after each scrape.
 
 $.copy.onclick = async () => {
 	if (!place) return;
 	const query = promql();
 	try {
 		await navigator.clipboard.writeText(query);
-	} catch { // the clipboard wants TLS or localhost
+	} catch { // The clipboard requires TLS or localhost.
 		prompt('The query', query);
 	}
 	put($.said, 'Copied ' + query);
@@ -15,10 +15,12 @@ $.copy.onclick = async () => {
 $.field.onchange = () => select({ field: $.field.value });
 $.q.oninput = () => { limit = 200; select({ q: $.q.value }); };
 $.q.onkeydown = e => {
-	if (e.key === 'Enter' && !e.isComposing && state.q && rows.length) location.hash = hrefOf(entered(targetOf(first)));
+	if (e.key === 'Enter' && !e.isComposing && state.q && rows.length) location.hash =
+		hrefOf(entered(targetOf(first)));
 };
 $['by-pod'].onclick = () => { location.hash = hashOf({ by: '', at: [] }); };
-$['by-path'].onclick = () => { location.hash = hashOf({ by: 'path', at: place && isByPath(place) ? [place.name] : [] }); };
+$['by-path'].onclick = () => { location.hash = hashOf({ by: 'path', at: place && isByPath(place)
+	? [place.name] : [] }); };
 $.mark.onclick = () => { marked = begin(latest.t); draw(); };
 $.unmark.onclick = () => { marked = undefined; draw(); $.mark.focus(); };
 $.more.onclick = () => { limit += 500; draw(); };
@@ -31,7 +33,7 @@ $.pause.onclick = () => {
 	poll();
 };
 document.onkeydown = e => {
-	// Keys of an input method or of the browser's own.
+	// Ignores keys of input methods and of the browser.
 	if (e.isComposing || e.ctrlKey || e.altKey || e.metaKey) return;
 	if (e.key === 'Escape') {
 		if (!tip.hidden) hover(null);
@@ -49,25 +51,26 @@ onhashchange = () => {
 	$.q.value = state.q;
 	draw();
 	if (isInside) ($.rows.querySelector('a') || $.crumbs.lastChild).focus();
-	if (latest && place) put($.said, `${place.full.slice(0, 200)}: ${$.total.textContent}, ${rows.length} rows`);
+	if (latest && place) put($.said, `${place.full.slice(0, 200)}: `
+		+ `${$.total.textContent}, ${rows.length} rows`);
 };
 new ResizeObserver(() => draw()).observe($.map);
 matchMedia('(prefers-color-scheme: dark)').onchange = () => draw();
 
-// ---- What a reload keeps
+// ---- State that a reload keeps
 
 const KEPT = 'memory-map ' + location.pathname;
 function keep() {
 	if (!latest || !opened) return;
 	try {
 		sessionStorage.setItem(KEPT, pack([field.name, 'own', 'held', ...NUMBERS]));
-	} catch { /* no storage, or none left: the next visit begins anew */ }
+	} catch { /* No storage is left: a reload starts from zero. */ }
 }
 function recall(t) {
 	try {
 		const text = sessionStorage.getItem(KEPT);
 		if (text) unpack(text, t);
-	} catch { // whatever it is, it is not ours
+	} catch { // The text is not from this page.
 		opened = marked = undefined;
 	}
 }
@@ -79,26 +82,28 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
-// How long to wait, in seconds. Until the first change is seen the waits grow with the time that passed, which never steps over
-// two scrapes; later a poll that came too early is repeated a little after. Every eighth poll comes early on purpose: after an exporter
-// that stood still for a while, the page finds back to its rhythm.
+// Returns how long to wait, in seconds. Until the first change, waits grow with the time that has passed, and
+// are too short to skip a scrape. Later, a poll that came too early is repeated soon after. Every eighth poll
+// is early on purpose, to find the interval again after the exporter stopped for a while.
 function pace(t) {
-	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++) : max(.5, (performance.now() - started) / 2000);
-	// A longer interval counts only when a poll saw that there was no scrape in between; a much longer one, which may have been a
-	// standstill, only the second time.
+	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
+		: max(.5, (performance.now() - started) / 2000);
+	// A longer interval counts only if a poll saw that there was no scrape in between. A much longer one may
+	// have been a pause of the exporter, and counts the second time.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;
 	early = 0;
 	return ++changes % 8 ? interval : interval / 2;
 }
-// Asks, reads and draws once; returns how long to wait.
+// Fetches, reads and draws once, and returns how long to wait.
 async function refresh() {
 	let text = '', answer, start;
 	const before = failure;
 	failure = '';
 	try {
-		answer = await fetch('metrics?group-by=path&fields=all', { cache: 'no-store', signal: AbortSignal.timeout(30000) });
+		answer = await fetch('metrics?group-by=path&fields=all', { cache: 'no-store',
+			signal: AbortSignal.timeout(30000) });
 		start = performance.now();
 		if (answer.ok) text = await answer.text();
 		else failure = 'HTTP ' + answer.status;
@@ -109,17 +114,20 @@ async function refresh() {
 		if (failure !== before) drawStates();
 		return min(10, max(1, interval));
 	}
-	const stamp = text.lastIndexOf('\n' + OWN + 'last_scrape_timestamp_seconds '), line = stamp < 0 ? null : parseSample(text.slice(stamp + 1, text.indexOf('\n', stamp + 1)));
+	const stamp = text.lastIndexOf('\n' + OWN + 'last_scrape_timestamp_seconds '), line = stamp < 0
+		? null : parseSample(text.slice(stamp + 1, text.indexOf('\n', stamp + 1)));
 	const t = line?.value > 0 ? line.value : Date.now() / 1000, wait = pace(t);
 	if (t === latest?.t && !trouble) {
 		if (before) drawStates();
 		return wait;
 	}
 	const { own, broken } = await read(text, latest && (() => new Promise(done => setTimeout(done))));
-	const reads = own.get(OWN + 'read_errors_total')?.find(s => s.labels.get('reason') === 'denied')?.value || 0;
+	const reads = own.get(OWN + 'read_errors_total')?.find(s => s.labels.get('reason') === 'denied')?.value
+		|| 0;
 	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !latest;
 	commit();
-	latest = { own, broken, t, denied: reads, rising: reads > (latest?.denied || 0), skew: abs(skew) > 3 ? skew : 0, at: performance.now() };
+	latest = { own, broken, t, denied: reads, rising: reads > (latest?.denied || 0), skew: abs(skew) > 3
+		? skew : 0, at: performance.now() };
 	identify(JSON.stringify([infos('node', 'node'), own.get(START)?.[0].value]));
 	if (isFirst) recall(t);
 	remember(t);
@@ -131,7 +139,7 @@ async function refresh() {
 	performance.measure('response to drawn', { start });
 	return wait;
 }
-// Whatever goes wrong, here or in drawing: the page says so and asks again.
+// Refreshes. On any error, also in drawing, the page shows it and tries again.
 async function poll() {
 	clearTimeout(timer);
 	if (busy || paused) return;
@@ -141,7 +149,7 @@ async function poll() {
 	try {
 		wait = await refresh();
 	} catch (error) {
-		trouble = `This page has met an error of its own (${error.message}).`;
+		trouble = `This page has an error: ${error.message}.`;
 		console.warn(error);
 	} finally {
 		busy = false;

@@ -1,15 +1,20 @@
-// PromQL of what is on the screen: it answers each row with its number, or the place with its own where nothing is inside.
+// A PromQL query for the numbers on display: it returns one for each row, or that of the place if it has
+// nothing inside.
 
-// U+FFFD itself is broken UTF-8 to PromQL's lexer; its escape is not.
-const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd') + '"';
+// PromQL's lexer rejects U+FFFD as invalid UTF-8, but accepts its escape.
+const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
+	+ '"';
 const literal = text => text.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&');
-const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])}` : `${label}=~${quote(names.map(literal).join('|'))}`;
+const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])}`
+	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// What is charged is one metric for containers and what is around them. By path it would take the join of all of them.
+// Charged memory is one metric for containers and everything around them. By path, it would take a join of
+// all metrics.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
-	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing() || rows.every(n => OUTER.includes(n.level)));
+	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
+		|| rows.every(n => OUTER.includes(n.level)));
 }
 function promql() {
 	const [node] = infos('node', 'node'), where = node === undefined ? [] : ['node=' + quote(node)], names = [];
@@ -18,70 +23,86 @@ function promql() {
 	const below = (levels, to) => levels.slice(levels.indexOf(place.level) + 1, levels.indexOf(to) + 1);
 	if (!place.kids.length) {
 		if (place.level === 'part') return partsOf(where, [place])[0] || restOf(where, place.up);
-		return place.members || field.name === 'uss' ? sumOf(names.map(([level]) => level), where, place.level) : selectorOf(where, place.level);
+		return place.members || field.name === 'uss' ? sumOf(names.map(([level]) => level), where, place.level)
+			: selectorOf(where, place.level);
 	}
 	const alternatives = [];
 	for (const level of new Set(rows.map(n => n.level))) {
 		const some = rows.filter(n => n.level === level);
 		if (level === 'part') {
 			alternatives.push(...partsOf(where, some).map(part => `sum by (part) (${part})`));
-			for (const { kind } of some.filter(n => REST.test(n.kind))) alternatives.push(`label_replace(${restOf(where, place)}, "part", "${kind}", "", "")`);
+			for (const { kind } of some.filter(n => REST.test(n.kind)))
+				alternatives.push(`label_replace(${restOf(where, place)}, "part", "${kind}", "", "")`);
 			continue;
 		}
-		const by = isListing() ? below(LEVELS, 'container') : isByPath(some[0]) ? [level] : state.q ? below(place.members ? PIVOT_LEVELS : LEVELS, level)
+		const by = isListing() ? below(LEVELS, 'container') : isByPath(some[0]) ? [level] : state.q
+			? below(place.members ? PIVOT_LEVELS : LEVELS, level)
 			: level === 'pod' && place.level !== 'namespace' ? ['namespace', 'pod'] : [level];
-		for (const match of state.q ? foundBy(some, level) : [[]]) alternatives.push(sumOf(by, [...where, ...match], level));
+		for (const match of state.q ? foundBy(some, level) : [[]])
+			alternatives.push(sumOf(by, [...where, ...match], level));
 	}
 	return alternatives.join(' or ');
 }
 function selectorOf(where, level) {
 	const isUss = field.name === 'uss', depth = LEVELS.indexOf(level), isOfPods = layer === NODE && depth < 2;
-	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE) + 'current_bytes';
-	// USS is two families, of which one may lack a series (--omit-zero): their sum by `+` would lack it too.
+	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE)
+		+ 'current_bytes';
+	// USS is the sum of two families. A series may be absent from one of them (--omit-zero), and `+` would then
+	// drop it.
 	const all = isUss ? [`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`, ...where] : where;
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// The metrics of parts, of which what is left over is none.
-const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes', REST = /^(difference|rest|other_pods)$/;
+// Returns selectors of the parts' metrics. No metric has the rest of a use.
+const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
+	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
 	const lists = new Map();
 	for (const n of tiles) {
 		if (REST.test(n.kind)) continue;
 		const [, prefix, part] = /^(?:(unmapped|outside|node)_)?(.*)/s.exec(n.name.slice(TILE.length));
-		const metrics = { unmapped: TILE + 'unmapped_bytes', outside: POD + 'outside_containers_bytes', node: NODE_METRIC };
+		const metrics = { unmapped: TILE + 'unmapped_bytes', outside: POD + 'outside_containers_bytes',
+			node: NODE_METRIC };
 		const metric = metrics[prefix] || TILE + 'account_bytes';
 		lists.set(metric, [...lists.get(metric) || NONE, part]);
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// What is left of the use of a container or a pod after its other tiles, and of all pods after those that are listed.
+// Returns the use of a container or pod minus its other tiles, or the use of all pods minus that of the
+// listed ones.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]
-		: [selectorOf(where, n.level), ...isInside ? [selectorOf(where, n.level === 'pod' ? 'container' : 'comm')] : [],
+		: [selectorOf(where, n.level), ...isInside ? [selectorOf(where, n.level === 'pod' ? 'container' : 'comm')]
+			: [],
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// The matchers that select what a search has found on one level: each list is an alternative. A regular expression will do unless
-// names are shown in other characters than they have, or what was found spans two names; then the names themselves are listed.
+// Returns alternative lists of matchers that select the results of a search on one level. A regular
+// expression suffices unless names are displayed in other characters than they have, or a match spans two
+// names. Then the names are listed.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
-	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/') ? OUTER.slice(0, 2) : [level];
-	const names = n => namesOf(n.target || n).slice(-levels.length), isText = n => names(n).some(name => text.test(name));
+	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')
+		? OUTER.slice(0, 2) : [level];
+	const names = n => namesOf(n.target || n).slice(-levels.length), isText = n => names(n)
+		.some(name => text.test(name));
 	const inside = n => kidsOf(n).flatMap(k => [k, ...inside(k)]);
-	const all = isList ? containersOf(place) : inside(place === pivot ? root : place).filter(n => n.level === level);
+	const all = isList ? containersOf(place) : inside(place === pivot ? root : place)
+		.filter(n => n.level === level);
 	if (all.every(n => (isList ? rows.includes(n) : matches(n, q)) === isText(n))) {
-		return levels.filter((_, k) => found.some(n => text.test(names(n)[k]))).map(level => [`${level}=~${quote(`(?is).*${literal(q)}.*`)}`]);
+		return levels.filter((_, k) => found.some(n => text.test(names(n)[k])))
+			.map(level => [`${level}=~${quote(`(?is).*${literal(q)}.*`)}`]);
 	}
 	const groups = new Map();
 	for (const n of found) {
-		const outer = names(n), name = outer.pop(), key = outer.map((name, k) => `${levels[k]}=${quote(name)}`).join();
+		const outer = names(n), name = outer.pop(), key = outer.map((name, k) => `${levels[k]}=${quote(name)}`)
+			.join();
 		groups.set(key, [...groups.get(key) || NONE, name]);
 	}
 	return [...groups].map(([key, names]) => [...key ? [key] : [], oneOf(levels.at(-1), names)]);
 }
 function drawCopy() {
 	$.copy.disabled = !hasQuery();
-	put($.copy, $.copy.disabled ? 'No PromQL says this' : 'Copy as PromQL');
+	put($.copy, $.copy.disabled ? 'No PromQL for this' : 'Copy as PromQL');
 }

@@ -1,6 +1,8 @@
-// The table, the treemap's accessible twin. A row lives on while its place is there, so that focus and selection stay.
+// The table, which has the same content as the treemap in accessible form. A row lives as long as its place,
+// so that focus and selection stay.
 
-const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {}, blank = $.line.cloneNode(true);
+const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {},
+	blank = $.line.cloneNode(true);
 blank.removeAttribute('id');
 blank.removeAttribute('role');
 blank.ariaHidden = 'true';
@@ -8,14 +10,17 @@ blank.setAttribute('viewBox', '0 0 88 22');
 const sorting = () => state.sort || (isListing() ? '-limit' : '-share');
 const sortOf = key => key.replace('-', '');
 for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMBERS]) {
-	// Sorted by names upwards first, by numbers downwards.
-	const onclick = () => select({ sort: isSorted(key) === (key === 'name' ? 1 : -1) ? (key === 'name' ? '-' : '') + key : (key === 'name' ? '' : '-') + key });
-	$.head.append(heads[key] = make('th', { scope: 'col' }, key === 'trend' ? make('span', {}) : make('button', { id: 'sort-' + key, onclick }, title(key))));
+	// The first click sorts names upwards and numbers downwards.
+	const onclick = () => select({ sort: isSorted(key) === (key === 'name' ? 1 : -1)
+		? (key === 'name' ? '-' : '') + key : (key === 'name' ? '' : '-') + key });
+	$.head.append(heads[key] = make('th', { scope: 'col' }, key === 'trend' ? make('span', {}) : make('button',
+		{ id: 'sort-' + key, onclick }, title(key))));
 	heads[key].dataset.key = key;
 }
 put(heads.limit.firstChild, 'Use of limit');
 heads.limit.title = 'Sorts by what is closest to its limit';
-// -1 or 1 where the rows are sorted by this column; 0 elsewhere. The field that is looked at has but one column, its value.
+// Returns -1 or 1 if the rows are sorted by this column, else 0. The selected field has a single column, its
+// value.
 function isSorted(key) {
 	const by = sortOf(sorting());
 	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;
@@ -23,7 +28,8 @@ function isSorted(key) {
 function fieldAt(key) { return key === 'share' || key === 'value' ? field : fields.get(key); }
 
 function makeRow(n) {
-	const row = { tr: make('tr'), link: make('a', { title: n.full }), bar: make('span', { className: 'bar' }), share: make('span'), note: make('span', { className: 'muted note' }),
+	const row = { tr: make('tr'), link: make('a', { title: n.full }), bar: make('span', { className: 'bar' }),
+		share: make('span'), note: make('span', { className: 'muted note' }),
 		isNew: make('span', { className: 'new' }, 'new'), delta: make('span'), line: blank.cloneNode(true) };
 	if (n.kind !== 'all') row.link.append(swatchOf(n.kind));
 	row.link.append(make('bdi', { className: 'muted dir' }, n.dir), cutName(n.text), row.note);
@@ -32,25 +38,30 @@ function makeRow(n) {
 		td.dataset.key = key;
 		return td;
 	};
-	row.tr.append(make('th', { scope: 'row' }, row.link), cell('limit'), cell('share', row.bar, row.share), cell('value'), cell('change', row.isNew, row.delta),
+	row.tr.append(make('th', { scope: 'row' }, row.link), cell('limit'), cell('share', row.bar, row.share),
+		cell('value'), cell('change', row.isNew, row.delta),
 		cell('trend', row.line), ...NUMBERS.map(key => cell(key)));
-	// The whole row leads inside, unless somebody selects text in it.
+	// A click anywhere in the row opens it, except while text is selected.
 	row.tr.onclick = e => { if (!e.target.closest('a') && !String(getSelection())) row.link.click(); };
 	return row;
 }
 const collator = new Intl.Collator('en', { numeric: true });
-const compareNames = (a, b) => collator.compare(a.dir, b.dir) || collator.compare(a.text, b.text) || collator.compare(a.note || '', b.note || '') || a.i - b.i;
+const compareNames = (a, b) => collator.compare(a.dir, b.dir) || collator.compare(a.text, b.text)
+	|| collator.compare(a.note || '', b.note || '') || a.i - b.i;
 function sorted() {
 	const key = sortOf(sorting()), sign = sorting()[0] === '-' ? -1 : 1;
 	if (key === 'name') return [...rows].sort((a, b) => sign * compareNames(a, b));
-	const f = fieldAt(key), by = key === 'change' ? n => change(field, n) : key === 'limit' ? used : n => f ? at(f, n) : NaN;
+	const f = fieldAt(key), by = key === 'change' ? n => change(field, n) : key === 'limit' ? used : n => f
+		? at(f, n) : NaN;
 	const list = rows.map(n => ({ n, v: by(n) }));
-	return list.sort((a, b) => (a.v !== a.v) - (b.v !== b.v) || sign * (a.v - b.v) || compareNames(a.n, b.n)).map(({ n }) => n);
+	return list.sort((a, b) => (a.v !== a.v) - (b.v !== b.v) || sign * (a.v - b.v) || compareNames(a.n, b.n))
+		.map(({ n }) => n);
 }
 let first;
 function drawTable() {
 	if ($.list.hidden) return;
-	const list = sorted(), shown = list.slice(0, limit), wanted = new Set(shown), focus = document.activeElement;
+	const list = sorted(), shown = list.slice(0, limit), wanted = new Set(shown),
+		focus = document.activeElement;
 	first = list[0];
 	drawListing();
 	for (const key in heads) {
@@ -64,7 +75,7 @@ function drawTable() {
 		row.tr.remove();
 		lines.delete(n);
 	}
-	// One scale for all lines: as many bytes are as high in each, so that what grows stands out.
+	// All lines have the same scale, so that growing places stand out.
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
@@ -79,16 +90,22 @@ function drawTable() {
 		fillRow(row, n, dots.get(n), half);
 	}
 	if (focus !== document.activeElement && $.rows.contains(focus)) focus.focus({ preventScroll: true });
-	put($.caption, state.q ? `What “${visible(state.q)}” finds in ${place.full}; each name leads there` : `${isListing() ? 'The containers' : 'What is'} in ${place.full}, sorted by ${sortOf(sorting()) === 'limit' ? 'what is closest to its limit' : sortOf(sorting())}; each name leads inside`);
+	put($.caption, state.q ? `What “${visible(state.q)}” finds in ${place.full}; each name leads there`
+		: `${isListing() ? 'The containers' : 'What is'} in ${place.full}, sorted by `
+		+ `${sortOf(sorting()) === 'limit' ? 'what is closest to its limit' : sortOf(sorting())}; each name `
+		+ `leads inside`);
 	$.none.hidden = rows.length;
 	put($.none, `Nothing below ${place.full} has “${visible(state.q)}” in its name.`);
 	$.more.hidden = list.length <= limit;
 	put($.more, `Show more: ${count(list.length - limit)} further rows`);
-	put($.since, `Change since ${sinceWhen('opening at ' + clock(since().base.t))}` + (isByOwn(field, place) ? ', of private and swapped bytes and what is charged but not mapped: PSS also rises when a neighbour ends' : ''));
+	put($.since, `Change since ${sinceWhen('opening at ' + clock(since().base.t))}` + (isByOwn(field, place)
+		? ', of private and swapped bytes and what is charged but not mapped: PSS also rises '
+		+ 'when a neighbour ends' : ''));
 	$.unmark.hidden = !marked;
 }
 function fillRow(row, n, dots, half) {
-	const share = at(field, n) / at(field, place), d = dots.length ? lineOf(dots, 88, 22, rangeOf(dots).middle, half) : '';
+	const share = at(field, n) / at(field, place), d = dots.length ? lineOf(dots, 88, 22,
+		rangeOf(dots).middle, half) : '';
 	row.link.href = hrefOf(entered(targetOf(n)));
 	put(row.note, n.note ? ' ' + n.note : '');
 	put(row.share, percent(share));
@@ -105,7 +122,7 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// Of what no process maps there are no mappings.
+	// Parts that no process maps have no mappings.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

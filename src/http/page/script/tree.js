@@ -1,20 +1,28 @@
-// The model. A node of the tree has a number, under which each field keeps its value in a column.
+// The model. A node of the tree has a number, which is its index in the column of each field.
 
-// What a tile's colour says; account.js adds its own.
-const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas', anon_java_heap: 'Java heap', anon_java_classes: 'Java classes',
-	anon_jit_code: 'JIT code', anon_go_heap: 'Go heap', anon_v8_heap: 'V8 heap', anon_allocator: 'jemalloc and mimalloc', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special', other: 'Folded into [other]', all: 'All kinds' };
-// The rule of --group-by kind: src/totals/grouping.rs has it, too, and the cases that both are tested with.
+// The meanings of the tiles' colours. account.js adds more.
+const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas',
+	anon_java_heap: 'Java heap', anon_java_classes: 'Java classes',
+	anon_jit_code: 'JIT code', anon_go_heap: 'Go heap', anon_v8_heap: 'V8 heap', anon_allocator: 'jemalloc and '
+		+ 'mimalloc', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special',
+		other: 'Folded into [other]', all: 'All kinds' };
+// The rule of --group-by kind, as in src/totals/grouping.rs. Both are tested with the same cases.
 const NAMED = {
-	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other', '/[aio] (deleted)': 'special',
+	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other',
+	'/[aio] (deleted)': 'special',
 	'/dev/zero (deleted)': 'shm', '/secretmem (deleted)': 'shm', '/[kvm-gmem] (deleted)': 'shm',
-	'[anon ~thread stacks]': 'anon_thread_stack', '[anon ~malloc arenas]': 'anon_malloc_arena', '[anon ~java heap]': 'anon_java_heap',
-	'[anon ~java classes]': 'anon_java_classes', '[anon ~jit code]': 'anon_jit_code', '[anon ~go heap]': 'anon_go_heap', '[anon ~v8 heap]': 'anon_v8_heap',
-	'[anon ~allocator]': 'anon_allocator', '[anon: Go: heap]': 'anon_go_heap', '[anon: Go: heap reservation]': 'anon_go_heap', '[anon:v8]': 'anon_v8_heap',
+	'[anon ~thread stacks]': 'anon_thread_stack', '[anon ~malloc arenas]': 'anon_malloc_arena',
+	'[anon ~java heap]': 'anon_java_heap',
+	'[anon ~java classes]': 'anon_java_classes', '[anon ~jit code]': 'anon_jit_code',
+	'[anon ~go heap]': 'anon_go_heap', '[anon ~v8 heap]': 'anon_v8_heap',
+	'[anon ~allocator]': 'anon_allocator', '[anon: Go: heap]': 'anon_go_heap',
+	'[anon: Go: heap reservation]': 'anon_go_heap', '[anon:v8]': 'anon_v8_heap',
 	'[anon: glibc: malloc arena]': 'anon_malloc_arena', '[anon: glibc: unused stack]': 'anon_thread_stack',
 	'/i915 (deleted)': 'shm', '/drm mm object (deleted)': 'shm',
 };
 function kindOf(path) {
-	return Object.hasOwn(NAMED, path) ? NAMED[path] : /^\[anon: glibc: pthread /.test(path) ? 'anon_thread_stack' : /^\[anon(\]|:| ~)/.test(path) ? 'anon' : /^\[stack/.test(path) ? 'stack'
+	return Object.hasOwn(NAMED, path) ? NAMED[path] : /^\[anon: glibc: pthread /.test(path)
+		? 'anon_thread_stack' : /^\[anon(\]|:| ~)/.test(path) ? 'anon' : /^\[stack/.test(path) ? 'stack'
 		: /^(\/dev\/shm\/|\/dev\/hugepages\/|\/memfd:|\/SYSV|\[anon_shmem:)/.test(path) ? 'shm'
 			: path[0] === '/' && !/^\/(dev\/|sys\/|dmabuf:)/.test(path) ? 'file' : 'special';
 }
@@ -22,18 +30,21 @@ const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind', 
 
 const fields = new Map(); // by short name, in the exposition's order
 const series = new Map(); // label text as exposed -> node
-let nodes = [], order = []; // parents before their children; the series as the last exposition ordered them
+// Nodes, parents before their children; and the series in the order of the last exposition.
+let nodes = [], order = [];
 let room = 1024, tick = 0;
-const NONE = []; // a leaf's children: most nodes are leaves
+const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
-let layer = ''; // the field by which tiles of cgroups are shown, too, if it is one of those: see account.js
-// What a read in progress has met is one ahead.
+let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
+// While an exposition is read, its nodes are one tick ahead.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// A node that has no number has `members`, nodes that do: see pivot.js.
+// A node without a number has `members`, which have numbers: see pivot.js.
 function makeNode(up, level, name) {
-	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0, charged: 0, v: NaN };
-	n.text = up ? (level === 'pid' ? 'pid ' : '') + visible(name) || `(no ${level === 'comm' ? 'command' : level})` : 'Node';
+	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
+		charged: 0, v: NaN };
+	n.text = up ? (level === 'pid' ? 'pid ' : '') + visible(name)
+		|| `(no ${level === 'comm' ? 'command' : level})` : 'Node';
 	if (level === 'pod') n.dir = visible(up.name) + '/';
 	if (level === 'kind') n.kind = Object.hasOwn(KINDS, name) ? name : 'special';
 	if (level === 'part') {
@@ -71,7 +82,7 @@ function child(up, level, name, isNumbered) {
 	}
 	return n;
 }
-// A node's value: its own, or its members' sum.
+// Returns a node's value, or the sum of its members' values.
 function at(f, n, values = f.now) {
 	if (n.i >= 0) return values?.[n.i] ?? NaN;
 	let sum = NaN;
@@ -86,15 +97,18 @@ function at(f, n, values = f.now) {
 
 const FAMILY = 'process_smaps_', OWN = 'smaps_exporter_', START = 'process_start_time_seconds';
 function fieldOf(metric) {
-	const name = metric.slice(FAMILY.length).replace(/_bytes$/, ''), bytes = metric.endsWith('_bytes'), largest = name.endsWith('page_size');
-	if (!fields.has(name)) fields.set(name, { name, metric, bytes, largest, help: '', now: column(), next: column() });
+	const name = metric.slice(FAMILY.length).replace(/_bytes$/, ''), bytes = metric.endsWith('_bytes'),
+		largest = name.endsWith('page_size');
+	if (!fields.has(name)) fields.set(name, { name, metric, bytes, largest, help: '', now: column(),
+		next: column() });
 	return fields.get(name);
 }
 function addSeries(key, labels) {
 	let n = root;
 	for (const level of LEVELS) {
 		const name = labels.get(level);
-		// A label that is empty is one that is absent, to Prometheus; an empty pod is the exporter's word for none.
+		// To Prometheus, an empty label is an absent one. The exporter uses an empty pod for containers without a
+		// pod.
 		if (name !== undefined) n = child(n, level, name, true);
 	}
 	if (n === root) return null;
@@ -104,10 +118,10 @@ function addSeries(key, labels) {
 	return n;
 }
 
-// Reads an exposition into the `next` columns and returns the exporter's own samples, by name, and how many lines were none. Every
-// family lists its series in the same order, so the node of a line is nearly always the one after the last line's, and one
-// comparison of the label text proves it: from equal text the parser would read equal labels. `pause` lets the browser draw and
-// answer in between.
+// Reads an exposition into the `next` columns. Returns the exporter's own samples by name, and the number of
+// invalid lines. Every family lists its series in the same order, so the node of a line is nearly always the
+// one after the last line's. Comparing the label text proves it, because equal texts have equal labels.
+// `pause` lets the browser draw and respond in between.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
@@ -137,7 +151,7 @@ async function read(text, pause) {
 			const help = text.startsWith('# HELP ' + FAMILY, pos) && parseHelp(text.slice(pos, end));
 			if (help) fieldOf(help.name).help = help.text;
 		} else if (text.startsWith(FAMILY, pos)) {
-			// A copy: a slice would keep the whole exposition alive.
+			// Copies the line, because a slice would keep the whole exposition in memory.
 			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
 			const n = sample?.key && (series.get(sample.key) || addSeries(sample.key, sample.labels));
 			if (!n) {
@@ -146,7 +160,7 @@ async function read(text, pause) {
 			}
 			if (field?.metric !== sample.name) {
 				if (walk.length > longest.length) longest = walk;
-				// The first family of all gives the order for those after it.
+				// The first family gives the order for the following ones.
 				if (!order.length) rank(longest);
 				walk = [];
 				field = fieldOf(sample.name);
@@ -175,9 +189,9 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
-// A sum of which one part may be left out where it is 0 (--omit-zero).
+// Returns a sum of which one part may be absent because it is 0 (--omit-zero).
 const plus = (a, b) => a + b || (b !== b ? a : b);
-// Sums children into parents and makes the exposition that was read the current one.
+// Sums children into parents, and makes the exposition that was read the current one.
 function commit() {
 	tick++;
 	root.seen = tick;
@@ -191,7 +205,7 @@ function commit() {
 	const clean = fields.get('private_clean'), dirty = fields.get('private_dirty');
 	if (clean && dirty) {
 		const uss = fieldOf(FAMILY + 'uss_bytes');
-		uss.help = 'Private clean and private dirty: what each process would free if it alone ended. What processes share is not in it.';
+		uss.help = 'Private clean and private dirty: the memory that a process would free if only it ended.';
 		for (let k = 0; k < nodes.length; k++) uss.next[k] = plus(clean.next[k], dirty.next[k]);
 	}
 	charge();
@@ -206,12 +220,13 @@ function commit() {
 	if (nodes.length > 2 * alive + 2000) forget();
 	if (pivot) seePivot();
 }
-// Drops what is gone, once that is more than what is there.
+// Drops nodes that are gone, once they are the majority.
 function forget() {
 	nodes = nodes.filter(isKept);
 	const pick = c => new c.constructor(c.length).map((_, k) => c[nodes[k]?.i] ?? NaN);
 	for (const f of fields.values()) f.now = pick(f.now);
-	for (const p of new Set(spans().flatMap(s => [s.base, ...s.points]))) p.columns.forEach((c, name) => p.columns.set(name, pick(c)));
+	for (const p of new Set(spans().flatMap(s => [s.base, ...s.points]))) p.columns.forEach((c, name) =>
+		p.columns.set(name, pick(c)));
 	nodes.forEach((n, k) => {
 		n.i = k;
 		if (!n.by) return;

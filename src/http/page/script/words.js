@@ -1,15 +1,16 @@
 'use strict';
-// The memory map: reads the exporter's metrics into a tree of namespaces, pods, containers, commands and paths, and draws one
-// place of that tree twice, as a treemap and as a table, which say the same.
+// The memory map: reads the exporter's metrics into a tree of namespaces, pods, containers, commands and
+// paths, and draws one place of that tree as a treemap and as a table, with the same content.
 //
-// The script's parts share one scope and are put together in the order that mod.rs gives. The first of them, up to layout.js,
-// know nothing of the document; tests/page runs them in Node.
+// The script's parts share one scope and are concatenated in the order of mod.rs. Those up to layout.js do
+// not use the document, and tests/page runs them in Node.
 //
-// Names come from workloads and may hold anything: they reach the document as text nodes and attributes' values only, the canvas
-// by fillText, the address by encodeURIComponent, PromQL by quote(). Styles are classes or set through the CSSOM, for the
-// Content-Security-Policy forbids style attributes.
+// Names come from workloads and may contain anything. They get into the document only as text nodes and
+// values of attributes, into the canvas by fillText, into the address by encodeURIComponent, and into PromQL
+// by quote(). Styles are classes or set through the CSSOM, because the Content-Security-Policy forbids style
+// attributes.
 //
-// This part: numbers and names as people read them.
+// This part: numbers and names as text.
 
 const { max, min, round, floor, ceil, abs } = Math;
 
@@ -18,47 +19,56 @@ function size(v) {
 	let u = 0, x = abs(v);
 	for (; x >= 1023.5 && u < 5; u++) x /= 1024;
 	if (v !== v) return '–';
-	return v ? (v < 0 ? '−' : '') + x.toFixed(u && x < 99.95 ? x < 9.995 ? 2 : 1 : 0) + ' ' + ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][u] : '0';
+	return v ? (v < 0 ? '−' : '') + x.toFixed(u && x < 99.95 ? x < 9.995 ? 2 : 1 : 0) + ' '
+		+ ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][u] : '0';
 }
 const show = (f, v) => f.bytes ? size(v) : count(v);
 const percent = v => v >= 0 ? (100 * v).toFixed(v < .0995 ? 1 : 0) + '\u2009%' : '–';
 function span(s) {
-	return s < .0995 ? (1000 * s).toFixed(s < .00995 ? 1 : 0) + ' ms' : s < 120 ? s.toFixed(s < 9.95 ? 1 : 0) + ' s'
+	return s < .0995 ? (1000 * s).toFixed(s < .00995 ? 1 : 0) + ' ms' : s < 120 ? s.toFixed(s < 9.95 ? 1 : 0)
+		+ ' s'
 		: s < 7200 ? round(s / 60) + ' min' : round(s / 3600) + ' h';
 }
-// A slope in units of the field a second, said in MiB (or in ones) a minute.
+// Returns the text of a slope, which is in units of the field per second, in MiB (or units) per minute.
 function slope(f, v) {
 	if (v !== v) return '';
-	const x = f.bytes ? v * 60 / 1048576 : v * 60, digits = abs(x) < 9.995 ? 2 : abs(x) < 99.95 ? 1 : 0, text = abs(x).toFixed(digits);
+	const x = f.bytes ? v * 60 / 1048576 : v * 60, digits = abs(x) < 9.995 ? 2 : abs(x) < 99.95 ? 1 : 0,
+		text = abs(x).toFixed(digits);
 	return (+text ? x > 0 ? '+' : '−' : '±') + (+text ? text : '0') + (f.bytes ? ' MiB/min' : ' a minute');
 }
 const clock = t => new Date(t * 1000).toTimeString().slice(0, 8);
-const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ').replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
+const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ')
+	.replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
 
-// A name as it is shown. What the eye would miss or be misled by is spelled out: control characters get their picture, invisible
-// ones, ones that turn the text round and spaces of other widths their number, spaces at either end a mark.
+// Returns a name as it is displayed. Characters that are invisible or misleading are spelled out: control
+// characters as their picture; invisible ones, ones that reverse the text and unusual spaces as their number;
+// spaces at the ends as a mark.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 function visible(text) {
 	if (/^[!-~]*$/.test(text)) return text;
 	return text.replace(UNSEEN, c => {
 		const code = c.codePointAt();
-		return code < 32 ? String.fromCharCode(0x2400 + code) : code === 127 ? '␡' : `⟨U+${code.toString(16).toUpperCase().padStart(4, '0')}⟩`;
+		return code < 32 ? String.fromCharCode(0x2400 + code) : code === 127
+			? '␡' : `⟨U+${code.toString(16).toUpperCase().padStart(4, '0')}⟩`;
 	}).replace(/^ +| +$/g, spaces => '␠'.repeat(spaces.length));
 }
 
-// Text that is at most so wide, cut in the middle: names of replicas differ at their end. Nothing, if too little would be left.
+// Returns text of at most this width, shortened in the middle, because names of replicas differ at the end.
+// Returns nothing if too little would be left.
 function fit(text, width, measure) {
 	if (text.length < 300 && measure(text) <= width) return text;
 	const chars = [...text.slice(0, 150), ...text.slice(max(150, text.length - 150))];
 	for (let keep = chars.length - 1; keep > 4;) {
-		const tail = ceil(keep / 2), cut = chars.slice(0, keep - tail).join('') + '…' + chars.slice(-tail).join(''), long = measure(cut);
+		const tail = ceil(keep / 2), cut = chars.slice(0, keep - tail).join('') + '…' + chars.slice(-tail)
+			.join(''), long = measure(cut);
 		if (long <= width) return cut;
 		keep = min(keep - 1, floor(keep * width / long));
 	}
 	return '';
 }
 
-// The shortest ends of a path, whole components, that tell it from these others: chunks_head/000001, not 000001.
+// Returns the shortest end of a path, in whole components, that distinguishes it from the others:
+// chunks_head/000001, not 000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
 		const end = path.slice(at);
