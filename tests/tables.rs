@@ -263,8 +263,8 @@ fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     counts
 }
 
-/// The test compares all but the last column, resident memory, which varies: `make sizing` measures it with
-/// the static binary.
+/// The README's table is compared without its last column, resident memory, which varies: `make sizing`
+/// measures it with the static binary.
 #[test]
 fn series_counts() {
     let recording = hundred_pods();

@@ -88,7 +88,7 @@ impl Parts {
         self.has_named_heap |= mapping.path.starts_with(b"/memfd:java_heap");
     }
 
-    /// Adds the mapping that waits to its sum, now that it is known whether a mapping without a name is
+    /// Adds the mapping that was held back to its sum: it is known now whether a mapping without a name lies
     /// directly above it.
     fn sum_waiting(&mut self, above: Option<&Place>) {
         if let Some((place, below, values)) = self.waiting.take() {

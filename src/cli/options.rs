@@ -65,9 +65,9 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Whether to drop capabilities and system calls that are not needed once everything is open.
     pub sandbox: bool,
-    /// The text of the file to print, which names the local image.
+    /// The file that is printed in place of running; it names the local image.
     pub print: Option<String>,
-    /// The image that takes the place of the local one in that text.
+    /// The image that replaces the local one in that file.
     pub image: String,
 }
 

@@ -138,7 +138,7 @@ pub const OLDEST_DATA: &str = "\
 # TYPE smaps_exporter_oldest_data_seconds gauge
 smaps_exporter_oldest_data_seconds ";
 
-/// Displays label text without a closing brace, and adds the brace.
+/// Displays label text that has no closing brace yet, with the brace.
 struct Closed<'a>(&'a str);
 
 impl fmt::Display for Closed<'_> {

@@ -44,8 +44,8 @@ impl Views {
         exposition::text::render(text, &self.main, snapshot.summed())
     }
 
-    /// Returns the label text, left open, and the number of folded paths of the containers in the last
-    /// exposition that have folded paths.
+    /// Returns the label text without its closing brace, and the number of folded paths of the containers
+    /// in the last exposition that have folded paths.
     pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
         self.main.folded(snapshot.summed())
     }

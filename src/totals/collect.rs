@@ -13,10 +13,10 @@ use super::table;
 /// Scratch that is kept from one view to the next, so that collecting allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes that count, if each has its own rows: the position of its command, its pid in the order
-    /// of texts, and the number of its reading.
+    /// The processes that count, if each has its own rows: the position of its command, a number that sorts
+    /// pids as texts, and the number of its reading.
     processes: Vec<(u32, u64, u32)>,
-    /// The series of one reading: the position and the number of each, and its position in the reading.
+    /// The series of one reading: for each the position of its row, its number, and its place in the reading.
     entries: Vec<(u32, u32, u32)>,
     /// The totals of one command or process by kind.
     kinds: [Totals; N_KINDS],
@@ -29,8 +29,8 @@ struct Current {
 }
 
 impl Collector {
-    /// Fills `rows` with what `selects` selects: it gets the label text of a container, left open, and the
-    /// escaped name of a command in it.
+    /// Fills `rows` with what `selects` selects: it gets the label text of a container without its
+    /// closing brace, and the escaped name of a command in it.
     pub(super) fn collect(
         &mut self,
         rows: &mut Rows,

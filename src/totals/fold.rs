@@ -96,8 +96,8 @@ impl Folding {
         }
     }
 
-    /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
-    /// if there are more than 100, of those with the most.
+    /// Returns the label text without its closing brace, and the number of folded paths of each container
+    /// with folded paths; if there are more than 100, of those with the most.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }

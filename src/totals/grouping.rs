@@ -18,7 +18,7 @@ pub enum GroupBy {
 /// The number of kinds.
 pub(super) const N_KINDS: usize = 15;
 
-/// The label of each kind, in the order of label texts. The first one is that of mappings with unknown paths.
+/// The label of each kind, sorted alphabetically. The first one is that of mappings with unknown paths.
 pub(super) const KIND_LABELS: [&str; N_KINDS] = [
     r#",kind="[other]"}"#,
     r#",kind="anon"}"#,

@@ -56,7 +56,7 @@ impl Rows {
         !row.is_folded && row.outline.n_mappings > 0
     }
 
-    /// Returns the label text of a command in two pieces, left open.
+    /// Returns the label text of a command in two pieces, without the closing brace.
     pub(super) fn labels_of<'a>(&'a self, table: &'a Table, command: &Command) -> [&'a str; 2] {
         match command.id {
             Some(id) => [&table.commands.get(id).labels, &self.text[command.pid.clone()]],
@@ -137,7 +137,8 @@ impl Rows {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
 
-    /// Returns the label text of each command name, left open, and the number of its processes.
+    /// Returns the label text of each command name without its closing brace, and the number of its
+    /// processes.
     pub(super) fn processes<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
         let mut commands = self.commands.iter().filter(is_shown).peekable();

@@ -21,7 +21,7 @@ pub struct ContainerKey(pub u32);
 /// A container, or several that share their labels.
 #[derive(Debug)]
 pub(super) struct Container {
-    /// `{namespace="..",pod="..",container=".."`, left open for further labels.
+    /// `{namespace="..",pod="..",container=".."`; further labels and the closing brace follow.
     pub(super) labels: Box<str>,
     /// The memory of the container's commands, series and readings. Between two sums, this includes the
     /// readings of processes that have ended.
@@ -39,7 +39,7 @@ pub(super) struct Container {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The container's label text, then `,comm=".."`, left open for further labels.
+    /// The container's label text, then `,comm=".."`; further labels and the closing brace follow.
     pub(super) labels: Box<str>,
     /// The position of the command in the order of commands.
     pub(super) position: u32,

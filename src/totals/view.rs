@@ -43,7 +43,7 @@ impl View {
     }
 
     /// Takes over the last sums, and folds what exceeds the limit. `selects` gets the label text of a
-    /// container, left open, and the escaped name of a command in it.
+    /// container without its closing brace, and the escaped name of a command in it.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
@@ -67,8 +67,8 @@ impl View {
         shown.map(move |row| (rows.labels(summed.table, row), rows.value(summed, row, field)))
     }
 
-    /// Returns the label text of each command name, left open and in two pieces, and the number of its
-    /// processes.
+    /// Returns the label text of each command name, in two pieces and without the closing brace, and the
+    /// number of its processes.
     pub fn processes<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         self.rows.processes(summed.table)
     }
@@ -97,8 +97,8 @@ impl View {
         self.rows.n_bytes()
     }
 
-    /// Returns the label text, left open, and the number of folded paths of each container with folded paths;
-    /// if there are more than 100, of those with the most.
+    /// Returns the label text without its closing brace, and the number of folded paths of each container
+    /// with folded paths; if there are more than 100, of those with the most.
     pub fn folded<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = (&'a str, u64)> {
         self.folding.reported(summed.table)
     }

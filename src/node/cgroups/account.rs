@@ -19,10 +19,11 @@ use crate::totals::snapshot::Snapshot;
 
 /// From this many thousandths of its limit on, the mapped memory of a container is kept for an OOM record.
 const CLOSE: u64 = 850;
-/// From this many thousandths of the limit on, the sizes of the largest paths are kept, to show their growth:
-/// one set of sizes per [`STEP`], for [`MAX_AGE`].
+/// From this many thousandths of the limit on, the sizes of the largest paths are kept, to show their growth.
 const HALF: u64 = 500;
+/// The time between two sets of sizes.
 const STEP: Duration = Duration::from_secs(15);
+/// How long a set of sizes is kept: growth is shown for up to a minute.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.

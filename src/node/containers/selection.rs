@@ -54,7 +54,7 @@ impl fmt::Display for Selection<'_> {
         let Self {
             filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
         } = self;
-        // The filter is not the reason.
+        // Without a container that has a process, no filter can select one.
         match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
             (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
             (0, n, lister) => {

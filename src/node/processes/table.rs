@@ -325,8 +325,8 @@ impl ProcessTable {
         with_values.filter_map(|process| process.last().at()).min()
     }
 
-    /// Creates a table of these processes by ascending pid. Each has a pid, a start time, and the text of its
-    /// cgroup file or its path on version 2.
+    /// Creates a table of these processes by ascending pid. Each has a pid, a start time, and either the
+    /// text of its cgroup file or, for version 2, only its path.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
         let process = |&(pid, start_time, text): &(u32, u64, &str)| {

@@ -25,14 +25,13 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(options.node.is_none_or(|name| !name.is_empty() && !name.contains(char::is_control)));
             assert!(!options.containerd_namespaces.is_empty());
             for name in &options.containerd_namespaces {
-                assert!(
-                    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()),
-                    "it becomes a \
-                                                                                         header: {name:?}"
-                );
+                let can_be_a_header = name.bytes().all(|b| b.is_ascii_graphic());
+                assert!(!name.is_empty() && can_be_a_header, "{name:?}");
             }
         }
         Ok(Command::Help | Command::Version) => {}
+        // The name of an image is put into a file of lines.
+        Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {
             let error = error.to_string();
             assert!(!error.is_empty() && !error.contains(['\n', '\r', '\u{1b}']), "{error:?}");
