@@ -313,11 +313,10 @@ def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
             node.run("idle", 3, cgroup=cgroup)
         with node.exporter(prefix=limited(own.path)) as exporter:
             exporter.after(1)
-            peaks = []
-            for _ in range(2):
-                _, peak, share = observe(node, exporter, SOAK_SECONDS / 2)
-                peaks.append(peak)
-                assert share < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for answering requests"
+            _, peaks, shares = zip(*(observe(node, exporter, SOAK_SECONDS / 2) for _ in range(2)))
+            # The first half has the first reads. One may take ten seconds of CPU, which the budget makes up
+            # for afterwards.
+            assert sum(shares) / 2 < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for responses"
             assert max(peaks) < 256 * MIB and peaks[1] < peaks[0] + 4 * MIB
     finally:
         node.close()
