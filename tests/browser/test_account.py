@@ -294,12 +294,14 @@ def test_a_record_shows_the_memory_of_the_container(busy, page):
     assert "data/kafka-0 › kafka" in second and "2 days ago" in second and "no limit" in second
     assert page.text("#ooms h2") == "OOM kills 2"
     page.tab.click("#kills summary >> nth=0")
+    page.tab.wait_for_selector("#kills details >> nth=0 >> .reading")
     text = page.text("#kills details >> nth=0")
     assert "2 processes were killed" in text and "0.8 s before the kill" in text and "mapped 94.4 MiB" in text
     assert re.search(r"83\.9 MiB\s+\[heap\] java", text) and "/opt/java/lib/server/libjvm.so" in text
     assert re.search(r"anonymous\s+85\.8 MiB", text) and re.search(r"slab\s+2\.86 MiB", text)
     assert "sockets" not in text
     page.tab.click("#kills summary >> nth=1")
+    page.tab.wait_for_selector("#kills details >> nth=1 >> .reading")
     text = page.text("#kills details >> nth=1")
     assert "No path is known" in text and "What was charged is not known" in text
     # A new record comes first, and open records stay open.

@@ -133,7 +133,7 @@ def test_by_path_shows_the_sharers_of_each_path(busy, page):
         ),
     )
     page.select("shared_clean")
-    assert "PSS is the one that adds up" in page.text("#help")
+    assert "only PSS adds up" in page.text("#help")
     # From a path's own place, a click leads to all processes that share it.
     page.go(
         fragment(

@@ -112,7 +112,7 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
         page.select(name)
         assert page.value("#total") == exposition.total(name), name
         assert page.text("#help").startswith(help)
-        assert ("PSS is the one that adds up" in page.text("#help")) == (
+        assert ("only PSS adds up" in page.text("#help")) == (
             name.startswith("shared_") or name in IN_FULL
         ), name
     for name in ("pss", "rss", "uss", "swap"):

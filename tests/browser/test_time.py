@@ -245,7 +245,7 @@ def test_stuck_processes_are_noted(node, page):
 def test_old_data_is_noted(node, page):
     altered(page, own("smaps_exporter_last_scrape_timestamp_seconds", time.time() - 600))
     page.open(node)
-    assert "its last scrape was at" in page.text("#note") and page.text("#state").startswith("Old: ")
+    assert "last scraped at" in page.text("#note") and page.text("#state").startswith("Old: ")
     assert "scraped 10 min ago" in page.text("#footer")
     altered(page, own("smaps_exporter_oldest_data_seconds", 300))
     until(
