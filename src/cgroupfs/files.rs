@@ -382,5 +382,10 @@ fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
     format!("no container's cgroup is below {path:?}: expected the node's cgroups, by --cgroup-path")
 }
 
+/// Returns the path of the cgroup above the one at `path`, which is empty for the root.
+pub fn above(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
+}
+
 #[cfg(test)]
 mod tests;

@@ -64,11 +64,7 @@ pub fn render<'a>(
     }
     let mut family = Family::new(text, "cgroup_", "memory_account", "_bytes", Kind::Gauge, ACCOUNT);
     for Exported { labels, values, .. } in accounts.clone() {
-        for (part, bytes) in PART_LABELS.into_iter().zip(parts(values).unwrap_or_default()) {
-            if let Some(bytes) = bytes {
-                family.signed_sample(&[labels, part], bytes);
-            }
-        }
+        family.parts(labels, &PART_LABELS, parts(values).unwrap_or_default());
     }
     let mut family = Family::new(text, "cgroup_", "memory_unmapped", "_bytes", Kind::Gauge, UNMAPPED);
     for Exported { labels, unmapped, .. } in accounts {

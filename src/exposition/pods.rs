@@ -58,11 +58,7 @@ pub fn render<'a>(text: &mut Vec<u8>, pods: impl Iterator<Item = Exported<'a>> +
     let mut family =
         Family::new(text, "cgroup_pod_", "memory_outside_containers", "_bytes", Kind::Gauge, OUTSIDE);
     for Exported { labels, outside, .. } in pods.clone() {
-        for (part, bytes) in PART_LABELS.into_iter().zip(outside.into_iter().flatten()) {
-            if let Some(bytes) = bytes {
-                family.signed_sample(&[labels, part], bytes);
-            }
-        }
+        family.parts(labels, &PART_LABELS, outside.unwrap_or_default());
     }
     let mut family = Family::new(text, "smaps_exporter_", "pod_info", "", Kind::Gauge, INFO);
     for Exported { labels, uid_label, .. } in pods.filter(|pod| !pod.uid_label.is_empty()) {

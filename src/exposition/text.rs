@@ -105,6 +105,15 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
+    /// Writes a sample of each known part. `ends` has the ends of their label texts.
+    pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
+        for (end, bytes) in ends.iter().zip(parts) {
+            if let Some(bytes) = bytes {
+                self.signed_sample(&[labels, end], bytes);
+            }
+        }
+    }
+
     /// Writes a sample of a time given in nanoseconds, in seconds.
     pub(super) fn sample_of_time(&mut self, labels: &[&str], nanoseconds: u64) {
         self.begin_sample(labels);

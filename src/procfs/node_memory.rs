@@ -50,7 +50,8 @@ impl Proc {
             }
         }
         let zoneinfo = read_long(self.root.as_fd(), FILES[1], MAX_BYTES, text).ok()?;
-        let n_on_lists = lines(zoneinfo).filter(|(key, _)| *key == b"count:").map(|(_, number)| number).sum();
+        let n_on_lists =
+            lines(zoneinfo).filter(|(key, _)| *key == b"count:").map(|(_, n)| n).fold(0, u64::saturating_add);
         let (mut n_free, mut n_compressed) = (0, None);
         let vmstat = read_long(self.root.as_fd(), FILES[2], MAX_BYTES, text).ok()?;
         for (key, number) in lines(vmstat) {

@@ -16,7 +16,7 @@ const READ_INTERVAL: Duration = Duration::from_millis(2);
 /// Kills are returned this long after the first of them, so that a loop of kills gives few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A container to add. If it and its pod are younger than the exporter, all their kills count.
+/// A container to add. If it and its pod started after the exporter, all their kills count.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     /// The container.
@@ -24,9 +24,9 @@ pub struct NewContainer<'a> {
     /// The cgroups of the container and its pod.
     pub place: &'a Place,
     /// Whether the container began after the exporter.
-    pub is_young: bool,
+    pub is_new: bool,
     /// Whether the pod began after the exporter.
-    pub is_young_pod: bool,
+    pub is_new_pod: bool,
 }
 
 /// Identifies a cgroup with counters.
@@ -91,7 +91,7 @@ impl Counters {
     /// Opens the counters of a container, of its pod and of the cgroups above the pod. Returns whether those
     /// of the container are open, and whether those of the pod are.
     pub fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
-        let NewContainer { container, place, is_young, is_young_pod } = *new;
+        let NewContainer { container, place, is_new, is_new_pod } = *new;
         let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
         if self.counts.has_container(container.id) {
             let held = self.containers.iter_mut().find(|held| held.which == Which::Container(container.id));
@@ -101,7 +101,7 @@ impl Counters {
         let had_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
         if let Some(pod) = pod {
             place.above_pod().for_each(|above| self.add_above(fs, above, false, now));
-            self.add_above(fs, pod, is_young_pod, now);
+            self.add_above(fs, pod, is_new_pod, now);
         }
         let has_pod = pod.is_some_and(|pod| self.counts.has_above(pod));
         if self.n_held() >= self.max_held {
@@ -109,7 +109,7 @@ impl Counters {
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
         // Kills that the pod may have counted already must not be counted again for the container.
-        let is_whole = is_young && (pod.is_none() || is_young_pod && !had_pod);
+        let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
         let moved = self.counts.update_container(container.id, counts, now);
@@ -119,12 +119,12 @@ impl Counters {
         (true, has_pod)
     }
 
-    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) {
+    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_new: bool, now: Instant) {
         if self.counts.has_above(path) || self.n_held() >= self.max_held {
             return;
         }
         if let Some((files, counts)) = open(fs, path) {
-            self.counts.add_above(path, if is_young { EventCounts::default() } else { counts });
+            self.counts.add_above(path, if is_new { EventCounts::default() } else { counts });
             let moved = self.counts.update_above(path, counts, now);
             self.note(moved, now);
             self.above.push(Held::new(Which::Above(path.into()), files));

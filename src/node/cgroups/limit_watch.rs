@@ -110,18 +110,17 @@ impl LimitWatch {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and measures both. The growth of a young cgroup counts from its
-    /// creation.
+    /// Adds a container and its pod, and measures both. The growth of a new cgroup counts from its creation.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
         id: ContainerId,
         place: &Place,
-        [is_young, is_young_pod]: [bool; 2],
+        [is_new, is_new_pod]: [bool; 2],
         now: Instant,
     ) {
-        let is_held = self.add_level(fs, &place.path, is_young, now);
-        let pod = place.parent.as_deref().filter(|pod| self.add_above(fs, pod, is_young_pod, now));
+        let is_held = self.add_level(fs, &place.path, is_new, now);
+        let pod = place.parent.as_deref().filter(|pod| self.add_above(fs, pod, is_new_pod, now));
         place.above_pod().for_each(|above| _ = self.add_above(fs, above, false, now));
         self.new_at = Some(now);
         if is_held || pod.is_some() {
@@ -134,8 +133,8 @@ impl LimitWatch {
     }
 
     /// Adds a cgroup, and watches for new cgroups in it. Returns whether it is measured from now on.
-    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
-        let is_held = self.add_level(fs, path, is_young, now);
+    fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_new: bool, now: Instant) -> bool {
+        let is_held = self.add_level(fs, path, is_new, now);
         if let Some(level) = self.levels.get_mut(path)
             && level.directory.is_none()
         {
@@ -145,7 +144,7 @@ impl LimitWatch {
     }
 
     /// Adds a cgroup. Returns whether it is measured from now on.
-    fn add_level(&mut self, fs: &CgroupFs, path: &[u8], is_young: bool, now: Instant) -> bool {
+    fn add_level(&mut self, fs: &CgroupFs, path: &[u8], is_new: bool, now: Instant) -> bool {
         if self.levels.contains_key(path) {
             return true;
         }
@@ -153,7 +152,7 @@ impl LimitWatch {
             return false;
         }
         let Some(files) = fs.open_use(path) else { return false };
-        let growth = if is_young { Growth::of_new(now) } else { Growth::default() };
+        let growth = if is_new { Growth::of_new(now) } else { Growth::default() };
         // Writes are reported from now on, so the limit is read only after this.
         let limit_file = self.changes.watch_file(files.limit_file());
         let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };

@@ -121,8 +121,8 @@ impl OomWatch {
         let mut state = self.0.lock();
         let added = state.counters.add(fs, new, now);
         if new.container.is_selected {
-            let is_young = [new.is_young, new.is_young_pod];
-            state.limit_watch.add(fs, new.container.id, new.place, is_young, now);
+            let is_new = [new.is_new, new.is_new_pod];
+            state.limit_watch.add(fs, new.container.id, new.place, is_new, now);
         }
         drop(state);
         self.0.changed.wake();

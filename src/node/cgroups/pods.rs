@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::accounts::Accounts;
 use crate::cgroupfs::fields::{CURRENT, Values};
-use crate::cgroupfs::files::CgroupFs;
+use crate::cgroupfs::files::{CgroupFs, above};
 use crate::cgroupfs::memory_fs::{MemoryFiles, MemoryFs};
 use crate::cgroupfs::pod::{Exported, Outside, outside, uid_of};
 use crate::node::containers::table::{Container, ContainerId};
@@ -19,7 +19,7 @@ struct Pod {
     labels: String,
     uid_label: String,
     containers: Vec<Arc<Container>>,
-    /// The start time of the pod's youngest container, if it is known.
+    /// The start time of the pod's container that started last, if it is known.
     started_at: Option<u64>,
     files: Option<MemoryFiles>,
     /// The values of the pod's cgroup; `None` if it cannot be read.
@@ -85,7 +85,8 @@ impl Pods {
         accounts.set_read_for_pods(unselected.map(|container| container.id).collect());
     }
 
-    /// Sorts the pods by label text. If several pods have the same labels, only the youngest is exported.
+    /// Sorts the pods by label text. Of those with the same labels, only the one that started last is
+    /// exported.
     fn sort(&mut self) {
         let Self { table, order, .. } = self;
         order.clear();
@@ -99,13 +100,13 @@ impl Pods {
     pub fn read(&mut self, accounts: &Accounts, max_open: usize) {
         let Self { fs, table, .. } = self;
         // Pods of one parent follow each other, so its limit is read once for all of them.
-        let mut above: Option<(usize, Option<u64>)> = None;
+        let mut last: Option<(usize, Option<u64>)> = None;
         for i in 0..table.len() {
-            let limit = match above {
-                Some((j, limit)) if table[j].parent() == table[i].parent() => limit,
-                _ => fs.limit(table[i].parent()),
+            let limit = match last {
+                Some((j, limit)) if above(&table[j].path) == above(&table[i].path) => limit,
+                _ => fs.limit(above(&table[i].path)),
             };
-            above = Some((i, limit));
+            last = Some((i, limit));
             table[i].read(fs, limit);
             table[i].outside = table[i].find_outside(|id| accounts.find(id)?.values());
             if i >= max_open {
@@ -176,10 +177,6 @@ impl Pod {
 
     fn is_selected(&self) -> bool {
         self.containers.iter().any(|container| container.is_selected)
-    }
-
-    fn parent(&self) -> &[u8] {
-        &self.path[..self.path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
     }
 
     fn read(&mut self, fs: &mut MemoryFs, limit_above: Option<u64>) {

@@ -1,7 +1,7 @@
 //! The memory use of containers, from their cgroups. It is read once per scrape.
 //!
 //! The kernel may kill in a container that is close to its limit, or to its pod's. Between scrapes, a thread
-//! notices such containers, and their processes are read (see [`super::oom_watch`]). From 86% of the limit
+//! notices such containers, and their processes are read (see [`super::oom_watch`]). From 85% of the limit
 //! on, the result is kept, and is reported when the kernel has counted a kill.
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ use super::oom_watch::OomWatch;
 use super::pods::Pods;
 use crate::cgroupfs::account::Exported;
 use crate::cgroupfs::fields::{GroupMask, MEMORY, NODE, POD};
-use crate::cgroupfs::files::CgroupFs;
+use crate::cgroupfs::files::{CgroupFs, above};
 use crate::cgroupfs::memory_fs::Reads;
 use crate::cgroupfs::pod;
 use crate::demand::Demand;
@@ -51,9 +51,9 @@ pub struct CgroupUsage {
     /// The containers that are read in this check, because they come close to a limit.
     due: BTreeSet<ContainerId>,
     totals: KillTotals,
-    /// The start time of the youngest process in the first update. A process that began later began while the
+    /// The latest start time of a process in the first update. A process that started later started while the
     /// exporter ran.
-    youngest_at_start: Option<u64>,
+    latest_start: Option<u64>,
     buffers: Buffers,
     /// Buffers that are kept so that a scrape allocates nothing.
     members: Vec<(ContainerId, u32)>,
@@ -73,7 +73,7 @@ impl CgroupUsage {
             fs,
             due: BTreeSet::new(),
             totals: KillTotals::default(),
-            youngest_at_start: None,
+            latest_start: None,
             buffers: Buffers::default(),
             members: Vec::new(),
             order: Vec::new(),
@@ -127,10 +127,10 @@ impl CgroupUsage {
     /// Begins to count the kills of containers with a cgroup that has just become known.
     fn watch_new(&mut self, processes: &ProcessTable) {
         let start_times = || processes.seen().map(|process| process.start_time.unwrap_or(0));
-        if self.youngest_at_start.is_none() {
-            self.youngest_at_start = start_times().max();
+        if self.latest_start.is_none() {
+            self.latest_start = start_times().max();
         }
-        let began_later = |start_time| self.youngest_at_start.is_some_and(|youngest| start_time > youngest);
+        let began_later = |start_time| self.latest_start.is_some_and(|latest| start_time > latest);
         let Self { fs, accounts, watch, totals, .. } = self;
         if fs.groups() & MEMORY == 0 {
             return;
@@ -140,8 +140,8 @@ impl CgroupUsage {
             let new = NewContainer {
                 container: account.container(),
                 place: &place,
-                is_young: account.started_at().is_some_and(began_later),
-                is_young_pod: place.pod.is_some() && {
+                is_new: account.started_at().is_some_and(began_later),
+                is_new_pod: place.pod.is_some() && {
                     let pod = above(&account.paths().memory);
                     let mut members = processes.seen().filter(|process| is_below(process.cgroups, pod));
                     members.all(|member| member.start_time.is_some_and(began_later))
@@ -298,11 +298,6 @@ fn ledger(fs: &CgroupFs) -> Option<Ledger> {
 /// Returns the label text of a pod: that of a container without a name.
 fn pod_labels(listed: &Listed) -> String {
     labels::container(&listed.namespace, &listed.pod, "")
-}
-
-/// Returns the path of the cgroup above the one at `path`.
-fn above(path: &[u8]) -> &[u8] {
-    &path[..path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
 }
 
 /// Whether a process is in a cgroup below `path`.

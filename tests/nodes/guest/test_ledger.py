@@ -40,6 +40,15 @@ def ledger(node):
 
 
 @contextmanager
+def made(directory: Path):
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
 def idle(node):
     yield "free"
 
@@ -69,9 +78,7 @@ def service_cache(node):
 
 @contextmanager
 def tmpfs_of_a_removed_pod(node):
-    directory = Path("/dev/shm/ledger")
-    directory.mkdir()
-    try:
+    with made(Path("/dev/shm/ledger")) as directory:
         mounts = [cri.Mount(container_path="/volume", host_path=str(directory))]
         writes = ["dd", "if=/dev/zero", "of=/volume/x", "bs=1M", f"count={SIZE}"]
         pod = node.run_pod("ledger", "gone-0", [Container("app", writes, mounts=mounts)])
@@ -82,20 +89,14 @@ def tmpfs_of_a_removed_pod(node):
         cgroup = ROOT / pod.config.linux.cgroup_parent.lstrip("/")
         until(lambda: rmdir(cgroup), 20, "the pod's cgroup is empty")
         yield "ended_pods"
-    finally:
-        shutil.rmtree(directory)
 
 
 @contextmanager
 def slab(node):
-    directory = Path("/dev/shm/inodes")
-    directory.mkdir()
-    try:
+    with made(Path("/dev/shm/inodes")) as directory:
         for i in range(10_000):
             (directory / str(i)).touch()
         yield None
-    finally:
-        shutil.rmtree(directory)
 
 
 @contextmanager
