@@ -79,7 +79,7 @@ IS_V2 = any(kind == "cgroup2" and root == "/sys/fs/cgroup" for _, root, kind, *_
 
 
 class Cgroup:
-    """A container's cgroup, whose files are read without the exporter's shortcuts."""
+    """A container's cgroup. Its files are read without the exporter's shortcuts."""
 
     def __init__(self, lab: Lab, container: Container):
         pid = next(

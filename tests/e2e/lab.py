@@ -1,8 +1,8 @@
 """A laboratory node for one test run: a real containerd with real CRI pods, without Kubernetes.
 
 close() removes all that the lab made: processes (each by its own pid), mounts, the pods' cgroups, and the
-lab's directory. Pods use the host's network, so no CNI plugin is needed. `lab.py close DIR` takes down a lab
-whose test run was killed.
+lab's directory. Pods use the host's network, so no CNI plugin is needed. `lab.py close DIR` removes a lab
+after its test run was killed.
 """
 
 import fcntl

@@ -17,7 +17,7 @@ GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """Generates a recording whose exposition has this size, at least 16 MB."""
+    """Generates a recording with an exposition of this size, at least 16 MB."""
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 

@@ -99,7 +99,7 @@ def scraped_at(body: bytes) -> bytes:
 
 
 def without_age(body: bytes) -> bytes:
-    """Removes the last sample, whose value is computed when the response is sent."""
+    """Removes the last sample. Its value is computed when the response is sent."""
     text, last, age = body.rpartition(b"\nsmaps_exporter_oldest_data_seconds ")
     assert last and 0 <= float(age) < 1000
     return text

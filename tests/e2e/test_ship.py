@@ -155,7 +155,7 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         assert errors_without_gone(exporter.metrics()) == {}
         old = exporter.pid()
 
-        # A pod starts and ends while the exporter runs, whose mounts must not keep the pod's file system.
+        # A pod starts and ends while the exporter runs. The exporter's mounts must not keep its file system.
         pod = ship_lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         assert pod.id.encode() in read_proc(old, "mountinfo"), "the node's mounts reach the exporter"

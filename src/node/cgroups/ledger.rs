@@ -254,7 +254,7 @@ impl Counted {
         self.name(i).is_none() && !self.is_kubepods()
     }
 
-    /// Reads the cgroup, whose files then stay open if `keeps_open`. Returns `None` if it has been removed.
+    /// Reads the cgroup. With `keeps_open`, its files stay open. Returns `None` if it has been removed.
     fn read(&mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Values> {
         let files = self.files.take().or_else(|| fs.open(&self.path))?;
         let values = fs.read(&files, None);

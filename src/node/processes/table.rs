@@ -139,7 +139,7 @@ impl ProcessTable {
         self.iter().filter_map(|process| Some((&**process.container()?, process.is_selected())))
     }
 
-    /// Reads the name and the cgroups of a process whose memory is not read. Neither file can block.
+    /// Reads the name and the cgroups of a process, but not its memory. Neither file can block.
     pub fn refresh(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];

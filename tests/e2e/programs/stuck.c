@@ -1,4 +1,4 @@
-// stuck DIR SECONDS [exec]: makes a process whose memory-map lock is held. Any workload with /dev/fuse can.
+// stuck DIR SECONDS [exec]: makes a process and holds its memory-map lock. Any workload with /dev/fuse can.
 //
 // Mounts a FUSE file system on DIR in a new mount namespace. Once the process "victim" is stuck, prints
 // "<pid> <N>", where N is the number of the FUSE connection. From then on, each read of the victim's smaps or

@@ -169,7 +169,7 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns the displayed accounts whose tiles exceed their use.
+// Returns the displayed accounts with tiles that exceed their use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 

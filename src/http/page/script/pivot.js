@@ -94,7 +94,7 @@ function chain(n, top) {
 		names.unshift(up.full);
 	return names.join(' › ');
 }
-// Returns a row for each place whose name contains the text, with one sum for a path that is in several
+// Returns a row for each place with the text in its name, with one sum for a path that is in several
 // places.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
