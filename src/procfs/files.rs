@@ -72,12 +72,12 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<Own
     }
 }
 
-/// Opens a directory whose entries are to be listed.
+/// Opens a directory to list the entries in it.
 pub(crate) fn open_listable(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a directory whose files are to be opened by name.
+/// Opens a directory to open files in it by name. It cannot be listed.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

@@ -63,7 +63,7 @@ impl Accounts {
     }
 
     /// Updates the list of containers that have a process, and finds their cgroups. Returns the ids of
-    /// containers whose last process has ended.
+    /// containers in which the last process has ended.
     pub fn update(
         &mut self,
         processes: &ProcessTable,

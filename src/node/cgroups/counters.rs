@@ -12,7 +12,7 @@ use crate::cgroupfs::events::{EventCounts, EventFiles};
 use crate::cgroupfs::files::{CgroupFs, Place};
 use crate::node::containers::table::{Container, ContainerId};
 
-/// The time between two reads of a file whose counters may change soon.
+/// The time between two reads of a file if its counters may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
 /// The first kill and those after it are returned together, after this time. A loop of kills therefore makes
 /// few records.
@@ -66,7 +66,7 @@ pub struct Counters {
     /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]. The limit
     /// may also be that of a cgroup below.
     at_limit: Vec<Which>,
-    /// One container of each pod whose cgroup was removed.
+    /// One container of each pod with a removed cgroup.
     gone_pods: Vec<Arc<Container>>,
     /// Whether a container was added or a cgroup was removed since the last search for pods without
     /// containers.
@@ -153,7 +153,7 @@ impl Counters {
         held.filter_map(step).chain(self.settle_at).min()
     }
 
-    /// Reads the files that had an event, and those whose counters may change soon.
+    /// Reads the files that had an event, and the files with counters that may change soon.
     pub fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
         for held in self.above.iter_mut().chain(&mut self.containers) {
             if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {

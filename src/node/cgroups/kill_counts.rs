@@ -2,9 +2,9 @@
 //! unknown, the pod. This module does no I/O.
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
-//! event `oom` only in the cgroup whose limit was hit, and in those above it. The cgroup of a pod outlives
-//! those of its containers. So if it has counted more kills than its containers, those kills happened in a
-//! container that was removed, or that was not listed.
+//! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
+//! outlives those of its containers. So if it has counted more kills than its containers, those kills
+//! happened in a container that was removed, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const NEARBY: Duration = Duration::from_secs(1);
 /// How long a removed container is named in the OOM records of its pod.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
-/// The cgroup whose limit was hit, so that the kernel killed a process.
+/// The limit that was hit, so that the kernel killed a process. The variants name its cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The container's cgroup, or one below it.
@@ -303,9 +303,9 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit. It is the limit of the cgroup whose `oom` event is closest in time to
-    /// the kill. If two are equally close, the lower cgroup counts. `oom_at` is the time of the container's
-    /// own `oom` event. Also returns the path of the cgroup, if it is above containers.
+    /// Returns the limit that was hit. It is the limit of the cgroup that had an `oom` event closest in time
+    /// to the kill. If two are equally close, the lower cgroup counts. `oom_at` is the time of the
+    /// container's own `oom` event. Also returns the path of the cgroup, if it is above containers.
     fn limit(
         &self,
         counter: &Counter,

@@ -69,7 +69,7 @@ pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
     changes: Changes,
-    /// The containers whose processes are due to be read, because they come close to a limit.
+    /// The containers that come close to a limit, so that their processes are due to be read.
     due: BTreeSet<ContainerId>,
     /// The maximum number of cgroups that have open files.
     max_held: usize,
@@ -255,7 +255,7 @@ impl LimitWatch {
         !self.due.is_empty()
     }
 
-    /// Returns the containers whose processes are due to be read. Each container is returned once.
+    /// Returns the containers with processes that are due to be read. Each container is returned once.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }
@@ -276,7 +276,7 @@ impl LimitWatch {
         self.growths(id).filter_map(Growth::permille).max()
     }
 
-    /// Returns the containers in the pod whose cgroup is at this path.
+    /// Returns the containers in the pod with the cgroup at this path.
     pub fn containers_of(&self, pod: &[u8]) -> Vec<ContainerId> {
         let is_in = |of: &Levels| of.pod.as_deref() == Some(pod);
         self.containers.iter().filter(|(_, of)| is_in(of)).map(|(&id, _)| id).collect()

@@ -71,7 +71,7 @@ pub struct End {
     pub moment: Option<(Instant, Moment)>,
     /// The processes in `moment` that have ended since, the largest first.
     pub victims: Vec<Member>,
-    /// The memory use and the limit of the cgroup whose limit was hit.
+    /// The memory use and the limit of the cgroup that has reached its limit.
     pub hit: UseAndLimit,
     /// Whether an OOM kill in the container kills all its processes at once.
     pub kills_group: Option<bool>,

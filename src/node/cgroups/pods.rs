@@ -132,7 +132,7 @@ impl Pods {
         Some(outside)
     }
 
-    /// Returns the memory charged to the pod whose cgroup is at `path`, if that cgroup has been read.
+    /// Returns the memory charged to the pod with the cgroup at `path`, if that cgroup has been read.
     pub fn current(&self, path: &[u8]) -> Option<u64> {
         let i = self.table.binary_search_by(|pod| pod.path.as_slice().cmp(path)).ok()?;
         self.table[i].values.as_ref()?.get(CURRENT)
