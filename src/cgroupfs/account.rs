@@ -34,8 +34,8 @@ pub struct Exported<'a> {
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// The bytes that no process maps: first of page cache, then of tmpfs with shared memory. `None` if they
-    /// are unknown.
+    /// How many bytes no process maps: first those of page cache, then those of tmpfs and shared memory.
+    /// `None` if they are unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
@@ -81,10 +81,11 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 
 /// Returns the bytes of anonymous memory that is charged although no process maps it. Most of it belongs to
 /// huge pages that a process has partly unmapped and the kernel has not split yet. The LRU lists count whole
-/// huge pages, while `anon` counts only mapped pages, so the difference shows it.
+/// huge pages, and `anon` counts only mapped pages. This memory is the difference.
 ///
-/// Returns `None` if the lists do not show it. That is so if the unevictable list, which has locked memory,
-/// exceeds 1% of `anon`, or if the kernel does not print how much of the lists is swap cache.
+/// Returns `None` if the lists do not show this memory. There are two reasons for that: the unevictable list,
+/// which contains locked memory, exceeds 1% of `anon`, or the kernel does not print how much of the lists is
+/// swap cache.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -101,17 +102,16 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns the bytes that no process maps: first of page cache, then of tmpfs with shared memory.
+/// Returns how many bytes no process maps: first those of page cache, then those of tmpfs and shared memory.
 /// `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
 ///
-/// The kernel counts the mapped memory of both kinds in one number, so the two results come from a
-/// subtraction.
+/// The kernel counts the mapped memory of both kinds in one number, so a subtraction separates them.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // The container's processes may map memory that is charged to another cgroup, so each result is limited
-    // to what its own kind has.
+    // The container's processes may map memory that is charged to another cgroup, so neither result may
+    // exceed all the memory of its kind.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }

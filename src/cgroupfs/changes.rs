@@ -1,5 +1,5 @@
-//! Reports writes to the limit files of cgroups, and new cgroups. Without it, the exporter would have to look
-//! for both once a second.
+//! Reports writes to the limit files of cgroups, and new cgroups. Without these reports, the exporter would
+//! have to search for both once a second.
 //!
 //! inotify reports each write to a cgroup's file. Watching a file needs no permission to write it. Watching
 //! fails if a security policy forbids it, or if too many files are watched already
@@ -21,7 +21,8 @@ pub struct Watched(i32);
 pub struct Changed {
     written: Vec<i32>,
     has_new: bool,
-    /// Whether other files may have changed as well: nothing is watched, or the kernel has dropped events.
+    /// Whether anything else may have changed, because nothing is watched or because the kernel has dropped
+    /// events.
     is_incomplete: bool,
 }
 

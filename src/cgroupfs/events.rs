@@ -13,9 +13,9 @@ use super::fields::number;
 pub struct EventCounts {
     /// How often the cgroup, or a cgroup below it, has reached its limit.
     pub max: u64,
-    /// How often the kernel could free no memory at the limit of the cgroup, or of a cgroup below it.
+    /// How often the cgroup, or a cgroup below it, was at its limit and the kernel could free no memory.
     pub oom: u64,
-    /// How often the kernel could free no memory at the limit of the cgroup itself.
+    /// How often the cgroup itself was at its limit and the kernel could free no memory.
     pub own_oom: u64,
     /// How many processes the kernel has killed in the cgroup and below it. When the kernel kills a whole
     /// group, it counts the first process twice.

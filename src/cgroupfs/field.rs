@@ -58,7 +58,7 @@ pub struct Place {
     pub file: &'static str,
     /// The word that begins the field's line. It is empty for a file that contains only one number.
     pub key: &'static str,
-    /// The kernel's number is multiplied by this factor to get the field's unit.
+    /// The kernel's number times this factor is the value in the field's unit.
     pub factor: u64,
 }
 
@@ -74,9 +74,9 @@ pub enum Version {
 /// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
 pub type GroupMask = u8;
 
-/// The groups of cgroup metrics that can be exported: the memory of containers, of pods and of the node, and
-/// for containers also what the controllers of CPU time and of processes count. The name of each container
-/// field begins with its group.
+/// The groups of cgroup metrics that can be exported. Three of them are the memory of containers, of pods and
+/// of the node. The other two are what the controllers `cpu` and `pids` count for containers. The name of
+/// each container field begins with the name of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
 /// The group with the memory of containers.
 pub const MEMORY: GroupMask = 1;

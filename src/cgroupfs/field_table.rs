@@ -20,7 +20,7 @@ const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
     Place { file, key, factor }
 }
 
-/// Returns the row of a field that has a file of its own with one number.
+/// Returns the row of a field that has its own file, with one number in it.
 const fn one(
     name: &'static str,
     unit: Unit,

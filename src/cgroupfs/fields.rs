@@ -46,7 +46,7 @@ pub(super) const SLAB: usize = 33;
 /// `FIELDS[OOM_KILLS]`: the number of OOM kills in the cgroup.
 pub const OOM_KILLS: usize = 40;
 
-/// From this number of bytes on, a limit of version 1 means "no limit". The kernel then prints
+/// On version 1, a limit of this many bytes or more means "no limit". The kernel then prints
 /// `PAGE_COUNTER_MAX` in bytes, which is 2^63 minus one page, and a page has at most 64 KiB.
 pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 

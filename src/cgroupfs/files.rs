@@ -95,8 +95,7 @@ impl Place {
     }
 }
 
-/// What is kept about one cgroup between reads: its directory in each hierarchy, once it is open, and its
-/// values.
+/// What is kept about one cgroup between reads: its open directory in each hierarchy, and its values.
 #[derive(Debug, Default)]
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
@@ -224,7 +223,8 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The turns are spread, so that each scrape reads the slow files of a tenth of the node's cgroups.
+        // The number of the descriptor decides when a new cgroup has its first turn. In this way, each scrape
+        // reads the slow files of about a tenth of the node's cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -235,8 +235,8 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // `memory.events` is read before and also counts every local event. If it is unchanged, so are
-            // the local events.
+            // `memory.events` has been read before, and it also counts local events. If its counts are
+            // unchanged, the counts of local events are unchanged too.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
@@ -278,7 +278,8 @@ impl CgroupFs {
 
     /// Returns where the memory of a container and of its pod is counted, given the container's cgroup path.
     /// The pod is left out on version 1, which does not count kills per pod. It is also left out if the
-    /// cgroup above the container's is the root or directly below it, because other services are there.
+    /// cgroup above the container's is the root or a top-level cgroup, because services are there and not
+    /// pods.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
@@ -289,9 +290,9 @@ impl CgroupFs {
     /// Returns the path of the pod's cgroup, which counts the pod's memory, given the path of a container's
     /// cgroup.
     ///
-    /// Returns `None` if the kubelet cannot have made the cgroup above the container's, because it is the
-    /// root or directly below it. Services and Docker's containers are there. Also returns `None` for a pod
-    /// that runs in one cgroup as a whole (Kata Containers).
+    /// Returns `None` if the cgroup above the container's is the root or a top-level cgroup. The kubelet puts
+    /// no pod there, but services and Docker's containers are there. Also returns `None` for a pod that runs
+    /// in one cgroup as a whole (Kata Containers).
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let is_pod = uid_of(&self.resolved).is_some();
@@ -321,8 +322,9 @@ impl CgroupFs {
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` for every file that is read of the cgroup at `paths`, and for the limits of the cgroups
-    /// above it, with the file's path in a recording and its text.
+    /// Calls `each` with every file that a recording of the cgroup at `paths` needs: the files that are read
+    /// of this cgroup, and the limits of the cgroups above it. `each` gets the file's path in the recording,
+    /// and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(

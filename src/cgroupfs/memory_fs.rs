@@ -14,9 +14,9 @@ use rustix::io::Errno;
 use super::fields::{self, File, Values, Version};
 use crate::procfs::files::{open_directory, open_file, open_listable, read_file};
 
-/// This is more than any of these files has. The longest is `memory.stat`, with less than 3 KiB.
+/// The size of the buffer for one file. The longest file is `memory.stat`, with less than 3 KiB.
 const MAX_BYTES: usize = 16 << 10;
-/// The fields to parse in a pod's `memory.stat`. In a container's, 20 more are parsed.
+/// The fields to parse in a pod's `memory.stat`. These are 20 fewer than for a container.
 const STAT_OF_PODS: [usize; 6] =
     [fields::LIMIT, fields::ANON, fields::FILE, fields::SHMEM, fields::KERNEL, fields::INACTIVE_FILE];
 /// The name of the version 1 hierarchy that counts memory.
@@ -39,7 +39,7 @@ pub struct MemoryFs {
 pub enum Reads {
     /// For pods: the memory use and its kinds, the limit and the events.
     Pods,
-    /// For top-level cgroups: the memory use and its kinds. The root prints only the kinds.
+    /// For top-level cgroups: the memory use and its kinds. For the root, the kernel prints only the kinds.
     Tops,
     /// Only the memory use.
     Use,
@@ -170,8 +170,8 @@ impl MemoryFs {
         }
     }
 
-    /// Calls `each` for every file that is read of the cgroup at `path`, with the file's path in a recording
-    /// and its text.
+    /// Calls `each` with every file that is read of the cgroup at `path`. `each` gets the file's path in a
+    /// recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(

@@ -66,8 +66,8 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
     (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
 }
 
-/// Returns the path of a pod's cgroup, given that of a container in it: the directory above. Returns `None`
-/// if that directory is the root.
+/// Returns the path of a pod's cgroup, given the path of the cgroup of a container in the pod. The pod's
+/// cgroup is the directory above. Returns `None` if that directory is the root.
 ///
 /// Also returns `None` for a name like `<slice>:cri-containerd:<id>`. It appears when the kubelet uses the
 /// systemd cgroup driver and containerd does not: runc then takes the name for a path below its own cgroup,

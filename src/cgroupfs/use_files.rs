@@ -1,6 +1,7 @@
 //! The memory use and the limit of one cgroup, read from files that stay open.
 //!
-//! The use is read once a second. Opening a file takes 4 microseconds, and reading an open one takes 2.
+//! The memory use is read once a second. Opening a file takes 4 microseconds, and reading an open one takes
+//! 2.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use super::fields::{self, CURRENT, File, INACTIVE_FILE, MAX, Values, Version};
 use crate::procfs::files::{open_file, read_file};
 
-/// Returns the files to read when a cgroup has reached its limit or is close to it: its use, its limit, its
-/// highest use, and `memory.stat`.
+/// Returns the files to read when a cgroup has reached its limit or is close to it: its memory use, its
+/// limit, its highest memory use, and `memory.stat`.
 pub fn files(version: Version) -> Arc<[File]> {
     let all = fields::files(version, 1).into_iter();
     let names: &[&str] = match version {
@@ -34,8 +35,8 @@ pub struct UseFiles {
 }
 
 impl UseFiles {
-    /// Opens the files of the cgroup that has this directory. Returns `None` if it has no file for the use or
-    /// none for the limit.
+    /// Opens the files of the cgroup that has this directory. Returns `None` if the file of the memory use or
+    /// the file of the limit is missing.
     pub fn open(directory: OwnedFd, files: &Arc<[File]>) -> Option<Self> {
         let open = |field| {
             let file = files.iter().find(|file| file.has(field))?;

@@ -77,7 +77,7 @@ pub(crate) fn open_listable(directory: BorrowedFd<'_>, name: impl Arg) -> Result
     openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a directory to open files in it by name. It cannot be listed.
+/// Opens a directory only to open files in it by name, not to list it.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

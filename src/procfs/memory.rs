@@ -1,8 +1,8 @@
 //! Reads the memory of one process: `smaps`, `smaps_rollup` and `maps`, each to its real end.
 //!
 //! If the address space disappears during a read (exec, exit), the kernel reports a normal end of file. An
-//! incomplete read then looks complete. To tell them apart, the first byte of the file is read again at the
-//! end: once the address space is gone, there is no first byte.
+//! incomplete read then looks complete. To notice this, the first byte of the file is read again at the end:
+//! once the address space is gone, there is no first byte.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
@@ -63,8 +63,8 @@ impl MemoryReader {
     /// Calls `each` with every mapping of the process. Returns the number of mappings, which is 0 for a
     /// zombie or a kernel thread.
     ///
-    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards. It confirms
-    /// that they belong to one address space and were read to its end.
+    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards. That confirms
+    /// that the mappings belong to one address space and were read to its end.
     pub fn mappings(
         &mut self,
         process: &ProcessDir,
@@ -92,8 +92,8 @@ impl MemoryReader {
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
             // The kernel holds the address space while it computes the sum, so the sum is complete.
             Ok(n_given) => Ok(n_given > 0),
-            // The process has ended, or it has executed another program: then reading the old file fails the
-            // same way.
+            // The process has ended, or it has executed another program: in that case, too, reading the old
+            // file fails with this error.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }

@@ -44,8 +44,8 @@ pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
 /// The kernel's default for vm.max_map_count. A lower value is ignored, because a process may have started
 /// before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
-/// This many more mappings are accepted. The limit does not count the kernel's own mappings, and a process
-/// may add some while it is read.
+/// This many mappings are accepted beyond vm.max_map_count. That limit does not count the kernel's own
+/// mappings, and a process may add some while it is read.
 const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
@@ -246,7 +246,7 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited. For such a thread, only the `0::` line is correct.
+        // Every thread has exited, so only the `0::` line is correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

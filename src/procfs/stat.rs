@@ -44,8 +44,8 @@ impl Stat {
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name is in parentheses and may itself contain some, so the last one ends it. The third field
-        // follows.
+        // The name is in parentheses. It may itself contain parentheses, so the last one ends the name. The
+        // third field follows.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?;

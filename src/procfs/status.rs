@@ -1,4 +1,4 @@
-//! The parts that the exporter uses of `/proc/<pid>/status` and of a thread's `status` (man 5
+//! Parses what the exporter needs from `/proc/<pid>/status` and from the `status` of a thread (man 5
 //! proc_pid_status).
 
 /// Returns the state of a task, given the text of its `status` file: `Z` for a zombie, `D` for an

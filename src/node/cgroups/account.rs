@@ -49,7 +49,7 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// The mapped memory when the container was last close to its limit.
+    /// The memory that was mapped when the container was last close to its limit.
     last_reading: Option<LastReading>,
     /// The sizes of the largest paths at earlier times.
     earlier: VecDeque<Earlier>,
@@ -173,7 +173,7 @@ impl Account {
         std::mem::replace(&mut self.started_at, started_at) != started_at
     }
 
-    /// Returns the paths of the container's cgroup. `cgroups` has those of a process in the container.
+    /// Returns the paths of the container's cgroup. `cgroups` are the cgroups of a process in the container.
     fn find(&self, cgroups: &Cgroups, index: &CgroupIndex) -> Paths {
         let is_own = |place: &Place| place.container.id == self.container.id;
         let others = index.container_of(cgroups).filter(is_own).map(|place| place.cgroup);
@@ -187,8 +187,8 @@ impl Account {
 
     /// Returns the memory cgroup of a container on version 1 if only the paths of other controllers contain
     /// its id, as on ECS. This is the first cgroup of the init process. If that is unknown, it is the cgroup
-    /// of a process of the container such that all its other processes are in it or below it. Returns `None`
-    /// if a process outside the container is in that cgroup too.
+    /// of one of the container's processes, if all the others are in that cgroup or below it. Returns `None`
+    /// if a process outside the container is in it too.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,

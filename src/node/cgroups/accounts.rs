@@ -35,8 +35,8 @@ pub struct Accounts {
     generation: u64,
     /// How many containers had a known cgroup at the last update.
     n_located: usize,
-    /// The maximum number of containers with directories that stay open between scrapes. Each takes up to
-    /// four descriptors. The remaining descriptors are left for everything else.
+    /// The maximum number of containers with directories that stay open between scrapes. Each container takes
+    /// up to four descriptors. The remaining descriptors are left for everything else.
     pub(super) max_open: usize,
     has_logged_limit: bool,
     /// The level at which the log reports that no container has a cgroup. `None` once that was logged, or

@@ -14,8 +14,8 @@ use crate::node::containers::table::{Container, ContainerId};
 
 /// The time between two reads of a file if its counters may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
-/// The first kill and those after it are returned together, after this time. A loop of kills therefore makes
-/// few records.
+/// Kills are returned this long after the first of them. In this way, a loop of kills makes only a few
+/// records.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// A container to watch. If it and its pod started after the exporter, all kills in it count.
@@ -59,7 +59,8 @@ pub struct Counters {
     containers: Vec<Held>,
     /// Whether the kernel reports events. On version 1 it reports them only to a process with write access.
     has_events: bool,
-    /// The maximum number of cgroups with open files. Kills in containers beyond it count for their pods.
+    /// The maximum number of cgroups with open files. If there are more containers, kills in the others count
+    /// for their pods.
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
@@ -74,8 +75,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Creates the state without cgroups. It will hold at most `max_held` of them. If `has_events` is false,
-    /// no file is polled.
+    /// Creates the state without cgroups. The files of at most `max_held` cgroups will be open. If
+    /// `has_events` is false, no file is polled.
     pub fn new(has_events: bool, max_held: usize) -> Self {
         Self {
             counts: KillCounts::new(has_events),
@@ -163,8 +164,8 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // Pods come first: cgroups above containers are read if they are not polled at the moment. Then
-            // the containers in pods with unexplained kills are read.
+            // The cgroups above containers are read first, unless they are polled at the moment. After that,
+            // containers are read if their pod has counted kills that no container has counted.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),

@@ -16,7 +16,7 @@ const CLOSE: u64 = 860;
 const STEP: u64 = 50;
 /// If the memory use falls below this many thousandths of the limit, the next read is due at [`CLOSE`] again.
 const FAR: u64 = 800;
-/// The fastest growth between two measurements within this time is the growth that counts.
+/// The growth that counts is the fastest one that was measured within this time.
 const WINDOW: Duration = Duration::from_secs(5);
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ impl Growth {
         Self { last: before.map(|before| (before, empty)), ..Self::default() }
     }
 
-    /// Sets the limit; `None` means no limit. Returns whether it has changed.
+    /// Sets the limit; `None` means no limit. Returns whether the limit has changed.
     pub fn set_limit(&mut self, limit: Option<u64>) -> bool {
         let before = std::mem::replace(&mut self.limit, limit);
         if limit.is_none() {
@@ -94,7 +94,7 @@ impl Growth {
     pub fn add(&mut self, measurement: Measurement, now: Instant) -> bool {
         let is_first = self.last.is_none();
         if let Some((before_at, before)) = self.last.replace((now, measurement)) {
-            // A measurement with inactive page cache cannot be compared with one without.
+            // The inactive page cache can be subtracted only if it is known in both measurements.
             let has_both = before.inactive.is_some() && measurement.inactive.is_some();
             let of =
                 |measurement: Measurement| if has_both { measurement.used() } else { measurement.current };
@@ -198,8 +198,8 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Measures the memory use whenever a measurement is due. `of` returns the use in MB at each second.
-        /// Returns the uses at which the processes are read.
+        /// Measures the memory use whenever a measurement is due. `of` returns the use in MB for each second.
+        /// Returns the use at each time when the processes are read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {

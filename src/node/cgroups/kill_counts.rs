@@ -3,8 +3,8 @@
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
 //! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
-//! outlives those of its containers. So if it has counted more kills than its containers, those kills
-//! happened in a container that was removed, or that was not listed.
+//! outlives those of its containers. So if a pod's cgroup has counted more kills than its containers, the
+//! other kills happened in a container that was removed, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// A limit is reported as the limit that was hit only if its `oom` count increased within this time of the
-/// kill.
+/// A limit counts as the one that was hit only if its `oom` count increased at most this long before or after
+/// the kill.
 const NEARBY: Duration = Duration::from_secs(1);
 /// How long a removed container is named in the OOM records of its pod.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
-/// The limit that was hit, so that the kernel killed a process. The variants name its cgroup.
+/// The limit that made the kernel kill a process. Each variant names the cgroup with that limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The container's cgroup, or one below it.
@@ -42,7 +42,7 @@ pub enum Place {
     Pod {
         /// A container of the pod.
         of: Arc<Container>,
-        /// The selected containers of the pod that were removed in the ten seconds before, by name.
+        /// The selected containers of the pod that were removed in the ten seconds before the kill, by name.
         candidates: Vec<String>,
         /// Whether the pod has unselected containers. The kill may have happened in one of them.
         has_unselected: bool,
@@ -134,7 +134,7 @@ struct Above {
 }
 
 impl Above {
-    /// Returns the number of kills that only this cgroup has counted and no container. Kills that were
+    /// Returns the number of kills that this cgroup has counted and no container has counted. Kills that were
     /// already returned are left out.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)

@@ -67,8 +67,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Creates a ledger. The first file system reads the top-level cgroups, and the second reads the use of
-    /// pods.
+    /// Creates a ledger. It reads the top-level cgroups with `tops_fs`, and the memory use of pods with
+    /// `pods_fs`.
     pub fn new([tops_fs, pods_fs]: [MemoryFs; 2]) -> Self {
         Self {
             tops_fs,

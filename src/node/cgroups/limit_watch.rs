@@ -4,7 +4,7 @@
 //! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit. One
 //! measurement reads the memory use. That takes 2.4 microseconds on a busy machine. A limit is read only
 //! after it was written. Pods often have no limit, and reading the limits of 250 containers and their pods in
-//! each measurement took two thirds of its time.
+//! each measurement took two thirds of the measuring time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ use crate::procfs::this_process::thread_cpu_time;
 const N_FILES: usize = 3;
 /// The share of the CPU budget that measurements may use. If they would use more, they become rarer.
 const MAX_SHARE: f64 = 0.25;
-/// All limits are read at this interval, to check that writes are reported. If a limit has changed without a
-/// report, they are not, and from then on all limits are read once a second.
+/// All limits are read at this interval, to check that the kernel reports writes. If a limit has changed
+/// without a report, the kernel does not report them. From then on, all limits are read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// The node counts as calm if no cgroup was created for this long. By then, a new container has its first
 /// process.
@@ -39,7 +39,7 @@ struct Level {
     is_gone: bool,
 }
 
-/// The paths of the cgroups that have the limits of one container.
+/// The paths of the cgroups with limits that apply to one container.
 #[derive(Debug)]
 struct Levels {
     own: Box<[u8]>,
@@ -112,7 +112,8 @@ impl LimitWatch {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and measures both. If a cgroup is new, it counts as having grown from 0.
+    /// Adds a container and its pod, and measures both. A new cgroup counts as having grown from 0 bytes
+    /// within a second.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -155,7 +156,7 @@ impl LimitWatch {
         }
         let Some(files) = fs.open_use(path) else { return false };
         let growth = if is_new { Growth::of_new(now) } else { Growth::default() };
-        // The limit is read after this, so that no write is missed in between.
+        // The file is watched before the limit is read, so that no write in between is missed.
         let limit_file = self.changes.watch_file(files.limit_file());
         let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };
         level.read_limit();

@@ -1,8 +1,8 @@
 //! Finds out how much tmpfs and shared memory the processes of a container map.
 //!
-//! The mount namespace of a process decides which paths lie on tmpfs. In most containers all processes have
-//! the same one. Then the sums by path are enough. Otherwise the paths of each process are looked up in its
-//! own namespace.
+//! The mount namespace of a process decides which paths lie on tmpfs. In most containers, all processes have
+//! the same mount namespace, so the sums by path are enough. Otherwise the paths of each process are looked
+//! up in its own namespace.
 
 use std::time::{Duration, Instant};
 
@@ -127,7 +127,7 @@ impl MappedShmem {
         has_many && self.bytes.is_some()
     }
 
-    /// Adds the memory that a process maps. It does so only if there are several mount namespaces.
+    /// Adds the memory that a process maps. Does nothing if there is only one mount namespace.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };
@@ -135,8 +135,8 @@ impl MappedShmem {
             return;
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
-        // The process may have ended after it was read. It was most likely in the first namespace, which is
-        // that of init.
+        // The namespace of a process that ended after it was read is unknown. It is most likely the first
+        // one, which is that of init.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

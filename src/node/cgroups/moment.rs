@@ -29,7 +29,7 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 /// The kernel reclaims this page cache before it kills.
 const INACTIVE: u64 = 50;
 /// If a cgroup uses less than this many thousandths of its limit, it is not full any more. A process in it
-/// was killed after the event.
+/// was killed after the kernel reported the limit.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -60,7 +60,7 @@ pub struct Moment {
     pub pod: UseAndLimit,
     /// The processes of the container, the largest first.
     pub members: Vec<Member>,
-    /// The processes that ended in the two seconds before, each with the memory that it had.
+    /// The processes that ended in the two seconds before this moment, each with the memory that it had.
     pub ended: Vec<(Instant, Member)>,
 }
 
@@ -77,7 +77,7 @@ pub struct End {
     pub kills_group: Option<bool>,
 }
 
-/// A container that may have reached its limit.
+/// The last reads of a container that may have reached its limit.
 #[derive(Debug)]
 struct Tried {
     /// When the container was last read.

@@ -17,7 +17,7 @@ const MAX_GONE: usize = 1000;
 pub struct LastReading {
     /// The largest paths that the container mapped.
     pub largest: Largest,
-    /// When the oldest of the processes' readings in it was made.
+    /// The time of the oldest reading of a process in the container.
     pub oldest: Option<Instant>,
     /// The values of the container's cgroup.
     pub values: Values,
@@ -39,7 +39,7 @@ pub struct Content {
     pub values: Values,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// The last reading of the container, if it was then close to its limit.
+    /// The last reading of the container, if the container was close to its limit at that time.
     pub last_reading: Option<LastReading>,
     /// The sizes of its paths at earlier times, the oldest first, if the container used at least half of its
     /// limit.
@@ -65,8 +65,8 @@ struct Total {
     is_gone: bool,
 }
 
-/// The number of kills since the start, by label text. It has every container and pod that is running or has
-/// had kills.
+/// The number of kills since the start, by label text. There is a number for every container and pod that is
+/// running or has had kills.
 #[derive(Debug, Default)]
 pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
@@ -100,7 +100,7 @@ impl KillTotals {
     }
 
     /// Drops the count of a container or pod that has ended, unless it had kills. At most 1,000 counts of
-    /// ended ones are kept.
+    /// containers and pods that have ended are kept.
     pub fn forget(&mut self, labels: &str) {
         match self.totals.get_mut(labels) {
             Some(Total { n_kills: 0, .. }) => _ = self.totals.remove(labels),

@@ -52,8 +52,8 @@ impl State {
     /// Reads everything that is due now. Returns whether the scraping thread has something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Kills are taken before containers are read again. Afterwards, the killed process would be missing
-        // in the reading.
+        // Kills are taken first. If a container were read before that, the killed process would be missing in
+        // the reading.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         self.read_moments(measured.at_limit, now);

@@ -2,7 +2,7 @@
 //!
 //! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
 //! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). From
-//! 85% of the limit on, the result is kept. It is reported if the kernel then counts a kill.
+//! 85% of the limit on, the result of these reads is kept. It is reported if the kernel then counts a kill.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -81,9 +81,9 @@ impl CgroupUsage {
         })
     }
 
-    /// Starts the thread that looks for containers close to their limit and, where the kernel reports them,
-    /// for OOM kills. The thread wakes the scraping thread. Its measurements use at most a quarter of this
-    /// CPU budget.
+    /// Starts the thread that looks for containers close to their limit. If the kernel reports OOM kills, the
+    /// thread looks for these too. It wakes the scraping thread. Its measurements use at most a quarter of
+    /// this CPU budget.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
@@ -119,7 +119,7 @@ impl CgroupUsage {
         }
     }
 
-    /// Drops the kill count of these labels if no container with them is left and none had kills.
+    /// Drops the kill count with these labels, unless a container with these labels is left or has had kills.
     fn forget(&mut self, labels: &str) {
         if !self.accounts.containers().any(|container| container.labels == labels) {
             self.totals.forget(labels);

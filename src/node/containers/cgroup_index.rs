@@ -10,7 +10,8 @@
 //!
 //! A workload may name one of its own cgroups after another container. So an id below a container's cgroup
 //! counts only where the runtime has placed the container with that id. This is where its init process was
-//! first seen. If that is unknown, the id counts there only if no cgroup outside other containers has it.
+//! first seen. If that is unknown, the id counts there only if it is in no cgroup path outside other
+//! containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub struct CgroupIndex {
     includes_ended: bool,
 }
 
-/// The containers without an id in their paths, by the first cgroup of the init process. `None` means that
+/// The containers that have their id in no path, by the first cgroup of the init process. `None` means that
 /// containers of different pods have the same first cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
@@ -110,9 +111,9 @@ impl CgroupIndex {
     /// Adds a container under its id. `first` has the first cgroups of its init process. If none of their
     /// paths contains the id, the container is also added under the main path of `first`.
     ///
-    /// If `pod` is given, the container shares its processes with other containers of that pod, and they
-    /// count for the pod. Returns true if containers of different pods have the same cgroup. That cgroup then
-    /// belongs to none of them.
+    /// If `pod` is given, the container shares its processes with other containers of that pod, and these
+    /// processes count for the pod. Returns true if containers of different pods have the same cgroup. That
+    /// cgroup then belongs to none of them.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -191,7 +192,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether the cgroup at `path` belongs to a container without an id in its path.
+/// Whether the cgroup at `path` is the first cgroup of a container that has its id in no path.
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn container_has_every_cgroup_from_its_id_down() {
-        // These are both cgroup drivers, versions 1 and 2, a node inside another one (kind), and the view
+        // The cases are both cgroup drivers, versions 1 and 2, a node inside another one (kind), and the view
         // from inside a cgroup namespace.
         assert_containers(&[
             (

@@ -10,14 +10,14 @@ pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Returns `path`, or `/` if it is empty, as [`components`] returns the root.
+/// Returns `path`, or `/` if `path` is empty. [`components`] returns the root as an empty path.
 pub fn key(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"/" } else { path }
 }
 
-/// Returns the cgroup of the container with this id. `path` is the path of a process in the container. The
-/// result is its beginning, down to the outermost component that is the id. The container's limits are set on
-/// that cgroup, whatever cgroups the container has made below it. Returns `None` if no component is the id.
+/// Returns the cgroup of the container with this id. `path` is the cgroup path of a process in the container.
+/// The result is the part of `path` down to the outermost component that is the id. The container's limits
+/// are set there, whatever cgroups the container has made below. Returns `None` if no component is the id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
@@ -40,7 +40,7 @@ pub fn id_of(component: &[u8]) -> &[u8] {
 }
 
 /// Returns the outermost id in `path` for which `is_listed` is true. Returns `None` if a cgroup further out
-/// belongs to a container without an id in its path. `is_first` is true for such a cgroup.
+/// belongs to a container that has its id in no path. `is_first` is true for such a cgroup.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

@@ -1,6 +1,6 @@
 //! Completes the ids of containers of which only the first digits are known. The kubelet cuts the names of
-//! its links at 255 bytes, and so the ids at their end. Such an id is completed if exactly one id in the
-//! cgroup paths of processes begins with the same digits.
+//! its links at 255 bytes, which also cuts the container ids at the end of the names. A cut id is completed
+//! if exactly one id in the cgroup paths of processes begins with the same digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -273,8 +273,8 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        /// Ends the listing in progress. It returns these containers: the id of each, and the pid of its init
-        /// process.
+        /// Ends the listing in progress. The listing returns these containers: the id of each, and the pid of
+        /// its init process.
         fn answer(&mut self, ms: u64, containers: &[(&str, u32)]) {
             let containers =
                 containers.iter().map(|&(id, pid)| listed(id, Some(pid).filter(|&pid| pid != 0)));

@@ -1,7 +1,7 @@
 //! Filters select the processes to read. A filter has the form `<namespace>/<pod>/<container>/<command>`,
 //! with `*` anywhere in it.
 //!
-//! A filter is compared with the label texts, so what a series shows decides whether it is selected.
+//! A filter is compared with the label texts, so the labels of a series decide whether it is selected.
 
 use std::fmt;
 
@@ -109,7 +109,8 @@ mod tests {
         }
     }
 
-    /// Every pattern of up to five letters is compared with every such text, by the definition of `*`.
+    /// Every pattern of up to five letters is matched with every such text. The result must be what the
+    /// definition of `*` says.
     #[test]
     fn matching_equals_the_definition_of_star() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {

@@ -12,8 +12,8 @@ use crate::sources::{Listing, Source};
 /// second.
 const LATE: Duration = Duration::from_secs(5);
 
-/// A scrape that finds something unexplained begins a listing and waits for it at most this long. With 50
-/// pods, a listing takes 30 ms.
+/// If a scrape sees a change that the listed containers do not explain, it begins a listing and waits for it
+/// at most this long. With 50 pods, a listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The source that lists the containers, and the results of its listings so far.
@@ -84,8 +84,9 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. If something unexplained was seen, the call also waits a moment for
-    /// the listing. Returns whether it waited.
+    /// Begins a listing if one is due. `is_unexplained` says that a change was seen that the listed
+    /// containers do not explain. In that case the call also waits a moment for the listing. Returns whether
+    /// it waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);

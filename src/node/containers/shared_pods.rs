@@ -1,7 +1,7 @@
 //! Finds pods with containers that share a process or a cgroup. gVisor and Kata Containers run all containers
-//! of a pod in one sandbox. Its processes are in one cgroup, and the runtime lists the same pid for each
-//! container. Nothing shows which container uses the memory of these processes. So their memory counts for
-//! the pod: the label `container` is empty.
+//! of a pod in one sandbox. The processes of the sandbox are in one cgroup, and the runtime lists the same
+//! pid for each container. Nothing shows which container uses the memory of these processes. So their memory
+//! counts for the pod: the label `container` is empty.
 
 use std::sync::Arc;
 

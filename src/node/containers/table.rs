@@ -77,13 +77,13 @@ pub struct Tracked {
     /// When the init process started, once that is known. A process with the same pid and another start time
     /// is another process.
     pub init_start_time: Option<u64>,
-    /// Whether the last listing of proc had the init process, and whether the one before had it.
+    /// Whether the init process was in the last listing of proc, and whether it was in the one before.
     init_is_there: bool,
     init_was_there: bool,
     /// Whether the process with the listed pid is not the container's init process.
     init_is_foreign: bool,
-    /// Whether the container runs, now and in the previous scrape. It runs if the runtime lists it as
-    /// running, or if it has a process.
+    /// Whether the container runs now, and whether it ran in the previous scrape. A container runs if the
+    /// runtime lists it as running, or if it has a process.
     is_running: bool,
     was_running: bool,
 }
@@ -182,8 +182,8 @@ impl Containers {
 
     /// Rejects the init process of a container if the container's id is in the cgroup paths of other
     /// processes, but not in those of the init process. The listed pid then belongs to another process by
-    /// now, or to another PID namespace. The second happens if the runtime inside a kind node lists the
-    /// containers. Returns whether a process was rejected.
+    /// now, or it is from another PID namespace. The runtime inside a kind node lists such pids. Returns
+    /// whether a process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {

@@ -55,7 +55,7 @@ pub struct ChangeCheck {
     read_at: Option<Instant>,
     /// The CPU time of that read, without the check.
     read_cost: Duration,
-    /// The number of checks in a row that found work.
+    /// The number of checks in a row that found that the process had worked.
     busy_streak: u32,
     /// The number of further scrapes that read the process without a check.
     n_unchecked_left: u32,
@@ -97,7 +97,7 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // As a rule no hashes were computed, so this is the cost of reading alone.
+            // Normally no hashes were computed here, so this is the cost of the read alone.
             self.read_cost = cost;
             if has_compared {
                 self.busy_streak += 1;

@@ -56,8 +56,8 @@ impl Identity {
         self.note_zombie(stat);
     }
 
-    /// Sets a new inode number. After a shortage of memory, the kernel gives one to a process that still
-    /// runs.
+    /// Sets a new inode number. After a shortage of memory, the kernel gives a new number to a process that
+    /// still runs.
     pub fn set_inode(&mut self, inode: u64) {
         self.entry.inode = inode;
     }

@@ -1,4 +1,4 @@
-//! A job is a read to be done: of which process, and what to read.
+//! A job says which process to read, and what to read of it.
 
 use super::change_check::Check;
 
@@ -29,10 +29,11 @@ pub enum Detail {
         /// The number of mappings, if it is known and need not be counted.
         known_count: Option<u64>,
     },
-    /// The kernel's sum over all mappings, which is shown as `[other]`. It takes the place of mappings that
-    /// take too long to print.
+    /// The kernel's sum over all mappings, which is shown as `[other]`. The sum is used if the mappings take
+    /// too long to print.
     Other {
-        /// How many mappings were printed before the read was cancelled. The process has at least this many.
+        /// How many mappings were printed before the read was cancelled. The process has at least this many
+        /// mappings.
         n_printed: u64,
     },
 }

@@ -26,7 +26,7 @@ pub struct Cost {
     pub began_at: Instant,
     /// How long the read took.
     pub elapsed: Duration,
-    /// The CPU time of the read. It includes what the thread has used since its previous read.
+    /// The CPU time of the read. It includes the CPU time that the thread has used since its previous read.
     pub cpu_time: Duration,
 }
 
@@ -101,7 +101,7 @@ impl LastRead {
         self.reading.is_some()
     }
 
-    /// Whether it is known what the process maps. It may be known to map nothing.
+    /// Whether it is known what the process maps, even if that is nothing.
     pub fn is_known(&self) -> bool {
         self.has_values() || self.maps_nothing
     }
@@ -184,7 +184,7 @@ impl LastRead {
         if was_slow { Pause::Resting { until: end_of_rest(cost) } } else { rest_after(cost, interval) }
     }
 
-    /// Notes that a read failed for another reason. The values are dropped.
+    /// Notes that a read failed for a reason other than overlapping mappings. The values are dropped.
     pub fn note_failed(&mut self, cost: &Cost) {
         self.forget_values();
         self.at = Some(cost.began_at);

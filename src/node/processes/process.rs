@@ -23,7 +23,7 @@ use crate::totals::reading::ReadingId;
 pub struct Process {
     identity: Identity,
     /// The previous entry for this pid. If its start time is equal, it is the same process with a new inode
-    /// number. After a shortage of memory, the kernel gives one to a process that still runs.
+    /// number. After a shortage of memory, the kernel gives a new number to a process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -82,7 +82,7 @@ impl Process {
         Seen { pid: self.pid(), start_time: self.identity.start_time(), cgroups: self.attribution.cgroups() }
     }
 
-    /// Returns the container that the process was in when it was last looked up.
+    /// Returns the container of the process, as found by the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.attribution.container()
     }
@@ -127,8 +127,8 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the reading of the process and that of the previous entry for its pid, if they exist. Each
-    /// comes with whether it counts: only that of the process does.
+    /// Returns the reading of the process, which counts, and the reading of the previous entry for its pid,
+    /// which does not count. The flag says whether the reading counts.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))

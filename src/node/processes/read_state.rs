@@ -87,7 +87,7 @@ pub enum Pause {
         until: Instant,
     },
     /// The kernel refused the last reads. Each refusal may cause an audit record. So the next read comes
-    /// after 1, 2, 4 and finally 64 scrapes.
+    /// after 1, 2, 4 and so on, up to 64 scrapes.
     Refused {
         /// The number of refusals in a row.
         n_in_a_row: u32,

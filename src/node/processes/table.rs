@@ -172,8 +172,8 @@ impl ProcessTable {
         }
     }
 
-    /// Takes over the name and the cgroups that were read at the end of a read. `None` means that the cgroups
-    /// are unknown. Returns whether the name has changed.
+    /// Takes over the name and the cgroups that a read of the process has returned. `None` means that the
+    /// cgroups are unknown. Returns whether the name has changed.
     pub fn relocate(
         &mut self,
         i: usize,

@@ -105,8 +105,8 @@ fn apply_outcome<'f>(
     None
 }
 
-/// Takes over the name and the cgroups that were read at the end of a read. Returns whether the read must be
-/// repeated, because the process has a new name, or is in a new container for which there are no values.
+/// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
+/// be repeated, because the process has a new name, or is in a new container for which there are no values.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);
@@ -182,8 +182,7 @@ mod tests {
     const SMAPS: &str =
         "55d8a1c00000-55d8a1c22000 r--p 00000000 08:01 42 /bin/x\nRss:                   8 kB\n";
 
-    /// A recorded node with one container and one process, and everything that scrapes keep between each
-    /// other.
+    /// A recorded node with one container and one process, and the state that its scrapes share.
     struct Recorded {
         directory: PathBuf,
         proc: Proc,
@@ -244,7 +243,7 @@ mod tests {
                 n_reads += 1;
                 let finding = reader.read(proc, job);
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
-                // If a read has already ended, its result changes nothing.
+                // The result of this read has been applied already. Applying it again changes nothing.
                 apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, &job, &finding);
             }
             n_reads

@@ -202,8 +202,9 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// Four processes are new in every scrape and cost 200 ms each. 400 other processes are not new. These
-    /// are read in half of the time, as if the four did not exist.
+    /// One container has four processes that are new in every scrape and cost 200 ms each. 40 other
+    /// containers have ten processes each, which cost 1 ms each. All of these are read at least every four
+    /// scrapes.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];

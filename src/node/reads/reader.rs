@@ -245,7 +245,7 @@ impl Reader {
         }
     }
 
-    /// Makes the cost of the next read begin now, without the CPU time that the thread has used so far.
+    /// Makes the next read cost only the CPU time from now on, not what the thread has used so far.
     pub fn restart_clock(&mut self) {
         self.cpu_clock = thread_cpu_time();
     }

@@ -18,7 +18,8 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// A read begins only if its container takes at least this many times longer to reach its limit.
+/// A read begins only if its container takes at least this many times the expected duration of the read to
+/// reach a limit.
 const MARGIN: u32 = 3;
 
 /// The parts of the node that a read needs.
@@ -187,9 +188,9 @@ impl Reads {
     }
 
     /// Returns the next read on `thread`, or `None` if this scrape reads nothing more. A process is skipped
-    /// if the budget is used up, if its container may reach a limit during the read, or if its memory-map
-    /// lock is held. A skipped process is refreshed instead, and keeps its values while it is the same
-    /// process.
+    /// if the budget is used up, if its container may reach a limit during the read, or if it looks stuck.
+    /// The name and the cgroups of a skipped process are read instead. Its values are kept while it is the
+    /// same process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,

@@ -121,7 +121,7 @@ fn a_kill_is_found_in_its_container_with_the_limit_that_was_hit() {
     }
 }
 
-/// Rows 1 to 3: several containers of a pod end, and some of them have been killed.
+/// Several containers of a pod end, and some of them have been killed.
 #[test]
 fn kills_are_not_attributed_to_another_container() {
     for (name, killed, seen, expected) in [
@@ -145,7 +145,7 @@ fn kills_are_not_attributed_to_another_container() {
     }
 }
 
-/// Row 6: an ended container has left shared memory. It fills the pod, but not the container.
+/// A container that has ended has left shared memory. This memory fills the pod, but not the container.
 #[test]
 fn the_limit_hit_closest_to_the_kill_is_reported() {
     let mut node = Node::new();

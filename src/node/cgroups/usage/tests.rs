@@ -259,7 +259,7 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// Row 4: if a container began while the exporter ran, all kills in it count.
+/// If a container began while the exporter ran, all kills in it count.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
