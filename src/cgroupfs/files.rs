@@ -276,8 +276,8 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns where the memory of a container and of its pod is counted, given the container's cgroup path.
-    /// The pod is left out on version 1, which does not count kills per pod. It is also left out if the
+    /// Returns where the memory of a container and of its pod is counted. `path` is the container's cgroup
+    /// path. The pod is left out on version 1, which does not count kills per pod. It is also left out if the
     /// cgroup above the container's is the root or a top-level cgroup, because services are there and not
     /// pods.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
@@ -287,8 +287,8 @@ impl CgroupFs {
         Some(Place { path: self.resolved.clone(), pod: parent.clone().filter(|_| has_pod), parent })
     }
 
-    /// Returns the path of the pod's cgroup, which counts the pod's memory, given the path of a container's
-    /// cgroup.
+    /// Returns the path of the cgroup that counts the memory of a pod. `path` is the cgroup path of a
+    /// container in the pod.
     ///
     /// Returns `None` if the cgroup above the container's is the root or a top-level cgroup. The kubelet puts
     /// no pod there, but services and Docker's containers are there. Also returns `None` for a pod that runs

@@ -163,7 +163,7 @@ impl Proc {
     }
 
     /// Returns what the `status` of process `pid` shows. Reading that file cannot block. If the process ends
-    /// during the read, its memory is freed all the same.
+    /// during the read, the kernel frees the memory of the process all the same.
     pub fn status(&self, pid: u32, buffers: &mut Buffers) -> Result<Status, ReadError> {
         Ok(Status::parse(self.file_of(pid, "status", buffers)?))
     }

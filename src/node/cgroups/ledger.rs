@@ -111,7 +111,7 @@ impl Ledger {
         self.divide(memory.total, &uncharged);
     }
 
-    /// Sets the bytes of each part. The remainder comes last. It makes the sum of all parts exactly `total`.
+    /// Sets the bytes of each part. The remainder comes last, and makes the sum of all parts exactly `total`.
     fn divide(&mut self, total: u64, uncharged: &Uncharged) {
         let Self { tops, pods, parts, bytes, .. } = self;
         let sum_of = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);

@@ -28,7 +28,7 @@ pub struct LastReading {
 pub struct Earlier {
     /// When the sizes were read.
     pub at: Instant,
-    /// The sizes.
+    /// The size of each path.
     pub sizes: Sizes,
 }
 

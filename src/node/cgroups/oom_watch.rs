@@ -60,9 +60,9 @@ impl State {
         measured.is_due || measured.has_new || !self.found.is_empty()
     }
 
-    /// Reads the containers that have reached a limit, or may reach it before the next measurement. A
-    /// container with a kill that is not recorded yet is not read again, because the killed process would be
-    /// missing in the new reading.
+    /// Reads what the containers hold that have reached a limit, or may reach it before the next measurement.
+    /// A container with a kill that is not recorded yet is not read again, because the killed process would
+    /// be missing in the new reading.
     fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
         let mut ids = at_limit;
         for which in self.counters.take_at_limit() {

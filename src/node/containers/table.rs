@@ -206,8 +206,8 @@ impl Containers {
         }
     }
 
-    /// Returns whether an init process has disappeared since the last call. Its container keeps its cgroup
-    /// until a listing shows that the container has ended.
+    /// Returns whether an init process has disappeared since the last call. The container of that process
+    /// keeps its cgroup until a listing shows that the container has ended.
     pub fn misses_init(&mut self) -> bool {
         let mut is_missed = false;
         for &(_, i) in &self.inits {

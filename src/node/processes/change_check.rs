@@ -18,7 +18,7 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// If this many checks in a row find that a process works, it is read without a check for the next
+/// If this many checks in a row find that a process has worked, it is read without a check for the next
 /// [`N_UNCHECKED`] scrapes. A check costs a twelfth of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;

@@ -39,7 +39,7 @@ pub enum Content {
     Mappings,
     /// The kernel's sum over all mappings.
     Sum,
-    /// The kernel's sum over all mappings, because the mappings took too long to print.
+    /// The kernel's sum over all mappings. It was read because the mappings took too long to print.
     SumOfSlow,
 }
 

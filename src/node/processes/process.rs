@@ -22,8 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid. If its start time is equal, it is the same process with a new inode
-    /// number. After a shortage of memory, the kernel gives a new number to a process that still runs.
+    /// The previous entry for this pid. If it has the same start time as this process, it is the same process
+    /// under an old inode number. After a shortage of memory, the kernel gives a new number to a process that
+    /// still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -210,7 +211,7 @@ impl Process {
         !self.state.is_stuck() && (self.last.has_values() || rests)
     }
 
-    /// Returns since when the process has waited for a read.
+    /// Returns the time since which the process has been waiting for a read.
     pub fn due_since(&self) -> Instant {
         self.last.due_since().unwrap_or(self.found_at)
     }

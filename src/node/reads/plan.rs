@@ -22,7 +22,7 @@ pub struct Due {
     pub container: ContainerId,
     /// Whether the process was never read.
     pub is_new: bool,
-    /// Since when the process has been waiting for a read.
+    /// The time since which the process has been waiting for a read.
     pub since: Instant,
 }
 
@@ -31,7 +31,7 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that have processes left, by the tag of their container.
+    /// The groups that have processes left, each with the tag of its container.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The group from which a process was popped last.
     served: Option<usize>,
@@ -52,8 +52,8 @@ struct Group {
 /// The share of the read time that a container has used.
 #[derive(Debug, Default)]
 struct Share {
-    /// The position of the container on a clock that all containers share. The container with the lowest tag
-    /// is next.
+    /// The position of the container on a clock that all containers share. Each read moves the container
+    /// forward by the cost of the read. The container with the lowest position is next.
     tag: Duration,
     /// The time spent on processes that were read before, and on new ones. Each scrape subtracts the smaller
     /// of the two from both, because only their difference matters.
