@@ -62,7 +62,7 @@ pub struct FoundKill {
     pub limited: Option<Box<[u8]>>,
 }
 
-/// The counts of one cgroup, and the time at which each last increased.
+/// The counts of one cgroup, and the times at which the counts last increased.
 #[derive(Debug)]
 struct Counter {
     last: EventCounts,

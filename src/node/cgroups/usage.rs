@@ -90,7 +90,7 @@ impl CgroupUsage {
         self.watch.start(demand, cpu_budget, proc)
     }
 
-    /// Returns the CPU time that the measurements of that thread have used since the last call.
+    /// Returns the CPU time that the measurements of the watching thread have used since the last call.
     pub fn take_watch_time(&self) -> Duration {
         self.watch.take_cpu_time()
     }

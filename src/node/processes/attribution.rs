@@ -126,7 +126,7 @@ impl Attribution {
         container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
-    /// Notes that the process does not count at the moment.
+    /// Notes that the process is not selected at the moment.
     pub fn deselect(&mut self) {
         self.is_selected = false;
     }

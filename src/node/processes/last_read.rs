@@ -197,8 +197,8 @@ impl LastRead {
         (self.reading, self.maps_nothing) = (None, false);
     }
 
-    /// Drops the values of a process that does not count any more. If it counts again later, it is treated as
-    /// new.
+    /// Drops the values of a process that is not selected any more. If a filter selects it again later, it is
+    /// treated as new.
     pub fn forget(&mut self) {
         (self.at, self.torn_at) = (None, None);
         self.forget_values();

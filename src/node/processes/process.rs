@@ -118,7 +118,7 @@ impl Process {
         &self.last
     }
 
-    /// Returns when the values of the process were read; `None` if it has no values or does not count.
+    /// Returns when the values of the process were read; `None` if it has no values or is not selected.
     pub fn values_read_at(&self) -> Option<Instant> {
         self.last.at().filter(|_| self.is_selected() && self.last.has_values())
     }
@@ -128,8 +128,8 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the reading of the process, which counts, and the reading of the previous entry for its pid,
-    /// which does not count. The flag says whether the reading counts.
+    /// Returns the reading of the process, which is added to the sums, and the reading of the previous entry
+    /// for its pid, which is not. The flag says whether a reading is added.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -180,7 +180,7 @@ impl Process {
         }
     }
 
-    /// Notes that the process does not count at the moment.
+    /// Notes that the process is not selected at the moment.
     pub fn deselect(&mut self) {
         self.attribution.deselect();
         self.last.forget();

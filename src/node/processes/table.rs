@@ -281,8 +281,9 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns every reading of the processes, and whether it counts. The previous entry for a pid may turn
-    /// out to be the same process. So it keeps its reading until the start time is known.
+    /// Returns every reading of the processes, and whether it is added to the sums. The previous entry for a
+    /// pid may turn out to be the same process. So that entry keeps its reading until the start time is
+    /// known.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }

@@ -138,8 +138,8 @@ mod tests {
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// Whether the process is new in each scrape, because it executes a program or another one replaces
-        /// it.
+        /// Whether the process is new in each scrape, because it executes another program, or because another
+        /// process replaces it.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,
