@@ -34,8 +34,8 @@ pub struct Exported<'a> {
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// How many bytes no process maps: first those of page cache, then those of tmpfs and shared memory.
-    /// `None` if they are unknown.
+    /// How many bytes no process maps: first of the page cache, then of tmpfs and shared memory. `None` if
+    /// they are unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
@@ -102,7 +102,7 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns how many bytes no process maps: first those of page cache, then those of tmpfs and shared memory.
+/// Returns how many bytes no process maps: first of the page cache, then of tmpfs and shared memory.
 /// `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
 ///
 /// The kernel counts the mapped memory of both kinds in one number, so a subtraction separates them.

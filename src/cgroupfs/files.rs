@@ -359,8 +359,8 @@ impl CgroupFs {
         Ok(())
     }
 
-    /// Calls `each` with the files that a recording needs besides those of its cgroups: one that shows the
-    /// cgroup version, and one with the root of the reader's cgroup namespace.
+    /// Calls `each` with the files that a recording needs in addition to the files of its cgroups: one that
+    /// shows the cgroup version, and one with the root of the reader's cgroup namespace.
     ///
     /// Fails if `each` fails.
     pub fn record_root(

@@ -30,8 +30,8 @@ pub struct Uncharged {
 }
 
 /// Returns the memory that no cgroup below the root is charged for. `root` has the values of the root
-/// cgroup's `memory.stat`, and `tops` has those of every top-level cgroup. The kernel's counters are read at
-/// different moments, so a difference may come out negative. Such a part is 0.
+/// cgroup's `memory.stat`, and `tops` has the values of every top-level cgroup. The kernel's counters are
+/// read at different moments, so a difference may come out negative. Such a part is 0.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,

@@ -24,8 +24,8 @@ pub struct Exported<'a> {
 }
 
 /// Returns the memory that is charged to a pod but to none of its running containers, by part. The parts add
-/// up to the pod's charged memory minus that of its containers. The remainder may be negative, because the
-/// cgroups are not read at the same moment.
+/// up to the memory charged to the pod minus the memory charged to its containers. The remainder may be
+/// negative, because the cgroups are not read at the same moment.
 ///
 /// Returns `None` if one of the cgroups does not show how much memory is charged to it.
 pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -> Option<Outside> {

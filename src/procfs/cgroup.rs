@@ -55,8 +55,9 @@ impl Cgroups {
         self.lines.clear();
     }
 
-    /// Returns every path in the order of precedence: the path of the `memory` controller, that of
-    /// `name=systemd`, those of the other version 1 hierarchies, and at last that of the `0::` line.
+    /// Returns every path in the order of precedence: first the path of the `memory` controller, then the
+    /// path of `name=systemd`, then the paths of the other version 1 hierarchies, and last the path in the
+    /// `0::` line.
     pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
         split(&self.lines).map(|(_, path)| path)
     }
@@ -67,9 +68,10 @@ impl Cgroups {
         self.first(MEMORY)
     }
 
-    /// Returns the path that locates the process if no path contains a container's id. It is the first path
-    /// that exists of these: the path of the `memory` controller, that of `name=systemd`, and that of the
-    /// `0::` line. The `0::` line is left out if version 1 accounts memory, because it means nothing then.
+    /// Returns the path that locates the process if no path contains a container's id. It is the first of
+    /// these paths that exists: the path of the `memory` controller, the path of `name=systemd`, and the path
+    /// in the `0::` line. The `0::` line is left out if version 1 accounts memory, because it means nothing
+    /// then.
     ///
     /// The path `/` is used only if the others are `/` too: version 1 keeps a service in the root of `memory`
     /// unless systemd accounts the memory of that service.

@@ -150,7 +150,8 @@ impl MemoryReader {
     }
 
     /// Makes sure that the address space of the mappings that were read last still exists. If it does not,
-    /// the read may have stopped early, and the current name of the process may be that of another program.
+    /// the read may have stopped early, and the current name of the process may be the name of another
+    /// program.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }

@@ -143,7 +143,7 @@ impl Proc {
         Ok(without_newline(self.file_of(pid, "comm", buffers)?))
     }
 
-    /// Replaces `cgroups` with those of process `pid` (see [`ProcessDir::cgroups`]).
+    /// Replaces `cgroups` with the cgroups of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
         // Most processes are outside containers, and this is the only file of theirs that is read. So it is
         // read without opening the directory of the process first.
@@ -222,8 +222,8 @@ impl ProcessDir {
         Ok(without_newline(read_file(self.dir.as_fd(), "comm", &mut buffers.text)?))
     }
 
-    /// Replaces `cgroups` with those of the process. If its first thread has exited, the cgroups of another
-    /// thread are used.
+    /// Replaces `cgroups` with the cgroups of the process. If its first thread has exited, the cgroups of
+    /// another thread are used.
     ///
     /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
     /// `proc_cgroup_show`). Without this rule, a container would get the memory of the whole node when its

@@ -1,7 +1,7 @@
 //! Reads the counters of memory events of all listed containers, and of the cgroups above them. The files
 //! stay open.
 //!
-//! The counter of a pod is always read before those of its containers (see [`KillCounts::settle`]).
+//! The counter of a pod is always read before the counters of its containers (see [`KillCounts::settle`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,8 +64,8 @@ pub struct Counters {
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]. The limit
-    /// may also be that of a cgroup below.
+    /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]: their own,
+    /// or the limit of a cgroup below.
     at_limit: Vec<Which>,
     /// One container of each pod with a removed cgroup.
     gone_pods: Vec<Arc<Container>>,
@@ -174,7 +174,7 @@ impl Counters {
         }
     }
 
-    /// Reads the counters for which `pick` is true, and drops those of removed cgroups.
+    /// Reads the counters for which `pick` is true, and drops the counters of removed cgroups.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
         let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
         for held in [above, containers] {
@@ -241,8 +241,8 @@ impl Counters {
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that have reached a limit since the last call. The limit may also be that of a
-    /// cgroup below.
+    /// Returns the cgroups that have reached a limit since the last call: their own, or the limit of a cgroup
+    /// below.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }
@@ -257,7 +257,7 @@ impl Counters {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups that may be removed soon, and drops those of removed cgroups.
+    /// Reads the counters of cgroups that may be removed soon, and drops the counters of removed cgroups.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

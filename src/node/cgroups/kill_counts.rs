@@ -3,8 +3,8 @@
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
 //! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
-//! outlives those of its containers. So if a pod's cgroup has counted more kills than its containers, the
-//! other kills happened in a container that was removed, or that was not listed.
+//! outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its containers,
+//! the other kills happened in a container that was removed, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ impl Above {
     }
 }
 
-/// The counters of containers, and those of the cgroups above them, by path.
+/// The counters of containers, and the counters of the cgroups above them, by path.
 #[derive(Debug)]
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
@@ -176,7 +176,7 @@ impl KillCounts {
         self.above.get(path).is_some_and(|above| above.n_unexplained() > 0)
     }
 
-    /// Whether the cgroup at `path` is that of a pod, and no container of the pod is left.
+    /// Whether the cgroup at `path` is the cgroup of a pod, and no container of the pod is left.
     pub fn is_empty_pod(&self, path: &[u8]) -> bool {
         let is_in = |known: &InContainer| known.gone_at.is_none() && known.pod.as_deref() == Some(path);
         self.above.get(path).is_some_and(|above| above.pod_of.is_some())
@@ -260,9 +260,9 @@ impl KillCounts {
         self.above.remove(path)?.pod().cloned()
     }
 
-    /// Adds to `found` all kills since the last call. The counts of pods must have been read before those of
-    /// their containers. Then, if only the pod has counted a kill, the kill did not happen in a container
-    /// that still exists.
+    /// Adds to `found` all kills since the last call. The counts of pods must have been read before the
+    /// counts of their containers. Then, if only the pod has counted a kill, the kill did not happen in a
+    /// container that still exists.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let oom_at = known.counter.oom_or_own();

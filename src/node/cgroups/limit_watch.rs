@@ -27,7 +27,7 @@ const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// process.
 const CALMING: Duration = Duration::from_secs(10);
 
-/// A cgroup that may have a limit: that of a container or of a pod.
+/// A cgroup that may have a limit: the cgroup of a container or of a pod.
 #[derive(Debug)]
 struct Level {
     files: UseFiles,

@@ -136,7 +136,7 @@ impl MappedShmem {
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
         // The namespace of a process that ended after it was read is unknown. It is most likely the first
-        // one, which is that of init.
+        // one, which is the namespace of init.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

@@ -142,7 +142,7 @@ impl OomWatch {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of cgroups that may be removed soon, and drops those of removed cgroups.
+    /// Reads the counters of cgroups that may be removed soon, and drops the counters of removed cgroups.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }

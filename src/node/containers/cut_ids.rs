@@ -154,7 +154,8 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // Two containers have the same digits, or the digits of one begin with those of the other.
+            // Two containers have the same known digits, or the digits of one begin with the digits of the
+            // other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
             // Inside another container's cgroup, the workload chooses the names.

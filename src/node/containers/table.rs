@@ -121,9 +121,9 @@ impl Containers {
         self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
     }
 
-    /// Replaces the containers with those of a new listing. What is known about a container is kept if the
-    /// new listing has it unchanged. `includes_ended` says that the listing may name containers that have
-    /// ended.
+    /// Replaces the containers with the containers of a new listing. What is known about a container is kept
+    /// if the new listing has it unchanged. `includes_ended` says that the listing may name containers that
+    /// have ended.
     pub fn replace_listing(
         &mut self,
         listed: Vec<sources::Container>,
@@ -181,9 +181,9 @@ impl Containers {
     }
 
     /// Rejects the init process of a container if the container's id is in the cgroup paths of other
-    /// processes, but not in those of the init process. The listed pid then belongs to another process by
-    /// now, or it is from another PID namespace. The runtime inside a kind node lists such pids. Returns
-    /// whether a process was rejected.
+    /// processes, but not in the cgroup paths of the init process. The listed pid then belongs to another
+    /// process by now, or it is from another PID namespace. The runtime inside a kind node lists such pids.
+    /// Returns whether a process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {

@@ -26,8 +26,8 @@ const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
 /// A process that was found longer ago than this has already left the cgroup in which it was forked. So only
-/// one in eight checks reads its cgroups. Reading those of 120 unselected processes in every check took a
-/// third of the check's time.
+/// one in eight checks reads its cgroups. Reading the cgroups of 120 unselected processes in every check took
+/// a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 

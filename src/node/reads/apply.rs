@@ -117,7 +117,8 @@ fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     process.repeats_for_name(is_renamed) || has_lost_values
 }
 
-/// Replaces the values of a process with those of a read, unless the read found that nothing has changed.
+/// Replaces the values of a process with the values from a read, unless the read found that nothing has
+/// changed.
 fn keep_values(
     reads: &mut Reads,
     process: &mut Process,

@@ -102,8 +102,7 @@ impl Reader {
     ) -> Result<(u64, Option<Stat>, Option<MemoryRead>), ReadError> {
         let process = proc.process(job.pid, &mut self.buffers)?;
         let inode = process.inode()?;
-        // A new inode number may be that of another process. The start time in `stat` shows which process it
-        // is.
+        // A new inode number may mean another process. The start time in `stat` shows which process it is.
         let needs_stat = job.detail == Detail::Stat || inode != job.inode;
         let stat = needs_stat.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
