@@ -1,10 +1,10 @@
 //! Derives OOM kills from the kernel's counters. For each kill, it finds the container, or if that is
 //! unknown, the pod. This module does no I/O.
 //!
-//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
-//! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
-//! outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its containers,
-//! the other kills happened in a container that was removed, or that was not listed.
+//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. The kernel
+//! counts the event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of
+//! a pod outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its
+//! containers, the other kills happened in a container that was removed, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -135,8 +135,8 @@ impl MappedShmem {
             return;
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
-        // The namespace of a process that ended after it was read is unknown. It is most likely the first
-        // one, which is the namespace of init.
+        // The namespace of a process that ended after it was read is unknown. Most likely the process was in
+        // the first one, which is the namespace of init.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

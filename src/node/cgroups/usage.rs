@@ -82,8 +82,8 @@ impl CgroupUsage {
     }
 
     /// Starts the thread that looks for containers close to their limit. If the kernel reports OOM kills, the
-    /// thread looks for these too. It wakes the scraping thread. Its measurements use at most a quarter of
-    /// this CPU budget.
+    /// thread looks for these too. The thread wakes the scraping thread when it finds something. Its
+    /// measurements use at most a quarter of this CPU budget.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {

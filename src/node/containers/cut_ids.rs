@@ -28,7 +28,7 @@ pub struct CutIds {
 }
 
 impl CutIds {
-    /// Takes over a listing. Returns the containers with a known id, sorted by id. They include containers
+    /// Takes over a listing. Returns the containers with a known id, sorted by id. Among these are containers
     /// with cut ids that were completed before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {

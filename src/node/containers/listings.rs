@@ -96,8 +96,8 @@ impl Listings {
         }
         self.schedule.begin(now);
         self.source.begin_listing();
-        // The scrape waits because the next one may be minutes away. It does not wait if the runtime is down:
-        // a runtime that hangs never finishes its listing.
+        // The scrape waits because the next scrape may be minutes away. If the runtime is down, the scrape
+        // does not wait: a runtime that hangs never finishes its listing.
         let is_awaited = is_unexplained && self.is_up;
         if is_awaited {
             self.source.wait_for_listing(now + PATIENCE);

@@ -47,8 +47,8 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both are the same container of the runtime. It may have been listed again with another init
-    /// process.
+    /// Whether both are the same container of the runtime. The runtime may have listed it again with another
+    /// init process.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }

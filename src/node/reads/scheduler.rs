@@ -274,8 +274,8 @@ impl Reads {
         self.errors.stuck += u64::from(node.processes.at(i).skip(Instant::now()));
     }
 
-    /// Keeps the values of a process that is not read in this scrape. They are dropped if its name or its
-    /// container shows that they belong to another program.
+    /// Keeps the values of a process that is not read in this scrape. The values are dropped if the name or
+    /// the container of the process shows that they belong to another program.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
         node.processes.refresh_kept(i, node.proc, node.discovery);
