@@ -63,7 +63,8 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// Creates the state of a cgroup that was created within the last second. It used no memory at first.
+    /// Creates the state of a cgroup that was created within the last second. The cgroup used no memory at
+    /// first.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };

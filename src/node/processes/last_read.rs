@@ -26,7 +26,7 @@ pub struct Cost {
     pub began_at: Instant,
     /// How long the read took.
     pub elapsed: Duration,
-    /// The CPU time of the read. It includes the CPU time that the thread has used since its previous read.
+    /// The CPU time that the thread has used for this read, and for everything else since its previous read.
     pub cpu_time: Duration,
 }
 

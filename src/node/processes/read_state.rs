@@ -56,7 +56,7 @@ impl ReadState {
         is_reported
     }
 
-    /// Notes that the process counts as stuck. Returns whether this is new.
+    /// Notes that the process counts as stuck. Returns whether it did not count as stuck before.
     pub fn report_stuck(&mut self) -> bool {
         if self.is_stuck() {
             return false;

@@ -16,10 +16,10 @@ const MAX_ELAPSED: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     credit: Credit,
-    /// The cost of the last scrape without its reads. The next scrape reserves the same amount.
+    /// The cost of the last scrape, not counting its reads. The next scrape reserves the same amount.
     overhead_seconds: f64,
     began_at: Option<Instant>,
-    /// The cost of the last check without its reads.
+    /// The cost of the last check, not counting its reads.
     check_seconds: f64,
     checked_at: Option<Instant>,
 }
@@ -60,13 +60,14 @@ impl Budget {
         self.credit.earn(now, self.longest());
     }
 
-    /// Charges the cost of a check without its reads.
+    /// Charges the cost of a check, not counting its reads.
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns when the next check may begin. Without their reads, checks may use a quarter of the budget.
+    /// Returns when the next check may begin. Checks may use a quarter of the budget, not counting their
+    /// reads.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
@@ -86,7 +87,7 @@ impl Budget {
         self.credit.spend(cpu.as_secs_f64());
     }
 
-    /// Charges the cost of a scrape without its reads.
+    /// Charges the cost of a scrape, not counting its reads.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit.spend(self.overhead_seconds - before);
@@ -103,7 +104,7 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the time in which half of the budget pays for the last scrape without its reads.
+    /// Returns the time in which half of the budget pays for the last scrape, not counting its reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
@@ -235,8 +236,8 @@ mod tests {
         assert!(budget.allows());
     }
 
-    /// Whatever a scrape costs without its reads, the total stays within the budget, and half of it remains
-    /// for reads.
+    /// Whatever a scrape costs, not counting its reads, the total stays within the budget, and half of it
+    /// remains for reads.
     #[test]
     fn total_stays_within_the_budget() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {

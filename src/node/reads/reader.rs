@@ -31,8 +31,8 @@ use crate::totals::process_sums::ProcessSums;
 /// mostly names.
 const MAX_READ: Duration = Duration::from_secs(10);
 
-/// A read that has taken this long also reads `stat`, to find out which program the values belong to. That
-/// takes 7 us, 0.7% more.
+/// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
+/// `stat` takes 7 us, which is 0.7% of that time.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 
 /// Reads processes, one after the other, into buffers that are reused.
@@ -244,7 +244,8 @@ impl Reader {
         }
     }
 
-    /// Makes the next read cost only the CPU time from now on, not what the thread has used so far.
+    /// Starts to measure the cost of the next read. The CPU time that the thread has used so far is not part
+    /// of that cost.
     pub fn restart_clock(&mut self) {
         self.cpu_clock = thread_cpu_time();
     }
