@@ -105,7 +105,7 @@ use crate::sources::recording::Writer;
 const FIRST_LISTING: Duration = Duration::from_secs(5);
 /// How long `--once` and `--record` wait for a listing. They wait longer, because they scrape only once.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long `--once` and `--record` wait for slow reads to end.
+/// How long `--once` and `--record` wait for slow reads to end. They scrape again after each [`ONLY_PAUSE`].
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
 /// The program does not start with a lower limit of open files, because its scrapes would be incomplete.
