@@ -23,21 +23,23 @@ impl Credit {
         self.fraction
     }
 
-    /// Returns credit that grows by this fraction of one core. It starts with what `longest` earns.
+    /// Returns credit that grows by this fraction of one core. It starts with what is earned in the time
+    /// `longest`.
     pub fn full(fraction: f64, longest: Duration) -> Self {
         let mut credit = Self::new(fraction);
         credit.cap(longest);
         credit
     }
 
-    /// Adds the credit earned since the last call. The total is limited to what `longest` earns.
+    /// Adds the credit earned since the last call. The credit is capped at what is earned in the time
+    /// `longest`.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };
         self.seconds += self.fraction * now.saturating_duration_since(before).as_secs_f64();
         self.cap(longest);
     }
 
-    /// Limits the credit to what `longest` earns.
+    /// Caps the credit at what is earned in the time `longest`.
     pub fn cap(&mut self, longest: Duration) {
         if self.fraction > 0.0 {
             self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());

@@ -57,8 +57,8 @@ fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
 }
 
 /// A stack that glibc maps with MAP_STACK. From Linux 6.7 on, such a stack has the flag `nh`
-/// (include/linux/mman.h). Its guard is a mapping below it, or pages inside (glibc 2.42,
-/// nptl/allocatestack.c); HotSpot adds 16 KiB to the guard. Precision 99.8%. Together with
+/// (include/linux/mman.h). Its guard is a separate mapping below it, or consists of pages inside it (glibc
+/// 2.42, nptl/allocatestack.c). HotSpot adds 16 KiB to the guard. Precision 99.8%. Together with
 /// [`is_stack_above_guard`], recall 99.6%.
 fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     let has_guard = |guard: &Place| guard.is_inaccessible() && guard.size() <= 64 * KIB;
@@ -78,8 +78,9 @@ pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
 }
 
 /// A heap of a malloc arena: 64 MiB, aligned to 64 MiB, and writable from its beginning on (malloc/arena.c).
-/// Until glibc 2.40, all of it has the flag `nr`. Newer heaps lack it, and can merge with a block below them,
-/// which may then be up to a tenth of the mapping. Precision 100%, recall 99.9% (97% with glibc 2.43).
+/// Until glibc 2.40, all of it has the flag `nr`. A newer heap lacks the flag, so it can merge with a block
+/// of memory below it. The block may be up to a tenth of the merged mapping. Precision 100%, recall 99.9%
+/// (97% with glibc 2.43).
 fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_nr = place.has(NO_RESERVE);
     let has_rest = above.is_some_and(|rest| {
@@ -94,15 +95,15 @@ fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     is_heap && place.is_writable() && place.is_in_mmap_area() && place.lacks(NOT_FORKED)
 }
 
-/// Memory of mimalloc. It reserves aligned areas between 2 and 32 TiB (src/os.c, mi_os_get_aligned_hint).
+/// Memory of mimalloc, which reserves aligned areas between 2 and 32 TiB (src/os.c, mi_os_get_aligned_hint).
 /// Precision 100%. Together with [`is_jemalloc`], recall 99.9%.
 fn is_mimalloc(&Spot { place, .. }: &Spot<'_>) -> bool {
     let is_aligned = place.begin.is_multiple_of(32 * MIB) && (2 << 40..32 << 40).contains(&place.begin);
     is_aligned && place.is_writable() && place.has(NO_RESERVE) && place.size() >= MIB
 }
 
-/// Memory of jemalloc. It uses everything that it maps with MAP_NORESERVE at once (src/pages.c), so no
-/// reserved memory lies above. Precision 100%; for the recall see [`is_mimalloc`].
+/// Memory of jemalloc. Memory that jemalloc maps with MAP_NORESERVE is used immediately (src/pages.c), so no
+/// reserved memory lies above it. Precision 100%; for the recall see [`is_mimalloc`].
 fn is_jemalloc(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_flags = place.has(NO_RESERVE) && place.lacks(ACCOUNTED | NOT_FORKED);
     let has_reserve = above.is_some_and(|above| above.is_inaccessible() && above.has(NO_RESERVE));

@@ -41,9 +41,9 @@ fn decimal(number: &str, unit: u64) -> Option<u64> {
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
         return None;
     }
-    // A number that needs more than 64 bits becomes the largest one.
+    // A number that needs more than 64 bits is too large with any unit.
     let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().unwrap_or(u64::MAX) };
-    // Further digits are dropped: with twenty, the error is far below a nanosecond, and the product fits into
+    // Digits after the twentieth are dropped. The error is far below a nanosecond, and the product fits into
     // 128 bits.
     let digits = &fraction[..fraction.len().min(20)];
     let part = digits.bytes().fold(0_u128, |part, digit| part * 10 + u128::from(digit - b'0'));

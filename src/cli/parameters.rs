@@ -18,7 +18,7 @@ const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero
 const MAX_FILTER_BYTES: usize = 1024;
 
 /// Parses the part of a request's target after `?`, and returns the options for the response. They contain
-/// only the filters of the request: these select from what the program's own filters have selected.
+/// only the request's filters. The program's own filters apply as well.
 ///
 /// Fails with one line that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {

@@ -19,7 +19,8 @@ pub(super) fn file(name: &OsStr) -> Option<String> {
     })
 }
 
-/// Returns the manifest as the kustomize component `without-socket` changes it. A test compares the two.
+/// Returns the manifest with the change that the kustomize component `without-socket` makes. A test checks
+/// that both ways give the same.
 fn without_socket() -> String {
     MANIFEST
         .replace("--containerd-sock=/run/containerd/containerd.sock", "--container-logs=/var/log/containers")

@@ -26,8 +26,7 @@ pub(super) fn path(value: &OsStr) -> Option<PathBuf> {
     (!value.is_empty()).then(|| value.into())
 }
 
-/// Returns a path, also from a socket's address as the kubelet's options have it:
-/// `unix:///run/crio/crio.sock`.
+/// Parses a path, or the address of a socket as in the kubelet's options: `unix:///run/crio/crio.sock`.
 pub(super) fn socket(value: &OsStr) -> Option<PathBuf> {
     let path = match value.as_bytes().strip_prefix(b"unix://") {
         Some(path) => OsStr::from_bytes(path),

@@ -20,7 +20,8 @@ const PATHS_PERIOD: Duration = Duration::from_secs(300);
 /// The requests for scrapes. The scrape thread and the HTTP thread share them.
 #[derive(Debug)]
 pub struct Demand {
-    /// The shortest time between the starts of two scrapes. A result stays fresh for as long after the start.
+    /// The shortest time between the starts of two scrapes. A result stays fresh for this long after its
+    /// scrape has begun.
     interval: Duration,
     state: Mutex<State>,
     /// Wakes the scrape thread when a scrape is requested.
@@ -163,8 +164,8 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns how long the current scrape has been running, or how long a requested scrape has not
-    /// succeeded. Returns zero if no scrape is requested.
+    /// Returns how long the current scrape has been running, or for how long a requested scrape has been due
+    /// without success. Returns zero if no scrape is requested.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);
@@ -176,12 +177,12 @@ impl Demand {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Returns the wake of the scrape thread. It is woken when a scrape is requested.
+    /// Returns the [`Wake`] on which the scrape thread waits for requests.
     pub fn requested(&self) -> &Wake {
         &self.requested
     }
 
-    /// Returns the wake of the HTTP thread. It is woken when a scrape has succeeded.
+    /// Returns the [`Wake`] on which the HTTP thread waits for scrapes to succeed.
     pub fn done(&self) -> &Wake {
         &self.done
     }
@@ -202,7 +203,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the instant 0.
+    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time that counts as 0.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();

@@ -63,8 +63,8 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// Where `text` already has the whole name, once HELP and TYPE are written. Copying it is faster than
-    /// copying the three pieces.
+    /// Where `text` holds the whole name, after HELP and TYPE are written. Copying it from there is faster
+    /// than copying the three pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }

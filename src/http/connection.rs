@@ -23,9 +23,8 @@ pub const IDLE: Duration = Duration::from_secs(120);
 pub const HEAD: Duration = Duration::from_secs(5);
 /// How long sending a response may take.
 pub const RESPONSE: Duration = Duration::from_secs(30);
-/// A response that has made no progress for this long may be cut to free its slot for a new connection. Even
-/// a slow client at 20 KB/s makes progress every 3 s, because TCP opens a full window again by 64 KiB at
-/// once.
+/// A response that has made no progress for this long may be cut, to free its slot for a new connection. A
+/// slow client still makes progress: at 20 KB/s, TCP reopens a full window every 3 s, by 64 KiB.
 pub const STALLED: Duration = Duration::from_secs(5);
 /// How long a closing connection still reads what the client sends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -61,8 +60,7 @@ pub struct Connection {
     pub since: Instant,
     /// The bytes that were received, but not parsed yet.
     received: Vec<u8>,
-    /// Whether `received` may hold a complete request: bytes have arrived since the last attempt to parse
-    /// one.
+    /// Whether `received` may hold a complete request, so that parsing it is worthwhile.
     may_hold_request: bool,
 }
 
@@ -107,7 +105,7 @@ impl Connection {
         self.account() == Account::Responses && !is_compressing
     }
 
-    /// Returns the socket events after which the connection has a turn.
+    /// Returns the socket events that the connection waits for. After such an event it has a turn.
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
@@ -255,7 +253,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection may be closed to free its slot: it has sent no complete request, or its
+    /// Whether the connection may be closed to free its slot: the client has sent no complete request, or the
     /// response makes no progress.
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {

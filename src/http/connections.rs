@@ -83,8 +83,8 @@ impl Connections {
         }
     }
 
-    /// Sorts ready connections into the order of their turns. Addresses with fewer slots come first; within
-    /// equal ones, the connection that waits longest.
+    /// Sorts ready connections into the order of their turns. Connections of addresses with fewer slots come
+    /// first. Among equals, the connection that has waited longest comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));

@@ -98,8 +98,8 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Complete(head, n_bytes)
 }
 
-/// Splits a target into authority, path and query. It is `/path?query`, or `http://host/path?query` from a
-/// proxy.
+/// Splits a target into authority, path and query. A target is `/path?query`, or `http://host/path?query` if
+/// a proxy sends it.
 fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {
@@ -115,8 +115,8 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     (authority, if path.is_empty() { b"/" } else { path }, query)
 }
 
-/// Returns the members of a comma-separated list, each with whether it is accepted: only quality 0 refuses
-/// it.
+/// Returns the members of a comma-separated list. The flag of a member says whether the client accepts it,
+/// which is not so if its quality is 0.
 fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     value.split(|&b| b == b',').map(|member| {
         let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);

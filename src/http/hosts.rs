@@ -19,7 +19,7 @@ impl Hosts {
     }
 
     /// Whether a request may name this host. Requests from other machines may name any host. An empty host is
-    /// allowed, because browsers always name one.
+    /// allowed, because the attack needs a browser, and browsers always name a host.
     pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
         !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }
@@ -49,7 +49,7 @@ pub fn is_host_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
-/// Returns the text that refuses this host. It names the option that would allow the host, if there is one.
+/// Returns the text that refuses this host. If an option would allow the host, the text names the option.
 pub fn misdirected(host: &[u8]) -> String {
     let name = name_of(str::from_utf8(host).unwrap_or_default());
     let hint = match is_host_name(name) {

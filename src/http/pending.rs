@@ -92,8 +92,8 @@ impl Pending {
         self.compressing.is_some()
     }
 
-    /// Returns how long the request waits for a scrape. `None` means that [`advance`](Self::advance) can be
-    /// called now.
+    /// Returns when the request's wait for a scrape or a view ends at the latest. `None` means that
+    /// [`advance`](Self::advance) can be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -123,8 +123,8 @@ impl Pending {
         Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
     }
 
-    /// Returns the response with a view. If the scrape takes too long, the view shows the last scrape. If
-    /// that takes too long too, the response says so.
+    /// Returns the response with a view. If the next scrape takes too long, the view shows the last one. If
+    /// rendering takes too long, too, the response is an error.
     fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
         let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
         if !view.is_answered() && now < *deadline {

@@ -101,7 +101,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// Gzipped bytes, oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length of the last text. After a longer text, it decreases to that by an eighth per scrape.
+    /// The length of the last text. If an earlier text was longer, its length instead, less an eighth for
+    /// each scrape since.
     usual_len: usize,
 }
 
@@ -158,7 +159,7 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns the two parts of one hand-over.
+/// Returns the two connected parts: one for the scrape thread, one for the HTTP thread.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)

@@ -21,7 +21,7 @@ pub enum Account {
 }
 
 /// For each account: the maximum average fraction of a core, and over how long unused credit accumulates.
-/// Both accounts can accumulate 100 ms of CPU time. Gzipping and sending one response of 20 MB takes as long.
+/// Both accounts can accumulate 100 ms of CPU time, which is what a response of 20 MB needs with gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 

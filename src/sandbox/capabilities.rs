@@ -9,7 +9,7 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 use super::Needs;
 
 /// The capabilities that allow reading the memory maps of other users' processes. Either is enough;
-/// CAP_PERFMON is from Linux 6.15 on.
+/// CAP_PERFMON only from Linux 6.15 on.
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PERFMON);
 
 /// Reduces the capabilities of this thread, and of the threads that it starts later, to those that the
@@ -17,8 +17,8 @@ const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PE
 pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
     let before = thread::capabilities(None)?.permitted;
     let kept = before & needed(needs);
-    // The bounding set matters only when a program is executed, and the sandbox forbids that anyway. So it is
-    // left as it is if CAP_SETPCAP, which changing it needs, is missing.
+    // The bounding set matters only when a program is executed, and the sandbox forbids that anyway. Changing
+    // the set needs CAP_SETPCAP. Without that capability, the set stays as it is.
     if before.contains(CapabilitySet::SETPCAP) {
         for capability in (CapabilitySet::all() - kept).iter() {
             if thread::capability_is_in_bounding_set(capability).unwrap_or(false) {

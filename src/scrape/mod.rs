@@ -224,8 +224,8 @@ impl Scraper {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether all selected processes were read. Processes that are stuck, that pause after a long read, or
-    /// for which the budget is too small do not count.
+    /// Whether all selected processes were read, apart from those that cannot be read now: they are stuck, or
+    /// rest after a long read, or exceed the CPU budget.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }

@@ -25,7 +25,7 @@ const MAX_BYTES: usize = 256 << 10;
 /// would log 26 KB a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The growth of a path is measured over at least and at most this time.
+/// The shortest and the longest time over which the growth of a path is measured.
 const MIN_GROWTH_TIME: Duration = Duration::from_secs(1);
 const MAX_GROWTH_TIME: Duration = Duration::from_secs(60);
 

@@ -88,8 +88,8 @@ impl Progress {
         self.has_read = true;
     }
 
-    /// Returns whether the first scrape has taken too long, so that it must end now. The second scrape makes
-    /// the other reads.
+    /// Returns whether the first scrape has taken too long, so that it must end now. The second scrape reads
+    /// the remaining processes.
     pub fn is_first_too_long(&self, now: Instant) -> bool {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }

@@ -27,7 +27,7 @@ impl StateLog {
         }
     }
 
-    /// Returns whether it has not been logged yet what the filters select.
+    /// Returns whether the selection still has to be logged.
     pub fn needs_selection(&self) -> bool {
         self.selection != SelectionLog::Selection
     }
@@ -81,9 +81,9 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// It was logged that there are no containers.
+    /// The log shows that there are no containers to select from.
     NoContainers,
-    /// It was logged what the filters select. Nothing more is logged about the selection.
+    /// The log shows what the filters select. Nothing more is logged about the selection.
     Selection,
 }
 

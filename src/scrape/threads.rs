@@ -27,8 +27,8 @@ const SLICE: Duration = Duration::from_millis(50);
 /// resident memory, 92 KiB each.
 const STACK: usize = 256 << 10;
 
-/// A function that takes the result of each pass. While no pass is due, it is called as after a check. It
-/// returns when the next scrape begins; after a check, that does not count.
+/// A function that takes the result of each pass. Its own result says when the next scrape begins; after a
+/// check, this is ignored. While no pass is due, the function is called as if a check had ended.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.

@@ -83,8 +83,8 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     // Adding 0x76 sets the high bit of every byte above 9. A byte whose high bit was set before also changes
     // the next byte, but then the text is refused anyway.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // The text begins with the lowest byte. The spaces must come first, so their bits must form one run from
-    // the lowest bit.
+    // The first character is in the lowest byte. Spaces must come before digits, so their bits must form one
+    // run that begins at the lowest bit.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;

@@ -1,5 +1,5 @@
-//! Remembers the lines of the previous mapping. Most lines are equal in the next mapping, so comparing them
-//! is enough.
+//! Remembers the lines of the previous mapping. Most lines are the same in the next mapping. Comparing them
+//! is faster than parsing them.
 
 use super::field_line::{KEY_LEN, LINE_LEN, field_of, is_not_exported, key, kib_of};
 use super::fields::{FIELDS, Values};
@@ -75,8 +75,8 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // A field may occur only once: the last of two lines would count, but `take` skips lines that
-            // have not changed.
+            // A field must not occur twice. The last of the two lines should count, but `take` stores only
+            // lines that have changed.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // Only spaces may precede the eight digits. This rules out a ninth digit, and the end of another
             // line.

@@ -32,9 +32,9 @@ pub const NOT_FORKED: u8 = 1 << 3;
 /// `gu`: contains guard pages (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print this flag.
 pub const GUARDED: u8 = 1 << 4;
 
-/// Whether the kernel has chosen this address. It places mappings below the main thread's stack, going
-/// downwards from at most 1 TiB below it (x86_64) or 17 GiB (arm64), by default. arm64 with pages of 16 KiB
-/// has the addresses of x86_64. With 39-bit addresses, this is false for all addresses.
+/// Whether the kernel itself has chosen this address for a mapping. By default, the kernel begins at most 1
+/// TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and continues downwards. On arm64 with pages
+/// of 16 KiB, the addresses are those of x86_64. With 39-bit addresses, this is false for all mappings.
 pub fn is_mmap_address(address: u64) -> bool {
     const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
@@ -134,7 +134,8 @@ fn number(digits: &[u8]) -> u64 {
 /// Returns the number that eight hexadecimal digits stand for.
 fn eight(digits: [u8; 8]) -> u64 {
     let text = u64::from_be_bytes(digits);
-    // The bit 0x40 is set in a letter (0x61 to 0x66), but not in a digit (0x30 to 0x39).
+    // A letter (0x61 to 0x66) has the bit 0x40 and stands for its low four bits plus 9. A digit (0x30 to
+    // 0x39) lacks the bit.
     let mut value = (text & (0xf * EACH)) + 9 * (text >> 6 & EACH);
     value = (value >> 4 | value) & 0x00ff_00ff_00ff_00ff;
     value = (value >> 8 | value) & 0x0000_ffff_0000_ffff;

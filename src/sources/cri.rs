@@ -43,7 +43,7 @@ impl Cri {
         format!("containers are listed by CRI at {:?}", self.connection.socket())
     }
 
-    /// Lists the running containers, and the sandboxes, from which the names of the pods are known.
+    /// Lists the running containers and the sandboxes. A sandbox has the name of its pod.
     pub async fn list(&self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
         // Containers are listed first. A sandbox is older than its containers, and stays listed until they

@@ -16,7 +16,7 @@ pub struct Listing {
     pub more_to_come: bool,
     /// Further containers. Only the first digits of their ids are known.
     pub cut: Vec<Container>,
-    /// How many names do not stand for a container. `None` if containers are not listed by names.
+    /// How many names of links do not stand for a container. `None` if containers are not listed by links.
     pub n_unrecognized: Option<u64>,
 }
 

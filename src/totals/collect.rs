@@ -13,8 +13,8 @@ use super::table;
 /// Memory that is reused for each view, so that collecting allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes that count, if each has its own series. For each: the position of its command, a number
-    /// that sorts pids as texts, and the number of its reading.
+    /// The processes that are in the sums, if each has its own series. For each: the position of its command,
+    /// a number that sorts pids as texts, and the number of its reading.
     processes: Vec<(u32, u64, u32)>,
     /// The series of one reading. For each: its position in the sort order, its number, and its place in the
     /// reading.
@@ -83,7 +83,7 @@ impl Collector {
         self.entries.shrink_to(1024);
     }
 
-    /// Sorts the processes that count by command, and then by their pid as text.
+    /// Sorts the processes that are in the sums: first by command, then by their pid as text.
     fn sort_processes(&mut self, summed: Summed<'_>) {
         self.processes.shrink_to(2 * self.processes.len());
         self.processes.clear();

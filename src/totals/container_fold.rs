@@ -36,8 +36,8 @@ impl Scratch {
     }
 }
 
-/// Returns what a command's rows cost if as much as possible is folded. Then one path is left; kinds are
-/// never folded.
+/// Returns how many samples a command's rows cost if as much as possible is folded: one path is left, but all
+/// kinds.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -45,7 +45,7 @@ fn least_cost(rows: &Rows, command: &Command) -> usize {
     rows_cost(rows, command)
 }
 
-/// Returns what a command's rows cost if nothing is folded.
+/// Returns how many samples a command's rows cost if nothing is folded.
 fn rows_cost(rows: &Rows, command: &Command) -> usize {
     rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }

@@ -24,8 +24,8 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit. If each container above its share has only one row left,
-    /// folding stops above the limit.
+    /// Folds until the samples are within the limit, or until each container above its share has only one row
+    /// left.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
         let limit = rows.shape.max_samples;

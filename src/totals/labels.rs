@@ -1,6 +1,6 @@
 //! Makes label text: the text between the braces of a sample.
 //!
-//! The text format requires that `\\`, `"` and newline in values are escaped (Prometheus, "Exposition
+//! The text format requires that `\`, `"` and newline in values are escaped (Prometheus, "Exposition
 //! formats"). Workloads choose some of the names, so these may have any bytes. Bytes that are not UTF-8
 //! become U+FFFD.
 

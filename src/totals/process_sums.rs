@@ -45,7 +45,7 @@ struct Sum {
 }
 
 const MIN_TABLE: usize = 64;
-/// How many merged values there is still room for after memory was freed.
+/// When memory is freed, room for this many merged values is kept.
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {

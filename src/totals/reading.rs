@@ -24,9 +24,9 @@ pub(super) enum State {
     /// No process has the number of this reading any more.
     #[default]
     Unused,
-    /// A process has the number of this reading, but does not count at the moment.
+    /// A process has the number of this reading, but the sums leave it out at the moment.
     Kept,
-    /// A process has the number of this reading, and counts.
+    /// A process has the number of this reading, and the sums include it.
     Counted,
 }
 

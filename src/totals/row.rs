@@ -103,10 +103,10 @@ pub(super) struct Command {
 /// What folding keeps for each command.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// How many paths of the command are folded, and the row of the path that was folded last.
+    /// How many paths of the command are folded, and which row was folded last.
     pub(super) n_paths: u64,
     pub(super) last_path: usize,
-    /// What the command's rows cost, and their sum.
+    /// How many samples the command's rows cost, and the sum of the rows.
     pub(super) cost: usize,
     pub(super) sum: Outline,
 }

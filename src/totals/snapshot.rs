@@ -126,7 +126,7 @@ impl Snapshot {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` has each reading that a process has, and whether that process counts. All
+    /// Sums the readings. `owned` has each reading that a process has, and whether the sums include it. All
     /// other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
@@ -167,8 +167,8 @@ impl Snapshot {
     /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // If the memory stays above the limit, it must grow by a quarter of the limit before it is reduced
-        // again: doing it for each reading would free nothing.
+        // If the memory stays above the limit, nothing is left to merge. So it is reduced again only after it
+        // has grown by a quarter of the limit.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }

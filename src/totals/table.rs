@@ -43,7 +43,7 @@ pub(super) struct Command {
     pub(super) labels: Box<str>,
     /// The position of the command among all commands, sorted by label text.
     pub(super) position: u32,
-    /// How many processes count, and how many readings the command has.
+    /// How many processes the sums include, and how many readings the command has.
     pub(super) n_processes: u64,
     pub(super) n_readings: u32,
     /// The number of each series of the command, by path.
@@ -187,7 +187,7 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the command `[other]`, for processes whose own command has no memory left.
+    /// Returns the command `[other]`, for processes whose own command does not fit into the memory.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);
@@ -336,12 +336,12 @@ impl Table {
         commands.take_while(move |command| command.container == container)
     }
 
-    /// Returns how many processes count.
+    /// Returns how many processes the sums include.
     pub fn n_processes(&self) -> u64 {
         self.commands.iter().map(|command| command.n_processes).sum()
     }
 
-    /// Returns the series of the processes that count, sorted by label text.
+    /// Returns the series that have mappings in the sums, sorted by label text.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         let series = self.order.series.iter().map(|&id| self.series.get(id));
         series.filter(|series| series.totals.n_mappings > 0)

@@ -195,8 +195,8 @@ function fieldsOf(n, list) {
 	return make('dl', {}, ...list.map(f => make('div', { className: f === field ? 'on' : '', title: f.help },
 		make('dt', {}, title(f.name)), make('dd', { className: at(f, n) ? '' : 'zero' }, show(f, at(f, n))))));
 }
-// Splits a name. If space is short, the first half is cut, because names of replicas differ at the end. Only
-// for text that runs from left to right.
+// Splits a name in two parts. The first is shortened if space is short, because names of replicas differ at
+// the end. Only for text that runs from left to right.
 function cutName(text) {
 	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
 	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)),

@@ -96,7 +96,7 @@ function paint(q) {
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
 }
-// Returns a name cut to the width. If that is too narrow, the kernel's brackets go first.
+// Returns a name cut to the width. If the whole name does not fit, the kernel's brackets are dropped first.
 const fitName = (name, width, measure) => measure(name) <= width ? name :
 	fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
 // Returns a tile's name. A file's is its base name, with the folders that tell it from its neighbours.

@@ -1,5 +1,5 @@
-// A PromQL query for the numbers on display. It returns one for each row, or for the place if nothing is
-// inside.
+// A PromQL query for the numbers on display. It returns one number for each row, or for the place if it has
+// no rows.
 
 // PromQL's lexer takes U+FFFD for invalid UTF-8, but accepts its escape.
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
@@ -9,7 +9,7 @@ const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])
 	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// Charged memory is one metric in containers and around them. By path, it would need a join of all metrics.
+// Charged memory has queries by container, pod and node. By path, a query would need a join of all metrics.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
 	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
@@ -52,7 +52,7 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// Returns selectors of the parts' metrics. No metric has the rest.
+// Returns selectors of the parts' metrics. No metric has the rest of a use.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {

@@ -36,7 +36,7 @@ let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// While an exposition is read, its nodes have the next tick.
+// While an exposition is read, `seen` of its nodes is one tick ahead.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
 // A node without a number has `members` with numbers: see pivot.js.
