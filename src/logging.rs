@@ -29,7 +29,7 @@ const MAX_FLUSH: Duration = Duration::from_millis(500);
 /// The lines that are not written yet.
 #[derive(Debug)]
 struct Queue {
-    /// The lines by rank, the rank that is dropped first in front. Within a rank, the oldest line comes
+    /// The lines by rank. The rank that is dropped first comes first. Within a rank, the oldest line comes
     /// first. Each line has a number, which orders lines of different ranks.
     lines: [VecDeque<(u64, String)>; 4],
     n_bytes: usize,

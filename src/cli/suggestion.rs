@@ -1,6 +1,6 @@
 //! Suggests the closest known option for a misspelled one.
 
-/// Returns the name that is closest to `given`, if at most a third of its letters differ. Otherwise returns a
+/// Returns the name that is closest to `given`, if at most a third of the letters differ. Otherwise returns a
 /// name that contains `given`.
 pub(super) fn nearest(
     given: &str,

@@ -4,7 +4,8 @@ use super::text::{Family, Kind};
 use crate::cgroupfs::fields::{CURRENT, FIELDS, LIMIT, WORKING_SET};
 use crate::cgroupfs::pod::{Exported, PARTS};
 
-/// The families with one value per pod, and the field of the pod's cgroup that each shows.
+/// The families with one value per pod. Each has its name, the field of the pod's cgroup that it shows, and
+/// its HELP text.
 pub const FAMILIES: [(&str, usize, &str); 3] = [
     ("memory_current", CURRENT, "All memory charged to the pod."),
     (

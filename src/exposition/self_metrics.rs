@@ -19,7 +19,8 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// The number of failed listings.
     pub containerd_errors: u64,
-    /// How many of the kubelet's links match no container. `None` if containers are not listed by links.
+    /// How many of the kubelet's links match no container, or with a cut id more than one. `None` if
+    /// containers are not listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,

@@ -259,8 +259,8 @@ fn begin(rows: &mut Rows, container: u32, id: Option<u32>, label_len: usize) -> 
     Current { command, other: None }
 }
 
-/// Adds the row of a path. If paths may be folded, adds the row `[other]` before it when the sort order
-/// requires it.
+/// Adds the row of a path. If paths may be folded, also adds the row `[other]`, at its place in the sort
+/// order.
 fn add_path(
     rows: &mut Rows,
     summed: Summed<'_>,

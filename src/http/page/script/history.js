@@ -49,7 +49,8 @@ function measureOwn() {
 		}
 	}
 }
-// In the cgroups' fields, containers show their use, parts their size, and mapped paths their PSS.
+// Returns whether a node's growth in this field is measured by `own`. In cgroup fields, this holds for
+// commands, pids, paths and kinds, because they show their PSS there.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -57,7 +58,7 @@ function isByOwn(f, n) {
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// A place that has appeared since the span began grew from 0. A field that has appeared did not grow.
+// Returns the change of a place since the span began. A new place grew from 0. A new field has not grown.
 function change(f, n, valueOf = at) {
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
 	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)

@@ -9,7 +9,7 @@ const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])
 	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// Charged memory has queries by container, pod and node. By path, a query would need a join of all metrics.
+// Whether there is a query. Charged memory by path has none: it would need a join of all metrics.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
 	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
