@@ -35,10 +35,10 @@ pub struct Options {
     pub cri_sock: Option<PathBuf>,
     /// The directory with the kubelet's links to log files. The names of the links name the containers.
     pub container_logs: Option<PathBuf>,
-    /// The containerd namespaces to list: at least one, and none twice.
+    /// The containerd namespaces to list. The list has at least one, and none twice.
     pub containerd_namespaces: Vec<String>,
-    /// The filters. A process is selected if at least one of them matches. There is at least one, and none
-    /// twice.
+    /// The filters. A process is selected if at least one of them matches. The list has at least one filter,
+    /// and none twice.
     pub filters: Vec<Filter>,
     /// A recorded node to read instead of containerd and the live proc.
     pub fixture: Option<PathBuf>,

@@ -22,7 +22,7 @@ const MAX_VIEWS: usize = 4;
 /// A view that is still being sent after this time may be taken away to make room for another one.
 const MAX_SENDING: Duration = Duration::from_secs(5);
 /// All views together may take this many bytes for each sample that `--max-samples` allows, but at least
-/// [`MIN_BYTES`]. A sample with labels of 512 bytes takes as much. So a view that is alone always fits.
+/// [`MIN_BYTES`]. A sample with labels of 512 bytes has this size. So a view that is alone always fits.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// The memory that all views together may take if the number of samples is not limited.

@@ -46,7 +46,7 @@ pub struct Mapping<'a> {
     pub values: &'a Values,
     /// The text from which the place of the mapping can be parsed.
     pub place: PlaceText<'a>,
-    /// How many mappings this stands for: 1, or more if it is the sum in smaps_rollup.
+    /// How many mappings this stands for: 1 in smaps, more in smaps_rollup, which has only their sum.
     pub count: u64,
 }
 

@@ -36,8 +36,8 @@ impl Scratch {
     }
 }
 
-/// Returns how many samples a command's rows cost if as much as possible is folded: one path is left, but all
-/// kinds.
+/// Returns how many samples a command's rows cost if as much as possible is folded. Paths fold into a single
+/// row. Kinds do not fold.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);

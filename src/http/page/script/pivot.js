@@ -122,7 +122,7 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the place that a row opens. For a path with several sharers, it is the path's own place.
+// Returns the place that a row opens. If several places share a path, it is the path's place by path.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }
