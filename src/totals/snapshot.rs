@@ -41,8 +41,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Returns an empty snapshot with a memory limit. Paths longer than `max_label_bytes` are cut; 0 means no
-    /// limit.
+    /// Returns an empty snapshot. Paths longer than `max_label_bytes` are cut; 0 means no limit.
     pub fn new(max_bytes: usize, max_label_bytes: usize) -> Self {
         Self {
             table: Table::new(max_label_bytes),
@@ -167,8 +166,7 @@ impl Snapshot {
     /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // If the memory stays above the limit, nothing is left to merge. So it is reduced again only after it
-        // has grown by a quarter of the limit.
+        // If nothing is left to merge, waits until the memory has grown by a quarter of the limit.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }
