@@ -26,8 +26,7 @@ use crate::procfs::files::{open_directory, open_file, read_file};
 
 /// A file that only version 2 has, in the root and in each cgroup below it.
 const CONTROLLERS: &str = "cgroup.controllers";
-/// A file of a recording. It contains the root of the cgroup namespace in which the recording was made. The
-/// paths in the recorded proc files are relative to that root.
+/// The file of a recording with the root of the cgroup namespace that the paths in proc are relative to.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
 /// A file that can change only when `memory.events` changes too.
@@ -80,8 +79,7 @@ pub struct Place {
     pub path: Vec<u8>,
     /// The pod's cgroup, if there is one.
     pub pod: Option<Vec<u8>>,
-    /// The cgroup above the container's. Its limit applies to the container in both versions, even without a
-    /// pod.
+    /// The cgroup above the container's. Its limit applies to the container, even if there is no pod.
     pub parent: Option<Vec<u8>>,
 }
 
@@ -187,8 +185,8 @@ impl CgroupFs {
 
     /// Reads the cgroup at `paths` into `values`. Returns whether the cgroup exists.
     pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
-        // If reading fails, the open directory may belong to a removed cgroup, and a new cgroup may exist at
-        // the same path. So the directory is opened again, once.
+        // If reading fails, the cgroup may have been removed and made again. So its directory is opened
+        // again, once.
         for _ in 0..2 {
             *values = Values::default();
             if self.open_missing(paths, cgroup) && self.try_read(cgroup, values) {
@@ -223,8 +221,8 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The number of the descriptor decides when a new cgroup has its first turn. In this way, each scrape
-        // reads the slow files of about a tenth of the node's cgroups.
+        // The descriptor's number decides the first turn, so each scrape reads the slow files of about a
+        // tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -235,8 +233,8 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // `memory.events` has been read before, and it also counts local events. If its counts are
-            // unchanged, the counts of local events are unchanged too.
+            // `memory.events` is read first and counts local events too. If it is unchanged, they are
+            // unchanged.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
@@ -322,9 +320,8 @@ impl CgroupFs {
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` with every file that a recording of the cgroup at `paths` needs: the files that are read
-    /// of this cgroup, and the limits of the cgroups above it. `each` gets the file's path in the recording,
-    /// and its text.
+    /// Calls `each` with every file that a recording of the cgroup at `paths` needs, the limits of the
+    /// cgroups above included. `each` gets the file's path in the recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(

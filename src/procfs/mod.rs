@@ -1,14 +1,12 @@
-//! Linux's proc file system, or a recording of one. This module knows nothing of containers. It returns facts
-//! and does not interpret them.
+//! Linux's proc file system, or a recording of one. It knows nothing of containers.
 //!
 //! A process is held by a descriptor of its directory while it is read. The kernel ties the descriptor to the
 //! process and not to its pid. So smaps, comm and cgroup, read through one descriptor, belong to one process,
 //! even if its pid is reused meanwhile.
 //!
 //! Between scrapes, a process is identified by its pid and start time. The start time is read only if the
-//! inode number of the process's directory is new. A known inode number always means the same process,
-//! because a new process never gets an old number. The reverse does not hold: after a shortage of memory, the
-//! kernel gives a new number to a process that still runs.
+//! inode number of the process's directory is new. A new process never gets an old inode number, but after a
+//! shortage of memory the kernel gives a new number to a process that still runs.
 
 pub mod cgroup;
 pub mod errors;
@@ -41,8 +39,7 @@ use status::{Status, is_zombie, state_of};
 
 /// The path of the file with vm.max_map_count, below proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
-/// The kernel's default for vm.max_map_count. A lower value is ignored, because a process may have started
-/// before the value was lowered.
+/// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
 /// This many mappings are accepted beyond vm.max_map_count. That limit does not count the kernel's own
 /// mappings, and a process may add some while it is read.
@@ -90,8 +87,7 @@ impl Proc {
         Ok(proc)
     }
 
-    /// Returns the node's current vm.max_map_count; `None` if it cannot be read, for example in an old
-    /// recording.
+    /// Returns the node's current vm.max_map_count; `None` if it cannot be read, as in an old recording.
     pub fn max_map_count(&self, buffers: &mut Buffers) -> Option<usize> {
         read_file(self.root.as_fd(), MAX_MAP_COUNT, &mut buffers.text).ok().and_then(number)
     }
@@ -101,8 +97,7 @@ impl Proc {
         &self.path
     }
 
-    /// Whether `path` now leads to another directory than the open one. This happens when a recording is
-    /// replaced.
+    /// Whether `path` now leads to another directory than the open one, because a recording was replaced.
     pub fn is_replaced(&self) -> bool {
         let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
         let (held, now) = (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path));
@@ -145,8 +140,8 @@ impl Proc {
 
     /// Replaces `cgroups` with the cgroups of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
-        // Most processes are outside containers, and this is the only file of theirs that is read. So it is
-        // read without opening the directory of the process first.
+        // The directory is not opened first: of most processes, those outside containers, only this file is
+        // read.
         if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
             return Err(Errno::INVAL.into());
         }
@@ -197,10 +192,9 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the work that the process has done, from `stat`. A recording has no `stat`, so there the
-    /// times, the size and the inode number of its smaps file are returned. The result is `None` if that file
-    /// was changed in the last two seconds. File systems record times in steps of up to a second, so a
-    /// further change might go unnoticed.
+    /// Returns the work that the process has done, from `stat`; in a recording, which has no `stat`, the
+    /// state of the smaps file. The result is `None` if that file was changed in the last two seconds. A
+    /// further change might go unnoticed, because file systems record times in steps of up to a second.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -257,8 +251,7 @@ impl ProcessDir {
             .is_ok_and(|text| state_of(text) == Some(b'Z'))
     }
 
-    /// Whether a thread of the process is in an uninterruptible wait (state D). A thread that waits for a
-    /// memory-map lock is in that state.
+    /// Whether a thread of the process is in state D, as every thread that waits for a memory-map lock is.
     pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
         let Ok(tasks) = self.threads(buffers) else { return false };
         std::mem::take(&mut buffers.tids).into_iter().any(|tid| {
@@ -288,8 +281,7 @@ fn without_newline(text: &[u8]) -> &[u8] {
 
 /// Returns the pid in the name of a directory.
 fn pid_of(name: &[u8]) -> Option<u32> {
-    // The first byte rules out most names that are not pids. It also rules out `+1` and `01`, which would
-    // parse as the pid 1 too.
+    // The first byte rules out most names that are not pids, and `+1` and `01`, which would parse as pid 1.
     if !matches!(name.first()?, b'1'..=b'9') {
         return None;
     }
@@ -335,8 +327,8 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns before the child has its new name and has mapped its libraries. Once the
-                // child is asleep, it has done both.
+                // spawn() returns before the child has its new name and has mapped its libraries. Once
+                // asleep, it has both.
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();

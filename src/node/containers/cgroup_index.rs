@@ -1,17 +1,14 @@
-//! Attribution finds the container that a process is in. Only the cgroups of the process decide, never its
-//! PID namespace.
+//! Attribution finds the container of a process from its cgroups, never from its PID namespace.
 //!
-//! A container has every cgroup at or below the path component that equals its id. The current cgroup of its
-//! init process does not matter, because systemd and Docker move init into a child cgroup inside a container.
-//! If a container's id is in no path, the container has every cgroup at or below the first one in which its
-//! init process was seen. The root belongs to no container, because the whole node would be in it. Inside a
-//! cgroup namespace, however, `/` is the exporter's own cgroup, and the root is the path that consists only
-//! of `..`.
+//! A container has every cgroup at or below the path component that equals its id. Where its init process is
+//! now does not matter: systemd and Docker move init into a child cgroup. If a container's id is in no path,
+//! the container has every cgroup at or below the first one in which its init process was seen. The root
+//! belongs to no container, because the whole node would be in it. In a cgroup namespace, however, `/` is the
+//! exporter's own cgroup, and the root is a path of only `..`.
 //!
 //! A workload may name one of its own cgroups after another container. So an id below a container's cgroup
 //! counts only where the runtime has placed the container with that id. This is where its init process was
-//! first seen. If that is unknown, the id counts there only if it is in no cgroup path outside other
-//! containers.
+//! first seen, or if that is unknown, where no path outside other containers has the id.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,19 +26,19 @@ pub struct CgroupIndex {
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name containers that have ended. A workload may then reuse their ids.
+    /// Whether a listing may name ended containers, so that a workload may reuse their ids.
     includes_ended: bool,
 }
 
 /// The containers that have their id in no path, by the first cgroup of the init process. `None` means that
-/// containers of different pods have the same first cgroup.
+/// containers of different pods share it.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the cgroups in which its init process was first seen, if it was seen.
 #[derive(Debug)]
 struct Listed {
     container: Arc<Container>,
-    /// The container's pod, if the container shares its processes with other containers of the pod.
+    /// The container's pod, if containers of the pod share their processes.
     pod: Option<Arc<Container>>,
     first: Option<Cgroups>,
 }
@@ -67,9 +64,8 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the cgroups of all processes whether the exporter is inside a cgroup namespace, and which
-    /// ids are outside the cgroups of other containers. Returns whether a process may now be in another
-    /// container.
+    /// Learns from the cgroups of all processes whether the exporter is in a cgroup namespace, and which ids
+    /// are outside other containers. Returns whether a process may now be in another container.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -88,8 +84,7 @@ impl CgroupIndex {
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
     }
 
-    /// Returns the listed ids in the cgroup paths of these processes. An id inside another container's cgroup
-    /// is not returned.
+    /// Returns the listed ids in the paths of these processes, without ids below another container's cgroup.
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
@@ -111,9 +106,8 @@ impl CgroupIndex {
     /// Adds a container under its id. `first` has the first cgroups of its init process. If none of their
     /// paths contains the id, the container is also added under the main path of `first`.
     ///
-    /// If `pod` is given, the container shares its processes with other containers of that pod, and these
-    /// processes count for the pod. Returns true if containers of different pods have the same cgroup. That
-    /// cgroup then belongs to none of them.
+    /// If `pod` is given, the container shares its processes with that pod, and they count for the pod.
+    /// Returns true if containers of different pods have the same cgroup, which then belongs to none of them.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -140,8 +134,8 @@ impl CgroupIndex {
         known.is_none()
     }
 
-    /// Returns the container of a process with these cgroups. The path that contains a listed id decides,
-    /// whichever hierarchy it is from. If no path contains one, the main path decides.
+    /// Returns the container of a process with these cgroups. The path with a listed id decides, in whichever
+    /// hierarchy. If no path has one, the main path decides.
     pub fn container_of<'a, 'p>(&'a self, cgroups: &'p Cgroups) -> Option<Place<'a, 'p>> {
         let by_id = cgroups.paths().find_map(|path| match self.find(path) {
             (place, true) => Some(place),
@@ -180,8 +174,7 @@ impl CgroupIndex {
         (place, has_id)
     }
 
-    /// Whether the runtime has placed the container at `path`, which is below the cgroup of another
-    /// container.
+    /// Whether the runtime has placed the container at `path`, below the cgroup of another container.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {
@@ -273,7 +266,7 @@ mod tests {
         assert_eq!(id_at(&index, "/a/b"), Some("b"));
     }
 
-    /// If containers of different pods have the same cgroup, such as the runtime's own, it belongs to none of
+    /// Containers of different pods may share a cgroup, such as the runtime's own. It belongs to none of
     /// them.
     #[test]
     fn cgroup_of_different_pods_belongs_to_no_container() {
@@ -293,8 +286,8 @@ mod tests {
 
     #[test]
     fn container_has_every_cgroup_from_its_id_down() {
-        // The cases are both cgroup drivers, versions 1 and 2, a node inside another one (kind), and the view
-        // from inside a cgroup namespace.
+        // Both cgroup drivers, versions 1 and 2, a node inside another (kind), and the inside of a cgroup
+        // namespace.
         assert_containers(&[
             (
                 "abc",
@@ -363,8 +356,8 @@ mod tests {
         }
     }
 
-    /// This is what an exporter sees in a container on version 2. Its own cgroup is `/`, and everything
-    /// beside and above it begins with `..`.
+    /// In a container on version 2, the exporter's own cgroup is `/`, and the paths of all others begin with
+    /// `..`.
     #[test]
     fn root_is_the_exporters_container_inside_a_cgroup_namespace() {
         let mut index = CgroupIndex::default();

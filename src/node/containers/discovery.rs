@@ -1,7 +1,7 @@
 //! Discovery finds out which containers run, and which cgroups belong to them.
 //!
 //! Proc shows nearly every change: a process in an unknown cgroup means a new container, and an init process
-//! that disappears means that its container has ended. A listing costs the runtime 0.6 ms of CPU per task. So
+//! that disappears means that a container has ended. A listing costs the runtime 0.6 ms of CPU per task, so
 //! containers are listed only on a change, and once a minute as a safety net.
 
 use std::time::Instant;
@@ -33,8 +33,7 @@ pub struct Discovery {
     /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// The number of names in the listing that name no container; `None` if the source does not list
-    /// containers by name.
+    /// The number of names in the listing that name no container; `None` if the source lists no names.
     n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
@@ -73,8 +72,8 @@ impl Discovery {
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
     }
 
-    /// Describes what the filters select. `processes` has each process in a container: the container, and
-    /// whether a filter selects the process.
+    /// Describes what the filters select. `processes` has the container of each process, and whether a filter
+    /// selects the process.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
         let mut selection = Selection::of(&self.filters, processes);
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
@@ -94,8 +93,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns the number of the kubelet's links that cannot be matched with a container: they name none, or
-    /// the cut id in them matches several. Returns `None` for other sources.
+    /// Returns the number of the kubelet's links that match no container, or more than one because the id in
+    /// them is cut. Returns `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
@@ -152,8 +151,7 @@ impl Discovery {
         self.namespaces = self.containers.count_by_namespace();
     }
 
-    /// Notes which containers have a process. This matters only if the source also lists containers that have
-    /// ended.
+    /// Notes which containers have a process, if the source also lists containers that have ended.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) {
         if self.listings.includes_ended() && self.containers.see_running(with_process) {
             self.namespaces = self.containers.count_by_namespace();
@@ -183,8 +181,7 @@ impl Discovery {
     }
 
     /// Learns from the processes of the node where the init processes are, and begins a listing if one is
-    /// due. Returns whether the index has changed. If it has, a process may now be in another container than
-    /// before.
+    /// due. Returns whether the index has changed, so that a process may be in another container than before.
     ///
     /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
@@ -273,8 +270,8 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        /// Ends the listing in progress. The listing returns these containers: the id of each, and the pid of
-        /// its init process.
+        /// Ends the listing in progress. It returns these containers, each with its id and the pid of its
+        /// init.
         fn answer(&mut self, ms: u64, containers: &[(&str, u32)]) {
             let containers =
                 containers.iter().map(|&(id, pid)| listed(id, Some(pid).filter(|&pid| pid != 0)));
@@ -283,8 +280,8 @@ mod tests {
             self.discovery.refresh(self.at(ms));
         }
 
-        /// Simulates a scrape that finds these processes. Returns whether a process may be in another
-        /// container than before.
+        /// Simulates a scrape that finds these processes. Returns whether a process may have another
+        /// container.
         fn see(&mut self, ms: u64, processes: &[Process]) -> bool {
             let with_cgroups: Vec<_> = processes
                 .iter()
