@@ -1,4 +1,4 @@
-"""Every process is reported under its own namespace, pod, and container."""
+"""Tests that every process is reported under its own namespace, pod and container."""
 
 import kernel
 from conftest import FOREVER, NODE_PROCESSES, WEB
