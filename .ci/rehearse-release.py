@@ -156,8 +156,7 @@ def check_archive(path: Path, target: str, version: str, image: str):
 
 
 def check_sbom(path: Path, version: str):
-    """Checks that an SBOM is for this version, and lists exactly the crates that are linked into the binary.
-    """
+    """Checks that an SBOM is for this version, and lists exactly the crates that the binary contains."""
     sbom = json.loads(path.read_text())
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.5")
     assert sbom["metadata"]["component"]["version"] == version

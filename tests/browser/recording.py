@@ -1,5 +1,4 @@
-"""Writes recordings in the format of `--fixture`: DIR/containers.tsv and DIR/proc/<pid>/{cgroup,comm,smaps}.
-"""
+"""Writes recordings as `--fixture` reads them: DIR/containers.tsv and DIR/proc/<pid>/{cgroup,comm,smaps}."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

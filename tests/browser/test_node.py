@@ -1,5 +1,4 @@
-"""Tests the memory of the node by part: the bar, the treemap, and pods with memory outside their containers.
-"""
+"""Tests the node's memory by part: the bar, the treemap, and pods with memory outside their containers."""
 
 import re
 import time

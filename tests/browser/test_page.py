@@ -1,5 +1,4 @@
-"""Tests that the memory map shows the values of the exposition, and that its links lead to the right places.
-"""
+"""Tests that the memory map shows the values of the exposition, and that its links lead to their places."""
 
 import gzip
 import re

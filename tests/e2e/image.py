@@ -11,8 +11,7 @@ from pathlib import Path
 
 
 def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = None):
-    """Writes a layer with executable files, the directories that containers need, and links (name -> target).
-    """
+    """Writes a layer with executable files, directories that containers need, and links (name -> target)."""
     with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
         directories = {"proc", "sys", "dev", "etc", "tmp"}
         for name in files:

@@ -310,8 +310,7 @@ class Lab:
         self._execs.append(self.cri.ExecSync.future(request))  # dropping the future would cancel the call
 
     def cgroups_of(self, pid: int) -> list[Path]:
-        """Returns the directories of those cgroups of a process that name its container: v2, memory, systemd.
-        """
+        """Returns the directories of a process's cgroups that name its container: v2, memory, systemd."""
         roots = {}
         for _, root, kind, options, *_ in mounts():
             if kind in ("cgroup", "cgroup2"):

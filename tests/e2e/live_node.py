@@ -26,8 +26,7 @@ def roots() -> dict[str, Path]:
 
 
 class Cgroup:
-    """A container: a cgroup with a sleeping process and with the processes that `run` starts in the cgroup.
-    """
+    """A container: a cgroup with a sleeping process, and with the processes that `run` starts in it."""
 
     def __init__(self, root: Path, name: str = ""):
         self.path = root / (name or f"smaps-hostile-{uuid.uuid4()}")

@@ -289,8 +289,7 @@ def test_sparse_files_in_a_recording_use_no_memory(tmp_path, name, size):
 
 
 def limited(path: Path) -> tuple[str, ...]:
-    """Returns the beginning of a command that runs in a memory cgroup with the manifest's limit of 256 MiB.
-    """
+    """Returns the start of a command that runs in a memory cgroup with the manifest's limit of 256 MiB."""
     limit = path / ("memory.max" if (path / "memory.max").exists() else "memory.limit_in_bytes")
     limit.write_text(str(256 * MIB))
     return ("sh", "-c", f'echo $$ > {path}/cgroup.procs && exec env MALLOC_ARENA_MAX=1 "$@"', "sh")

@@ -56,8 +56,7 @@ def answers(tmp_path: Path, query: str, series: dict[str, int], expected: dict[s
 
 
 def test_memory_by_deployment(tmp_path):
-    """Two nodes have two ReplicaSets, as in a rollout, a StatefulSet, and equal names in another namespace.
-    """
+    """Two nodes have two ReplicaSets as in a rollout, a StatefulSet, and equal names in another namespace."""
     pods = [
         # node, namespace, pod, uid, kind, owner
         ("n1", "shop", "cart-7d4b-x2x8k", "u1", "ReplicaSet", "cart-7d4b"),

@@ -258,8 +258,7 @@ def test_listing_stays_within_the_documented_memory(containerd, cgroups, request
 
 
 def container_record(labels: int = 0, spec: int = 0) -> bytes:
-    """Returns an answer to Containers.Get with this number of labels and an OCI spec of this number of bytes.
-    """
+    """Returns an answer to Containers.Get with this number of labels, and an OCI spec of this many bytes."""
     named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
     labels = named | {f"{i:x}": "" for i in range(labels)}
     record = messages.Container(labels=labels, spec=messages.Any(value=bytes(spec)))

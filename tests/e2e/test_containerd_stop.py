@@ -55,8 +55,7 @@ def is_up(exposition) -> bool:
 
 
 def stop(lab: Lab):
-    """Stops containerd like `lab.stop`, but waits longer: containerd may wait two minutes for idle clients.
-    """
+    """Stops containerd like `lab.stop`, but waits longer: containerd may wait two minutes for clients."""
     containerd = lab._containerd
     containerd.terminate()
     try:

@@ -32,8 +32,7 @@ class Growing:
         self.n_mappings = len(self._starts())
 
     def _starts(self) -> set[str]:
-        """Returns the start addresses in maps, each once, because maps prints a growing mapping again, too.
-        """
+        """Returns the start addresses in maps, each once: maps prints a growing mapping again, too."""
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
@@ -102,8 +101,7 @@ class Replaceable:
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Returns the resident bytes of the process, by its name, from a scrape that begins after this call.
-        """
+        """Returns the process's resident bytes by name, from a scrape that begins after this call."""
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}
 
