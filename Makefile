@@ -90,19 +90,19 @@ page-test:
 browser: build page-test
 	tests/browser/run
 
-# Runs the benchmarks. They print ratios to figures of the same run. As root, it also runs those with
+# Runs the benchmarks, which print ratios to figures of the same run. As root, also runs those with
 # containerd.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
 
-# Runs each benchmark once, on little data and without optimization. This only shows that it works.
+# Runs each benchmark once, on little data and without optimization. This only shows that the benchmarks work.
 .PHONY: bench-short
 bench-short: protoc
 	$(CARGO) test --locked --bench bench -- --short
 
-# Updates the README's table of sizes for 100 pods. It includes the resident memory of the static binary.
+# Updates the README's table of sizes for 100 pods, which includes the resident memory of the static binary.
 .PHONY: sizing
 sizing: static
 	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts

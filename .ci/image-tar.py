@@ -3,8 +3,7 @@
 
 The script takes a static binary and writes an OCI archive for `ctr -n k8s.io images import`, `podman load` or
 `docker load`. It needs neither a container engine nor a network. The same binary, name and arguments give the
-same bytes. All times in the archive and in the image are SOURCE_DATE_EPOCH, a variable of reproducible
-builds.
+same bytes. All times in the archive and in the image are $SOURCE_DATE_EPOCH, which reproducible builds set.
 """
 
 import hashlib

@@ -54,7 +54,10 @@ def check_out():
 
 
 def tools() -> Path:
-    """Returns the directory with the tools that the workflow installs. For root, it also has a sudo."""
+    """Returns the directory with the tools that the workflow installs.
+
+    If root runs the script, the directory also has a program `sudo`.
+    """
     directory = REHEARSAL / "tools/bin"
     directory.mkdir(parents=True, exist_ok=True)
     sudo = directory / "sudo"

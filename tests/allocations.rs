@@ -79,7 +79,7 @@ fn steady_scrape_allocates_nothing() {
     }
 }
 
-/// Asserts that scrapes allocate nothing, except the first ones.
+/// Asserts that, after the first scrapes, no further scrape allocates memory.
 fn assert_steady(scrape: &mut Scrapes, what: &str) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let counted: Vec<Allocations> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();

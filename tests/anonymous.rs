@@ -93,8 +93,8 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns a text like the kernel's smaps. Its fields, however, have the KiB of the real uses as their
-/// values.
+/// Returns a text like the kernel's smaps. In it, each field stands for one real use, and its value is the
+/// KiB of that use.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {

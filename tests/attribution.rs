@@ -66,7 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The same with version 1. In hierarchies that systemd does not use, this path is below the root.
+    // The same with version 1. In hierarchies that systemd does not use, such a cgroup is directly below the
+    // root.
     (
         "colon-version-1",
         &[
@@ -110,7 +111,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     ("nested-by-pid", NESTED),
     ("nested-by-id", NESTED),
     ("nested-version-1", NESTED),
-    // The runtime has made the cgroup of one container below that of another.
+    // The runtime has made the cgroup of one container below the cgroup of another container.
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
     // A node that runs inside a container, seen from inside a cgroup namespace.
@@ -122,9 +123,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
 /// In these recordings, the runtime lists an init pid that belongs to another process. The cgroup of that
 /// process does not have the container's id, but cgroups of other processes do.
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
-    // The test lists the containers of a kind node from the host, but the pids are of the node's PID
-    // namespace. On the host, pid 101 is sshd, pid 102 is the kubelet of that node, and pid 103 does not
-    // exist.
+    // The containers of a kind node are listed from the host. The listed pids are those inside the kind node.
+    // On the host, pid 101 is sshd, pid 102 is the kubelet of that node, and pid 103 does not exist.
     ("kind-from-outside", KIND),
     // The init process has ended, and sshd now has its pid.
     (
@@ -256,8 +256,8 @@ fn id(digits: &str, rest: char) -> String {
     digits.to_owned() + &rest.to_string().repeat(64 - digits.len())
 }
 
-/// Returns the name of the kubelet's link for a container. The name is as long as a file name may be, 255
-/// bytes, so only this number of the id's digits remains.
+/// Returns the name of the kubelet's link for a container. The name has 255 bytes, the most that a file name
+/// may have, so only `n_digits` digits of the id fit.
 fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
     let names = format!("_shop_{container}-");
     let pod = "p".repeat(255 - names.len() - n_digits - ".log".len());
@@ -271,7 +271,7 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
     // The ids of the last two containers begin with the same digits, so the cut link matches neither.
     let twin = id("cccccccccccc", '1');
-    // The first container names one of its cgroups so that the digits of the second link match that cgroup,
+    // The first container has named one of its own cgroups. The digits of the second link match this name,
     // too.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [

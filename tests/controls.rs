@@ -85,8 +85,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum is the same with and without these options. Every selected family must have its
-/// sums, except zeros that are omitted.
+/// Asserts that each sum is the same with and without these options. All sums of the selected families must
+/// be there, except omitted zeros.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -128,8 +128,8 @@ fn options_keep_the_sums_of_the_recorded_node() {
     }
 }
 
-/// Returns a node with many small series of equal size, so that ties are common. One path is named like the
-/// series into which paths are folded.
+/// Returns a node with many small series of equal size, so that ties are common. One path is named `[other]`,
+/// like the series into which paths are folded.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -245,7 +245,7 @@ fn rollup_equals_the_sum_over_smaps() {
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
     // Other processes share memory with this one, so its values change when they start or end. The comparison
-    // is repeated until none did so in between.
+    // is repeated until no process started or ended in between.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));

@@ -51,14 +51,14 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // One sample less, and two commands are folded.
+        // If one sample less is allowed, two commands are folded.
         (vec![vec![1; 101]], 807, 800, 99),
         // The container with 30 paths needs 211 samples. This is within its fair share. The other container
         // gets the rest, for its commands with one path each.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // There is room for all commands, and for one path more.
+        // There is room for all commands, and for one more path.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);

@@ -16,7 +16,7 @@ fn smaps_of_other_kernels_equal_golden_files() {
 
 /// Tests the accounts of containers. The recordings were written by hand in the format of kernels. The
 /// recording of version 2 is seen from inside a cgroup namespace. One of its containers has every file, and
-/// one is like on an older kernel. The other recording is of version 1.
+/// another one has the files of an older kernel. The other recording is of version 1.
 #[test]
 fn accounts_of_both_cgroup_versions_equal_golden_files() {
     for version in ["v1", "v2"] {

@@ -106,8 +106,8 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// If a client has disconnected, its request does not count either. Probes are answered meanwhile. At most 64
-/// requests may wait, and a further one gets the last exposition.
+/// A waiting request does not count as a connection, even if its client has disconnected. Probes are still
+/// answered. At most 64 requests may wait, and a further one gets the last exposition.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
@@ -139,7 +139,8 @@ fn request_waits_until_shortly_before_its_timeout() {
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
 }
 
-/// If a host name is refused, the advice is right: the command line accepts the option, and the option helps.
+/// If a request is refused because of its host name, the advice in the response is right: the command line
+/// accepts the option, and the option helps.
 #[test]
 fn host_in_the_advice_is_allowed() {
     for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
@@ -148,7 +149,7 @@ fn host_in_the_advice_is_allowed() {
         let ask = |addr| receive(&mut send(addr, request.as_bytes()));
         let (head, text) = ask(serve().1);
         if head.starts_with("HTTP/1.1 400 ") {
-            continue; // for the server, this request has no Host
+            continue; // the server has found no Host in this request
         }
         assert!(head.starts_with("HTTP/1.1 421 "), "{host}: {head}");
         let text = String::from_utf8(text).unwrap();
@@ -192,8 +193,8 @@ fn one_connection_serves_many_requests() {
     }
 }
 
-/// The age in a response is that at the time of the response, both in plain text and in gzip. All other text
-/// is as published.
+/// The age in a response is the age at the time of the response, both in plain text and in gzip. All other
+/// text is as published.
 #[test]
 fn age_is_rendered_when_it_is_served() {
     let (mut publisher, addr) = serve();
@@ -272,8 +273,8 @@ fn stalled_clients_do_not_block_others() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // Clients that have stopped reading may hold one outdated exposition, but not two. If new clients hold
-    // another one, the server closes the connections of the old ones.
+    // Clients that have stopped reading may hold one outdated exposition, but not two. When newer clients
+    // hold a second one, the server closes the connections of the older clients.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

@@ -49,7 +49,7 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(exporter.get("/healthz").starts_with("HTTP/1.1 200 "));
     let n_dropped = number(&exporter, "smaps_exporter_log_lines_dropped_total");
     assert!(n_dropped >= 100, "{n_dropped}");
-    // Once the log is read again, it says how many lines were dropped. Then it continues.
+    // Once the test reads the log, there is a line with the number of dropped lines. Further lines follow it.
     let report = loop {
         let line = exporter.line();
         assert!(!line.is_empty());
@@ -80,7 +80,7 @@ fn unread_log_does_not_stop_the_shutdown() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// If something reads the log, it gets every line, including the last.
+/// A reader of the log gets every line, including the last.
 #[test]
 fn log_that_is_read_is_complete() {
     let recording = talkative(100);

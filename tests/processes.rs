@@ -237,7 +237,7 @@ fn values_of_an_ended_process_with_a_directory_are_dropped() {
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
 }
 
-/// In /proc, a pid has only one name. A recording may contain other names of it.
+/// In /proc, a pid has only one name. A recording may contain further names, and these are ignored.
 #[test]
 fn second_name_of_a_pid_is_ignored() {
     let recording = three();

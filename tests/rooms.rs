@@ -110,8 +110,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Repeatedly removes what needs nothing of the rest. Returns what is left: circles, and what depends on
-/// them.
+/// Removes each item that needs no other item that is left, until there is none. Returns the rest: circles,
+/// and items that depend on circles.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -215,8 +215,8 @@ fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
     paths(module, text).0
 }
 
-/// Returns these paths. Also returns each name that a `use` declaration imports anywhere in the file, with
-/// the path that it stands for.
+/// Returns the same paths as [`mentions`]. Also returns each name that a `use` declaration imports anywhere
+/// in the file, with the path that the name stands for.
 fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
     let children: BTreeSet<&str> = tokens

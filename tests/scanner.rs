@@ -67,7 +67,7 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `read` does not return how the next mapping relates to each, so it is not compared.
+    // `read` does not return the relation between two mappings, so it is not compared.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -273,8 +273,8 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The line stays a header with any of 16 digits at 24 places, and with the minus and the space. More
-    // minuses or spaces near the ends only change the addresses.
+    // The line stays a header with any of 16 digits at 24 places, and with the minus and the space. With one
+    // more minus or space near an end, the addresses change, but the line is still a header.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

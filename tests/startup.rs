@@ -120,7 +120,7 @@ fn early_signals_end_the_program_properly() {
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut text = String::new();
         match i % 2 {
-            // the test needs no certain moment: any must do
+            // the signal may come at any moment
             0 => std::thread::sleep(Duration::from_micros(i * 125)),
             _ => _ = log.read_line(&mut text).unwrap(),
         }

@@ -59,7 +59,7 @@ pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     command
 }
 
-/// A running program. It is killed when this is dropped.
+/// A running program. Dropping this kills the program.
 pub struct Serving {
     pub child: Child,
     pub log: BufReader<ChildStderr>,

@@ -243,8 +243,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of Prometheus series. Each has a title, and how the names of its families begin. A column
-/// without series is left out.
+/// The columns of Prometheus series. Each row has the title of a column, and how the names of its families
+/// begin. A column without series is left out.
 const COLUMNS: [(&str, &str); 4] = [
     ("of smaps", "process_smaps_"),
     ("of pods", "cgroup_pod_"),

@@ -23,8 +23,8 @@ impl Node {
         Self(node)
     }
 
-    /// Adds a process that maps these paths, with sizes in MiB. It sees a tmpfs at `tmpfs`. `first_mount` is
-    /// the id of a mount in its mount namespace.
+    /// Adds a process that maps these paths, with sizes in MiB. The process has a tmpfs at `tmpfs`.
+    /// `first_mount` is the id of a mount in its mount namespace.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {
@@ -75,7 +75,7 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // The processes map 60 MiB of shared memory: each has the tmpfs at another path.
+    // The processes map 60 MiB of shared memory: each process has its tmpfs at another path.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
     // With both processes in one mount namespace, they map 70 MiB of shared memory.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));

@@ -119,8 +119,9 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Compares what the program prints, with each of these shapes and this `--max-samples`, with a golden file.
-/// Each line of the file has a recording, the options, and the length and the hash of the text.
+/// Compares what the program prints with a golden file, for each of these shapes and with this
+/// `--max-samples`. Each line of the file has a recording, the options, and the length and the hash of the
+/// text.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
     if std::env::var_os("BLESS").is_some() {
@@ -283,8 +284,8 @@ fn view_by_path_makes_scrapes_read_paths() {
     assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
 }
 
-/// Of 64 clients that request different views and do not read them, four get a view. The others get a time to
-/// retry after. Meanwhile, the exposition that is always rendered is still served.
+/// Of 64 clients that request different views and do not read them, four get a view. The others get an error
+/// and a time after which to try again. Meanwhile, the exposition that is always rendered is still served.
 #[test]
 fn many_views_at_once_stay_within_limits() {
     let recording = fixture("node");

@@ -25,7 +25,7 @@ N_LISTINGS = 300
 def cpu_seconds(lab: Lab) -> float:
     """Returns the CPU seconds of all threads of containerd and its shims.
 
-    Idle threads do not end, so none is missed.
+    An idle thread does not end, so its CPU time stays in the sum.
     """
     socket = str(lab.socket)
     ours = [
@@ -103,7 +103,7 @@ def main():
                 cpu_over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]))
             )
             with redirect_stdout(sys.stderr), exporter.Exporter(*arguments) as running:
-                time.sleep(5)  # the requests of the start are over by then
+                time.sleep(5)  # then the requests of the start are over
                 scraped.append(cpu_over_a_minute(lab))
                 n_seen = running.metrics().value("smaps_exporter_containers")
                 assert n_seen == N_PODS, f"the exporter sees {n_seen} containers"

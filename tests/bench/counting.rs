@@ -21,7 +21,7 @@ thread_local! {
     static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 
-/// Returns the allocations of this thread while `work` runs.
+/// Returns what this thread allocates while `work` runs.
 pub fn during(work: impl FnOnce()) -> Allocations {
     let before = COUNTED.get();
     work();

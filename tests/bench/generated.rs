@@ -119,8 +119,8 @@ pub struct Size {
     pub n_mappings: usize,
     pub n_paths: usize,
     /// The number of containers with smaps texts of their own. The other containers share these texts by hard
-    /// links. So the texts of a thousand containers fit into the processor's cache as well as those of ten.
-    /// On a live node, the text is in the cache, too, because the kernel has just printed it.
+    /// links. So a thousand containers need no more of the processor's cache than ten. On a live node, a text
+    /// is in the cache, too, because the kernel has just printed it.
     pub n_distinct: usize,
 }
 

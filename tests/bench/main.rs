@@ -96,8 +96,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // Each is repeated for about 30 ms. So what ran before it, and is still in the processor's caches, no
-        // longer matters.
+        // Each of them runs for about 30 ms. After that, it no longer matters what was in the processor's
+        // caches before.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
@@ -158,8 +158,8 @@ fn scan(scanner: &mut Scanner, text: &[u8]) {
     }
 }
 
-/// Compares a whole scrape of live processes with the time to only read their smaps, and counts its
-/// allocations.
+/// Compares a whole scrape of live processes with only reading their smaps. Counts the allocations of a
+/// scrape.
 fn scrape() -> io::Result<()> {
     const N_PROCESSES: usize = 50;
     let few: fn(usize) -> io::Result<Workload> = Workload::few_series;
@@ -238,7 +238,7 @@ fn read_to_end(path: &str, buffer: &mut [u8]) {
     while file.read(buffer).expect("smaps can be read") > 0 {}
 }
 
-/// Measures the CPU time per mapping on larger and larger recordings. It must not grow with the size.
+/// Measures the CPU time per mapping on larger and larger recordings. The time must not grow with the size.
 fn size() -> io::Result<()> {
     let sizes = full_or_short([10, 100, 1000], [10, 20, 30]);
     heading("cost over size: recordings of containers of 10 processes of 100 mappings");

@@ -44,12 +44,13 @@ impl Workload {
         Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
     }
 
-    /// Starts the same processes, but only one page of each mapping is touched, so the mappings are small.
+    /// Starts processes like those of [`Workload::few_series`], but only one page of each mapping is touched.
+    /// So the mappings are small.
     pub fn small(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
     }
 
-    /// Starts the same processes as [`Workload::few_series`], each touching new pages all the time.
+    /// Starts processes like those of [`Workload::few_series`], but each touches new pages all the time.
     pub fn busy(n_processes: usize) -> io::Result<Self> {
         Self::start(BUSY, n_processes, N_PAGES, |_, _| (BUSY.into(), false))
     }

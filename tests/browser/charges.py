@@ -27,9 +27,9 @@ class Charge:
     unmapped: dict = field(default_factory=dict)
 
     def tiles(self, mapped):
-        """Returns {name: bytes} for the container's tiles, without those of paths.
+        """Returns {name: bytes} for all tiles of the container, except the tiles of paths.
 
-        These sum to `mapped` bytes.
+        The tiles of paths sum to `mapped` bytes.
         """
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}

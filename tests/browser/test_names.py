@@ -257,8 +257,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
                 break
             rows = [labels for labels, _ in exposition.children("mappings", **place)]
             what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
-            # With --omit-zero, a query has no result if all samples are 0. USS is a sum of two fields, and
-            # one of the two is enough.
+            # With --omit-zero, a query has no result if all samples are 0. USS is the sum of two fields. Its
+            # query has a result if one of the two fields has samples.
             answers = [
                 ({key: labels[key] for key in what}, labels)
                 for labels in rows

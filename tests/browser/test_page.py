@@ -44,7 +44,7 @@ def largest(exposition, depth, field="pss"):
 def name_of(row):
     """Returns the name that the page gives to a row.
 
-    For a pod, it includes the namespace; otherwise, it is the last label.
+    For a pod, the name includes the namespace. Otherwise, the name is the last label.
     """
     *_, last = row
     return f"{row['namespace']}/{row['pod']}" if last == "pod" else row[last]
@@ -243,7 +243,7 @@ def test_reloads_and_shared_links_keep_the_place(node, page, browse):
     page.select("rss")
     page.sort("name")
     page.tab.fill("#q", "a")
-    # The test reads the address from the page, because the browser driver learns a new address later.
+    # The test reads the address from the page, because the browser driver reports a new address only later.
     address, shown = page.tab.evaluate("location.href"), (page.crumbs(), page.names(), page.text("#total"))
     page.tab.reload()
     page.drawn()

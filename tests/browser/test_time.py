@@ -322,7 +322,7 @@ def test_denied_reads_have_an_empty_state(node, page):
         found = re.search(r"(\d+) reads", page.text("#empty"))
         return int(found[1]) if found and page.state() == "The kernel denies the reads" else 0
 
-    # Between two looks at its text, the page may have been refreshed more than once.
+    # The page may be refreshed more than once before the test reads its text again.
     n_shown = 0
     for _ in range(2):
         until("the count", lambda: n_denied() > n_shown)

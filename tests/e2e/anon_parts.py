@@ -47,8 +47,8 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
     """Asserts that a part is close to the bytes that the runtime reports.
 
-    The part must not be much larger than `reported`. At least the share `recall` of `least` must be found:
-    `least` is what is certainly resident, by default everything.
+    The part must not be much larger than `reported`. It must have at least the share `recall` of `least`, the
+    bytes that are certainly resident. By default, these are all reported bytes.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)

@@ -18,7 +18,7 @@ def command(name: str, *arguments) -> list[str]:
 
 @contextlib.contextmanager
 def running(arguments: list[str], peer: tuple[str, int]):
-    """Runs a server that listens at `peer`, and ends the server at the end."""
+    """Runs a server that listens at `peer`, until the end of the block."""
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
     try:
 

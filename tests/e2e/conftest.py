@@ -33,7 +33,7 @@ NODE_PROCESSES = {
     ("shop", "cart-0", "cart", "sleep"): 1,
     ("shop", "cart-0", "logs", "tail"): 1,
     ("shop", "cart-0", "logs", "sleep"): 1,  # started as by kubectl exec
-    # This container makes another PID namespace inside its own.
+    # This container makes a second PID namespace, inside the container's own.
     ("shop", "runner-0", "runner", "unshare"): 1,
     ("shop", "runner-0", "runner", "sleep"): 1,
 }
@@ -114,7 +114,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture
 def any_node(tmp_path):
-    """A recording with a link to /proc, whose only container has live processes."""
+    """A recording with a link to /proc. Its only container has live processes."""
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()

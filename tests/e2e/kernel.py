@@ -109,8 +109,8 @@ def rollup_rss(pid: int) -> int:
 def page_mapcount() -> str:
     """Returns whether this kernel counts how often each page is mapped.
 
-    If it does not (an option since Linux 6.15), PSS and shared bytes of large folios are estimates. They may
-    differ between two reads.
+    Since Linux 6.15, a kernel can be built without these counts. PSS and shared bytes of large folios are
+    then estimates, which may differ between two reads.
     """
     for path, read in (
         (Path("/proc/config.gz"), gzip.open),

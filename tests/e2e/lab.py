@@ -327,7 +327,10 @@ class Lab:
     # clean-up
 
     def close(self):
-        """Removes all that the lab made. Raises an error if this needs more than the regular calls."""
+        """Removes all that the lab made.
+
+        Raises an error if something cannot be removed in the regular way.
+        """
         failures = []
         if self._alive() or self._shims():
             try:

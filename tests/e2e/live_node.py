@@ -48,7 +48,7 @@ class Cgroup:
         return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 
     def empty(self):
-        """Kills all processes in the cgroup, including those that fork while it does so."""
+        """Kills all processes in the cgroup, also those that are forked meanwhile."""
 
         def is_empty():
             for pid in self.pids():

@@ -53,7 +53,8 @@ def is_leaking(lab: Lab, container: Container) -> bool:
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
     """Returns a container with a child that leaks.
 
-    Its first process stays. Otherwise the cgroup would end, and in version 1 its counter of kills with it.
+    The first process of the container stays. Otherwise the cgroup would end, and with it version 1's counter
+    of kills.
     """
     script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
     return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
@@ -299,7 +300,7 @@ def wait_until_listed(exporter: Client, *names: str):
 
 
 def wait_for(exporter: Client, expected: dict[str, int]):
-    """Waits until these kills are exported, and checks that two scrapes later they still are.
+    """Waits until these kills are exported, and checks that they still are two scrapes later.
 
     A container that has ended without a kill is not exported, so it counts as 0.
     """

@@ -3,8 +3,8 @@
 # everything is there, a second run does nothing.
 #
 # containerd, runc, prometheus, busybox, nginx, haproxy and other clients are not installed, but unpacked into
-# .debs/SUITE. So their services never start, and an installed containerd stays as it is. It also allows
-# several releases side by side: sid has containerd 2.x.
+# .debs/SUITE. So their services never start, and an installed containerd stays as it is. Several releases can
+# be used side by side: sid has containerd 2.x.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p .debs
@@ -54,12 +54,12 @@ command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || in
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
 # programs/stuck.c needs this, because it is a FUSE file system.
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-# test_anonymous.py needs these. They are not unpacked, because Debian's Java reads its configuration in /etc.
+# test_anonymous.py needs these. They are installed, because Debian's Java needs its configuration in /etc.
 command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs
 unpack bookworm bookworm containerd runc prometheus busybox-static
-# HTTP clients and strace, and the libraries that they need and a bare Debian lacks.
+# HTTP clients and strace, with those of their libraries that a bare Debian lacks.
 unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 \
     libssl3 haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
 for suite; do unpack "$suite" "$suite" containerd; done

@@ -93,7 +93,7 @@ class Target(Exporter):
 
 
 def scraped_at(body: bytes) -> bytes:
-    """Returns the time of the scrape that a response body comes from. It identifies the scrape."""
+    """Returns the time of the scrape that a response body comes from. This time identifies the scrape."""
     (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
     return timestamp
 

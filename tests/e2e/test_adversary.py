@@ -238,7 +238,7 @@ def test_cpu_budget_holds_with_3400_idle_processes(node):
 def test_process_without_first_thread_is_found_after_moving_cgroup(node, programs, tmp_path):
     """Attacks 9 and 10: the first thread of a process ends, and the process moves into a container.
 
-    The test also records it.
+    Then the test makes a recording, which must have the process.
     """
     mapped = tmp_path / "mapped"
     mapped.write_bytes(bytes(4096))

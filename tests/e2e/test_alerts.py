@@ -28,7 +28,7 @@ def test_prometheus_accepts_the_rules(tmp_path):
 def test_alerts_fire_only_when_they_should(tmp_path, path):
     """The files contain the expected summaries. The other annotations of an alert are always the same."""
     document = yaml.safe_load(path.read_text())
-    # The rules file contains only the rules that this file tests, which takes a third of the time.
+    # Only the rules that this file tests are loaded, which takes a third of the time.
     tested = {test["name"].partition(":")[0] for test in document["tests"]}
     rules = {rule["alert"]: rule for rule in readme.rules() if rule["alert"] in tested}
     assert rules.keys() == tested

@@ -54,7 +54,7 @@ def test_known_containers_are_read_while_containerd_is_down(lab, exporter):
     assert exposition.value("smaps_exporter_containerd_errors_total") >= 1
     assert commands(exposition) == {SH: 1, SLEEP: 2}
 
-    end_a_sleep(lab)  # then the exposition shows whether processes are read again
+    end_a_sleep(lab)  # shows whether processes are still read
     exposition = exporter.after()
     assert exposition.value("smaps_exporter_containerd_up") == 0
     assert commands(exposition) == {SH: 1, SLEEP: 1}

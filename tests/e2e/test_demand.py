@@ -31,9 +31,10 @@ def cpu_seconds(pid: int) -> float:
 
 @pytest.fixture(scope="module")
 def stored(node, tmp_path_factory):
-    """The samples of a dozen scrapes by Prometheus: one server scrapes one exporter, two servers another one.
+    """The samples that Prometheus stored in a dozen scrapes.
 
-    For each server, there are the samples of each family, with the times of their requests.
+    One server scrapes one exporter, and two servers scrape another one. For each server, there are the
+    samples of each family, with the times of their requests.
     """
     directory = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:

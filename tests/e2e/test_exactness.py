@@ -101,8 +101,8 @@ def test_skipped_reads_change_no_value(any_node, programs, tmp_path):
             for _, name, *is_refused in steps:
                 (refused if is_refused else done)[name] += 1
             # The comparison is repeated, because the kernel may still be working, or other processes may map
-            # the same files for a moment. The programs are paused. So a value that the exporter wrongly
-            # skipped stays wrong.
+            # the same files for a moment. The programs are paused, so if the exporter wrongly skips a read,
+            # the value stays wrong.
             for _ in range(5):
                 moment = time.time()
                 pids = any_node.cgroup.pids()

@@ -241,7 +241,10 @@ MIX = [
 
 
 def send_mix(peer, stop, seed: int):
-    """Sends complete, half, pipelined, long and malformed requests. Reads slowly, closes and resets."""
+    """Sends complete, half, pipelined, long and malformed requests, and reads slowly.
+
+    Then closes or resets the connections.
+    """
     chance, clients = random.Random(seed), []
     while not stop.wait(0.01):
         with contextlib.suppress(OSError):

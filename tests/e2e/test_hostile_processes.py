@@ -36,7 +36,7 @@ def node(request, tmp_path):
     node.cgroup.close()
 
 
-# This part has hundreds of exec, exit, fork, vfork and posix_spawn per second.
+# The tests of this part make hundreds of exec, exit, fork, vfork and posix_spawn calls per second.
 
 CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 10))
 
@@ -203,8 +203,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # While the directory is open, its inode stays. In each scrape, the exporter opens it for a
-            # moment.
+            # While the directory of the process is open, the inode stays. Each scrape opens the directory for
+            # a moment.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -323,7 +323,7 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
         assert comms(exposition) == {} and not [
             name for name in exposition if name.startswith("process_smaps_")
         ]
-        # In scrapes 1, 2, 4 and 8, the exporter tries to read two processes, and is refused.
+        # In scrapes 1, 2, 4 and 8, the exporter tries two processes, and the kernel refuses the reads.
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings
@@ -405,7 +405,7 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
 
 
 def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
-    """A process that maps memory ahead of the reader of its smaps could make the read take hours.
+    """A process maps memory ahead of the reader of its smaps, so that a read could take hours.
 
     Whether the reader or the process is faster depends on the machine. If the reader reaches the last
     mapping, the read succeeds. If there are more mappings than a process can have, the read ends with an

@@ -213,7 +213,7 @@ def test_foreign_host_headers_are_refused_on_loopback(small_node):
 def test_own_address_of_the_machine_counts_as_local(small_node):
     """Requests from another machine, such as Prometheus, may have any Host.
 
-    A network namespace is that machine.
+    Here, a network namespace stands for the other machine.
     """
     name, address = f"smaps{os.getpid()}", "198.51.100.1"
     for arguments in (

@@ -1,4 +1,4 @@
-"""Tests memory above containers: what an ended container left in its pod, and the parts of the node."""
+"""Tests memory outside containers: what an ended container left in its pod, and the parts of the node."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from exposition import Exposition
 from lab import Container, cri, until
 from ooms import LIMIT, leak, pids_of, records
 
-# At most this share of MemTotal may remain that no counter of the kernel explains.
+# The kernel's counters may leave at most this share of MemTotal unexplained.
 MAX_REMAINDER = 0.006
 
 

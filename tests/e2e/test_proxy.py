@@ -88,9 +88,9 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def nginx(directory: Path, target):
-    """Runs nginx with the server block of the README.
+    """Runs nginx with the README's server block.
 
-    As in the nginx image, the configuration includes it.
+    As in the nginx image, the configuration includes the file with this block.
     """
     [server] = readme.blocks("nginx")
     keys, port = directory / "tls", free_port()

@@ -1,4 +1,4 @@
-"""Tests that Prometheus answers each query of QUERIES.md, and the exporter each request in it."""
+"""Tests that Prometheus answers each query of QUERIES.md, and that the exporter answers each request."""
 
 import re
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ URLS = re.findall(r"curl -s[^\n]*(?:\n    )?'?(localhost:8080[^' \n`]*)", TEXT)
 
 @pytest.fixture(scope="module")
 def growing(node, programs):
-    """A container with a leak and 5 MiB in /dev/shm. In this test, it does not reach its limit."""
+    """A container with a leak, and with 5 MiB in /dev/shm. It does not reach its limit during the test."""
     script = f"dd if=/dev/zero of=/dev/shm/x bs=1M count=5; exec {PROGRAMS}/leak heap 5 1 1000"
     mount = cri.Mount(host_path=str(programs), container_path=PROGRAMS, readonly=True)
     app = Container("app", ["sh", "-c", script], memory_limit_bytes=1000 * MIB, mounts=[mount])

@@ -1,6 +1,6 @@
 """Tests each row of the README's table of rights.
 
-In each row, the exporter reads all containers. Code that runs in its process can do what the row says.
+With the rights of a row, the exporter reads all containers, and code in its process can do what the row says.
 """
 
 import os

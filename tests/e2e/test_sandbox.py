@@ -105,7 +105,7 @@ def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_pa
     KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
 )
 def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
-    """The kernel refuses access to files below root/.
+    """The kernel refuses access to files below /proc/<pid>/root.
 
     Landlock refuses all files outside a few directories.
     """
@@ -134,7 +134,7 @@ def test_landlock_is_off_with_cap_sys_ptrace(live):
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
 def test_unneeded_capabilities_are_dropped(live, sandbox):
-    """If root starts the exporter with all capabilities, it drops those that it does not need for reading."""
+    """If root starts the exporter with all capabilities, the exporter keeps only those that reading needs."""
     with Exporter("--fixture", live, *EVERYTHING, "--sandbox", sandbox) as exporter:
         for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():
             status = (task / "status").read_text()

@@ -166,8 +166,8 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         )
         until(lambda: shows_everything(exporter, ship_lab), 10, "the removed pod is gone")
 
-        # While containerd is down, known containers are still shown. When it starts again, its socket is a
-        # new file in the same directory.
+        # While containerd is down, known containers are still shown. When containerd starts again, its socket
+        # is a new file in the same directory.
         pod = ship_lab.run_pod("batch", "job-2", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         ship_lab.kill()

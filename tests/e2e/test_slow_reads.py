@@ -1,4 +1,4 @@
-"""Tests slow reads: their processes are locked at most 1% of the time, and other reads are not delayed."""
+"""Tests slow reads: they hold a process's mmap_lock at most 1% of the time, and delay no other reads."""
 
 import os
 import time

@@ -227,8 +227,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
             )
             until(found, 10, "the new pod is reported")
-            # A listing consists of two calls, and perhaps the exporter has made only the first one. Soon
-            # after the last change, there are no more listings.
+            # A listing consists of two calls, and perhaps the second one has not been made yet. Listings stop
+            # soon after the last change.
             calls = runtime.calls
             until(
                 lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),

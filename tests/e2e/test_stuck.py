@@ -1,4 +1,4 @@
-"""Tests that if a process's memory-map lock is held forever, only its values are missing.
+"""Tests that if a memory-map lock is held forever, only the values of that process are missing.
 
 These tests must not read smaps, maps, cmdline or environ of a stuck process. Until it is freed, every ps and
 pgrep on the machine blocks. So a guardian (programs/stuck.c) frees each stuck process within a minute, even
@@ -61,9 +61,9 @@ def n_stuck(exposition) -> float:
 
 
 def observe(exporter, growth: Growth, seconds: float, check=lambda exposition: None):
-    """Asserts for some time that responses take less than a second, and that values are fresh.
+    """Asserts for some time that each response takes less than a second.
 
-    This is for the values of healthy processes.
+    The values of healthy processes must stay fresh.
     """
     slowest = 0.0
     deadline = time.monotonic() + seconds
@@ -140,9 +140,9 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 
 
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
-    """A process shares memory with a stuck process, as after vfork.
+    """A process shares memory with a stuck process, as after vfork, and calls exec.
 
-    Even reading its stat and opening its smaps block. This was seen on Linux 6.18.44.
+    Then even reading `stat` of this process and opening its `smaps` block. This was seen on Linux 6.18.44.
     """
     with any_node.exporter(*BY_PID) as exporter:
         growth.start(exporter.after(2))

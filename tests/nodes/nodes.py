@@ -55,7 +55,7 @@ def programs(architecture: str) -> Path:
         out.mkdir()
         compiler = ["gcc"]
         if architecture != "amd64":
-            # The compiler is unpacked, not installed, so it does not find its assembler and linker itself.
+            # An unpacked compiler does not find its assembler and linker, so -B names their place.
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
@@ -146,7 +146,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         file.truncate(64 << 20)
     disks = []
     for path, options in (
-        # qemu discards what the machine writes to it
+        # the machine's changes to this disk are discarded
         (build.root(machine.architecture), "snapshot=on,cache=unsafe"),
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),

@@ -1,4 +1,4 @@
-// Tests changes over time, what of them a reload keeps, and that memory stays bounded.
+// Tests changes over time, what a reload keeps, and that memory stays bounded.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

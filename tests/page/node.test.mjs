@@ -109,7 +109,7 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 			.map(n => n.kind),
 		['free', 'ended_pods', 'cgroup', 'cgroup', 'root_cgroup', 'kernel', 'remainder', 'other_pods'],
 	);
-	// The charged memory is still only what is charged to containers. With PSS, there are no such tiles.
+	// Charged memory is still that of containers only. With PSS, the tree has no parts of the node.
 	page.setLayer('charged_memory');
 	assert.deepEqual(
 		page.kidsOf(page.root).map(n => n.name),
@@ -180,7 +180,7 @@ test('what no account divides is not invented', async () => {
 	});
 	assert.equal(page.at(memory(page), find(page, 'moby', '', 'x')), NaN);
 	assert.equal(sum(leaves(page)), sum(Object.values(NODE)));
-	// With --cgroup-metrics pod,node, containers have no accounts. A pod is then its container and the rest.
+	// With --cgroup-metrics pod,node, containers have no accounts. A pod then has a tile for all that it uses.
 	const bare = await opened(PSS + PODS + node(NODE));
 	assert.deepEqual(tilesOf(bare, 'data', 'db-0'), { db: NaN, 'rest of the pod': 600 });
 	assert.equal(bare.fields.get('charged_memory'), undefined);

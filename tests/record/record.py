@@ -2,8 +2,9 @@
 
 usage: record.py EXPORTER DIR [ROOTFS.tar]
 
-The programs come from Debian's packages (mmdebstrap). All containers share one root file system. ROOTFS.tar
-is an existing one. No program listens on the network, because the pods use the network of the host.
+The programs come from Debian's packages (mmdebstrap). All containers share one root file system. If
+ROOTFS.tar is given, it is used as this file system. No program listens on the network, because the pods use
+the network of the host.
 """
 
 import os

@@ -61,8 +61,8 @@ static void make(pid_t tid) { resume(PTRACE_SINGLESTEP, tid); }
 
 static unsigned long long *argument(struct user_regs_struct *call, int i) { return &call->regs[i]; }
 
-/* Does not use the instruction of the system call that the thread waits in. The kernel may restart that call
- * with the value of x8 that it has saved. So this function searches for another system call instruction. */
+/* Finds another system call instruction for the new call. At the instruction where the thread waits, the
+ * kernel may restart the old call, with the value of x8 that it has saved. */
 static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long number) {
     for (unsigned long long at = (call->pc + 8) & ~7ULL;; at += 8) {
         errno = 0;
@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
     registers(PTRACE_GETREGSET, tid, &saved);
     call = saved;
     prepare(tid, &call, strtoull(argv[2], 0, 0));
-    unsigned long long top = (STACK(&saved) - 8192) & ~15ULL; /* stays below the red zone */
+    unsigned long long top = (STACK(&saved) - 8192) & ~15ULL; /* below the red zone of the stack */
     for (int i = 3; i < argc; i++) {
         if (argv[i][0] != ':') {
             *argument(&call, i - 3) = strtoull(argv[i], 0, 0);

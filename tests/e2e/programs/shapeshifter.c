@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
     snprintf(file, sizeof file, "%s/own-%d", argv[1], getpid());
     int own = open(file, O_RDWR | O_CREAT, 0600);
     if (own < 0 || ftruncate(own, SLOT)) return 1;
-    for (unsigned i = 0; i < SLOTS; i++) // then most operations find mapped memory
+    for (unsigned i = 0; i < SLOTS; i++) // with this memory, most operations find something mapped
         if (mmap(slot(i), 32 * PAGE, READ_WRITE, ANONYMOUS, -1, 0) == MAP_FAILED) return 1;
     for (unsigned i = 0; i < 200; i++) { // with this many mappings, the change check is cheaper than a read
         char *at = (char *)(2 * BASE + i * PAGE);

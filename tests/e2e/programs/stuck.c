@@ -179,8 +179,8 @@ static void be_stuck(const char *directory, int with_exec) {
 
 // The guardian.
 
-// Returns the number of the FUSE connection, which is the minor number of the mounted device. It comes from
-// mountinfo: stat would send a request to the server, and the server does not run yet.
+// Returns the number of the FUSE connection, which is the minor number of the mounted device. The number is
+// read from mountinfo. stat would send a request to the server, which does not run yet.
 static unsigned connection_of(const char *directory) {
     char line[8192], mounted[4096];
     unsigned major, minor, found = 0;
@@ -250,6 +250,6 @@ int main(int argc, char **argv) {
                 nanosleep(&moment, NULL);
             dprintf(1, "freed\n");
         }
-        if (ends) _exit(0); // then the kernel kills the children
+        if (ends) _exit(0); // when this process ends, the kernel kills its children
     }
 }

@@ -30,7 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         Ok(Command::Help | Command::Version) => {}
-        // The name of an image is written into a text, where it must not add a line.
+        // The printed text contains the name of the image. The name must not add these characters to the
+        // text.
         Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {
             let error = error.to_string();

@@ -94,16 +94,17 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in order of precedence: the first one of memory, of name=systemd and of version 2, and
-/// between the last two all paths of other hierarchies.
+/// Returns the paths in order of precedence: the path of memory, the path of name=systemd, all paths of other
+/// hierarchies, and the path of version 2.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that decides if no path has an id: memory's path, or name=systemd's path. If there is no
-/// line for memory, version 2's path comes last. A path that is the root is used only if there is no other.
+/// Returns the path that decides if no path has an id. With a line for memory, this is the path of memory, or
+/// else of name=systemd. Without one, it is the path of name=systemd, or else of version 2. A root is
+/// returned only if there is no other path.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };

@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(filter.matches(namespace, pod, container, comm), matched == [true; 4]);
 });
 
-/// By definition, `*` matches nothing, or one byte and then whatever `*` matches. A table of all pairs of
+/// By definition, `*` matches nothing, or one byte followed by whatever `*` matches. A table of all pairs of
 /// suffixes makes this fast.
 fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
     let mut below = vec![false; text.len() + 1];

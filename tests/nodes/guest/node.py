@@ -1,4 +1,4 @@
-"""The containerd of the machine, with the chosen cgroup driver. systemd runs it, or otherwise the lab."""
+"""The containerd of the machine, with the chosen cgroup driver. Either systemd or the lab runs it."""
 
 import os
 import subprocess

@@ -41,7 +41,7 @@ if I386:
 
 
 def run(node: Node):
-    """Runs all pods. Waits until PROCESSES run, have their memory, and the kernel has merged equal pages."""
+    """Runs all pods. Waits until PROCESSES have their memory, and the kernel has merged equal pages."""
     app = Container("app", TWO_SLEEPS)
     node.run_pod("default", "web-1", [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
     host = cri.LinuxContainerSecurityContext(apparmor=UNCONFINED)
@@ -62,7 +62,7 @@ def run(node: Node):
     node.exec(app, ["tail", "-f", "/dev/null"])
     settled(lambda: kernel.counts(node), lambda: PROCESSES, 120)
     until(lambda: node.log_of(memory, "memory").count(" ready\n") == 2, 120, "the workload has its memory")
-    # most of the 8 MiB that the two processes of the workload have
+    # most of the 8 MiB of equal pages
     n_equal = (7 << 20) // os.sysconf("SC_PAGE_SIZE")
     merged = KERNEL_MEMORY / "ksm/pages_sharing"
     until(lambda: int(merged.read_text()) > n_equal, 120, "the kernel has merged the workload's equal pages")

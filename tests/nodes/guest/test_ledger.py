@@ -17,7 +17,7 @@ from live_node import rmdir
 from node import PROGRAMS
 from ooms import ROOT
 
-# At most this share of MemTotal may remain that no counter of the kernel explains.
+# The kernel's counters may leave at most this share of MemTotal unexplained.
 MAX_REMAINDER = 0.006
 TOTAL = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
 SIZE = 32

@@ -14,7 +14,7 @@ from pods import FOREVER
 
 PLACE = ("nested", "nested-0", "nested")
 INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
-# A container of another runtime that runs inside the container, such as kind's, has this scope.
+# The scope of a container that runs inside the container, as in a kind node.
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
 # The cgroups that processes are moved to. They are relative to the container's cgroup, but / is the root.

@@ -207,7 +207,7 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
     """The kernel kills a whole pod as a group.
 
-    In another pod, a nested cgroup leaks to its container's limit.
+    In another pod, a process in a nested cgroup leaks until the limit of its container is reached.
     """
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)

@@ -11,7 +11,10 @@ pytestmark = pytest.mark.skipif(not SYSTEMD, reason="systemd does not manage con
 
 
 def test_exporter_does_not_delay_containerds_stop(node):
-    """containerd stops as fast with an exporter as without one. Two scrapes later, it is reported as down."""
+    """containerd stops as fast with an exporter as without one.
+
+    Two scrapes later, the exporter reports containerd as down.
+    """
 
     def stop_seconds() -> float:
         started_at = time.monotonic()
