@@ -287,7 +287,8 @@ fn node_without_containers_is_logged() {
     assert!(output.status.success());
 }
 
-/// The first scrape logs what the filters select. It is a warning only if they select nothing.
+/// After the first scrape, one log line says what the filters select. The line is a warning only if they
+/// select nothing.
 #[test]
 fn selection_is_logged_after_the_first_scrape() {
     let node = "fixtures/node";

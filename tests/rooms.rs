@@ -110,8 +110,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Removes each item that needs no other item that is left, until there is none. Returns the rest: circles,
-/// and items that depend on circles.
+/// Returns what imports each other in a circle, and what depends on a circle. Everything else is removed, one
+/// item after the other: an item may go if it needs no item that is left.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {

@@ -9,7 +9,7 @@ pub struct Counting;
 /// The allocations of one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allocations {
-    /// The number of allocations. Growing or shrinking one counts as well.
+    /// The number of allocations. A call that grows or shrinks an allocation counts, too.
     pub n_allocations: u64,
     /// The total number of bytes.
     pub n_bytes: u64,

@@ -47,7 +47,7 @@ def test_missing_limits_are_not_exported(node):
 
 
 def test_metrics_stay_when_processes_move_to_a_nested_cgroup(node):
-    """systemd and nested container runtimes make such cgroups."""
+    """systemd and nested container runtimes make cgroups inside the cgroup of a container."""
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "nested-0", app):
         cgroup = wait_until_asleep(node, app)

@@ -1,8 +1,8 @@
 """Tests that if a memory-map lock is held forever, only the values of that process are missing.
 
-These tests must not read smaps, maps, cmdline or environ of a stuck process. Until it is freed, every ps and
-pgrep on the machine blocks. So a guardian (programs/stuck.c) frees each stuck process within a minute, even
-if the test fails.
+These tests must not read smaps, maps, cmdline or environ of a stuck process. As long as there is a stuck
+process, every ps and pgrep on the machine blocks. So a guardian (programs/stuck.c) frees each stuck process
+within a minute, even if the test fails.
 """
 
 import os
@@ -142,7 +142,8 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
     """A process shares memory with a stuck process, as after vfork, and calls exec.
 
-    Then even reading `stat` of this process and opening its `smaps` block. This was seen on Linux 6.18.44.
+    The kernel then even blocks programs that read `stat` of this process or open its `smaps`. This was seen
+    on Linux 6.18.44.
     """
     with any_node.exporter(*BY_PID) as exporter:
         growth.start(exporter.after(2))

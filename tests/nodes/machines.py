@@ -47,7 +47,7 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # On such a node, bookworm's runc also puts containers into cgroups of version 2, and bullseye's does not.
+    # On a hybrid node, bookworm's runc also puts containers into cgroups of version 2. bullseye's does not.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]

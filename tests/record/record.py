@@ -81,7 +81,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        # makes programs clean page cache, as on a node where images were unpacked long ago
+        # writes the programs to disk: on most nodes, images were unpacked long ago and are not dirty page
+        # cache
         os.sync()
 
         shop_postgres(lab)

@@ -1,4 +1,4 @@
-//! Checks the parsers of cgroup files: they find each value on its own line, whatever the other lines are.
+//! Checks the parsers of cgroup files: each value comes from one line, and the other lines do not change it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
