@@ -184,7 +184,7 @@ class Lab:
         return done.stdout
 
     def import_image(self, archive: Path):
-        """Imports an image archive. Waits until CRI knows the image: containerd notifies it by an event."""
+        """Imports an image archive, and waits until CRI has received containerd's event about the image."""
         self.ctr("images", "import", archive)
         until(
             lambda: all(
