@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fields::number;
 
-/// The counters for OOM kills, counted since the cgroup was created. A counter that the kernel does not print
-/// is 0.
+/// The memory event counters of a cgroup since it was created. A counter that the kernel does not print is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
     /// How often the cgroup, or a cgroup below it, has reached its limit.

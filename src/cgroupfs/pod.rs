@@ -23,8 +23,8 @@ pub struct Exported<'a> {
     pub outside: Option<Outside>,
 }
 
-/// Returns the memory that is charged to a pod but to none of its running containers, by part. The parts add
-/// up to the memory charged to the pod minus the memory charged to its containers. The remainder may be
+/// Returns the memory that is charged to a pod but to none of its running containers, by part. The sum of the
+/// parts is the memory charged to the pod minus the memory charged to its containers. The remainder may be
 /// negative, because the cgroups are not read at the same moment.
 ///
 /// Returns `None` if one of the cgroups does not show how much memory is charged to it.
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn memory_outside_the_containers_is_the_difference() {
-        // A container that has ended left 90 bytes in a tmpfs.
+        // An ended container has left 90 bytes in a tmpfs.
         let pod = of(100, "anon 3\nfile 93\nshmem 91\nkernel 2\n");
         let containers =
             [of(4, "anon 2\nfile 1\nshmem 1\nkernel 1\n"), of(1, "anon 1\nfile 0\nshmem 0\nkernel 0\n")];
