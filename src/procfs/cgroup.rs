@@ -7,8 +7,8 @@
 /// KiB per process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cgroups {
-    /// The entries, in the order of precedence. Each is a [`Kind`] byte, a path and a newline. The kernel
-    /// allows no newline in the name of a cgroup.
+    /// The entries, in the order of precedence. Each entry is a [`Kind`] byte, a path and a newline. The
+    /// kernel allows no newline in the name of a cgroup.
     lines: Vec<u8>,
 }
 
@@ -70,19 +70,18 @@ impl Cgroups {
 
     /// Returns the path that locates the process if no path contains a container's id. It is the first of
     /// these paths that exists: the path of the `memory` controller, the path of `name=systemd`, and the path
-    /// in the `0::` line. The `0::` line is left out if version 1 accounts memory, because it means nothing
-    /// then.
+    /// in the `0::` line. If version 1 accounts memory, the `0::` line means nothing and is left out.
     ///
-    /// The path `/` is used only if the others are `/` too: version 1 keeps a service in the root of `memory`
-    /// unless systemd accounts the memory of that service.
+    /// The path `/` is used only if the others are `/` too. The reason is that version 1 keeps a service in
+    /// the root of `memory` unless systemd accounts the memory of that service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may hide where the process is. In that case every version 1 hierarchy prints `/`, as
-    /// for a thread that has exited. The `0::` line is still correct.
+    /// Whether the file may hide where the process is, because every version 1 hierarchy prints `/`. That is
+    /// what the kernel prints for a thread that has exited. The `0::` line is correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());

@@ -17,9 +17,9 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// Fails with a one-line message if proc hides other processes from this one. If proc is mounted with
-/// hidepid=4, it shows only processes that this one may trace. `CAP_PERFMON` is enough to read smaps, but not
-/// to see hidden processes (kernel: fs/proc/base.c, `has_pid_permissions`).
+/// Fails with a one-line message if proc hides other processes from this process. If proc is mounted with
+/// hidepid=4, it shows only processes that this process may trace. `CAP_PERFMON` is enough to read smaps, but
+/// not to see hidden processes (kernel: fs/proc/base.c, `has_pid_permissions`).
 pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());
