@@ -54,13 +54,14 @@ impl Default for Changes {
 
 #[cfg(target_os = "linux")]
 impl Changes {
-    /// Watches a file for writes. If the kernel refuses the watch, all watches end, and the result is `None`.
+    /// Watches a file for writes. If the kernel refuses that, nothing is watched any more, and the result is
+    /// `None`.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
     }
 
-    /// Watches a directory for new cgroups. If the kernel refuses the watch, all watches end, and the result
-    /// is `None`.
+    /// Watches a directory for new cgroups. If the kernel refuses that, nothing is watched any more, and the
+    /// result is `None`.
     pub fn watch_directory(&mut self, directory: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(directory, WatchFlags::CREATE)
     }
@@ -106,7 +107,8 @@ impl Changes {
     }
 }
 
-/// The replacement for other systems, which only read recordings. It watches nothing.
+/// The replacement for systems other than Linux, where the exporter only reads recordings. It watches
+/// nothing.
 #[derive(Debug, Default)]
 #[cfg(not(target_os = "linux"))]
 pub struct Changes;

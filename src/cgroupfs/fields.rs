@@ -17,8 +17,8 @@ pub const CURRENT: usize = 0;
 pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
-/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. Version 2 does not print it: it is the smallest
-/// limit on the way from the cgroup up to the root.
+/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. Version 2 does not print it. It is the smallest of
+/// the limits of the cgroup and of all cgroups above it.
 pub const LIMIT: usize = 5;
 /// `FIELDS[WORKING_SET]`: charged memory without inactive page cache.
 pub const WORKING_SET: usize = 6;

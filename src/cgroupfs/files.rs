@@ -268,7 +268,7 @@ impl CgroupFs {
         })
     }
 
-    /// Returns the limit of the cgroup `up` levels above `directory`, if it has one.
+    /// Returns the limit of the cgroup `up` levels above `directory`; `None` if that cgroup has no limit.
     fn limit_above(&mut self, directory: BorrowedFd<'_>, up: usize) -> Option<u64> {
         self.name.clear();
         (0..up).for_each(|_| self.name.push_str("../"));

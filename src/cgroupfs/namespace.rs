@@ -72,8 +72,9 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
 /// cgroup is the directory above. Returns `None` if that directory is the root.
 ///
 /// Also returns `None` for a name like `<slice>:cri-containerd:<id>`. Such a name appears when the kubelet
-/// uses the systemd cgroup driver and containerd does not: runc then takes the name for a path below its own
-/// cgroup, which is containerd's. In that case the pod's cgroup, the slice, is elsewhere and is empty.
+/// uses the systemd cgroup driver and containerd does not: runc then takes the name for a path below
+/// containerd's cgroup, in which runc itself is. In that case the pod's cgroup, the slice, is elsewhere and
+/// is empty.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])

@@ -14,8 +14,8 @@ pub type Outside = [Option<i64>; PARTS.len()];
 pub struct Exported<'a> {
     /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
-    /// A last label with the pod's uid, and the closing brace; empty if the cgroup's name does not show the
-    /// uid.
+    /// The text of the label with the pod's uid, which comes last, and the closing brace. It is empty if the
+    /// cgroup's name does not show the uid.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,
