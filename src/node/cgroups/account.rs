@@ -126,7 +126,8 @@ impl Account {
         self.shares_labels = shares_labels;
     }
 
-    /// Notes a process of the container.
+    /// Notes that this process is in the container. If the container's cgroup is not known yet, the cgroups
+    /// of the process may show it.
     pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
         if !std::mem::replace(&mut self.is_seen, true) {
             (self.pid, self.has_unselected) = (process.pid(), false);

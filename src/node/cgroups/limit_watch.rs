@@ -259,7 +259,8 @@ impl LimitWatch {
         !self.due.is_empty()
     }
 
-    /// Returns the containers with processes that are due to be read. Each container is returned once.
+    /// Returns the containers with processes that are due to be read. They are not returned again by the next
+    /// call.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }

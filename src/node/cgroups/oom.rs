@@ -41,8 +41,8 @@ pub struct Content {
     pub is_alone: bool,
     /// The last reading of the container, if the container was close to its limit at that time.
     pub last_reading: Option<LastReading>,
-    /// The sizes of its paths at earlier times, the oldest first, if the container used at least half of its
-    /// limit.
+    /// The sizes of the container's largest paths at earlier times, the oldest first, if the container used
+    /// at least half of its limit.
     pub earlier: VecDeque<Earlier>,
 }
 
@@ -53,9 +53,10 @@ pub struct Kill {
     pub found: FoundKill,
     /// The circumstances of the kills.
     pub end: End,
-    /// The memory that the container held; `None` for a pod, and for a container that was never read.
+    /// The memory that the container held; `None` for a pod, and for a container that has no account.
     pub content: Option<Content>,
-    /// The bytes charged to the pod outside its running containers; `None` if the pod's limit was not hit.
+    /// The bytes charged to the pod outside its running containers; `None` if another limit than the pod's
+    /// was hit, or if the bytes are unknown.
     pub outside_containers: Option<u64>,
 }
 

@@ -142,7 +142,8 @@ impl OomWatch {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of cgroups that may be removed soon, and drops the counters of removed cgroups.
+    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
+    /// dropped.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }
@@ -174,7 +175,8 @@ impl OomWatch {
         self.0.lock().limit_watch.is_calm(Instant::now())
     }
 
-    /// Returns the containers with processes that are due to be read. Each container is returned once.
+    /// Returns the containers with processes that are due to be read. They are not returned again by the next
+    /// call.
     pub fn take_due(&self) -> BTreeSet<ContainerId> {
         self.0.lock().limit_watch.take_due()
     }

@@ -72,7 +72,7 @@ impl Pods {
             table[i].started_at = table[i].started_at.max(account.started_at());
             table[i].containers.push(container.clone());
         }
-        // If several pods share a cgroup, it is not the cgroup of a pod.
+        // If several pods share a cgroup, that cgroup is not the cgroup of a pod.
         table.retain(|pod| !shared.contains(&pod.path) && pod.is_selected());
         for pod in &mut table {
             let before = self.table.binary_search_by(|before| before.path.cmp(&pod.path));

@@ -215,8 +215,7 @@ fn kills_of_a_container_are_counted_from_its_first_listing() {
     assert_eq!(node.n_kills().len(), 2, "a container without kills is forgotten");
 }
 
-/// The kernel counts a kill first for the node, and then for the container. Here the first check comes in
-/// between.
+/// The kernel counts a kill first for the node, and then for the container. Here a check comes in between.
 #[test]
 fn a_kill_is_counted_if_the_node_counts_it_first() {
     let (mut node, processes) = pod("node-first");
