@@ -43,7 +43,7 @@ pub struct Fingerprint {
 pub enum Check {
     /// No check is made: the process is read in full.
     ReadAll,
-    /// The read takes a fingerprint. If it equals this one, the process is not read in full.
+    /// The read takes a new fingerprint. If it equals the one given here, the process is not read in full.
     CompareWith(Option<Fingerprint>),
 }
 

@@ -30,7 +30,8 @@ struct DetachedRead {
 }
 
 impl DetachedReads {
-    /// Adds a read that began at `began_at`. `cpu_time` is what its thread has used so far.
+    /// Adds a read that began at `began_at`. `cpu_time` is the total CPU time that its thread has used so
+    /// far.
     pub fn add(&mut self, job: Job, thread: u32, began_at: Instant, cpu_time: Duration) {
         self.0.push(DetachedRead { job, thread, ran_at: began_at, cpu_time, is_stuck: false });
     }

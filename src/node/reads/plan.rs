@@ -41,7 +41,8 @@ pub struct Plan {
     clock: Duration,
 }
 
-/// The processes of one container, as two ranges in the list of all processes to read.
+/// The processes of one container, as two ranges in the list of all processes to read: processes that were
+/// read before (`old`), and processes that were not (`new`).
 #[derive(Debug)]
 struct Group {
     container: ContainerId,

@@ -1,7 +1,8 @@
 //! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! A read depends only on its job, and returns facts. Some files of a process can block their reader forever.
-//! They are opened only here, so that a scrape can continue without a read that does not return:
+//! A read depends only on its job, and returns what it has found. What that means for the process is decided
+//! elsewhere. Some files of a process can block their reader forever. They are opened only here, so that a
+//! scrape can continue without a read that does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
@@ -40,7 +41,7 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
-    /// Splits anonymous memory into parts; `None` if that is off.
+    /// Splits anonymous memory into parts; `None` if it is not split.
     parts: Option<Parts>,
     process_sums: ProcessSums,
     comm: Vec<u8>,
