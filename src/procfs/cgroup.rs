@@ -140,7 +140,7 @@ mod tests {
         let cases: &[(&str, &[&str], Option<&str>)] = &[
             ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
             ("0::/kubepods/pod1/c1", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
-            // Hybrid: containerd's own cgroup is in version 2, and version 1 accounts memory.
+            // A hybrid node: containerd's own cgroup is in version 2, and version 1 accounts memory.
             (
                 "4:memory:/c1\n3:pids:/c1\n1:name=systemd:/c1\n0::/system.slice/containerd.service\n",
                 &["/c1", "/c1", "/system.slice/containerd.service"],
@@ -154,7 +154,8 @@ mod tests {
             ),
             // A version 1 controller that does not account memory does not take precedence over version 2.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
-            // Memory accounting is off: systemd's hierarchy is more specific than an empty version 2.
+            // No hierarchy accounts memory. The path in systemd's hierarchy is more specific than the one in
+            // version 2, which has no controllers.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
             // systemd does not account the memory of a service.

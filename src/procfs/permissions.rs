@@ -48,8 +48,8 @@ fn effective(status: &str) -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
-/// Returns a line that names what is missing. `status` is the text of a `status` file, and `confinement` is
-/// the name of the AppArmor profile.
+/// Returns a line that names the missing permission. `status` is the text of a `status` file, and
+/// `confinement` is the name of the AppArmor profile.
 fn explain(status: &str, confinement: &str) -> String {
     let effective = effective(status);
     let has = |capability: u32| effective & 1 << capability != 0;

@@ -12,7 +12,7 @@ pub struct Work {
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
-    /// program have the same.
+    /// program have the same addresses.
     pub program: [u64; 2],
     /// Whether the fields describe the smaps file of a recording. There, equal values prove that nothing has
     /// changed.
