@@ -3,8 +3,8 @@
 //!
 //! The processes have to be read before their container reaches its limit. If a process is killed while it is
 //! read, its memory stays charged until the read ends. The kernel may then kill a second process. In trials
-//! with 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of 64 MB, a
-//! leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
+//! with a limit of 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of
+//! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
