@@ -24,7 +24,7 @@ WORDS = re.compile(
 
 # In these files, these texts are correct, although they contain a listed word.
 ALLOWED = {
-    # The log line of version 0.1. The entry about the new log line quotes it.
+    # The changelog quotes this log line of version 0.1.
     ".github/CHANGELOG.md": ["killed for want of memory:"],
     ".github/CONTRIBUTING.md": [
         "A process is not *somebody*",
