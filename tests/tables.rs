@@ -311,7 +311,8 @@ fn series_counts() {
         writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
-    // The text also has the numbers for the defaults, for the manifest, and for the manifest by path.
+    // The text of the README also states these numbers: for the defaults, the manifest, and the manifest by
+    // path.
     for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
         let number = rows[row].3[column];
         let number = format!("{},{:03}", number / 1000, number % 1000);
