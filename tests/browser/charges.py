@@ -1,4 +1,4 @@
-"""Makes the cgroup metrics that the page reads after a real exposition, and responses of /ooms."""
+"""Makes cgroup metrics and responses of /ooms. The tests append the metrics to real expositions."""
 
 import json
 import re

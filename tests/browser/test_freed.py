@@ -1,4 +1,4 @@
-"""Compares the memory that ending a container would free, as the page says, with what its end really frees.
+"""Compares what the end of a container would free according to the page with what it really frees.
 
 Needs root, to make cgroups.
 """

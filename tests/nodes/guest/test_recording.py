@@ -1,6 +1,6 @@
 """Tests that a recording of this machine gives the same values as a live scrape.
 
-Its smaps can be a fixture.
+Also keeps the smaps of the recorded workload. They can become a fixture: see BLESS in nodes.py.
 """
 
 import re
