@@ -75,7 +75,7 @@ class Lab:
     """
 
     def __init__(self, directory: str | Path | None = None, suite: str | None = None):
-        # The path has to be short, because the path of a unix socket may have at most 107 bytes.
+        # The path of the directory has to be short: the path of a unix socket may have at most 107 bytes.
         self.directory = Path(
             directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-")
         )

@@ -29,7 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# Six attacks that stop a server of tiny_http. Each function returns the connections that it leaves open.
+# Six attacks that stop a server built with tiny_http. Each function returns the connections that it leaves
+# open.
 
 
 def declare_terabytes(target):

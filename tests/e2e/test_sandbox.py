@@ -143,8 +143,8 @@ def test_unneeded_capabilities_are_dropped(live, sandbox):
             if sandbox == "off":
                 assert filters == "0" and sets["Eff"] & 1 << 21
                 continue
-            # These are SYS_PTRACE, PERFMON, and DAC_READ_SEARCH, which is needed to read recordings of other
-            # users.
+            # The bits of SYS_PTRACE, PERFMON, and DAC_READ_SEARCH. The last one is needed to read recordings
+            # of other users.
             allowed = 1 << 19 | 1 << 38 | 1 << 2
             assert {name: value & ~allowed for name, value in sets.items()} == dict.fromkeys(sets, 0)
             assert sets["Inh"] == sets["Amb"] == 0 and filters == "2"
