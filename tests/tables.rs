@@ -20,7 +20,7 @@ use crate::support::{Directory, Serving, exporter, fixture, once};
 /// Compares `block` with the part of the README between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(name: &str, block: &str) {
-    // With `BLESS=1`, several tests may write the README at the same time.
+    // With `BLESS=1`, several tests write the README. This lock keeps them from writing it at the same time.
     static README: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = README.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
