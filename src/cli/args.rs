@@ -1,4 +1,5 @@
-//! Parses the command line: arguments become [`Options`], or one line that says why they are invalid.
+//! Parses the command line. The result is the [`Options`], or a one-line error that says which argument is
+//! invalid.
 
 use std::ffi::OsString;
 
@@ -11,17 +12,17 @@ use super::suggestion;
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// What the program is to do.
+/// The action that the arguments request.
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Run: serve, record, or print one exposition.
+    /// Run with these options: serve, record, or print one exposition.
     Run(Options),
     /// Print [`help`](super::help::help).
     Help,
     /// Print the version.
     Version,
-    /// Print this text: the file that `--print` names.
+    /// Print this text, which is the content of the file that `--print` names.
     Print(String),
 }
 
@@ -51,8 +52,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // double_dashes() gives two dashes to each known option. This argument still has one dash, so
-                // it is an unknown long option, and not a group of short options.
+                // double_dashes() has already given two dashes to each known option. This argument still has
+                // one dash, so it is an unknown long option, and not a group of short options.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
@@ -89,8 +90,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     })
 }
 
-/// Accepts the single dash of Go's flag package: `-addr` becomes `--addr`. Values that follow an option are
-/// not changed.
+/// Changes the single dash of Go's flag package into two: `-addr` becomes `--addr`. Does not change an
+/// argument that is the value of the option before it.
 fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut rest = args.iter_mut();
@@ -117,7 +118,7 @@ fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     args
 }
 
-/// Returns an error that quotes an unknown option and suggests the most similar one.
+/// Returns an error that quotes the unknown option and suggests the known option that is most similar to it.
 fn unknown_option(dashes: &str, option: &str) -> UsageError {
     let name = option.split('=').next().unwrap_or_default();
     let names = OPTIONS.iter().map(|spec| spec.name).chain(["help", "version"]);
@@ -189,7 +190,8 @@ mod tests {
         assert_eq!(run(&[]), expected);
     }
 
-    /// Tests each option with one dash and with two, and with its value as the next argument and after `=`.
+    /// Tests each option in four spellings: with one dash or two, and with its value as the next argument or
+    /// after `=`.
     #[test]
     fn each_option_has_four_spellings() {
         type Change = fn(&mut Options);

@@ -3,17 +3,18 @@
 /// The version in Cargo.toml.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit that the program was built from. The Makefile passes it; without the Makefile it is `unknown`.
+/// The commit that the program was built from. The Makefile passes the commit; a build without the Makefile
+/// has `unknown`.
 pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
     Some(revision) if !revision.is_empty() => revision,
     _ => "unknown",
 };
 
-/// The image that a local build makes. `src/kubernetes/daemonset.yaml` names it.
+/// The name of the image that a local build makes. `src/kubernetes/daemonset.yaml` contains this name.
 pub const LOCAL_IMAGE: &str = concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"));
 
-/// The name of the image in which this program is released. The build passes it. Otherwise this is the local
-/// image.
+/// The name of the image in which this program is released. A release build passes the name in an environment
+/// variable. In any other build, this is the name of the local image.
 pub const IMAGE: &str = match option_env!("SMAPS_EXPORTER_IMAGE") {
     Some(image) if !image.is_empty() => image,
     _ => LOCAL_IMAGE,
@@ -27,7 +28,7 @@ const LIBC: &str = if cfg!(target_env = "musl") {
     ""
 };
 
-/// Returns the machine, system and C library, such as `x86_64-linux-musl`.
+/// Returns the target of this build: machine, system and C library, such as `x86_64-linux-musl`.
 pub fn target() -> String {
     format!("{}-{}{LIBC}", std::env::consts::ARCH, std::env::consts::OS)
 }

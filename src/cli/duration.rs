@@ -1,9 +1,10 @@
-//! Durations in Go's syntax, without a sign: numbers with a unit, one after another, such as `1m30s`.
+//! Parses durations in Go's syntax: one or more numbers, each with a unit, such as `1m30s`. A sign is not
+//! allowed.
 
 use std::time::Duration;
 
-/// Parses a duration; `None` if it is malformed or zero. Durations above Go's limit of 2^63 - 1 ns (292
-/// years) become `Duration::MAX`.
+/// Parses a duration. Returns `None` if it is malformed or zero. A duration above Go's limit of 2^63 - 1 ns
+/// (292 years) becomes `Duration::MAX`.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 8] = [
         ("ns", 1),
@@ -43,8 +44,8 @@ fn decimal(number: &str, unit: u64) -> Option<u64> {
     }
     // A number that needs more than 64 bits is too large with any unit.
     let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().unwrap_or(u64::MAX) };
-    // Digits after the twentieth are dropped. The error is far below a nanosecond, and the product fits into
-    // 128 bits.
+    // Digits after the twentieth are dropped. The error is far below a nanosecond, and the product of 20
+    // digits and the unit fits into 128 bits.
     let digits = &fraction[..fraction.len().min(20)];
     let part = digits.bytes().fold(0_u128, |part, digit| part * 10 + u128::from(digit - b'0'));
     let part = part * u128::from(unit) / 10_u128.pow(digits.len() as u32);

@@ -3,8 +3,8 @@
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// Pairs of an option and the options that have no effect beside it. Such a combination is an error, because
-/// otherwise the second option would be ignored silently.
+/// Each entry is an option, and other options that have no effect if that option is given. Giving both is an
+/// error, because otherwise the other option would be ignored silently.
 const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
@@ -12,7 +12,8 @@ const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("container-logs", &["containerd-sock", "containerd-namespace"]),
 ];
 
-/// Fails if two of the given options cannot be combined, or if `--image` is given without `--print`.
+/// Fails if two of the given options cannot be combined, or if `--image` is given without `--print`. `given`
+/// has a flag for each row of [`OPTIONS`].
 pub(super) fn refuse(given: &[bool], image: &str) -> Result<(), UsageError> {
     let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
     let refused = |name: &str, other: &str| {

@@ -1,4 +1,4 @@
-//! The command line: options become a configuration.
+//! Parses the command line into the program's options.
 
 pub mod args;
 pub(crate) mod build_info;

@@ -1,4 +1,4 @@
-//! The values of the options, as the rest of the program uses them.
+//! The parsed values of the options.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,70 +10,74 @@ use crate::node::containers::filter::Filter;
 use crate::smaps::fields::FieldMask;
 use crate::totals::grouping::GroupBy;
 
-/// The value of each option, given or default.
+/// The value of each option: the given value, or else the default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The address to listen on: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`. Only the syntax has been checked: the
-    /// host may not exist.
+    /// The address to listen on: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`. Only its syntax has been checked, so
+    /// the host may not exist.
     pub addr: String,
-    /// Where the node's proc is mounted.
+    /// The directory where the node's proc file system is mounted.
     pub proc_path: PathBuf,
-    /// Where the node's cgroup file system is mounted, if given.
+    /// The directory where the node's cgroup file system is mounted; `None` if the option is not given.
     pub cgroup_path: Option<PathBuf>,
-    /// The cgroup fields that are read and exported, by group.
+    /// The groups of cgroup fields that are read and exported.
     pub cgroup_metrics: GroupMask,
     /// The shortest time between the starts of two scrapes, at least 10 ms.
     pub scrape_interval: Duration,
     /// The least severe level that is logged.
     pub log_level: LevelFilter,
-    /// The node's name, for the log, the page and the info metric.
+    /// The node's name, which is shown in the log, on the page and as a label of the info metric.
     pub node: Option<String>,
-    /// containerd's socket. At most one of `containerd_sock`, `cri_sock` and `container_logs` is given. If
-    /// none is, the first existing socket of the known runtimes is used.
+    /// containerd's socket. At most one of `containerd_sock`, `cri_sock` and `container_logs` is set. If none
+    /// of them is set, the program uses the first existing socket of the known runtimes.
     pub containerd_sock: Option<PathBuf>,
     /// The socket of a runtime that supports CRI.
     pub cri_sock: Option<PathBuf>,
     /// The directory with the kubelet's links to log files. The names of the links name the containers.
     pub container_logs: Option<PathBuf>,
-    /// The containerd namespaces to list. The list has at least one, and none twice.
+    /// The containerd namespaces whose containers are listed. There is at least one, and no duplicate.
     pub containerd_namespaces: Vec<String>,
-    /// The filters. A process is selected if at least one of them matches. The list has at least one filter,
-    /// and none twice.
+    /// The filters. A process is selected if at least one filter matches it. There is at least one filter,
+    /// and no duplicate.
     pub filters: Vec<Filter>,
     /// A recorded node to read instead of containerd and the live proc.
     pub fixture: Option<PathBuf>,
-    /// The directory to write a recording to before exiting; never together with `once`.
+    /// The directory to which the program writes a recording before it exits. `once` is false then.
     pub record: Option<PathBuf>,
     /// Whether to print one exposition and exit.
     pub once: bool,
-    /// The fields to export, at least one.
+    /// The smaps fields to export, at least one.
     pub fields: FieldMask,
-    /// What one series of a command stands for.
+    /// What one series of a command stands for, for example a path.
     pub group_by: GroupBy,
     /// Whether each process has its own series, with the label `pid`.
     pub pid: bool,
     /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// Whether anonymous memory is split into stacks, heaps and so on, judging by the layout of its mappings.
+    /// Whether anonymous memory is split into stacks, heaps and other kinds, which are guessed from the
+    /// layout of the mappings.
     pub anon_parts: bool,
     /// The maximum number of `process_smaps_*` samples; 0 means no limit.
     pub max_samples: usize,
-    /// The maximum length of a path in bytes. Longer paths are cut.
+    /// The maximum length of an exported path in bytes. Longer paths are shortened; 0 means no limit.
     pub max_label_bytes: usize,
     /// The fraction of one core that scrapes may use, at most 1024; 0 means no limit.
     pub cpu_budget: f64,
-    /// The host names that requests from this machine may use in addition to its own name; lowercase.
+    /// Host names, in lower case, that requests from this machine may use in addition to the machine's own
+    /// name.
     pub allowed_hosts: Vec<String>,
-    /// Whether to drop unneeded capabilities and system calls once all files and sockets are open.
+    /// Whether the program drops unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,
-    /// The file that `--print` prints. It names the local image.
+    /// The name of the file to print, for example `manifest`. The text of the file contains the name of the
+    /// local image.
     pub print: Option<String>,
-    /// The image that replaces the local one in the printed file.
+    /// The name of the image that replaces the name of the local image in the printed file.
     pub image: String,
 }
 
 impl Options {
-    /// Returns options without values, for the parser: [`OPTIONS`](super::table::OPTIONS) sets each of them.
+    /// Returns options that are not set yet. The parser then sets each of them by
+    /// [`OPTIONS`](super::table::OPTIONS).
     pub(super) fn unset() -> Options {
         Options {
             addr: String::new(),

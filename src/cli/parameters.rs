@@ -1,5 +1,5 @@
-//! Parses the parameters of `/metrics`. They have the names and values of options, and replace the options
-//! for one response.
+//! Parses the parameters of a request to `/metrics`. Each parameter has the name and the values of an option,
+//! and replaces that option for one response.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,17 +10,18 @@ use super::suggestion;
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// The options that a request may replace.
+/// The names of the options that a request may replace.
 const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero"];
 
-/// The maximum length in bytes of all filters of one request together. Filters with thousands of `*` would
-/// take seconds for a thousand containers.
+/// The maximum length in bytes of all filters in one request together. Matching a thousand containers against
+/// filters with thousands of `*` would take seconds.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Parses the part of a request's target after `?`, and returns the options for the response. The returned
-/// options contain only the request's filters. A process must match the program's own filters as well.
+/// Parses a query, which is the part of a request's target after `?`. Returns `options` with the replaced
+/// values. Their filters are only those of the request. A process must match the filters in `options` as
+/// well.
 ///
-/// Fails with one line that quotes the wrong part and says what is expected.
+/// The error is a one-line message that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {
     let mut options = options.clone();
     options.filters.clear();

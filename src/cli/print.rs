@@ -1,4 +1,5 @@
-//! The files that `--print` prints: the files of this version for Kubernetes, Prometheus and Grafana.
+//! Returns the files that `--print` prints: configuration for Kubernetes, Prometheus and Grafana that fits
+//! this version of the program.
 
 use std::ffi::OsStr;
 
@@ -7,7 +8,7 @@ pub(super) const EXPECTED: &str =
 
 const MANIFEST: &str = include_str!("../kubernetes/daemonset.yaml");
 
-/// Returns the text of the file with this name.
+/// Returns the text of the file with this name, or `None` if there is no such file.
 pub(super) fn file(name: &OsStr) -> Option<String> {
     Some(match name.to_str()? {
         "manifest" => MANIFEST.into(),
@@ -19,8 +20,8 @@ pub(super) fn file(name: &OsStr) -> Option<String> {
     })
 }
 
-/// Returns the manifest with the change that the kustomize component `without-socket` makes. A test checks
-/// that the component gives the same manifest.
+/// Returns the manifest after the change that the kustomize component `without-socket` makes. A test checks
+/// that the component makes the same change.
 fn without_socket() -> String {
     MANIFEST
         .replace("--containerd-sock=/run/containerd/containerd.sock", "--container-logs=/var/log/containers")

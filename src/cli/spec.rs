@@ -1,4 +1,4 @@
-//! One row of the table of options, and how the option's value is set.
+//! Describes one option, and sets its value.
 
 use std::ffi::OsStr;
 
@@ -7,10 +7,10 @@ use super::usage_error::UsageError;
 use crate::cgroupfs::fields::GROUPS;
 use crate::smaps::fields::FIELDS;
 
-/// One option. An option with an empty `value` is a flag: it takes no value.
+/// The description of one option. An option with an empty `value` is a flag, which takes no value.
 pub(super) struct Spec {
     pub name: &'static str,
-    /// The name of the value in `--help`.
+    /// The placeholder for the option's value in `--help`; empty for a flag.
     pub value: &'static str,
     /// The default, which is parsed like an argument; empty if there is none.
     pub default: &'static str,
@@ -37,7 +37,7 @@ pub(super) fn put<T>(value: Option<T>, to: &mut T) -> Option<()> {
     Some(())
 }
 
-/// Adds a value to the list of a repeatable option, unless the list contains it.
+/// Adds a value to the list of a repeatable option, unless the list already contains it.
 pub(super) fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
     if !to.contains(&value) {
         to.push(value);
@@ -46,8 +46,8 @@ pub(super) fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
 }
 
 impl Spec {
-    /// Sets the option to `value`. Fails if the value is not an expected one. The error refers to the option
-    /// as `name`.
+    /// Sets the option to `value`. Fails if the option does not accept the value. The error message calls the
+    /// option `name`.
     pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
         (self.set)(options, value).ok_or_else(|| {
             let expected = self.expected();
@@ -58,7 +58,7 @@ impl Spec {
         })
     }
 
-    /// Describes the values that the option takes.
+    /// Describes the values that the option accepts.
     pub(super) fn expected(&self) -> String {
         let names = match self.name {
             "fields" => FIELDS.each_ref().map(|field| field.name).join(","),

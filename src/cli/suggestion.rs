@@ -1,7 +1,7 @@
-//! Suggests the closest known option for a misspelled one.
+//! Suggests the known option that is closest to an unknown one.
 
-/// Returns the name that is closest to `given`, if at most a third of the letters differ. Otherwise returns a
-/// name that contains `given`.
+/// Returns the known name that is closest to `given`, if at most a third of its letters differ. Otherwise
+/// returns a known name that contains `given`, if there is one.
 pub(super) fn nearest(
     given: &str,
     names: impl Iterator<Item = &'static str> + Clone,
@@ -17,7 +17,7 @@ pub(super) fn nearest(
 /// swaps two neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    // Row i has the distance between the first i letters of a and each prefix of b.
+    // In step i, `row` has the distance between the first i letters of a and each prefix of b.
     let (mut before, mut row) = (vec![], (0..=b.len()).collect::<Vec<_>>());
     for i in 1..=a.len() {
         let mut next = vec![i];

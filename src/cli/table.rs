@@ -1,4 +1,4 @@
-//! The table of options. The parser, the defaults and `--help` are made from it.
+//! The table of options. It is used by the parser, for the defaults, and for `--help`.
 
 use super::build_info;
 use super::print;

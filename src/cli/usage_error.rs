@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One line that quotes the wrong argument and says what is expected.
+/// An error message of one line, which quotes the wrong argument and says what is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageError {
     text: String,
