@@ -2,11 +2,12 @@
 
 use super::text::{Family, Kind};
 
-/// The HELP text of the family.
+/// The HELP text of `cgroup_node_memory_bytes`.
 pub const HELP: &str = "Parts of the node's memory; their sum is MemTotal. The part of a top-level cgroup is \
                         named by its path; remainder is memory in no counter of the kernel.";
 
-/// Appends the family to `text`. Each part has its label text and its bytes. Without parts, appends nothing.
+/// Appends the family to `text`. `parts` has the label text and the bytes of each part. Appends nothing if
+/// there are no parts.
 pub fn render<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = (&'a str, i64)>) {
     let mut family = Family::new(text, "cgroup_", "node_memory", "_bytes", Kind::Gauge, HELP);
     parts.for_each(|(labels, bytes)| family.signed_sample(&[labels], bytes));

@@ -1,5 +1,5 @@
-//! Writes OOM records: what a container held when the kernel killed a process in it. A record is written as
-//! JSON for `/ooms`, and as a log line.
+//! Writes OOM records as JSON for `/ooms`, and as log lines. An OOM record shows what a container held when
+//! the kernel killed a process in it.
 
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,24 +8,24 @@ use crate::cgroupfs::account::{PARTS, parts};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, PEAK, Values};
 use crate::totals::largest::{Largest, Part};
 
-/// The containers in which a kill may have happened. This is needed if only the pod's cgroup has counted the
-/// kill.
+/// What is known of a kill that only the pod's cgroup has counted, so that its container is not known.
 #[derive(Clone, Copy, Debug)]
 pub struct PodKill<'a> {
-    /// The names of the containers that were removed at about the time of the kill.
+    /// The names of containers in which the kill may have happened, because they were removed at about that
+    /// time.
     pub candidates: &'a [String],
-    /// Whether the pod has containers that no filter selects. Their names are not given.
+    /// Whether the pod has containers that no filter selects. Their names are not in `candidates`.
     pub has_unselected: bool,
 }
 
-/// A process, as it was read just before a kill.
+/// A process, with the values of the last read before a kill.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
     /// The pid of the process.
     pub pid: u32,
-    /// The name of the process.
+    /// The name of the process's command.
     pub command: &'a str,
-    /// The resident bytes of anonymous memory, of files and of shared memory.
+    /// The resident bytes of the process: of anonymous memory, of files, and of shared memory.
     pub rss: [u64; 3],
 }
 
@@ -34,19 +34,20 @@ pub struct Process<'a> {
 pub struct Record<'a> {
     /// When the kills were noticed.
     pub time: SystemTime,
-    /// The namespace, pod and container. The container is empty if only the pod is known.
+    /// The names of the namespace, pod and container. The container's name is empty if only the pod is known.
     pub container: [&'a str; 3],
-    /// The containers in which the kill may have happened; `None` if the container is known.
+    /// What is known of a kill whose container is not known; `None` if the container is known.
     pub pod: Option<PodKill<'a>>,
     /// How many processes were killed.
     pub n_kills: u64,
-    /// Those of the killed processes that are known.
+    /// The killed processes, as far as they are known.
     pub victims: Vec<Process<'a>>,
-    /// The limit that was hit, if it is known.
+    /// The memory limit that was hit.
     pub hit: Hit,
     /// The values of the container's cgroup from the last read before the kill.
     pub values: &'a Values,
-    /// The age of the processes' readings when the kill was noticed; and the processes, the largest first.
+    /// The age of the readings when the kill was noticed, and the processes that were read, the largest
+    /// first.
     pub processes: Option<(Duration, Vec<Process<'a>>)>,
     /// The age of the oldest reading from which `largest` was computed.
     pub age: Option<Duration>,
@@ -57,23 +58,24 @@ pub struct Record<'a> {
     pub largest: &'a Largest,
 }
 
-/// The limit that was hit.
+/// The memory limit that was hit. A field is `None` if it is unknown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hit {
-    /// The name of the limit.
+    /// The name of the limit, as records show it.
     pub name: Option<&'static str>,
     /// The memory use of the cgroup that has this limit.
     pub current: Option<u64>,
-    /// The size of that limit.
+    /// The limit in bytes.
     pub limit: Option<u64>,
     /// Whether the kernel kills all processes of the container together (memory.oom.group).
     pub kills_group: Option<bool>,
-    /// How many bytes were charged to the pod outside its running containers. Known only if the pod's limit
-    /// may have been hit.
+    /// How many bytes were charged to the pod but not to any of its running containers. This is known only if
+    /// the pod's limit may have been hit.
     pub outside_containers: Option<u64>,
 }
 
-/// A log line, split around the number of kills, so that the kills of another record can be added.
+/// The log line of a record. It is split around the number of kills, so that the kills of an earlier record
+/// can be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     before: String,
@@ -172,7 +174,8 @@ impl Record<'_> {
         text.push(']');
     }
 
-    /// Returns the uses and limits, by name.
+    /// Returns the memory uses and limits of the container and of the cgroup whose limit was hit, each with
+    /// its name.
     fn numbers(&self) -> [(&'static str, Option<u64>); 6] {
         [
             ("hit_limit_bytes", self.hit.limit),
@@ -190,8 +193,8 @@ impl Record<'_> {
         PARTS.into_iter().zip(account).filter_map(|(part, bytes)| Some((part, bytes?)))
     }
 
-    /// Returns the record as one line of `key=value`. The paths come last. Each has its size, and its growth
-    /// in parentheses.
+    /// Returns the record as one line of `key=value` pairs. The paths are at the end of the line. Each path
+    /// has its size, and its growth in parentheses.
     pub fn log_line(&self) -> LogLine {
         let [namespace, pod, container] = self.container;
         let mut before = format!("OOM kill: namespace={namespace:?} pod={pod:?} container={container:?}");
@@ -244,7 +247,7 @@ fn seconds(duration: Duration) -> String {
     format!("{:.3}", duration.as_secs_f64())
 }
 
-/// Returns a JSON document of these records, in this order.
+/// Returns a JSON document with these records, in the same order.
 pub fn document<'a>(records: impl Iterator<Item = &'a str>) -> String {
     let mut text = "{\"records\":[".to_owned();
     for (i, record) in records.enumerate() {
@@ -255,13 +258,13 @@ pub fn document<'a>(records: impl Iterator<Item = &'a str>) -> String {
     text
 }
 
-/// Appends the pid and the name of a process, without braces.
+/// Appends the pid and the name of a process as members of a JSON object, without the object's braces.
 fn push_process(text: &mut String, process: &Process<'_>) {
     let _ = write!(text, "\"pid\":{},\"command\":", process.pid);
     push_string(text, process.command);
 }
 
-/// Appends a JSON string (RFC 8259, section 7).
+/// Appends `value` as a JSON string (RFC 8259, section 7).
 fn push_string(text: &mut String, value: &str) {
     text.push('"');
     for char in value.chars() {

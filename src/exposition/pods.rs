@@ -4,8 +4,8 @@ use super::text::{Family, Kind};
 use crate::cgroupfs::fields::{CURRENT, FIELDS, LIMIT, WORKING_SET};
 use crate::cgroupfs::pod::{Exported, PARTS};
 
-/// The families with one value per pod. Each has its name, the field of the pod's cgroup that it shows, and
-/// its HELP text.
+/// The families that have one value per pod. Each row has the name, the cgroup field that the value is read
+/// from, and the HELP text.
 pub const FAMILIES: [(&str, usize, &str); 3] = [
     ("memory_current", CURRENT, "All memory charged to the pod."),
     (
@@ -29,7 +29,8 @@ pub const OUTSIDE: &str = "Memory charged to the pod but to none of its running 
 pub const INFO: &str =
     "The uid of each pod, from the name of its cgroup; for a static pod, the hash of its manifest.";
 
-/// The end of each part's label text: the label `part` and the closing brace.
+/// For each part of a pod's account, the end of its sample's label text: the label `part` and the closing
+/// brace.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"page_cache\"}",
@@ -38,7 +39,8 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// Appends the families that have a sample to `text`. The pods are in the order in which they are exported.
+/// Appends these pods' families to `text`, except families without samples. The samples of a family have the
+/// same order as `pods`.
 pub fn render<'a>(text: &mut Vec<u8>, pods: impl Iterator<Item = Exported<'a>> + Clone) {
     for (name, field, help) in FAMILIES {
         let mut family = Family::new(text, "cgroup_pod_", name, "_bytes", Kind::Gauge, help);

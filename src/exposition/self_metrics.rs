@@ -1,6 +1,7 @@
-//! The exporter's own metrics: its scrapes, reads and errors, and the usual `process_*` metrics about itself.
+//! Renders the exporter's own metrics: its scrapes, reads and errors, and the usual `process_*` metrics of
+//! its own process.
 //!
-//! They are rendered from a report with plain values, which the caller fills in.
+//! The values come from a [`Report`], which the caller fills in.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,22 +16,24 @@ pub struct Report {
     pub scrape_duration: Duration,
     /// When the last scrape ended.
     pub scraped_at: SystemTime,
-    /// Whether the last container listing succeeded, and the runtime is still up. `None` for a recording.
+    /// Whether the last container listing succeeded and the runtime is still up. `None` if the containers
+    /// come from a recording.
     pub containerd_up: Option<bool>,
-    /// The number of failed listings.
+    /// The number of listings that have failed.
     pub containerd_errors: u64,
-    /// How many of the kubelet's links do not name exactly one container. A link with a cut id may match more
-    /// than one. `None` if containers are not listed by links.
+    /// How many of the kubelet's links to log files do not match exactly one container. A link whose name
+    /// contains only the beginning of a container's id may match more than one. `None` if containers are not
+    /// listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
-    /// The number of processes with exported values.
+    /// The number of processes whose values are exported.
     pub n_processes: u64,
-    /// The number of mappings that were summed into these values.
+    /// The number of mappings of the processes whose values are exported.
     pub n_mappings: u64,
     /// The number of `process_smaps_*` samples in the exposition.
     pub n_samples: u64,
-    /// The number of scrapes.
+    /// The number of scrapes since the start.
     pub n_scrapes: u64,
     /// The successful reads.
     pub reads: Reads,
@@ -40,39 +43,39 @@ pub struct Report {
     pub read_errors: ReadErrors,
     /// How many processes are stuck.
     pub n_stuck: u64,
-    /// The duration of the slowest one among the reads that gave the exported values.
+    /// The duration of the longest read among those that gave the exported values.
     pub longest_read: Duration,
     /// The node's vm.max_map_count.
     pub max_map_count: Option<u64>,
-    /// The number of log lines that were dropped because standard error was not read.
+    /// The number of log lines that were dropped because nothing read standard error fast enough.
     pub n_log_lines_dropped: u64,
-    /// The exporter's CPU time.
+    /// The CPU time that the exporter has used.
     pub cpu_time: Duration,
-    /// The exporter's virtual size in bytes.
+    /// The virtual size of the exporter's process in bytes.
     pub virtual_bytes: Option<u64>,
-    /// The exporter's resident size in bytes.
+    /// The resident size of the exporter's process in bytes.
     pub resident_bytes: Option<u64>,
-    /// The exporter's number of open file descriptors.
+    /// The number of file descriptors that the exporter has open.
     pub n_open_files: Option<u64>,
-    /// The maximum number of open file descriptors.
+    /// The maximum number of file descriptors that the exporter may have open.
     pub max_open_files: Option<u64>,
 }
 
-/// How many reads of processes succeeded, by what was read.
+/// How many reads of processes succeeded, counted by what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// Reads of every mapping.
+    /// Reads of all mappings of a process (smaps).
     pub smaps: u64,
-    /// Reads of smaps_rollup, the kernel's own sums.
+    /// Reads of the sums that the kernel computes (smaps_rollup).
     pub rollup: u64,
-    /// Reads that were not needed, because nothing had changed.
+    /// Reads that were skipped, because nothing had changed since the last read of the process.
     pub unchanged: u64,
-    /// Reads that were put off, because the container might have reached its limit during the read. The last
-    /// values were kept.
+    /// Reads that were postponed, because the container might have reached its limit during the read. The
+    /// values of the last read were kept.
     pub deferred: u64,
 }
 
-/// How many reads of processes failed, by reason.
+/// How many reads of processes failed, counted by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadErrors {
     /// The kernel refused permission to open smaps.
@@ -81,11 +84,12 @@ pub struct ReadErrors {
     pub exec: u64,
     /// The process ended during the read.
     pub gone: u64,
-    /// The mappings changed during the read, twice in a row. The last values were kept.
+    /// The mappings changed during the read, and again during a second read. The values of the last complete
+    /// read were kept.
     pub torn: u64,
-    /// Reading every mapping took too long. The kernel's sums were read instead.
+    /// Reading all mappings took too long. The sums that the kernel computes were read instead.
     pub slow: u64,
-    /// The read has not returned.
+    /// The read has not returned, because the process is stuck.
     pub stuck: u64,
     /// Any other error.
     pub io: u64,
@@ -120,7 +124,7 @@ impl Default for Report {
     }
 }
 
-/// Renders the exporter's own families.
+/// Renders the families about the exporter itself.
 #[derive(Debug)]
 pub struct SelfMetrics {
     build_info: String,
@@ -131,14 +135,14 @@ pub struct SelfMetrics {
     started_at: SystemTime,
 }
 
-/// The beginning of the family for the age of the oldest values. The value itself is appended when the
-/// exposition is served.
+/// The beginning of the family for the age of the oldest values, up to the value. The value is appended when
+/// the exposition is served.
 pub const OLDEST_DATA: &str = "\
 # HELP smaps_exporter_oldest_data_seconds Age of the oldest values in this exposition, when it is served.
 # TYPE smaps_exporter_oldest_data_seconds gauge
 smaps_exporter_oldest_data_seconds ";
 
-/// Displays label text with the closing brace that it lacks.
+/// Displays label text that lacks its closing brace, and adds the brace.
 struct Closed<'a>(&'a str);
 
 impl fmt::Display for Closed<'_> {
@@ -148,7 +152,7 @@ impl fmt::Display for Closed<'_> {
 }
 
 impl SelfMetrics {
-    /// Creates the metrics of an exporter. The CPU budget is in cores; 0 means no limit.
+    /// Creates the renderer of an exporter's own metrics. `cpu_budget` is in cores; 0 means no limit.
     pub fn new(
         [version, revision, target]: [&str; 3],
         filters: impl Iterator<Item = String>,
@@ -172,9 +176,9 @@ impl SelfMetrics {
 
     /// Appends the families to `text`.
     ///
-    /// `namespaces` has the label text of each namespace, and its number of containers. `folded` has the
-    /// label text of each container, without the closing brace, and its number of folded paths. `oom_kills`
-    /// has the same label text, and the number of OOM kills.
+    /// `namespaces` has the label text of each namespace, and the number of its containers. `folded` has the
+    /// label text of each container, without the closing brace, and the number of its folded paths.
+    /// `oom_kills` has the same label text of each container, and the number of its OOM kills.
     pub fn render<'a>(
         &self,
         text: &mut Vec<u8>,

@@ -1,8 +1,8 @@
 //! Writes a view of the readings as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
-//! The samples of a family stand together, after its HELP and TYPE, in the order of the view. Writing a
-//! sample is cheap: it copies the name and the label text, which are ready, and prints the digits of the
-//! value.
+//! The samples of a family stand together, after the family's HELP and TYPE, in the order of the view.
+//! Writing a sample is cheap: the name and the label text are copied, and only the digits of the value are
+//! computed.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -55,16 +55,17 @@ impl Kind {
     }
 }
 
-/// A family that is being written. A family without samples writes nothing.
+/// Writes the samples of one family. HELP and TYPE are written before the first sample, so nothing is written
+/// for a family without samples.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
-    /// The family's name in three pieces.
+    /// The family's name, divided into prefix, name and suffix.
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// Where `text` holds the whole name, after HELP and TYPE are written. Copying it from there is faster
-    /// than copying the three pieces.
+    /// The range in `text` where the whole name was written after `# TYPE`. Copying the name from there is
+    /// faster than copying its three pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }
@@ -81,7 +82,7 @@ impl<'a> Family<'a> {
         Self { text, name: [prefix, name, suffix], kind, help, written_name: 0..0, n_samples: 0 }
     }
 
-    /// Writes HELP and TYPE before the first sample.
+    /// Writes HELP and TYPE, which precede the first sample.
     #[cold]
     fn head(&mut self) {
         let [prefix, name, suffix] = self.name;
@@ -94,19 +95,19 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {}", kind.name());
     }
 
-    /// Writes a sample with a whole number. `labels` is the label text in pieces, with its braces.
+    /// Writes a sample whose value is a whole number. `labels` has the pieces of the label text, with braces.
     pub(super) fn sample(&mut self, labels: &[&str], value: u64) {
         self.begin_sample(labels);
         push_value(self.text, value);
     }
 
-    /// Writes a sample with a whole number that may be negative.
+    /// Writes a sample whose value is a whole number that may be negative.
     pub(super) fn signed_sample(&mut self, labels: &[&str], value: i64) {
         self.begin_sample(labels);
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample for each known part. `ends` has the end of each part's label text.
+    /// Writes a sample for each part that is known. `ends` has the end of the label text of each part.
     pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
         for (end, bytes) in ends.iter().zip(parts) {
             if let Some(bytes) = bytes {
@@ -115,7 +116,7 @@ impl<'a> Family<'a> {
         }
     }
 
-    /// Writes a sample of a time in seconds, given in nanoseconds.
+    /// Writes a sample whose value is a time in seconds. The time is passed in nanoseconds.
     pub(super) fn sample_of_time(&mut self, labels: &[&str], nanoseconds: u64) {
         self.begin_sample(labels);
         let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail
@@ -133,14 +134,15 @@ impl<'a> Family<'a> {
     }
 }
 
-/// Appends a family with one sample and no labels. Without a value, appends nothing.
+/// Appends a family with one sample that has no labels. Appends nothing if there is no value.
 pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static str, value: Option<f64>) {
     if let Some(value) = value {
         labelled(text, name, kind, help, [("", value)]);
     }
 }
 
-/// Appends a family with these samples. Each has its label text, with braces or empty, and its value.
+/// Appends a family with these samples. A sample has its label text and its value. The label text is empty or
+/// has its braces.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,
