@@ -1,74 +1,78 @@
-//! Credit: CPU time that may be spent. It grows by a fraction of the elapsed time. Spending too much makes it
-//! negative, and nothing more may be spent until it is positive again.
+//! Limits CPU time by credit. Credit is CPU time that may be spent, and grows with the elapsed time. It
+//! becomes negative if more is spent than was left. Then nothing more may be spent until it is positive
+//! again.
 
 use std::time::{Duration, Instant};
 
-/// Credit in seconds of CPU time. It becomes negative if the last use cost more than there was.
+/// Credit in seconds of CPU time. It becomes negative if the last use took more CPU time than was left.
 #[derive(Clone, Copy, Debug)]
 pub struct Credit {
-    /// The fraction of one core by which the credit grows; 0 means no limit.
+    /// How many seconds of credit are earned per second of elapsed time; 0 means that the credit is
+    /// unlimited.
     fraction: f64,
     seconds: f64,
     credited_at: Option<Instant>,
 }
 
 impl Credit {
-    /// Returns credit that grows by this fraction of one core. It is unlimited at first.
+    /// Returns unlimited credit. [`limit`](Self::limit) or [`cap`](Self::cap) makes it limited. It earns
+    /// `fraction` seconds per second of elapsed time.
     pub fn new(fraction: f64) -> Self {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
 
-    /// Returns the fraction of one core by which the credit grows; 0 means no limit.
+    /// Returns how many seconds of credit are earned per second of elapsed time; 0 means that the credit is
+    /// unlimited.
     pub fn fraction(&self) -> f64 {
         self.fraction
     }
 
-    /// Returns credit that grows by this fraction of one core. It starts with what is earned in the time
-    /// `longest`.
+    /// Returns credit that earns `fraction` seconds per second of elapsed time. It begins with the maximum,
+    /// which is the credit that is earned in the time `longest`.
     pub fn full(fraction: f64, longest: Duration) -> Self {
         let mut credit = Self::new(fraction);
         credit.cap(longest);
         credit
     }
 
-    /// Adds the credit earned since the last call. The credit is capped at what is earned in the time
-    /// `longest`.
+    /// Adds the credit that was earned since the last call. The sum is at most the credit that is earned in
+    /// the time `longest`.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };
         self.seconds += self.fraction * now.saturating_duration_since(before).as_secs_f64();
         self.cap(longest);
     }
 
-    /// Caps the credit at what is earned in the time `longest`.
+    /// Reduces the credit to what is earned in the time `longest`, if there is more.
     pub fn cap(&mut self, longest: Duration) {
         if self.fraction > 0.0 {
             self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());
         }
     }
 
-    /// Ends unlimited credit: sets it to zero, and lets it grow from `now` on. If the fraction is 0, it stays
-    /// unlimited.
+    /// Makes unlimited credit limited: sets it to zero, and lets it grow from the time `now` on. If the
+    /// fraction is 0, the credit stays unlimited.
     pub fn limit(&mut self, now: Option<Instant>) {
         self.credited_at = now;
         self.seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
     }
 
-    /// Subtracts the seconds that were spent. A negative number gives credit back.
+    /// Subtracts these seconds, which were spent. A negative number adds credit.
     pub fn spend(&mut self, seconds: f64) {
         self.seconds -= seconds;
     }
 
-    /// Whether something may be spent.
+    /// Whether the credit is positive, so that CPU time may be spent.
     pub fn is_left(&self) -> bool {
         self.seconds > 0.0
     }
 
-    /// Returns how long it takes until the credit is positive again.
+    /// Returns how long it takes until negative credit is positive again.
     pub fn time_to_next(&self) -> Duration {
         self.time_to_earn(-self.seconds)
     }
 
-    /// Returns how long it takes to earn this many seconds; zero if the credit is unlimited.
+    /// Returns how long it takes to earn this many seconds of credit; zero if the credit is unlimited.
     pub fn time_to_earn(&self, seconds: f64) -> Duration {
         let seconds = if self.fraction > 0.0 { seconds / self.fraction } else { 0.0 };
         Duration::try_from_secs_f64(seconds).unwrap_or_default()

@@ -1,12 +1,13 @@
-//! Turns the system's errors into text for messages of one line.
+//! Turns errors of the operating system into text for one-line messages.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether the sandbox is on: then system calls that it does not list fail with `EPERM`.
+/// Whether the sandbox is on. In the sandbox, a system call that is not on the sandbox's list fails with
+/// `EPERM`.
 static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
-/// Makes later errors say that a missing permission may be due to the sandbox.
+/// Makes later error texts for `EPERM` say that the sandbox may be the reason.
 pub(crate) fn blame_sandbox() {
     IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
@@ -14,15 +15,16 @@ pub(crate) fn blame_sandbox() {
 /// The number of EPERM, which is the same on every system.
 const EPERM: i32 = 1;
 
-/// Returns the system's text in lower case and without its number. For example, std writes `No such file or
-/// directory (os error 2)`, and this returns `no such file or directory`. Other errors keep their text.
+/// Returns the text of a system error in lower case and without the error's number. For example, std writes
+/// `No such file or directory (os error 2)`, and this function returns `no such file or directory`. The text
+/// of other errors is not changed.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match error.raw_os_error() {
         Some(number) => {
             let text = text.trim_end_matches(&format!(" (os error {number})")).to_lowercase();
-            // The sandbox makes unlisted system calls fail with this error. Without this hint, nothing would
-            // point to the sandbox.
+            // In the sandbox, system calls that are not on its list fail with this error. Without this hint,
+            // nothing in the message would point to the sandbox.
             if number == EPERM && IS_SANDBOXED.load(Ordering::Relaxed) {
                 return text + " (or not allowed by the sandbox: see --sandbox)";
             }
