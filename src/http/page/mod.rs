@@ -1,4 +1,4 @@
-//! The memory-map page: its three files, and the policy that makes a browser load nothing else.
+//! The memory-map page: its three files, and the security policy that lets a browser load nothing else.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -10,8 +10,7 @@ use flate2::write::GzEncoder;
 use super::head::Head;
 use super::response::{Form, Response};
 
-/// The page's Content-Security-Policy. It allows only the page's own files, and requests to the exporter
-/// itself.
+/// The page's Content-Security-Policy. It allows only the page's own files and requests to the exporter.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -41,7 +40,8 @@ impl File {
         })
     }
 
-    /// Returns the file's entity tag. It is a weak tag, because the plain and the gzipped file share it.
+    /// Returns the file's entity tag. The tag is weak, because the plain file and the gzipped file have the
+    /// same tag.
     fn tag(&self) -> &str {
         self.tag.get_or_init(|| {
             let mut hasher = DefaultHasher::new();
@@ -59,15 +59,16 @@ impl File {
         })
     }
 
-    /// Answers a request with the file, or with 304 if the client already has it.
+    /// Answers a request with the file, or with status 304 if the client already has this version of the
+    /// file.
     pub fn respond(&'static self, request: &Head<'_>) -> Response {
         let status = if has_tag(request, self.tag()) { 304 } else { 200 };
         let mut headers = vec![
             ("Content-Type", self.content_type),
             ("Content-Security-Policy", POLICY),
             ("Referrer-Policy", "no-referrer"),
-            // A browser must check for changes, because a new version of the exporter has another page at the
-            // same address.
+            // A browser must ask for a newer version each time, because another version of the exporter
+            // serves another page at the same address.
             ("Cache-Control", "no-cache"),
             ("ETag", self.tag()),
             ("Vary", "Accept, Accept-Encoding"),
@@ -80,8 +81,8 @@ impl File {
     }
 }
 
-/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2). The list of tags can
-/// be split at commas, because the file's own tags contain none.
+/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2). The list of tags in
+/// the request can be split at commas, because the file's own tag contains no comma.
 fn has_tag(request: &Head<'_>, tag: &str) -> bool {
     let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
     request
@@ -95,7 +96,8 @@ static PAGE: File = File::new("text/html; charset=utf-8", include_str!("index.ht
 
 static STYLE: File = File::new("text/css; charset=utf-8", include_str!("page.css"));
 
-/// The script's parts share one scope. While a part is loaded, it uses only the parts before it.
+/// The parts of the script share one scope. The code that runs while a part is loaded uses only earlier
+/// parts.
 static SCRIPT: File = File::new(
     "text/javascript; charset=utf-8",
     concat!(
@@ -117,8 +119,8 @@ static SCRIPT: File = File::new(
     ),
 );
 
-/// Returns the file at a path. The page itself is only for browsers; other clients get `/metrics` instead.
-/// The page refers to its style and script by relative addresses.
+/// Returns the file at a path. At `/`, only browsers get the page; other clients get `/metrics` instead. The
+/// page refers to its style and its script by relative addresses.
 pub fn file(path: &[u8], is_browser: bool) -> Option<&'static File> {
     match path {
         b"/" if is_browser => Some(&PAGE),
@@ -137,7 +139,7 @@ mod tests {
 
     const FILES: [&File; 3] = [&PAGE, &STYLE, &SCRIPT];
 
-    /// Answers a browser's request for the file at this path. Returns the head and the body.
+    /// Returns the head and the body of the response when a browser requests the file at this path.
     fn get(path: &str, headers: &str) -> (String, Vec<u8>) {
         let request = format!("GET {path} HTTP/1.0\r\n{headers}\r\n\r\n");
         let Parsed::Complete(head, _) = parse_head(request.as_bytes()) else { panic!("{request:?}") };

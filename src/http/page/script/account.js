@@ -1,19 +1,20 @@
-// Reads the families of cgroups: the use of the node, its pods and its containers, their limits, and the
-// parts of each use. The use and its parts are an account. Also parses the records of OOM kills.
+// Reads the memory accounts from the families of cgroups. An account has the memory use of the node, a pod or
+// a container, its limit, and the parts of the use. Also parses OOM records.
 
 const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
 	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
-// The parts that add up to a container's use, in the order of its bar.
+// The parts whose sum is the use of a container or pod, in the order in which its bar shows them.
 const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables '
 	+ 'kernel_stacks percpu vmalloc zswap '
 	+ 'kernel_other sockets rest outside remainder').split(' ');
-// The parts of the node, in the order of its bar. A part that is a top-level cgroup is named by its path.
+// The parts of the node's memory, in the order in which its bar shows them. A top-level cgroup is a part too;
+// its name is a path.
 const NODE_PARTS =
 	'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
-// The parts that no process maps.
+// The parts of page cache and shared memory that no process maps.
 const UNMAPPED = ['unmapped_page_cache', 'unmapped_shmem'];
 const OF_CONTAINER = PARTS.filter(part => !/^(anon|page_cache|shmem|remainder)$/.test(part));
-// The displayed names of parts, if they differ from the label.
+// How parts are displayed if the displayed name differs from the label.
 const NAMES = {
 	anon: 'anonymous', anon_unmapped: 'unmapped anonymous', shmem: 'tmpfs and shared memory',
 	hugetlb: 'hugetlbfs',
@@ -27,11 +28,11 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// The tree shows a part as a tile: a child of a container, a pod or the root. The name of a tile is TILE and
-// the name of the part. No command, container or pod has such a name: a command has at most 15 bytes, which
-// is too short, and Kubernetes allows no _ in names.
+// The tree shows a part of an account as a tile, which is a child of a container, a pod or the root. The name
+// of a tile is TILE followed by the name of the part. No command, container or pod can have such a name: a
+// command has at most 15 bytes, which is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// Returns the kind and the text of a tile.
+// Returns the kind of a tile and its displayed text. `tile` is the tile's name without TILE.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
 	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
@@ -40,9 +41,9 @@ function tileOf(tile) {
 		: nameOfPart(part)];
 }
 
-// The accounts by the labels of their container or pod, as JSON. The key `[]` stands for the node, whose
-// account is `ofNode`. `accounts` are on display; `reading` collects those of the exposition that is being
-// read.
+// Maps the labels of a container or pod, as JSON, to its account. The key `[]` stands for the node, whose
+// account is also `ofNode`. `accounts` has the accounts on display. `reading` collects the accounts of the
+// exposition that is being read.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -50,7 +51,8 @@ const accountOf = n => n.account || n.target?.account;
 const isKept = n => n.seen >= tick || n.charged >= tick;
 const hasParts = a => Object.keys(a.parts).length > 0;
 
-// Reads a line of a cgroup family. Returns whether it is a sample. Skips parts that this page does not know.
+// Reads a line of a cgroup family. Returns whether the line is a sample. Ignores samples of parts that this
+// page does not know.
 function readCgroup(line) {
 	const sample = parseSample(line);
 	if (!sample) return false;
@@ -78,9 +80,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Joins the accounts with the tree, and fills two fields. Charged memory shows the use of each container.
-// Node memory shows MemTotal, and the use of each pod and container. Inside a container, both fields show the
-// PSS of mapped paths, the parts that no process maps, and the rest of the use as `difference`.
+// Adds the accounts to the tree, and fills two fields. Charged memory shows the use of each container. Node
+// memory shows MemTotal, and the use of each pod and each container. Inside a container, both fields show the
+// PSS of mapped paths and the parts that no process maps. What is left of the container's use is
+// `difference`.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -111,8 +114,8 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// Without a part `pods`, the pods are not below the kubelet's usual cgroup. Then the part of another
-	// top-level cgroup contains them, so they are not shown by name.
+	// If the node has no part `pods`, the pods are not below the kubelet's usual cgroup. Then another top-level
+	// cgroup contains the pods, and its part already includes their use, so pods are not shown by name.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);
@@ -124,7 +127,7 @@ function chargeNode(pods, containers) {
 	fill(NODE, 'All memory of the node (MemTotal), by what it is charged to.',
 		pods, [...pods, ...containers.filter(a => a.isInPod), ofNode]);
 }
-// Adds a container's account to that of its pod.
+// Adds a container's account to the account of its pod.
 function addToPod(a) {
 	const pod = accounts.get(JSON.stringify(a.names.slice(0, 2)));
 	a.isInPod = pod?.current >= 0;
@@ -134,17 +137,18 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Adds two parts to a pod's account. `outside` is what is charged to the pod outside its containers. What is
-// then left of the pod's use is `rest`, for example containers that are not listed. If it is negative, it is
-// `remainder`.
+// Completes a pod's account with two parts. `outside` is the memory that is charged to the pod outside its
+// containers. `rest` is what is then left of the pod's use, for example the use of containers that are not
+// listed. If the left number of bytes is negative, the part is `remainder` instead.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Divides the bytes `left`, for which the tree has no nodes yet, into tiles: one for each part, and one of
-// the kind `rest` for what remains. If the parts are larger than `left`, `over` is the difference.
+// Divides `left` bytes of an account, for which the tree has no nodes yet, into tiles. Each part gets a tile.
+// What remains gets a tile of the kind `rest`. If the sum of the parts is larger than `left`, the difference
+// is stored as `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -161,9 +165,9 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field. Each node above the accounts in `summed` gets the sum of their uses. The node of each
-// account in `owners` gets its own use. Inside such a node, commands and mapped paths get their PSS, and
-// tiles get their bytes.
+// Fills a field with values. Each node above the accounts in `summed` gets the sum of their uses. The node of
+// each account in `owners` gets the use of its account. Inside such a node, commands and mapped paths get
+// their PSS, and tiles get their bytes.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -171,13 +175,13 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// excesses() returns the accounts on display whose tiles together are larger than the use.
+// excesses() returns the displayed accounts whose tiles have a larger sum than the use of the account.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
 // ---- Bars
 
-// Returns the parts of an account: [name, bytes, colour].
+// Returns the parts of an account as a list of [name, bytes, colour].
 function entriesOf(a) {
 	const { parts, more } = a;
 	if (a !== ofNode) {
@@ -190,8 +194,8 @@ function entriesOf(a) {
 	});
 	return list.sort((a, b) => place(a) - place(b) || b[1] - a[1]);
 }
-// Returns the filled share of a bar, and the parts of the bar: [name, bytes, colour, share of the width]. The
-// whole width stands for the limit or, without a limit, for `largest` bytes.
+// Returns a bar: the filled fraction of its width, and its parts as a list of [name, bytes, colour, fraction
+// of the width]. The whole width stands for the limit or, without a limit, for `largest` bytes.
 function barOf(a, largest) {
 	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = entriesOf(a);
 	const sum = sumOfAll(list.map(([, v]) => max(0, v))), width = whole > 0 ? min(1, a.current / whole) : 0;
@@ -202,7 +206,8 @@ function barOf(a, largest) {
 	};
 }
 const partsText = parts => parts.filter(([, v]) => v).map(([name, v]) => `${name} ${size(v)}`);
-// Returns the containers in a place as rows. A container has the same row in each scrape.
+// Returns the containers in a place as rows of the table. Each call returns the same object for the same
+// container.
 function containersOf(place) {
 	const list = [], walk = [place];
 	while (walk.length) {
@@ -220,8 +225,8 @@ function containersOf(place) {
 // ---- Records of OOM kills
 
 const MOST_RECORDS = 64, MOST_PATHS = 10;
-// Parses an answer to GET /ooms. Returns the records, the newest first. A field of a wrong type becomes NaN
-// or empty, so that other code need not check types.
+// Parses the response to GET /ooms. Returns the records, the newest first. A field of a wrong type becomes
+// NaN or empty, so that other code need not check types.
 function readOoms(text) {
 	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string'
 		? v : '';
@@ -245,9 +250,9 @@ function readOoms(text) {
 			.filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }
-// Returns the account that the bar of a record shows. This is the account of the container. If the pod's
-// limit was hit, it is the account of the pod, provided that the pod's use and the bytes outside its
-// containers are known.
+// Returns the account that the bar of an OOM record shows. This is usually the account of the container. If
+// the pod's limit was hit, it is the account of the pod, provided that the record has the pod's use and the
+// bytes outside its containers.
 function accountOfKill(r) {
 	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container
 		&& r.use_bytes >= 0;

@@ -1,4 +1,4 @@
-// The bars of use and limit, and the notes below the treemap of charged memory.
+// Draws the bars of use and limit, and the notes below the treemap of charged memory.
 
 Object.assign(LEGEND, {
 	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops '
@@ -39,8 +39,8 @@ Object.assign(LEGEND, {
 
 // ---- The table of containers
 
-// The button for the list of containers is shown for the node and for a namespace. In a pod, the rows are
-// containers anyway.
+// Returns whether the button for the list of containers is shown. It is shown for the node and for a
+// namespace. In a pod, the rows are containers even without the list.
 const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
 const isListing = () => state.rows && canList();
 const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
@@ -75,7 +75,8 @@ function fillList(el, entries) {
 	}
 	entries.forEach(([, v], k) => put(el.children[k].lastChild, size(v)));
 }
-// Draws the node's memory by part. The list omits parts below 0.1%; the bar's text names them all.
+// Draws the parts of the node's memory as a bar and a list. The list omits parts below 0.1%. The bar's text
+// names all parts.
 function drawNode() {
 	$.node.hidden = !ofNode;
 	if (!ofNode) return;
@@ -99,7 +100,7 @@ function fillBar(bar, a, largest) {
 		? [`working set ${size(a.working_set)}`] : []].join('\n');
 	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
 		const part = swatchOf(colour);
-		// Only a wide part has gaps at its sides. A narrow part would vanish between them.
+		// Only a wide part has gaps at its sides. With gaps, a narrow part would vanish.
 		part.className = share > .02 ? 'wide' : '';
 		part.style.width = 100 * share + '%';
 		return part;
@@ -127,15 +128,15 @@ function fillUse(use, a, largest) {
 
 // ---- Notes on a place: the use of a container, and why tiles may exceed what is charged
 
-// Matches the paths of shared memory that has no file name. The kernel frees this memory when the last
-// process that maps it ends (a System V segment only if it is marked for removal). Only child processes
-// inherit a mapping of /dev/zero, so it stays in its container. Other containers can map memfds and System V
-// segments by name.
+// Matches the paths of shared memory without a file name. The kernel frees this memory when the last process
+// that maps it ends (a System V segment only if it is marked for removal). A mapping of /dev/zero is only
+// inherited by child processes, so it stays in its container. Memfds and System V segments can also be mapped
+// by processes of other containers.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
-	// PSS divides a page among its processes. So a path that several processes map has more PSS than private
-	// bytes.
+	// PSS divides a shared page among the processes that map it. So a path that several processes map has more
+	// PSS than private bytes.
 	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick
 		&& UNNAMED.test(n.name);
 	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';
@@ -200,7 +201,7 @@ function chargedText() {
 				+ `${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// Returns what the tip of a tile, a pod or a container says besides the values of the fields.
+// Returns what the tooltip of a tile, a pod or a container shows in addition to the values of the fields.
 function aboutCharged(n) {
 	const a = accountOf(n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a)

@@ -1,5 +1,6 @@
-// Change over time. A span begins when the page is opened, and another one when the user starts a
-// measurement. A span keeps the first values of all fields, and as many points as a line can show.
+// Keeps how values change over time. A span of time begins when the page is opened, and another span begins
+// when the user starts a measurement. A span keeps the first value of each field, and as many points as a
+// line can show.
 
 let opened, marked;
 const spans = () => [opened, marked].filter(Boolean), since = () => marked || opened;
@@ -11,12 +12,13 @@ const begin = t => ({ base: pointOf(Float64Array, t), points: [pointOf(Float32Ar
 function remember(t) {
 	opened ||= begin(t);
 	const point = pointOf(Float32Array, t);
-	// A line keeps at most 120 points. On a large node it keeps fewer, so that all points take about 50 MB.
+	// A span keeps at most 120 points. On a large node it keeps fewer points, so that all points together take
+	// about 50 MB.
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// The new point replaces the newest one, if less than `gap` seconds have passed since the point before
-		// that one. When the line is full, every second point is dropped.
+		// The new point replaces the newest one, if less than `gap` seconds have passed since the second-newest
+		// point. When there are too many points, every second point is dropped.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -24,8 +26,8 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-// After a restart of the exporter, or if another exporter answers behind a forwarded port, the values cannot
-// be compared with the earlier ones.
+// `identity` tells one run of an exporter from another. If the exporter has restarted, or if another exporter
+// answers behind a forwarded port, the values cannot be compared with earlier values.
 let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
@@ -35,10 +37,10 @@ function identify(id) {
 	identity = id;
 }
 
-// If two processes share pages and one of them ends, the PSS and the private bytes of the other rise,
-// although it uses no more memory. So growth is measured by two sums. `own` has the private, the swapped, and
-// the charged but unmapped bytes. `held` has the same, with resident instead of private bytes. The smaller
-// growth of the two counts.
+// If two processes share pages and one of the processes ends, the PSS and the private bytes of the other
+// process rise, although it uses no more memory. So growth is measured by two sums. `own` has the private
+// bytes, the swapped bytes, and the bytes that are charged but not mapped. `held` has the same bytes, but
+// with resident instead of private bytes. The smaller growth of the two sums is used.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -51,9 +53,9 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether a node's growth in this field is measured by `own` and `held`. For PSS this is always so.
-// For charged memory and node memory, it is so for commands, pids, paths and kinds, because their value is
-// their PSS.
+// Returns whether the growth of a node in a field is measured by `own` and `held`. This is true for the field
+// PSS. It is also true for commands, pids, paths and kinds in the fields of charged memory and node memory,
+// because these nodes show their PSS there.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -61,27 +63,28 @@ function isByOwn(f, n) {
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// Returns the change of a place since the span began. A place that did not exist then has grown from 0. A
-// field that did not exist then has not grown.
+// Returns how much the value of a place has changed since the span began. A place that did not exist at that
+// time has grown from 0. A field that did not exist at that time has not grown.
 function change(f, n, valueOf = at) {
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
 	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)
 		? valueAt(base, f, n) : at(f, n);
 	return now !== now && then !== then ? NaN : (now || 0) - (then || 0);
 }
-// A change below 1% or 1 MiB is noise.
+// Returns whether a change is large enough to show. A change below 1% or 1 MiB is noise.
 const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) || v) / 100);
 
-// Returns the points of a place: [time, value].
+// Returns the points of a place as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the points from which the growth of a place is computed. If `own` measures the growth, the values
-// are changes since the span began. Otherwise they are the values of the field.
+// Returns the points from which the growth of a place is computed. If the growth is measured by `own`, each
+// point is the change since the span began. Otherwise each point is the value of the field.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
 		.map(p => [p.t, change(f, n, (f, n) => valueAt(p, f, n))]).filter(([, v]) => v === v);
 }
-// Returns the slope per second of a least-squares line through the points; NaN for fewer than three points.
+// Returns the slope, per second, of a least-squares line through the points. Returns NaN for fewer than three
+// points.
 function slopeOf(dots) {
 	const n = dots.length;
 	if (n < 3) return NaN;
@@ -90,7 +93,8 @@ function slopeOf(dots) {
 	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
 	return down > 0 ? up / down : NaN;
 }
-// Returns the command or account part that grows fastest; null if no growth matters.
+// fastest() returns the command, or the part of an account, that grows fastest. It returns null if no growth
+// is large enough to show. It skips parts whose kind matches NO_USE.
 const NO_USE = /^(difference|free|other_pods|remainder)$/;
 function fastest(f) {
 	const grown = [];
@@ -106,8 +110,8 @@ function fastest(f) {
 	}
 	return best;
 }
-// Returns an SVG path through the points, in a box with a margin of 1. The value `middle` is at half height,
-// `middle` + `half` at the upper edge.
+// Returns an SVG path through the points, in a box with a margin of 1. The value `middle` is drawn at half
+// the height, and the value `middle` + `half` at the upper edge.
 function lineOf(dots, width, height, middle, half) {
 	const [first] = since().points, length = since().points.at(-1).t - first.t;
 	if (!(length > 0) || dots.length < 2) return '';
@@ -115,7 +119,8 @@ function lineOf(dots, width, height, middle, half) {
 		y = v => ((height / 2) - (v - middle) / half * (height / 2 - 2)).toFixed(1);
 	return 'M' + dots.map(([t, v]) => `${x(t)} ${y(v)}`).join('L');
 }
-// Returns the lowest and the highest value, with a minimum distance, so that noise does not look like a leak.
+// Returns the lowest and the highest value of the points, and the range to draw: `middle`, plus or minus
+// `half`. The range has a minimum size, so that noise does not look like a leak.
 function rangeOf(dots) {
 	let low = Infinity, high = -Infinity;
 	for (const [, v] of dots) low = min(low, v), high = max(high, v);
@@ -141,8 +146,8 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores the spans that pack() kept. Call it after the first exposition is in the tree, because it looks up
-// the places there. For levels and fields that pack() left out, the spans begin now.
+// Restores the spans that pack() kept. Call it when the first exposition is in the tree, because unpack()
+// looks up the places of the spans there. The spans of levels and fields that pack() left out begin now.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

@@ -1,15 +1,16 @@
-// The layout of the treemap. The area of a node is `v`. The layout sets the node's rectangle: x, y, w and h.
+// Lays out the treemap. Each node has the area `v`. The layout sets the rectangle of a node: x, y, w and h.
 
-// Returns the step of a node's size. Tiles are sorted by step. Each step is 1.4 times as large as the one
-// below. A node keeps its step until its value is more than half a step outside it. So tiles keep their
-// places while sizes change a little.
+// Returns the size step of a node. A step is a range of sizes, and the sizes of the next step are 1.4 times
+// as large. Tiles are sorted by their steps instead of their sizes. A node keeps its step until its value is
+// more than half a step above or below it. So tiles keep their places while sizes change a little.
 function stepOf(n, scale) {
 	const exact = 2 * Math.log2(n.v);
 	if (n.scale !== scale || abs(exact - n.step - .5) > 1) [n.scale, n.step] = [scale, floor(exact)];
 	return n.step;
 }
 
-// Makes squarified rows (Bruls, Huizing and van Wijk, 2000). Nodes are sorted by step, then by age.
+// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). The nodes are sorted by step, and
+// nodes with equal steps by age.
 function squarify(list, x, y, w, h, scale) {
 	let total = 0;
 	for (const n of list) {
@@ -46,9 +47,9 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out the nodes inside a place. Returns `groups`, which are drawn first, outer ones before inner ones,
-// and `tiles`, which are drawn over them in colour. Each node that gets a rectangle also gets the number
-// `drawn`.
+// Lays out the nodes inside a place. Returns two lists. `groups` are drawn first, each one before the groups
+// inside it. `tiles` are drawn over the groups, in colour. Sets `drawn` of each node that has a rectangle to
+// the given number.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {
@@ -57,8 +58,8 @@ function layOut(place, width, height, scale, drawn) {
 			n.drawn = drawn;
 			const names = [n.text];
 			let some = withArea(n), last = n;
-			// If a group has only one child with children, both become one group, which shows both names. An
-			// example is a pod with one container with one command.
+			// If a group has only one child, and the child has children, the two become one group that shows both
+			// names. An example is a pod with one container that runs one command.
 			while (some.length === 1 && some[0].kids.length) {
 				const [only] = some;
 				Object.assign(only, { x: n.x, y: n.y, w: n.w, h: n.h, drawn });
@@ -90,8 +91,9 @@ function largestKind(n) {
 	while (n.kids.length) n = n.kids.reduce((a, b) => b.v > (a.v || 0) ? b : a);
 	return n.kind;
 }
-// Returns the innermost node at a point as `n`, and the node that a click opens as `enter`. A click opens the
-// outermost node at the point. If that is a namespace, a click opens the pod there, if there is one.
+// Returns two nodes at a point: `n` is the innermost node, and `enter` is the node that a click opens. A
+// click opens the outermost node at the point. If that is a namespace, the click opens the pod at the point,
+// if there is one.
 function hitIn(place, x, y, drawn) {
 	let n, enter;
 	for (let k = place; k;) {

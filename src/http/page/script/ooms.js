@@ -1,11 +1,12 @@
-// OOM records: the memory that a container held before the kernel killed a process in it.
+// Shows OOM records: the memory that a container held when the kernel killed a process in it.
 
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0,
 	shownOoms = 3;
 
-// Fetches the records, at most once per scrape. Older exporters have no records, so this waits for accounts
-// or a metric about OOM kills. The first failure makes it skip the next two scrapes, and each further failure
-// twice as many, up to 64. Meanwhile the last records stay on display.
+// Fetches the OOM records, at most once per scrape. Older exporters have no records, so nothing is fetched
+// until the exposition has accounts or a metric of OOM kills. After the first failure, two scrapes pass
+// before the next attempt. Each further failure doubles this number, up to 64. Until an attempt succeeds, the
+// last records stay on display.
 async function askOoms() {
 	hasOoms ||= [...accounts.values()].some(hasParts) || [...latest.own.keys()].some(name =>
 		name.startsWith(OWN + 'oom'));
@@ -72,7 +73,7 @@ function makeKill(r) {
 			make('span', { className: 'who', title: nameOf(r) }, make('bdi', {}, nameOf(r)), ' ',
 			make('small', {}, make('bdi', {}, cutLong(r.command)))),
 			make('span', { className: 'how' }, ...use.all)));
-	// The content is made when the record is opened, because most are never opened.
+	// The content of a record is made when the user opens it, because most records are never opened.
 	el.ontoggle = () => { if (el.open && el.children.length < 2) el.append(makeReading(r)); };
 	return el;
 }

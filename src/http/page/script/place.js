@@ -1,4 +1,4 @@
-// The URL's fragment holds the selection:
+// Keeps the selection in the fragment of the URL:
 // #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text&rows=containers
 
 const $ = {};
@@ -8,7 +8,8 @@ function make(tag, set, ...inner) {
 	el.append(...inner);
 	return el;
 }
-// Writes only what has changed. Otherwise a refresh would clear selections and make screen readers speak.
+// Sets the text of an element, but only if it has changed. Otherwise a refresh would clear selected text, and
+// screen readers would read the element again.
 function put(el, text) { if (el.textContent !== text) el.textContent = text; }
 function putValue(el, text, value) { put(el, text); el.dataset.value = value; }
 
@@ -16,7 +17,7 @@ let state;
 function fromHash() {
 	const [path, query] = location.hash.slice(1).split('?'), get = new URLSearchParams(query);
 	let names = [];
-	// No place is deeper than eight names. Further names in a link are ignored.
+	// No place has more than eight names. Further names in a link are ignored.
 	try {
 		names = path.split('/', 9).slice(1).map(decodeURIComponent);
 	} catch { /* An invalid link leads to the node. */ }
@@ -38,7 +39,7 @@ function select(changes) {
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
 	q: '', ...live(n) ? {} : { field: CHARGED } });
-// Returns the link to the place around the current one. If the current place is gone, the link leads to the
+// Returns the link to the place around the current place. If the current place is gone, the link leads to the
 // innermost place around it that still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));

@@ -1,4 +1,4 @@
-// The controls, and the refresh after each scrape.
+// Handles the controls, and refreshes the page after each scrape.
 
 $.copy.onclick = async () => {
 	if (!place) return;
@@ -33,7 +33,7 @@ $.pause.onclick = () => {
 	poll();
 };
 document.onkeydown = e => {
-	// Leaves keys to input methods and to the browser.
+	// Does not handle keys that belong to an input method or to the browser.
 	if (e.isComposing || e.ctrlKey || e.altKey || e.metaKey) return;
 	if (e.key === 'Escape') {
 		if (!tip.hidden) hover(null);
@@ -82,24 +82,25 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
-// Returns how many seconds to wait before the next poll. The last answer had the scrape at the time `t`.
-// Until the interval of scrapes is known, waits for half of the time since the page was opened. Later, if a
-// poll finds no new scrape, it is repeated soon, and then at growing intervals. After every eighth new
-// scrape, the next poll is early on purpose: the measured interval may include a pause of the exporter, so it
-// is measured again.
+// Returns how many seconds to wait before the next poll. `t` is the time of the scrape in the last answer.
+// Until the scrape interval is known, the wait is half of the time since the page was opened. After that, if
+// a poll finds no new scrape, the next poll follows soon, and further polls at growing intervals. After every
+// eighth new scrape, the next poll is early on purpose: the measured interval may include a pause of the
+// exporter, so it is measured again.
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// `gap` is the time between the last two scrapes that the page saw. A longer gap becomes the interval only
-	// if a poll during the gap found no new scrape: otherwise the page may have missed one. A much longer gap
-	// may be a pause of the exporter, so only the second one in a row becomes the interval.
+	// `gap` is the time between the last two scrapes that the page saw. If the gap is longer than the known
+	// interval, the page may have missed a scrape. So such a gap becomes the interval only if a poll during the
+	// gap found no new scrape. A much longer gap may be a pause of the exporter, so only the second such gap in
+	// a row becomes the interval.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;
 	early = 0;
 	return ++changes % 8 ? interval : interval / 2;
 }
-// Fetches, reads and draws once, and returns how long to wait.
+// Fetches, reads and draws once. Returns how many seconds to wait before the next poll.
 async function refresh() {
 	let text = '', answer, start;
 	const before = failure;
@@ -142,7 +143,7 @@ async function refresh() {
 	performance.measure('response to drawn', { start });
 	return wait;
 }
-// Refreshes, and does so again after the wait. Shows any error, including one in drawing.
+// Refreshes the page, waits, and begins again. Displays any error, even an error while drawing.
 async function poll() {
 	clearTimeout(timer);
 	if (busy || paused) return;

@@ -1,7 +1,7 @@
-// A PromQL query for the numbers on display. It returns one number for each row, or for the place if it has
-// no rows.
+// Makes a PromQL query for the numbers on display. The query returns one number for each row, or one number
+// for the place if it has no rows.
 
-// PromQL's lexer takes U+FFFD for invalid UTF-8, but accepts its escape.
+// PromQL's lexer takes the character U+FFFD for invalid UTF-8, but accepts its escape.
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
 	+ '"';
 const literal = text => text.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&');
@@ -9,7 +9,8 @@ const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])
 	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// Whether there is a query. Charged memory by path has none: it would need a join of all metrics.
+// Whether there is a query for the numbers on display. There is none for charged memory by path, because it
+// would need a join of all metrics.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
 	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
@@ -46,14 +47,14 @@ function selectorOf(where, level) {
 	const isUss = field.name === 'uss', depth = LEVELS.indexOf(level), isOfPods = layer === NODE && depth < 2;
 	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE)
 		+ 'current_bytes';
-	// USS is the sum of two families. With --omit-zero one of them may lack a series, and `+` would drop the
-	// other.
+	// USS is the sum of two families. With --omit-zero, a series may exist in only one of the two families, and
+	// the operator `+` would drop it.
 	const all = isUss ? [`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`, ...where] : where;
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
 // partsOf() returns selectors for the metrics of tiles. It skips tiles whose kind matches REST, because no
-// metric has the rest of a use.
+// metric has what is left of a use.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
@@ -68,8 +69,8 @@ function partsOf(where, tiles) {
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// Returns a query for the rest of a use. In a container or pod, this is its use minus everything else inside.
-// For the node, it is the use of all pods minus the use of the listed ones.
+// Returns a query for what is left of a use. In a container or pod, this is the use minus everything else
+// inside the container or pod. For the node, it is the use of all pods minus the use of the listed pods.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]
@@ -78,9 +79,10 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns lists of matchers. Together, the lists select what a search has found on one level: each list is an
-// alternative. Usually a regular expression is enough. It is not if names are displayed differently from
-// their labels, or if a match spans two names. Then the lists have the names.
+// Returns lists of matchers that together select what a search has found on one level. Each list is an
+// alternative to the others. Usually a list has one regular expression. A regular expression is not enough if
+// names are displayed differently from their labels, or if a match spans two names. In these cases, the lists
+// have the names.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

@@ -1,5 +1,5 @@
-// The table, which shows the treemap's content in accessible form. A place keeps its row, so that focus and
-// selection stay.
+// Draws the table, which shows the content of the treemap in accessible form. A place keeps the same row
+// element, so that focus and selected text stay.
 
 const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {},
 	blank = $.line.cloneNode(true);
@@ -10,7 +10,7 @@ blank.setAttribute('viewBox', '0 0 88 22');
 const sorting = () => state.sort || (isListing() ? '-limit' : '-share');
 const sortOf = key => key.replace('-', '');
 for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMBERS]) {
-	// The first click on a head sorts names upwards, numbers downwards.
+	// The first click on a column head sorts names in ascending order, and numbers in descending order.
 	const onclick = () => select({ sort: isSorted(key) === (key === 'name' ? 1 : -1)
 		? (key === 'name' ? '-' : '') + key : (key === 'name' ? '' : '-') + key });
 	$.head.append(heads[key] = make('th', { scope: 'col' }, key === 'trend' ? make('span', {}) : make('button',
@@ -19,8 +19,9 @@ for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMB
 }
 put(heads.limit.firstChild, 'Use of limit');
 heads.limit.title = 'Sorts by what is closest to its limit';
-// Returns 1 if this column sorts the rows upwards, -1 if it sorts them downwards, and 0 if it does not sort
-// them. The selected field is shown only in the column `value`, so that column stands for the field.
+// Returns 1 if the rows are sorted by this column in ascending order, -1 in descending order, and 0 if they
+// are not sorted by it. The selected field is shown only in the column `value`, so sorting by the field
+// counts as sorting by that column.
 function isSorted(key) {
 	const by = sortOf(sorting());
 	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;
@@ -75,7 +76,7 @@ function drawTable() {
 		row.tr.remove();
 		lines.delete(n);
 	}
-	// All lines have one scale, so that places that grow stand out.
+	// All lines are drawn to the same scale, so that places with much growth stand out.
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
@@ -122,7 +123,8 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// Parts that no process maps have no mappings, so `isNew` looks at the field instead.
+	// Parts that no process maps have no mappings, so for them `isNew` is called with the selected field
+	// instead.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

@@ -1,13 +1,13 @@
-// The tree. Each node has a number, which is its index in the columns of all fields.
+// Keeps the tree. Each node has a number, which is the node's index in the columns of all fields.
 
-// What the colours of tiles mean. account.js adds more.
+// The text for each colour of tiles. account.js adds further entries.
 const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas',
 	anon_java_heap: 'Java heap', anon_java_classes: 'Java classes',
 	anon_jit_code: 'JIT code', anon_go_heap: 'Go heap', anon_v8_heap: 'V8 heap', anon_allocator: 'jemalloc and '
 		+ 'mimalloc', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special',
 		other: 'Folded into [other]', all: 'All kinds' };
-// The kinds that --group-by kind gives to these paths, as in src/totals/grouping.rs. The same cases test
-// both.
+// The kinds that --group-by kind gives to these paths, as in src/totals/grouping.rs. The same test cases
+// check this table and that file.
 const NAMED = {
 	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other',
 	'/[aio] (deleted)': 'special',
@@ -31,17 +31,20 @@ const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind', 
 
 const fields = new Map(); // by short name, in the exposition's order
 const series = new Map(); // label text as exposed -> node
-// `nodes` has parents before children; `order` has the series in the order of the last exposition.
+// `nodes` has parents before their children. `order` has the nodes of the series, in the order of the last
+// exposition.
 let nodes = [], order = [];
 let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// Returns whether the last exposition contains a node. While the next one is read, `seen` of its nodes is
-// already one higher than `tick`. If the selected field shows cgroups, a node with a value in it counts, too.
+// Returns whether the last exposition contains a node. While the next exposition is read, `seen` of its nodes
+// is already one higher than `tick`. If the selected field shows cgroups, a node that has a value in this
+// field is also contained.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// Makes a node without a number. It gets one from number(), or it has `members` with numbers: see pivot.js.
+// Makes a node without a number. Either number() gives it a number, or it has `members` with numbers: see
+// pivot.js.
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
@@ -109,8 +112,8 @@ function addSeries(key, labels) {
 	let n = root;
 	for (const level of LEVELS) {
 		const name = labels.get(level);
-		// Prometheus treats an empty label as absent. Here it counts: an empty `pod` means that the container is
-		// in no pod.
+		// Prometheus treats an empty label like an absent one. Here the two differ: an empty `pod` means that the
+		// container is in no pod.
 		if (name !== undefined) n = child(n, level, name, true);
 	}
 	if (n === root) return null;
@@ -120,10 +123,12 @@ function addSeries(key, labels) {
 	return n;
 }
 
-// Parses an exposition into the `next` columns. Returns the exporter's own samples by name, and the number of
-// invalid lines. All families list their series in the same order. So the node of a line is nearly always the
-// one that follows the node of the line before. This is certain if the label text is equal, too; then the
-// labels are not parsed. `pause` lets the browser draw and respond meanwhile.
+// Parses an exposition into the `next` columns. Returns the samples about the exporter itself by name, and
+// the number of invalid lines. `pause` lets the browser draw and respond to the user during the parsing.
+//
+// All families list their series in the same order. So the node of a line is nearly always the node that
+// follows the node of the line before. If the label text of that node and of the line are equal, this is
+// certain, and the labels are not parsed.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
@@ -153,7 +158,7 @@ async function read(text, pause) {
 			const help = text.startsWith('# HELP ' + FAMILY, pos) && parseHelp(text.slice(pos, end));
 			if (help) fieldOf(help.name).help = help.text;
 		} else if (text.startsWith(FAMILY, pos)) {
-			// Copies the line, because a slice would hold the whole exposition in memory.
+			// Copies the line, because a slice would keep the whole exposition in memory.
 			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
 			const n = sample?.key && (series.get(sample.key) || addSeries(sample.key, sample.labels));
 			if (!n) {
@@ -162,7 +167,7 @@ async function read(text, pause) {
 			}
 			if (field?.metric !== sample.name) {
 				if (walk.length > longest.length) longest = walk;
-				// The first family sets the order for the others.
+				// The order of the series in the first family is used for all families.
 				if (!order.length) rank(longest);
 				walk = [];
 				field = fieldOf(sample.name);
@@ -191,7 +196,8 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
-// Returns a + b. If one of them is absent, returns the other: with --omit-zero, a value of 0 is absent.
+// Returns a + b. If one of the values is absent, returns the other value: with --omit-zero, a value of 0 is
+// absent.
 const plus = (a, b) => a + b || (b !== b ? a : b);
 // Sums children into parents, and makes the parsed exposition the current one.
 function commit() {
@@ -222,7 +228,7 @@ function commit() {
 	if (nodes.length > 2 * alive + 2000) forget();
 	if (pivot) seePivot();
 }
-// Removes nodes that are gone, once they outnumber the rest.
+// Removes the nodes that are gone, once there are more of them than other nodes.
 function forget() {
 	nodes = nodes.filter(isKept);
 	const pick = c => new c.constructor(c.length).map((_, k) => c[nodes[k]?.i] ?? NaN);

@@ -1,13 +1,14 @@
 'use strict';
 // The memory map. It parses the exporter's metrics into a tree of namespaces, pods, containers, commands and
-// paths, and shows one place of the tree as a treemap and, with the same content, as a table.
+// paths. It shows one place of the tree as a treemap, and shows the same content as a table.
 //
-// The script's parts share one scope, in the order of mod.rs. Those up to layout.js do not use the document,
-// so tests/page can run them in Node.
+// The parts of the script share one scope, in the order of mod.rs. The parts up to layout.js do not use the
+// document, so tests/page can run them in Node.
 //
-// Names come from workloads and may contain anything. The document gets them only as text nodes and attribute
-// values, the canvas by fillText, the address by encodeURIComponent, and PromQL by quote(). Styles are
-// classes or set through the CSSOM, because the Content-Security-Policy forbids style attributes.
+// Names come from workloads and may contain anything. In the document they are used only as text nodes and
+// attribute values. On the canvas they are drawn by fillText. In the address they are encoded by
+// encodeURIComponent, and in PromQL by quote(). Styles are set by classes or through the CSSOM, because the
+// Content-Security-Policy forbids style attributes.
 //
 // This part turns numbers and names into text.
 
@@ -28,7 +29,7 @@ function span(s) {
 		+ ' s'
 		: s < 7200 ? round(s / 60) + ' min' : round(s / 3600) + ' h';
 }
-// Returns the text of a slope, given in units per second, as MiB (or units) per minute.
+// Returns the text of a slope. `v` is in units per second, and the text has MiB (or units) per minute.
 function slope(f, v) {
 	if (v !== v) return '';
 	const x = f.bytes ? v * 60 / 1048576 : v * 60, digits = abs(x) < 9.995 ? 2 : abs(x) < 99.95 ? 1 : 0,
@@ -39,9 +40,9 @@ const clock = t => new Date(t * 1000).toTimeString().slice(0, 8);
 const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ')
 	.replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
 
-// Returns a name as it is displayed. Misleading characters are replaced: a control character by its picture;
-// an invisible character, one that reverses text, or an unusual space by its code point; and a space at
-// either end by a mark.
+// Returns a name as it is displayed. Misleading characters are replaced. A control character is replaced by
+// its picture. An invisible character, a character that reverses text, or an unusual space is replaced by its
+// code point. A space at either end is replaced by a mark.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 function visible(text) {
 	if (/^[!-~]*$/.test(text)) return text;
@@ -52,8 +53,8 @@ function visible(text) {
 	}).replace(/^ +| +$/g, spaces => '␠'.repeat(spaces.length));
 }
 
-// Shortens a text to this width. Cuts it in the middle, because the names of replicas differ at their ends.
-// Returns an empty text if fewer than five characters would be left.
+// Shortens a text to a width. Removes characters from the middle, because names of replicas differ at their
+// ends. Returns an empty text if fewer than five characters would be left.
 function fit(text, width, measure) {
 	if (text.length < 300 && measure(text) <= width) return text;
 	const chars = [...text.slice(0, 150), ...text.slice(max(150, text.length - 150))];
@@ -66,8 +67,8 @@ function fit(text, width, measure) {
 	return '';
 }
 
-// Returns the shortest end of a path, in whole components, that none of the other paths has:
-// chunks_head/000001, not 000001.
+// Returns the shortest end of a path that no other path in the list has. The end consists of whole
+// components: chunks_head/000001, not 000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
 		const end = path.slice(at);
