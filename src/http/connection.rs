@@ -1,5 +1,5 @@
-//! One connection, as a state machine. In one turn it receives what has arrived, or writes a part of a
-//! response. A turn never waits.
+//! Handles one connection as a state machine. In one turn, a connection receives the bytes that have arrived,
+//! or writes a part of a response. A turn never waits.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -14,33 +14,35 @@ use super::routes::{Client, Reply, reply};
 use super::site::Site;
 use super::throttle::Account;
 
-/// The maximum length of a request's head. Longer ones are refused.
+/// The maximum length of a request's head in bytes. Longer heads are refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// How long a connection may be idle between requests.
 pub const IDLE: Duration = Duration::from_secs(120);
-/// How long a head may take to arrive.
+/// How long the head of a request may take to arrive.
 pub const HEAD: Duration = Duration::from_secs(5);
 /// How long sending a response may take.
 pub const RESPONSE: Duration = Duration::from_secs(30);
-/// A response that has made no progress for this long may be cut, to free its slot for a new connection. A
-/// client that reads slowly still makes progress: at 20 KB/s, TCP lets the server send 64 KiB every 3 s.
+/// How long a response may make no progress before its connection may be closed, to free the slot for a new
+/// connection. A slow client still makes progress: if it reads 20 KB/s, TCP lets the server send 64 KiB every
+/// 3 s.
 pub const STALLED: Duration = Duration::from_secs(5);
-/// How long a closing connection still reads what the client sends.
+/// How long a closing connection still receives and discards what the client sends.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The state of a connection.
 pub enum State {
-    /// A request was answered. The connection waits for the next one.
+    /// A request was answered, and the connection waits for the next request.
     Idle,
-    /// The connection waits for the head of a request, or for the rest of one.
+    /// The connection waits for the head of a request to arrive completely.
     ReadingHead,
     /// The request waits for a scrape, for compression, or for credit.
     Pending(Pending),
     /// A response is being sent. `progress` is the time of the last successful write.
     Writing { response: Response, progress: Instant },
-    /// The last response is written. What the client still sends is read and discarded. Otherwise the kernel
-    /// would reset the connection, and the client might lose its response.
+    /// The last response on this connection is written. The bytes that the client still sends are discarded.
+    /// If they were not received, the kernel would reset the connection, and the client might lose the
+    /// response.
     Closing,
     /// The connection is closed.
     Ended,
@@ -51,14 +53,14 @@ pub struct Connection {
     stream: TcpStream,
     /// The client's address.
     pub peer: IpAddr,
-    /// Where the client is, and whether the connection has a slot.
+    /// Whether the client is local, and whether the connection has a slot.
     pub client: Client,
     /// The current state.
     pub state: State,
-    /// When the connection entered this state. Progress of a response does not change this time, so it does
-    /// not extend the deadline either.
+    /// When the connection entered its current state. Writing a part of a response does not change this time,
+    /// so it does not move the deadline.
     pub since: Instant,
-    /// The bytes that were received, but not parsed yet.
+    /// The received bytes that are not parsed yet.
     received: Vec<u8>,
     /// Whether `received` may hold a complete request, so that parsing it is worthwhile.
     may_hold_request: bool,
@@ -68,8 +70,8 @@ impl Connection {
     /// Creates the connection for a stream that was just accepted.
     pub fn new(stream: TcpStream, peer: IpAddr, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        // A response is written as a whole. Nagle's algorithm, which gathers small writes, would only delay
-        // it.
+        // A response is written as a whole. Nagle's algorithm gathers small writes, so it would only delay
+        // the response.
         stream.set_nodelay(true)?;
         // An IPv4 client of an IPv6 socket has an address such as ::ffff:127.0.0.1.
         let peer = peer.to_canonical();
@@ -79,19 +81,20 @@ impl Connection {
         Ok(Self { stream, peer, client, state, since: now, received, may_hold_request: false })
     }
 
-    /// Whether the connection counts against the slots. A connection that waits for a scrape does not count,
-    /// because waiting costs nothing.
+    /// Whether the connection takes one of the slots. A connection that waits for a scrape takes none,
+    /// because waiting uses no CPU time.
     pub fn takes_slot(&self) -> bool {
         let is_scraping = matches!(&self.state, State::Pending(pending) if pending.is_scraping());
         !self.is_surplus() && !is_scraping
     }
 
-    /// Whether the connection is about to close: it is closing, or has no slot and gets at most one response.
+    /// Whether the connection will close soon: it is closing, or it has no slot and gets at most one
+    /// response.
     pub fn is_surplus(&self) -> bool {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// Returns the account to which the next turn is charged.
+    /// Returns the account to which the CPU time of the next turn is charged.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -99,24 +102,25 @@ impl Connection {
         }
     }
 
-    /// Whether the next turn needs credit for responses.
+    /// Whether the next turn must wait until there is credit for responses.
     pub fn needs_credit(&self) -> bool {
         let is_compressing = matches!(&self.state, State::Pending(pending) if pending.is_compressing());
         self.account() == Account::Responses && !is_compressing
     }
 
-    /// Returns the socket events that the connection waits for. After such an event it has a turn.
+    /// Returns the socket events that the connection waits for. When such an event occurs, the connection has
+    /// a turn.
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
-            // Only errors matter here, and the kernel always reports them.
+            // In this state only errors matter, and the kernel always reports errors.
             State::Pending(_) => PollFlags::empty(),
             _ => PollFlags::IN,
         }
     }
 
-    /// Returns when the connection must have its next turn, even without a socket event. This is when its
-    /// deadline passes, or earlier. The time may be in the past.
+    /// Returns the time at which the connection must have its next turn, even without a socket event. This is
+    /// the deadline of its state, or an earlier time. It may be in the past.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
             State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
@@ -138,11 +142,11 @@ impl Connection {
             }
     }
 
-    /// Does what the socket is ready for. One turn makes at most one read, parses one request, and makes one
-    /// write.
+    /// Does the next step, for example because the socket is ready. One turn makes at most one read, parses
+    /// at most one request, and makes at most one write.
     pub fn turn(&mut self, site: &Site, now: Instant) {
-        // A turn fails if the client has closed the connection, or if the response's buffer was taken away to
-        // make room for the next scrape.
+        // A turn fails if the client has closed the connection. It also fails if the bytes of the response
+        // were taken away to make room for the next scrape.
         if self.try_turn(site, now).is_err() {
             self.state = State::Ended;
         }
@@ -168,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// Receives what has arrived.
+    /// Receives the bytes that have arrived.
     fn receive(&mut self, now: Instant) -> io::Result<()> {
         let mut bytes = [0; MAX_HEAD_BYTES];
         let n_free = MAX_HEAD_BYTES - self.received.len();
@@ -187,7 +191,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Parses the first request in `received`, if it is complete. A probe is answered immediately.
+    /// Parses the first request in `received`, if it is complete. A probe is answered at once.
     fn parse(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         self.may_hold_request = false;
         let refuse = |status, text: &'static str| {
@@ -244,7 +248,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Discards what the client sends after its last response.
+    /// Discards what the client sends after the last response was written.
     fn discard(&self) -> io::Result<()> {
         match (&self.stream).read(&mut [0; 4096]) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
@@ -253,12 +257,12 @@ impl Connection {
         }
     }
 
-    /// Whether the connection may be closed to free its slot: the client has sent no complete request, or the
+    /// Whether the connection may be closed to free its slot: no complete request has arrived, or the
     /// response makes no progress.
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The rest of the request may have arrived at the socket, so it is received first.
+                // The rest of the request may already wait in the socket, so it is received first.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }
@@ -278,7 +282,8 @@ impl std::os::fd::AsFd for Connection {
     }
 }
 
-/// Whether the call may succeed later: the socket was not ready, or a signal interrupted the call.
+/// Whether the call may succeed if it is repeated: the socket was not ready, or a signal interrupted the
+/// call.
 fn is_temporary(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,5 +1,5 @@
-//! The open connections. Decides how many may be open, which one is closed for a new one, and which one has
-//! the next turn.
+//! Manages the open connections. Decides how many connections may be open, which one is closed for a new one,
+//! and which one has the next turn.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,22 +12,22 @@ use super::connection::{Connection, State};
 pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots: how many connections may be open. Connections that wait for a scrape, are
-    /// closing, or have no slot do not count.
+    /// The number of slots. A connection takes a slot unless it waits for a scrape, is closing, or was
+    /// accepted when no slot was free.
     n_slots: usize,
-    /// How many connections may be closing or without a slot. If there are more, the oldest of them is cut.
-    /// Its client sees an error if it has not read its response yet.
+    /// How many connections may be closing or have no slot. If there are more, the oldest of them is closed.
+    /// Its client sees an error if it has not yet received the response.
     n_others: usize,
 }
 
 impl Connections {
-    /// Creates the state before the first connection.
+    /// Creates an empty list of connections.
     pub fn new() -> Self {
         Connections { open: Vec::new(), n_slots: 64, n_others: 192 }
     }
 
-    /// Adds a connection, and closes another one if all slots are taken. Returns whether the new one has a
-    /// slot. Without a slot, only a probe is answered.
+    /// Adds a connection. If all slots are taken, tries to close another connection. Returns whether the
+    /// added connection has a slot. A connection without a slot gets an answer only to a probe.
     pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
         let n_taken = self.open.iter().filter(|connection| connection.takes_slot()).count();
         connection.client.has_slot = n_taken < self.n_slots || self.evict(Some(connection.peer), now);
@@ -36,12 +36,13 @@ impl Connections {
         has_slot
     }
 
-    /// Closes a connection to free its slot. Connections of addresses that hold more slots come first. Within
-    /// an address, idle connections come first, then those still receiving a head, then those with a
-    /// response. Among equals, the one longest in its state comes first. A response that makes progress is
-    /// cut only if its address holds more slots than the newcomer's address, the new connection included.
+    /// Closes one connection to free its slot. Connections of the address that holds most slots are tried
+    /// first. Among connections of one address, the order is: idle connections, then those that receive a
+    /// head, then those with a response. Within each of these groups, the connection that entered its state
+    /// first is tried first.
     ///
-    /// Returns whether a connection was closed.
+    /// A connection whose response makes progress is closed only if its address holds more slots than the
+    /// address `newcomer` would hold with a new connection. Returns whether a connection was closed.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
@@ -71,8 +72,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections whose deadline has passed. If too many are closing or without a slot, removes
-    /// the oldest of them.
+    /// Removes the connections whose deadline has passed. If too many connections are closing or without a
+    /// slot, removes the oldest of them.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -83,8 +84,8 @@ impl Connections {
         }
     }
 
-    /// Sorts ready connections into the order of their turns. Connections of addresses with fewer slots come
-    /// first. Among equals, the connection that has waited longest comes first.
+    /// Sorts ready connections into the order of their turns. Connections of addresses that hold fewer slots
+    /// come first. Among these, the connection that entered its state first comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));
@@ -105,8 +106,8 @@ mod tests {
     const LAST_REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\n\r\n";
     const LARGE_REQUEST: &[u8] = b"GET /metrics HTTP/1.0\r\n\r\n";
 
-    /// Connects a client that sends `bytes`. They have arrived when this returns, because loopback delivers
-    /// at once.
+    /// Connects a client that sends `bytes`. The bytes have arrived when this function returns, because
+    /// loopback delivers them at once.
     fn connect(now: Instant, bytes: &[u8]) -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -116,7 +117,8 @@ mod tests {
         (Connection::new(stream, peer.ip(), now).unwrap(), client)
     }
 
-    /// Connects from an address that ends in `last`, and requests a response that the client does not read.
+    /// Connects from an address that ends in `last`, and sends a request whose response the client does not
+    /// read.
     fn connect_and_stall(site: &Site, last: u8, now: Instant) -> (Connection, TcpStream) {
         let (mut connection, client) = connect(now, LARGE_REQUEST);
         (0..2).for_each(|_| connection.turn(site, now));
@@ -129,7 +131,7 @@ mod tests {
         Connections { n_slots, n_others, ..Connections::new() }
     }
 
-    /// Returns what a client receives before its connection is closed.
+    /// Returns what the client receives until the connection is closed.
     fn rest(mut client: TcpStream) -> String {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).unwrap();
@@ -150,7 +152,7 @@ mod tests {
             let mut connections = limited(1, 0);
             let (connection, client) = connect(now, bytes);
             connections.admit(connection, now);
-            // A response is written at the end of the same turn, or in the next turn.
+            // A response is written at the end of the turn that made it, or in the next turn.
             (0..3).for_each(|_| connections.open[0].turn(&site, now));
             assert_eq!(connections.open[0].next_turn(&site), now + limit);
             connections.expire(now + limit - MS);
@@ -189,7 +191,8 @@ mod tests {
         let (now, site) = (Instant::now(), Site::of(&vec![b'x'; 8 << 20]));
         let mut connections = limited(4, 9);
         let mut clients = Vec::new();
-        // The addresses, in the order in which they connect. The first four connections find free slots.
+        // The last byte of each client's address, in the order in which the clients connect. The first four
+        // connections find free slots.
         for (i, last) in [1, 1, 1, 1, 1, 2, 3, 1, 2].into_iter().enumerate() {
             let (connection, client) = connect_and_stall(&site, last, now + MS * i as u32);
             assert_eq!(connections.admit(connection, now), [0, 1, 2, 3, 5, 6].contains(&i), "{i}");

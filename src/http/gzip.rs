@@ -1,4 +1,4 @@
-//! Compresses the latest exposition piece by piece, so that other connections are served between the pieces.
+//! Compresses the latest exposition in pieces, so that other connections are served between the pieces.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,26 +9,28 @@ use flate2::{Compression, Crc};
 
 use super::publish::{Age, Buffer, Exposition, Published, max_gzip_bytes};
 
-/// Level 5 makes 10 MB 16 times smaller in 30 ms. Level 6 takes 38 ms for the same result.
+/// The compression level. Level 5 makes 10 MB 16 times smaller in 30 ms. Level 6 needs 38 ms for the same
+/// size.
 const LEVEL: Compression = Compression::new(5);
-/// The bytes of text that are compressed in one turn. This takes 0.25 ms.
+/// How many bytes of text are compressed in one turn. Compressing them takes 0.25 ms.
 const PIECE_BYTES: usize = 64 << 10;
-/// The header of a gzip file without a name or a time (RFC 1952).
+/// The header of a gzip file that has no name and no time (RFC 1952).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// The last result, and the compression in progress. All requests share both.
+/// The last compressed exposition, and the compression in progress. All requests share them.
 #[derive(Default)]
 pub struct Compressor {
     last: Option<Gzipped>,
     running: Option<Running>,
 }
 
-/// The result for one exposition.
+/// The compressed form of one exposition.
 pub struct Gzipped {
     /// The exposition's number.
     number: u64,
-    /// The gzip file without its tail. `None` if the file would be too long, or if the text was taken away
-    /// before all of it was compressed. Then a request is answered with the latest text, uncompressed.
+    /// The gzip file without its tail. `None` if the gzip file would be too long, or if the text was taken
+    /// away before all of it was compressed. In these cases, requests are answered with the latest text,
+    /// uncompressed.
     pub bytes: Option<Arc<Buffer>>,
     age: Option<Age>,
     crc: Crc,
@@ -42,8 +44,8 @@ struct Running {
 }
 
 impl Compressor {
-    /// Compresses one piece, unless the exposition with this number, or a later one, is already compressed.
-    /// Returns the result, or `None` while more pieces are needed.
+    /// Compresses one piece, unless the exposition with this number or a later exposition is already
+    /// compressed. Returns the compressed exposition, or `None` if more pieces are needed.
     pub fn advance(&mut self, published: &Published, number: u64) -> Option<&Gzipped> {
         if self.last.as_ref().is_none_or(|last| last.number < number) {
             let mut running = self.running.take().or_else(|| published.latest().map(Running::new))?;
@@ -51,8 +53,8 @@ impl Compressor {
                 self.running = Some(running);
                 return None;
             }
-            // The previous bytes are freed before the new ones are made, unless a connection still sends
-            // them.
+            // The previous bytes are freed before the new ones are made, unless a connection still sends the
+            // previous bytes.
             self.last = None;
             let last = self.last.insert(running.finish());
             last.bytes.iter().for_each(|bytes| published.add_gzipped(bytes.clone()));
@@ -84,7 +86,8 @@ impl Running {
     }
 
     fn finish(mut self) -> Gzipped {
-        // A flush fills the last byte, so that a second compressed stream, the tail, can be appended later.
+        // A flush fills the last byte, so that the tail, which is a second compressed stream, can be appended
+        // later.
         self.encoder.flush().expect("a Vec takes every write");
         let is_whole = self.n_done == self.exposition.text.n_bytes() && !self.is_too_long();
         let mut bytes = std::mem::take(self.encoder.get_mut());
@@ -99,8 +102,8 @@ impl Running {
 }
 
 impl Gzipped {
-    /// Returns the end of the gzip file: the last sample, which is rendered when the exposition is served,
-    /// and the checksum.
+    /// Returns the end of the gzip file, which has the checksum and the last sample. That sample is rendered
+    /// when the exposition is served.
     pub fn tail(&self, now: Instant) -> Vec<u8> {
         let tail = self.age.map(|age| age.sample(now)).unwrap_or_default();
         let mut encoder = DeflateEncoder::new(Vec::with_capacity(tail.len() + 64), LEVEL);
@@ -121,7 +124,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Compresses to the end. Returns what a client unpacks, or `None` if the text is served uncompressed.
+    /// Compresses the whole exposition. Returns the text that a client unpacks, or `None` if the text is
+    /// served uncompressed.
     fn gunzip(compressor: &mut Compressor, published: &Published) -> Option<Vec<u8>> {
         let number = published.latest().unwrap().number;
         while compressor.advance(published, number).is_none() {}
@@ -156,8 +160,8 @@ mod tests {
         assert_eq!(gunzip(&mut Compressor::default(), &published), None);
     }
 
-    /// A waiting request also accepts the result for a later exposition, so it is answered even if its text
-    /// was taken away.
+    /// A waiting request also accepts a later exposition. So the request is answered even if the text that it
+    /// waits for was taken away.
     #[test]
     fn compression_ends_when_its_text_is_taken_away() {
         let (mut publisher, published) = publisher();

@@ -1,8 +1,8 @@
 //! Parses the head of an HTTP/1 request. The bytes come from a client and may be anything.
 //!
 //! `httparse` checks the grammar of lines. It refuses a malformed head at the first wrong byte, for example a
-//! folded line or a space before a colon. Its result does not change when more bytes arrive. This module also
-//! refuses some well-formed heads, and decides what a head means (RFC 9112, sections 2 to 6).
+//! folded line or a space before a colon. After it has refused a head, further bytes do not change that. This
+//! module also refuses some well-formed heads, and decides what a head means (RFC 9112, sections 2 to 6).
 
 /// The maximum number of header lines.
 pub const MAX_FIELDS: usize = 100;
@@ -14,37 +14,38 @@ pub enum Parsed<'a> {
     Incomplete,
     /// The bytes cannot become a valid request, whatever follows.
     Malformed,
-    /// The head has more lines than [`MAX_FIELDS`].
+    /// The head has more than [`MAX_FIELDS`] header lines.
     TooLong,
-    /// The head is complete; the number is its length in bytes.
+    /// The head is complete. The number is the length of the head in bytes.
     Complete(Head<'a>, usize),
 }
 
 /// The parts of a request that the server needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
-    /// `GET`, `HEAD` or any other token.
+    /// The method: `GET`, `HEAD` or any other token.
     pub method: &'a [u8],
-    /// The path of the target: without its query, and still percent-encoded.
+    /// The path in the target, without the query. It is still percent-encoded.
     pub path: &'a [u8],
-    /// The query of the target, still percent-encoded; empty if there is none.
+    /// The query in the target, still percent-encoded. Empty if the target has no query.
     pub query: &'a [u8],
-    /// The host that the client names (RFC 9112, section 3.2): the authority of the target, or else the
-    /// `Host` header as it was sent, such as `node:8080`. HTTP/1.0 allows a request without a host; then this
-    /// is empty. `None` if there is more than one `Host` header, or none in HTTP/1.1.
+    /// The host that the client names (RFC 9112, section 3.2), such as `node:8080`. This is the authority in
+    /// the target or, without an authority, the value of the header `Host`. It is empty if an HTTP/1.0
+    /// request names no host. `None` if the request is invalid: an HTTP/1.1 request without `Host`, or a
+    /// request with more than one.
     pub host: Option<&'a [u8]>,
-    /// Whether a body follows.
+    /// Whether a body follows the head.
     pub has_body: bool,
     /// Whether the client wants the connection to stay open.
     pub keep_alive: bool,
     /// Whether the response may be gzipped.
     pub accepts_gzip: bool,
-    /// Whether the client is a browser: only browsers ask for `text/html`.
+    /// Whether the client is a browser. Only browsers request `text/html`.
     pub accepts_html: bool,
-    /// The entity tags of the versions that the client has cached. If several header lines state them, the
-    /// last one counts.
+    /// The entity tags of the versions that the client has cached. If several header lines contain tags, this
+    /// is the last line.
     pub if_none_match: &'a [u8],
-    /// Prometheus's scrape timeout in seconds, as it was sent. It may not be a number.
+    /// The scrape timeout that Prometheus sends, in seconds. It is not parsed yet, and may not be a number.
     pub scrape_timeout: &'a [u8],
 }
 
@@ -98,8 +99,8 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Complete(head, n_bytes)
 }
 
-/// Splits a target into authority, path and query. A target is `/path?query`, or `http://host/path?query` if
-/// a proxy sends it.
+/// Splits a request's target into authority, path and query. A target is usually `/path?query`. If a proxy
+/// sends it, it is `http://host/path?query`.
 fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {
@@ -111,12 +112,12 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     };
     let mut parts = path.splitn(2, |&b| b == b'?');
     let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    // `http://host` without a path stands for the root.
+    // `http://host` without a path means the path `/`.
     (authority, if path.is_empty() { b"/" } else { path }, query)
 }
 
-/// Returns the members of a comma-separated list. The flag of a member says whether the client accepts it: it
-/// does, unless the quality of the member is 0.
+/// Returns the members of a comma-separated list, each with a flag that says whether the client accepts it. A
+/// member is accepted unless its quality is 0.
 fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     value.split(|&b| b == b',').map(|member| {
         let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
@@ -130,7 +131,7 @@ fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
 mod tests {
     use super::*;
 
-    /// Parses a complete head, and checks that every prefix of it gives a matching result.
+    /// Parses a complete head. Also checks that each prefix of the head gives a result that fits.
     fn parse(head: &str) -> Parsed<'_> {
         let bytes = head.as_bytes();
         let whole = parse_head(bytes);

@@ -1,14 +1,14 @@
-//! Decides which `Host` a request from this machine may name. This prevents DNS rebinding.
+//! Decides which host names a request from this machine may use as `Host`. This prevents DNS rebinding.
 //!
-//! In this attack, a web page lets its own name resolve to 127.0.0.1. Then its script, in the visitor's
-//! browser, can read what listens there. With `kubectl port-forward`, that is the exporter: the forwarded
-//! connection ends at the pod's loopback. But the browser still sends the page's name as `Host`, so the
-//! exporter can refuse it. A page can have neither an address nor this machine's name as its own name, so
-//! addresses and this machine's name are allowed.
+//! In this attack, a web page makes its own host name resolve to 127.0.0.1. Then the page's script, in the
+//! visitor's browser, can read from any server on the visitor's machine. After `kubectl port-forward`, the
+//! exporter is such a server, because forwarded connections end at the pod's loopback. But the browser still
+//! sends the host name of the page as `Host`, so the exporter can refuse the request. No page can have an
+//! address or this machine's name as its own host name, so these are allowed.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The names that requests from this machine may use, in addition to addresses and `localhost`.
+/// The host names that requests from this machine may use. Addresses and `localhost` are always allowed.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Vec<String>);
 
@@ -20,7 +20,7 @@ impl Hosts {
     }
 
     /// Whether a request may name this host. Requests from other machines may name any host. An empty host is
-    /// allowed, because the attack needs a browser, and browsers always name a host.
+    /// allowed, because only a browser can be used for the attack, and browsers always name a host.
     pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
         !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }
@@ -35,8 +35,8 @@ impl Hosts {
     }
 }
 
-/// Returns a host without its port and its final dot. `node:8080` and `node.` become `node`, `[::1]:8080`
-/// becomes `[::1]`.
+/// Returns a host name without its port and without a dot at its end. `node:8080` and `node.` become `node`,
+/// and `[::1]:8080` becomes `[::1]`.
 fn name_of(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -50,7 +50,8 @@ pub fn is_host_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
-/// Returns the text that refuses this host. If an option would allow the host, the text names the option.
+/// Returns the response's text for a request that is refused because of this host. If `--allowed-host` could
+/// allow the host, the text names that option.
 pub fn misdirected(host: &[u8]) -> String {
     let name = name_of(str::from_utf8(host).unwrap_or_default());
     let hint = match is_host_name(name) {
@@ -79,8 +80,8 @@ mod tests {
         assert!(!hosts("a").allow(true, b"\xff"));
     }
 
-    /// This test checks only what the text says. tests/http.rs tests that the command line accepts the option
-    /// in the text.
+    /// This test checks only the text. tests/http.rs checks that the command line accepts the option in the
+    /// text.
     #[test]
     fn other_hosts_are_refused_with_advice() {
         let refuse = |host: &str, advised: Option<&str>| {

@@ -1,4 +1,4 @@
-//! The HTTP server, and the hand-over of expositions to it.
+//! The HTTP server, and the transfer of expositions from the scrape thread to it.
 
 mod connection;
 mod connections;

@@ -1,4 +1,5 @@
-//! A request for the exposition that is not answered yet: it may wait for a scrape, and then for compression.
+//! Keeps a request for an exposition until it is answered. The request may wait for a scrape, and then for
+//! compression.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,21 +13,22 @@ use crate::demand::Freshness;
 const EXPOSITION: (&str, &str) = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 const VARY: (&str, &str) = ("Vary", "Accept-Encoding");
 
-/// The maximum number of requests waiting for a scrape. Further requests get the last exposition.
+/// The maximum number of requests that wait for a scrape. Further requests get the last exposition at once.
 const MAX_WAITING: usize = 64;
-/// How long a request waits for a scrape if the client states no timeout.
+/// How long a request waits for a scrape if the client sends no timeout.
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 /// The maximum time that a request waits for a scrape. It is limited, because a waiting request holds a
 /// connection.
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// The wait ends this long before the client's timeout, so that the response arrives in time.
+/// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// How long a request still waits for its view after the wait for a scrape has ended.
+/// How long a request waits for its view of the last scrape, after it has waited too long for the next
+/// scrape.
 const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiting request wakes the scrape thread to render its view.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A request for the exposition that was parsed, and is not answered yet.
+/// A request for an exposition that is parsed but not answered yet.
 pub struct Pending {
     form: Form,
     accepts_gzip: bool,
@@ -34,21 +36,22 @@ pub struct Pending {
     scrape: Option<Wait>,
     /// The view that the request waits for.
     view: Option<WaitForView>,
-    /// The number of the exposition that is compressed for this request. The request also accepts a later
-    /// one.
+    /// The number of the exposition that is being compressed for this request. The request also accepts a
+    /// later exposition.
     compressing: Option<u64>,
 }
 
-/// A wait for a scrape. It ends when more than `n_succeeded` scrapes have succeeded, or at the deadline. Then
-/// the request gets the last exposition, however old. The slot counts as one waiting request.
+/// A wait for a scrape. The wait ends when more than `n_succeeded` scrapes have succeeded, or at the
+/// deadline. Then the request gets the last exposition, even if it is old. `_slot` counts this request as
+/// waiting.
 struct Wait {
     n_succeeded: u64,
     deadline: Instant,
     _slot: Arc<()>,
 }
 
-/// A wait for a view, until the deadline at the latest. The scrape thread is woken from time to time, because
-/// it may have lacked the CPU time to render the view.
+/// A wait for a view, at most until the deadline. The scrape thread is woken from time to time, because it
+/// may not have had enough CPU time to render the view.
 struct WaitForView {
     view: Arc<View>,
     next_try: Instant,
@@ -56,11 +59,11 @@ struct WaitForView {
 }
 
 impl Pending {
-    /// Requests a scrape if the last exposition is not fresh, and waits for the scrape if there is a free
-    /// slot.
+    /// Requests a scrape if the last exposition is not fresh. Then waits for the scrape, unless too many
+    /// requests already wait.
     pub fn new(site: &Site, request: &Head<'_>, now: Instant) -> Self {
         let scrape = match site.demand.request(now) {
-            // The site holds one clone itself, which is no waiting request.
+            // The site holds one of the clones, which does not belong to a waiting request.
             Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.wait_slots) <= MAX_WAITING => {
                 let deadline = now + patience(request.scrape_timeout);
                 Some(Wait { n_succeeded, deadline, _slot: site.wait_slots.clone() })
@@ -71,7 +74,7 @@ impl Pending {
         Self { form, accepts_gzip, scrape, view: None, compressing: None }
     }
 
-    /// Requests the view that the request's parameters describe.
+    /// Requests the view that the parameters of the request describe.
     pub fn of_view(site: &Site, request: &Head<'_>, now: Instant) -> Result<Self, Refusal> {
         let (form, accepts_gzip) = (Form::of(request), request.accepts_gzip);
         let view = site.views.request(request.query, accepts_gzip, &site.demand, now)?;
@@ -81,18 +84,18 @@ impl Pending {
         Ok(Self { form, accepts_gzip, scrape: None, view, compressing: None })
     }
 
-    /// Whether the request waits for a scrape. Waiting costs no CPU time.
+    /// Whether the request waits for a scrape or a view. Waiting uses no CPU time.
     pub fn is_scraping(&self) -> bool {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the request waits for compression. Once begun, compression continues without credit, because
-    /// the next scrape may take the text away.
+    /// Whether the exposition is being compressed for this request. Compression that has begun continues
+    /// without credit, because the next scrape may take the text away.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns when the request's wait for a scrape or a view ends at the latest. `None` means that
+    /// Returns the time at which the request's wait for a scrape or a view must end. `None` means that
     /// [`advance`](Self::advance) can be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
@@ -102,8 +105,8 @@ impl Pending {
         wait.map(|wait| wait.deadline)
     }
 
-    /// Ends the wait for a scrape, and compresses one piece of the exposition if the client accepts gzip.
-    /// Returns the response once it is complete.
+    /// Ends the wait for a scrape. If the client accepts gzip, compresses one piece of the exposition.
+    /// Returns the response when it is complete.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);
@@ -123,8 +126,8 @@ impl Pending {
         Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
     }
 
-    /// Returns the response with a view. If the next scrape takes too long, the view shows the last one. If
-    /// rendering takes too long, too, the response is an error.
+    /// Returns the response with a view. If the next scrape takes too long, the view shows the last scrape.
+    /// If rendering takes too long as well, the response is an error.
     fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
         let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
         if !view.is_answered() && now < *deadline {
@@ -145,7 +148,7 @@ impl Pending {
     }
 }
 
-/// Returns the response to a request for a view that is not served.
+/// Returns the response to a request whose view is refused.
 pub fn refused(form: Form, refusal: Refusal) -> Response {
     match refusal {
         Refusal::Invalid(line) => Response::new(form, 400, &[PLAIN], (line + "\n").into_bytes()),
@@ -155,12 +158,13 @@ pub fn refused(form: Form, refusal: Refusal) -> Response {
     }
 }
 
-/// Returns the response to requests before the first exposition is ready.
+/// Returns the response to a request that arrives before the first exposition is ready.
 pub fn not_ready(form: Form) -> Response {
     Response::new(form, 503, &[PLAIN, UNCACHED], b"the first scrape is not complete yet\n")
 }
 
-/// Returns how long a request may wait: a little less than the client's timeout, which is given in seconds.
+/// Returns how long a request may wait: a little less than the client's timeout. `scrape_timeout` is that
+/// timeout in seconds, as text.
 fn patience(scrape_timeout: &[u8]) -> Duration {
     let seconds = str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

@@ -1,28 +1,31 @@
-//! Hands expositions over from the scrape thread to the HTTP thread.
+//! Passes expositions from the scrape thread to the HTTP thread.
 //!
 //! The scrape thread renders into a buffer that nothing else refers to, and then publishes the buffer. Each
-//! connection refers to the buffer that it sends: the text of an exposition, or its gzipped bytes. Usually
-//! there are two buffers for texts, which are used in turn, so the scrape thread allocates nothing.
+//! connection refers to the buffer that it sends, which contains the text of an exposition or its gzipped
+//! bytes. Usually there are two buffers for texts. They are used alternately, so the scrape thread allocates
+//! nothing.
 //!
-//! All buffers together have a memory limit. To stay within the limit, the next scrape takes buffers of
-//! outdated expositions away from slow connections. These connections then close. Texts are taken away before
-//! gzipped bytes, and older ones before newer ones.
+//! All buffers together have a memory limit. To stay within the limit, the next scrape takes the buffers of
+//! outdated expositions away from slow connections. A connection without its buffer closes. Texts are taken
+//! away before gzipped bytes, and older buffers before newer ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// How much memory gzipped bytes and outdated texts may take, in addition to the latest text and the next
-/// one.
+/// How many bytes the gzipped bytes and the outdated texts may take. The latest text and the next text are
+/// not included.
 const EXTRA_BYTES: usize = 2 << 20;
-/// Gzipped bytes may take a twelfth of their text's size, and 256 KiB more. Usually they take a sixteenth.
+/// The gzipped bytes of a text may take a twelfth of the text's size, and 256 KiB more. Usually they take a
+/// sixteenth.
 const GZIP_SHARE: usize = 12;
 
-/// Returns the maximum size of the gzipped bytes of a text.
+/// Returns the maximum size of the gzipped bytes of a text with this many bytes.
 pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// Bytes that connections send. The scrape thread may take them away before they are sent.
+/// The bytes of a response, which connections send. The scrape thread may take the bytes away before they are
+/// sent.
 #[derive(Default)]
 pub struct Buffer {
     n_bytes: usize,
@@ -35,20 +38,20 @@ impl Buffer {
         Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the number of bytes, even after they were taken away.
+    /// Returns the number of bytes in the buffer. The number stays the same after the bytes were taken away.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
 
     /// Returns the bytes, or `None` if they were taken away. Release the guard soon, because the scrape
-    /// thread may wait for it.
+    /// thread may wait for the lock.
     pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and returns its memory to the kernel. Freeing a large buffer as a whole is not
-    /// enough: glibc would then take the next buffers of that size from its heap, and keep them. So the
-    /// buffer is shrunk to one byte first.
+    /// Empties the buffer and returns its memory to the kernel. The buffer is first shrunk to one byte. Only
+    /// freeing a large buffer is not enough: glibc would then allocate further buffers of that size from its
+    /// heap, and keep their memory.
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
@@ -62,58 +65,58 @@ impl Drop for Buffer {
     }
 }
 
-/// The text that one scrape rendered.
+/// The exposition of one scrape.
 #[derive(Clone)]
 pub struct Exposition {
-    /// The text, except its last sample.
+    /// The text of the exposition, except its last sample.
     pub text: Arc<Buffer>,
-    /// The last sample. It is rendered when the exposition is served.
+    /// The last sample of the exposition. Its value is computed when the exposition is served.
     pub age: Option<Age>,
-    /// The number of the exposition, in the order of publication.
+    /// The number of the exposition. Expositions are numbered in the order in which they are published.
     pub number: u64,
 }
 
-/// A sample whose value, an age, grows until the exposition is served.
+/// A sample whose value is an age. The value grows until the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
-    /// The sample's name, which precedes its value.
+    /// The text of the sample's family up to the value.
     pub family: &'static str,
-    /// When the value was 0.
+    /// The time at which the value was 0.
     pub since: Instant,
 }
 
 impl Age {
-    /// Returns the sample as it is at `now`. Its length is constant, because clients compare the lengths of
-    /// responses: a larger value has fewer decimals.
+    /// Returns the sample with its value at the time `now`. The sample always has the same length, because
+    /// clients compare the lengths of responses. So a larger value has fewer decimals.
     pub fn sample(self, now: Instant) -> Vec<u8> {
         let seconds = format!("{:.9}", now.saturating_duration_since(self.since).as_secs_f64());
         format!("{}{}\n", self.family, &seconds[..9]).into_bytes()
     }
 }
 
-/// The HTTP thread's part: the latest exposition, and all buffers that connections may send.
+/// The HTTP thread's handle: the latest exposition, and all buffers that connections may send.
 #[derive(Clone, Default)]
 pub struct Published(Arc<Mutex<Buffers>>);
 
 #[derive(Default)]
 struct Buffers {
     latest: Option<Exposition>,
-    /// The texts of earlier expositions, oldest first.
+    /// The texts of earlier expositions, the oldest first.
     outdated: Vec<Arc<Buffer>>,
-    /// Gzipped bytes, oldest first.
+    /// The gzipped bytes of expositions, the oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length for which buffers are made: that of the last text. If an earlier text was longer, it is the
-    /// length of that text instead, less an eighth for each scrape since.
+    /// The length for which buffers are made. This is the length of the last text. If an earlier text was
+    /// longer, it is the length of that text, reduced by an eighth for each scrape since then.
     usual_len: usize,
 }
 
 impl Published {
-    /// Returns the latest exposition; `None` before the first scrape is complete.
+    /// Returns the latest exposition, or `None` before the first scrape has ended.
     pub fn latest(&self) -> Option<Exposition> {
         lock(&self.0).latest.clone()
     }
 
-    /// Adds gzipped bytes to the buffers that count against the limit.
+    /// Adds gzipped bytes to the buffers whose total size is limited.
     pub fn add_gzipped(&self, gzipped: Arc<Buffer>) {
         let mut buffers = lock(&self.0);
         buffers.gzipped.push(gzipped);
@@ -122,8 +125,8 @@ impl Published {
 }
 
 impl Buffers {
-    /// Returns a buffer for the next text: an outdated one that no connection sends any more, or else a new
-    /// one.
+    /// Returns a buffer for the next text: an outdated buffer that no connection sends any more, or else a
+    /// new buffer.
     fn next_text(&mut self) -> Arc<Buffer> {
         let is_free = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) == 1;
         let spare = self.outdated.iter().position(is_free).map(|i| self.outdated.remove(i));
@@ -132,35 +135,35 @@ impl Buffers {
         spare.unwrap_or_default()
     }
 
-    /// Takes buffers away from connections until the remaining ones stay within the limit.
+    /// Takes buffers away from connections until the other buffers stay within the limit.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
         let n_latest = self.latest.as_ref().map_or(0, |latest| latest.text.n_bytes);
         let mut n_left = self.usual_len - n_latest + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
-        // An outdated text that no connection sends is not counted, because the next text will use its
-        // buffer.
+        // An outdated text that no connection sends is not counted, because its buffer will be used for the
+        // next text.
         let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| is_held(buffer));
         for buffer in held.rev() {
             let n_bytes = buffer.bytes().map_or(0, |bytes| bytes.len());
             if n_bytes > n_left {
                 buffer.take();
             }
-            // Once a buffer did not fit, all older ones are taken away, too.
+            // If one buffer does not fit, all older buffers are taken away as well.
             n_left = n_left.saturating_sub(n_bytes);
         }
     }
 }
 
-/// The scrape thread's part.
+/// The scrape thread's handle.
 pub struct Publisher {
     published: Published,
-    /// The buffer to render into. Nothing else refers to it.
+    /// The buffer for the next text. Nothing else refers to it.
     next: Option<Arc<Buffer>>,
     n_published: u64,
 }
 
-/// Returns the two connected parts: one for the scrape thread, one for the HTTP thread.
+/// Returns the two handles: the first for the scrape thread, the second for the HTTP thread.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)
@@ -174,8 +177,8 @@ impl Publisher {
         let text = Arc::get_mut(next).expect("nothing else refers to it").bytes.get_mut();
         let text = text.unwrap_or_else(PoisonError::into_inner);
         text.clear();
-        // The capacity is set here, because a buffer that grows by itself doubles its capacity. A buffer that
-        // has grown for a peak is made smaller.
+        // The capacity is set here, because a vector doubles its capacity when it grows. A buffer that was
+        // large for one exceptional text is made smaller again.
         let usual = buffers.usual_len.max(1 << 16);
         if text.capacity() < usual || text.capacity() > usual + usual / 4 {
             text.shrink_to(usual);
@@ -185,7 +188,7 @@ impl Publisher {
     }
 
     /// Publishes the text that was written to [`buffer`](Self::buffer) since the last call. `age` becomes the
-    /// last sample.
+    /// last sample of the exposition.
     pub fn publish(&mut self, age: Option<Age>) {
         let Some(mut text) = self.next.take() else { return };
         let len = lock(&text.bytes).len();
@@ -199,12 +202,12 @@ impl Publisher {
     }
 }
 
-/// A short text that is replaced from time to time; `None` before the first one.
+/// A short text that is served, and replaced from time to time; `None` before there is a text.
 #[derive(Clone, Debug, Default)]
 pub struct Document(Arc<Mutex<Option<String>>>);
 
 impl Document {
-    /// Serves this text from now on.
+    /// Replaces the text that is served.
     pub fn replace(&self, text: String) {
         *lock(&self.0) = Some(text);
     }
@@ -215,7 +218,8 @@ impl Document {
     }
 }
 
-/// Locks a value, even after a panic in another thread: the value is never left half changed.
+/// Locks a value, even if another thread has panicked with the lock. This is safe, because no thread leaves
+/// the value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -232,12 +236,12 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// Returns how many bytes a buffer still holds.
+    /// Returns how many bytes the buffer still contains.
     fn n_held(buffer: &Buffer) -> usize {
         buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
-    /// Publishes a text of this length. Returns its buffer, as a connection would hold it while sending.
+    /// Publishes a text of this length. Returns its buffer, which thereby counts as held by a connection.
     fn publish_held(publisher: &mut Publisher, published: &Published, len: usize) -> Arc<Buffer> {
         publish(publisher, &vec![b'x'; len]);
         published.latest().unwrap().text
@@ -291,8 +295,8 @@ mod tests {
         }
     }
 
-    /// While the texts are large, the next rendering takes an outdated text away from its connection. A small
-    /// outdated text is kept for a while.
+    /// While the texts are large, rendering the next text takes the outdated text away from its connection.
+    /// An outdated text that is small is kept for some time.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

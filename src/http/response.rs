@@ -1,4 +1,4 @@
-//! A response: the head, which `tiny_http` prints, and the body.
+//! A response: its head, which `tiny_http` prints, and its body.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -10,42 +10,43 @@ use tiny_http::{HTTPVersion, Header, StatusCode};
 use super::head::Head;
 use super::publish::Buffer;
 
-/// The content type of a line of text.
+/// The content type of responses that are a line of text.
 pub const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
-/// Responses are not cached, because the next one may differ.
+/// The header that forbids caching, because the next response may differ.
 pub const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
-/// The headers that differ between responses.
+/// Headers that differ from response to response, as names and values.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// What a response looks like, apart from its content. Only the request decides this.
+/// The form of a response: all that does not depend on its content. The form depends only on the request.
 #[derive(Clone, Copy)]
 pub struct Form {
-    /// Whether the body is omitted. The head still states its length.
+    /// Whether the body is omitted. The head still has the length of the body.
     head_only: bool,
     /// Whether the connection stays open for another request.
     keep_alive: bool,
 }
 
 impl Form {
-    /// The form of a response after which the connection closes.
+    /// The form of a response after which the connection is closed.
     pub const LAST: Self = Self { head_only: false, keep_alive: false };
 
-    /// Returns the form that a request requires. After a request with a body the connection closes, because
-    /// otherwise the body would be parsed as the next request.
+    /// Returns the form of the response to a request. After a request with a body, the connection is closed,
+    /// because otherwise the body would be parsed as the next request.
     pub fn of(request: &Head<'_>) -> Self {
         Self { head_only: request.method == b"HEAD", keep_alive: request.keep_alive && !request.has_body }
     }
 }
 
-/// A printed head and the body that goes with it.
+/// The head of a response as text, and the body that follows it.
 pub struct Response {
-    /// Status line and headers, up to the empty line.
+    /// The status line and the headers, including the empty line after them.
     pub head: Vec<u8>,
-    /// The exposition, or its gzipped bytes; they are shared, not copied. Other responses have none.
+    /// The text of an exposition or its gzipped bytes. They are shared with other responses, not copied.
+    /// `None` in other responses.
     pub exposition: Option<Arc<Buffer>>,
-    /// The rest of the body. After an exposition this is the last sample, which depends on the time of the
-    /// response.
+    /// The body, or the rest of the body after `exposition`. After an exposition, this is its last sample,
+    /// which depends on the time of the response.
     pub text: Cow<'static, [u8]>,
     n_written: usize,
     /// Whether the connection stays open for another request.
@@ -72,7 +73,8 @@ impl Response {
     ) -> Self {
         let common = [
             ("Server", concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"))),
-            // Pages of other sites can neither embed these responses nor load them as scripts.
+            // Because of these headers, pages of other sites can neither embed the responses nor load them as
+            // scripts.
             ("X-Content-Type-Options", "nosniff"),
             ("Cross-Origin-Resource-Policy", "same-origin"),
         ];
@@ -81,13 +83,14 @@ impl Response {
         });
         let n_bytes = exposition.as_ref().map_or(0, |exposition| exposition.n_bytes()) + text.len();
         let mut head = Vec::with_capacity(512);
-        // tiny_http sends bodies above its threshold in chunks and without a Content-Length, so the threshold
-        // is raised.
+        // tiny_http sends a body above its threshold in chunks and without a Content-Length, so the threshold
+        // is set to the largest value.
         tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(n_bytes), None)
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
             .expect("a Vec takes every write");
-        // tiny_http's own server would add the header Connection. Here it is inserted before the empty line.
+        // The header Connection is inserted before the empty line. Only tiny_http's own server would add this
+        // header.
         head.truncate(head.len() - 2);
         let keep_alive = form.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };
@@ -99,7 +102,8 @@ impl Response {
     }
 
     /// Writes as much as the socket accepts. This is less than 128 KiB, so a large response does not delay
-    /// others. Returns whether the response is complete. Fails if the exposition's buffer was taken away.
+    /// other connections. Returns whether the response is complete. Fails if the exposition's buffer was
+    /// taken away.
     pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
         let buffer = self.exposition.as_ref();
         let exposition = buffer.map(|buffer| buffer.bytes().ok_or(ErrorKind::ConnectionAborted));

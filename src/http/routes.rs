@@ -1,4 +1,4 @@
-//! Decides which request gets which response: routes and content negotiation.
+//! Decides which response a request gets: routes and content negotiation.
 
 use std::time::Instant;
 
@@ -16,22 +16,22 @@ const NO_OOMS: &str = "{\"records\":[]}\n";
 
 /// The reply to a request.
 pub enum Reply {
-    /// The response to a probe. It needs neither a slot nor credit for responses.
+    /// The response to a probe. It needs neither a slot nor the credit for responses.
     Probe(Response),
-    /// Any other response that needs no exposition.
+    /// Any other response without an exposition.
     Response(Response),
-    /// An exposition, which may not be ready yet.
+    /// A response with an exposition, which may not be ready yet.
     Exposition(Pending),
 }
 
-/// What is known about a client, apart from its request.
+/// What the server knows about a client, apart from the client's request.
 #[derive(Clone, Copy)]
 pub struct Client {
-    /// Whether the client runs on this machine: its address is on loopback, or equals the address that it
-    /// connects to.
+    /// Whether the client runs on this machine: its address is a loopback address, or equals the address that
+    /// it connected to.
     pub is_local: bool,
-    /// Whether its connection has a slot. A client without a slot gets one response: the answer to a probe,
-    /// or the message that there are too many connections.
+    /// Whether the client's connection has a slot. A client without a slot gets one response: the answer to a
+    /// probe, or the message that there are too many connections.
     pub has_slot: bool,
 }
 
@@ -111,8 +111,8 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
-    /// Sends a request with these lines. Adds a `Host` if HTTP/1.1 needs one and the lines have none. Returns
-    /// the head and the body.
+    /// Sends a request with these lines, and returns the head and the body of the response. Adds a `Host` if
+    /// HTTP/1.1 needs one and the lines contain none.
     fn ask(site: &Site, is_local: bool, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
         let host = if has_host { "" } else { "Host: localhost:8080\r\n" };

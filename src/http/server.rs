@@ -1,12 +1,13 @@
-//! The HTTP server: one thread that serves all connections, with a limit on everything.
+//! The HTTP server. One thread serves all connections. Everything that clients can use up has a limit.
 //!
-//! Only the heads of responses are printed by `tiny_http`. Its own server (0.12, the newest version) is not
-//! used, because one client can stop it. It stops accepting connections after the first EMFILE. It does not
-//! limit the number of connections, the size of heads, or the time of reading and writing.
+//! Only the heads of responses are printed by `tiny_http`. The server of `tiny_http` (0.12, the newest
+//! version) is not used, because a single client can stop it. It stops accepting connections after the first
+//! EMFILE. It does not limit the number of connections, the size of heads, or the time of reading and
+//! writing.
 //!
 //! A connection that is ready has a turn: one read, one request, one write. Each state of a connection has a
-//! deadline. The CPU time of a turn is charged to the [`Throttle`]. Without credit, requests wait in the
-//! kernel's queues, and responses wait here.
+//! deadline. The CPU time of a turn is charged to the [`Throttle`]. When there is no credit, requests wait in
+//! the kernel's queues, and responses wait in this program.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -27,23 +28,25 @@ use super::views::Views;
 use crate::demand::Demand;
 use crate::errors::plain;
 
-/// How many new connections the kernel queues until they are accepted. Accepting one takes 0.1 ms.
+/// How many new connections the kernel keeps in its queue until the server accepts them. Accepting a
+/// connection takes 0.1 ms.
 const BACKLOG: i32 = 1024;
 
-/// The stack of the HTTP thread. It needs 16 KiB in a release build and 72 KiB in a debug build, gzip
-/// included.
+/// The size of the HTTP thread's stack in bytes. The thread, which also compresses, needs 16 KiB in a release
+/// build and 72 KiB in a debug build.
 const STACK_BYTES: usize = 128 << 10;
 
-/// How many connections are accepted before the open ones have their turns again.
+/// How many new connections are accepted before the open connections have their next turns.
 const MAX_ACCEPTS: usize = 16;
 
-/// The pause after accepting has failed. File descriptors do not become free at once, and each failure may
-/// write a log line.
+/// How long the server pauses after it has failed to accept a connection. File descriptors do not become free
+/// at once, and each failure may write a log line.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How much of a response the kernel may hold before the client reads it. The kernel doubles this value and
-/// adds up to one packet of 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs limit
-/// the speed to 2 MB/s; with 40 KiB, it is 1 GB/s.
+/// The size of a connection's send buffer: how many bytes of a response the kernel may hold until the client
+/// reads them. The kernel doubles this size and adds up to one packet of 64 KiB; at most 116 KiB were
+/// measured. With a size of 32 KiB, loopback's delayed ACKs limit the speed to 2 MB/s. With 40 KiB, the speed
+/// is 1 GB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
 /// A listening socket that has accepted no connection yet.
@@ -54,22 +57,22 @@ pub struct Server {
 
 impl Server {
     /// Listens on `:PORT` (all interfaces, IPv4 and IPv6), `HOST:PORT` or `[IPV6]:PORT`. Port 0 stands for
-    /// any free port. Fails with one line for the user.
+    /// any free port. The error is a one-line message for the user.
     pub fn bind(addr: &str) -> Result<Server, String> {
         let bind = || -> io::Result<Server> {
             let listener = match addr.strip_prefix(':') {
-                // Where the kernel has IPv6, a socket on [::] also accepts IPv4.
+                // If the kernel has IPv6, a socket on [::] also accepts IPv4 connections.
                 Some(port) => TcpListener::bind(format!("[::]:{port}")).or_else(|e| match e.kind() {
                     ErrorKind::AddrInUse | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Err(e),
                     _ => TcpListener::bind(format!("0.0.0.0:{port}")),
                 })?,
                 None => TcpListener::bind(addr)?,
             };
-            // Rust's standard library uses a backlog of 128, which is too few for a burst of clients: TCP
-            // would make the next client wait a second.
+            // Rust's standard library sets a backlog of 128, which is too small for a burst of clients: TCP
+            // would let the next client wait for a second.
             rustix::net::listen(&listener, BACKLOG)?;
-            // Accepted sockets inherit this size. By default the kernel may hold 4 MiB for each client that
-            // stops reading, and they count against the container's memory limit.
+            // Accepted sockets inherit this size. With the default size, the kernel may hold 4 MiB for each
+            // client that stops reading, and this memory is charged to the container.
             rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
             let addr = listener.local_addr()?;
             Ok(Server { listener, addr })
@@ -77,13 +80,14 @@ impl Server {
         bind().map_err(|cause| format!("cannot listen on {addr:?}: {}", plain(&cause)))
     }
 
-    /// Returns the address that the server listens on, with the real port if port 0 was given.
+    /// Returns the address that the server listens on. If port 0 was requested, it has the port that was
+    /// chosen.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Starts a thread that serves until the process ends. `/healthz` fails if a scrape has been due for
-    /// `max_age`. Requests from this machine may also use the host names in `allowed_hosts`.
+    /// Starts a thread that serves until the process ends. `/healthz` fails if a scrape has not ended within
+    /// `max_age` after it was due. Requests from this machine may also use the host names in `allowed_hosts`.
     pub fn start(
         self,
         published: Published,
@@ -122,8 +126,8 @@ impl Server {
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             for i in ready {
-                // A connection that receives a request in its first turn can answer it in a second turn at
-                // once.
+                // A connection that receives a request in its first turn can answer the request in a second
+                // turn at once.
                 for account in [Account::Requests, Account::Responses] {
                     let connection = &mut connections.open[i];
                     let has_credit = !connection.needs_credit() || throttle.has_credit(account);
@@ -135,7 +139,7 @@ impl Server {
             }
             connections.expire(now);
             // New connections are accepted after the turns, because turns free slots, and show which
-            // connections have sent a request.
+            // connections have received a request.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);
@@ -143,8 +147,8 @@ impl Server {
         }
     }
 
-    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns when the pause ends; the
-    /// next call gets this time as `paused`.
+    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns the time at which the
+    /// pause ends. The caller passes this time to the next call as `paused`.
     fn accept(
         &self,
         connections: &mut Connections,
@@ -156,8 +160,7 @@ impl Server {
             let (stream, peer) = match self.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                // The client has closed the connection before it was accepted, or a signal has interrupted
-                // the call.
+                // The client closed the connection before it was accepted, or a signal interrupted the call.
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
                     continue;
                 }
@@ -165,8 +168,8 @@ impl Server {
                     if !has_failed {
                         warn!("cannot accept connections: {}", plain(&e));
                     }
-                    // Most likely the file descriptors are used up, so a connection without a request is
-                    // closed to free one.
+                    // Most likely no file descriptor is left, so a connection without a request is closed to
+                    // free one.
                     connections.evict(None, now);
                     return Some(now + ACCEPT_PAUSE);
                 }
@@ -183,8 +186,8 @@ impl Server {
     }
 }
 
-/// Waits until a connection is ready, a new one arrives, a scrape ends, or a deadline passes. Returns the
-/// ready connections, and whether a new one has arrived.
+/// Waits until a connection is ready, a new connection arrives, a scrape ends, or a deadline passes. Returns
+/// the ready connections, and whether a new connection has arrived.
 fn wait(
     connections: &Connections,
     listener: &TcpListener,
@@ -208,7 +211,7 @@ fn wait(
     let next_turns = active.iter().map(|&i| open[i].next_turn(site));
     let deadline = next_turns.chain(pause).chain(resume_at).min();
     let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok());
-    // The call fails if a signal interrupts it. Then nothing is ready.
+    // The call fails if a signal interrupts it. In this case nothing is ready.
     let _ = poll(&mut fds, timeout.as_ref());
     let is_ready = |i: usize| fds.get(i).is_some_and(|fd| !fd.revents().is_empty());
     if is_ready(active.len()) {

@@ -1,4 +1,4 @@
-//! The content that the server serves.
+//! What the server serves.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::publish::{Document, Published};
 use super::views::Views;
 use crate::demand::Demand;
 
-/// The content that the server serves, and the hosts that requests may name.
+/// What the server serves, and the hosts that requests may name.
 pub struct Site {
     /// The expositions.
     pub published: Published,
@@ -22,9 +22,9 @@ pub struct Site {
     pub views: Arc<Views>,
     /// The requests for scrapes.
     pub demand: Arc<Demand>,
-    /// Counts the waiting requests: each of them holds a clone.
+    /// Counts the waiting requests. Each waiting request holds a clone.
     pub wait_slots: Arc<()>,
-    /// `/healthz` fails if a scrape has been due, or has been running, for longer than this.
+    /// `/healthz` fails if a scrape has been due or running for longer than this.
     pub max_age: Duration,
     /// The hosts that requests may name.
     pub hosts: Hosts,
@@ -32,7 +32,7 @@ pub struct Site {
 
 #[cfg(test)]
 impl Site {
-    /// Returns a site that has published an exposition with this text.
+    /// Returns a site whose latest exposition has this text.
     pub fn of(text: &[u8]) -> Site {
         let (mut publisher, published) = super::publish::publisher();
         super::publish::publish(&mut publisher, text);

@@ -1,9 +1,10 @@
 //! Limits the CPU time of the HTTP thread.
 //!
-//! One thread does everything that clients can cause, so its CPU clock measures the whole cost. The cost of a
-//! turn is known only after the turn, so the credit may become negative. Then further turns wait until it is
-//! positive again. Requests and responses have separate credit. Answering a probe uses the credit of
-//! requests, so probes are answered even after large responses have used up the credit of responses.
+//! All CPU time that clients cause is used by one thread, so the CPU clock of this thread measures all of it.
+//! The CPU time of a turn is known only after the turn, so the credit may become negative. Further turns then
+//! wait until the credit is positive again. Requests and responses have separate credit. A probe is answered
+//! with the credit for requests, so probes are answered even after large responses have used up the credit
+//! for responses.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,25 +12,26 @@ use std::time::{Duration, Instant};
 use crate::credit::Credit;
 use crate::procfs::this_process::thread_cpu_time;
 
-/// The credit that a turn is charged to.
+/// The two accounts of credit. The CPU time of each turn is charged to one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// Accepting connections, receiving requests, and answering probes.
+    /// For accepting connections, receiving requests, and answering probes.
     Requests,
-    /// Compressing, and every response except to a probe.
+    /// For compressing, and for every response except the response to a probe.
     Responses,
 }
 
-/// For each account: the maximum average fraction of a core, and over how long unused credit accumulates.
-/// Both accounts can accumulate 100 ms of CPU time, which is what a response of 20 MB needs with gzip.
+/// The limits of each account: how much credit it earns, as a fraction of one core, and for how long unused
+/// credit accumulates. Each account can accumulate 100 ms of CPU time, which is enough for a response of 20
+/// MB with gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
-/// The credit of the thread that created this value.
+/// The credit of one thread, which is the thread that created this value.
 pub struct Throttle {
     /// The credit of each account, in the order of [`Account`].
     credits: [Credit; 2],
-    /// The thread's CPU time at the last charge.
+    /// The CPU time that the thread had used at the last charge.
     cpu: Duration,
 }
 
@@ -40,25 +42,25 @@ impl Throttle {
         Self { credits, cpu: thread_cpu_time() }
     }
 
-    /// Charges the CPU time that this thread has used since the last call.
+    /// Subtracts the CPU time that this thread has used since the last call from an account's credit.
     pub fn charge(&mut self, account: Account) {
         let cpu = thread_cpu_time();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
         self.credits[account as usize].spend(used.as_secs_f64());
     }
 
-    /// Whether there is credit left.
+    /// Whether the account has credit left.
     pub fn has_credit(&self, account: Account) -> bool {
         self.credits[account as usize].is_left()
     }
 
-    /// Returns how long responses wait for credit. This is 5 ms longer than necessary, because waking up for
-    /// less credit costs more than it gains.
+    /// Returns how long responses must wait for credit. This is 5 ms longer than necessary, because waking up
+    /// for a very small credit takes more CPU time than it gains.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }
 
-    /// Adds the credit earned since the last call, and sleeps until requests have some.
+    /// Adds the credit that was earned since the last call. Sleeps until there is credit for requests.
     pub fn wait(&mut self) {
         loop {
             let now = Instant::now();

@@ -1,8 +1,8 @@
-//! Views: the expositions for requests to `/metrics` with parameters.
+//! Renders views, which are the expositions for requests to `/metrics` with parameters.
 //!
-//! The HTTP thread parses such a request and queues its view here. When the next scrape ends, the scrape
-//! thread renders and compresses the view. All views together may take as much memory as one more exposition.
-//! The memory of a view counts until its response is sent.
+//! The HTTP thread parses such a request, and puts its view into a queue. When the next scrape ends, the
+//! scrape thread renders and compresses the view. All views together may take as much memory as one more
+//! exposition. The memory of a view counts until the response with the view is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,29 +17,31 @@ use crate::demand::{Demand, Freshness};
 use crate::procfs::this_process::thread_cpu_time;
 use crate::scrape::views::Query;
 
-/// How many views may exist at once: waiting, rendered, or being sent. Further requests are refused.
+/// How many views may exist at once: waiting, rendered, or being sent. Requests for further views are
+/// refused.
 const MAX_VIEWS: usize = 4;
-/// A view that is still being sent after this time may be taken away to make room for another one.
+/// If sending a view takes longer than this, the view may be taken away to make room for another view.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// All views together may take this many bytes for each sample that `--max-samples` allows, but at least
-/// [`MIN_BYTES`]. A sample with labels of 512 bytes takes this much. So a view always fits if there is no
-/// other one.
+/// How many bytes all views together may take for each sample that `--max-samples` allows; the total is at
+/// least [`MIN_BYTES`]. A sample with labels of 512 bytes takes this many bytes. So a view always fits if
+/// there is no other view.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
-/// The memory that all views together may take if the number of samples is not limited.
+/// How many bytes all views together may take if the number of samples is not limited.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
-/// Views may use this average fraction of a core for rendering and compressing. Unused credit accumulates for
-/// `CPU_BURST`.
+/// The average fraction of one core that may be used for rendering and compressing views. Unused credit
+/// accumulates for `CPU_BURST`.
 const CPU: f64 = 0.08;
 const CPU_BURST: Duration = Duration::from_secs(5);
-/// Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 takes 38 ms for the same result.
+/// The compression level. Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 needs 38 ms for the
+/// same size.
 const LEVEL: Compression = Compression::new(5);
 
-/// Parses the parameters of a request. Returns `None` if they change nothing, so that the usual exposition
-/// can be served. Fails with one line.
+/// A function that parses the parameters of a request. It returns `None` if the parameters change nothing, so
+/// that the usual exposition can be served. The error is a one-line message.
 type Parse = Box<dyn Fn(&[u8]) -> Result<Option<Query>, String> + Send + Sync>;
 
-/// The queue of views. The HTTP thread and the scrape thread share it.
+/// The queue of views, which the HTTP thread and the scrape thread share.
 pub struct Views {
     parse: Parse,
     max_bytes: usize,
@@ -49,11 +51,11 @@ pub struct Views {
 struct State {
     /// The views whose responses are not sent completely yet.
     views: Vec<Arc<View>>,
-    /// The credit for rendering and compressing.
+    /// The CPU credit for rendering and compressing views.
     credit: Credit,
 }
 
-/// One view. Equal requests share it.
+/// One view. Requests with equal parameters share the view.
 pub struct View {
     query: Query,
     is_gzipped: bool,
@@ -61,26 +63,27 @@ pub struct View {
 }
 
 enum Answer {
-    /// The view is rendered as soon as the number of scrapes that have succeeded is larger than this number.
-    /// `None` means that it can be rendered now.
+    /// The view is not rendered yet. It is due when more scrapes than this number have succeeded. `None`
+    /// means that it is due now.
     Waiting(Option<u64>),
-    /// The bytes of the response, and when they were rendered.
+    /// The view is rendered: the bytes of the response, and the time of rendering.
     Rendered(Arc<Buffer>, Instant),
-    /// The view is too large, at least while the other views take memory.
+    /// The view was too large for the memory that the other views left.
     TooLarge,
 }
 
-/// Why a view is not served.
+/// The reason why a view is not served.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The parameters are wrong; one line says why.
+    /// The parameters are invalid. The text is one line that says why.
     Invalid(String),
-    /// The client should try again later; one line says why.
+    /// The view cannot be rendered now, and the client should repeat the request later. The text is one line
+    /// that says why.
     Busy(&'static str),
 }
 
 impl Views {
-    /// Creates an empty queue. Its memory limit follows from `max_samples`.
+    /// Creates an empty queue. The memory limit of the queue depends on `max_samples`.
     pub fn new(parse: Parse, max_samples: usize) -> Self {
         let max_bytes = match max_samples {
             0 => BYTES_WITHOUT_LIMIT,
@@ -91,8 +94,8 @@ impl Views {
         Self { parse, max_bytes, state: Mutex::new(State { views: Vec::new(), credit }) }
     }
 
-    /// Requests a view with these parameters, and a scrape if the last one is not fresh. Returns `None` if
-    /// the parameters change nothing, so that the usual exposition can be served.
+    /// Queues the view that these parameters describe. Requests a scrape if the last one is not fresh.
+    /// Returns `None` if the parameters change nothing, so that the usual exposition can be served.
     pub fn request(
         &self,
         parameters: &[u8],
@@ -137,8 +140,9 @@ impl Views {
         }
     }
 
-    /// Returns a view to render, and how many bytes it may take. Returns `None` if no view is due or there is
-    /// no credit. Without credit, the waiting requests try again later.
+    /// Returns a view that is to be rendered now, and how many bytes it may take. Returns `None` if no view
+    /// is due or if there is no credit. Without credit, the waiting requests wake the scrape thread again
+    /// later.
     fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
         let mut state = lock(&self.state);
         state.credit.earn(Instant::now(), CPU_BURST);
@@ -161,8 +165,8 @@ impl State {
             .sum()
     }
 
-    /// Takes the oldest view away from its connections, if sending it takes too long. Returns whether a view
-    /// was taken away.
+    /// Takes the oldest rendered view away from its connections, if sending it has taken too long. Returns
+    /// whether a view was taken away.
     fn take_oldest(&mut self, now: Instant) -> bool {
         let rendered_at = |view: &Arc<View>| match &*lock(&view.answer) {
             Answer::Rendered(_, at) => Some(*at),
@@ -178,7 +182,7 @@ impl State {
 }
 
 impl View {
-    /// Whether a request waits for the view, or a response with it is being sent.
+    /// Whether a request still waits for the view, or a response with the view is being sent.
     fn is_used(self: &Arc<Self>) -> bool {
         let is_sent = match &*lock(&self.answer) {
             Answer::Rendered(bytes, _) => Arc::strong_count(bytes) > 1,
@@ -220,12 +224,12 @@ impl View {
         Answer::Rendered(Arc::new(Buffer::new(text)), Instant::now())
     }
 
-    /// Whether the view is rendered or refused, so that the request can be answered.
+    /// Whether the view is rendered or refused. If so, the request can be answered.
     pub fn is_answered(&self) -> bool {
         !matches!(*lock(&self.answer), Answer::Waiting(_))
     }
 
-    /// Returns the bytes of the response.
+    /// Returns the bytes of the response, or the reason why the view is refused.
     pub fn answer(&self) -> Result<Arc<Buffer>, Refusal> {
         match &*lock(&self.answer) {
             Answer::Waiting(_) => Err(Refusal::Busy("no scrape has ended in time\n")),
@@ -236,15 +240,16 @@ impl View {
         }
     }
 
-    /// Whether the bytes are gzipped.
+    /// Whether the bytes of the response are gzipped.
     pub fn is_gzipped(&self) -> bool {
         self.is_gzipped
     }
 
-    /// Stops waiting for the next scrape, so that the view of the last one is rendered. Returns whether the
-    /// view was waiting.
+    /// Stops waiting for the next scrape, so that the view is rendered from the last scrape. Returns whether
+    /// the view has been waiting.
     ///
-    /// The wait goes on if another request shares it, or if the last scrape may have read no paths.
+    /// The wait is not stopped if another request waits for the same view, or if the last scrape may have
+    /// read no paths.
     pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
         let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
         if is_shared || self.query.needs_paths {
@@ -266,8 +271,8 @@ mod tests {
     use super::*;
     use crate::totals::shape::Shape;
 
-    /// Returns a queue in which the parameter `N` requests a view of N KiB, and a demand whose last scrape is
-    /// fresh.
+    /// Returns an empty queue, a demand whose last scrape is fresh, and the current time. In this queue, the
+    /// parameter `N` requests a view of N KiB.
     fn queue() -> (Views, Demand, Instant) {
         let parse = |parameters: &[u8]| {
             let number = str::from_utf8(parameters).ok().and_then(|text| text.parse().ok());
