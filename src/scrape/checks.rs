@@ -2,29 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-/// How soon the next check is needed.
+/// How soon the next check must begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The next check is needed at once, because a container comes close to its limit.
+    /// At once, because a container comes close to its limit.
     Urgent,
-    /// The next check is needed after the usual interval.
+    /// After the usual interval.
     Usual,
-    /// The next check is needed after twice the interval, because no container was created for a while. This
-    /// saves CPU time: with 250 containers, even a check that finds nothing takes a millisecond.
+    /// After twice the usual interval, because no container was created for a while. This saves CPU time:
+    /// with 250 containers, even a check that finds nothing takes a millisecond.
     Calm,
 }
 
 /// The schedule of checks.
 #[derive(Debug)]
 pub struct CheckSchedule {
-    /// The shortest time from the start of a scrape or a check to the next check; `None` without checks.
+    /// The shortest time from the start of a scrape or a check to the start of the next check; `None` if
+    /// there are no checks.
     interval: Option<Duration>,
     /// When the last scrape or check began.
     began_at: Option<Instant>,
 }
 
 impl CheckSchedule {
-    /// Creates a schedule with this interval; `None` means no checks.
+    /// Creates a schedule with this interval; `None` means that there are no checks.
     pub fn new(interval: Option<Duration>) -> Self {
         Self { interval, began_at: None }
     }
@@ -34,8 +35,8 @@ impl CheckSchedule {
         self.began_at = Some(now);
     }
 
-    /// Returns when the next check is due, unless a scrape begins before. The CPU budget allows no check
-    /// before `allowed_at`. An urgent check does not wait for the interval.
+    /// Returns the time at which the next check is due, if no scrape begins before that time. An urgent check
+    /// does not wait for the interval. The CPU budget allows no check before `allowed_at`.
     pub fn next_check(&self, allowed_at: Option<Instant>, need: Need) -> Option<Instant> {
         let interval = match need {
             Need::Urgent => Duration::ZERO,

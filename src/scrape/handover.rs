@@ -1,27 +1,28 @@
-//! Decides which thread runs the current pass: a scrape or a check.
+//! Decides which thread runs the current pass, which is a scrape or a check.
 //!
-//! One thread is active and does all the work. Another one stands by. If a read of the active thread takes
-//! too long, the read is detached: the standby thread becomes the active one, and continues the pass with the
-//! next process. When the detached read returns, its thread delivers the result and ends.
+//! One thread is active and does all the work, while another thread stands by. If a read of the active thread
+//! takes too long, the read is detached: the standby thread becomes the active thread, and continues the pass
+//! with the next process. When the detached read returns, the thread that ran it delivers the result and
+//! ends.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// A read that takes longer than this is detached. This is long, because on a busy node normal reads take
-/// long, too. After each detached read, further reads in the same pass get half the time, because a request
-/// may wait for the pass. So 64 processes that become stuck together delay the pass by only 0.6 s.
+/// How long a read may take before it is detached. The time is long, because normal reads also take long on a
+/// busy node. A client may wait for the pass, so this time is halved after each detached read of the same
+/// pass. So 64 processes that become stuck together delay the pass by only 0.6 s.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// The maximum number of detached reads. Once it is reached, a pass waits until its current read returns.
-/// This is unlikely: once [`MAX_CHOSEN`] reads are detached, no process that looks stuck is read. So eight
-/// more processes would have to become stuck at the moment when they are read.
+/// The maximum number of detached reads. When this number is reached, a pass waits until its current read
+/// returns. This is unlikely: when [`MAX_CHOSEN`] reads are detached, processes that look stuck are not read
+/// any more. So eight more processes would have to become stuck just while they are read.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
-/// Passes the work from the active thread to the standby thread. Threads are numbered in the order in which
-/// they become active, from 0.
+/// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in
+/// which they become active.
 #[derive(Debug, Default)]
 pub struct Handover {
     turns: Mutex<Turns>,
@@ -46,13 +47,13 @@ impl Handover {
         self.turns().activity = Activity::Reading { since: Instant::now() };
     }
 
-    /// Notes that the read of this thread has returned. Returns whether the thread is still active. If it is
-    /// not, its read was detached.
+    /// Notes that a read by this thread has returned. Returns whether the thread is still active. If it is
+    /// not, the read was detached.
     pub fn end_read(&self, thread: usize) -> bool {
         self.turns().end_read(thread)
     }
 
-    /// Notes that the thread of a detached read has delivered the result, and ends.
+    /// Notes that the result of a detached read was delivered. The thread that delivered it ends.
     pub fn deliver(&self) {
         self.turns().n_detached -= 1;
     }
@@ -62,8 +63,8 @@ impl Handover {
         self.turns().n_detached > 0
     }
 
-    /// Blocks until a read of the active thread takes too long. Then the calling thread becomes the active
-    /// one, and its number is returned. Only one thread may stand by at a time.
+    /// Blocks until a read of the active thread takes too long. Then makes the calling thread the active one,
+    /// and returns its number. Only one thread may stand by at a time.
     pub fn stand_by(&self) -> usize {
         let mut turns = self.turns();
         loop {
@@ -77,13 +78,13 @@ impl Handover {
         }
     }
 
-    /// Locks the state. After a panic the process (or the test) ends, so a half-changed state is never seen.
+    /// Locks the state. A panic ends the process (or the test), so no thread can see a half-changed state.
     fn turns(&self) -> MutexGuard<'_, Turns> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The state of the hand-over. Pure: the caller passes the time.
+/// Which thread is active, and what it does. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 struct Turns {
     /// The number of the active thread.
@@ -91,7 +92,7 @@ struct Turns {
     activity: Activity,
     /// The number of detached reads.
     n_detached: usize,
-    /// How many reads were detached in this pass.
+    /// How many reads of the current pass were detached.
     n_detached_in_pass: u32,
 }
 
@@ -110,11 +111,11 @@ enum Activity {
 /// What the standby thread does next.
 #[derive(Debug, PartialEq, Eq)]
 enum Standby {
-    /// It becomes the active thread, with this number.
+    /// The standby thread becomes the active thread, with this number.
     TakeOver(usize),
-    /// It waits until a pass begins.
+    /// The standby thread waits until a pass begins.
     WaitForPass,
-    /// It waits this long, and then looks again.
+    /// The standby thread waits for this long, and then calls [`Turns::stand_by`] again.
     Wait(Duration),
 }
 
@@ -132,7 +133,8 @@ impl Turns {
         is_active
     }
 
-    /// Detaches the active thread's read, if the read takes too long.
+    /// Detaches the read of the active thread if it takes too long. Returns what the standby thread does
+    /// next.
     fn stand_by(&mut self, now: Instant) -> Standby {
         let patience = (PATIENCE / (1 << self.n_detached_in_pass.min(8))).max(LEAST_PATIENCE);
         let left = match self.activity {
@@ -233,7 +235,8 @@ mod tests {
         assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::TakeOver(1));
     }
 
-    /// Uses real threads. Each read except the last one blocks until its thread is not active any more.
+    /// Uses real threads. Each read except the last one blocks until the thread that runs it is not active
+    /// any more.
     #[test]
     fn standby_threads_take_over_from_blocked_reads() {
         let handover = Handover::default();

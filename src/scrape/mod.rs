@@ -1,9 +1,9 @@
-//! Runs a scrape: lists the processes, finds their containers, chooses and reads processes, sums the readings
-//! and renders them.
+//! Runs scrapes. A scrape lists the processes, finds their containers, chooses and reads processes, sums the
+//! readings, and renders the sums.
 //!
-//! Between scrapes there are *checks*. A check has the same steps, but reads only containers that come close
-//! to their limit, and renders nothing. If the kernel then kills a process in such a container, the OOM
-//! record can state what the container held.
+//! Between scrapes there are *checks*. A check has the same steps as a scrape, but reads only containers that
+//! come close to their limit, and renders nothing. If the kernel then kills a process in such a container,
+//! the OOM record can show what the container held.
 
 mod checks;
 mod handover;
@@ -45,14 +45,14 @@ use crate::procfs::Proc;
 use crate::procfs::this_process::thread_cpu_time;
 use crate::totals::snapshot::Snapshot;
 
-/// Everything that is kept from one scrape to the next.
+/// The state that is kept from one scrape to the next.
 #[derive(Debug)]
 pub struct Scraper {
     proc: Arc<Proc>,
     discovery: Discovery,
     processes: ProcessTable,
     reads: Reads,
-    /// `None` if no cgroups are read.
+    /// The memory use of cgroups; `None` if no cgroups are read.
     cgroups: Option<CgroupUsage>,
     budget: Budget,
     snapshot: Snapshot,
@@ -86,29 +86,30 @@ impl Scraper {
 
     /// Waits up to `patience` for the first listing of containers, so that the first scrape has containers.
     ///
-    /// Fails with one line if there is no listing by then. Each scrape tries again.
+    /// Fails if there is no listing by then; each scrape tries again. The error is a one-line message.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Makes each scrape read all processes, even those that look unchanged. This is for measuring reads.
+    /// Makes each scrape read all processes, even processes that look unchanged. Benchmarks use this to
+    /// measure reads.
     pub fn always_read(&mut self) {
         self.reads.always_read();
     }
 
-    /// Returns a reader for the calling thread.
+    /// Returns a new reader, which the calling thread uses to read processes.
     pub fn reader(&self) -> Reader {
         Reader::new(self.views.anon_parts(), self.snapshot.max_bytes())
     }
 
-    /// Returns the proc file system that the current pass reads.
+    /// Returns the proc file system that the current pass uses.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
 
-    /// Scrapes once, with all reads on the calling thread.
+    /// Scrapes once. Runs all reads on the calling thread.
     ///
-    /// Fails with one line if proc cannot be listed. Then the last snapshot is kept.
+    /// Fails if proc cannot be listed; the last snapshot is then kept. The error is a one-line message.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
         self.begin(Pass::Scrape, false)?;
         reader.restart_clock();
@@ -123,10 +124,10 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape or a check: lists the processes. With `needs_paths`, every mapping is read; otherwise
-    /// the kernel's sums may be enough.
+    /// Begins a scrape or a check by listing the processes. If `needs_paths` is true, every mapping is read.
+    /// Otherwise only the kernel's sums are read if they are enough for `/metrics`.
     ///
-    /// Fails with one line if proc cannot be listed.
+    /// Fails if proc cannot be listed. The error is a one-line message.
     pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         if self.proc.is_replaced() {
@@ -156,7 +157,8 @@ impl Scraper {
         self.progress.under_way()
     }
 
-    /// Returns the next read for the thread with this number; `None` if this pass reads nothing more.
+    /// Returns the next read for the thread with this number, or `None` if the current pass has no further
+    /// reads.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
             let Self { proc, discovery, processes, reads, .. } = self;
@@ -176,13 +178,13 @@ impl Scraper {
             (Node { processes, proc, discovery }, Bounds { budget, time_to_limit: &time_to_limit });
         let next = reads.next(&mut node, &bounds, snapshot, thread);
         if next.is_none() {
-            // No read follows, so nothing later would charge this time.
+            // No read follows, so the CPU time must be charged here.
             self.add_overhead_since(clock);
         }
         next
     }
 
-    /// Identifies the processes, and finds their containers. Queues the processes that are to be read.
+    /// Identifies the processes and finds their containers. Then queues the processes that this pass reads.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
         let Self { proc, discovery, processes, cgroups, .. } = self;
@@ -204,12 +206,12 @@ impl Scraper {
         }
     }
 
-    /// Applies the result of a read. If the read was detached, this may be in a later pass.
+    /// Applies the result of a read. The result of a detached read may be applied in a later pass.
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // A read of `stat` alone is charged as overhead, and overhead makes scrapes rarer. If it were charged
-        // as a read, 3,400 such reads would use up a budget of 0.01, and no memory would be read.
+        // A read of `stat` alone is charged as overhead. Overhead makes scrapes rarer. If these reads were
+        // charged like other reads, 3,400 of them would use up a budget of 0.01, and no memory would be read.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
             _ => self.budget.spend(finding.cost.cpu_time),
@@ -223,14 +225,14 @@ impl Scraper {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether all selected processes were read, apart from those that cannot be read now: they are stuck, or
-    /// rest after a long read, or exceed the CPU budget.
+    /// Whether all selected processes were read, except processes that cannot be read now. Those are stuck,
+    /// or must not be read again so soon after a long read, or exceed the CPU budget.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }
 
-    /// Ends the pass: sums the readings, and reads the cgroups of the containers. Neither can be blocked by a
-    /// stuck process.
+    /// Ends the reads of the pass: sums the readings, and reads the cgroups of the containers. A stuck
+    /// process cannot block these steps.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -256,8 +258,8 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Charges the CPU time of the pass to the budget: everything except its reads, which were charged
-    /// before. Returns when the next scrape may begin.
+    /// Charges the CPU time of the pass to the budget, except the time of the reads, which was charged
+    /// before. Returns the time at which the next scrape may begin.
     pub fn end(&mut self, pass: Pass) -> Option<Instant> {
         let overhead = self.progress.take_overhead();
         match pass {
@@ -272,8 +274,7 @@ impl Scraper {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
     }
 
-    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns how many samples they
-    /// have.
+    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of samples.
     pub fn render_processes(&mut self, text: &mut Vec<u8>) -> u64 {
         self.views.render(text, &self.snapshot)
     }
@@ -299,13 +300,14 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Appends another view of the last scrape to `text`, with the cgroup families of its containers. Returns
-    /// whether the text has at most `max_bytes`. The CPU budget is not charged.
+    /// Appends the view that `query` describes to `text`, with the cgroup families of its containers. The
+    /// values are those of the last scrape. Returns whether the text has at most `max_bytes`. The CPU time is
+    /// not charged to the budget.
     pub fn render_query(&mut self, query: &Query, text: &mut Vec<u8>, max_bytes: usize) -> bool {
         let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
         if let Some(cgroups) = &self.cgroups {
             let selects = |account: &Exported<'_>| query.selects(account.labels, None);
-            // The accounts are selected only once, because each family goes through all of them.
+            // The accounts are selected once, because each family needs all selected accounts.
             let selected: Vec<_> = cgroups.exported().filter(selects).collect();
             exposition::cgroups::render(text, cgroups.groups(), selected.iter().copied());
             let pods: Vec<_> = cgroups.exported_pods().filter(|(_, of)| query.selects_any(of)).collect();
@@ -319,23 +321,25 @@ impl Scraper {
         text.len() <= max_bytes
     }
 
-    /// Returns when the oldest values were read. If there are no values, returns when the scrape began.
+    /// Returns the time at which the oldest exported values were read. If there are no values, returns the
+    /// time at which the scrape began.
     pub fn oldest_data(&self) -> Option<Instant> {
         self.processes.oldest().or(self.progress.began_at())
     }
 
-    /// Describes the source of the containers for the log.
+    /// Describes, for the log, where the list of containers comes from.
     pub fn describe_source(&self) -> String {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline`, or until another thread wakes this one. Meanwhile a listing of containers can
-    /// continue.
+    /// Waits until `deadline`, or until another thread wakes this one. During the wait, a listing of
+    /// containers can continue.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.discovery.wait_until(deadline, wake);
     }
 
-    /// Returns when the next check is due, unless a scrape begins before. Returns `None` without checks.
+    /// Returns the time at which the next check is due, if no scrape begins before that time. Returns `None`
+    /// if there are no checks.
     pub fn next_check(&self) -> Option<Instant> {
         let need = match &self.cgroups {
             Some(cgroups) if cgroups.has_due() => Need::Urgent,
@@ -345,8 +349,8 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check(), need)
     }
 
-    /// Starts a thread that wakes the scrape thread when it notices an OOM kill, or a container close to its
-    /// limit. Fails with the system's error if no thread can be started.
+    /// Starts a thread that wakes the scrape thread when there is an OOM kill, or when a container comes
+    /// close to its limit. Fails with the system's error if the thread cannot be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
             Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),
@@ -362,7 +366,7 @@ impl Scraper {
         }
     }
 
-    /// Returns all OOM records as JSON, if there are new ones since the last call.
+    /// Returns all OOM records as JSON, or `None` if there is no new record since the last call.
     pub fn take_new_oom_records(&mut self) -> Option<String> {
         self.ooms.take_new_document()
     }

@@ -1,4 +1,5 @@
-//! Makes, logs and keeps OOM records: what a container held when the kernel killed a process in it.
+//! Makes, logs and keeps OOM records. An OOM record shows what a container held when the kernel killed a
+//! process in it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,36 +16,36 @@ use crate::totals::labels;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
-/// The maximum number of records that are kept.
+/// The maximum number of OOM records that are kept.
 const MAX_RECORDS: usize = 64;
-/// The maximum number of records that are kept of one container or pod.
+/// The maximum number of OOM records that are kept for one container or pod.
 const MAX_OF_ONE: usize = 4;
-/// The maximum size of all records in bytes. The newest record is kept even if it is larger.
+/// The maximum size of all OOM records together in bytes. The newest record is kept even if it is larger.
 const MAX_BYTES: usize = 256 << 10;
-/// The shortest time between two log lines of one container or pod. Without this, a loop of 67 kills a second
-/// would log 26 KB a second.
+/// The shortest time between two log lines about the same container or pod. Without this limit, a container
+/// with 67 kills a second would cause 26 KB of log lines a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shortest and the longest time over which the growth of a path is measured.
+/// The growth of a path is measured over at least this time, and over less than [`MAX_GROWTH_TIME`].
 const MIN_GROWTH_TIME: Duration = Duration::from_secs(1);
 const MAX_GROWTH_TIME: Duration = Duration::from_secs(60);
 
 /// The newest OOM records.
 #[derive(Debug, Default)]
 pub struct Ooms {
-    /// The records, the newest first. An entry is the label text of the container or pod, and the record as
+    /// The records, the newest first. An entry has the label text of the container or pod, and the record as
     /// JSON.
     records: VecDeque<(Box<str>, String)>,
     is_new: bool,
-    /// For each container or pod, by label text: when its last line was logged, and the line that waits to be
-    /// logged.
+    /// The log lines of each container or pod, by its label text. An entry has the time at which the last
+    /// line was logged, and the line that waits to be logged.
     logged: BTreeMap<Box<str>, (Instant, Option<LogLine>)>,
 }
 
 impl Ooms {
-    /// Makes a record of each kill, and logs it. If the container's last log line is too recent, the new line
-    /// waits. If a container was not close to its limit, its processes were not read just before the kill.
-    /// Then the record shows the memory of the last sums, which were made at `summed_at`.
+    /// Makes a record of each kill, and logs the record. If the last log line about the same container is too
+    /// recent, the new line waits. If a container was not close to its limit before a kill, its processes
+    /// were not read by a check. Its record then shows the last sums, which were made at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,
@@ -116,7 +117,7 @@ impl Ooms {
         self.keep(labels, record.json());
     }
 
-    /// Keeps a record. Drops older records that exceed the limits.
+    /// Keeps a new record. Drops the oldest records if there are too many or if they are too large.
     fn keep(&mut self, labels: Box<str>, json: String) {
         self.records.push_front((labels.clone(), json));
         let mut n_of_one = 0;
@@ -134,7 +135,7 @@ impl Ooms {
         self.is_new = true;
     }
 
-    /// Logs the lines that had to wait, if enough time has passed since the container's last line.
+    /// Logs each line that had to wait, if the last log line about the same container is old enough.
     fn log_due(&mut self, now: Instant) {
         self.logged.retain(|_, (logged_at, waiting)| {
             if now < *logged_at + LOG_INTERVAL {
@@ -147,15 +148,15 @@ impl Ooms {
         });
     }
 
-    /// Returns the JSON document with all records, if there are new ones since the last call.
+    /// Returns the JSON document with all records, or `None` if there is no new record since the last call.
     pub fn take_new_document(&mut self) -> Option<String> {
         let records = self.records.iter().map(|(_, json)| json.as_str());
         std::mem::take(&mut self.is_new).then(|| document(records))
     }
 }
 
-/// Sets how much each path has grown until `read_at`, since the earliest sizes from the minute before.
-/// Returns the time between these sizes and `read_at`; `None` if there are no earlier sizes.
+/// Sets the growth of each path: how much larger it was at `read_at` than in the earliest sizes of the minute
+/// before. Returns the time from those sizes to `read_at`, or `None` if there are no earlier sizes.
 fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier = content
@@ -170,7 +171,7 @@ fn process(member: &Member) -> Process<'_> {
     Process { pid: member.pid, command: &member.name, rss: member.rss }
 }
 
-/// Returns how a record names a limit.
+/// Returns the name of a limit in OOM records.
 fn name_of(limit: Limit) -> &'static str {
     match limit {
         Limit::Container => "container",

@@ -1,4 +1,4 @@
-//! Keeps the exporter's own metrics from one scrape to the next.
+//! Keeps the metrics about the exporter itself from one scrape to the next.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// What the scrapes so far have found and cost.
+/// The results of the scrapes so far, and the CPU time that they used.
 #[derive(Debug)]
 pub struct OwnMetrics {
     metrics: SelfMetrics,
@@ -27,7 +27,7 @@ pub struct OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Creates the metrics before the first scrape has ended.
+    /// Creates the metrics as they are before the first scrape has ended.
     pub fn new(metrics: SelfMetrics) -> Self {
         Self {
             metrics,
@@ -43,7 +43,7 @@ impl OwnMetrics {
         self.read_time += cpu_time;
     }
 
-    /// Notes what the scrape that has just ended has found and cost.
+    /// Updates the metrics after a scrape: what the scrape has found, and how long it took.
     pub fn end_scrape(
         &mut self,
         began_at: Instant,
@@ -78,8 +78,8 @@ impl OwnMetrics {
         );
     }
 
-    /// Appends the exporter's own families to `text`. `n_samples` is the number of `process_smaps_*` samples
-    /// in the exposition.
+    /// Appends the families about the exporter itself to `text`. `n_samples` is the number of
+    /// `process_smaps_*` samples in the exposition.
     pub fn render<'a>(
         &mut self,
         text: &mut Vec<u8>,

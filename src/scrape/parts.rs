@@ -22,15 +22,16 @@ pub struct Parts {
     pub reads: Reads,
     /// The cgroups of the containers; `None` if no cgroups are read.
     pub cgroups: Option<CgroupUsage>,
-    /// The CPU time that scrapes and checks may use.
+    /// Limits the CPU time of scrapes and checks.
     pub budget: Budget,
     /// The readings, and their sums by path.
     pub snapshot: Snapshot,
-    /// What is exported of the sums.
+    /// The view that `/metrics` shows.
     pub views: Views,
-    /// The exporter's own families.
+    /// Renders the families about the exporter itself.
     pub self_metrics: SelfMetrics,
-    /// The shortest time from a scrape or a check to the next check; `None` means no checks.
+    /// The shortest time from the start of a scrape or a check to the start of the next check; `None` if
+    /// there are no checks.
     pub check_interval: Option<Duration>,
     /// Whether the program scrapes only once, and records the result.
     pub is_recording: bool,

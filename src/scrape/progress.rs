@@ -1,41 +1,41 @@
-//! The phase of the current pass: a scrape or a check. Pure: the caller passes the time.
+//! Keeps the phase of the current pass, which is a scrape or a check. Pure: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
-/// The CPU budget does not limit the first scrape, so that there is soon something to show. But after this
-/// time, the first scrape reads no further process.
+/// How long the first scrape may take. The CPU budget does not limit the first scrape, so that values are
+/// exported soon. Instead, the first scrape reads no further process after this time.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
 /// The two kinds of passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// A scrape reads all processes that have changed, and ends in a new exposition.
+    /// A pass that reads all processes that have changed, and ends in a new exposition.
     Scrape,
-    /// A check comes between scrapes, and reads only containers that are close to their limit.
+    /// A pass between scrapes that reads only containers that are close to their limit.
     Check,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    /// The processes are listed. Processes that are new must be identified before any process is read.
+    /// The processes are listed. Before any process is read, new processes must be identified.
     Listed(Pass),
     Reading(Pass),
 }
 
-/// The phase of the current pass, and what is kept for later passes.
+/// The phase of the current pass, and the state that is kept for later passes.
 #[derive(Debug)]
 pub struct Progress {
     phase: Phase,
-    /// Whether the current pass, or else the last one, has read a process.
+    /// Whether the current pass has read a process. Between passes, whether the last pass has read one.
     has_read: bool,
-    /// Whether no scrape has ended yet.
+    /// Whether the first scrape has not ended yet.
     is_first: bool,
     /// When the last scrape began.
     began_at: Option<Instant>,
     /// When the readings were last summed.
     summed_at: Option<Instant>,
-    /// The CPU time used since the last pass ended, not counting reads.
+    /// The CPU time that was used since the end of the last pass, without the time of reads.
     overhead: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Begins a pass. Its processes are already listed.
+    /// Begins a pass whose processes are already listed.
     pub fn begin(&mut self, pass: Pass, now: Instant) {
         if pass == Pass::Scrape {
             self.began_at = Some(now);
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// Returns the current pass, if its processes are listed but not yet all identified.
+    /// Returns the current pass if its processes are listed but not all of them are identified yet.
     pub fn identifying(&self) -> Option<Pass> {
         match self.phase {
             Phase::Listed(pass) => Some(pass),
@@ -78,7 +78,7 @@ impl Progress {
         }
     }
 
-    /// Notes that the processes of the pass are identified, so that reads begin.
+    /// Notes that the processes of the pass are identified, and that reads begin.
     pub fn begin_reads(&mut self, pass: Pass) {
         self.phase = Phase::Reading(pass);
     }
@@ -88,14 +88,14 @@ impl Progress {
         self.has_read = true;
     }
 
-    /// Returns whether the first scrape has taken too long, so that it must end now. The second scrape reads
-    /// the remaining processes.
+    /// Returns whether the first scrape is running and has taken too long, so that it must end now. The
+    /// second scrape reads the processes that are left.
     pub fn is_first_too_long(&self, now: Instant) -> bool {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the pass. Returns which pass it was, and whether its readings must be summed. A check that has
-    /// read nothing needs no new sums.
+    /// Ends the pass. Returns its kind, and whether the readings must be summed. After a check that has read
+    /// nothing, the last sums are still right.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
         self.phase = Phase::Idle;
@@ -106,7 +106,7 @@ impl Progress {
         Some((pass, must_sum))
     }
 
-    /// Notes that a scrape has ended. Returns whether it was the first.
+    /// Notes that a scrape has ended. Returns whether it was the first scrape.
     pub fn end_scrape(&mut self) -> bool {
         std::mem::take(&mut self.is_first)
     }
@@ -121,12 +121,12 @@ impl Progress {
         self.summed_at
     }
 
-    /// Adds CPU time that was used for anything but reads.
+    /// Adds CPU time that was used for something other than reads.
     pub fn add_overhead(&mut self, cpu_time: Duration) {
         self.overhead += cpu_time;
     }
 
-    /// Returns the CPU time that was added since the last call.
+    /// Returns the CPU time that was added since the last call of this function.
     pub fn take_overhead(&mut self) -> Duration {
         std::mem::take(&mut self.overhead)
     }

@@ -1,23 +1,24 @@
-//! Logs lasting states. A line is written when a state changes, not in every scrape.
+//! Logs conditions that may last for several scrapes. A line is written when a condition begins or ends, not
+//! in every scrape.
 
 use log::{Level, info, log, warn};
 
 use crate::node::containers::selection::Selection;
 use crate::procfs::permissions;
 
-/// The states that are logged.
+/// The conditions that are logged.
 #[derive(Debug)]
 pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program makes a recording. Then it fails if there is nothing to record, and its error
-    /// message replaces the log line.
+    /// Whether the program makes a recording. A recording fails if there is nothing to record. The error
+    /// message then takes the place of the log line.
     is_recording: bool,
 }
 
 impl StateLog {
-    /// Creates the log before anything was logged.
+    /// Creates the state before anything was logged.
     pub fn new(is_recording: bool) -> Self {
         Self {
             selection: SelectionLog::Nothing,
@@ -27,13 +28,14 @@ impl StateLog {
         }
     }
 
-    /// Returns whether the selection still has to be logged.
+    /// Returns whether [`log_selection`](Self::log_selection) must be called after the next listing, because
+    /// the log does not yet show what the filters select.
     pub fn needs_selection(&self) -> bool {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs what the filters select, once there are containers. This helps because filters are the usual
-    /// reason why no process is shown. If there are no containers, this is logged, too.
+    /// Logs once what the filters select. Filters are the usual reason why no process is exported. Without
+    /// containers, logs once that there are none; the selection is then logged when there are containers.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {
@@ -45,8 +47,8 @@ impl StateLog {
         }
     }
 
-    /// Logs that processes cannot be read, and which permission is missing. Logs another line when all
-    /// processes can be read again.
+    /// Logs that processes cannot be read, and which permission is missing. When all processes can be read
+    /// again, logs this as well.
     pub fn log_refusals(&mut self, n_refused: usize, n_selected: usize) {
         match self.refusals.update(n_refused > 0) {
             Some(Change::Begun) => {
@@ -59,8 +61,8 @@ impl StateLog {
         }
     }
 
-    /// Logs once that there are more samples than `max_samples`. This is possible because folding keeps at
-    /// least one command per container.
+    /// Logs once that there are more samples than `max_samples`. This is possible, because folding keeps at
+    /// least one command of each container.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
@@ -77,18 +79,18 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
     format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
 }
 
-/// What was logged about the selection.
+/// What the log shows about the selection.
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// The log shows that there are no containers to select from.
+    /// The log shows that there are no containers.
     NoContainers,
-    /// The log shows what the filters select. Nothing more is logged about the selection.
+    /// The log shows what the filters select. Nothing is logged about the selection any more.
     Selection,
 }
 
 impl SelectionLog {
-    /// Returns whether the selection must be logged, given this number of containers.
+    /// Returns whether the selection must be logged now. `n_containers` is the current number of containers.
     fn advance(&mut self, n_containers: usize) -> bool {
         let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
         let is_news = match self {
@@ -103,7 +105,7 @@ impl SelectionLog {
     }
 }
 
-/// A problem that lasts for some time.
+/// A problem that may last for several scrapes.
 #[derive(Debug, Default)]
 struct Problem {
     is_present: bool,

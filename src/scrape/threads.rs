@@ -1,8 +1,9 @@
-//! The threads that run scrapes and checks: one is active, another stands by (see [`Handover`]).
+//! The threads that run scrapes and checks. One thread is active, another one stands by (see [`Handover`]).
 //!
-//! If the memory-map lock of a process is held for good, reading the process costs one thread, and the
-//! process has no values. But no other read is delayed: no lock of this program is held while a process is
-//! read, and nothing else in a scrape can block (see [`crate::node::reads::reader`]).
+//! If a thread holds the mmap_lock of its process for good, one thread of this program stays blocked in the
+//! read of that process, and the process has no values. But no other read is delayed: this program holds no
+//! lock while it reads a process, and nothing else in a scrape can block (see
+//! [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,29 +17,30 @@ use crate::demand::Demand;
 use crate::errors::plain;
 use crate::procfs::this_process::this_thread;
 
-/// The longest time that the active thread waits if no scrape is requested.
+/// How long the active thread waits at most if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// While reads are detached, the active thread waits twice in turn, each time for this long: first for the
-/// container runtime's answer, then for the results of detached reads.
+/// While reads are detached, the active thread alternates between two waits of this length: first for the
+/// answer of the container runtime, then for the results of detached reads.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The stack of a thread that scrapes. 64 detached reads need 64 threads. With glibc, these take 5.9 MB of
-/// resident memory, 92 KiB each.
+/// The size of the stack of each scrape thread in bytes. 64 detached reads need 64 threads. With glibc, these
+/// threads take 5.9 MB of resident memory, 92 KiB each.
 const STACK: usize = 256 << 10;
 
-/// A function that takes the result of each pass, and returns when the next scrape begins. After a check,
-/// what it returns is ignored. While no pass is due, it is called as if a check had ended.
+/// A function that is called with the result of each pass. After a scrape, it returns when the next scrape
+/// begins. After a check, the returned value is ignored. Between passes, the function is called as if a check
+/// had ended.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// When a client requests one.
+    /// The next scrape begins when a client requests a scrape.
     OnRequest,
-    /// As soon as the scrape interval is over.
+    /// The next scrape begins as soon as the scrape interval is over.
     Soon,
-    /// Never: there are no further scrapes.
+    /// There are no further scrapes.
     Never,
 }
 
@@ -55,15 +57,16 @@ struct State {
 }
 
 impl State {
-    /// Makes records of the OOM kills that were found. Publishes what needs no pass: new records, and views.
+    /// Makes records of the OOM kills that were found. Then publishes the new records, and the views that are
+    /// due. This needs no pass.
     fn publish(&mut self) {
         self.scraper.record_kills();
         (self.after)(&mut self.scraper, Pass::Check, Ok(()));
     }
 }
 
-/// Scrapes on request, on this thread. If this thread is blocked in a read, other threads continue. Returns
-/// when there are no further scrapes, or when another thread has taken over.
+/// Runs the requested scrapes, beginning on the calling thread. If this thread is blocked in a read, another
+/// thread takes over. Returns when there are no further scrapes, or when another thread has taken over.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let state = Mutex::new(State { scraper, after });
     let shared = Shared { state, handover: Handover::default(), demand };
@@ -71,7 +74,8 @@ pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
 }
 
 impl Shared {
-    /// Starts a standby thread, and runs the scrapes as the active thread with this number.
+    /// Starts a standby thread. Then runs scrapes on this thread, which is the active thread with this
+    /// number.
     fn run(self: Arc<Self>, number: usize) {
         let standby = {
             let shared = self.clone();
@@ -120,8 +124,8 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // This must be the last call. Until then the read counts as detached, and the active
-                    // thread regularly unlocks the state, so that this thread can lock it.
+                    // This must be the last call. Until this call, the read counts as detached, so the active
+                    // thread regularly unlocks the state, and this thread can lock it.
                     self.handover.deliver();
                     return;
                 }
@@ -135,8 +139,8 @@ impl Shared {
         }
     }
 
-    /// Waits until a requested scrape may begin, or until a check is due. Meanwhile the container runtime can
-    /// answer, and detached reads can deliver their results.
+    /// Waits until a requested scrape may begin, or until a check is due. During the wait, the container
+    /// runtime can answer, and detached reads can deliver their results. Returns the kind of pass to run.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {
@@ -164,7 +168,7 @@ impl Shared {
         }
     }
 
-    /// Publishes the result of a pass. Returns whether there may be another pass.
+    /// Publishes the result of a pass. Returns whether there may be a further pass.
     fn end(&self, state: &mut State, pass: Pass, result: Result<(), String>) -> bool {
         let is_success = result.is_ok();
         let next = (state.after)(&mut state.scraper, pass, result);
@@ -180,7 +184,7 @@ impl Shared {
         next != Next::Never
     }
 
-    /// Locks the state. After a panic the process (or the test) ends, so a half-changed state is never seen.
+    /// Locks the state. A panic ends the process (or the test), so no thread can see a half-changed state.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

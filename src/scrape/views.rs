@@ -1,4 +1,5 @@
-//! What is exported of the readings: the view that the options describe, and views for single requests.
+//! Decides what is exported of the readings: the view that the options describe, and the views that single
+//! requests describe.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// The view that `/metrics` without parameters shows.
+/// The view that the options describe. `/metrics` without parameters shows it.
 #[derive(Debug)]
 pub struct Views {
     main: View,
@@ -27,44 +28,44 @@ impl Views {
         self.main.shape().anon_parts
     }
 
-    /// Whether the kernel's own sums (smaps_rollup) are enough for `/metrics`.
+    /// Whether `/metrics` needs only the sums that the kernel computes (smaps_rollup).
     pub fn are_sums(&self) -> bool {
         self.main.shape().is_rollup()
     }
 
-    /// Returns the limit of samples; 0 means no limit.
+    /// Returns the maximum number of `process_smaps_*` samples; 0 means no limit.
     pub fn max_samples(&self) -> usize {
         self.main.shape().max_samples
     }
 
-    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns how many samples they have.
+    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns the number of samples.
     pub fn render(&mut self, text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
         self.main.update(snapshot.summed(), |_, _| true);
         exposition::text::render(text, &self.main, snapshot.summed())
     }
 
-    /// Returns the label text (without its closing brace) and the number of folded paths of each container
-    /// with folded paths in the last exposition.
+    /// Returns the containers that have folded paths in the last exposition: the label text of each
+    /// container, without its closing brace, and the number of its folded paths.
     pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
         self.main.folded(snapshot.summed())
     }
 }
 
-/// The view that one request describes.
+/// The view that the parameters of one request describe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
-    /// What series stand for, and which samples there are.
+    /// What a series of the view stands for, and which samples the view has.
     pub shape: Shape,
-    /// The filters of the request. A process is shown if at least one of them matches it, or if there are
-    /// none.
+    /// The filters of the request. A process is shown if at least one filter matches it, or if there are no
+    /// filters.
     pub filters: Vec<Filter>,
-    /// Whether the view needs the paths of mappings, although scrapes usually read only the kernel's sums.
+    /// Whether the view needs the paths of mappings, although the usual scrapes read only the kernel's sums.
     pub needs_paths: bool,
 }
 
 impl Query {
-    /// Appends the families `process_smaps_*` to `text`. Returns the view that was built for this, and the
-    /// number of samples. Returns `None` if the view and its text might take more than `max_bytes`.
+    /// Appends the families `process_smaps_*` of the view to `text`. Returns the view and the number of
+    /// samples. Returns `None` if the view and its text together would take more than `max_bytes`.
     pub fn render(&self, text: &mut Vec<u8>, snapshot: &Snapshot, max_bytes: usize) -> Option<(View, u64)> {
         let mut view = View::new(self.shape);
         view.update(snapshot.summed(), |container, command| self.selects(container, Some(command)));
@@ -77,13 +78,14 @@ impl Query {
         Some((view, n_samples))
     }
 
-    /// Whether at least one of these containers is shown.
+    /// Whether the view shows at least one of these containers.
     pub fn selects_any(&self, containers: &[Arc<Container>]) -> bool {
         containers.iter().any(|container| self.selects(&container.labels, None))
     }
 
-    /// Whether a command is shown, given the container's label text and the command's escaped name. Without a
-    /// command, returns whether the container is shown.
+    /// Whether the view shows this command of this container. `container` is the container's label text, and
+    /// `command` is the command's escaped name. If `command` is `None`, returns whether the view shows the
+    /// container.
     pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
         if self.filters.is_empty() {
             return true;
