@@ -1,7 +1,8 @@
 //! The program exports how much memory containers use, and for what. It sums `/proc/<pid>/smaps` by
 //! container, command and mapped path, and serves the sums as Prometheus text.
 //!
-//! Data flows one way through the modules below. Each of them is one folder, called a room:
+//! Data flows one way through the modules below. Most modules are folders, and such a folder is called a
+//! room:
 //!
 //! ```text
 //! cli (options) -> start (parts) -> scrape
@@ -10,10 +11,11 @@
 //!   -> smaps (bytes become mappings) -> totals (sums by series) -> exposition (text) -> http
 //! ```
 //!
-//! Only requests for scrapes go the other way: http -> demand -> scrape.
+//! Only requests for scrapes go in the opposite direction: http -> demand -> scrape.
 //!
-//! A pure room does no input or output. Each room owns certain things, and must not know about others:
-//! - [`cli`] owns the options, their table and their help. It knows nothing of their effects.
+//! A pure room does no input or output. Each module owns certain things, and must not depend on certain
+//! others:
+//! - [`cli`] owns the options, their table and their help. It does not know what the options do.
 //! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that run
 //!   scrapes and checks, and the OOM records. It knows nothing of HTTP or options.
 //! - [`demand`] owns the requests for scrapes, from which it decides when the next scrape begins. It also
@@ -30,28 +32,30 @@
 //!   I/O). It owns the files of a cgroup, and finds a cgroup in the hierarchy. It knows nothing of
 //!   containers.
 //! - [`smaps`] (pure) owns the table of fields and the scanner. It knows nothing else.
-//! - [`totals`] (pure) owns the memory that one process maps, the sums, and label text. It also decides which
-//!   series are kept and which are folded, so that each container has its share. It knows only `smaps`.
+//! - [`totals`] (pure) owns the memory that each process maps, the sums over processes, and label text. It
+//!   also decides which series are kept and which are folded, so that each container has its share. It knows
+//!   only `smaps`.
 //! - [`exposition`] (pure) owns the text of a snapshot, of cgroups, of OOM kills and of the exporter's own
 //!   metrics. It knows only `smaps`, `totals` and the table of cgroup fields.
 //! - [`http`] owns connections, requests, the hand-over of the text, and the page. It knows nothing of how
 //!   the text is made.
 //! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
 //! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
-//! - `sandbox` owns the rights that the process drops before its first scrape. It knows nothing else.
+//! - `sandbox` owns the list of rights that the program keeps, and drops all others before the first scrape.
+//!   It knows nothing else.
 //! - [`start`] makes the parts of the program from the options, and chooses the source of containers. It
 //!   knows nothing of what the parts do.
 //!
 //! Invariants:
 //! - Only true values are exported. The values of an incomplete read are dropped, and so are the values of a
 //!   process that has ended. A field that the kernel does not print is absent. Folding changes no sum.
-//! - A process is identified by its pid and start time together, never by its pid or its name alone. While it
-//!   is read, it is held by a descriptor of its directory, so that a pid that is reused meanwhile cannot be
-//!   mistaken for it.
+//! - A process is identified by its pid and start time together, never by its pid or its name alone. While a
+//!   process is read, the descriptor of its directory is kept open. So another process that gets the same pid
+//!   during the read cannot be mistaken for it.
 //! - No process, container runtime or client can delay the others: every wait has a time limit, can be
 //!   cancelled, or is left to a thread that nothing else waits for.
-//! - While nothing changes, a scrape allocates no memory. If workloads or clients choose the size of
-//!   something, that size has a limit.
+//! - While nothing changes, a scrape allocates no memory. Whatever workloads or clients can make larger has a
+//!   maximum size.
 #![forbid(unsafe_code)]
 
 pub mod anonymous;
@@ -100,32 +104,34 @@ use crate::scrape::{Pass, Scraper};
 use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
 
-/// How long the first scrape waits for a listing of containers. After this time it continues without
-/// containers, and later scrapes try again.
+/// How long the first scrape waits for a listing of containers. If there is none by then, the first scrape
+/// continues without containers, and later scrapes try again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
-/// How long `--once` and `--record` wait for a listing. They wait longer, because they scrape only once.
+/// How long `--once` and `--record` wait for a listing of containers. This is longer than [`FIRST_LISTING`],
+/// because there is no later scrape that could try again.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long `--once` and `--record` wait for slow reads to end. Meanwhile they scrape again, at most once per
-/// [`ONLY_PAUSE`].
+/// How long `--once` and `--record` wait for slow reads to end. During this time they repeat the scrape, at
+/// most once per [`ONLY_PAUSE`].
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
-/// The program does not start with a lower limit of open files, because its scrapes would be incomplete.
-/// Without containers, 20 to 30 files are open at once, and each stuck read holds up to three more.
+/// The least number of files that the program must be allowed to open. With a lower limit, it does not start,
+/// because its scrapes would be incomplete. Without containers, 20 to 30 files are open at once. Each stuck
+/// read keeps up to three more files open.
 const MIN_OPEN_FILES: u64 = 64;
-/// `/healthz` fails when a scrape has been due for longer than this number of scrape intervals, and for
-/// longer than [`HEALTHY_AGE`].
+/// `/healthz` fails if a scrape has not ended within this number of scrape intervals after it was due. It
+/// never fails before [`HEALTHY_AGE`] has passed.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 
-/// Why the program fails. Each reason is printed as one line.
+/// The reason why the program failed. It is printed as one line.
 #[derive(Debug)]
 pub enum Failure {
     /// The command line is invalid.
     Usage(UsageError),
-    /// The options are valid but do not fit this system: proc or the socket is missing, or the address is in
-    /// use.
+    /// The options are valid, but the program cannot work with them on this system. For example, proc or the
+    /// socket is missing, or the address is in use.
     Start(String),
-    /// A signal arrived before the work was done.
+    /// A signal ended the program before its work was done.
     Signal(Received),
 }
 
@@ -142,7 +148,8 @@ impl Failure {
     }
 }
 
-/// Runs the program with the arguments after its name, until its work is done or a signal ends it.
+/// Runs the program with the arguments that follow its name. Returns when its work is done or a signal has
+/// ended it.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     if let Some(limit) = raise_open_file_limit().filter(|limit| *limit < MIN_OPEN_FILES) {
         return Err(Failure::Start(format!(
@@ -170,8 +177,8 @@ fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> 
     result.map_err(Failure::Signal)?.map_err(Failure::Start)
 }
 
-/// Runs `--once`: writes one scrape to stdout. The exporter's own metrics are left out, because they change
-/// with every run, and the same node should give the same bytes.
+/// Runs `--once`: scrapes, and writes the result to stdout. The metrics about the exporter itself are left
+/// out, because they change with every run, and two runs on an unchanged node should give the same bytes.
 fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
     scrape_once(options, signals, |scraper| {
         let mut text = Vec::new();
@@ -181,7 +188,7 @@ fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
     })
 }
 
-/// Runs `--record`: writes one recording to a new directory. Fails when there is nothing to record.
+/// Runs `--record`: writes one recording to a new directory. Fails if there is nothing to record.
 fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), Failure> {
     let mut writer = Writer::new(directory).map_err(Failure::Start)?;
     let n_processes = scrape_once(options, signals, move |scraper| scraper.record(&mut writer))?;
@@ -189,8 +196,8 @@ fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), F
     Ok(())
 }
 
-/// Scrapes once, on other threads, and returns the result of `then`. Stuck reads are skipped. A signal ends
-/// the wait.
+/// Scrapes on other threads until the scrape is complete, and returns the result of `then`. Stuck reads are
+/// skipped. A signal ends the wait.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
     signals: Signals,
@@ -223,18 +230,19 @@ fn scrape_once<T: Send + 'static>(
     finish(signals.wait_for(work))
 }
 
-/// Scrapes and serves until SIGTERM or SIGINT.
+/// Runs the exporter: scrapes and serves until SIGTERM or SIGINT.
 fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     std::panic::set_hook(Box::new(end_on_panic));
     let server = Server::bind(&options.addr)?;
     let addr = server.local_addr();
     let mut scraper = start::scraper(options)?;
-    // These lines are logged only now, so that a program that cannot start prints one line, the reason.
+    // These lines are logged only now. So a program that cannot start prints only one line, which is the
+    // reason.
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
-    // The sandbox comes before any other thread starts: capabilities belong to a thread, and new threads
-    // inherit them.
+    // The program enters the sandbox before it starts any thread. Capabilities belong to a thread, and new
+    // threads inherit them.
     start::enter_sandbox(options);
     logging::start().map_err(|error| no_thread(&error))?;
     let (publisher, published) = publish::publisher();
@@ -271,7 +279,8 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Returns a function that publishes each scrape, new OOM records, and the views that are due.
+/// Returns a function that is called after each pass. It publishes the result of a scrape, new OOM records,
+/// and the views that are due.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,
@@ -309,7 +318,7 @@ fn publish_each(
     })
 }
 
-/// Ends the process after a panic in any thread. Otherwise the process would continue without that thread: it
+/// Ends the process after a panic in any thread. If the process continued without the thread, the exporter
 /// would not work, and Kubernetes would not restart it.
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
@@ -322,7 +331,7 @@ fn no_thread(error: &io::Error) -> String {
     format!("cannot start a thread: {}", plain(error))
 }
 
-/// Writes to stdout. A reader that closes the pipe early is not an error.
+/// Writes to stdout. It is not an error if the reader closes the pipe before everything is written.
 fn print(text: &[u8]) -> Result<(), String> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
@@ -338,8 +347,8 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// A panic ends the process, so this test runs its own binary again in a second process. An environment
-    /// variable makes that process panic in a thread.
+    /// A panic ends the process, so this test starts its own binary as a second process. An environment
+    /// variable makes a thread of the second process panic.
     #[test]
     fn a_panic_in_a_thread_ends_the_process_with_one_line() {
         if std::env::var_os("SMAPS_TEST_PANIC").is_some() {

@@ -1,8 +1,8 @@
-//! The log: lines on standard error, written by a thread of its own.
+//! Writes the log to standard error, from a thread of its own.
 //!
-//! Standard error may be a pipe that nothing reads, for example while containerd is down. So the thread that
-//! logs a line only puts it into a queue, and never waits. When the queue is full, debug lines are dropped
-//! first, errors and OOM kills last.
+//! Standard error may be a pipe that nothing reads, for example while containerd is down. So a thread that
+//! logs a line only puts the line into a queue, and never waits. When the queue is full, lines are dropped:
+//! debug lines first, errors and OOM kills last.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,28 +15,28 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// The target of log lines about OOM kills. They have the same rank as errors.
+/// The target of log lines about OOM kills. These lines have the same rank as errors.
 pub const OOM_KILL: &str = "oom_kill";
 
-/// The maximum size of the queue in bytes. It holds about 5,000 lines of 150 bytes. The longest line, an OOM
-/// kill, has at most 200 KiB.
+/// The maximum size of the queue in bytes. The queue has room for about 5,000 lines of 150 bytes. The longest
+/// line is about an OOM kill and has at most 200 KiB.
 const MAX_BYTES: usize = 1 << 20;
 /// The memory that a queued line needs besides its text: its slot in the queue, and the allocator's overhead.
 const LINE_OVERHEAD: usize = 64;
-/// When the program ends, it waits this long for the queue to be written.
+/// How long the program waits at its end for the queued lines to be written.
 const MAX_FLUSH: Duration = Duration::from_millis(500);
 
 /// The lines that are not written yet.
 #[derive(Debug)]
 struct Queue {
-    /// The lines by rank. The rank that is dropped first comes first. Within a rank, the oldest line comes
-    /// first. Each line has a number, which orders lines of different ranks.
+    /// The lines of each rank. The rank whose lines are dropped first comes first. Within a rank, the oldest
+    /// line comes first. The number of a line gives its place among the lines of all ranks.
     lines: [VecDeque<(u64, String)>; 4],
     n_bytes: usize,
-    /// The number of the next line.
+    /// The number that the next line gets.
     next: u64,
     n_dropped: u64,
-    /// The number of dropped lines that the log has not reported yet.
+    /// The number of dropped lines that no log line has reported yet.
     n_unreported: u64,
 }
 
@@ -45,8 +45,8 @@ impl Queue {
         Self { lines: [const { VecDeque::new() }; 4], n_bytes: 0, next: 0, n_dropped: 0, n_unreported: 0 }
     }
 
-    /// Appends a line. While the queue is too large, drops the oldest line of the lowest rank. This may be
-    /// the new line.
+    /// Appends a line. Then, while the queue is too large, drops the oldest line of the lowest rank, which
+    /// may be the appended line.
     fn push(&mut self, rank: usize, line: String) {
         self.n_bytes += line.len() + LINE_OVERHEAD;
         self.lines[rank].push_back((self.next, line));
@@ -59,8 +59,8 @@ impl Queue {
         }
     }
 
-    /// Returns the next line to write. This is a report of dropped lines if there are any, else the oldest
-    /// line.
+    /// Returns the next line to write. If lines were dropped, this is a line that reports their number;
+    /// otherwise it is the oldest line.
     fn pop(&mut self) -> Option<String> {
         if self.n_unreported > 0 {
             let n_dropped = mem::take(&mut self.n_unreported);
@@ -84,7 +84,7 @@ impl Queue {
     }
 }
 
-/// Returns the rank of a line. A full queue keeps lines of a higher rank longer.
+/// Returns the rank of a line. A full queue drops lines of lower ranks first.
 fn rank(level: Level, target: &str) -> usize {
     match level {
         _ if target == OOM_KILL => 3,
@@ -95,8 +95,8 @@ fn rank(level: Level, target: &str) -> usize {
     }
 }
 
-/// Returns the text of a line. It escapes control characters, so that a name with a newline cannot begin a
-/// second line.
+/// Returns the text of a line. Control characters are escaped, so that a name with a newline cannot begin
+/// another line.
 fn line(level: Level, message: std::fmt::Arguments<'_>) -> String {
     let message = message.to_string();
     let mut line = format!("[{level:<5}] ");
@@ -112,16 +112,16 @@ fn line(level: Level, message: std::fmt::Arguments<'_>) -> String {
 
 struct State {
     queue: Queue,
-    /// Whether a line is being written.
+    /// Whether a line was removed from the queue and is still being written.
     is_writing: bool,
     has_thread: bool,
 }
 
 struct Logger {
     state: Mutex<State>,
-    /// Signals that a line was queued.
+    /// Notified when a line was queued.
     queued: Condvar,
-    /// Signals that the queue is empty and its last line is written.
+    /// Notified when the queue is empty and the last line is written.
     written: Condvar,
 }
 
@@ -155,7 +155,7 @@ impl Logger {
         self.queued.notify_one();
     }
 
-    /// Writes the queued lines, and then waits for more, forever.
+    /// Writes the queued lines, waits for further lines, and never returns.
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -164,7 +164,7 @@ impl Logger {
         }
     }
 
-    /// Writes until the queue is empty. No lock is held while a line is written.
+    /// Writes lines until the queue is empty. The lock is not held while a line is written.
     fn drain<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while let Some(line) = state.queue.pop() {
             state.is_writing = true;
@@ -178,17 +178,18 @@ impl Logger {
     }
 }
 
-/// Logs everything that is at least as severe as `level`. Lines are queued until [`start`].
+/// Makes this module the logger for lines that are at least as severe as `level`. Lines stay in the queue
+/// until [`start`] is called.
 pub fn init(level: LevelFilter) {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(level);
     }
 }
 
-/// Starts the thread that writes the lines. The new thread inherits this thread's capabilities, so drop the
-/// capabilities before this call.
+/// Starts the thread that writes the queued lines. The new thread inherits this thread's capabilities, so
+/// drop the capabilities before this call.
 ///
-/// Fails with the system's error when no thread can be started.
+/// Fails with the system's error if the thread cannot be started.
 pub fn start() -> io::Result<()> {
     let mut state = LOGGER.lock();
     if !state.has_thread {
@@ -198,8 +199,8 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all lines are written, but at most half a second, because nothing may be reading standard
-/// error.
+/// Waits until all queued lines are written. Waits at most half a second, because there may be nothing that
+/// reads standard error.
 pub fn flush() {
     if start().is_err() {
         drop(LOGGER.drain(LOGGER.lock()));
@@ -208,19 +209,19 @@ pub fn flush() {
     let _ = LOGGER.written.wait_timeout_while(LOGGER.lock(), MAX_FLUSH, is_left);
 }
 
-/// Writes the last line of the program, after the queued ones, in at most half a second.
+/// Queues the last line of the program, and waits until all lines are written, at most half a second.
 pub fn end_with(line: String) {
     LOGGER.push(rank(Level::Error, ""), line + "\n");
     flush();
 }
 
-/// Returns the number of lines dropped since the start.
+/// Returns the number of lines that were dropped since the start of the program.
 pub fn n_dropped() -> u64 {
     LOGGER.lock().queue.n_dropped
 }
 
-/// Writes to standard error without the lock of Rust's standard library, because the thread that holds that
-/// lock may be blocked for good. Text that cannot be written is lost.
+/// Writes to standard error without locking Rust's handle of it, because a thread that holds that lock may be
+/// blocked for good. Text that cannot be written is lost.
 fn write(mut text: &[u8]) {
     let stderr = io::stderr();
     while !text.is_empty() {
@@ -228,7 +229,8 @@ fn write(mut text: &[u8]) {
             Ok(n) => text = &text[n..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // Standard error is a non-blocking pipe: a program that shares it has made it so.
+                // The pipe is full and does not block. It is non-blocking because another program that uses
+                // the same pipe has set this.
                 if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)
                     .is_err_and(|error| error != Errno::INTR)
                 {

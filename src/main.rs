@@ -1,4 +1,4 @@
-//! The program: turns what [`smaps_container_exporter::run`] returns into an exit code.
+//! The program's entry point: turns the result of [`smaps_container_exporter::run`] into an exit code.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

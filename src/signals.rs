@@ -1,7 +1,8 @@
-//! SIGTERM and SIGINT, which end the program.
+//! Waits for SIGTERM and SIGINT, which end the program.
 //!
-//! In a container, the program usually has the pid 1. The kernel delivers these signals to such a process
-//! only if it has handlers for them. So the handlers are installed before anything else.
+//! In a container, the program usually has pid 1. To a process with pid 1, the kernel delivers these signals
+//! only if the process has installed handlers for them. So the program installs the handlers before it does
+//! anything else.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -20,13 +21,13 @@ use crate::errors::plain;
 pub struct Received {
     /// The name of the signal, such as `SIGTERM`.
     pub name: &'static str,
-    /// The exit code if the signal ends the program before its work is done: 128 plus the signal's number, as
-    /// in shells.
+    /// The exit code if the signal ends the program before its work is done. As in shells, it is 128 plus the
+    /// number of the signal.
     pub exit_code: u8,
 }
 
-/// The signal handlers. They stay installed, so a signal that arrives before the program waits for it is
-/// kept.
+/// The installed signal handlers. A signal that arrives before the program waits for signals is kept until
+/// then.
 #[derive(Debug)]
 pub struct Signals {
     runtime: Runtime,
@@ -34,9 +35,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers.
+    /// Installs the signal handlers.
     ///
-    /// Fails with one line if the system refuses.
+    /// Fails if the system refuses. The error is a one-line message.
     pub fn install() -> Result<Self, String> {
         let install = || -> io::Result<Self> {
             let runtime = Builder::new_current_thread().enable_io().build()?;
@@ -49,18 +50,18 @@ impl Signals {
         install().map_err(|error| format!("cannot handle signals: {}", plain(&error)))
     }
 
-    /// Waits for a signal.
+    /// Blocks until a signal arrives.
     pub fn wait(mut self) -> Received {
         self.runtime.block_on(poll_fn(|context| poll(&mut self.handlers, context)))
     }
 
-    /// Runs `work` on another thread. Returns its result, or the signal if one arrives first.
+    /// Runs `work` on another thread. Returns the result of `work`, or the signal if a signal arrives first.
     pub fn wait_for<T: Send + 'static>(
         mut self,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Received> {
         let (sender, receiver) = oneshot::channel();
-        // After a signal the receiver is gone, so the result is dropped.
+        // If a signal came first, there is no receiver any more, and the result is dropped.
         let work = move || _ = sender.send(work());
         if let Err(error) = thread::Builder::new().spawn(work) {
             return Ok(Err(format!("cannot start a thread: {}", plain(&error))));

@@ -39,18 +39,19 @@ enum Api {
     Cri,
 }
 
-/// The sockets of the known runtimes. If the options name no source, the first existing one is used.
+/// The sockets of the known container runtimes. If the options name no source of containers, the first socket
+/// that exists is used.
 const SOCKETS: [(&str, Api); 3] = [
     ("/run/containerd/containerd.sock", Api::Containerd),
     ("/run/crio/crio.sock", Api::Cri),
     ("/run/cri-dockerd.sock", Api::Cri),
 ];
 
-/// Opens proc and the source of containers that the options name. This sends no request to a container
-/// runtime yet.
+/// Makes the scraper: opens proc and the source of containers that the options name. Sends no request to a
+/// container runtime yet.
 ///
-/// Fails with one line if proc cannot be opened or shows no process, if there is no socket, or if the
-/// recording cannot be read.
+/// Fails if proc cannot be opened or shows no process, if there is no socket, or if the recording cannot be
+/// read. The error is a one-line message.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
     let source = source(options)?;
     let proc_path = match &options.fixture {
@@ -88,14 +89,14 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     }))
 }
 
-/// Returns which series and fields these options export.
+/// Returns what these options export: what a series stands for, and which samples there are.
 pub fn shape(options: &Options) -> Shape {
     let &Options { group_by, anon_parts, pid: by_pid, fields, omit_zero, max_samples, .. } = options;
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
-/// Returns the queue of the views: expositions for single requests, whose parameters replace options. A
-/// request whose parameters change nothing gets the exposition that each scrape renders.
+/// Returns the queue of views. A view is the exposition for one request whose parameters replace options. If
+/// the parameters change nothing, the request gets the exposition that each scrape renders.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();
@@ -110,9 +111,9 @@ pub fn views(options: &Options) -> http::views::Views {
     http::views::Views::new(Box::new(parse), max_samples)
 }
 
-/// Drops the rights that a program with these options does not need, in this thread and the threads that it
-/// starts later. With `--sandbox off`, drops nothing. Proc and the listening socket must be open before,
-/// because opening them needs more rights.
+/// Drops the rights that a program with these options does not need. They are dropped in this thread and in
+/// all threads that it starts later. With `--sandbox off`, drops nothing. Open proc and the listening socket
+/// before this call, because opening them needs rights that are dropped.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {
         sandbox::enter(&needs(options));
@@ -135,7 +136,8 @@ fn needs(options: &Options) -> Needs {
     }
 }
 
-/// Opens the source of containers that the options name. If they name none, opens the first existing socket.
+/// Opens the source of containers that the options name. If they name no source, opens the first existing
+/// socket in [`SOCKETS`].
 fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     if let Some(directory) = &options.fixture {
         check_recording(directory)?;
@@ -165,8 +167,9 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name, which is needed for the containers' accounts. Logs if
-/// it cannot be opened. A recording may have no cgroup file system; this is not logged.
+/// Opens the cgroup file system that the options name. It is needed for the containers' accounts. If it
+/// cannot be opened, logs this and returns `None`. Nothing is logged if a recording has no cgroup file
+/// system.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
@@ -191,22 +194,23 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
     }
 }
 
-/// Returns whether the memory use of containers is checked between scrapes. This needs the cgroups' memory, a
-/// live node, and a program that does not end after one scrape.
+/// Returns whether there are checks of memory use between scrapes. They need a live node, the memory fields
+/// of cgroups, and a program that does not end after one scrape.
 pub fn has_checks(options: &Options) -> bool {
     let has_memory = options.cgroup_metrics & MEMORY != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 
-/// Returns the path of the cgroup file system: the path in the options, or else the one inside the recording,
-/// or else the usual mount point.
+/// Returns the path of the cgroup file system. This is the path in the options, or else the path inside the
+/// recording, or else the usual mount point.
 fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
     options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
-/// Fails with one line if there is no socket at `path`. Without this check, the program would try forever to
-/// connect to a directory, for example if the path lacks its last part.
+/// Fails if there is no socket at `path`. Without this check, the program would try forever to connect, for
+/// example if the last part of the path is missing and the rest is a directory. The error is a one-line
+/// message.
 fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
@@ -218,7 +222,8 @@ fn check_socket(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Fails with one line that names a required part of a recording that `directory` lacks.
+/// Fails if `directory` lacks a part that each recording must have. The error is a one-line message that
+/// names the part.
 fn check_recording(directory: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no recording at {directory:?}: {cause}");
     let kind = fs::metadata(directory).map_err(|error| fail(&plain(&error)))?;
@@ -231,8 +236,8 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first existing socket whose API can list the containerd namespaces in the options: CRI lists
-/// only the namespace `k8s.io`. Fails with one line if there is no such socket.
+/// Returns the first existing socket of a runtime that can list the containerd namespaces in the options. CRI
+/// can list only the namespace `k8s.io`. If there is no such socket, the error is a one-line message.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,
@@ -250,7 +255,7 @@ fn first_socket(
     })
 }
 
-/// Returns the sockets that [`source`] may choose from. The list is empty if no container runtime is used.
+/// Returns the sockets that [`source`] may connect to. The list is empty if no container runtime is used.
 fn sockets(options: &Options) -> Vec<PathBuf> {
     if options.fixture.is_some() || options.container_logs.is_some() {
         return Vec::new();
