@@ -23,9 +23,9 @@ N_LISTINGS = 300
 
 
 def cpu_seconds(lab: Lab) -> float:
-    """Returns the CPU seconds of all threads of containerd and its shims.
+    """Returns the CPU seconds that all threads of containerd and its shims have used so far.
 
-    An idle thread does not end, so its CPU time stays in the sum.
+    Threads do not end when they become idle, so their CPU time stays in the sum.
     """
     socket = str(lab.socket)
     ours = [
@@ -41,9 +41,9 @@ def cpu_seconds(lab: Lab) -> float:
 
 
 def cpu_over_a_minute(lab: Lab, each_second=lambda: None) -> float:
-    """Calls a function every second for a minute.
+    """Calls a function once a second for a minute.
 
-    Returns the CPU seconds that containerd and its shims used.
+    Returns the CPU seconds that containerd and its shims used in this minute.
     """
     before, started_at = cpu_seconds(lab), time.monotonic()
     for second in range(SECONDS):
@@ -54,7 +54,7 @@ def cpu_over_a_minute(lab: Lab, each_second=lambda: None) -> float:
 
 
 def cost_of_listing(lab: Lab, request) -> tuple[float, float]:
-    """Returns the average CPU time and duration of one listing, both in milliseconds."""
+    """Returns the average CPU time and the average duration of one listing, both in milliseconds."""
     request()
     cpu, started_at = cpu_seconds(lab), time.monotonic()
     for _ in range(N_LISTINGS):

@@ -1,4 +1,4 @@
-//! An allocator that counts, for each thread, how often it allocates memory and how many bytes.
+//! An allocator that counts the allocations of each thread and their bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,19 +9,18 @@ pub struct Counting;
 /// The allocations of one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allocations {
-    /// The number of allocations. A call that grows or shrinks an allocation counts, too.
+    /// The number of allocations. A call that resizes an allocation is counted as one allocation.
     pub n_allocations: u64,
-    /// The total number of bytes.
+    /// The total number of allocated bytes.
     pub n_bytes: u64,
 }
 
 thread_local! {
-    // The value is a constant and has no destructor, so an allocator can use it at any time of a thread's
-    // life.
+    // The value is a constant and has no destructor, so an allocator can use it as long as the thread exists.
     static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 
-/// Returns what this thread allocates while `work` runs.
+/// Returns the allocations of this thread while `work` runs.
 pub fn during(work: impl FnOnce()) -> Allocations {
     let before = COUNTED.get();
     work();

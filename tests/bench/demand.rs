@@ -1,4 +1,4 @@
-//! The cost of the exporter when a client requests /metrics every 3 s, every second, or never.
+//! Measures the CPU time of the exporter when a client requests /metrics every 3 s, every second, or never.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,8 +12,8 @@ use crate::table::{full_or_short, heading, median, ratio, rounds, single, time};
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
-/// The first scrapes are not measured. From its third scrape on, the exporter skips processes whose memory
-/// has not changed.
+/// The number of scrapes before the measurement. From its third scrape on, the exporter skips processes whose
+/// memory has not changed.
 const N_WARM_UP: u32 = 4;
 
 /// A running exporter that reads the processes of a workload.
@@ -63,7 +63,7 @@ impl Exporter {
         Ok(Answer { took, n_scrapes: value("smaps_exporter_scrapes_total") })
     }
 
-    /// Returns the CPU time of all threads of the exporter, in seconds.
+    /// Returns the CPU seconds that all threads of the exporter have used.
     fn cpu_time(&self) -> io::Result<f64> {
         let mut seconds = 0.0;
         for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
@@ -74,7 +74,8 @@ impl Exporter {
         Ok(seconds)
     }
 
-    /// Sends `n_periods` requests, one per period. Returns the CPU time of each period, and the responses.
+    /// Sends `n_periods` requests, one in each period. Returns the CPU time of each period, and the
+    /// responses.
     fn periods(&self, period: Duration, n_periods: u32) -> io::Result<(Vec<f64>, Vec<Answer>)> {
         let began = Instant::now();
         let (mut spent, mut answers) = (Vec::new(), Vec::new());
@@ -98,8 +99,8 @@ impl Drop for Exporter {
     }
 }
 
-/// Measures the CPU time with requests every 3 s, with requests every second, and without requests. The
-/// processes are busy or quiet.
+/// Measures the CPU time with requests every 3 s, with requests every second, and without requests. Does this
+/// once with busy processes and once with quiet processes.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));
@@ -134,7 +135,8 @@ pub fn demand() -> io::Result<()> {
 }
 
 impl Workload {
-    /// Returns the CPU time of reading every process's smaps once, for each of `n_rounds` rounds.
+    /// Returns the CPU time of reading every process's smaps once, which is the least time that a scrape
+    /// needs. There is one value for each of `n_rounds` rounds.
     fn read_floor(&self, n_rounds: usize) -> Vec<f64> {
         let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];

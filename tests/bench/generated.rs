@@ -1,11 +1,11 @@
-//! Generates smaps texts and recordings, the same ones in every run.
+//! Generates smaps texts and recordings. Each run generates the same ones.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The fields in kB that Linux 6.18 prints for each mapping.
+/// The fields with a value in kB that Linux 6.18 prints for each mapping.
 const KEYS: [&str; 22] = [
     "Size",
     "KernelPageSize",
@@ -31,7 +31,7 @@ const KEYS: [&str; 22] = [
     "Locked",
 ];
 
-/// Pseudorandom numbers, the same ones in every run (Marsaglia, "Xorshift RNGs", 2003).
+/// A generator of pseudorandom numbers (Marsaglia, "Xorshift RNGs", 2003). Each run has the same numbers.
 pub struct Numbers(pub u64);
 
 impl Numbers {
@@ -43,8 +43,8 @@ impl Numbers {
     }
 }
 
-/// Returns an smaps text of `n_mappings`. Every other mapping is anonymous. The others map `n_paths` files
-/// below `directory`.
+/// Returns an smaps text with `n_mappings` mappings. Every second mapping is anonymous. The others map
+/// `n_paths` different files below `directory`.
 pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut Numbers) -> String {
     let mut text = String::new();
     let mut address = 0x7f12_3456_0000_u64;
@@ -80,7 +80,7 @@ pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut N
     text
 }
 
-/// Writes the files of a cgroup of version 2 that the exporter reads.
+/// Writes those files of a version 2 cgroup that the exporter reads.
 fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut stat = String::new();
@@ -119,13 +119,14 @@ pub struct Size {
     pub n_mappings: usize,
     pub n_paths: usize,
     /// The number of containers that have smaps texts of their own. The other containers have hard links to
-    /// these texts. So the texts of a thousand containers need no more of the processor's cache than those of
-    /// ten. This is like a live node: a text is in the cache, because the kernel has just printed it.
+    /// these texts. So the texts of a thousand containers need no more space in the processor's cache than
+    /// the texts of ten containers. A live node is similar: each text is in the cache when it is read,
+    /// because the kernel has just printed it.
     pub n_distinct: usize,
 }
 
 impl Recording {
-    /// Creates an empty recording; the caller adds its `proc`.
+    /// Creates a recording without processes. The caller adds the directory `proc`.
     pub fn empty(name: &str, containers: &str) -> io::Result<Self> {
         let directory = std::env::temp_dir().join(format!("smaps-bench-{}-{name}", std::process::id()));
         fs::create_dir(&directory)?;

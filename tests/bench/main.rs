@@ -1,8 +1,8 @@
-//! `make bench` measures the cost of the exporter, as ratios to something else that is measured in the same
-//! run.
+//! Measures the costs of the exporter for `make bench`. Each cost is a ratio to something that is measured in
+//! the same run.
 //!
-//! `cargo bench --bench bench -- scanner budget` runs only these parts. `-- --short` runs every part once, on
-//! little data, to show that it works.
+//! `cargo bench --bench bench -- scanner budget` runs only these two parts. `-- --short` runs every part once
+//! on little data, to show that it works.
 
 mod counting;
 mod demand;
@@ -53,10 +53,10 @@ const PARTS: [(&str, Part); 10] = [
     ("demand", demand::demand),
 ];
 
-/// The recordings differ only in their number of containers.
+/// The size of the recordings, which differ only in the number of their containers.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
-/// With these options, each scrape reads and exports everything.
+/// Options with which each scrape reads and exports everything.
 const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-samples", "0"];
 
 fn main() -> io::Result<()> {
@@ -85,7 +85,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Compares the scanner with counting newlines and with the procfs crate, on text in memory.
+/// Compares the scanner with counting newlines and with the procfs crate. All three work on text in memory.
 fn scanner() -> io::Result<()> {
     let generated = generated::smaps(5000, 400, "/usr/lib/x86_64-linux-gnu", &mut Numbers(1)).into_bytes();
     let recorded = readable_texts(Path::new("fixtures/smaps"))?;
@@ -96,8 +96,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // With these numbers of bytes, each function below runs for about 30 ms. After that, it no longer
-        // matters what was in the processor's caches before.
+        // With these numbers of bytes, each function below runs for about 30 ms. In this time, what was in
+        // the processor's caches at the beginning does not matter.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
@@ -132,7 +132,8 @@ fn scanner() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the `.smaps` files in `directory` as one text, except those that the procfs crate cannot parse.
+/// Returns the `.smaps` files in `directory` as one text. Leaves out files that the procfs crate cannot
+/// parse.
 fn readable_texts(directory: &Path) -> io::Result<Vec<u8>> {
     let mut paths =
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
@@ -158,8 +159,8 @@ fn scan(scanner: &mut Scanner, text: &[u8]) {
     }
 }
 
-/// Compares a whole scrape of live processes with only reading their smaps. Counts the allocations of a
-/// scrape.
+/// Compares a whole scrape of live processes with only reading the smaps of the processes. Also counts the
+/// allocations of a scrape.
 fn scrape() -> io::Result<()> {
     const N_PROCESSES: usize = 50;
     let few: fn(usize) -> io::Result<Workload> = Workload::few_series;
@@ -195,8 +196,8 @@ fn scrape() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures scrapes of small processes beside many processes outside containers. Such scrapes show best
-/// what everything costs except reading smaps.
+/// Measures scrapes of small processes when there are many processes outside containers. Such scrapes show
+/// best how much CPU time is used by everything except reading smaps.
 fn small() -> io::Result<()> {
     const N_SELECTED: usize = 200;
     const N_OTHERS: usize = 300;
@@ -232,13 +233,14 @@ fn small() -> io::Result<()> {
     Ok(())
 }
 
-/// Opens, reads and closes a file: the least work that reading it takes.
+/// Opens, reads and closes a file. This is the least work that reading it can take.
 fn read_to_end(path: &str, buffer: &mut [u8]) {
     let mut file = File::open(path).expect("the process lives");
     while file.read(buffer).expect("smaps can be read") > 0 {}
 }
 
-/// Measures the CPU time per mapping on larger and larger recordings. The time must not grow with the size.
+/// Measures the CPU time per mapping for recordings of increasing size. The time per mapping must not
+/// increase.
 fn size() -> io::Result<()> {
     let sizes = full_or_short([10, 100, 1000], [10, 20, 30]);
     heading("cost over size: recordings of containers of 10 processes of 100 mappings");
@@ -269,7 +271,7 @@ fn size() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures resident memory for expositions of several sizes, and its growth over a thousand scrapes.
+/// Measures resident memory for expositions of several sizes, and how much it grows in a thousand scrapes.
 fn memory() -> io::Result<()> {
     let n_scrapes = full_or_short([10, 100, 1000], [1, 2, 3]);
     heading("resident memory of a process that runs scrapes");
@@ -319,7 +321,8 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Measures how much CPU time reading takes with `--cpu-budget` if the workload needs six times the budget.
+/// Measures how much CPU time is used for reading with `--cpu-budget`, if the workload needs six times the
+/// budget.
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;
@@ -359,7 +362,8 @@ fn budget() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what a scrape saves if it reads only the kernel's sums of each process instead of all mappings.
+/// Measures how much CPU time a scrape saves if it reads only the kernel's sums of each process instead of
+/// all mappings.
 fn rollup() -> io::Result<()> {
     heading("--group-by process: 50 live processes of 200 small mappings");
     let workload = Workload::small(50)?;
@@ -376,7 +380,7 @@ fn rollup() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what folding costs in CPU time and saves in memory.
+/// Measures how much CPU time folding takes and how much memory it saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;
@@ -396,7 +400,7 @@ fn fold() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what compressing an exposition costs in CPU time and saves in bytes.
+/// Measures how much CPU time compressing an exposition takes and how many bytes it saves.
 fn gzip() -> io::Result<()> {
     heading("gzip of an exposition");
     let recording = Recording::generate(Size { n_containers: 60, n_distinct: 60, ..SIZE })?;

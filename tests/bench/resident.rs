@@ -1,5 +1,5 @@
-//! Measures the resident memory of a process that does nothing but scrape. The bench starts itself again in
-//! this role.
+//! Measures the resident memory of a process that only scrapes. For this, the bench starts itself as a second
+//! process.
 
 use std::fs;
 use std::io;
@@ -8,11 +8,10 @@ use std::process::Command;
 
 use crate::scrapes::Scrapes;
 
-/// If this is the first argument, the bench only runs scrapes and prints its resident memory.
+/// The first argument of a process that only runs scrapes and prints its resident memory.
 pub const ROLE: &str = "scrapes";
 
-/// Starts a process that does nothing but scrape. Returns its resident bytes after each of these numbers of
-/// scrapes.
+/// Starts a process that only scrapes. Returns its resident bytes after each of these numbers of scrapes.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],
@@ -26,7 +25,7 @@ pub fn bytes_after<const N: usize>(
     Ok(n_scrapes.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
 }
 
-/// Runs the scrapes in the new process. The arguments are the numbers of scrapes, the recording and the
+/// Runs the scrapes in the second process. The arguments are the numbers of scrapes, the recording and the
 /// options.
 pub fn play(args: &[&str]) -> io::Result<()> {
     let [n_scrapes, fixture, options @ ..] = args else {

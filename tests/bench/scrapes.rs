@@ -19,7 +19,7 @@ pub struct Scrapes {
 }
 
 impl Scrapes {
-    /// Creates a scraper of a recording, with further options.
+    /// Creates a scraper of a recording. `options` are added to the usual options.
     pub fn new(fixture: &Path, options: &[&str]) -> Self {
         let fixture = fixture.to_str().expect("a temporary path is text");
         let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
@@ -30,7 +30,7 @@ impl Scrapes {
         Self { scraper, reader, publisher, published }
     }
 
-    /// Makes each scrape read all processes, even if nothing seems to have changed.
+    /// Makes each scrape read all processes, even processes that seem unchanged.
     pub fn always_reading(mut self) -> Self {
         self.scraper.always_read();
         self
@@ -44,7 +44,7 @@ impl Scrapes {
         self.publisher.publish(self.scraper.oldest_data().map(age));
     }
 
-    /// Returns the size of the exposition in bytes, and its number of samples of mappings.
+    /// Returns the size of the exposition in bytes, and the number of its `process_smaps_*` samples.
     pub fn size(&self) -> (f64, f64) {
         let exposition = self.published.latest().expect("a scrape has run");
         let text = exposition.text.bytes().expect("the latest stays");
@@ -53,8 +53,8 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// Returns the value of a family without labels, as a client would get it now. This also finds the age of
-    /// the oldest values, which the server computes for each response.
+    /// Returns the value of a family that has no labels, as a client would get it now. The family may also be
+    /// the age of the oldest values, which the server computes for each response.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
         let age = exposition.age.map(|age| age.sample(Instant::now())).unwrap_or_default();

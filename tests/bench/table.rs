@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Whether everything is measured only once and on little data. This shows that the bench works. The figures
-/// mean nothing.
+/// Whether everything is measured only once and on little data. A short run shows that the bench works. Its
+/// figures mean nothing.
 pub static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// Returns the first value, or the second one if the run is short.
+/// Returns `full` in a full run, and `short` in a short run.
 pub fn full_or_short<T>(full: T, short: T) -> T {
     if IS_SHORT.load(Ordering::Relaxed) { short } else { full }
 }
 
-/// Runs the parts in turn, `n_rounds` times. Returns for each part and round the CPU time of this thread,
-/// user and system, in seconds.
+/// Runs the parts one after another, and repeats this `n_rounds` times. Returns the CPU seconds, user and
+/// system, that this thread used for each part in each round.
 pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
     let n_rounds = full_or_short(n_rounds, 1);
     let mut seconds = [(); N].map(|()| Vec::with_capacity(n_rounds));
@@ -71,19 +71,20 @@ pub fn single(what: &str, value: f64, unit: &str, target: Target) {
     row(what, value, value, unit, target);
 }
 
-/// Prints a rate per second, given the amount and the seconds of each round.
+/// Prints how much was done per second. `amount` was done in each round, and `seconds` has the duration of
+/// each round.
 pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target) {
     row(what, amount / min(seconds), amount / median(seconds), unit, target);
 }
 
-/// Prints the shortest and the median of these times in seconds, converted to a unit. `a_second` is one
-/// second in this unit.
+/// Prints the shortest and the median of these times. `seconds` has the times in seconds, and `a_second` is
+/// one second in the printed unit.
 pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Target) {
     row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
 }
 
-/// Prints the ratio of `a` to `b`: the ratio of the two best rounds, and the median of the ratios of all
-/// rounds.
+/// Prints the ratio of `a` to `b` in two forms: the ratio of their best rounds, and the median of the ratios
+/// in all rounds.
 pub fn ratio(what: &str, a: &[f64], b: &[f64], target: Target) {
     let by_round: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
     row(what, min(a) / min(b), median(&by_round), "times", target);

@@ -1,4 +1,4 @@
-//! Starts live processes with known mappings. The bench starts itself again in this role.
+//! Starts live processes with known mappings. Each of them is another process of the bench itself.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::generated::Recording;
 
-/// If this is the first argument, the bench runs as a process of the workload.
+/// The first argument of a process of the workload.
 pub const ROLE: &str = "workload";
 
 /// The name of processes that touch new pages all the time.
@@ -21,17 +21,17 @@ const BUSY: &str = "bench-busy";
 
 /// The number of mappings of each process.
 pub const N_MAPPINGS: usize = 200;
-/// The number of pages of each mapping. An argument of the process says how many of them it touches.
+/// The number of pages of each mapping. An argument of the process gives the number of pages that it touches.
 const N_PAGES: usize = 8;
 /// The number of distinct files that a process maps, if it maps any.
 const N_FILES: usize = 40;
 
-/// Live processes, and a recording that links to the machine's own /proc. Dropping the workload ends the
-/// processes.
+/// Live processes, and a recording that links to the /proc of this machine. The processes end when the
+/// workload is dropped.
 pub struct Workload {
     children: Vec<Child>,
-    /// The input of all processes. They share one pipe, so that this process has few open files, as the
-    /// exporter has. Each scrape lists these files.
+    /// The input of all processes. They share one pipe, so that the bench has few open files, like the
+    /// exporter. A scrape lists the open files of its own process.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
@@ -39,13 +39,13 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts processes of one command with anonymous memory only. They make few series.
+    /// Starts processes that all have the same command and only anonymous memory, so they have few series.
     pub fn few_series(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
     }
 
-    /// Starts processes like those of [`Workload::few_series`], but only one page of each mapping is touched.
-    /// So the mappings are small.
+    /// Starts processes like those of [`Workload::few_series`], but with only one touched page in each
+    /// mapping. So their resident memory is small.
     pub fn small(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
     }
@@ -55,7 +55,7 @@ impl Workload {
         Self::start(BUSY, n_processes, N_PAGES, |_, _| (BUSY.into(), false))
     }
 
-    /// Starts processes that each have their own command and map their own files. They make many series.
+    /// Starts processes with different commands that map different files, so they have many series.
     pub fn many_series(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-many", n_processes, N_PAGES, |i, files| {
             let directory = files.join(i.to_string());
@@ -92,17 +92,17 @@ impl Workload {
         Ok(workload)
     }
 
-    /// Starts small processes: `cat` that waits for its input. `n_selected` of them are in a new cgroup, the
-    /// cgroup of the container. `n_others` are outside containers.
+    /// Starts small processes, which run `cat` and wait for input. `n_selected` of them are in a new cgroup,
+    /// which is the cgroup of the container. `n_others` of them are outside containers.
     ///
-    /// Fails if the caller may not make cgroups, which needs root.
+    /// Fails if the caller is not allowed to make cgroups, which needs root.
     pub fn in_a_cgroup(n_selected: usize, n_others: usize) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let mut workload = Self::empty("cat", input)?;
         for _ in 0..n_selected + n_others {
             let mut cat = Command::new("cat");
-            // In most locales, cat would have a dozen more mappings. Without an environment, it uses the
-            // locale C.
+            // cat reads the files of the locale. Without an environment, its locale is C, so it has a dozen
+            // mappings fewer than with most locales.
             cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null());
             let child = cat.spawn()?;
             workload.children.push(child);
@@ -173,8 +173,8 @@ fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     Ok(mounts.lines().filter_map(root).collect())
 }
 
-/// Runs as a process of the workload: sets its name, maps memory, prints a byte, and waits until its input
-/// ends.
+/// Runs as a process of the workload. Sets its name, maps memory, prints a byte, and then waits until its
+/// input ends.
 pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
     fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
     let len = N_PAGES * rustix::param::page_size();
@@ -193,7 +193,7 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
             })
             .collect::<io::Result<_>>()?,
     };
-    // The kernel would merge adjacent mappings, so every other place stays unmapped.
+    // The kernel would merge adjacent mappings, so an unmapped gap is left after each mapping.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
     let span = 2 * len * N_MAPPINGS;
@@ -222,12 +222,12 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
     Ok(())
 }
 
-/// Touches one new page every 50 ms, like a process that does little but never rests.
+/// Touches one new page every 50 ms, like a process that does little but is never idle.
 fn touch_new_pages() {
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let len = rustix::param::page_size();
     loop {
-        // SAFETY: the memory is new, and nothing refers to it any more when it is unmapped.
+        // SAFETY: the memory is new, and nothing refers to it when it is unmapped.
         unsafe {
             if let Ok(page) = mmap_anonymous(std::ptr::null_mut(), len, access, private) {
                 page.cast::<u8>().write_volatile(1);

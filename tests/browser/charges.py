@@ -13,8 +13,8 @@ PARTS = (
     "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts that have one tile each. Of the other parts, mapped memory is in the tiles of paths, and unmapped
-# page cache and shared memory have tiles in `Charge.unmapped`.
+# The parts that have one tile each. Of the other parts, the mapped memory is in the tiles of paths.
+# `Charge.unmapped` has the tiles of unmapped page cache and shared memory.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
@@ -50,8 +50,8 @@ def containers(exposition):
 def charges_of(exposition):
     """Returns an account for each container of an exposition.
 
-    Some containers have no limit, no account or no split into mapped and unmapped memory. The tiles of some
-    add up to more than their use.
+    Some containers have no limit, no account or no split into mapped and unmapped memory. In some containers,
+    the sum of the tiles is larger than the use.
     """
     out = {}
     for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
@@ -83,7 +83,8 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """The memory of a node by part, and for each pod its use, its limit and its parts outside containers."""
+    """The parts of a node's memory. For each pod, also its use, its limit and its parts outside containers.
+    """
 
     parts: dict
     pods: dict  # (namespace, pod) -> (current, limit, {part: bytes})
@@ -207,7 +208,7 @@ def without_cgroups(text):
 
 
 def charged(page, charges, ooms=None, ledger=None):
-    """Adds these charges to each exposition that the page requests, and answers its requests for /ooms.
+    """Adds charges to each exposition that the page requests, and answers the page's requests for /ooms.
 
     `ooms` is a list of records, or (status, body). `ledger` is a function that makes the metrics of the node
     and its pods from the charges.

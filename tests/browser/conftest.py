@@ -58,7 +58,7 @@ class Exporter:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = log
-        # The interval is half the default, so tests that wait for the next scrape take half as long.
+        # The interval is half the default, so that tests wait only half as long for the next scrape.
         interval = () if "--scrape-interval" in arguments else ("--scrape-interval", "500ms")
         command = [
             EXPORTER,
@@ -81,7 +81,7 @@ class Exporter:
             return False
 
     def exposition(self):
-        """Requests the view that the page uses."""
+        """Requests the same view as the page does."""
         return Exposition(get(self.url + "metrics?group-by=path&fields=all"))
 
     def stop(self):
@@ -132,9 +132,9 @@ def chromium():
 
 
 class Page:
-    """The memory map in a tab.
+    """The memory map in a browser tab.
 
-    An error in the browser's console fails the test unless the test expects it.
+    An error in the browser's console fails the test, unless the test expects the error.
     """
 
     def __init__(self, context):
@@ -168,7 +168,7 @@ class Page:
         return self.tab.locator(selector).inner_text()
 
     def value(self, selector):
-        """Returns the exact number, which the displayed text rounds."""
+        """Returns the exact number behind a displayed text, which shows the number rounded."""
         value = self.tab.locator(selector).get_attribute("data-value")
         return None if value == "NaN" else float(value)
 
@@ -176,7 +176,7 @@ class Page:
         return self.tab.locator("#crumbs a").all_inner_texts()
 
     def column(self, name):
-        """Returns the numbers of a column from top to bottom. For a dash it returns None."""
+        """Returns the numbers of a column from top to bottom. A dash is returned as None."""
         cells = self.tab.eval_on_selector_all(
             f"#rows td[data-key={name}]", "cells => cells.map(c => c.dataset.value)"
         )
@@ -239,8 +239,8 @@ def browse(chromium):
     yield start
     try:
         for page in pages:
-            # The routes are removed after the checks, because without routes a request would reach the real
-            # server.
+            # The routes are removed only after the checks. Without the routes, a request of the page would
+            # reach the real server.
             page.check()
             page.tab.unroute_all(behavior="ignoreErrors")
     finally:

@@ -12,7 +12,9 @@ FIELDS = (
 
 @dataclass
 class Mapping:
-    """A mapping of `rss` KiB that `sharers` processes share. Its smaps fields are computed from these."""
+    """A mapping of `rss` KiB that `sharers` processes share. Its smaps fields are computed from these two
+    numbers.
+    """
 
     path: bytes
     rss: int

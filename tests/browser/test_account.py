@@ -20,13 +20,14 @@ def busy(tmp_path_factory, serve):
 
 
 def expected(busy):
-    """Returns the PSS and the charges of each container."""
+    """Returns the PSS and the charges of each container of the node."""
     exposition = Exposition(without_cgroups(get(busy.url + "metrics")))
     return containers(exposition), charges_of(exposition)
 
 
 def bars(page):
-    """Returns [name, text, label of the bar] for each row. Without a bar, text and label are empty."""
+    """Returns [name, text, label of the bar] for each row. If a row has no bar, its text and label are empty.
+    """
     return page.tab.eval_on_selector_all(
         "#rows tr",
         """all => all.map(tr => {
@@ -72,14 +73,14 @@ def test_containers_have_bars_and_the_closest_to_its_limit_is_first(busy, page):
             assert text.endswith("iB, no limit") and "no limit: " in label
         for part, words in (("anon", "anonymous"), ("slab", "slab"), ("sockets", "sockets")):
             assert not charge or (f"{words} " in label) == (charge.parts[part] != 0), label
-    # In the opposite order, containers without a limit are last, too.
+    # In the opposite order, the containers without a limit are also last.
     page.sort("limit")
     used = {name(key): share for key, share in used.items()}
     order = [used.get(row[0]) for row in bars(page)]
     assert page.hash() == "#/?sort=limit&rows=containers" and order[: len(used)] == sorted(used.values())
     assert set(order[len(used) :]) == {None}
     assert page.tab.locator("th:has(#sort-limit)").get_attribute("aria-sort") == "ascending"
-    # A link can open the list. The list can also be sorted by its other columns.
+    # The list can be opened by a link. It can also be sorted by its other columns.
     page.tab.reload()
     page.drawn()
     page.sort("share")
@@ -114,8 +115,8 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
         return [bar.className, end, parts[0].width / box.width, mark];
     })""",
     )
-    # A bar with a limit has a mark at its end. Among containers without a limit, the largest use fills its
-    # bar.
+    # A bar of a container with a limit has a mark at its end. The other bars are drawn in proportion to the
+    # largest use of these containers, whose bar is full.
     by_class = {}
     for name, end, first_part, mark in shapes:
         by_class.setdefault(name, []).append((end, first_part, mark))
@@ -184,8 +185,8 @@ def test_the_tiles_of_a_container_add_up_to_its_use(busy, page):
         assert parts == charge.tiles(mapped[key])
         if sum(kids.values()) != whole:
             over[key] = sum(kids.values()) - whole
-    # The headline is the sum of the use of all cgroups. If tiles exceed the use, the page reports the excess
-    # but does not add it.
+    # The headline is the sum of the uses of all cgroups. If the tiles of a container exceed its use, the page
+    # displays the excess but does not add it to the sum.
     assert len(over) == 4 and set(over.values()) == {9 * MIB}
     assert page.value("#total") == sum(charge.current for charge in charges.values())
     for text in (
@@ -334,7 +335,7 @@ def test_records_are_requested_once_per_scrape_and_failures_are_harmless(busy, p
     start = scrapes()
     until("five scrapes", lambda: scrapes() > start + 5)
     assert page.tab.is_hidden("#ooms") and page.text("#state") == "Live" and page.tab.is_hidden("#note")
-    # After each failure, the page waits longer before the next request.
+    # After each failure, the page waits longer before the next request than after the failure before.
     assert 1 <= len(page.asked) <= 3
     for odd in ((503, ""), (200, "<html>"), (200, "{}"), (200, '{"records":[null,{"time":"x","paths":7}]}')):
         page.ooms = odd
@@ -394,7 +395,7 @@ def test_64_records_with_hostile_names(busy, browse):
     text = page.text("#kills")
     assert MARKUP in text and "⟨U+202E⟩txt.exe" in text and "new␊line␀␛[31m␡" in text
     assert "\u202e" not in text
-    # The page shortens long names everywhere.
+    # The page shortens long names in all places.
     longest = page.tab.evaluate("""() => {
         const own = e => e.children.length ? 0 : e.textContent.length;
         const all = [...document.querySelectorAll('#kills *')];
@@ -402,7 +403,8 @@ def test_64_records_with_hostile_names(busy, browse):
     }""")
     assert longest <= 1000
     page.screenshot("hostile-records")
-    # The list includes containers without a process. Their rows lead to their charged memory.
+    # The list also contains containers without a process. The links of their rows lead to their charged
+    # memory.
     assert {row[0] for row in bars(page)} >= {f"{MARKUP}/{MARKUP} › {MARKUP}"}
     page.go("#/" + "/".join([quote(MARKUP, safe="")] * 3) + CHARGED)
     until("the place", lambda: page.value("#total") == 90 * MIB)

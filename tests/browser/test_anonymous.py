@@ -6,7 +6,8 @@ import pytest
 
 from recording import Container, Mapping, Process, write
 
-# For each kind: its name and advice in the legend, and mappings that the exporter recognizes as this kind.
+# For each kind: its name and its advice in the legend, and mappings that the exporter recognizes as this
+# kind.
 PARTS = {
     "anon_java_heap": ("Java heap", "-Xmx", ["c0000000-fed00000 rw-p ac"]),
     "anon_go_heap": (
@@ -40,7 +41,8 @@ PARTS = {
     "anon": ("Anonymous", "direct buffers", ["7f5000000000-7f5000100000 rw-p ac"]),
 }
 LIBJVM = b"/usr/lib/jvm/lib/server/libjvm.so"
-# For each tile, returns the colour of its lower left corner, where no text is, and the expected colour.
+# For each tile, returns the colour of its lower left corner, where no text is drawn, and the colour that it
+# should have.
 COLOURS = """() => {
     const css = getComputedStyle(document.body), probe = new OffscreenCanvas(1, 1).getContext('2d');
     const expected = kind => {
@@ -55,7 +57,7 @@ COLOURS = """() => {
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """A recording of one process that has all parts of anonymous memory."""
+    """A recording of a process that has all parts of anonymous memory."""
 
     def mapping(text: str) -> Mapping:
         addresses, permissions, *flags = text.encode().split()

@@ -24,7 +24,8 @@ def test_search_finds_all_places_below(busy, page):
     before = page.tab.evaluate(corner)
     page.tab.keyboard.press("/")
     page.tab.keyboard.type("LibCrypto")
-    # The table has one row for the path, with its sum. The rest of the map is dimmed.
+    # The table has one row for the path, with the sum over all its places. In the map, the other tiles are
+    # dimmed.
     assert page.names() == [CRYPTO] and page.column("pss") == [sum(shared.values())]
     assert f"in {len(shared)} pods" in page.text("#rows th")
     assert page.tab.evaluate(corner) != before
@@ -65,7 +66,7 @@ def test_keys_of_input_methods_and_of_the_browser_are_ignored(busy, page):
     rows, address = page.names(), page.hash()
 
     def press(selector, key, **more):
-        """Presses a key. Returns whether the page has prevented the browser's own action for the key."""
+        """Presses a key. Returns whether the page prevents the browser's default action for the key."""
         event = {"key": key, "bubbles": True, "cancelable": True, **more}
         return page.tab.eval_on_selector(
             selector, "(element, event) => !element.dispatchEvent(new KeyboardEvent('keydown', event))", event
@@ -165,7 +166,7 @@ def test_click_enters_a_namespace_or_a_pod(busy, page):
     until("the node", lambda: page.crumbs() == ["Node"])
     _, name, x, y, w, h = next(box for box in boxes if box[0] == "pod" and box[1] == "kafka-0")
     page.tab.mouse.click(box["x"] + x + w / 2, box["y"] + y + h / 2)
-    # If a pod has only one container, entering the pod leads to the container, and leaving leads to the
+    # Entering a pod that has only one container leads to the container. Leaving the container leads to the
     # namespace.
     until("the pod", lambda: page.crumbs() == ["Node", "data", "kafka-0", "kafka"])
     page.tab.keyboard.press("Escape")
@@ -176,7 +177,7 @@ def test_click_enters_a_namespace_or_a_pod(busy, page):
 def test_cut_names_of_replicas_stay_distinct(busy, browse, width):
     page = browse(width=width, height=900)
     page.open(busy)
-    # If the table cuts a name, the end of the name is fully visible.
+    # If the table shortens a name, the end of the name stays visible.
     ends = page.tab.eval_on_selector_all(
         "#rows .tail",
         """all => all.map(e => [
@@ -233,7 +234,7 @@ def test_page_fits_and_is_accessible(busy, browse, width, scheme):
     assert change["x"] >= 0 and change["x"] + change["width"] <= width
     # The page's security policy does not apply to a script that the devtools protocol runs.
     page.tab.evaluate(AXE.read_text() + "; 0")
-    # The states are the same at each width, so axe checks most of them at only one width.
+    # The states look the same at each width, so axe checks most of them at only one width.
     addresses = (
         "#/",
         "#/?q=libcrypto",

@@ -16,9 +16,9 @@ import pytest
 from charges import MIB
 from conftest import until
 
-# A program and its child share 50 MiB of each of these: anonymous memory, a shared mapping, a memfd and
-# System V shared memory. The program also writes 50 MiB to a file in tmpfs, which no process maps, and shares
-# a memfd of 20 MiB with a neighbour container.
+# A program that shares memory with its child: 50 MiB each of anonymous memory, a shared mapping, a memfd and
+# System V shared memory. The program also writes 50 MiB to a file in tmpfs, which no process maps. It shares
+# a memfd of 20 MiB with the container `sidecar` of the same pod.
 HOLDS = """
 import ctypes, mmap, os, sys, time
 SIZE, libc = 50 << 20, ctypes.CDLL(None, use_errno=True)
@@ -63,7 +63,7 @@ time.sleep(1000000)
 
 @pytest.fixture
 def pod():
-    """The cgroup of a pod. With cgroup version 1, it is in the hierarchy of the memory controller."""
+    """The cgroup of a pod. With version 1 of cgroups, it is in the hierarchy of the memory controller."""
     root = Path("/sys/fs/cgroup/memory")
     path = (root if root.is_dir() else Path("/sys/fs/cgroup")) / f"page-{uuid.uuid4()}"
     path.mkdir()
@@ -154,13 +154,13 @@ def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path,
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # Much less is private to single processes than the end of the container frees. The tolerance covers
-        # kernel memory and the interpreter's page cache.
+        # The end of the container frees much more memory than is private to any of its processes. The
+        # tolerance of 4 MiB is for kernel memory and the interpreter's page cache.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()
         assert abs(left - usage(pod) - stays) < 2 * MIB
-        # The container of the neighbour has no file in tmpfs.
+        # The other container, `sidecar`, has no file in tmpfs.
         page.go("#/shop/web-0/sidecar")
         until("the neighbour", lambda: page.crumbs()[-1] == "sidecar")
         assert "Freed" in page.text("#ends") and "Stays" not in page.text("#ends")

@@ -10,9 +10,9 @@ LIBRARY = b"/usr/bin/node"
 
 
 def record(home, sharers, heap=20_000):
-    """Returns three pods with a library that `sharers` processes share.
+    """Records three pods with a library that `sharers` processes share.
 
-    The third has a heap of `heap` KiB.
+    The third pod has a heap of `heap` KiB.
     """
     web = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", 20_000)]
     own = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", heap)]
@@ -28,7 +28,7 @@ def rewrite(home, containers):
 
 
 def after(page, scrapes):
-    """Waits until the page has shown this many more scrapes."""
+    """Waits until the page has shown `scrapes` further scrapes."""
     last = page.tab.evaluate("latest.t")
     for _ in range(scrapes):
         until("a scrape", lambda: page.tab.evaluate("latest.t") > last)
@@ -40,7 +40,8 @@ def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
     page.open(one, "#/?sort=-change")
     lines = (home / "containers.tsv").read_text().splitlines(keepends=True)
-    # One of three sharers ends, and then a second one. The shared pages become private to the third.
+    # One of the three processes that share pages ends, and then a second one. Afterwards the pages are
+    # private to the third process.
     for remaining in (2, 1):
         before = page.tab.evaluate("at(fields.get('pss'), root)")
         rewrite(home, record(home, remaining))
@@ -98,7 +99,7 @@ def test_growth_in_tmpfs_is_named(exporter, tmp_path, page):
 def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp_path, page):
     """A forwarded port may lead to another exporter later.
 
-    Both nodes have a pod of the same name. The second pod has 1 GiB more.
+    The nodes of the two exporters have a pod with the same name. The pod on the second node has 1 GiB more.
     """
 
     def node(name, heap):

@@ -189,7 +189,7 @@ def test_invisible_characters_are_shown(hostile, page):
 
 
 def promtool(directory, exposition, questions):
-    """Evaluates queries on an exposition with promtool: `questions` is [(query, [(name, labels, value)])]."""
+    """Evaluates queries with promtool on an exposition: `questions` is [(query, [(name, labels, value)])]."""
 
     def quoted(text):
         return (
@@ -257,8 +257,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
                 break
             rows = [labels for labels, _ in exposition.children("mappings", **place)]
             what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
-            # With --omit-zero, a query has no result if all samples are 0. USS is the sum of two fields. Its
-            # query has a result if one of the two fields has samples.
+            # With --omit-zero, a query for a field has no result if all its samples are 0. USS is the sum of
+            # two fields. A query for USS has a result if at least one of the two fields has samples.
             answers = [
                 ({key: labels[key] for key in what}, labels)
                 for labels in rows
@@ -270,10 +270,10 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
             place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[
                 -1
             ][0]
-        # A place with a path is one series with all labels.
+        # A place that has a path stands for one series, with all its labels.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # The query contains the search text, and returns the rows that the search finds.
+    # The query for the rows contains the search text. It returns the rows that the search finds.
     command = {k: v for k, v in place.items() if k != "path"}
     word = "TMP" if recorded == "hostile" else "LIB"
     page.go(fragment(command) + f"?field=uss&q={word}")
@@ -293,7 +293,7 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
     questions.append(
         (copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows])
     )
-    # In the view by path, the query returns the pods that share the path.
+    # In the view by path, the query returns the pods that map the path.
     if recorded != "hostile":
         page.go("#/" + quote(place["path"], safe="") + "?by=path")
         sharers = exposition.by_pod("pss", place["path"])

@@ -25,7 +25,7 @@ def expected(busy, **more):
 
 
 def tiles(page):
-    """Returns for each top-level place the sum of its tiles. The tiles are the leaves of the tree."""
+    """Returns the sum of the tiles of each top-level place. The tiles are the leaves of the tree."""
     return page.tab.evaluate("""() => {
         const leaves = n => withArea(n).length ? withArea(n).flatMap(leaves) : [n.v];
         const sum = n => leaves(n).reduce((sum, v) => sum + v, 0);
@@ -75,7 +75,8 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
     assert {
         name.removeprefix("cgroup_memory_node_"): v for name, v in shown.items() if "_node_" in name
     } == others
-    # The tiles of four containers exceed their use: they map memory that is charged to other containers.
+    # The tiles of four containers exceed the use of the container, because they show memory that is charged
+    # to other containers.
     assert sum(
         shown.values()
     ) == total + 36 * MIB and "the tiles of 4 places are 36.0 MiB more than their use" in page.text(
@@ -83,7 +84,7 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
     )
     assert "6 containers are in no pod's cgroup" in page.text("#charged")
     assert sum(v for v in page.column("value") if v) == total
-    # A pod consists of its containers and of parts outside them.
+    # The memory of a pod is the memory of its containers and the parts outside containers.
     page.go("#/" + "/".join(POD) + "?field=node_memory")
     until("the pod", lambda: page.value("#total") == ledger.pods[POD][0])
     assert set(page.names()) >= {
@@ -191,7 +192,7 @@ def test_without_the_families_there_is_no_bar(busy, page):
         and page.text("#total").endswith(" PSS")
     )
     assert page.tab.locator("#field option[value=node_memory]").count() == 0
-    # The bar and the treemap of the node appear and disappear with the metrics.
+    # The bar and the treemap of the node are shown only while the exposition has the metrics of the node.
     page.ledger = ledger_of
     until("the bar", lambda: page.tab.is_visible("#node") and page.text("#total").endswith(" Node memory"))
     page.ledger = None

@@ -34,7 +34,8 @@ def below(page, place):
 
 
 def largest(exposition, depth, field="pss"):
-    """Returns the place of the largest pod, of its largest container, and so on, down to this depth."""
+    """Returns the place at this depth, where each name belongs to the largest place inside the place before.
+    """
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]
@@ -100,8 +101,8 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
     exposition = node.exposition()
     metrics = exposition.metrics()
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
-    # Page sizes cannot be drawn as areas. The number of processes is the same for all mappings of a process,
-    # so it cannot be drawn either.
+    # Page sizes do not add up, so they cannot be drawn as areas. The number of processes is the same for all
+    # mappings of a process, so it is not drawn either.
     charged = {CHARGED} if "cgroup_memory_account_bytes" in exposition.families else set()
     assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {
         "processes"
@@ -162,7 +163,7 @@ def test_clicks_enter_places_and_escape_and_crumbs_leave_them(node, page):
         assert page.hash() == fragment(place)
         assert page.value("#total") == exposition.total("pss", **place)
         assert page.tab.is_hidden("#tip")
-    # A path has nothing below it, so the page shows its fields instead.
+    # A path has no places inside it, so the page shows its fields instead.
     assert (
         "path" in place
         and page.tab.is_visible("#all dl")
@@ -243,7 +244,8 @@ def test_reloads_and_shared_links_keep_the_place(node, page, browse):
     page.select("rss")
     page.sort("name")
     page.tab.fill("#q", "a")
-    # The test reads the address from the page, because the browser driver reports a new address only later.
+    # The test reads the address from the page itself, because the browser driver reports a new address only
+    # some time later.
     address, shown = page.tab.evaluate("location.href"), (page.crumbs(), page.names(), page.text("#total"))
     page.tab.reload()
     page.drawn()

@@ -14,7 +14,7 @@ import pytest
 from conftest import RECORDED_NODE, until
 from recording import Container, Mapping, Process, write
 
-# A program that sets its name and grows by the given number of MiB per second.
+# A program that sets its name and grows by a given number of MiB per second.
 GROWS = """
 import sys, time
 open('/proc/self/comm', 'w').write(sys.argv[1])
@@ -83,8 +83,8 @@ def test_page_refreshes_once_per_scrape(exporter, tmp_path, page):
     until("six scrapes", seen, 30)
     times = sorted(map(float, stamps))
     assert all(later - earlier < 3 for earlier, later in zip(times, times[1:])), "the page skipped a scrape"
-    # Once the page knows the interval, it sends at most two requests per scrape: one may come just before the
-    # scrape.
+    # When the page knows the interval, it sends at most two requests per scrape. The first of them may come
+    # just before the scrape.
     assert sum(stamps[stamp] for stamp in list(stamps)[2:]) <= 2 * (len(stamps) - 2), stamps
 
 
@@ -322,7 +322,7 @@ def test_denied_reads_have_an_empty_state(node, page):
         found = re.search(r"(\d+) reads", page.text("#empty"))
         return int(found[1]) if found and page.state() == "The kernel denies the reads" else 0
 
-    # The page may be refreshed more than once before the test reads its text again.
+    # The page may refresh more than once before the test reads its text again.
     n_shown = 0
     for _ in range(2):
         until("the count", lambda: n_denied() > n_shown)
@@ -354,12 +354,12 @@ def test_page_recovers_after_a_restart_of_the_exporter(exporter, tmp_path, page)
 
 
 def measured(page):
-    """Returns how long the page took to draw the last response, in ms."""
+    """Returns how many ms the page took to draw the last response."""
     return page.tab.evaluate("performance.getEntriesByName('response to drawn').at(-1).duration")
 
 
 def first_draw(page):
-    """Returns how long the page takes to draw the first response, in ms: the shortest of three times.
+    """Returns how many ms the page takes to draw the first response, as the shortest of three measurements.
 
     The time includes building the whole tree.
     """
@@ -377,13 +377,13 @@ def report(what, page, first, frame):
         f"{what}: response to drawn {first:.0f} ms, refreshed {refreshed:.0f} ms; "
         f"longest frame while hovering {frame:.0f} ms"
     )
-    # The aims are 500 ms for the first response, and 200 ms for a refresh. The bound of 20 s only catches
-    # pages that freeze, because a busy machine may be much slower.
+    # The goals are 500 ms for drawing the first response, and 200 ms for a refresh. A busy machine may be
+    # much slower, so the bound of 20 s only detects that the page hangs.
     assert first < 20_000 and refreshed < 20_000
 
 
 def smoothness(page, seconds=3):
-    """Moves the pointer over the map. Returns the longest time between two frames, in ms."""
+    """Moves the pointer over the map. Returns the longest time between two frames in ms."""
     page.tab.evaluate("""() => {
         let last = performance.now();
         window.longest = 0;
@@ -481,15 +481,17 @@ def test_ended_processes_are_dropped_from_memory(node, page):
     altered(page, churn)
     page.open(node, "#/n/p/c/d/1")
     started = page.value("#total")
-    # Each scrape has 1,500 processes, nearly all of them new. Each process has two nodes in the tree. During
-    # six scrapes, the page drops ended processes more than once.
+    # Each scrape has 1,500 processes, and nearly all of them are new. Each process has two nodes in the tree.
+    # During six scrapes, the page removes the nodes of ended processes more than once.
     until("six scrapes", lambda: page.value("#total") >= started + 6 * 4096, 40)
     assert page.tab.evaluate("nodes.length") < 3 * 2 * 1500 + 2500
     assert float(page.tab.locator("#delta").get_attribute("data-value")) == page.value("#total") - started
 
 
 def test_3600_refreshes_do_not_grow_the_heap(node, browse):
-    """Neither document nor heap grows in 3,600 scrapes of 12 pods, although one pod always has a new name."""
+    """Tests that document and heap do not grow in 3,600 scrapes of 12 pods, one of which has a new name each
+    time.
+    """
     page = browse(width=500, height=700)
     page.open(node)
     page.tab.evaluate("""() => {

@@ -16,7 +16,7 @@ from live_node import MIB, Node
 def start_ready(node: Node, *command) -> tuple[subprocess.Popen, str]:
     """Starts a program in the node's container and waits until it prints "ready".
 
-    Returns the process and what it printed before.
+    Returns the process, and what the program printed before "ready".
     """
     process = node.cgroup.run(*command, stdout=subprocess.PIPE, text=True)
     printed = []
@@ -45,19 +45,19 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 
 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
-    """Asserts that a part is close to the bytes that the runtime reports.
+    """Asserts that the size of a part is close to the number of bytes that the runtime reports.
 
-    The part must not be much larger than `reported`. It must be at least `recall` times `least`, which is the
-    number of bytes that are certainly resident. By default, `least` is `reported`.
+    The size must not be much larger than `reported`. It must be at least `recall` times `least`, which is the
+    number of bytes that are certainly resident. By default, `least` equals `reported`.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)
 
 
 def jcmd(process: subprocess.Popen, command: str) -> str:
-    """Runs a jcmd command in a JVM and returns its output.
+    """Runs a jcmd command in a JVM and returns the output of the command.
 
-    A JRE lacks the jcmd program, so this function speaks its protocol
+    A JRE lacks the program jcmd, so this function uses the protocol of jcmd
     (hotspot/os/posix/attachListener_posix.cpp).
     """
     temporary = Path(f"/proc/{process.pid}/root/tmp")
@@ -79,7 +79,7 @@ class JavaMemory:
     """What the Native Memory Tracking of a JVM reports, in bytes."""
 
     def __init__(self, process: subprocess.Popen):
-        # the first call makes the JVM allocate memory, so only the second is used
+        # the first call makes the JVM allocate memory, so only the result of the second call is used
         jcmd(process, "VM.native_memory summary")
         self._tracked, code = jcmd(process, "VM.native_memory summary"), jcmd(process, "Compiler.codecache")
         self.heap = self._committed(r"Java Heap \(")
@@ -95,7 +95,8 @@ class JavaMemory:
         return sum(int(kib) << 10 for kib in re.findall(pattern + r"[^)]*committed=(\d+)KB", self._tracked))
 
     def assert_matches(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
-        """Compares the exporter's parts with these figures. `stacks` and `classes` are minimum recalls."""
+        """Compares the exporter's parts with the JVM's figures. `stacks` and `classes` are minimum recalls.
+        """
         assert_close(found["anon_java_heap"], self.heap, 0.99)
         # The JVM's figure includes a guard area of at least 16 KiB for each stack. Guard areas are never
         # resident, so `least_stacks` does not include them.

@@ -14,20 +14,21 @@ from lab import Container, Lab, mounts, read_proc, until
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
 EVERY_GROUP = ("--cgroup-metrics", "memory,cpu,pids")
-# Makes 5 MiB of shared memory, and reads a file without mapping it.
+# A shell command that makes 5 MiB of shared memory, and reads a file without mapping it.
 WORK = (
     "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; "
     "cat /tmp/x > /dev/null; sleep 1000000 & wait"
 )
 
-# The keys of memory.stat that are bytes.
+# The keys of memory.stat whose values are bytes.
 STAT_KEYS = (
     "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped "
     "file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 REFAULTS = ("workingset_refault_anon", "workingset_refault_file")
-# Each metric with the file and the key that its value comes from, and a divisor.
+# For each metric: the file and the key that its value is read from, and the number that the value is divided
+# by.
 V2 = {
     **{
         f"memory_{name}_bytes": (f"memory.{name.replace('swap_', 'swap.')}", None, 1)
@@ -80,7 +81,7 @@ IS_V2 = any(kind == "cgroup2" and root == "/sys/fs/cgroup" for _, root, kind, *_
 
 
 class Cgroup:
-    """The cgroup of a container. Its files are read in the simplest way, not as the exporter reads them."""
+    """The cgroup of a container. The tests read its files in the simplest way, unlike the exporter."""
 
     def __init__(self, lab: Lab, container: Container):
         pid = next(
@@ -141,7 +142,7 @@ class Cgroup:
 
     @contextmanager
     def frozen(self):
-        """Freezes all processes in the cgroup, and thaws them at the end."""
+        """Freezes all processes in the cgroup until the end of the block."""
         file, frozen, thawed = ("cgroup.freeze", "1", "0") if IS_V2 else ("freezer.state", "FROZEN", "THAWED")
         freezer = self.directory("freezer")
         (freezer / file).write_text(frozen)
@@ -164,9 +165,9 @@ def path_of(pid: int) -> str:
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """Returns the cgroup_* values of a container, without the parts of its account.
+    """Returns the cgroup_* values of a container, except the parts of its account.
 
-    The parts are computed from other values, so no file has them.
+    The parts are computed from other values, so no file contains them.
     """
     found = {}
     for name, family in Exposition(text).items():
@@ -184,11 +185,11 @@ def scrape(lab: Lab) -> str:
 
 
 def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
-    """Asserts that the exported values equal the cgroup's files, and returns them.
+    """Asserts that the exported values equal the values in the cgroup's files. Returns the values.
 
-    Every two seconds, the kernel updates the statistics of a cgroup, even if it is frozen. So the comparison
-    is repeated until the files are the same before and after the scrape. The filter selects only this
-    container: reading a whole node on an emulated CPU takes longer than two seconds.
+    Every two seconds, the kernel updates the statistics of a cgroup, even if the cgroup is frozen. So the
+    comparison is repeated until the files are the same before and after the scrape. The filter selects only
+    this container, because reading a whole node on an emulated CPU takes longer than two seconds.
     """
     filters = ("--filter", "/".join((*container, "*")), *EVERY_GROUP)
     for _ in range(20):
@@ -210,7 +211,7 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
 
 @contextmanager
 def pod(lab: Lab, name: str, *containers: Container):
-    """Runs a pod in the namespace `accounts`, and removes the pod at the end."""
+    """Runs a pod in the namespace `accounts`. Removes the pod at the end of the block."""
     made = lab.run_pod("accounts", name, list(containers))
     try:
         yield made

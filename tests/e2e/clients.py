@@ -18,7 +18,7 @@ def command(name: str, *arguments) -> list[str]:
 
 @contextlib.contextmanager
 def running(arguments: list[str], peer: tuple[str, int]):
-    """Runs a server that listens at `peer`, until the end of the block."""
+    """Runs a server that listens at `peer`. Ends the server at the end of the block."""
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
     try:
 
@@ -35,10 +35,10 @@ def running(arguments: list[str], peer: tuple[str, int]):
 
 
 def free_port() -> int:
-    """Returns a free port of 127.0.0.1 for a server that is about to start.
+    """Returns a free port of 127.0.0.1 for a server that is started soon.
 
-    The port is below the range from which clients get their ports (net.ipv4.ip_local_port_range begins at
-    32768). So no client can take the port before the server listens.
+    The port is below the range from which the kernel gives ports to clients (net.ipv4.ip_local_port_range
+    begins at 32768). So no client can take the port before the server listens.
     """
     while True:
         port = random.randrange(10_000, 32_000)

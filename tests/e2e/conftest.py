@@ -24,7 +24,7 @@ NODE_PROCESSES = {
     ("default", WEB, "app", "sleep"): 2,
     ("default", WEB, "app", "tail"): 1,  # started as by kubectl exec
     ("default", WEB, "sidecar", "sleep"): 1,
-    # The same pod and container names in another namespace.
+    # This pod has the same pod and container names as another pod, in another namespace.
     ("batch", WEB, "app", "sleep"): 1,
     # This pod is in the PID namespace of the node (`pid: NODE`).
     ("kube-system", "node-agent-4tq9z", "agent", "sh"): 1,
@@ -33,7 +33,7 @@ NODE_PROCESSES = {
     ("shop", "cart-0", "cart", "sleep"): 1,
     ("shop", "cart-0", "logs", "tail"): 1,
     ("shop", "cart-0", "logs", "sleep"): 1,  # started as by kubectl exec
-    # This container makes a second PID namespace, inside the container's own.
+    # A process of this container makes a second PID namespace, inside the PID namespace of the container.
     ("shop", "runner-0", "runner", "unshare"): 1,
     ("shop", "runner-0", "runner", "sleep"): 1,
 }

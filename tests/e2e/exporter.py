@@ -38,7 +38,7 @@ class Client:
         return Exposition(body)
 
     def scrapes(self):
-        """Yields the exposition of each scrape that ends after this call."""
+        """Yields the exposition after each scrape that ends after this call."""
         ended = "smaps_exporter_last_scrape_timestamp_seconds"
         last = self.metrics()
         while True:
@@ -51,9 +51,9 @@ class Client:
             yield last
 
     def after(self, n_scrapes: int = 2) -> Exposition:
-        """Returns the exposition of the `n_scrapes`-th scrape that ends after this call.
+        """Returns the exposition after the `n_scrapes`-th scrape that ends after this call.
 
-        The first of these scrapes may have begun before this call. The second one begins after it.
+        The first such scrape may have begun before this call. The second one certainly begins after it.
         """
         return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
 
@@ -61,7 +61,7 @@ class Client:
 class Exporter(Client):
     """A running exporter on a port of its own.
 
-    `prefix` is a command that runs the exporter, such as unshare.
+    `prefix` is a command that starts the exporter, such as unshare.
     """
 
     def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = (), addr: str = "127.0.0.1:0"):
@@ -94,7 +94,9 @@ class Exporter(Client):
         return self._log.read()
 
     def unusual_log_lines(self) -> list[str]:
-        """Returns the log without the lines that every start writes: version, source, address, selection."""
+        """Returns the log except the lines that are written at every start: version, source, address,
+        selection.
+        """
         usual = (
             "smaps-container-exporter ",
             "containers are listed by ",
@@ -114,7 +116,7 @@ class Exporter(Client):
 
 
 def assert_exits_within_a_second(exporter: Exporter, how: signal.Signals = signal.SIGTERM):
-    """Sends a signal and asserts that the exporter exits with code 0 in less than a second."""
+    """Sends a signal. Asserts that the exporter then exits with code 0 in less than a second."""
     sent = time.monotonic()
     exporter.process.send_signal(how)
     assert exporter.process.wait(timeout=10) == 0

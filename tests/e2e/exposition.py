@@ -61,7 +61,9 @@ class Exposition(dict[str, Family]):
 
 
 def smaps_lines(text: str) -> list[str]:
-    """Returns the lines of the process_smaps_* families, in order. The same processes give the same lines."""
+    """Returns the lines of the process_smaps_* families, in a fixed order: the same processes give the same
+    lines.
+    """
     return [line for line in text.splitlines() if re.match(r"(# (HELP|TYPE) )?process_smaps_", line)]
 
 
@@ -80,6 +82,6 @@ def errors(exposition: Exposition) -> dict[str, int]:
 def errors_without_gone(exposition: Exposition) -> dict[str, int]:
     """Returns the number of failed reads for each reason, except reads that failed because a process ended.
 
-    At any time, a process may end while its cgroup is read, even a process outside of containers.
+    Any process may end while its cgroup is read, even if it is outside of containers.
     """
     return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

@@ -30,7 +30,8 @@ OUT = HERE.parents[1] / "target/e2e"
 
 class Group(NamedTuple):
     is_waiting: bool
-    # Modules, or single functions. The entry of a function has precedence over the entry of its module.
+    # Names of modules and of single functions. For a function, its own entry has precedence over the entry of
+    # its module.
     tests: tuple[str, ...]
 
 
@@ -184,7 +185,7 @@ class Run:
 
 
 def names_of(words: list[str]) -> list[str] | None:
-    """Returns the selected groups, or None if a word is neither a group, nor "waiting", nor "alone"."""
+    """Returns the selected groups. Returns None if a word is neither a group nor "waiting" nor "alone"."""
     kind_of = {name: "waiting" if group.is_waiting else "alone" for name, group in GROUPS.items()}
     if not set(words) <= {*GROUPS, *kind_of.values()}:
         return None

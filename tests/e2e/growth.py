@@ -7,12 +7,14 @@ import time
 
 from exposition import Exposition
 
-# With these options, each process has series of its own, and every scrape reads it.
+# Options with which each process has its own series and is read by every scrape.
 BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """Growing processes, by pid. The exporter needs BY_PID as options. `observe` must see every scrape."""
+    """Growing processes, by pid. Run the exporter with the options BY_PID, and call `observe` for every
+    scrape.
+    """
 
     def __init__(self, node, programs, n: int, n_pages: int = 16):
         self.processes = [node.cgroup.run_ready(programs / "slow", "pages", str(n_pages)) for _ in range(n)]

@@ -11,7 +11,9 @@ from pathlib import Path
 
 
 def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = None):
-    """Writes a layer with executable files, directories that containers need, and links (name -> target)."""
+    """Writes a layer with executable files, with directories that containers need, and with links (name ->
+    target).
+    """
     with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
         directories = {"proc", "sys", "dev", "etc", "tmp"}
         for name in files:
@@ -25,9 +27,9 @@ def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = Non
 
 
 def busybox_layer(out: Path, busybox: Path):
-    """Writes a layer with busybox, all its commands, and /pause.
+    """Writes a layer with busybox, links for all its commands, and /pause.
 
-    Pod sandboxes run /pause. So their processes have another name than the processes of containers.
+    Pod sandboxes run /pause. So the processes of sandboxes and of containers have different names.
     """
     applets = subprocess.check_output([busybox, "--list"], text=True).split()
     layer(
@@ -43,9 +45,9 @@ def busybox_layer(out: Path, busybox: Path):
 
 
 def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[str]]) -> Path:
-    """Returns the archive of images that share one layer with busybox.
+    """Returns an archive with images that share one layer with busybox.
 
-    The archive is made only once per directory, even if several tests need it at the same time.
+    Each directory has only one archive, even if several tests need it at the same time.
     """
     inputs = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
     archive = directory / f"busybox-{hashlib.sha256(b''.join(inputs)).hexdigest()[:12]}.tar"

@@ -39,9 +39,9 @@ Command = tuple[str, str, str, str]
 
 
 def processes(lab: Lab) -> dict[Command, list[int]]:
-    """Returns the pids in the lab's containers, by command.
+    """Returns the pids of the processes in the lab's containers, by command.
 
-    The environment of a process names its container.
+    The environment of a process contains the name of its container.
     """
     found = defaultdict(list)
     for pid in pids():
@@ -58,7 +58,7 @@ def counts(lab: Lab) -> dict[Command, int]:
 
 
 def mappings(pid: int) -> list[tuple[str, dict[str, int]]]:
-    """Returns for each mapping of a process its path and its fields in kB."""
+    """Returns the path and the fields in kB of each mapping of a process."""
     found = []
     for line in read_proc(pid, "smaps").decode(errors="replace").splitlines():
         if header := re.fullmatch(r"[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ \S+ \d+ *(.*)", line):
@@ -87,7 +87,7 @@ def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def sum_by_path(pids: list[int]) -> tuple[dict, Counter]:
-    """Returns the bytes by (pid, comm, path) and field, and the number of mappings in each sum."""
+    """Returns the bytes by (pid, comm, path) and field. Also returns the number of mappings in each sum."""
     values, counts, key = defaultdict(Counter), Counter(), None
     for pid in pids:
         comm = Path(f"/proc/{pid}/comm").read_text()[:-1]
@@ -102,15 +102,15 @@ def sum_by_path(pids: list[int]) -> tuple[dict, Counter]:
 
 
 def rollup_rss(pid: int) -> int:
-    """Returns the resident bytes of a process, as the kernel has summed them."""
+    """Returns the resident bytes of a process, from the sums that the kernel computes."""
     return 1024 * int(re.search(rb"^Rss: +(\d+) kB$", read_proc(pid, "smaps_rollup"), re.MULTILINE)[1])
 
 
 def page_mapcount() -> str:
     """Returns whether this kernel counts how often each page is mapped.
 
-    Since Linux 6.15, a kernel can be built without these counts. PSS and shared bytes of large folios are
-    then estimates, which may differ between two reads.
+    Since Linux 6.15, kernels can be built without these counts. The PSS and the shared bytes of large folios
+    are then estimates, and two reads may give different estimates.
     """
     for path, read in (
         (Path("/proc/config.gz"), gzip.open),
@@ -128,7 +128,7 @@ def page_mapcount() -> str:
 
 @contextmanager
 def stopped(lab: Lab):
-    """Stops all processes in the lab's containers with SIGSTOP, and lets them continue at the end."""
+    """Stops all processes in the lab's containers with SIGSTOP. They continue at the end of the block."""
     held = [pid for members in processes(lab).values() for pid in members]
     try:
         for pid in held:

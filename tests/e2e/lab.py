@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# without this, gRPC logs a line at the start of each program
+# without this variable, gRPC logs a line at the start of each program
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 sys.path.insert(0, str(HERE))
 
@@ -33,16 +33,16 @@ BOOKWORM = HERE / ".debs/bookworm"
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 8))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
-# Each running lab holds this lock. The last lab removes the parent cgroups, which all labs share.
+# Each running lab holds this lock. The last lab to end removes the parent cgroups, which all labs share.
 CGROUPS_LOCK = Path(tempfile.gettempdir()) / "smaps-lab-cgroups.lock"
 CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 
 @dataclass
 class Container:
-    """What to run in a container, and the container's id once it runs.
+    """What a container runs, and the id of the container when it runs.
 
-    If the command is empty, the entry point of the image runs.
+    If the command is empty, the entry point of the image is run.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Lab:
     """
 
     def __init__(self, directory: str | Path | None = None, suite: str | None = None):
-        # The path of the directory has to be short: the path of a unix socket may have at most 107 bytes.
+        # The path must be short, because the path of a unix socket has at most 107 bytes.
         self.directory = Path(
             directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-")
         )
@@ -115,7 +115,7 @@ class Lab:
         assert not self._alive(), "containerd is already running"
         config = self.directory / "containerd.toml"
         config.write_text(self._config())
-        # containerd finds the programs of its shim and runc by PATH.
+        # containerd finds its shim and runc by PATH.
         environment = {"PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
         with self.log.open("ab") as log:
             self._containerd = subprocess.Popen(
@@ -156,7 +156,7 @@ class Lab:
 
     @contextmanager
     def hung(self):
-        """Stops containerd with SIGSTOP. It then accepts connections, but never answers."""
+        """Stops containerd with SIGSTOP. A stopped containerd accepts connections, but never answers."""
         self._containerd.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -165,7 +165,7 @@ class Lab:
 
     @contextmanager
     def hung_shim(self, pod: "Pod"):
-        """Stops a pod's shim with SIGSTOP. containerd's calls to it then do not return."""
+        """Stops a pod's shim with SIGSTOP. containerd's calls to the shim then do not return."""
         [shim] = [pid for pid in self._shims() if f"-id {pod.id} " in cmdline(pid) + " "]
         os.kill(shim, signal.SIGSTOP)
         try:
@@ -184,7 +184,8 @@ class Lab:
         return done.stdout
 
     def import_image(self, archive: Path):
-        """Imports an image archive, and waits until CRI has received containerd's event about the image."""
+        """Imports an archive of images, and waits until CRI has received containerd's event about the images.
+        """
         self.ctr("images", "import", archive)
         until(
             lambda: all(
@@ -200,7 +201,7 @@ class Lab:
     def run_pod(self, namespace: str, name: str, containers: list[Container], pid: int = CONTAINER) -> Pod:
         """Runs a pod as the kubelet would.
 
-        Its processes have LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID in their environment.
+        The environment of its processes has LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID.
         """
         uid = str(uuid.uuid4())
         cgroup = self._cgroup_parent(uid)
@@ -228,13 +229,13 @@ class Lab:
         return pod
 
     def _cgroup_parent(self, uid: str) -> str:
-        """Returns the name of a pod's cgroup, as a kubelet with the cgroupfs driver would choose it."""
+        """Returns the name of a pod's cgroup, as chosen by a kubelet with the cgroupfs driver."""
         return f"/kubepods/burstable/pod{uid}"
 
     def limit_pod(self, pod: Pod, memory_limit_bytes: int):
-        """Sets the memory limit of the whole pod.
+        """Sets the memory limit of a whole pod.
 
-        The kubelet does this if each container of a pod has a limit.
+        The kubelet does the same if each container of a pod has a limit.
         """
         cgroup = pod.config.linux.cgroup_parent
         for root in (
@@ -251,7 +252,7 @@ class Lab:
     def start_container(self, pod: Pod, container: Container, attempt: int = 0):
         """Creates and starts a container of a pod.
 
-        For each restart, the kubelet would increase `attempt` by one.
+        `attempt` is the number of restarts, as counted by the kubelet.
         """
         place = f"{pod.namespace}/{pod.name}/{container.name}"
         environment = {"LAB_CONTAINER": place, "LAB_UID": str(self.uid), **container.env}
@@ -293,7 +294,7 @@ class Lab:
     def exec_sync(self, container: Container, command: list[str]) -> str:
         """Runs a command in a container, as `kubectl exec` would.
 
-        Waits until it exits, and returns its output.
+        Waits until the command exits, and returns its output.
         """
         done = self.cri.ExecSync(cri.ExecSyncRequest(container_id=container.id, cmd=command))
         assert done.exit_code == 0, (
@@ -302,15 +303,16 @@ class Lab:
         return done.stdout.decode()
 
     def exec(self, container: Container, command: list[str]):
-        """Starts a command in a container and leaves it running.
+        """Starts a command in a container, and does not wait for its end.
 
-        The parent of the new process is the shim, not init of the container.
+        The parent of the new process is the shim, not the init process of the container.
         """
         request = cri.ExecSyncRequest(container_id=container.id, cmd=command)
         self._execs.append(self.cri.ExecSync.future(request))  # dropping the future would cancel the call
 
     def cgroups_of(self, pid: int) -> list[Path]:
-        """Returns the cgroups of a process below the roots of v2, memory and name=systemd, as directories."""
+        """Returns the directories of a process's cgroups in the hierarchies of v2, memory and name=systemd.
+        """
         roots = {}
         for _, root, kind, options, *_ in mounts():
             if kind in ("cgroup", "cgroup2"):
@@ -327,9 +329,9 @@ class Lab:
     # clean-up
 
     def close(self):
-        """Removes all that the lab made.
+        """Removes everything that the lab made.
 
-        Raises an error if something cannot be removed in the regular way.
+        Raises an error if something cannot be removed in the usual way.
         """
         failures = []
         if self._alive() or self._shims():
@@ -359,7 +361,7 @@ class Lab:
         assert not failures, "\n".join(failures)
 
     def _end_recorded_containerd(self):
-        """Stops a containerd that another process has started in this directory."""
+        """Stops a containerd that another process has started for the directory of this lab."""
         if self._pid_file.exists():
             pid = int(self._pid_file.read_text())
             if str(self.directory) in cmdline(pid):
@@ -385,7 +387,7 @@ class Lab:
     def _remove_cgroups(self):
         """Removes the cgroups of pods, as the kubelet would.
 
-        Removes their parents unless another lab uses them.
+        Also removes the parents of these cgroups, unless another lab uses them.
         """
         made = self._cgroups.read_text().split() if self._cgroups.exists() else []
         roots = [Path(root) for _, root, kind, *_ in mounts() if kind in ("cgroup", "cgroup2")]
@@ -423,8 +425,8 @@ oom_score = 0
 [plugins."io.containerd.internal.v1.opt"]
   path = "{self.directory}/opt"
 """
-        # With restrict_oom_score_adj, pods can start even if root lacks CAP_SYS_RESOURCE, such as in a
-        # container.
+        # Because of restrict_oom_score_adj, pods can start even if root lacks CAP_SYS_RESOURCE, for example
+        # inside a container.
         runtime = """
   disable_apparmor = true
   restrict_oom_score_adj = true
@@ -475,7 +477,7 @@ oom_score = 0
 
 
 def until(condition, seconds: float, what: str):
-    """Polls a condition until its result is true, and returns the result. Fails after this many seconds."""
+    """Polls a condition until its result is true, and returns the result. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"timed out after {seconds} s waiting until {what}"
@@ -493,7 +495,8 @@ def pids() -> list[int]:
 
 
 def read_proc(pid: int, name: str) -> bytes:
-    """Returns the content of a process's file. If the process has ended or may not be read, returns b""."""
+    """Returns the content of a file of a process. Returns b"" if the process has ended or must not be read.
+    """
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -503,7 +506,7 @@ def read_proc(pid: int, name: str) -> bytes:
 def cmdline(pid: int) -> str:
     """Returns the arguments of a process, separated by spaces.
 
-    For an ended process or a zombie, returns "".
+    Returns "" if the process has ended or is a zombie.
     """
     return read_proc(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").rstrip()
 

@@ -26,7 +26,7 @@ def roots() -> dict[str, Path]:
 
 
 class Cgroup:
-    """A container: a cgroup with a sleeping process, and with the processes that `run` starts in it."""
+    """A container: a cgroup with a sleeping process. `run` starts further processes in it."""
 
     def __init__(self, root: Path, name: str = ""):
         self.path = root / (name or f"smaps-hostile-{uuid.uuid4()}")
@@ -48,7 +48,7 @@ class Cgroup:
         return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 
     def empty(self):
-        """Kills all processes in the cgroup, also those that are forked meanwhile."""
+        """Kills all processes in the cgroup, including processes that are forked during the call."""
 
         def is_empty():
             for pid in self.pids():
@@ -73,7 +73,9 @@ def rmdir(path: Path) -> bool:
 
 
 class Node:
-    """A recording of live processes in one container, `workload`. Its cgroup is named after its id, `id`."""
+    """A recording of live processes in one container, `workload`. The name of the container's cgroup is its
+    id.
+    """
 
     def __init__(self, directory: Path, root: Path, id: str = ""):
         self.directory = directory

@@ -29,9 +29,9 @@ def records(exporter: Client) -> list[dict]:
 
 
 def kills(exporter: Client) -> dict[str, int]:
-    """Returns the counted kills of each `pod/container`.
+    """Returns how many kills are exported for each `pod/container`.
 
-    The strict parser is not used, because it would take seconds on an emulated CPU.
+    Does not use the strict parser, which would take seconds on an emulated CPU.
     """
     lines = re.findall(
         r"^smaps_exporter_oom_kills_total\{(.*)\} (\d+)$", exporter.get("/metrics")[1], re.MULTILINE
@@ -51,17 +51,17 @@ def is_leaking(lab: Lab, container: Container) -> bool:
 
 
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
-    """Returns a container with a child that leaks.
+    """Returns a container with a child process that leaks.
 
-    The first process of the container stays. Otherwise the cgroup would end, and with it version 1's counter
-    of kills.
+    The first process of the container does not end. If it ended, the cgroup would be removed, and with it the
+    counter of kills in version 1.
     """
     script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
     return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
 
 
 def ends(lab: Lab, container: Container) -> float:
-    """Waits until the leaking process has been killed, and returns the time."""
+    """Waits until the leaking process has been killed. Returns the time of the kill."""
     until(lambda: is_leaking(lab, container), 20, "the leak runs")
     until(lambda: not is_leaking(lab, container), 60, "the leak was killed")
     return time.time()
@@ -123,7 +123,7 @@ class Instance:
         return process
 
     def n_kills(self) -> int:
-        """Returns how many kills the kernel has counted in this cgroup."""
+        """Returns how many kills the kernel has counted in the cgroup of the container."""
         text = (self.directory / ("memory.events" if IS_V2 else "memory.oom_control")).read_text()
         return int(re.search(r"^oom_kill (\d+)", text, re.MULTILINE)[1])
 
@@ -133,7 +133,7 @@ class Instance:
         self.processes[0].stdin.flush()
 
     def go(self):
-        """Writes the line that the processes wait for, and waits until all have ended."""
+        """Writes the line that the processes wait for, and waits until all of them have ended."""
         for process in self.processes:
             process.stdin.write(b"\n")
             process.stdin.close()
@@ -141,7 +141,7 @@ class Instance:
             process.wait(60)
 
     def remove(self, delay: float = 0):
-        """Removes the cgroup. A runtime does so about 20 ms after the last process has ended."""
+        """Removes the cgroup. A runtime removes it about 20 ms after the last process has ended."""
         directories = [*below(self.directory), self.directory]
         for directory in directories:
             for pid in (directory / "cgroup.procs").read_text().split():
@@ -156,7 +156,7 @@ class Instance:
 
 
 class Pods:
-    """Pods without a runtime: cgroups and links like the kubelet's. Tests remove the containers."""
+    """Pods without a runtime: cgroups, and links like the kubelet's. The tests remove the containers."""
 
     def __init__(self, links: Path, programs: Path):
         self.links, self.programs = links, programs
@@ -214,9 +214,9 @@ def pods_of(links: Path, programs: Path):
 
 
 class Leaks:
-    """Counts what the records of leaks contain.
+    """Runs leaks and counts what their records contain.
 
-    Each leak waits three seconds with 70% of its limit, and then grows. Nothing scrapes the exporter.
+    Each leak stays at 70% of its limit for three seconds, and then grows. Nothing scrapes the exporter.
     """
 
     def __init__(self, pods: Pods, exporter: Exporter):
@@ -225,7 +225,7 @@ class Leaks:
         self.worst: list[str] = []
 
     def run(self, name: str, leaks: list[tuple[int, int]]):
-        """Runs leaks at the same time, given as (MiB per second, limit in MiB), and checks their records."""
+        """Runs leaks at the same time and checks their records. A leak is (MiB per second, limit in MiB)."""
         instances = []
         for i, (rate, limit) in enumerate(leaks):
             leak = f"{self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3"
@@ -265,8 +265,8 @@ class Leaks:
 def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
     """Returns in how many of `n` leaks the kernel killed a second process.
 
-    Each leak grows by 200 MB/s to a limit of 256 MB. Beside it, a small process allocates and frees 2 MiB all
-    the time. If an exporter is given, it is scraped at this interval.
+    Each leak grows by 200 MB/s to a limit of 256 MB. In the same container, a small process allocates and
+    frees 2 MiB all the time. If there is an exporter, it is scraped at this interval.
     """
     n_second = 0
     pod = pods.pod(name)
@@ -293,16 +293,16 @@ def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None
 
 
 def wait_until_listed(exporter: Client, *names: str):
-    """Waits until these containers and pods are exported, with no kill."""
+    """Waits until these containers and pods are exported with no kills."""
     until(lambda: set(names) <= kills(exporter).keys(), 60, f"{names} are listed")
     counts = kills(exporter)
     assert [counts[name] for name in names] == [0] * len(names)
 
 
 def wait_for(exporter: Client, expected: dict[str, int]):
-    """Waits until these kills are exported, and checks that they still are two scrapes later.
+    """Waits until these kills are exported, and checks that they are still exported two scrapes later.
 
-    A container that has ended without a kill is not exported, so it counts as 0.
+    A container that has ended without a kill is not exported. Its number of kills is taken as 0.
     """
 
     def seen():

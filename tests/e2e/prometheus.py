@@ -57,14 +57,14 @@ scrape_configs: {json.dumps(configs)}
         self._log.close()
 
     def query(self, expression: str) -> list[dict]:
-        """Returns the result vector.
+        """Returns the result vector of a query.
 
-        It is empty while Prometheus starts. Fails if the expression is invalid.
+        The vector is empty while Prometheus starts. Fails if the expression is invalid.
         """
         return self._get("query", {"query": expression}, lambda data: data["result"])
 
     def label_values(self, label: str, selector: str) -> list[str]:
-        """Returns the values that a label has in the selected series."""
+        """Returns the values of a label in the selected series."""
         return self._get(f"label/{label}/values", {"match[]": selector}, lambda data: data)
 
     def _get(self, what: str, question: dict[str, str], pick):

@@ -27,14 +27,16 @@ NUMBERS = {name: numbers[os.uname().machine == "aarch64"] for name, numbers in N
 
 
 def injector(program: Path):
-    """Returns a function that makes a thread do a system call, by running `program` (programs/inject.c)."""
+    """Returns a function that makes a thread run a system call. For this, it runs `program`
+    (programs/inject.c).
+    """
 
     def inject(thread: int, number: int, *arguments: int | str) -> int:
         texts = [f":{value}" if isinstance(value, str) else str(value) for value in arguments]
 
         def attempt():
             done = subprocess.run([program, str(thread), str(number), *texts], capture_output=True, text=True)
-            # If there is no result, the thread was not waiting in a system call, and `until` tries again.
+            # Without a result, the thread was not waiting in a system call, and `until` tries again.
             return done.stdout if done.returncode == 0 else None
 
         return int(until(attempt, 20, "the thread waits in a system call"))

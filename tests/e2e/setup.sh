@@ -1,10 +1,10 @@
 #!/bin/sh
-# setup.sh [SUITE...]: installs what the end-to-end tests need on a bare Debian 12, except Rust. Once
-# everything is there, a second run does nothing.
+# setup.sh [SUITE...]: installs what the end-to-end tests need on a bare Debian 12, except Rust. If everything
+# is already installed, it does nothing.
 #
-# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are not installed, but unpacked into
-# .debs/SUITE. So their services never start, and an installed containerd stays as it is. Several releases can
-# be used side by side: sid has containerd 2.x.
+# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE
+# instead of installed. So their services never start, and a containerd of the host is not changed. Several
+# releases can be used side by side. The suite sid has containerd 2.x.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p .debs
@@ -17,8 +17,8 @@ install() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
 
-# unpack NAME SUITE PACKAGE...: unpacks packages into .debs/NAME. They come from the mirror of the host, but
-# with separate package lists.
+# unpack NAME SUITE PACKAGE...: unpacks packages into .debs/NAME. The packages come from the mirror of the
+# host, but the package lists are separate from those of the host.
 unpack() {
     dir=$PWD/.debs/$1
     suite=$2
@@ -50,9 +50,9 @@ EOF
 
 command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
-# `make image` needs podman or buildah, and its test uses both.
+# `make image` needs podman or buildah, and the test of `make image` uses both.
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
-# programs/stuck.c needs this header, because the program is a FUSE file system.
+# programs/stuck.c is a FUSE file system, so it needs this header.
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
 # test_anonymous.py needs Java, Go and Node.js. They are installed instead of unpacked, because Debian's Java
 # needs its configuration in /etc.

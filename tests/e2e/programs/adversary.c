@@ -1,6 +1,5 @@
-// Attacks programs that read its memory maps, as a container without capabilities and with little memory can.
-// Prints "ready", and then continues or waits.
-// Usage: adversary ATTACK ...
+// Attacks programs that read the memory maps of this process. A container needs neither capabilities nor much
+// memory for these attacks. Prints "ready", and then continues or waits. Usage: adversary ATTACK ...
 //   deep DIRECTORY DEPTH N      maps a file below DEPTH nested directories with long names N times
 //   paths DIRECTORY FIRST N     maps N files with long names, numbered from FIRST, and touches none
 //   links DIRECTORY N           maps N hard links to one file of 1 MiB, and touches all of it
@@ -131,8 +130,8 @@ int main(int argc, char **argv) {
         memory(32 * MIB);
         for (long i = is_vfork ? 1 : atol(argv[2]) - 1; i > 0; i--) {
             char *stack = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            // vfork would also set CLONE_VFORK, which stops this thread, so that it could not print "ready".
-            // For the child, the flag makes no difference.
+            // vfork would also set CLONE_VFORK. This flag stops the calling thread, so it could not print
+            // "ready". It makes no difference for the child.
             int (*child)(void *) = is_vfork ? slow_to_execute : sharer;
             must(clone(child, stack + 16 * PAGE, CLONE_VM | 17, NULL) > 0, "clone");
         }

@@ -1,9 +1,9 @@
-// Makes short-lived processes. Each copy of this program maps a file that is named after the copy. Then it
-// exits, forks, or executes another copy.
+// Makes short-lived processes. Each process runs a copy of this program and maps a file that is named after
+// the copy. Then it exits, forks, or executes another copy.
 //
-// Usage: PROGRAM DIRECTORY... The copies are DIRECTORY/p-0 to DIRECTORY/p-9. For each event, the program
-// writes a letter to standard output. If the program is called as "keep", it starts up to two hundred copies
-// per second, and waits for those that end.
+// Usage: PROGRAM DIRECTORY... The copies are DIRECTORY/p-0 to DIRECTORY/p-9. For each event, the process
+// writes a letter to standard output. If the name of the program is "keep", it starts up to two hundred
+// copies per second, and waits for those that end.
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
     char *map = mmap(NULL, PAGES * 4096, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) return 1;
     close(fd);
-    // Makes many mappings below the stack. An incomplete read would have some of these mappings, but no
+    // Makes many mappings below the stack. An incomplete read would contain some of these mappings, but no
     // stack.
     for (int i = 0; i < PAGES; i += 2) mprotect(map + i * 4096, 4096, PROT_READ | PROT_WRITE);
 
@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
     srand(now.tv_nsec ^ getpid() * 7919);
     for (;;) {
         sleep_ms(5 + rand() % 90);
-        // The other directories have copies with the same names, but they map other files.
+        // The other directories have copies with the same names, but those copies map other files.
         snprintf(next, sizeof next, "%s/p-%d", argv[1 + rand() % (argc - 1)], rand() % PROGRAMS);
         char **arguments = argv;
         char *first = arguments[0];
@@ -86,7 +86,7 @@ int main(int argc, char **argv) {
             arguments[0] = next;
             pid = vfork();
             if (pid == 0) {
-                // Until it calls exec, the child has the address space and the name of the parent.
+                // Until the child calls exec, it has the address space and the name of its parent.
                 sleep_ms(rand() % 5);
                 execv(next, arguments);
                 _exit(1);

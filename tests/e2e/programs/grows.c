@@ -2,12 +2,12 @@
 // The number of its mappings stays the same. Modes:
 //   brk       calls malloc(1008), like a program with one heap
 //   mprotect  has four mappings, each of which takes its pages from an unreadable mapping behind it
-// N further mappings lie below all others. Their number decides which mapping is the last that one read(2) of
-// smaps prints.
+// N further mappings lie below all others. By their number, a test chooses which mapping is the last one in
+// the result of a read(2) of smaps.
 //
-// The program runs with SCHED_FIFO. A real-time process that waits to change its mappings gets the memory-map
-// lock before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock). So the program grows whenever a
-// reader drops the lock.
+// The program runs with SCHED_FIFO. If a real-time process waits to change its mappings, it gets the
+// mmap_lock before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock). So the program grows each
+// time a reader releases the lock.
 #include <malloc.h>
 #include <sched.h>
 #include <stdio.h>

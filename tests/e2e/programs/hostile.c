@@ -1,5 +1,5 @@
-// Usage: hostile NAME FILE... Sets its name to any bytes, maps the files, prints "ready" and waits. With some
-// names, it does more:
+// Usage: hostile NAME FILE... Sets its name to NAME, which may have any bytes, maps the files, prints "ready"
+// and waits. With these names, it does something else in addition:
 //   leaderless FILE...   ends the first thread and waits in another one
 //   many N               has N mappings
 //   fork N               has N children
@@ -35,9 +35,9 @@ static void map(const char *path) {
     close(fd);
 }
 
-// Moves a window of 56,000 mappings up through the address space, block by block. One call maps a block of
-// pages ahead of the window, and one call unmaps a block behind it. Further calls, one for every other page,
-// split the new block into mappings of one page.
+// Moves a window of 56,000 mappings up through the address space, one block after another. One call maps a
+// block of pages above the window, and one call unmaps a block at its lower end. Further calls, one for every
+// second page, split the new block into mappings of one page.
 static void leapfrog(void) {
     const uintptr_t first = 0x100000000, last = 0x700000000000;
     const uintptr_t page = 4096, block = 4000 * page, window = 14 * block;

@@ -31,7 +31,8 @@ static void heap(long start, long rate, long max, long delay) {
     clock_gettime(CLOCK_MONOTONIC, &next);
     next.tv_sec += delay;
     for (long i = start << 20; i < max << 20; i += STEP) {
-        // The time of each step is counted from the start. So steps that take long do not slow down the leak.
+        // The time of each step is counted from the start of the leak. So a step that takes long does not
+        // delay the later steps.
         next.tv_nsec += 1000000000L / rate * STEP >> 20;
         next.tv_sec += next.tv_nsec / 1000000000L;
         next.tv_nsec %= 1000000000L;

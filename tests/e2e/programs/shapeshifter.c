@@ -32,8 +32,8 @@ static unsigned below(unsigned n) {
 
 static char *slot(unsigned i) { return (char *)(BASE + i * SLOT); }
 
-// Touches pages with a system call. If the pages are unmapped or read-only, the call only fails, while an
-// access would kill the process.
+// Touches pages by a system call. If the pages are unmapped or read-only, the call only fails. An access by
+// the program itself would kill the process.
 static int touch(char *at, size_t length, int writes) {
     return madvise(at, length, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }

@@ -1,16 +1,16 @@
-// stuck DIR SECONDS [exec]: makes a process and holds its memory-map lock. Any container with /dev/fuse can
-// do this.
+// stuck DIR SECONDS [exec]: makes a process whose mmap_lock is held for good. Any container with /dev/fuse
+// can do this.
 //
 // The program mounts a FUSE file system on DIR in a new mount namespace. It starts a process "victim". Once
 // the victim is stuck, the program prints "<pid> <N>": the pid of the victim, and the number of the FUSE
-// connection. While the victim is stuck, each read of its smaps or cmdline blocks, including those by ps and
+// connection. While the victim is stuck, each read of its smaps or cmdline blocks, including reads by ps and
 // pgrep.
 //
 // With "exec", there is another process, "execs". It shares the victim's memory, as after vfork, and executes
-// a program. This exec also waits for the lock. So reading the stat of "execs" and opening its smaps block,
-// too. The output is then "<pid> <N> <pid of execs>".
+// a program. This exec also waits for the lock. So reads of the stat of "execs" and opens of its smaps block
+// as well. The output is then "<pid> <N> <pid of execs>".
 //
-// To free the victim, the program aborts the connection. It does so when standard input has a byte or ends,
+// To free the victim, the program aborts the connection. This happens when standard input has a byte or ends,
 // on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives on
 // without the lock. In the other cases, the program ends.
 //
@@ -62,7 +62,7 @@ static pid_t fork_bound(void) {
     return pid;
 }
 
-// The server has a directory with one file of one page.
+// The server's file system has one directory with one file, which has one page.
 
 static struct stat attributes(fuse_ino_t node) {
     struct stat st = {.st_ino = node, .st_nlink = 1, .st_mode = S_IFDIR | 0755};
@@ -85,10 +85,10 @@ static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
     fuse_reply_open(request, file);
 }
 
-// A page fault drops the lock only once while it waits for the page. The first read is the readahead, and the
-// second read is for the fault itself. Then the fault is retried and holds the lock for reading
-// (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). So the lock is held while the third read
-// blocks.
+// A page fault releases the lock only once while it waits for the page. The first read is for the readahead,
+// and the second read is for the fault itself. After that, the fault is retried with the lock held for
+// reading (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). So the lock is held while the third
+// read blocks.
 static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *file) {
     static int n_reads;
@@ -105,19 +105,20 @@ static void serve(int device) {
     char *arguments[] = {"stuck", NULL}, mounted[32];
     struct fuse_args args = FUSE_ARGS_INIT(1, arguments);
     struct fuse_session *session = fuse_session_new(&args, &operations, sizeof operations, NULL);
-    // libfuse itself does not mount a file system on such a path
+    // libfuse does not mount a file system on such a path, so the program calls mount itself
     snprintf(mounted, sizeof mounted, "/dev/fd/%d", device);
     if (!session || fuse_session_mount(session, mounted)) die("fuse_session_mount");
     fuse_session_loop(session);
     for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The victim. It starts its threads before the lock is held, because the stack of a thread has to be mapped.
+// The victim maps this page. It starts its threads before the lock is held, because starting a thread maps
+// its stack.
 
 static char *page;
 static volatile pid_t protector;
 
-// Reads status, because this never blocks on the memory-map lock.
+// Returns whether a thread waits. Reads status, because a read of status never blocks on the mmap_lock.
 static int is_waiting(pid_t process, pid_t thread) {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%d/task/%d/status", process, thread);
@@ -132,12 +133,12 @@ static void hold_still(int signal) {
     for (;;) pause();
 }
 
-// Holds the lock for reading. When the connection is aborted, the access ends with SIGBUS.
+// Holds the lock for reading. The access ends with SIGBUS when the connection is aborted.
 static void *touch(void *unused) {
     return (void *)(long)*(volatile char *)page;
 }
 
-// Waits for the lock for writing. All later readers of the lock then wait, too.
+// Waits for the lock for writing. All later readers of the lock then wait as well.
 static void *protect(void *unused) {
     char third;
     pid_t thread = gettid();
@@ -148,7 +149,7 @@ static void *protect(void *unused) {
     return NULL;
 }
 
-// Takes exec_update_lock for writing, and then waits for the memory-map lock (fs/exec.c, exec_mmap).
+// Takes exec_update_lock for writing, and then waits for the mmap_lock (fs/exec.c, exec_mmap).
 static int execute(void *unused) {
     static char *const arguments[] = {"/bin/sleep", "1000000", NULL}, *const environment[] = {NULL};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -180,8 +181,8 @@ static void be_stuck(const char *directory, int with_exec) {
 
 // The guardian.
 
-// Returns the number of the FUSE connection, which is the minor number of the mounted device. The number is
-// read from mountinfo. stat would send a request to the server, which does not run yet.
+// Returns the number of the FUSE connection, which is the minor number of the mounted device. Reads the
+// number from mountinfo, because stat would send a request to the server, which does not run yet.
 static unsigned connection_of(const char *directory) {
     char line[8192], mounted[4096];
     unsigned major, minor, found = 0;
@@ -219,7 +220,7 @@ int main(int argc, char **argv) {
     unsigned connection = connection_of(directory);
     char path[64];
     snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", connection);
-    // the file is opened before it is needed, so that the abort cannot fail
+    // the file is opened before the abort, so that the abort cannot fail
     int abort_file = open(path, O_WRONLY | O_CLOEXEC);
     if (abort_file < 0) die(path);
     if (pipe2(third_read, O_CLOEXEC) || pipe2(waiters, O_CLOEXEC | O_NONBLOCK)) die("pipe");
