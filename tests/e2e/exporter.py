@@ -94,9 +94,7 @@ class Exporter(Client):
         return self._log.read()
 
     def unusual_log_lines(self) -> list[str]:
-        """Returns the log except the lines that are written at every start: version, source, address,
-        selection.
-        """
+        """Returns the log except the lines of every start: version, source, address, selection."""
         usual = (
             "smaps-container-exporter ",
             "containers are listed by ",

@@ -61,8 +61,9 @@ class Exposition(dict[str, Family]):
 
 
 def smaps_lines(text: str) -> list[str]:
-    """Returns the lines of the process_smaps_* families, in a fixed order: the same processes give the same
-    lines.
+    """Returns the lines of the process_smaps_* families.
+
+    The order is fixed, so the same processes give the same lines.
     """
     return [line for line in text.splitlines() if re.match(r"(# (HELP|TYPE) )?process_smaps_", line)]
 

@@ -12,8 +12,9 @@ BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """Growing processes, by pid. Run the exporter with the options BY_PID, and call `observe` for every
-    scrape.
+    """Growing processes, by pid.
+
+    Run the exporter with the options BY_PID, and call `observe` for every scrape.
     """
 
     def __init__(self, node, programs, n: int, n_pages: int = 16):

@@ -11,9 +11,7 @@ from pathlib import Path
 
 
 def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = None):
-    """Writes a layer with executable files, with directories that containers need, and with links (name ->
-    target).
-    """
+    """Writes a layer with executable files, links (name -> target), and directories that containers need."""
     with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
         directories = {"proc", "sys", "dev", "etc", "tmp"}
         for name in files:

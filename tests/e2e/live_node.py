@@ -73,8 +73,9 @@ def rmdir(path: Path) -> bool:
 
 
 class Node:
-    """A recording of live processes in one container, `workload`. The name of the container's cgroup is its
-    id.
+    """A recording of live processes in one container, `workload`.
+
+    The name of the container's cgroup is its id.
     """
 
     def __init__(self, directory: Path, root: Path, id: str = ""):

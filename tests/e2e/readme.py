@@ -23,8 +23,9 @@ def block_with(key: str) -> str:
 
 
 def queries() -> list[tuple[str, str]]:
-    """Returns (comment, query) pairs. The comment of a query names the --group-by that the query needs, if
-    any.
+    """Returns (comment, query) pairs.
+
+    The comment of a query names the --group-by that the query needs, if any.
     """
     return re.findall(r"^# (.*)\n([^#].*)$", blocks("promql")[0], re.MULTILINE)
 

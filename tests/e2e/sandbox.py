@@ -27,8 +27,9 @@ NUMBERS = {name: numbers[os.uname().machine == "aarch64"] for name, numbers in N
 
 
 def injector(program: Path):
-    """Returns a function that makes a thread run a system call. For this, it runs `program`
-    (programs/inject.c).
+    """Returns a function that makes a thread run a system call.
+
+    For this, it runs `program` (programs/inject.c).
     """
 
     def inject(thread: int, number: int, *arguments: int | str) -> int:

@@ -10,7 +10,7 @@ from cgroups import IS_V2
 from lab import until
 from target import MIB, Target, record
 
-# Turns off the sample limit, so that expositions are as large as the recordings make them.
+# These options turn off the sample limit, so that the recordings decide how large expositions are.
 ALL = ("--max-samples", "0")
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
@@ -26,8 +26,7 @@ def node(directory, n_megabytes: int):
 def memory_cgroup(n_bytes: int):
     """Makes a cgroup with this memory limit.
 
-    Yields two things: the beginning of a command that runs a program in the cgroup, and the cgroup's
-    directory.
+    Yields the directory of the cgroup, after the beginning of a command that runs a program in the cgroup.
     """
     root = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     directory = root / f"large-answers-{os.getpid()}"
@@ -41,7 +40,7 @@ def memory_cgroup(n_bytes: int):
 
 
 def connect_slowly(target, request: bytes) -> socket.socket:
-    """Connects a client that buffers at most 16 KiB of data that it has not read."""
+    """Connects a client that reads so slowly that the kernel buffers at most 16 KiB for it."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.settimeout(10)
@@ -51,9 +50,9 @@ def connect_slowly(target, request: bytes) -> socket.socket:
 
 
 def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int, limit: int):
-    """Makes slow readers hold several expositions, and asserts that memory stays within the documented bound.
+    """Makes slow readers hold several expositions. Asserts that memory stays within the documented bound.
 
-    The memory of the exporter's cgroup also has to stay within its limit.
+    The memory of the exporter's cgroup must also stay within the limit of the cgroup.
     """
     recording = node(directory, n_megabytes)
     with memory_cgroup(limit) as (prefix, cgroup), Target(recording, *ALL, prefix=prefix) as target:
@@ -76,6 +75,6 @@ def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int,
         f"peak of the cgroup {counted / MIB:.1f} MiB"
     )
     assert peak < 8 * MIB + 2.2 * n_bytes
-    # The kernel holds up to 128 KiB for each connection. With version 2, the cgroup's peak includes this
-    # memory. With version 1, the test adds it.
+    # The kernel holds up to 128 KiB for each connection. With version 2, the peak of the cgroup includes
+    # these bytes. With version 1, the test adds them.
     assert (counted if IS_V2 else peak + len(readers) * MIB // 8) < limit

@@ -12,7 +12,7 @@ from exporter import EVERYTHING, Exporter
 from lab import until
 
 MIB = 1 << 20
-# With this interval, the exporter scrapes only once in a test, so all response bodies are the same.
+# With this interval, the exporter scrapes only once in a test, so all responses have the same body.
 ONCE = ("--scrape-interval", "1h")
 KEYS = """Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean
 Private_Dirty Referenced Anonymous KSM LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb
@@ -20,7 +20,7 @@ Private_Hugetlb Swap SwapPss Locked""".split()
 
 
 def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = "") -> Path:
-    """Generates a recording with one process per container.
+    """Generates a recording with one process in each container.
 
     Each mapping adds 4 kB to the exposition, plus 22 times the length of `suffix`. The name of each pod ends
     with `suffix`.
@@ -47,7 +47,7 @@ def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = ""
 
 
 class Target(Exporter):
-    """An exporter that may open 1024 file descriptors, with methods that measure its resources."""
+    """An exporter that may have 1024 file descriptors open, with methods that measure its resources."""
 
     def __init__(
         self, recording: Path, *arguments: str, addr: str = "127.0.0.1:0", prefix: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Target(Exporter):
         return client
 
     def scrape(self) -> tuple[float, bytes]:
-        """Requests /metrics on a new connection. Returns how many seconds it took, and the body."""
+        """Requests /metrics on a new connection. Returns how many seconds the request took, and the body."""
         begin = time.monotonic()
         connection = http.client.HTTPConnection(*self.peer, timeout=10)
         connection.request("GET", "/metrics")
@@ -81,7 +81,7 @@ class Target(Exporter):
             until(lambda: scraped_at(self.scrape()[1]) != seen, 10, "another scrape has ended")
 
     def n_open(self) -> tuple[int, int]:
-        """Returns the numbers of threads and of open file descriptors."""
+        """Returns the number of threads and the number of open file descriptors."""
         return len(os.listdir(self.proc / "task")), len(os.listdir(self.proc / "fd"))
 
     def memory(self, name: str) -> int:
@@ -93,13 +93,16 @@ class Target(Exporter):
 
 
 def scraped_at(body: bytes) -> bytes:
-    """Returns the time of the scrape that a response body comes from. This time identifies the scrape."""
+    """Returns the time of the scrape whose result is in a response body. The time identifies the scrape."""
     (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
     return timestamp
 
 
 def without_age(body: bytes) -> bytes:
-    """Removes the last sample from a body, because its value depends on when the response is sent."""
+    """Removes the last sample from a response body.
+
+    The value of this sample depends on when the response is sent.
+    """
     text, last, age = body.rpartition(b"\nsmaps_exporter_oldest_data_seconds ")
     assert last and 0 <= float(age) < 1000
     return text

@@ -48,14 +48,14 @@ class Node:
 
     @contextmanager
     def exporter(self, *arguments, prefix=("env", "MALLOC_ARENA_MAX=1")):
-        # With one malloc arena, the exporter uses as much memory as the static binary.
+        # With only one malloc arena, the exporter uses as much memory as the static binary does.
         with Exporter("--fixture", self.directory, *EVERYTHING, *arguments, prefix=prefix) as exporter:
             yield exporter
 
     def close(self):
         for cgroup in (*self.adversaries, *self.bystanders):
             cgroup.close()
-        # shutil.rmtree fails if a path has a megabyte.
+        # shutil.rmtree fails for a path of one megabyte.
         subprocess.run(["rm", "-rf", self.files], check=True)
 
 
@@ -72,7 +72,7 @@ def by_path(exposition: Exposition, namespace: str, field: str = "rss") -> dict[
 
 
 def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
-    """Returns the resident bytes of the bystanders by (command, path), read directly from smaps."""
+    """Returns the resident bytes of the bystanders by (command, path). Reads smaps directly."""
     expected: dict[tuple[str, str], int] = {}
     values, _ = sum_by_path([pid for cgroup in node.bystanders for pid in cgroup.pids()])
     for (_, comm, path), fields in values.items():
@@ -81,10 +81,10 @@ def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
 
 
 def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
-    """Returns an exposition in which the values of the bystanders are exact.
+    """Returns an exposition with the exact values of the bystanders.
 
     The kernel may reclaim pages of libraries, which changes the expected values. So the comparison is
-    repeated. If the exporter is wrong, every repetition finds it.
+    repeated. A fault of the exporter would appear in each repetition.
     """
     for _ in range(10):
         before = bystanders_rss(node)
@@ -105,8 +105,8 @@ def cpu_seconds(pid: int) -> float:
 def observe(node: Node, exporter: Exporter, seconds: float) -> tuple[float, int, float]:
     """Scrapes every second, and asserts that the values of the bystanders are exact.
 
-    Returns the greatest age of data in seconds, the greatest RSS in bytes, and the share of a core that the
-    exporter used.
+    Returns the greatest age of data in seconds, the greatest RSS in bytes, and how many cores the exporter
+    used on average.
     """
     pid = exporter.process.pid
     started_at, cpu = time.monotonic(), cpu_seconds(pid)
@@ -133,7 +133,7 @@ def n_samples(exposition: Exposition) -> int:
 
 
 def test_megabyte_paths_are_cut_to_4096_bytes(node):
-    """Attack 1: 60,000 mappings have a path of one megabyte. This makes 60 GB of smaps."""
+    """Attack 1: 60,000 mappings have a path of one megabyte each. Their smaps have 60 GB."""
     node.run("deep", node.files, 4000, 60_000)
     with node.exporter() as exporter:
         _, peak, _ = observe(node, exporter, WATCH_SECONDS)
@@ -143,7 +143,8 @@ def test_megabyte_paths_are_cut_to_4096_bytes(node):
 
 
 def test_half_a_million_paths_are_folded(node):
-    """Attack 2 and the second part of attack 5: many paths of 240 bytes without resident pages."""
+    """Attack 2 and the second part of attack 5: mapped files have paths of 240 bytes and no resident pages.
+    """
     for i in range(7):
         node.run("paths", node.files, 64_000 * i, 64_000)
     with node.exporter() as exporter:
@@ -168,7 +169,10 @@ def test_renaming_every_300_microseconds_gives_one_series(node):
 
 
 def test_large_renaming_processes_do_not_affect_others(node):
-    """Attack 4: four processes with 60,000 mappings change their names every second, beside 400 others."""
+    """Attack 4: four processes with 60,000 mappings change their names every second.
+
+    There are 400 other processes.
+    """
     for _ in range(4):
         node.run("renames", 60_000)
     node.run("idle", 400, cgroup=node.bystander)
@@ -212,7 +216,7 @@ def test_3000_command_names_stay_within_max_samples(node):
     ("what", "n_processes"), [(("shared", 9), 9), (("vfork",), 2)], ids=["CLONE_VM", "vfork"]
 )
 def test_processes_that_share_memory_count_once_each(node, what, n_processes):
-    """Attack 7: processes share an address space. This may make only the adversary's own values larger."""
+    """Attack 7: processes share an address space. This must not make values of other processes larger."""
     node.run(*what)
     with node.exporter() as exporter:
         for _ in range(5):
@@ -225,21 +229,20 @@ def test_processes_that_share_memory_count_once_each(node, what, n_processes):
 
 
 def test_cpu_budget_holds_with_3400_idle_processes(node):
-    """Attack 8: 3,400 idle processes meet a budget of 1% of a core."""
+    """Attack 8: there are 3,400 idle processes. The budget is 1% of a core."""
     node.run("idle", 3400)
     with node.exporter("--cpu-budget", "0.01") as exporter:
         exporter.metrics()
         time.sleep(5)
         _, _, share = observe(node, exporter, 2 * WATCH_SECONDS)
-        # Answering requests also takes CPU time, which the budget does not include. So the bound is twice the
-        # budget.
+        # The budget does not include the CPU time of answering requests. So the bound is twice the budget.
         assert share < 0.02
 
 
 def test_process_without_first_thread_is_found_after_moving_cgroup(node, programs, tmp_path):
-    """Attacks 9 and 10: the first thread of a process ends, and the process moves into a container.
+    """Attacks 9 and 10: the first thread of a process ends, and then the process moves into a container.
 
-    Then the test makes a recording, which must have the process.
+    Afterwards the test makes a recording, which must contain the process.
     """
     mapped = tmp_path / "mapped"
     mapped.write_bytes(bytes(4096))
@@ -290,16 +293,16 @@ def test_sparse_files_in_a_recording_use_no_memory(tmp_path, name, size):
 
 
 def limited(path: Path) -> tuple[str, ...]:
-    """Returns the start of a command that runs in a memory cgroup with the manifest's limit of 256 MiB."""
+    """Returns the beginning of a command that runs a program with the manifest's limit of 256 MiB."""
     limit = path / ("memory.max" if (path / "memory.max").exists() else "memory.limit_in_bytes")
     limit.write_text(str(256 * MIB))
     return ("sh", "-c", f'echo $$ > {path}/cgroup.procs && exec env MALLOC_ARENA_MAX=1 "$@"', "sh")
 
 
 def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
-    """Ten adversaries attack beside twenty bystanders, with the limits of the manifest.
+    """Ten adversaries and twenty bystanders run with the limits of the manifest.
 
-    In `make night`, this takes ten minutes.
+    In `make night`, the test takes ten minutes.
     """
     node = Node(tmp_path, programs, 10, 20)
     own = Cgroup(sorted(roots().items())[0][1])
@@ -318,8 +321,8 @@ def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
         with node.exporter(prefix=limited(own.path)) as exporter:
             exporter.after(1)
             _, peaks, shares = zip(*(observe(node, exporter, SOAK_SECONDS / 2) for _ in range(2)))
-            # The first half includes the first read of each process. One such read may take ten seconds of
-            # CPU. The budget makes up for this later.
+            # The first half includes the first read of each process, which may take ten seconds of CPU time.
+            # The budget makes up for this later.
             assert sum(shares) / 2 < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for responses"
             assert max(peaks) < 256 * MIB and peaks[1] < peaks[0] + 4 * MIB
     finally:

@@ -85,7 +85,10 @@ def test_removed_cgroups_disappear_without_a_log_line(node, tmp_path):
 
 
 def test_cgroup_recreated_at_the_same_path_is_noticed(tmp_path):
-    """The exporter holds a descriptor of the first cgroup, whose directory is then removed."""
+    """The exporter holds a descriptor of the cgroup's directory.
+
+    Then the directory is removed and made again.
+    """
     top = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     cgroup = top / f"lab-{os.getpid()}"
     limit = "memory.max" if IS_V2 else "memory.limit_in_bytes"
@@ -132,7 +135,7 @@ def test_cgroup_recreated_at_the_same_path_is_noticed(tmp_path):
 
 
 def test_newest_of_containers_with_equal_labels_is_exported(node):
-    """After a restart, the old task of the container may still exist."""
+    """After a restart of a container, its old task may still exist."""
     old, new = (Container("app", ["sh", "-c", WORK], memory_limit_bytes=limit * MIB) for limit in (64, 96))
     with pod(node, "twice-0", old) as made:
         wait_until_asleep(node, old)
@@ -208,9 +211,10 @@ def test_other_metrics_work_without_a_cgroup_file_system(node, tmp_path):
 
 
 def test_metrics_are_read_from_inside_a_cgroup_namespace(tmp_path):
-    """With version 2, a pod with a cgroup namespace sees other cgroups' paths relative to its own cgroup.
+    """With version 2, a pod with a cgroup namespace sees other cgroups by paths relative to its own cgroup.
 
-    On a node with version 1, the test uses the version 2 hierarchy, which has no memory controller there.
+    On a node with version 1, the test uses the version 2 hierarchy of that node, which has no memory
+    controller.
     """
     [top] = [
         Path(root)

@@ -22,13 +22,14 @@ OFTEN = (*EVERYTHING, "--scrape-interval", "200ms")
 
 
 class Containerd:
-    """A gRPC server with the two methods of containerd that the exporter calls."""
+    """A gRPC server with the two methods of containerd that the exporter uses."""
 
     def __init__(self, path: Path):
         self.path = path
         self.tasks: dict[str, tuple[int, int]] = {}  # container id -> pid and status
         self.refused: set[str] = set()  # the ids for which Containers.Get fails
-        # the answer to each Containers.Get; if it is empty, the server makes a container named after its id
+        # the answer to each Containers.Get; if it is empty, the server answers with a container named after
+        # its id
         self.record = b""
         self.list_error = None  # if set, Tasks.List always fails with this status code and text
         self.list_cut = 0  # the number of bytes that are cut off the end of each answer to Tasks.List
@@ -119,15 +120,15 @@ def is_up(exporter) -> bool:
 
 
 def start_container(containerd, cgroups, id: str):
-    """Starts a container. Because its cgroup is new, the exporter lists containers."""
+    """Starts a container. The exporter then lists containers, because it finds a new cgroup."""
     cgroups[id] = Cgroup(cgroups["a"].path.parent)
     containerd.tasks[id] = (cgroups[id].init.pid, RUNNING)
 
 
 def assert_known_containers_are_read(exporter, cgroups, n_errors: int):
-    """Asserts that scrapes are on time, and that they show a new process of a known container.
+    """Asserts that scrapes are on time, and that they show a new process in a known container.
 
-    Returns as soon as `n_errors` listings have failed.
+    Returns when `n_errors` listings have failed.
     """
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
@@ -187,7 +188,10 @@ def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroup
 
 
 def test_docker_containers_without_names_are_logged(containerd, cgroups):
-    """Docker's containers have no names, only the label below. One log line says where their names are."""
+    """Docker's containers have no names in containerd, only this label.
+
+    One log line says where Docker keeps names.
+    """
     bundle = {"com.docker/engine.bundle.path": "/var/run/docker/containerd/1a"}
     record = messages.Container(labels=bundle)
     containerd.record = messages.GetContainerResponse(container=record).SerializeToString()
@@ -229,7 +233,7 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     assert processes(exporter.after()) == {"b": 1}
 
 
-# The bound in the README: 4 MiB, plus 2.2 times the 12.8 MB that the default --max-samples allows.
+# The bound that the README gives: 4 MiB, plus 2.2 times the 12.8 MB that the default --max-samples allows.
 DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
 
 
@@ -258,7 +262,7 @@ def test_listing_stays_within_the_documented_memory(containerd, cgroups, request
 
 
 def container_record(labels: int = 0, spec: int = 0) -> bytes:
-    """Returns an answer to Containers.Get with this number of labels, and an OCI spec of this many bytes."""
+    """Returns an answer to Containers.Get with this number of labels, and an OCI spec of `spec` bytes."""
     named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
     labels = named | {f"{i:x}": "" for i in range(labels)}
     record = messages.Container(labels=labels, spec=messages.Any(value=bytes(spec)))

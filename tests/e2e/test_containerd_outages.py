@@ -19,7 +19,7 @@ WORKER = ("batch", "job-0", "worker", "sleep")
 
 @pytest.fixture
 def lab():
-    """A node with one pod, only for one test."""
+    """A node with one pod, used by only one test."""
     with Lab() as lab:
         lab.web = lab.run_pod("default", WEB, [Container("app", TWO_SLEEPS)])
         until(lambda: kernel.counts(lab) == {SH: 1, SLEEP: 2}, 10, "the pod's processes run")
@@ -75,7 +75,7 @@ def test_data_stays_fresh_while_containerd_hangs(lab, exporter):
     lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
     until(lambda: commands(exporter.metrics()) == {SH: 1, SLEEP: 2, WORKER: 1}, 20, "both pods are reported")
     with lab.hung():
-        # The end of a container makes the exporter list containers.
+        # After a container has ended, the exporter lists containers.
         os.kill(kernel.processes(lab)[WORKER][0], signal.SIGKILL)
         end_a_sleep(lab)
         exporter.after()

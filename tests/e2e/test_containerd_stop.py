@@ -23,9 +23,9 @@ def test_containerd_stops_as_fast_as_without_the_exporter(suite):
 
 
 def seconds_to_stop(lab: Lab, exporters: int) -> float:
-    """Returns how long containerd takes to stop.
+    """Returns how many seconds containerd takes to stop.
 
-    It is the shortest of three times, because the machine may be busy.
+    This is the shortest of three measurements, because the machine may be busy.
     """
     seconds = []
     for _ in range(3):
@@ -55,7 +55,10 @@ def is_up(exposition) -> bool:
 
 
 def stop(lab: Lab):
-    """Stops containerd like `lab.stop`, but waits longer: containerd may wait two minutes for clients."""
+    """Stops containerd like `lab.stop`, but with a longer timeout.
+
+    containerd may wait two minutes for its clients.
+    """
     containerd = lab._containerd
     containerd.terminate()
     try:

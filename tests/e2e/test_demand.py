@@ -16,13 +16,13 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds. A result of the exporter stays fresh for only one second.
+# Prometheus's scrape interval in seconds. It is longer than the second for which an exposition stays fresh.
 INTERVAL = 2
 N_SCRAPES = 12
 
 
 def cpu_seconds(pid: int) -> float:
-    """Returns the CPU time of all threads of a process, in seconds. The kernel measures it in nanoseconds."""
+    """Returns the CPU seconds that all threads of a process have used, from a counter of nanoseconds."""
     return (
         sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
         / 1e9
@@ -33,8 +33,8 @@ def cpu_seconds(pid: int) -> float:
 def stored(node, tmp_path_factory):
     """The samples that Prometheus stored in a dozen scrapes.
 
-    One server scrapes one exporter, and two servers scrape another one. For each server, there are the
-    samples of each family, with the times of their requests.
+    One server scrapes the first exporter. Two servers scrape the second exporter. For each server, there are
+    the samples of each family, and the times of the requests.
     """
     directory = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:
@@ -72,19 +72,21 @@ def assert_fresh(stored, n_servers: int):
     n_requests = len(scrapes) - 1
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]
-    # The time of a sample is the time of the request. The scrape that answers the request usually ends later.
+    # The time of a sample is the time of the request. The scrape whose result answers the request usually
+    # ends after that time.
     print(
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
     )
-    # Between the first and the last request of this server, the other server may have sent one request more.
+    # Between the first and the last request of this server, the other server may have sent one request more
+    # than this one.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 
 
 @pytest.mark.parametrize(("cgroup_metrics", "most"), [("none", 0.0002), ("memory", 0.01)])
 def test_no_scrapes_without_requests(node, cgroup_metrics, most):
-    """Without requests, the exporter only checks memory use, and only if cgroup metrics are enabled."""
+    """Without requests, the exporter makes only checks, and only if cgroup metrics are enabled."""
     with Exporter(
         "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", cgroup_metrics
     ) as exporter:
@@ -116,7 +118,8 @@ def test_regular_requests_cause_no_scrape_ahead_of_time(node):
 
 
 def test_64_clients_share_a_scrape(node):
-    """64 requests arrive at the same time and find a stale result. All wait for the same scrape."""
+    """64 requests arrive at the same time when the last exposition is stale. All of them wait for one scrape.
+    """
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         before = exporter.metrics().value(SCRAPES)
         for _ in range(5):

@@ -42,7 +42,7 @@ def reads(exposition, kind: str) -> float:
 
 
 def read_after(exporter, moment: float):
-    """Returns an exposition whose values were all read after this moment."""
+    """Returns an exposition whose values were all read after the time `moment`."""
 
     def fresh():
         exposition = exporter.metrics()
@@ -53,7 +53,7 @@ def read_after(exporter, moment: float):
 
 
 def compare(expected: dict, counts: Counter, found: dict) -> tuple[list, int]:
-    """Returns the values that differ. Also returns how many differ only because the kernel rounds."""
+    """Returns the values that differ, and the number of values that differ only because the kernel rounds."""
     wrong, n_rounded = [], 0
     for key in expected.keys() | found.keys():
         expected_fields, found_fields = expected.get(key, {}), found.get(key, {})
@@ -67,7 +67,7 @@ def compare(expected: dict, counts: Counter, found: dict) -> tuple[list, int]:
 
 
 class Pair:
-    """Two programs that map the same files, and may change each other's memory."""
+    """Two programs that map the same files and can change each other's memory."""
 
     def __init__(self, cgroup, program, directory):
         directory.mkdir()
@@ -76,9 +76,9 @@ class Pair:
             shape.stdin.write(b"%d\n" % partner.pid)
 
     def step(self, chance) -> tuple:
-        """Makes a random step.
+        """Makes one of the programs do a random operation.
 
-        Returns the pid, the name of the operation, and "refused" if the kernel refused it.
+        Returns the pid and the name of the operation, and "refused" if the kernel refused the operation.
         """
         if chance.random() < 0.1:
             self.shapes.reverse()
@@ -100,9 +100,9 @@ def test_skipped_reads_change_no_value(any_node, programs, tmp_path):
             steps = [pair.step(chance) for pair in pairs]
             for _, name, *is_refused in steps:
                 (refused if is_refused else done)[name] += 1
-            # The comparison is repeated, because the kernel may still be working, or other processes may map
-            # the same files for a moment. The programs are paused, so if the exporter wrongly skips a read,
-            # the value stays wrong.
+            # The comparison is repeated, because the kernel may not have finished, or other processes may map
+            # the same files for a moment. The programs are paused. So if the exporter wrongly skips a read,
+            # its value stays wrong.
             for _ in range(5):
                 moment = time.time()
                 pids = any_node.cgroup.pids()

@@ -25,8 +25,8 @@ DASHBOARD = (REPOSITORY / "src/http/dashboard.json").read_text()
 def fleet(request, node, tmp_path_factory):
     """Five exporters on four nodes.
 
-    Nodes a and b have the same pods. On node c, one exporter replaces another, so two exporters have the same
-    series. The pod on node d has a limit.
+    Nodes a and b have the same pods. On node c, one exporter is replaced by another, so two exporters have
+    the same series. The pod on node d has a limit.
     """
     live = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", request.param)
     recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
@@ -86,8 +86,8 @@ def test_every_variable_has_values(fleet):
     for variable in variables:
         selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
         found = prometheus.label_values(label, re.sub(r"\$\w+", variable["allValue"], selector))
-        # If there is only one cluster, series have no label `cluster`. "All clusters" selects these series,
-        # too.
+        # If there is only one cluster, series have no label `cluster`. The choice "All clusters" must also
+        # select such series.
         assert found or label == "cluster", variable
         if label == "node":
             assert found == ["a", "b", "c", "d"]
@@ -138,7 +138,7 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
     other = {"path": "kind", "kind": "path"}[group_by]
     queries = [query for comment, query in readme.queries() if f"--group-by {other}" not in comment]
     for query in queries:
-        # At first, perhaps nothing grows and nothing is nearly full, so the test lowers the thresholds.
+        # At first, nothing may grow and nothing may be nearly full, so the test lowers the thresholds.
         asked = query.replace("> 0", ">= 0").replace("/ 0.9", "/ 0")
         answer = until(lambda: prometheus.query(asked), 60, f"Prometheus answers {query}")
         assert any("node" in series["metric"] for series in answer), (
@@ -153,7 +153,7 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
         assert "$labels.node" in rule["annotations"]["summary"], rule
 
 
-# Replaces curl, which may not be installed.
+# A shell function that takes the place of curl, which may not be installed.
 CURL = """curl() { "$PYTHON" -c 'import sys, urllib.request
 print(urllib.request.urlopen("http://" + sys.argv[1]).read().decode())' "${@: -1}"; }
 """
@@ -176,9 +176,9 @@ def test_the_runbooks_commands_show_something(fleet):
 
 
 def lost(before, after, place: str = "") -> list[str]:
-    """Returns the places of values in `before` that are missing in `after`.
+    """Returns the places of those values in `before` that are missing in `after`.
 
-    `after` may have more values, such as defaults.
+    `after` may have further values, such as defaults.
     """
     if isinstance(before, dict) and isinstance(after, dict):
         return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]
@@ -192,7 +192,7 @@ def lost(before, after, place: str = "") -> list[str]:
 
 
 def test_the_dashboard_fits_grafanas_schema(fleet):
-    """The types of the Grafana SDK drop what the schema does not contain."""
+    """The types of the Grafana SDK drop fields that are not in the schema."""
     _, _, exporter = fleet
     register_default_plugins()
     dashboard = json.loads(DASHBOARD)

@@ -18,7 +18,7 @@ from lab import HERE, until
 from live_node import MIB
 
 N_READS = 300
-# One read(2) prints about five mappings. So in one of five layouts, the heap is the last mapping of a
+# One read(2) returns about five mappings. So in one of five layouts, the heap is the last mapping of a
 # read(2).
 N_LAYOUTS = 5
 
@@ -32,11 +32,15 @@ class Growing:
         self.n_mappings = len(self._starts())
 
     def _starts(self) -> set[str]:
-        """Returns the start addresses of the mappings. maps may print a growing mapping twice."""
+        """Returns the start addresses of the mappings.
+
+        They are a set, because maps may print a growing mapping twice.
+        """
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the kernel's own sum. The kernel computes it without dropping the memory-map lock."""
+        """Returns the sum that the kernel computes. The kernel does not release the mmap_lock while it sums.
+        """
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
@@ -52,7 +56,7 @@ class Growing:
 def dynamic(tmp_path_factory):
     """programs/grows.c, linked dynamically like most programs.
 
-    So libraries are between its heap and its stack.
+    So its libraries are mapped between its heap and its stack.
     """
     program = tmp_path_factory.mktemp("dynamic") / "dynamic"
     subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, HERE / "programs/grows.c"], check=True)
@@ -61,7 +65,7 @@ def dynamic(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["static-brk", "static-mprotect", "dynamic-brk", "dynamic-mprotect"])
 def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
-    """The sum of each read must be between two sums by the kernel: one before the read, and one after it."""
+    """The sum of each read must be between two sums of the kernel, computed before and after the read."""
     linked, mode = kind.split("-")
     program = programs / "grows" if linked == "static" else dynamic
     n_values, wrong = 0, []
@@ -89,7 +93,7 @@ def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
 
 
 class Replaceable:
-    """A process that takes the exporter long to read. So the exporter keeps each reading for seconds."""
+    """A process that takes long to read, so the exporter reuses each reading for several seconds."""
 
     def __init__(self, node, programs: Path):
         self.process = node.cgroup.run_ready(programs / "replaced", "1024", stdin=subprocess.PIPE)
@@ -101,14 +105,15 @@ class Replaceable:
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Returns the process's resident bytes by name, from a scrape that begins after this call."""
+        """Returns the resident bytes of the process by its name. Uses a scrape that begins after this call.
+        """
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}
 
 
 @pytest.fixture
 def kept(any_node, programs):
-    """A process that has just been read, and the exporter, which keeps the values of the process."""
+    """A process that has just been read, and an exporter that still uses the values of that read."""
     process = Replaceable(any_node, programs)
     with any_node.exporter("--scrape-interval", "100ms", *BY_PID) as exporter:
         until(lambda: process.values(exporter), 30, "the process is read")
@@ -117,7 +122,7 @@ def kept(any_node, programs):
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
 def test_exec_drops_kept_values(kept, tmp_path, programs, name):
-    """If the new program has the same name, only the addresses in `stat` show that it is another program."""
+    """If the new program has the same name as the old one, only the addresses in `stat` tell them apart."""
     process, exporter = kept
     assert sum(process.values(exporter).values()) > 1000 * MIB
     shutil.copy(programs / "replaced", tmp_path / name)

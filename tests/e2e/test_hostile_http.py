@@ -29,8 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# Six attacks that stop a server built with tiny_http. Each function returns the connections that it leaves
-# open.
+# Six attacks, each of which stops a server built with tiny_http. Each function returns the connections that
+# it keeps open.
 
 
 def declare_terabytes(target):
@@ -64,7 +64,8 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Sends an endless head, a head byte by byte, and requests without reading any response."""
+    """Three clients send an endless head, a head byte by byte, and requests whose responses they never read.
+    """
     clients = [target.connect(b"GET / HTTP/1.1\r\n"), target.connect(), target.connect()]
 
     def send(client, piece, pause):
@@ -92,7 +93,7 @@ def test_one_client_harms_no_other(big_node, attack):
         seconds, body = target.scrape()
         assert seconds < 1
         assert len(body) > 10 * 10**6
-        # while these clients stay connected, the exporter waits up to 30 s for them to read
+        # while these clients stay connected, the exporter gives them up to 30 s to read
         if attack in (stop_reading, send_without_end):
             for client in clients:
                 client.close()
@@ -109,7 +110,7 @@ def test_one_client_harms_no_other(big_node, attack):
 def swarm(peer, stop):
     """Connects 500 idle clients, 100 with half a head, 50 that stop reading, and one with an endless head.
 
-    If the exporter has closed a connection, the client connects again within a second.
+    When the exporter closes the connection of a client, this client connects again within a second.
     """
     kinds = [b""] * 500 + [b"GET /metrics HTTP/1.1\r\nHost:"] * 100 + [GET] * 50 + [None]
     random.Random(7).shuffle(kinds)
@@ -133,8 +134,8 @@ def swarm(peer, stop):
                 except OSError:
                     pass  # if the connection is closed already, the code below notices it
                 clients[i].setblocking(False)
-                # A client that stops reading gets no events. The state of its socket, below, shows when it is
-                # closed.
+                # A client that has stopped reading waits for no events. The state of its socket, below, shows
+                # whether the socket was closed.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
@@ -153,8 +154,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # A client sees the end of the stream only after it has read all data. So the test uses the state
-            # of the socket.
+            # A client sees the end of the stream only after it has read all data. So the test looks at the
+            # state of the socket.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
@@ -191,7 +192,8 @@ def test_700_hostile_clients_do_not_delay_scrapes(big_node):
         )
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "the swarm's connections are closed")
-        # Readers held an exposition until now. The next scrape frees it, and only a request causes a scrape.
+        # Until now, slow readers held an exposition. The next scrape frees it, and only a request causes a
+        # scrape.
         until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "memory is freed")
 
 
@@ -243,9 +245,9 @@ MIX = [
 
 
 def send_mix(peer, stop, seed: int):
-    """Sends complete, half, pipelined, long and malformed requests, and reads slowly.
+    """Sends complete, half, pipelined, long and malformed requests, and reads the responses slowly.
 
-    Then closes or resets the connections.
+    Afterwards it closes or resets the connections.
     """
     chance, clients = random.Random(seed), []
     while not stop.wait(0.01):

@@ -26,8 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # On a host with version 1, the exporter finds a container that is only in the version 2 hierarchy by its
-    # id. So the cgroup is named after an id.
+    # On a host with version 1, a container may be only in the version 2 hierarchy. The exporter then finds it
+    # by its id, so the name of the cgroup is an id.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -37,14 +37,18 @@ def node(request, tmp_path):
     node.cgroup.close()
 
 
-# Short-lived processes: these tests make hundreds of exec, exit, fork, vfork and posix_spawn calls a second.
+# How many seconds each test with short-lived processes takes. These tests make hundreds of calls of exec,
+# exit, fork, vfork and posix_spawn a second.
 
 CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 10))
 
 
 @contextmanager
 def churn(node: Node, programs: Path, directory: Path):
-    """Keeps about twenty short-lived processes running. Yields a counter of each kind of event."""
+    """Keeps about twenty short-lived processes running.
+
+    Yields a counter that has a count for each kind of event.
+    """
     homes = [directory / name for name in ("a", "b")]
     for home in homes:
         home.mkdir()
@@ -70,7 +74,7 @@ def churn(node: Node, programs: Path, directory: Path):
 
 
 def assert_consistent(exposition: Exposition, directory: Path):
-    """Asserts that each process has all of its mappings, and no files of another program."""
+    """Asserts that the values of each process have all its mappings, and no files of another program."""
     own = re.compile(re.escape(str(directory)) + r"/([ab])/(p-\d)(\.map)?")
     by_pid = {}
     for labels in exposition["process_smaps_mappings"].samples:
@@ -89,10 +93,10 @@ def assert_consistent(exposition: Exposition, directory: Path):
 
 @pytest.mark.parametrize("shape", ["paths", "rollup"])
 def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_path, shape):
-    """Samples are right, only expected errors are counted, memory does not grow, and nothing is logged."""
+    """Samples are right, there are only expected errors, memory does not grow, and nothing is logged."""
     arguments = {
         "paths": ["--pid", "--fields", "size,rss,pss"],
-        # With these options, the exporter reads two files that have the kernel's own sums.
+        # With these options, the exporter reads two files with sums that the kernel computes.
         "rollup": ["--fields", "rss,pss", "--group-by", "process"],
     }[shape]
     with any_node.exporter("--scrape-interval", "100ms", "--cpu-budget", "0", *arguments) as exporter:
@@ -122,8 +126,8 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
             f"no process ended during its read: {figures}"
         )
-        # While a process forks, it may count twice. So the number of series varies, and with it the
-        # exporter's memory.
+        # A process that forks may be counted twice. So the number of series varies, and so does the memory of
+        # the exporter.
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.unusual_log_lines() == []
         assert comms(exporter.after()) == {}, "a process of the churn is still reported"
@@ -155,7 +159,7 @@ def test_process_without_its_first_thread_is_read(node, programs, tmp_path):
 
 
 def first_scrape(directory: Path) -> Exposition:
-    """Returns the first scrape of a new exporter."""
+    """Starts an exporter and returns the exposition of its first scrape."""
     return Exposition(once("--once", "--fixture", directory, *EVERYTHING))
 
 
@@ -176,7 +180,7 @@ def test_zombies_are_not_counted(node, programs):
 
 
 def test_zombie_init_process_gets_no_other_processes(node, programs):
-    """In version 1, an ended process seems to be in the root cgroup. All other cgroups are below the root."""
+    """With version 1, an ended process appears to be in the root cgroup, which is above all other cgroups."""
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
         node.cgroup.init.kill()  # the parent does not wait for the process, so it stays a zombie
@@ -187,15 +191,15 @@ def test_zombie_init_process_gets_no_other_processes(node, programs):
         )
         assert comms(exporter.after()) == {"left-over": 1}
         assert comms(exporter.after(5)) == {"left-over": 1}
-    # An exporter that starts now does not know to which container the remaining process belongs.
+    # An exporter that is started now cannot know which container the remaining process is in.
     output = once("--once", "--fixture", node.directory, *EVERYTHING)
     assert "comm=" not in output.replace('comm="left-over"', "")
 
 
 def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
-    """The kernel drops the inodes of /proc when memory is short. Then a process gets another inode number.
+    """When memory is short, the kernel drops the inodes of /proc, so processes get new inode numbers.
 
-    The values of processes that are not due to be read must stay.
+    The exporter must keep the values of processes that are not due to be read.
     """
     for _ in range(20):
         any_node.cgroup.run_ready(programs / "hostile", "busy")
@@ -205,8 +209,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # The kernel keeps the inode while the directory of the process is open. Each scrape opens the
-            # directory for a moment, so the test tries repeatedly.
+            # The kernel keeps the inode while the directory of the process is open. Each scrape has the
+            # directory open for a moment, so the test tries repeatedly.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -240,7 +244,8 @@ def test_hostile_names_and_paths_are_escaped(any_node, programs, tmp_path):
         for name in NAMES:
             any_node.cgroup.run_ready(programs / "hostile", name, *paths)
         exposition = exporter.after()
-        # Names and paths that are not UTF-8 may become equal when decoded. Equal paths become one series.
+        # When names and paths that are not UTF-8 are decoded, two of them may become equal. Equal paths
+        # become one series.
         texts = Counter(name.decode(errors="replace") for name in NAMES)
         assert comms(exposition) == {"sleep": 1, **texts}
         assert errors_without_gone(exposition) == {}
@@ -257,7 +262,7 @@ def test_hostile_names_and_paths_are_escaped(any_node, programs, tmp_path):
 
 
 def test_paths_longer_than_path_max_are_cut(any_node, programs, tmp_path):
-    """Directories can be nested to any depth, and the kernel prints the whole path."""
+    """Directories can be nested to any depth, and smaps contains the whole path."""
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(100):
         os.mkdir("d" * 250, dir_fd=here)
@@ -282,7 +287,7 @@ UNPRIVILEGED = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-grou
 
 
 def readable(tmp_path: Path) -> Path:
-    """Lets other users read the recording. Returns a copy of the program that they can run."""
+    """Lets other users read the recording. Returns a copy of the program that other users can run."""
     for directory in [tmp_path, *tmp_path.parents][:3]:
         directory.chmod(0o755)
     binary = tmp_path / "exporter"
@@ -325,7 +330,7 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
         assert comms(exposition) == {} and not [
             name for name in exposition if name.startswith("process_smaps_")
         ]
-        # In scrapes 1, 2, 4 and 8, the exporter tries two processes, and the kernel refuses the reads.
+        # In scrapes 1, 2, 4 and 8, the exporter tries to read two processes, and the kernel refuses.
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings
@@ -333,7 +338,7 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
 
 
 def test_cap_perfmon_suffices_or_is_named_as_insufficient(any_node, programs, tmp_path):
-    """Since Linux 6.15, CAP_PERFMON is enough.
+    """Since Linux 6.15, CAP_PERFMON is enough to read processes.
 
     On older kernels, reads are refused, and the log says so.
     """
@@ -356,7 +361,8 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
     with any_node.exporter("--cpu-budget", "0") as exporter:
         before = resident(exporter.process.pid)
         process = any_node.cgroup.run_ready(programs / "hostile", "many", "65000")
-        # The read of this process may take longer than the scrape waits. Then a later scrape has its values.
+        # The read of this process may take longer than the scrape waits for it. In this case, a later scrape
+        # has its values.
         mapped = lambda exposition: exposition.by("process_smaps_mappings", "comm", "path").get(
             ("hostile", "[anon]"), 0
         )
@@ -373,8 +379,9 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
 
 
 def test_memory_with_5000_processes_is_bounded(any_node, programs):
-    # With one malloc arena, the exporter uses as much memory as the static binary. Otherwise each slow read
-    # starts a thread, glibc gives the thread an arena, and the arena keeps memory that was freed.
+    # With only one malloc arena, the exporter uses as much memory as the static binary does. With more
+    # arenas, each slow read starts a thread, glibc gives the thread an arena of its own, and the arena keeps
+    # memory that was freed.
     with any_node.exporter(prefix=("env", "MALLOC_ARENA_MAX=1")) as exporter:
         before, first_peak = resident(exporter.process.pid), 0
         for _ in range(2):  # the second round shows that memory does not grow with time
@@ -399,19 +406,18 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
                 f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, "
                 f"{after >> 10} KiB after; scrapes every {intervals} s"
             )
-            # glibc's heap cannot return freed memory that lies below memory in use. The second round has to
-            # reuse such memory.
+            # glibc's heap cannot return freed memory that lies below memory in use. The second round must
+            # reuse this memory.
             first_peak = first_peak or peak
             assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
         assert exporter.get("/healthz")[0] == 200
 
 
 def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
-    """A process maps memory ahead of the reader of its smaps, so that a read could take hours.
+    """A process keeps mapping memory ahead of the reader of its smaps, so that a read could take hours.
 
-    Whether the reader or the process is faster depends on the machine. If the reader reaches the last
-    mapping, the read succeeds. If there are more mappings than a process can have, the read ends with an
-    error.
+    The machine decides whether the reader or the process is faster. If the reader reaches the last mapping,
+    the read succeeds. If there are more mappings than a process can have, the read ends with an error.
     """
     with any_node.exporter() as exporter:
         process = any_node.cgroup.run_ready(programs / "hostile", "leapfrog")
@@ -431,7 +437,8 @@ def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
 
 
 def test_new_processes_do_not_starve_old_ones(any_node, programs, tmp_path):
-    """If new processes were always read first, a steady stream of them would use up the budget."""
+    """There are always new processes. If new processes were always read first, they would use up the budget.
+    """
     for _ in range(3):
         any_node.cgroup.run_ready(programs / "hostile", "settled")
     with (

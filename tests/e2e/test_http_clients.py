@@ -20,7 +20,7 @@ import pytest
 from clients import command, free_port, running
 from target import ONCE, Target, record, without_age
 
-# `make night` sets 100,000. The tests then take four minutes in all.
+# The number of requests. With 100,000, as in `make night`, the tests take four minutes in all.
 N_REQUESTS = int(os.environ.get("N_REQUESTS", 10_000))
 
 
@@ -76,7 +76,7 @@ def haproxy(directory: Path, target):
 
 @contextlib.contextmanager
 def busy_machine():
-    """Runs two busy processes per core, until the end of the test."""
+    """Runs two busy processes per core until the test ends."""
     programs = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())
     ]
@@ -89,7 +89,7 @@ def busy_machine():
 
 
 def ab(address: str, *options: str) -> dict[str, str]:
-    """Runs ab and returns its figures by name, such as the number of failed requests."""
+    """Runs ab and returns its figures by their names, such as the number of failed requests."""
     url = f"http://{address}/metrics"
     done = subprocess.run(
         command("ab", "-q", "-c", 60, "-n", N_REQUESTS, "-s", 120, *options, url),
@@ -152,7 +152,7 @@ def test_clients_above_the_connection_limit_get_status_503(target, tmp_path, pro
 
 
 def http_cpu(target) -> float:
-    """Returns the CPU seconds of the thread that answers requests."""
+    """Returns the CPU seconds that the thread that answers requests has used."""
     (thread,) = [task for task in (target.proc / "task").iterdir() if (task / "comm").read_text() == "http\n"]
     fields = (thread / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -167,7 +167,8 @@ def test_answering_requests_uses_a_tenth_of_a_core(small_node, tmp_path, kind):
         clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
         waited = []
         while clients.poll() is None:
-            # Every second, a client at another address sends a request. The exporter must answer it first.
+            # Every second, a client at another address sends a request. The exporter must answer this request
+            # first.
             connection = http.client.HTTPConnection(*target.peer, timeout=10, source_address=("127.0.0.2", 0))
             sent_at = time.monotonic()
             connection.request("GET", "/healthz")
@@ -211,9 +212,9 @@ def test_foreign_host_headers_are_refused_on_loopback(small_node):
 
 
 def test_own_address_of_the_machine_counts_as_local(small_node):
-    """Requests from another machine, such as Prometheus, may have any Host.
+    """Requests from another machine, such as the machine of Prometheus, may have any Host.
 
-    Here, a network namespace stands for the other machine.
+    In this test, the other machine is a network namespace.
     """
     name, address = f"smaps{os.getpid()}", "198.51.100.1"
     for arguments in (
@@ -244,7 +245,7 @@ def test_redirect_works_behind_a_proxy_with_a_path_prefix(small_node, tmp_path):
         connection.request("GET", f"/{prefix}/")
         response = connection.getresponse()
         assert (response.status, response.read()) == (302, b"see /metrics\n")
-        # The location is relative, so a proxy need not rewrite it.
+        # The location is relative, so that a proxy need not rewrite it.
         assert response.headers["Location"] == "metrics"
         for name, value in [
             ("X-Content-Type-Options", "nosniff"),

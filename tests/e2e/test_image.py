@@ -15,7 +15,7 @@ BUILDER = "docker.io/library/rust:1-slim-bookworm"
 @pytest.mark.parametrize("engine", ["podman", "buildah"])
 def test_image_build_fails_only_for_lack_of_a_registry(engine):
     assert shutil.which(engine), f"{engine} is missing: tests/e2e/setup.sh installs it"
-    # No proxy listens at this port. So fetching fails at once, and the test needs no network.
+    # No proxy listens at this port. So downloads fail at once, and the test needs no network.
     environment = os.environ | {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
     with tempfile.TemporaryDirectory() as directory:  # podman allows at most 50 characters for this path
         engine_command = f"{engine} --root {directory}/root --runroot {directory}/run --storage-driver vfs"

@@ -12,7 +12,7 @@ from kernel import COMMAND
 
 @pytest.fixture(autouse=True, scope="module")
 def which_kernel(pytestconfig):
-    """Prints what kind of kernel this is, even if pytest captures output."""
+    """Prints which kernel this is, even if pytest captures the output."""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(
             f"\ncompared with Linux {os.uname().release}; the number of mappings per page is "

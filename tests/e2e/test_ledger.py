@@ -14,7 +14,7 @@ from exposition import Exposition
 from lab import Container, cri, until
 from ooms import LIMIT, leak, pids_of, records
 
-# The kernel's counters may leave at most this share of MemTotal unexplained.
+# The maximum fraction of MemTotal that no counter of the kernel explains.
 MAX_REMAINDER = 0.006
 
 
@@ -24,7 +24,10 @@ def parts_of_node(exposition: Exposition) -> dict[str, float]:
 
 @pytest.fixture
 def mounts(programs):
-    """Mounts for a container: the leaking program at /programs, and at /cache a tmpfs that outlives it."""
+    """Mounts for a container: the leaking program at /programs, and a tmpfs at /cache.
+
+    The tmpfs stays after the container has ended.
+    """
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
     program = cri.Mount(host_path=str(programs), container_path="/programs", readonly=True)
     yield [program, cri.Mount(host_path=cache, container_path="/cache")]
@@ -32,9 +35,9 @@ def mounts(programs):
 
 
 def test_what_an_ended_container_left_fills_its_pod(node, mounts):
-    """An ended container has left 90 MiB of tmpfs in a pod with a limit of 100 MiB.
+    """A container has ended, but 90 MiB of its tmpfs remain in the pod, whose limit is 100 MiB.
 
-    Then another container leaks.
+    Then another container of the pod leaks.
     """
     fills = Container("fills", ["dd", "if=/dev/zero", "of=/cache/x", "bs=1M", "count=90"], mounts=mounts)
     with pod(node, "full-0", Container("idle", ["sleep", FOREVER]), fills) as made:

@@ -35,7 +35,8 @@ def printed(what: str, *arguments: str) -> list[dict]:
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """Returns a copy of the directory in which these lines of the kustomization are not commented out."""
+    """Returns a copy of the directory. In the kustomization of the copy, these lines are not commented out.
+    """
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)
     file = copy / "kustomization.yaml"
@@ -75,8 +76,8 @@ def valid_versions(documents: list[dict]) -> list[str]:
 def test_kubernetes_accepts_each_combination(tmp_path, chosen):
     documents = build(chosen_lines(tmp_path, chosen))
     assert [document["kind"] for document in documents] == ["Namespace", "DaemonSet", "NetworkPolicy"]
-    # Strict schemas before 1.30 reject one field of the DaemonSet. The choice `before-1.30` removes the
-    # field.
+    # Strict schemas of Kubernetes before 1.30 reject one field of the DaemonSet. The component `before-1.30`
+    # removes this field.
     expected = list(VERSIONS) if "before-1.30" in chosen else list(VERSIONS[2:])
     assert valid_versions(documents) == expected
     only = container(documents)
@@ -121,7 +122,7 @@ def test_only_the_prometheus_namespace_is_admitted():
 
 
 def closed(properties: dict, *required: str) -> dict:
-    """Returns the schema of an object that may have only these properties."""
+    """Returns the schema of an object that must not have other properties than these."""
     return {
         "type": "object",
         "properties": properties,
@@ -154,8 +155,7 @@ ALERT = closed(
     "expr",
 )
 RULES = {"type": "array", "minItems": 1, "items": ALERT}
-# The fields of the Prometheus operator's resources that the manifests use. The types are from its API
-# reference.
+# The fields of the Prometheus operator's resources that the manifests use, with types from its API reference.
 SPECS = {
     "PodMonitor": closed(
         {
@@ -203,7 +203,7 @@ def test_an_unknown_field_is_rejected():
 
 
 def test_the_examples_of_the_readme_work(tmp_path):
-    """The README shows a kustomization of a user, with the base directory beside it, and a quota."""
+    """The README shows a user's kustomization with the base directory beside it, and a quota."""
     page = (readme.KUBERNETES / "README.md").read_text()
     examples = [
         yaml.safe_load(block)

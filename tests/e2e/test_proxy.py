@@ -45,7 +45,7 @@ def authority(directory: Path, name: str):
 
 
 def certificate(directory: Path, name: str, ca: str):
-    """Makes a certificate for 127.0.0.1. The certificate authority signs it."""
+    """Makes a certificate for 127.0.0.1 that the certificate authority `ca` has signed."""
     key, request = directory / f"{name}.key", directory / f"{name}.csr"
     openssl(
         "req",
@@ -88,9 +88,9 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def nginx(directory: Path, target):
-    """Runs nginx with the README's server block.
+    """Runs nginx with the server block of the README.
 
-    As in the nginx image, the configuration includes the file with this block.
+    As in the nginx image, the main configuration includes the file that contains this block.
     """
     [server] = readme.blocks("nginx")
     keys, port = directory / "tls", free_port()
@@ -158,7 +158,7 @@ def test_proxy_requires_certificate_and_token(proxy, target):
     assert get(proxy, "/", token=None)[0] == 401
     with pytest.raises(ssl.SSLCertVerificationError):
         get(proxy, "/metrics", ca="other-ca")
-    # The kubelet sends its probes without a certificate and without a token.
+    # The kubelet's probes have neither a certificate nor a token.
     for path in ("/healthz", "/readyz"):
         assert get(proxy, path, client=None, token=None) == (200, b"ok\n")
     for path in ("/healthz/../metrics", "/healthz/metrics", "/x/healthz", "//healthz/..//metrics"):

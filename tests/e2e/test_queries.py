@@ -12,14 +12,14 @@ from prometheus import Prometheus
 
 TEXT = (REPOSITORY / ".github/QUERIES.md").read_text()
 PROGRAMS = "/programs"
-# A comment above a query says when the query has no answer: `<!-- empty without swap -->`.
+# The comment before a query says in which case the query has no result: `<!-- empty without swap -->`.
 QUERIES = re.findall(r"^(<!-- empty [^\n]*-->\n)?```promql\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 URLS = re.findall(r"curl -s[^\n]*(?:\n    )?'?(localhost:8080[^' \n`]*)", TEXT)
 
 
 @pytest.fixture(scope="module")
 def growing(node, programs):
-    """A container with a leak, and with 5 MiB in /dev/shm. It does not reach its limit during the test."""
+    """A container with 5 MiB in /dev/shm and a leak that does not reach the limit during the test."""
     script = f"dd if=/dev/zero of=/dev/shm/x bs=1M count=5; exec {PROGRAMS}/leak heap 5 1 1000"
     mount = cri.Mount(host_path=str(programs), container_path=PROGRAMS, readonly=True)
     app = Container("app", ["sh", "-c", script], memory_limit_bytes=1000 * MIB, mounts=[mount])
@@ -35,7 +35,7 @@ def test_each_query_has_an_answer(node, growing, tmp_path, group_by):
     with Exporter(*arguments) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
         for may_be_empty, query in QUERIES:
             query = query.replace("[1d:1m]", "[1h:1s]")  # Prometheus runs only for a few seconds
-            # An invalid expression fails the test, even if the answer may be empty.
+            # An invalid expression fails the test, even if the query may have no result.
             until(lambda: prometheus.query(query) or may_be_empty, 30, f"Prometheus answers {query}")
 
 

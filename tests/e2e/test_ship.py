@@ -34,7 +34,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> tuple[Path, Path]:
-    """The static binary and the image archive. Their make targets build them."""
+    """The static binary and the image archive, which are built by their make targets."""
     archive = tmp_path_factory.mktemp("image") / "image.tar"
     done = subprocess.run(
         ["make", "-s", "image-tar", f"IMAGE_TAR={archive}"], cwd=REPOSITORY, capture_output=True, text=True
@@ -55,7 +55,8 @@ def ship_lab(request, built):
     subprocess.run(["mount", "--make-shared", state], check=True)
     with Lab(directory, request.param) as lab:
         lab.import_image(built[1])
-        # A shell that grows to 30 MB. It grows for longer than the tests run, and starts no other process.
+        # A shell command that grows to 30 MB. It grows for longer than the tests run, and starts no other
+        # process.
         step = 'x="$x$(printf %20000s)"; read -t 0.5 y <&3'
         grow = f"mkfifo /pipe; exec 3<>/pipe; for i in $(seq 1500); do {step}; done; read y <&3"
         lab.run_pod(
@@ -66,7 +67,7 @@ def ship_lab(request, built):
             "job-0",
             [Container("unprivileged", ["sh", "-c", f"sleep {FOREVER} & wait"], security=UNPRIVILEGED)],
         )
-        # Two containers map the same libraries: those of the machine.
+        # Two containers map the libraries of this machine.
         libraries = [
             cri.Mount(container_path=path, host_path=path, readonly=True)
             for path in ("/usr", "/lib", "/lib64")
@@ -87,7 +88,7 @@ def ship_lab(request, built):
 
 
 class Ship(Client):
-    """The exporter as a pod of the node."""
+    """The exporter in a pod of the node."""
 
     def __init__(self, lab: Lab, capabilities: list[str] | None = None, arguments: tuple[str, ...] = ()):
         super().__init__(f"127.0.0.1:{free_port()}")
@@ -131,7 +132,10 @@ def rss_bytes(pid: int) -> int:
 
 
 def shows_everything(exporter: Client, lab: Lab) -> bool:
-    """Returns whether the exposition has the processes of all pods, the exporter's too, and the accounts."""
+    """Returns whether the exposition has the accounts and the processes of all pods.
+
+    The exporter's own pod is one of them.
+    """
     exposition = exporter.metrics()
     seen, accounts = (
         exposition.by(family, *labels) if family in exposition else {}
@@ -155,8 +159,8 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         assert errors_without_gone(exporter.metrics()) == {}
         old = exporter.pid()
 
-        # A pod starts and ends while the exporter runs. The exporter's mounts must not keep the pod's file
-        # system.
+        # A pod starts and ends while the exporter runs. The exporter's mounts must not keep the file system
+        # of the pod busy.
         pod = ship_lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         assert pod.id.encode() in read_proc(old, "mountinfo"), "the node's mounts reach the exporter"
@@ -166,8 +170,8 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         )
         until(lambda: shows_everything(exporter, ship_lab), 10, "the removed pod is gone")
 
-        # While containerd is down, known containers are still shown. When containerd starts again, its socket
-        # is a new file in the same directory.
+        # While containerd is down, containers that are already known are still exported. After containerd's
+        # restart, its socket is a new file in the same directory.
         pod = ship_lab.run_pod("batch", "job-2", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         ship_lab.kill()
@@ -222,9 +226,9 @@ def test_the_sidecar_shows_only_its_own_pod(ship_lab, pid):
 
 
 def test_perfmon_suffices_from_the_documented_kernel_on(ship_lab):
-    """Since Linux 6.15, CAP_PERFMON is enough.
+    """Since Linux 6.15, CAP_PERFMON is enough to read processes.
 
-    With older kernels, the exporter can read only its own process.
+    On older kernels, the exporter can read only its own process.
     """
     with Ship(ship_lab, ["PERFMON"]) as exporter:
         status = dict(
@@ -333,7 +337,7 @@ def test_sizes_and_times(built, ship_lab, capsys):
 
 
 class Idle(Client):
-    """The static binary as an exporter. Its filter matches no container."""
+    """An exporter that runs the static binary with a filter that matches no container."""
 
     def __init__(self, binary: Path, lab: Lab):
         super().__init__(f"127.0.0.1:{free_port()}")

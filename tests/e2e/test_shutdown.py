@@ -16,7 +16,7 @@ def test_signals_end_the_exporter_within_a_second(exporter, how):
 
 
 def test_sigterm_ends_pid_1_within_a_second(node):
-    """A signal has no default action for PID 1, so the program must handle it."""
+    """For PID 1, signals have no default action, so the program must handle them."""
     with Exporter(
         "--containerd-sock", node.socket, *EVERYTHING, prefix=("unshare", "--pid", "--fork")
     ) as exporter:

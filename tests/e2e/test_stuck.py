@@ -24,7 +24,7 @@ MAX_AGE = 2 * INTERVAL + 3
 
 
 class Stuck:
-    """A stuck process in the node's container."""
+    """A stuck process in the container of the node."""
 
     def __init__(self, node, programs: Path, directory: Path, seconds: int = 50, *how: str):
         directory.mkdir()
@@ -63,7 +63,7 @@ def n_stuck(exposition) -> float:
 def observe(exporter, growth: Growth, seconds: float, check=lambda exposition: None):
     """Asserts for some time that each response takes less than a second.
 
-    The values of healthy processes must stay fresh.
+    Also asserts that the values of processes that are not stuck stay fresh.
     """
     slowest = 0.0
     deadline = time.monotonic() + seconds
@@ -89,7 +89,7 @@ def growth(any_node, programs):
 
 
 def test_stuck_program_blocks_readers(any_node, programs, tmp_path):
-    """Shows that the other tests prove something: reading smaps blocks until the process is freed."""
+    """Shows that the other tests are able to fail: a read of smaps blocks until the process is freed."""
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         reader = subprocess.Popen(["cat", f"/proc/{stuck.pid}/smaps"], stdout=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -142,8 +142,7 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
     """A process shares memory with a stuck process, as after vfork, and calls exec.
 
-    The kernel then even blocks programs that read `stat` of this process or open its `smaps`. This was seen
-    on Linux 6.18.44.
+    On Linux 6.18.44, programs that read the `stat` of this process or open its `smaps` block as well.
     """
     with any_node.exporter(*BY_PID) as exporter:
         growth.start(exporter.after(2))
@@ -171,7 +170,7 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
 def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
-    """Up to 64 reads are detached, each on a thread of its own. Further stuck processes are skipped."""
+    """Up to 64 reads are detached. Each of them keeps a thread. Further stuck processes are skipped."""
     with any_node.exporter(*BY_PID) as exporter, ExitStack() as stack:
         growth.start(exporter.after(2))
         before = resident(exporter.process.pid)

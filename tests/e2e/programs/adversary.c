@@ -1,5 +1,6 @@
 // Attacks programs that read the memory maps of this process. A container needs neither capabilities nor much
-// memory for these attacks. Prints "ready", and then continues or waits. Usage: adversary ATTACK ...
+// memory for these attacks. Prints "ready", and then continues or waits.
+// Usage: adversary ATTACK ...
 //   deep DIRECTORY DEPTH N      maps a file below DEPTH nested directories with long names N times
 //   paths DIRECTORY FIRST N     maps N files with long names, numbered from FIRST, and touches none
 //   links DIRECTORY N           maps N hard links to one file of 1 MiB, and touches all of it
