@@ -40,8 +40,8 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 """
-# On this machine, the package scripts of another architecture cannot run, so systemd cannot be set up. The
-# root file system of such an architecture has busybox instead of systemd.
+# Package scripts of another architecture cannot run on this machine, so they cannot set up systemd. For other
+# architectures, the root file system has busybox instead of systemd.
 BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
     "sh cat chmod cp cut dmesg grep id ls ln mkdir mkswap rm sed sleep stat swapon sync tee tr true umount "
@@ -77,7 +77,7 @@ exec busybox switch_root /new /sbin/init
 
 
 def run(*command: str | Path, **options):
-    """Runs a command and returns its output. If the command fails, raises SystemExit with the output."""
+    """Runs a command and returns its output. If the command fails, raises SystemExit with this output."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
         raise SystemExit(
@@ -100,7 +100,7 @@ def mirror() -> str:
 
 
 class Apt:
-    """The package lists of a release. They are separate from the package lists of the host."""
+    """The package lists of a release, kept apart from the package lists of the host."""
 
     def __init__(self, release: str, architecture: str = "amd64"):
         self.directory = NODES_DIR / f"apt-{release}-{architecture}"
@@ -128,7 +128,7 @@ Dir::Cache "{self.directory}";
         return run("apt-cache", "pkgnames", prefix, env=self._environment).split()
 
     def unpack(self, into: Path, *packages: str, with_dependencies: bool = False):
-        """Unpacks packages into a directory without running their scripts.
+        """Unpacks packages into a directory. Does not run the scripts of the packages.
 
         The directory's `lib` may be a link to `usr/lib`.
         """
@@ -167,7 +167,7 @@ def key(*parts: str) -> str:
 
 
 def build_once(path: Path, make) -> Path:
-    """Returns `path`. If it does not exist, `make` builds it under a temporary name first."""
+    """Returns `path`. If nothing exists there, `make` first builds it under a temporary name."""
     if not path.exists():
         print(f"nodes: building {path.name}", flush=True)
         partial = path.with_name("partial-" + path.name)
@@ -186,7 +186,7 @@ def disk(directory: Path, out: Path, mib: int):
 
 
 def root(architecture: str) -> Path:
-    """Returns the image of the root file system for an architecture."""
+    """Returns the image of the root file system of an architecture."""
     make = {"amd64": _make_root, "arm64": _make_bare_root}[architecture]
     return build_once(NODES_DIR / f"root-{architecture}-{key(REQUIREMENTS.read_text())}.ext4", make)
 
@@ -211,7 +211,7 @@ def _make_root(out: Path):
         (system / "etc/fstab").write_text("/dev/vda / ext4 rw 0 0\n")
         units = system / "etc/systemd/system"
         # Disables containerd, timers and terminals. The tests start containerd themselves, and do not need
-        # the others.
+        # timers and terminals.
         for wants in units.glob("*.wants/*"):
             if wants.name == "containerd.service" or wants.suffix == ".timer":
                 wants.unlink()
@@ -266,7 +266,8 @@ def finish(system: Path, *platforms: str):
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
     """Returns a directory with the kernel of a release.
 
-    It also has containerd and runc, unless they are bookworm's, which the root file system already has.
+    The directory also has containerd and runc. It does not have bookworm's, because the root file system has
+    them.
     """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
@@ -277,7 +278,7 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
     architecture = "arm64" if "arm64" in flavour else "amd64"
     apt = Apt(release, architecture)
     version = newest_kernel(apt, flavour)
-    # A kernel is one package. In sid, since Linux 6.19, it is several packages.
+    # Usually a kernel is one package. In sid, from Linux 6.19 on, it is several packages.
     parts = [f"linux-{part}-{version}" for part in ("image", "binary", "modules", "base")]
     names = set(apt.names("linux-"))
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
@@ -302,7 +303,7 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
 
 
 def unzipped(image: bytes) -> bytes:
-    """Unpacks a kernel for arm64 if it is wrapped for EFI (drivers/firmware/efi/libstub/zboot-header.S)."""
+    """Unpacks an arm64 kernel if it is wrapped for EFI (drivers/firmware/efi/libstub/zboot-header.S)."""
     if image[:2] != b"MZ" or image[4:8] != b"zimg":
         return image
     start, size = struct.unpack_from("<II", image, 8)
@@ -315,7 +316,7 @@ def unzipped(image: bytes) -> bytes:
 
 
 def initrd(modules: Path, out: Path, architecture: str):
-    """Builds an initial file system. It mounts the disks and then switches to them."""
+    """Builds an initial file system, which mounts the disks and then switches to them."""
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
         root = Path(directory)
         for name in ("bin", "modules", "proc", "sys", "dev", "new"):
@@ -346,15 +347,15 @@ def initrd(modules: Path, out: Path, architecture: str):
 
 
 def with_dependencies(modules: Path) -> list[Path]:
-    """Returns the files of MODULES and of the modules that these need.
+    """Returns the files of MODULES, and the files of the modules that MODULES depend on.
 
-    A module comes after those that it needs.
+    A module comes after the modules that it depends on.
     """
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches in lib/modules
         (Path(directory) / "lib").mkdir()
         (Path(directory) / "lib/modules").symlink_to(modules.parent)
-        # `depmod` is a link to kmod. In an unpacked package, it points to the path of an installed kmod. So
-        # this runs the kmod that is found on the PATH, under the name `depmod`.
+        # `depmod` is a link to kmod. In an unpacked package, the link points to the place of an installed
+        # kmod. So this runs the kmod on the PATH under the name `depmod`.
         run("depmod", "-b", directory, modules.name, executable=shutil.which("kmod"))
     needs = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     found = []

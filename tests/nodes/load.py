@@ -28,12 +28,13 @@ from exporter import EVERYTHING, REPOSITORY, Exporter  # noqa: E402
 from lab import mounts, read_proc, until  # noqa: E402
 
 N_CONTAINERS = 250
-# The numbers of mappings of the six processes of each container. The sum is 1,600, so the node has 400,000.
+# The numbers of mappings of the six processes of each container. Their sum is 1,600, so the whole node has
+# 400,000 mappings.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
 TICKS = os.sysconf("SC_CLK_TCK")
-# The bytes that the live load needs for each process, and for each mapping. A mapping needs one page, and
-# what the kernel stores about it.
+# How many bytes of memory the live load needs for each process and for each mapping. A mapping needs one
+# page, and the memory in which the kernel describes the mapping.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 
@@ -49,7 +50,7 @@ def containers_tsv(directory: Path, inits: list[int]):
 class Recorded:
     """A recording with the mappings of fixtures/node.
 
-    All processes have these mappings in the same order, but each process starts at another place in the list.
+    All processes have these mappings in the same order, but in each process the list begins at another place.
     """
 
     def __init__(self, directory: Path):
@@ -152,7 +153,10 @@ def rss_bytes(pid: int, key: str = "VmRSS") -> int:
 
 
 def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
-    """Scrapes every 15 seconds, like Prometheus. Returns what the exporter used, by name."""
+    """Scrapes every 15 seconds, like Prometheus.
+
+    Returns what the exporter used, by the names of the resources.
+    """
     pid = exporter.process.pid
     request = urllib.request.Request(
         f"http://{exporter.address}/metrics",

@@ -47,12 +47,13 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # On a hybrid node, bookworm's runc also puts containers into cgroups of version 2. bullseye's does not.
+    # On a hybrid node, bookworm's runc also puts containers into cgroups of version 2, but bullseye's runc
+    # does not.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]
 
-# These machines run only if they are named, because one run builds the binary for only one architecture.
+# Machines that run only if they are named, because one run builds the binary for only one architecture.
 ARM64 = [
     Machine("arm64", "trixie", architecture="arm64", flavour="cloud-arm64"),
     Machine("arm64-16k", "trixie", architecture="arm64", flavour="arm64-16k"),

@@ -27,8 +27,8 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
-# The time limit for a machine, in minutes. On two cores, two machines at once take nine minutes. Beside the
-# browser tests, they take longer.
+# The time limit of a machine in minutes. On two cores, two machines at once take nine minutes. They take
+# longer while the browser tests run.
 MINUTES = 240 if RECORDS else 30
 AT_ONCE = 2  # the tests in one machine mostly use one core
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
@@ -37,7 +37,7 @@ COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "diff
 
 @dataclass
 class Result:
-    """The results of the tests in a machine. Without results, the machine counts as failed."""
+    """The results of the tests in a machine. A machine without results has failed."""
 
     failed: list[str] = field(default_factory=list)
     n_passed: int = 0
@@ -55,7 +55,8 @@ def programs(architecture: str) -> Path:
         out.mkdir()
         compiler = ["gcc"]
         if architecture != "amd64":
-            # An unpacked compiler does not find its assembler and linker, so -B names their place.
+            # An unpacked compiler does not find its assembler and linker, so the option -B gives their
+            # directory.
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
@@ -73,8 +74,8 @@ def programs(architecture: str) -> Path:
         shutil.rmtree(out / ".cache")
         if architecture != "amd64":
             return
-        # The program needs no C library. So it is built without gcc-multilib, which conflicts with the cross
-        # compilers.
+        # The program needs no C library. So gcc-multilib, which conflicts with the cross compilers, is not
+        # needed to build it.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
 
@@ -99,7 +100,7 @@ def runtimes(architecture: str) -> Path:
     return build.build_once(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
 
 
-# The files of the repository that the tests in a machine need.
+# The files of the repository that are needed by the tests in a machine.
 PACKED = (
     "README.md",
     "src/kubernetes/*.yaml",
@@ -111,7 +112,7 @@ PACKED = (
 
 
 def pack(out: Path, architecture: str):
-    """Packs what the machine unpacks into /lab: parts of the repository, the exporter, and the workloads."""
+    """Packs what the machine unpacks into /lab: the workloads, the exporter, and parts of the repository."""
     with tarfile.open(out, "w") as tar:
         for pattern in PACKED:
             for path in sorted(REPOSITORY.glob(pattern)):
@@ -123,7 +124,8 @@ def pack(out: Path, architecture: str):
 
 
 def prepare(machine: Machine):
-    """Builds the disks that a machine boots from, unless they exist. Machines may share a disk."""
+    """Builds the disks from which a machine boots, unless they exist. Several machines may use the same disk.
+    """
     build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
     runtimes(machine.architecture)
@@ -131,7 +133,10 @@ def prepare(machine: Machine):
 
 
 def boot(machine: Machine) -> tuple[Result, float]:
-    """Boots a machine and waits until it powers off. Returns its results, and how many seconds it took."""
+    """Boots a machine and waits until it powers off.
+
+    Returns its results, and after how many seconds it powered off.
+    """
     started_at = time.monotonic()
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
@@ -146,7 +151,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         file.truncate(64 << 20)
     disks = []
     for path, options in (
-        # the machine's changes to this disk are discarded
+        # what the machine writes to this disk is discarded
         (build.root(machine.architecture), "snapshot=on,cache=unsafe"),
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),
@@ -160,7 +165,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         if machine.architecture == "amd64"
         else ["qemu-system-aarch64", "-machine", "virt"]
     )
-    # Without impdef, qemu emulates the cipher of pointer authentication, which is slow.
+    # Without impdef, qemu emulates the usual cipher of pointer authentication, which is slow.
     processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"
     command = [
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
@@ -221,7 +226,7 @@ def report(directory: Path):
 
 
 def bless(machine: Machine, result: Result):
-    """Copies the smaps of the workload on this machine to fixtures/smaps."""
+    """Copies the smaps that the kernel of this machine printed for the workload to fixtures/smaps."""
     smaps = NODES_DIR / "runs" / machine.name / "results/memory.smaps"
     if machine.cgroup == 2 and smaps.exists():
         version = re.match(r"\d+\.\d+", result.properties["kernel"])[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-# with this, a failed assertion in these modules shows its values
+# with this call, a failed assertion in these modules shows the compared values
 pytest.register_assert_rewrite("node", "ooms")
 
 import pods
@@ -11,12 +11,12 @@ from node import NODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    # Test modules that stop containerd come last.
+    # Runs the test modules that stop containerd after all others.
     items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport):
-    """Prints a failure immediately, so that it is known even if the machine hangs later."""
+    """Prints a failure immediately, so that it is not lost if the machine hangs later."""
     if report.failed:
         print(
             "",
@@ -28,7 +28,10 @@ def pytest_runtest_logreport(report: pytest.TestReport):
 
 @pytest.fixture(scope="session")
 def node():
-    """The node with its pods. A test that changes a pod uses a pod of its own, or restores the pod."""
+    """The node with its pods.
+
+    A test that changes a pod runs a pod of its own, or restores the pod afterwards.
+    """
     pods.prepare_memory()
     with NODE() as node:
         pods.run(node)
@@ -37,6 +40,6 @@ def node():
 
 @pytest.fixture
 def exporter(node):
-    """An exporter outside of pods. It selects every process."""
+    """An exporter outside of pods that selects every process."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter

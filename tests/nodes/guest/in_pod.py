@@ -16,8 +16,8 @@ OWN = (*PLACE, "smaps-container")  # comm has at most 15 bytes
 class InPod(Client):
     """An exporter in a pod.
 
-    `apparmor` is the name of a profile. `capabilities` replace those of the manifest. `arguments` are added
-    to the manifest's.
+    `apparmor` is the name of a profile. `capabilities` replace the capabilities of the manifest. `arguments`
+    are added to the arguments of the manifest.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class InPod(Client):
             return False
 
     def log(self) -> str:
-        # `log_of` is not used here: it would also find pods of other tests with the same name.
+        # `log_of` is not used here, because it would also find pods with the same name that belong to other
+        # tests.
         return Path(self.pod.config.log_directory, f"{PLACE[2]}.log").read_text()
 
     def status(self) -> dict[str, str]:

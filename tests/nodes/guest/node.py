@@ -15,17 +15,20 @@ PROGRAMS = Path("/lab/bin")
 
 
 def command(*words: str | Path) -> str:
-    """Runs a command and returns what it printed. The command must succeed."""
+    """Runs a command and returns its output. Fails if the command fails."""
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
 
 
 def settled(get, want, seconds: float = 60):
-    """Waits until both functions return the same value. If they never do, the assertion shows both values."""
+    """Waits until both functions return the same value.
+
+    If this does not happen, an assertion shows both values.
+    """
     deadline = time.monotonic() + seconds
-    # On an emulated processor, each call takes a second. So each function is called only once if the values
-    # are equal at first.
+    # On an emulated processor, each call takes a second. So if the first values are equal, each function is
+    # called only once.
     while (seen := get()) != (wanted := want()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert seen == wanted
@@ -54,7 +57,7 @@ class Node(Lab):
 
 
 class SystemdNode(Node):
-    """The containerd that systemd runs. It also has the image of the exporter."""
+    """The containerd that systemd runs, with the image of the exporter in addition."""
 
     def __init__(self):
         super().__init__("/var/lib/nodes")
@@ -90,7 +93,7 @@ class SystemdNode(Node):
         self._connect()
 
     def kill(self):
-        """Kills containerd with SIGKILL. systemd restarts it."""
+        """Kills containerd with SIGKILL. systemd starts it again."""
         command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "containerd")
         self._connect()
 

@@ -13,10 +13,10 @@ PROFILES = cri.SecurityProfile.ProfileType
 UNCONFINED = cri.SecurityProfile(profile_type=PROFILES.Value("Unconfined"))
 RUNTIME_DEFAULT = cri.SecurityProfile(profile_type=PROFILES.Value("RuntimeDefault"))
 KERNEL_MEMORY = Path("/sys/kernel/mm")
-# A program with many libraries. Its child shares them.
+# A program with many libraries, which it shares with a child process.
 PYTHON = "import ssl, sqlite3, json, ctypes, decimal, os, time\nos.fork()\nwhile 1: time.sleep(1000)"
 
-# (namespace, pod, container, comm) -> number of processes
+# The number of processes of each (namespace, pod, container, comm).
 PROCESSES = {
     ("default", "web-1", "app", "sh"): 1,
     ("default", "web-1", "app", "sleep"): 2,
@@ -41,7 +41,7 @@ if I386:
 
 
 def run(node: Node):
-    """Runs all pods. Waits until PROCESSES have their memory, and the kernel has merged equal pages."""
+    """Runs all pods. Waits until PROCESSES have their memory and the kernel has merged the equal pages."""
     app = Container("app", TWO_SLEEPS)
     node.run_pod("default", "web-1", [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
     host = cri.LinuxContainerSecurityContext(apparmor=UNCONFINED)
@@ -62,7 +62,7 @@ def run(node: Node):
     node.exec(app, ["tail", "-f", "/dev/null"])
     settled(lambda: kernel.counts(node), lambda: PROCESSES, 120)
     until(lambda: node.log_of(memory, "memory").count(" ready\n") == 2, 120, "the workload has its memory")
-    # the kernel has to merge most of the 8 MiB of equal pages
+    # the kernel must have merged most of the 8 MiB of equal pages
     n_equal = (7 << 20) // os.sysconf("SC_PAGE_SIZE")
     merged = KERNEL_MEMORY / "ksm/pages_sharing"
     until(lambda: int(merged.read_text()) > n_equal, 120, "the kernel has merged the workload's equal pages")

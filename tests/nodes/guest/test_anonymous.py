@@ -22,14 +22,14 @@ ROOT = Path("/runtimes")
 IN_ROOT = ("busybox", "chroot", ROOT)
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
-# Since Linux 6.7, stacks have the flag `nh`. On older kernels, stacks of unusual sizes are found only if two
-# of them have the same size.
+# The expected recall of stacks. Since Linux 6.7, the mappings of stacks have the flag `nh`. On older kernels,
+# stacks of an unusual size are found only if at least two stacks have this size.
 STACKS = 0.99 if KERNEL >= (6, 7) else 0.9
 
 
 @pytest.fixture(scope="module")
 def runtimes():
-    """The disk with Java and Node.js, mounted as a root directory."""
+    """The mounted disk with Java and Node.js, which is used as a root directory."""
     ROOT.mkdir()
     command("mount", "-o", "ro", "/dev/vde", ROOT)
     command("mount", "--bind", "/proc", ROOT / "proc")
@@ -39,7 +39,7 @@ def runtimes():
 
 @pytest.fixture(params=["as it is", "overcommit_memory=2"])
 def strict(request) -> bool:
-    """Whether the kernel accounts for all reserved memory."""
+    """Whether the kernel accounts for all reserved memory (strict overcommit)."""
     is_strict, before = request.param != "as it is", OVERCOMMIT.read_text()
     if is_strict:
         Path("/proc/sys/vm/overcommit_kbytes").write_text(f"{8 << 20}\n")
@@ -50,7 +50,7 @@ def strict(request) -> bool:
 
 @pytest.fixture
 def workload(strict, tmp_path):
-    """A container for the program of a test."""
+    """A container in which a test runs its program."""
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()
@@ -61,8 +61,8 @@ def test_glibc_stacks_and_arenas_are_found(workload, strict):
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = resident_by(workload, "arenas")
-    # If `strict`, mappings lack the flag `nr`. The reserved memory of one arena then merges with the guard of
-    # the stack above it, and neither that arena nor that stack is found.
+    # If `strict`, mappings lack the flag `nr`. Then the reserved memory of one arena merges with the guard of
+    # the stack above it, and the exporter finds neither this arena nor this stack.
     n_merged = 1 if strict else 0
     assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993 - n_merged / 8)
     # On kernels without the flag `nh`, each stack may contain a huge page of 2 MiB.
@@ -114,7 +114,7 @@ def test_jvm_parts_are_found(workload, runtimes, strict):
 
 def test_v8_heap_is_found(workload, runtimes):
     (ROOT / "tmp/parts.js").write_bytes((SCRIPTS / "parts.js").read_bytes())
-    # V8 keeps up to 3 MB of heap that it does not report. With 40 MB, this is within the tolerance.
+    # V8 keeps up to 3 MB of heap that it does not report. For a heap of 40 MB, this is within the tolerance.
     _, printed = start_ready(workload, *IN_ROOT, "/usr/bin/node", "/tmp/parts.js", "40")
     reported = json.loads(printed)
     [found] = [found for comm in ("node", "MainThread") if (found := resident_by(workload, comm))]

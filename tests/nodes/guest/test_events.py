@@ -23,15 +23,15 @@ pytestmark = pytest.mark.skipif(not SYSTEMD, reason="systemd does not manage con
 
 @pytest.fixture(scope="module")
 def exporters(node):
-    """Two exporters: one outside of pods, and one in a pod."""
+    """Two exporters. One runs outside of pods, the other in a pod."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as outside, InPod(node) as inside:
         yield [outside, inside]
 
 
 def reported(exporter: Client) -> dict[tuple[str, ...], int]:
-    """Returns the number of reported processes of each command.
+    """Returns the number of exported processes of each command.
 
-    The strict parser is not used, because it would take seconds on an emulated processor.
+    Does not use the strict parser, which would take seconds on an emulated processor.
     """
     found = {}
     for line in re.findall(r"^process_smaps_processes\{.*$", exporter.get("/metrics")[1], re.MULTILINE):
@@ -47,7 +47,7 @@ def up(exporter: Client) -> bool:
 class Observer(threading.Thread):
     """Scrapes an exporter every second.
 
-    For each command, counts how often each number of processes was seen.
+    Counts, for each command, in how many scrapes it had which number of processes.
     """
 
     def __init__(self, exporter: Client):
@@ -141,7 +141,7 @@ def test_surviving_containers_stay_and_new_ones_are_found(node, exporters, event
 
 
 def test_restarted_container_replaces_the_dead_one(node, exporters):
-    """The kubelet restarts a container in the same pod, under the same name."""
+    """The kubelet starts a container again in the same pod and under the same name."""
     pod = node.run_pod(
         "new", "new-0", [Container("stays", ["sleep", FOREVER]), Container("dies", ["sleep", FOREVER])]
     )

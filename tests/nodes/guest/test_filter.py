@@ -42,7 +42,7 @@ class Refusals:
         (TRACING / name).write_text(f"{value}\n" if value != "" else "")
 
     def all(self) -> list[tuple[int, str]]:
-        """Returns (thread, call) for each refused call, except calls of this process itself."""
+        """Returns (thread, call) for each refused call, except calls of this test process."""
         found = re.findall(
             r"^.*-(\d+) +\[\d+\].* sys_exit: (NR .*)$", (TRACING / "trace").read_text(), re.MULTILINE
         )
@@ -105,7 +105,7 @@ def test_sandbox_refuses_no_call_of_the_exporter(node):
         exporter.process.send_signal(signal.SIGTERM)
         assert exporter.process.wait(20) == 0
         assert "not permitted" not in exporter.log() and "sandbox" not in exporter.log()
-        # the trace also contains refused calls of containerd, so only threads of the exporter count
+        # the trace also has refused calls of containerd, so calls of other threads are left out
         refused = [call for thread, call in refusals.all() if thread in seen]
         assert refused == [f"NR {NUMBERS['openat2']} = {EPERM}"], "only the injected call is refused"
 
@@ -142,7 +142,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
 
 
 def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
-    """Shows that the test above can fail: only the sandbox refuses these calls."""
+    """Shows that the test above is able to fail: only the sandbox refuses these calls."""
     file = tmp_path / "file"
     file.write_text("text")
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)

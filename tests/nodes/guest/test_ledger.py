@@ -17,7 +17,7 @@ from live_node import rmdir
 from node import PROGRAMS
 from ooms import ROOT
 
-# The kernel's counters may leave at most this share of MemTotal unexplained.
+# The maximum fraction of MemTotal that no counter of the kernel explains.
 MAX_REMAINDER = 0.006
 TOTAL = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
 SIZE = 32
@@ -88,7 +88,7 @@ def tmpfs_of_a_removed_pod(node):
         file = directory / "x"
         until(lambda: file.exists() and file.stat().st_size == SIZE * MIB, 60, "the file is written")
         node.remove_pod(pod)
-        # There is no kubelet to remove the pod's cgroup, so the test does.
+        # There is no kubelet that removes the pod's cgroup, so the test removes it.
         cgroup = ROOT / pod.config.linux.cgroup_parent.lstrip("/")
         until(lambda: rmdir(cgroup), 20, "the pod's cgroup is empty")
         yield "ended_pods"
@@ -114,9 +114,9 @@ def huge_pages(node):
 
 @contextmanager
 def swapped(node):
-    """A process at the limit of its cgroup swaps half of its memory.
+    """A process at the limit of its cgroup has half of its memory in swap.
 
-    It is in no container, because containers of containerd do not swap.
+    The process is in no container, because containers of containerd do not swap.
     """
     cgroup = ROOT / "ledger"
     cgroup.mkdir()
@@ -144,7 +144,7 @@ def zram(node):
         pytest.skip("this kernel has no zram")
     (ZRAM / "disksize").write_text(f"{2 * SIZE}M\n")
     try:
-        # zram compresses what is written to it. Random bytes cannot be compressed.
+        # zram compresses what is written to it, so the test writes random bytes, which cannot be compressed.
         writes = ["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"]
         subprocess.run(writes, check=True, capture_output=True)
         yield "zram"

@@ -12,14 +12,14 @@ from node import PROGRAMS
 from ooms import FOREVER, Instance, kills, limit_cgroup, pods_of, records, wait_for, wait_until_listed
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 reports no events")
-# How many seconds after its end a container is removed.
+# The number of seconds from the end of a container to its removal.
 AT_ONCE, LIKE_A_RUNTIME = 0, 0.02
 SLEEP = f"exec sleep {FOREVER}"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Pods, and an exporter that selects those of their containers whose names begin with `s-`."""
+    """Makes pods, and an exporter that selects only containers whose names begin with `s-`."""
     with pods_of(tmp_path_factory.mktemp("ooms") / "links", PROGRAMS) as pods, pods.exporter() as exporter:
         yield pods, exporter
 
@@ -32,7 +32,7 @@ def record_of(exporter, pod: str, container: str) -> dict:
 
 
 def nest(instance: Instance):
-    """Makes a cgroup `work` in a container, and beside it a cgroup for the first process of the container."""
+    """Makes a cgroup `work` in a container, and a second cgroup for the first process of the container."""
     [init] = instance.processes
     (instance.directory / "init").mkdir()
     (instance.directory / "init/cgroup.procs").write_text(f"{init.pid}\n")
@@ -44,8 +44,8 @@ def nest(instance: Instance):
 def test_a_kill_is_not_counted_for_another_container(made, delay):
     """There are three pods with two containers each.
 
-    In the first pod, the kernel kills both containers. In the other two pods, the kernel kills one container,
-    and the other one ends. In the last pod, the killed container is not selected.
+    In the first pod, the kernel kills both containers. In each of the other two pods, the kernel kills one
+    container, and the other container ends by itself. In the third pod, the killed container is not selected.
     """
     pods, exporter = made
     names = [f"{name}-{delay}" for name in ("both", "one", "other")]
@@ -70,8 +70,8 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
         assert record_of(exporter, names[0], "s-a")["limit"] == "container"
         return
 
-    # If a container is removed before the exporter has read its counter, the kill counts for the pod. So the
-    # kills of the pod are added.
+    # Returns the kills in these containers and in the pod itself. If a container is removed before the
+    # exporter has read its counter, the kill is counted for the pod.
     def n_kills(pod: str, *containers: str) -> int:
         counts = kills(exporter)
         return sum(counts.get(f"{pod}/{container}", 0) for container in containers)
@@ -125,9 +125,9 @@ def test_a_hundred_kills_in_containers_removed_at_once_are_counted(made):
 
 
 def test_a_kill_in_a_container_without_a_pod_is_counted(made):
-    """Like Docker's containers, the container has a cgroup that is not below the cgroup of a pod.
+    """The cgroup of the container is not below the cgroup of a pod, as with Docker.
 
-    At the last check before the kill, the container used 60% of its limit.
+    In the last check before the kill, the container used 60% of its limit.
     """
     pods, exporter = made
     pod = pods.parent.name  # the link needs the name of a pod, but the cgroup is not a pod's
@@ -140,9 +140,9 @@ def test_a_kill_in_a_container_without_a_pod_is_counted(made):
 
 
 def test_the_limit_that_was_hit_is_named(made):
-    """One pod reaches its limit, because shared memory of an ended container fills it.
+    """One pod reaches its limit, because it is full of shared memory of an ended container.
 
-    Another pod has no limit. In it, a container leaks until a limit above the pods is reached.
+    Another pod has no limit. In this pod, a container leaks until a limit above the pods is reached.
     """
     pods, exporter = made
     full = pods.pod("full", 24 * MIB)
@@ -209,9 +209,9 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
 
 
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
-    """The kernel kills a whole pod as a group.
+    """The kernel kills all processes of one pod as a group.
 
-    In another pod, a process in a nested cgroup leaks until the limit of its container is reached.
+    In another pod, a process in a nested cgroup leaks until it reaches the limit of its container.
     """
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)
@@ -237,7 +237,8 @@ def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
 
 
 def test_local_events_are_counted_for_containers(made):
-    """With the mount option `memory_localevents`, a pod does not count the kills in its containers."""
+    """With the mount option `memory_localevents`, a pod's counter does not include kills in its containers.
+    """
     pods, exporter = made
     pod = pods.pod("local")
     app, other = pods.start(pod, "s-app", pods.leak(16), 8 * MIB), pods.start(pod, "s-other", "read line")

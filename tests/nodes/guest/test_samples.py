@@ -11,8 +11,7 @@ from exposition import Exposition
 from lab import read_proc, until
 
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
-# The workload has memory of each of these kinds. So the test compares each of these fields with values other
-# than 0.
+# The workload has memory of each of these kinds, so that the compared values of these fields are not 0.
 NOT_ZERO = set(
     """size rss pss shared_clean shared_dirty private_clean private_dirty referenced anonymous lazyfree
     anon_hugepages shmem_pmdmapped shared_hugetlb private_hugetlb swap swap_pss locked kernel_page_size
@@ -22,7 +21,7 @@ NOT_ZERO = set(
 
 @pytest.fixture(scope="module")
 def stopped_node(node):
-    """The node, with all its processes stopped."""
+    """The node while all its processes are stopped."""
     with kernel.stopped(node):
         yield node
 
@@ -37,9 +36,9 @@ def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def compared(node, *arguments: str):
-    """Returns the exporter's values and the kernel's values.
+    """Returns the values of the exporter and the values of the kernel.
 
-    The kernel's values were the same before and after the scrape.
+    The values of the kernel were the same before and after the scrape.
     """
 
     def unchanged():
@@ -68,8 +67,8 @@ def test_samples_equal_the_kernels_figures(stopped_node, record_property):
         NOT_ZERO | ({"ksm"} if KERNEL >= (6, 8) else set()) | ({"pss_dirty"} if KERNEL >= (6, 0) else set())
     )
     if os.sysconf("SC_PAGE_SIZE") > 4096:
-        # With larger pages, a huge page is larger than each mapping of the workload. So the workload has no
-        # huge pages.
+        # If pages are larger than 4 KiB, a huge page is larger than each mapping of the workload. So the
+        # workload then has no huge pages.
         names -= {"anon_hugepages", "shmem_pmdmapped", "shared_hugetlb"}
     assert not {name for name in names if not any(expected[f"process_smaps_{name}_bytes"].values())}, (
         "only zeros were compared"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not SYSTEMD, reason="systemd does not manage con
 def test_exporter_does_not_delay_containerds_stop(node):
     """containerd stops as fast with an exporter as without one.
 
-    Two scrapes later, the exporter reports containerd as down.
+    In the second scrape after the stop, the exporter reports containerd as down.
     """
 
     def stop_seconds() -> float:
@@ -29,5 +29,5 @@ def test_exporter_does_not_delay_containerds_stop(node):
             assert exporter.after(2).value("smaps_exporter_containerd_up") == 0
         finally:
             node.start()
-    # An idle connection would delay the stop by half a minute or more.
+    # An idle connection would delay containerd's stop by half a minute or more.
     assert observed - alone < 5, f"{observed:.1f} s with an exporter, {alone:.1f} s without"

@@ -55,8 +55,8 @@ def test_taken_over_exporter_with_perfmon_is_confined(node, tmp_path):
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, (
                 "injected calls do run"
             )
-        # Here, only one thread makes the calls. tests/e2e/test_sandbox.py, which is faster, tests them in
-        # each thread.
+        # Only one thread makes the calls here. tests/e2e/test_sandbox.py makes them in each thread, because
+        # it runs faster.
         for call, (number, *arguments) in refused.items():
             assert inject(threads["scrape"], number, *arguments) == EPERM, call
         exporter.after(2)

@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// These constants are newer than the kernel headers.
+// These constants are newer than the kernel headers that the program is compiled with.
 #define ADVICE_PAGEOUT 21
 #define ADVICE_GUARD_INSTALL 102
 #define MAPPING_DROPPABLE 8
@@ -23,7 +23,8 @@
 #define READ_WRITE (PROT_READ | PROT_WRITE)
 #define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
 
-// If the kernel lacks something, prints what, and continues. The tests know what each kernel supports.
+// If the kernel does not support something, prints its name and continues. The tests know what each kernel
+// supports.
 static void check(const char *what, long result) {
     if (result == -1)
         printf("no %s: %s\n", what, strerror(errno));
@@ -35,7 +36,7 @@ static char *map(const char *what, void *at, size_t size, int flags, int fd) {
     return start == MAP_FAILED ? NULL : start;
 }
 
-// Writes to each page. With `distinct`, no two pages are equal, so KSM merges none.
+// Writes to each page. With `distinct`, all pages are different, so KSM merges none of them.
 static void touch(char *start, size_t size, int distinct) {
     for (size_t at = 0; start && at < size; at += 4096) {
         memset(start + at, 0x5a, 4096);
@@ -51,7 +52,7 @@ static int file_of(int fd, size_t size) {
 
 static char *named(const char *name, uintptr_t at, size_t size) {
     char *start = map(name, (void *)at, size, PRIVATE | (at ? MAP_FIXED_NOREPLACE : 0), -1);
-    // since Linux 5.17, smaps shows the name as [anon:name], if the kernel was built for it
+    // since Linux 5.17, smaps shows this name as [anon:name], if the kernel was built with this feature
     prctl(SET_VMA, 0, start, size, name);
     return start;
 }
@@ -82,8 +83,8 @@ static void shared(void) {
     touch(map("droppable memory", 0, MB, MAPPING_DROPPABLE | MAP_ANONYMOUS, -1), MB / 2, 1);
 }
 
-// Makes several kinds of private memory, and returns its hugetlb pages. After a fork, the processes share
-// these pages until one of them writes to them.
+// Makes several kinds of private memory. Returns its hugetlb pages. After a fork, parent and child share
+// these pages until one of them writes to the pages.
 static char *private(void) {
     char *hugetlb = map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1);
     touch(hugetlb, 4 * MB, 0);
@@ -168,7 +169,7 @@ int main(int argc, char **argv) {
     if (fork() == 0)
         prctl(PR_SET_PDEATHSIG, 9);
     touch(hugetlb, 2 * MB, 1);
-    // MADV_FREE comes after the fork, because the kernel does not free pages that are shared.
+    // MADV_FREE is called after the fork, because the kernel does not lazily free pages that were shared.
     char *freed = named("freed", 0x340000000000, 2 * MB);
     madvise(freed, 2 * MB, MADV_NOHUGEPAGE);
     touch(freed, 2 * MB, 1);
