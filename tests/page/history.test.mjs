@@ -1,4 +1,4 @@
-// Tests changes over time, what a reload keeps, and that memory stays bounded.
+// Tests how changes over time are measured, what a reload keeps, and that memory stays bounded.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -71,7 +71,7 @@ test('growth is distinguished from noise', async () => {
 	assert.equal(page.dotsOf(pss, podOf(page, 1)).length, 30);
 	const { low, high } = page.rangeOf(page.dotsOf(pss, podOf(page, 1)));
 	assert.deepEqual([low, high], [101 * MIB, 130 * MIB]);
-	// Only changes after the mark count.
+	// Only changes after the mark are included.
 	page.setMarked(page.begin(30));
 	await scrape(page, 31);
 	assert.equal(page.change(pss, podOf(page, 1)), MIB);

@@ -1,4 +1,5 @@
-// Tests the node's memory by part, pods with memory outside their containers, and the treemap of both.
+// Tests the parts of the node's memory, pods with memory outside their containers, and the treemap of node
+// memory.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -60,7 +61,7 @@ const find = (page, ...names) => names.reduce((n, name) => n?.by?.get(name), pag
 const memory = page => page.fields.get('node_memory');
 const tilesOf = (page, ...names) =>
 	Object.fromEntries(page.kidsOf(find(page, ...names)).map(n => [n.full, page.at(memory(page), n)]));
-// Returns the values of the tiles that have no tiles inside. The treemap colours only these.
+// Returns the values of the tiles that have no tiles inside. Only these tiles are coloured in the treemap.
 function leaves(page, n = page.root) {
 	const kids = page.kidsOf(n).filter(k => page.at(memory(page), k) > 0);
 	return kids.length ? kids.flatMap(k => leaves(page, k)) : [page.at(memory(page), n)];
@@ -98,8 +99,8 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 	assert.equal(page.at(memory(page), page.root), total);
 	assert.equal(sum(leaves(page)), total);
 	assert.deepEqual(page.excesses(), []);
-	// If a pod has memory outside its containers, the pod is a place of its own. Each tile has a colour of its
-	// own.
+	// A pod that has memory outside its containers is a place, even if it has only one container. Each of its
+	// tiles has a different colour.
 	assert.equal(page.entered(find(page, 'shop', 'web-1')).name, 'web-1');
 	assert.equal(page.entered(find(page, 'data', 'db-0')).name, 'db');
 	assert.deepEqual(
@@ -109,7 +110,8 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 			.map(n => n.kind),
 		['free', 'ended_pods', 'cgroup', 'cgroup', 'root_cgroup', 'kernel', 'remainder', 'other_pods'],
 	);
-	// The treemap of charged memory still shows only containers. The treemap of PSS shows no parts of the node.
+	// The treemap of charged memory still shows only containers. The treemap of PSS does not show the parts of
+	// the node.
 	page.setLayer('charged_memory');
 	assert.deepEqual(
 		page.kidsOf(page.root).map(n => n.name),
@@ -180,7 +182,7 @@ test('what no account divides is not invented', async () => {
 	});
 	assert.equal(page.at(memory(page), find(page, 'moby', '', 'x')), NaN);
 	assert.equal(sum(leaves(page)), sum(Object.values(NODE)));
-	// With --cgroup-metrics pod,node, containers have no accounts. A pod then has a tile for all that it uses.
+	// With --cgroup-metrics pod,node, containers have no accounts. Then a pod has one tile for its whole use.
 	const bare = await opened(PSS + PODS + node(NODE));
 	assert.deepEqual(tilesOf(bare, 'data', 'db-0'), { db: NaN, 'rest of the pod': 600 });
 	assert.equal(bare.fields.get('charged_memory'), undefined);
@@ -213,8 +215,8 @@ test("the bar of a pod has its containers' parts, and what is outside them", asy
 			['remainder', 20, 'difference'],
 		],
 	);
-	// The exporter reads a container a moment after its pod. By then, the container may use more than the pod
-	// did.
+	// The exporter reads a container a moment after the container's pod. In this moment, the use of the
+	// container may become larger than the use that was read for the pod.
 	const skewed = await opened(PSS + CONTAINERS + pod(APP, 340, 1000, { remainder: -10 }) + node(NODE));
 	assert.equal(sum(Object.values(skewed.accountOf(find(skewed, 'shop', 'web-1')).parts)), 340);
 });

@@ -1,4 +1,5 @@
-// Compares the parser of the text format with a second one, which is a state machine over single characters.
+// Compares the parser of the text format with a second parser, which is a state machine that reads single
+// characters.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,4 +1,4 @@
-// Tests displayed names and numbers, the tree, the tree by path, and searches.
+// Tests how names and numbers are displayed, the tree, the tree by path, and searches.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
