@@ -1,5 +1,5 @@
-//! The modules of the exporter that do no I/O, as a crate. Without containerd's client, a fuzz target builds
-//! in seconds.
+//! A crate of the exporter's modules that do no I/O. Because the client of containerd is not included, a fuzz
+//! target is built in seconds.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../../src/cgroupfs/field.rs"]
@@ -41,7 +41,7 @@ pub mod source;
 pub mod cgroupfs {
     pub use crate::cgroup_fields as fields;
 }
-/// Replaces the exporter's module `demand`, which does I/O. A fuzz target has nothing to wait for.
+/// Takes the place of the exporter's module `demand`, which does I/O. A fuzz target has nothing to wait for.
 pub mod demand {
     pub struct Wake;
     impl Wake {

@@ -1,4 +1,5 @@
-//! Checks the command line: accepted arguments are usable, and others are rejected with one line.
+//! Checks the command line. Accepted arguments must be usable, and other arguments must be rejected with a
+//! one-line error.
 #![no_main]
 
 use std::ffi::OsString;
@@ -30,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         Ok(Command::Help | Command::Version) => {}
-        // The printed text contains the name of the image. The name must not add these characters to the
+        // The printed text contains the name of the image, which must not bring these characters into the
         // text.
         Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {

@@ -1,4 +1,5 @@
-//! Checks attribution by cgroup files against the documented rules, written here in their simplest form.
+//! Checks attribution by cgroup files. Compares it with the documented rules, which this file implements in
+//! their simplest form.
 #![no_main]
 
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container: its id, and the lines of its init process's cgroup file, if known.
+/// A container in the listing: its id, and the lines of the cgroup file of its init process, if they are
+/// known.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -94,17 +96,17 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in order of precedence: the path of memory, the path of name=systemd, all paths of other
-/// hierarchies, and the path of version 2.
+/// Returns the paths in the order of their precedence: the path of memory, the path of name=systemd, all
+/// paths of other hierarchies, and the path of version 2.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that decides if no path has an id. Two paths are candidates: those of memory and
-/// name=systemd, or, without a line for memory, those of name=systemd and version 2. The first candidate that
-/// is no root decides. If both are roots, the first one decides.
+/// Returns the path that decides if no path has an id. There are two candidates: the paths of memory and
+/// name=systemd or, if there is no line for memory, the paths of name=systemd and version 2. The first
+/// candidate that is not a root decides. If both are roots, the first one decides.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -129,12 +131,13 @@ impl Naive<'_> {
         self.container_of_path(main_path(lines)?)
     }
 
-    /// Returns the container whose id is this component.
+    /// Returns the container whose id this component stands for.
     fn by_id(&self, component: &[u8]) -> Option<usize> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the container whose init process has exactly this path, unless several containers have it.
+    /// Returns the container whose init process has exactly this path. Returns `None` if several containers
+    /// have this path.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -177,7 +180,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether this container is the outermost one in the path of any process, and its id is there.
+    /// Returns whether there is a process whose path has this container as its outermost container, with the
+    /// container's id.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -188,8 +192,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // A container that only its path identifies has precedence over a container that this
-                    // component names.
+                    // A container that is identified only by its path has precedence over a container whose
+                    // id is in this component.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
@@ -198,7 +202,7 @@ impl Naive<'_> {
     }
 }
 
-/// Returns the path up to the first component that stands for this id.
+/// Returns the path up to and including the first component that stands for this id.
 fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))

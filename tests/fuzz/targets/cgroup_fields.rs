@@ -1,4 +1,4 @@
-//! Checks the parsers of cgroup files: each value comes from one line, and the other lines do not change it.
+//! Checks the parsers of cgroup files. Each value must depend on only one line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

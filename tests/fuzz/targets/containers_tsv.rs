@@ -1,4 +1,4 @@
-//! Checks that containers.tsv is either accepted without changes, or rejected with one line.
+//! Checks that containers.tsv is either accepted without changes, or rejected with a one-line error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(containers) => {
             let mut expected: Vec<[String; 5]> = text
                 .split_inclusive('\n')
-                // A carriage return ends a line only together with a newline.
+                // A carriage return is part of the line's end only if a newline follows.
                 .map(|line| line.strip_suffix("\r\n").or(line.strip_suffix('\n')).unwrap_or(line))
                 .skip(1)
                 .filter(|line| line.contains('\t'))

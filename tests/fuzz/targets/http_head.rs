@@ -1,12 +1,13 @@
-//! Checks the head of a request: once it is complete or malformed, further bytes change nothing.
+//! Checks the parser of request heads: when a head is complete or malformed, further bytes do not change the
+//! result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use smaps_container_exporter::head::{Parsed, parse_head};
 
 fuzz_target!(|bytes: &[u8]| {
-    // Parsing a prefix takes time in proportion to its length. So of a long head, only the last 512 prefixes
-    // are parsed.
+    // The time to parse a prefix is proportional to its length. So only the 512 longest prefixes of a long
+    // head are parsed.
     let first = bytes.len().saturating_sub(512);
     let mut decided: Option<(usize, Parsed<'_>)> = None;
     for end in first..=bytes.len() {

@@ -1,5 +1,5 @@
-//! Checks that the learned path and the general path of the scanner agree with a naive reader of smaps. Text
-//! that comes in two parts gives the same result.
+//! Compares the learned path and the general path of the scanner with a naive reader of smaps. Also checks
+//! that text in two parts gives the same result as text in one part.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     for round in ["learning", "learned"] {
         assert_eq!(naive::scanned(&mut learned, text), expected, "{round}");
     }
-    // The text comes in two parts, as if from two reads.
+    // The text is passed to the scanner in two parts, as after two reads.
     let cut = text.len() * usize::from(cut) / 255;
     let mut before = naive::Mappings::new();
     let mut at = 0;
