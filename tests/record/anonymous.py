@@ -18,7 +18,7 @@ FLAGS = {"nh", "nr", "ac", "dc", "gu"}
 
 
 def mappings(text: str) -> list[list[str]]:
-    """Returns the start, end, permissions, flags and path of each mapping."""
+    """Returns the start address, end address, permissions, flags and path of each mapping."""
     found = []
     for line in text.splitlines():
         if header := HEADER.fullmatch(line):

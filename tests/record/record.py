@@ -81,8 +81,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        # on most nodes, images were unpacked long ago, so their files are not dirty page cache; this writes
-        # the files to disk
+        # Dirty pages are written to disk first: on most nodes, images were unpacked long ago, so their files
+        # are not dirty page cache
         os.sync()
 
         shop_postgres(lab)
@@ -107,7 +107,7 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
 
 
 def shop_postgres(lab: Lab):
-    """Runs a database with data. Two clients, started as by kubectl exec, keep two backends open."""
+    """Runs a database with data. Two clients, started as by kubectl exec, keep two connections to it open."""
     pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES, 256)])
     lab.limit_pod(pod, 256 * MIB)
     postgres = pod["postgres"]
@@ -169,7 +169,7 @@ def succeeds(lab: Lab, where: Container, command: list[str]) -> bool:
 
 
 def assert_complete(lab: Lab, recording: Path):
-    """Asserts that the recording has all programs that were started, and no path of this machine."""
+    """Asserts that the recording has all started programs, and no path of this machine."""
     commands = [comm.read_text().strip() for comm in recording.glob("proc/*/comm")]
     expected = {"postgres": 8, "psql": 2, "redis-server": 1, "java": 1, "nginx": 3, "node": 1, "python3": 1}
     found = {command: commands.count(command) for command in sorted(set(commands))}
