@@ -12,8 +12,9 @@ FIELDS = (
 
 @dataclass
 class Mapping:
-    """A mapping of `rss` KiB that `sharers` processes share. Its smaps fields are computed from these two
-    numbers.
+    """A mapping of `rss` KiB that `sharers` processes share.
+
+    Its smaps fields are computed from these two numbers.
     """
 
     path: bytes

@@ -489,9 +489,7 @@ def test_ended_processes_are_dropped_from_memory(node, page):
 
 
 def test_3600_refreshes_do_not_grow_the_heap(node, browse):
-    """Tests that document and heap do not grow in 3,600 scrapes of 12 pods, one of which has a new name each
-    time.
-    """
+    """Document and heap do not grow in 3,600 scrapes of 12 pods, one of which always has a new name."""
     page = browse(width=500, height=700)
     page.open(node)
     page.tab.evaluate("""() => {
