@@ -1,5 +1,5 @@
-//! Checks the alert rules: their two files, their runbooks and their tests, and the metrics of limits that
-//! some rules divide by.
+//! Checks the two files of alert rules, their runbooks and their promtool tests. Also checks that the
+//! exporter has the limit metrics by which some rules divide.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::{Directory, Serving, exporter};
 const RULES: &str = "src/kubernetes/rules.yaml";
 const PROMETHEUS_RULE: &str = "src/kubernetes/prometheusrule.yaml";
 const RUNBOOKS: &str = ".github/RUNBOOKS.md";
-/// promtool has to test each alert in each of these situations.
+/// Situations in which promtool must test each alert.
 const SITUATIONS: [&str; 5] = ["fires", "does not fire", "after restarts", "two replicas", "missing series"];
 
 fn parse(path: &str) -> Yaml {
@@ -30,7 +30,7 @@ fn name_of(alert: &Yaml) -> &str {
     alert["alert"].as_str().expect("an alert has a name")
 }
 
-/// `BLESS=1` copies the rules from the rule file into the custom resource.
+/// With `BLESS=1`, the test first copies the rules from rules.yaml into prometheusrule.yaml.
 #[test]
 fn both_rule_files_have_the_same_rules() {
     let text = fs::read_to_string(PROMETHEUS_RULE).unwrap();

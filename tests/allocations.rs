@@ -1,7 +1,7 @@
-//! Once a scrape has run a few times, it allocates no memory. The test counts the allocations of the scraping
-//! thread, with a recording and with live processes.
+//! Tests that a scrape allocates no memory after the first few scrapes. The test counts the allocations of
+//! the scraping thread, with a recording and with live processes.
 //!
-//! This is the only test of its crate, because its allocator applies to the whole program.
+//! This test has a crate of its own, because its allocator applies to the whole program.
 
 #[path = "bench/counting.rs"]
 mod counting;
@@ -21,8 +21,8 @@ use scrapes::Scrapes;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// After five scrapes, no buffer grows any more: neither the two buffers of expositions, nor the two tables
-/// of processes.
+/// The number of scrapes before the measurement. After five scrapes, no buffer grows any more, including the
+/// two buffers of expositions and the two tables of processes.
 const N_WARM_UP: usize = 5;
 const N_STEADY: usize = 10;
 
@@ -61,7 +61,7 @@ fn steady_scrape_allocates_nothing() {
     let containers = format!("id\t{}\tlive\tpod\tcontainer\n", sleepers[0].0.id());
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
-    // Other processes start and end in this cgroup, but the filter excludes them by their name.
+    // Other processes start and end in this cgroup, but the filter excludes them by name.
     let options =
         ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [
@@ -79,16 +79,16 @@ fn steady_scrape_allocates_nothing() {
     }
 }
 
-/// Asserts that, after the first scrapes, no further scrape allocates memory.
+/// Asserts that scrapes after the first [`N_WARM_UP`] allocate no memory.
 fn assert_steady(scrape: &mut Scrapes, what: &str) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let counted: Vec<Allocations> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
     assert_eq!(counted, [Allocations::default(); N_STEADY], "{what}");
 }
 
-/// Asserts that `N_STEADY` scrapes allocate nothing, on a machine where other processes start and end. A
-/// scrape may allocate when a process or a cgroup is new. Between such events, scrapes allocate nothing, even
-/// on a busy machine.
+/// Asserts that `N_STEADY` scrapes in total allocate nothing, on a machine where other processes start and
+/// end. A scrape that finds a new process or a new cgroup may allocate. The other scrapes must allocate
+/// nothing, even on a busy machine.
 fn assert_steady_between_events(scrape: &mut Scrapes) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let deadline = Instant::now() + Duration::from_secs(120);
@@ -103,7 +103,7 @@ fn assert_steady_between_events(scrape: &mut Scrapes) {
     }
 }
 
-/// A process that waits until its input ends, and then ends, too.
+/// A process that waits for the end of its input, and then exits.
 struct Sleeper(Child);
 
 impl Sleeper {

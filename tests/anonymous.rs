@@ -1,8 +1,8 @@
-//! Compares the rules for anonymous memory with snapshots of programs. The snapshots state what each mapping
-//! was really used for.
+//! Compares what the rules for anonymous memory find with the truth. The snapshots of programs state what
+//! each mapping was really used for.
 //!
-//! `fixtures/anonymous` has 30 snapshots. `ANONYMOUS_SNAPSHOTS` names another directory of such files.
-//! `tests/record/anonymous.py` makes them.
+//! `fixtures/anonymous` has 30 snapshots. The environment variable `ANONYMOUS_SNAPSHOTS` names another
+//! directory of snapshots. `tests/record/anonymous.py` makes snapshots.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use smaps_container_exporter::smaps::fields::FIELDS;
 use smaps_container_exporter::smaps::scanner::{Mapping, Scanner};
 use smaps_container_exporter::totals::anon_part::AnonPart;
 
-/// Each real use of memory, and the part that it belongs to.
+/// Each real use of memory in the snapshots, and the part that it belongs to.
 const USES: [(&str, Option<AnonPart>); 20] = [
     ("stack", Some(AnonPart::ThreadStacks)),
     ("arena", Some(AnonPart::MallocArenas)),
@@ -39,8 +39,8 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// The KiB of each part (row) and of each real use (column). The rules choose the part. The last row is
-/// memory that is in no part.
+/// How many KiB of each real use (column) the rules assign to each part (row). The last row is the memory
+/// that the rules assign to no part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.
@@ -54,8 +54,8 @@ struct Line {
 }
 
 impl Line {
-    /// Adds `by` to the addresses that the kernel has chosen. Those below 0x7e00_0000_0000 are the program's
-    /// choice.
+    /// Adds `by` to addresses that the kernel has chosen. Addresses below 0x7e00_0000_0000 were chosen by the
+    /// program, and stay the same.
     fn lift(&mut self, by: u64) {
         let lifted = |address: &str| match u64::from_str_radix(address, 16).unwrap() {
             address @ ..0x7e00_0000_0000 => format!("{address:08x}"),
@@ -95,8 +95,8 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns a text like the kernel's smaps. In it, each field stands for one real use, and its value is the
-/// KiB of that use.
+/// Returns a text in the format of the kernel's smaps. In this text, a field stands for a real use, and its
+/// value is the KiB of the mapping that have this use.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {
@@ -111,7 +111,7 @@ fn smaps(lines: &[Line]) -> String {
     text
 }
 
-/// Applies the rules to a snapshot.
+/// Applies the rules to a snapshot. Returns which memory they assign to which part.
 fn claims(lines: &[Line]) -> Claims {
     let mut parts = Parts::default();
     let text = smaps(lines);
@@ -126,8 +126,8 @@ fn claims(lines: &[Line]) -> Claims {
     claims
 }
 
-/// Returns three sums in KiB: all that the rules assign to a part, how much of it really belongs to the part,
-/// and all that really belongs to the part.
+/// Returns three sums in KiB: what the rules assign to a part, how much of this really belongs to the part,
+/// and how much memory really belongs to the part.
 fn judge(claims: &Claims, part: AnonPart) -> [u64; 3] {
     let is_right = |i: &usize| USES[*i].1 == Some(part);
     let claimed = &claims[part as usize];
@@ -141,7 +141,8 @@ fn share(part: u64, of: u64) -> f64 {
     if of == 0 { f64::NAN } else { part as f64 / of as f64 }
 }
 
-/// Changes each line of each snapshot with `change`, applies the rules, prints a table and returns the sums.
+/// Changes each line of each snapshot with `change`, applies the rules to the snapshots, prints a table, and
+/// returns the sums over all snapshots.
 fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     let mut all = Claims::default();
     println!("{what}");
@@ -170,9 +171,9 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
 /// each part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
-/// At least 99% of the bytes that the rules assign to a part really belong to it. The minimum recalls are a
-/// little below the measured ones. Some recalls are low, because the snapshots include JVMs without
-/// compressed pointers and JDK 8 and 11, where the rules recognize little.
+/// Tests that at least 99% of the bytes that the rules assign to a part really belong to the part. The
+/// minimum recalls are a little below the measured recalls. Some recalls are low, because the snapshots
+/// include JDK 8 and 11 and JVMs without compressed pointers. In these, the rules recognize little.
 #[test]
 fn rules_are_right_about_99_percent_of_bytes() {
     let without = |flags: &'static [&'static str]| {

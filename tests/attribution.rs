@@ -1,6 +1,6 @@
-//! Checks to which container each process belongs, and which cgroup each container's account comes from. The
-//! recordings are of nodes whose cgroups differ from the usual ones, which are of version 2 and below
-//! `kubepods.slice`. The expected values were worked out by hand.
+//! Checks which container each process is attributed to, and which cgroup each container's account comes
+//! from. On the usual node, cgroups have version 2 and are below `kubepods.slice`. The recordings are of
+//! other nodes. The expected values were worked out by hand.
 
 use std::fmt::Write as _;
 
@@ -47,12 +47,12 @@ const DOCKER_IN_DOCKER: &[&str] = &[
     "/redis uses 3000000 of 4000000",
 ];
 
-/// The recordings below `fixtures/attribution`. Each has the expected RSS of each command in KiB, and the
-/// expected account of each container. The recordings do not say which container runtime they come from.
+/// The names of recordings in `fixtures/attribution`, with the expected RSS of each command in KiB and the
+/// expected account of each container. The recordings do not contain the name of the container runtime.
 const RECORDINGS: &[(&str, &[&str])] = &[
-    // The node has version 1's controllers, and a version 2 hierarchy without controllers. In version 2,
-    // every container has the path of containerd's service. A shell of kubectl exec is in the container's
-    // cgroup only in version 1.
+    // The node has the controllers of version 1, and a version 2 hierarchy without controllers. In version 2,
+    // the path of every container is the path of containerd's service. A shell that kubectl exec has started
+    // is in the container's cgroup only in version 1.
     ("hybrid-by-pid", HYBRID),
     ("hybrid-by-id", HYBRID),
     // The kubelet uses the systemd driver, but containerd does not. So containerd makes cgroups with names
@@ -66,8 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The same cgroup names with version 1. In hierarchies that systemd does not use, a cgroup with such a
-    // name is directly below the root.
+    // These cgroups have the same kind of names, but version 1. In hierarchies that systemd does not use, a
+    // cgroup with such a name is directly below the root.
     (
         "colon-version-1",
         &[
@@ -87,10 +87,11 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/redis uses 3000000 of none",
         ],
     ),
-    // With cgroup_disable=memory, only the lines of other controllers have the ids.
+    // The kernel was started with cgroup_disable=memory, so only the lines of other controllers contain the
+    // ids.
     ("memory-off-by-pid", MEMORY_OFF),
     ("memory-off-by-id", MEMORY_OFF),
-    // The line of the memory controller has no id. redis and sidecar are in the same memory cgroup, so
+    // The line of the memory controller contains no id. redis and sidecar are in the same memory cgroup, so
     // neither of them has an account.
     (
         "ecs",
@@ -103,25 +104,25 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // A process that was started in the container later is in a memory cgroup below the container's own. The
-    // pid of this process is lower than the pid of init.
+    // A process that was started in the container later is in a memory cgroup below the cgroup of the
+    // container. The pid of this process is lower than the pid of init.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
     // A workload gives one of its own cgroups the id of another container.
     ("nested-by-pid", NESTED),
     ("nested-by-id", NESTED),
     ("nested-version-1", NESTED),
-    // The runtime has made the cgroup of one container below the cgroup of another container.
+    // The runtime has created the cgroup of one container below the cgroup of another.
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
-    // A node that runs inside a container, seen from inside a cgroup namespace.
+    // The node runs inside a container, and is seen from inside a cgroup namespace.
     ("kind", KIND),
     // Containers of two pods, and containerd itself, are in one cgroup that has no id.
     ("shared", &[]),
 ];
 
-/// In these recordings, the runtime lists an init pid that belongs to another process. The cgroup of that
-/// process does not have the container's id, but cgroups of other processes do.
+/// Recordings in which the runtime lists a wrong init pid for a container. The cgroup of the process with
+/// this pid does not have the container's id, but cgroups of other processes do.
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
     // The containers of a kind node are listed from the host. The listed pids are those inside the kind node.
     // On the host, pid 101 is sshd, pid 102 is the kubelet of that node, and pid 103 does not exist.
@@ -138,9 +139,9 @@ const FOREIGN_INITS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Recordings of sandboxes. With gVisor, the sandbox process and its gofer are in the pod's cgroup, and both
-/// containers are listed with the pid of the sandbox. With Kata, the processes are in a cgroup of the
-/// sandbox. Memory that several containers of a pod share counts for the pod.
+/// Recordings of containers in sandboxes. With gVisor, the sandbox process and its gofer are in the pod's
+/// cgroup, and both containers are listed with the pid of the sandbox process. With Kata, the processes are
+/// in a cgroup of the sandbox. Memory that several containers of a pod share is attributed to the pod.
 const SANDBOXES: &[(&str, &[&str])] = &[
     (
         "gvisor",
@@ -166,7 +167,7 @@ const SANDBOXES: &[(&str, &[&str])] = &[
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
-/// Returns the processes and accounts in an exposition, in the form of [`RECORDINGS`].
+/// Returns the processes and accounts in an exposition, written like the expected values in [`RECORDINGS`].
 fn shown(exposition: &str) -> Vec<String> {
     let label = |line: &str, name: &str| {
         let (_, rest) = line.split_once(&format!(",{name}=\"")).unwrap_or_default();
@@ -256,8 +257,8 @@ fn id(digits: &str, rest: char) -> String {
     digits.to_owned() + &rest.to_string().repeat(64 - digits.len())
 }
 
-/// Returns the name of the kubelet's link for a container. The name has 255 bytes, the most that a file name
-/// may have, so only `n_digits` digits of the id fit.
+/// Returns the name of the kubelet's link to a container's log. The name has 255 bytes, the maximum for file
+/// names, so only the first `n_digits` digits of the container's id fit.
 fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
     let names = format!("_shop_{container}-");
     let pod = "p".repeat(255 - names.len() - n_digits - ".log".len());
@@ -269,10 +270,11 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The ids of the last two containers begin with the same digits, so the cut link matches neither.
+    // The ids of the last two containers begin with the same digits, so the link with a shortened id matches
+    // neither.
     let twin = id("cccccccccccc", '1');
-    // The first container has given one of its cgroups a name that looks like an id. The digits of the second
-    // link match this name, too.
+    // The first container has created a cgroup whose name looks like an id. The digits of the second link
+    // also match this name.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),
@@ -309,7 +311,7 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
         let (_, bytes) = line.rsplit_once(' ').unwrap();
         write!(found, "{container} {}; ", bytes.parse::<u64>().unwrap() / KIB).unwrap();
     }
-    // Series are in the order of their label texts.
+    // Series are sorted by their label texts.
     assert_eq!(found, "cut 2; whole 4; ", "{what}");
     let log = String::from_utf8_lossy(&output.stderr);
     for expected in ["2 names in", "1 containers are not exported: the kubelet cut the names of their links"]

@@ -1,5 +1,5 @@
-//! Tests attribution by each line of a cgroup file, in the hierarchies that runtimes and distributions
-//! create.
+//! Tests that a process can be attributed by any line of its cgroup file. The lines are those of the
+//! hierarchies that runtimes and distributions create.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ fn cgroups_of(file: &str) -> Cgroups {
 }
 
 /// The runtime lists two containers, a and b. Each row has the cgroup file of a process, the expected
-/// container, and the expected path of the account. If the pid of init is known, the row also has init's
-/// cgroup file.
+/// container of this process, and the expected path of the container's account. If the runtime lists the pid
+/// of init, the row also has the cgroup file of init.
 #[test]
 fn every_line_of_a_cgroup_file_is_used() {
     const SERVICE: &str = "0::/system.slice/containerd.service\n";

@@ -2,8 +2,8 @@
 
 use crate::support::{Directory, describe, exporter, once, stdout_of};
 
-/// Runs the program, and returns the line that it prints on standard error. The program must fail with this
-/// exit code and print nothing else.
+/// Runs the program, and returns the line that it prints to standard error. Asserts that the program exits
+/// with this code and prints nothing else.
 #[track_caller]
 fn error_of(args: &[&str], code: i32) -> String {
     let mut command = exporter(args);
@@ -114,12 +114,13 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// If `--addr` is given, the default port is not used. So `make test` passes while `make run` is running.
+/// If `--addr` is given, the program does not use the default port. So `make test` passes even while `make
+/// run` is running.
 #[test]
 fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");
     if let Err(error) = &listener {
-        // Another program, such as `make run`, may already listen there.
+        // Another program, such as `make run`, may already listen on the default port.
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     }
     let recording = Directory::new();
@@ -136,7 +137,7 @@ fn address_in_use_exits_with_1() {
     recording.one_container();
     recording.process(1, "x", "");
     let error = error_of(&["--fixture", recording.path().to_str().unwrap(), "--addr", &addr], 1);
-    // glibc has the first text, musl the second.
+    // The first text is glibc's, the second is musl's.
     let causes = ["address already in use", "address in use"];
     assert!(causes.iter().any(|cause| error == format!("cannot listen on {addr:?}: {cause}")), "{error}");
 }
@@ -154,8 +155,8 @@ fn help_and_version_are_printed() {
     );
 }
 
-/// The log says once that cgroups are missing, and only if `--cgroup-path` is given: a recording need not
-/// have cgroups.
+/// A missing cgroup file system is logged once, and only if `--cgroup-path` is given. It is not logged for a
+/// recording, which need not have one.
 #[test]
 fn missing_cgroups_are_logged_once() {
     let recording = Directory::new();
@@ -211,7 +212,7 @@ fn once_filtered(recording: &std::path::Path, filter: &str) -> String {
     String::from_utf8(stdout_of(&args)).unwrap()
 }
 
-/// A recording that is made from a recording is identical to it.
+/// A recording that is made from another recording is identical to that recording.
 #[test]
 fn recording_of_a_recording_is_identical() {
     let first = Directory::new();
@@ -274,7 +275,7 @@ fn empty_selection_records_nothing() {
     assert!(!to.exists());
 }
 
-/// On a node without containers, the log does not say that the filter is the cause.
+/// On a node without containers, the log does not name the filter as the cause.
 #[test]
 fn node_without_containers_is_logged() {
     let empty = Directory::new();
@@ -308,7 +309,7 @@ fn selection_is_logged_after_the_first_scrape() {
         let output = command.output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
     }
-    // With debug logging, a line for each process that is not exported says why.
+    // With debug logging, there is a line for each process that is not exported. The line says why.
     let mut command =
         exporter(&["--once", "--fixture", node, "--filter", "shop/*/nginx/*", "--log-level", "debug"]);
     let output = command.output().unwrap();

@@ -1,4 +1,5 @@
-//! Tests the options that reduce the number of series. Whatever they omit or combine, the sums stay the same.
+//! Tests the options that reduce the number of series by omitting or combining series. The sums must stay the
+//! same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -70,8 +71,8 @@ fn samples(text: &str) -> Vec<(String, Series, u64)> {
         .collect()
 }
 
-/// Returns the sum of each family over the labels that these options change: path, kind and pid. For page
-/// sizes, it returns the largest value instead.
+/// Returns the sums of each family over the labels that these options change: path, kind and pid. For a page
+/// size, the largest value takes the place of the sum.
 fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     let mut sums = BTreeMap::new();
     for (family, mut labels, value) in samples(text) {
@@ -85,8 +86,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum is the same with and without these options. All sums of the selected families must
-/// be there, except omitted zeros.
+/// Asserts that each sum is the same with these options as without them. All sums of the selected families
+/// must be exported, except sums that are 0 and omitted.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -128,8 +129,8 @@ fn options_keep_the_sums_of_the_recorded_node() {
     }
 }
 
-/// Returns a node with many small series of equal size, so that ties are common. One path is named `[other]`,
-/// like the series into which paths are folded.
+/// Returns a node with many small series of equal size, so that ties are common. One path has the name
+/// `[other]`, which is also the name of the series into which paths are folded.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -164,15 +165,15 @@ fn options_keep_the_sums_of_a_generated_node() {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // Even if everything is folded, each of 12 commands has 5 samples, and one more for the number of its
-        // processes.
+        // If everything is folded, each of the 12 commands still has 5 samples, and one more for its number
+        // of processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
     }
 }
 
-/// Only the smallest paths are folded, so the largest keep their names.
+/// Only the smallest paths are folded, so the largest paths keep their names.
 #[test]
 fn smallest_paths_fold_first() {
     let node = generated_node();
@@ -186,7 +187,7 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // If only one path of a command would be folded, it keeps its name, however small it is.
+    // If only one path of a command would be folded, this path keeps its name, however small the path is.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,
@@ -204,16 +205,16 @@ fn same_input_gives_same_bytes() {
     }
 }
 
-/// For a live process, the kernel's own sum equals the sum over its mappings. Only `pss` and `locked` may
-/// differ, because the kernel rounds them in each mapping.
+/// For a live process, the sums that the kernel computes equal the sums over its mappings. Only `pss` and
+/// `locked` may differ, because the kernel rounds their value in each mapping.
 #[test]
 #[cfg(target_os = "linux")]
 fn rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // The program is a symbolic link, because a copy could fail to start. If another test forks while the
-    // copy is written, the forked child holds the copy open for writing.
+    // The program is a symbolic link and not a copy, because a copy may fail to start. If another test forks
+    // while the copy is written, the child process has the copy open for writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
@@ -245,8 +246,8 @@ fn rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // Other processes share memory with this one, so its values change when they start or end. The comparison
-    // is repeated until no process started or ended in between.
+    // This process shares memory with other processes, so its values change when one of them starts or ends.
+    // The comparison is repeated until this has not happened between the two reads.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));
@@ -265,7 +266,7 @@ fn rollup_equals_the_sum_over_smaps() {
     }
 }
 
-/// A program that ends with the test, whether the test passes or fails.
+/// A program that ends when the test ends, even if the test fails.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -275,7 +276,8 @@ impl Drop for Running {
     }
 }
 
-/// Kinds are not folded: all samples are exported. The log says so only once, not in every scrape.
+/// Kinds are not folded, so all samples are exported although they exceed the limit. The log says so only
+/// once, not in every scrape.
 #[test]
 fn samples_over_the_limit_are_logged_once() {
     use std::io::{BufRead, BufReader, Read};

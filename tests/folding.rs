@@ -1,4 +1,5 @@
-//! Tests how `--max-samples` folds: what fits is never folded, and little of the limit stays unused.
+//! Tests how series are folded to stay within `--max-samples`. Series that fit are never folded, and only
+//! little of the limit stays unused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +16,8 @@ use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Scrapes a recording of these containers. Each number is a command with this many paths. Returns the number
-/// of samples, and the number of commands that keep their own names.
+/// Scrapes a recording of these containers. Each number stands for a command that has this many paths.
+/// Returns the number of samples, and the number of commands that are not folded.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
     let mut listed = String::from("id\tinit_pid\tnamespace\tpod\tcontainer\n");
@@ -46,20 +47,20 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
 }
 
-/// In the first case, there are 101 commands with one path each. A path has 7 samples, and a command has one
-/// more.
+/// In the first case, there are 101 commands with one path each. Each path has 7 samples, and each command
+/// has one sample in addition.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // If one sample less is allowed, two commands are folded.
+        // With one sample less than in the first case, two commands are folded.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The container with 30 paths needs 211 samples. This is within its fair share. The other container
-        // gets the rest, for its commands with one path each.
+        // The container with 30 paths needs 211 samples, which is less than its fair share. The other
+        // container gets the rest for its commands.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // There is room for all commands, and for one more path.
+        // The limit is enough for all commands, and for one path that keeps its name.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);
@@ -110,8 +111,8 @@ fn view(snapshot: &Snapshot, shape: Shape) -> View {
     view
 }
 
-/// What a view shows of one container: the sums of its fields, mappings and processes, and the numbers of
-/// samples, commands and series.
+/// What a view shows of one container: the sums of its fields, the numbers of its mappings and processes, and
+/// the numbers of samples, commands and series.
 #[derive(Debug, Default, PartialEq)]
 struct Shown {
     sums: Vec<u64>,
@@ -145,8 +146,8 @@ fn by_container(view: &View, snapshot: &Snapshot) -> BTreeMap<String, Shown> {
     containers
 }
 
-/// The sums of a container are the same in all views, whatever a series stands for and however low the limit
-/// is.
+/// The sums of a container are the same in all views. They depend neither on what a series stands for nor on
+/// the limit.
 #[test]
 fn sums_of_all_views_agree() {
     for seed in 1..=200 {
@@ -198,7 +199,7 @@ fn random_tables_use_up_the_limit() {
         assert!(before.keys().eq(after.keys()), "{case}");
         let fields = shape.fields.count_ones() as usize;
         // `least` is the smallest number of samples that a container can have. `step` is the largest number
-        // that one more command or path can add.
+        // of samples that a further command or path can add.
         let (least, step) = match group_by {
             GroupBy::Kind => (6 * (fields + 1) + 1, 7 * (fields + 1) + 2),
             _ => (fields + 2, 2 * fields + 4),

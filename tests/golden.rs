@@ -15,8 +15,8 @@ fn smaps_of_other_kernels_equal_golden_files() {
 }
 
 /// Tests the accounts of containers. The recordings were written by hand in the format of kernels. The
-/// recording of version 2 is seen from inside a cgroup namespace. One of its containers has every file, and
-/// another one has the files of an older kernel. The other recording is of version 1.
+/// recording of version 2 is seen from inside a cgroup namespace. One of its containers has all files, and
+/// another container has only the files of an older kernel. The other recording is of version 1.
 #[test]
 fn accounts_of_both_cgroup_versions_equal_golden_files() {
     for version in ["v1", "v2"] {
@@ -39,7 +39,7 @@ fn accounts_of_both_cgroup_versions_equal_golden_files() {
     }
 }
 
-/// Every golden file has a fixture. So a renamed fixture cannot leave its golden file behind.
+/// Each golden file must have a fixture. So after a fixture was renamed, its old golden file cannot remain.
 #[test]
 fn every_golden_file_has_a_fixture() {
     let names: Vec<String> = smaps_fixtures().into_iter().map(|(name, _)| name).collect();

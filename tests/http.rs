@@ -14,21 +14,21 @@ use smaps_container_exporter::http::views::Views;
 
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A failing test ends after this time. A passing test takes much less time.
+/// How long a test may wait. Only a test that fails takes this long.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
     serve_for(Vec::new())
 }
 
-/// Starts a server. Clients on this machine may address it by these host names.
+/// Starts a server. Requests from this machine may use these host names.
 fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     let (publisher, addr, _) = serve_on_demand(DEADLINE, hosts);
     (publisher, addr)
 }
 
-/// Starts a server after one scrape, whose result stays fresh for `interval`. The caller still has to publish
-/// the exposition of that scrape.
+/// Starts a server for which one scrape has ended. The result of the scrape stays fresh for `interval`. The
+/// caller must publish the exposition of this scrape.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
@@ -50,7 +50,7 @@ fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     (publisher, addr, demand)
 }
 
-/// Runs the scrape that the requests wait for.
+/// Runs the scrape that requests wait for, and publishes `text` as its exposition.
 fn scrape(publisher: &mut Publisher, demand: &Demand, text: &[u8]) {
     demand.begin(Instant::now());
     publish(publisher, text);
@@ -69,7 +69,7 @@ fn send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
     client
 }
 
-/// Reads one response: its head and its body.
+/// Reads one response. Returns its head and its body.
 fn receive(client: &mut TcpStream) -> (String, Vec<u8>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -106,14 +106,14 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// A waiting request does not count as a connection, even if its client has disconnected. Probes are still
-/// answered. At most 64 requests may wait, and a further one gets the last exposition.
+/// A waiting request takes no slot for connections, even if its client has disconnected. So probes are still
+/// answered. At most 64 requests may wait. A further request gets the last exposition at once.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
     let mut clients: Vec<_> = (0..40).map(|_| send(addr, GET)).collect();
     (0..24).for_each(|_| drop(send(addr, GET)));
-    // The server accepts connections in the order in which they arrive, so this is the 65th request.
+    // The server accepts connections in the order in which they arrive, so this request is the 65th.
     let mut late = send(addr, GET);
     assert_eq!(receive(&mut late).1, b"old 1\n");
     for _ in 0..100 {
@@ -139,8 +139,8 @@ fn request_waits_until_shortly_before_its_timeout() {
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
 }
 
-/// If a request is refused because of its host name, the advice in the response is right: the command line
-/// accepts the option, and the option helps.
+/// If a request is refused because of its host name, the response gives advice. The command line must accept
+/// the option in the advice, and with this option the request must not be refused.
 #[test]
 fn host_in_the_advice_is_allowed() {
     for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
@@ -193,8 +193,8 @@ fn one_connection_serves_many_requests() {
     }
 }
 
-/// The age in a response is the age at the time of the response, both in plain text and in gzip. All other
-/// text is as published.
+/// The age in a response is the age at the time of the response, in plain text and in gzip. The rest of the
+/// text is as it was published.
 #[test]
 fn age_is_rendered_when_it_is_served() {
     let (mut publisher, addr) = serve();
@@ -226,7 +226,7 @@ fn requests_sent_together_are_answered_in_order() {
     publish(&mut publisher, b"x 1\n");
     let requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: \
                      localhost\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
-    // Wherever the requests are split into two packets, the result is the same.
+    // The result must be the same wherever the requests are split into two packets.
     for i in 0..requests.len() {
         let mut client = send(addr, &requests[..i]);
         client.set_nodelay(true).unwrap();
@@ -273,8 +273,8 @@ fn stalled_clients_do_not_block_others() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // Clients that have stopped reading may hold one outdated exposition, but not two. When newer clients
-    // hold a second one, the server closes the connections of the older clients.
+    // Clients that have stopped reading may hold one outdated exposition, but not two. If newer clients hold
+    // another outdated exposition, the server closes the connections of the older clients.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

@@ -1,4 +1,4 @@
-//! Tests that the exporter runs on if nothing reads its log.
+//! Tests that the exporter keeps running if nothing reads its log.
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, exporter};
 
-/// This number of lines of 4 KiB fits neither into a pipe (64 KiB) nor into the queue of log lines (1 MiB).
+/// A number of lines of 4 KiB that fits neither into a pipe (64 KiB) nor into the queue of log lines (1 MiB).
 const MORE_THAN_FIT: u32 = 400;
 
-/// Returns a recording. Its first scrape logs `n_lines` debug lines of 4 KiB.
+/// Returns a recording whose first scrape logs `n_lines` debug lines of 4 KiB.
 fn talkative(n_lines: u32) -> Directory {
     let recording = Directory::new();
     recording.one_container();
@@ -49,7 +49,8 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(exporter.get("/healthz").starts_with("HTTP/1.1 200 "));
     let n_dropped = number(&exporter, "smaps_exporter_log_lines_dropped_total");
     assert!(n_dropped >= 100, "{n_dropped}");
-    // Once the test reads the log, there is a line with the number of dropped lines. Further lines follow it.
+    // When the test begins to read the log, it gets a line with the number of dropped lines, and then further
+    // lines.
     let report = loop {
         let line = exporter.line();
         assert!(!line.is_empty());
@@ -61,8 +62,8 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(report.starts_with("[WARN ] ") && n_reported >= n_dropped, "{report}");
 }
 
-/// At its end, the program writes queued lines for at most half a second. It then exits, even if nothing
-/// reads them.
+/// Before the program exits, it writes queued lines for at most half a second. It then exits even if nothing
+/// reads the lines.
 #[test]
 fn unread_log_does_not_stop_the_shutdown() {
     let recording = talkative(MORE_THAN_FIT);

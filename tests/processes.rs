@@ -1,4 +1,4 @@
-//! Tests what happens to processes from scrape to scrape, on a recording that changes.
+//! Tests how processes are handled from scrape to scrape, with a recording that changes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,9 +14,9 @@ use crate::support::{Directory, Serving, describe, exporter};
 const SMAPS: &str =
     "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
 
-/// Returns a scraper, without a CPU budget unless the test sets one. The budget is a share of the time
-/// between scrapes. Here scrapes follow each other immediately, so with a budget each scrape would read only
-/// some processes.
+/// Returns a scraper. It has no CPU budget, unless the test sets one. The budget is a fraction of the time
+/// between scrapes. In these tests, each scrape follows the last one immediately, so a budget would let each
+/// scrape read only some processes.
 fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let args = ["--fixture", recording.path().to_str().unwrap(), "--fields", "rss"];
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
@@ -27,7 +27,7 @@ fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     }
 }
 
-/// Scrapes once. Returns each command with its number of processes.
+/// Scrapes once. Returns each command with the number of its processes.
 fn scrape(scraper: &mut Scraper) -> Vec<String> {
     let mut reader = scraper.reader();
     scraper.scrape(&mut reader).unwrap();
@@ -64,8 +64,8 @@ fn processes_are_added_and_removed() {
 }
 
 /// The first scrape recognizes a zombie by `stat`, or by `status` where version 1 hides the cgroups of
-/// zombies. Later scrapes do not read its files. So 20,000 zombies cost no more than their entries in the
-/// listing of /proc.
+/// zombies. Later scrapes do not read the files of the zombie. So for 20,000 zombies, a scrape only has to
+/// list 20,000 more entries of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -93,7 +93,8 @@ fn zombie_is_not_read_again() {
         })
     };
     wait_until(|| shown() == [true, false, false, false]);
-    // 7 and 9 are zombies for good. In process 8, only the first thread has exited, and other threads run.
+    // 7 and 9 are zombies and stay zombies. In process 8, only the first thread has exited, and other threads
+    // still run.
     for pid in [7, 8, 9] {
         recording.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
         recording.write(&format!("proc/{pid}/smaps"), SMAPS);
@@ -131,12 +132,12 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// A process that changes its name is shown under the new name as soon as it is read. Until then it has no
-/// values: without `stat`, the exporter cannot exclude that it is another program. A process that changes its
-/// cgroup leaves its container immediately. Neither change counts as an error.
+/// A process that has changed its name is exported under the new name after its next read. Until then it has
+/// no values, because without `stat` the exporter cannot rule out that it runs another program. A process
+/// that has changed its cgroup leaves its container immediately. Neither change is counted as a read error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
-    // The first case has no limit on CPU time. In the second case, the first scrape uses up the budget.
+    // In the first case, CPU time is not limited. In the second case, the first scrape uses up the budget.
     for (budget, found) in [("0", &["init 1", "renamed 1"][..]), ("0.000000001", &["init 1"])] {
         let recording = three();
         let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", budget]);
@@ -159,13 +160,14 @@ fn changed_name_or_cgroup_is_no_read_error() {
     }
 }
 
-/// Returns the `stat` file of a process with its code and its stack at these addresses. If the kernel hides
-/// the addresses, it prints 1 and 0.
+/// Returns the `stat` file of a process whose code and stack are at these addresses. If the kernel hides the
+/// addresses, it prints 1 and 0 instead.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }
 
-/// The first scrape uses up the budget, so later scrapes keep its values and read nothing.
+/// The first scrape uses up the budget, so later scrapes read nothing and keep the values of the first
+/// scrape.
 #[test]
 fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];
@@ -193,7 +195,7 @@ fn kept_values_are_dropped_after_an_exec() {
 }
 
 /// If mappings overlap, the read fails, and the values of the previous read are kept. If the kernel prints a
-/// mapping again, the mapping counts once.
+/// mapping twice, it is counted once.
 #[test]
 fn torn_read_keeps_the_last_values() {
     let recording = three();
@@ -238,7 +240,7 @@ fn values_of_an_ended_process_with_a_directory_are_dropped() {
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
 }
 
-/// In /proc, a pid has only one name. A recording may contain further names, and these are ignored.
+/// In /proc, a pid has only one name. If a recording has a second name for a pid, the second name is ignored.
 #[test]
 fn second_name_of_a_pid_is_ignored() {
     let recording = three();

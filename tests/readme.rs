@@ -1,5 +1,5 @@
-//! Tests what the README and `src/kubernetes` tell users to apply: the YAML parses, its parts fit together,
-//! and the arguments are valid.
+//! Tests the files that the README and `src/kubernetes` ask users to apply: the YAML can be parsed, its parts
+//! fit together, and the arguments are valid.
 
 use std::path::Path;
 
@@ -72,7 +72,7 @@ fn every_args_list_is_valid() {
     }
 }
 
-/// Checks all commands, including the one for the Go exporter with single dashes.
+/// Checks all commands in the documents, including a command for the Go exporter, with single dashes.
 #[test]
 fn every_command_line_is_valid() {
     let commands = README.lines().filter_map(|line| line.strip_prefix("    smaps-container-exporter "));
@@ -90,7 +90,7 @@ fn every_command_line_is_valid() {
     }
 }
 
-/// The parts of the manifest fit together.
+/// Each reference from one part of the manifest to another part is valid.
 #[test]
 fn parts_of_the_manifest_match() {
     let daemon_set = document("DaemonSet");
@@ -101,7 +101,7 @@ fn parts_of_the_manifest_match() {
     let image = container["image"].as_str().expect("an image");
     assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
 
-    // Each path that the program opens is in a mount. The mount is read-only, and its volume is the same
+    // Each path that the program opens is below a read-only mount. The volume of the mount is the same
     // directory on the node.
     let mounts = container["volumeMounts"].as_vec().expect("mounts");
     let mount_of = |path: &Path| {
@@ -158,8 +158,8 @@ fn parts_of_the_manifest_match() {
     }
 }
 
-/// `--print manifest --image` replaces the image, so there must be only one. Prometheus must accept as many
-/// samples per scrape as the exporter serves.
+/// `--print manifest --image` replaces the image, so the manifest must contain only one image. The monitor
+/// must let Prometheus accept as many samples per scrape as the exporter serves.
 #[test]
 fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     assert_eq!(MANIFEST.matches("image:").count(), 1);

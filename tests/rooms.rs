@@ -1,18 +1,18 @@
-//! Tests the rooms, which are the folders of src: their files, and which room may import which.
+//! Tests the rooms, which are the folders of src: the length of their files, and which room may import which
+//! other rooms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Paths with which code can read, write or talk to the system. `std::io` also has paths without I/O: see
-/// [`NO_IO`].
+/// Paths with which code can do I/O. Some paths below `std::io` do none: see [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
 /// Paths of `std::io` that do no I/O, because they only write into a buffer.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
-/// Each row has a room, the rooms or modules that it must not mention, and whether it is pure. A pure room
-/// does no I/O.
+/// Each row has a room, the rooms or modules that the room must not mention, and whether the room is pure. A
+/// pure room does no I/O.
 const ROOMS: [(&str, &[&str], bool); 13] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),
@@ -29,8 +29,8 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// The rooms that write expositions need the tables of fields. So they may import the table of cgroup fields,
-/// which does no I/O, although other files of its room read files.
+/// The files that may import the table of cgroup fields. They write expositions, for which they need this
+/// table. The table does no I/O, although other files of its room do.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -79,7 +79,7 @@ fn rooms_import_each_other_in_one_direction() {
     assert!(circle.is_empty(), "these rooms import each other in a circle: {circle:?}");
 }
 
-/// Unit tests are an exception: they may import any other file.
+/// Unit tests are not checked: they may import any other file of the room.
 #[test]
 fn files_of_a_room_import_each_other_in_one_direction() {
     let mut files = Files::default();
@@ -110,8 +110,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns the items that import each other in a circle, and the items that depend on a circle. All others
-/// are removed one by one: each time, one item that needs none of the remaining items.
+/// Returns the items that import each other in a circle, and the items that depend on a circle. All other
+/// items are removed, one after another: each time an item that needs none of the items that are left.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -127,8 +127,8 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// The files by module path. Each file has the paths that it mentions, and the names that its `use`
-/// declarations import, with the path that each name stands for.
+/// The files by module path. Each file has two parts: the paths that it mentions, and the names that its
+/// `use` declarations import. Each imported name has the path that it stands for.
 #[derive(Default)]
 struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
 
@@ -137,7 +137,7 @@ impl Files {
         self.0.insert(module.join("::"), paths(module, text));
     }
 
-    /// Returns for each file the other files that it mentions.
+    /// Returns each file with the other files that it mentions.
     fn imports(&self) -> impl Iterator<Item = (&str, BTreeSet<String>)> {
         self.0.iter().map(|(file, (mentions, _))| {
             let mut needs: BTreeSet<String> = mentions.iter().filter_map(|path| self.file_of(path)).collect();
@@ -146,8 +146,8 @@ impl Files {
         })
     }
 
-    /// Returns the file that defines what a path names. The path may lead through a file that only re-exports
-    /// it.
+    /// Returns the file that defines the item at a path. The path may lead through a file that only
+    /// re-exports the item.
     fn file_of(&self, path: &str) -> Option<String> {
         let inside = path.strip_prefix("crate::")?;
         let ends = inside.match_indices("::").map(|(end, _)| end).chain([inside.len()]);
@@ -165,7 +165,7 @@ impl Files {
 
 fn is_fault(path: &str, forbidden: &[&str], is_pure: bool) -> bool {
     match path.strip_prefix("crate::") {
-        // A glob import could import anything, so it is a fault.
+        // A glob import could import anything, so it is always a fault.
         Some(inside) => first(inside) == "*" || forbidden.iter().any(|room| is_below(inside, room)),
         None => is_pure && !NO_IO.contains(&path) && IO.iter().any(|io| is_below(path, io)),
     }
@@ -179,7 +179,7 @@ fn first(path: &str) -> &str {
     path.split("::").next().unwrap_or(path)
 }
 
-/// Returns every Rust file under src, with its module path. For the root of the crate, this is `lib`.
+/// Returns every Rust file below src, with its module path. The module path of the crate's root is `lib`.
 fn sources() -> Vec<(PathBuf, Vec<String>)> {
     let src = Path::new("src"); // tests run in the root directory of the package
     let mut sources = Vec::new();
@@ -209,14 +209,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files_found
 }
 
-/// Returns the absolute paths that the text of a module names, in `use` declarations or in full. Unit tests
-/// in the text are included.
+/// Returns the absolute paths that the text of a module mentions, in `use` declarations or directly. Unit
+/// tests in the text are included.
 fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
     paths(module, text).0
 }
 
-/// Returns the same paths as [`mentions`]. Also returns each name that a `use` declaration imports anywhere
-/// in the file, with the path that the name stands for.
+/// Returns the same paths as [`mentions`], and the names that `use` declarations import anywhere in the file.
+/// Each name has the path that it stands for.
 fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
     let children: BTreeSet<&str> = tokens
@@ -302,8 +302,8 @@ fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, S
     (found, names)
 }
 
-/// Parses one tree of a `use` declaration, starting at `at`. Adds its leaves, with the name that each
-/// imports, and returns where the tree ends.
+/// Parses one tree of a `use` declaration that begins at `at`. Adds the leaves of the tree, each with the
+/// name that it imports. Returns the position at which the tree ends.
 fn tree<'a>(
     tokens: &[&'a str],
     mut at: usize,
@@ -340,8 +340,8 @@ fn tree<'a>(
     at
 }
 
-/// Returns the absolute path, `crate::...`, `std::...` or in another crate, for a path that is written in
-/// `module`.
+/// Returns the absolute path for a path that is written in `module`. The absolute path begins with `crate::`,
+/// `std::` or the name of another crate.
 fn absolute(module: &[String], path: &[&str]) -> String {
     let mut base: Vec<&str> = Vec::new();
     let mut rest = path;
@@ -366,8 +366,8 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Returns whether the `::` before `at` continues a path: it does in `a::b` and `<A>::b`, but not in `->
-/// ::a`.
+/// Returns whether the `::` before `at` continues a path, as in `a::b` and `<A>::b`. In `-> ::a`, it begins a
+/// path.
 fn is_continued(tokens: &[&str], at: usize) -> bool {
     let token = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at]);
     token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")
@@ -403,8 +403,8 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// Returns the length of the string or character literal at the beginning of `text`. A lifetime is no
-/// literal.
+/// Returns the length of the string or character literal at the beginning of `text`. Returns `None` if there
+/// is none; a lifetime is not a literal.
 fn literal(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r", ""]
         .into_iter()
@@ -431,7 +431,7 @@ fn literal(text: &str) -> Option<usize> {
     Some(prefix.len() + end)
 }
 
-/// Tests the checker itself: if it recognized no path, it would find no fault either.
+/// Tests the checker itself. A checker that recognized no paths would find no faults.
 #[test]
 fn paths_in_code_are_mentions() {
     let cases: [(&str, &[&str]); 14] = [

@@ -1,5 +1,5 @@
-//! Compares the scanner with a naive reader: at every prefix, at several read sizes, and on generated
-//! records.
+//! Compares the scanner with a naive reader of smaps: for every prefix of a text, for several read sizes, and
+//! for generated records.
 
 use std::io::{self, Read};
 
@@ -11,7 +11,7 @@ use smaps_container_exporter::smaps::scanner::{Mapping, Next, Scanner};
 use crate::naive::{self, Mappings};
 use crate::support::smaps_fixtures;
 
-/// A file that returns at most this many bytes per read.
+/// A text that is read like a file, and returns at most this many bytes per read.
 struct Pieces<'a>(&'a [u8], usize);
 
 impl Read for Pieces<'_> {
@@ -62,12 +62,12 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// Does the same with the naive reader. If a mapping is printed again, it replaces the previous one. If a
-/// mapping begins inside another one, the read is torn.
+/// Returns what [`read`] should return, found by the naive reader. If a mapping is printed again, it replaces
+/// the mapping before it. If a mapping begins inside another mapping, the read is torn.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `read` does not return the relation between two mappings, so it is not compared.
+    // `read` does not return how the next mapping relates to a mapping, so this is not compared.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -95,24 +95,25 @@ fn scanners_agree_at_every_read_and_buffer_size() {
     assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
 }
 
-/// Each case has a list of address ranges. It also has the indexes of the ranges that count, or `None` if the
-/// read is torn.
+/// Each case has a list of address ranges, and the indexes of the ranges that remain. Instead of indexes, it
+/// has `None` if the read is torn.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
         (&["00400000-00401000", "00401000-00402000"][..], Some(&[0, 1][..])),
-        // During the read, brk extends the heap twice.
+        // brk extends the heap twice during the read.
         (
             &["1c2a3000-1c2c4000", "1c2a3000-1c2e5000", "1c2a3000-1c306000", "7ffd000ed000-7ffd000ef000"],
             Some(&[2, 3]),
         ),
-        // During the read, mprotect extends a mapping into the next one.
+        // mprotect extends a mapping into the next one during the read.
         (
             &["7f0000000000-7f0000021000", "7f0000000000-7f0000022000", "7f0000022000-7f0004000000"],
             Some(&[1, 2]),
         ),
         (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
-        // These reads are torn. A mapping has grown downwards, or two mappings have become one.
+        // In these cases the read is torn, because a mapping has grown downwards, or because two mappings
+        // have become one.
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
         (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
@@ -139,7 +140,7 @@ fn mapping_printed_again_counts_once() {
     }
 }
 
-/// Pseudorandom numbers, the same ones in every run (Marsaglia, "Xorshift RNGs", 2003).
+/// A generator of pseudorandom numbers (Marsaglia, "Xorshift RNGs", 2003). Each run has the same numbers.
 struct Random(u64);
 
 impl Random {
@@ -155,7 +156,7 @@ impl Random {
     }
 }
 
-/// Returns smaps as some kernel might print it, sometimes with a small fault.
+/// Returns a text like the smaps of some kernel, sometimes with a small fault.
 fn generated(random: &mut Random) -> Vec<u8> {
     let mut order: Vec<usize> = (0..N_FIELDS).collect();
     for _ in 0..random.below(4) {
@@ -165,7 +166,7 @@ fn generated(random: &mut Random) -> Vec<u8> {
     order.truncate(N_FIELDS - random.below(6) as usize);
     if random.below(4) == 0 {
         let again = order[random.below(order.len() as u64) as usize];
-        // if a field is printed twice, the last one counts
+        // if a field is printed twice, the last value is used
         order.insert(random.below(order.len() as u64) as usize, again);
     }
     let mut text = Vec::new();
@@ -207,9 +208,9 @@ fn generated(random: &mut Random) -> Vec<u8> {
                 7 => format!("{key:<16}{:>8} kB\n", "12\u{e9}"),
                 8 => format!("{key:<16}{}{value} kB\n", "9".repeat(20)),
                 9 => format!("{key:<16}{value:08} kB\n"),
-                // These are two lines, but together they have 28 bytes, like one usual line.
+                // These two lines together have 28 bytes, as many as one usual line.
                 10 => format!("{key}\n{:>1$} kB\n", value % 100_000_000, 23 - key.len()),
-                // The line has 28 bytes, like a usual line, but a value of more than eight digits.
+                // This line has 28 bytes, as many as a usual line, but its value has more than eight digits.
                 11 => format!("{key}{:0>1$} kB\n", 123_456_789_u64 + value % 10, 24 - key.len()),
                 12..40 => format!("{key:<16}{:>8} kB\n", 0),
                 _ => format!("{key:<16}{:>8} kB\n", value % 100_000_000),
@@ -231,8 +232,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// The learned path, the general path and the naive reader agree. Both scanners keep what they have learned
-/// from earlier records.
+/// Tests that the learned path, the general path and the naive reader agree. Both scanners keep what they
+/// have learned from earlier records.
 #[test]
 fn scanners_agree_on_generated_records() {
     let mut random = Random(0x5eed);
@@ -258,8 +259,8 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Puts every byte at every place of an address range. The scanner and the naive reader agree on whether the
-/// line is still a header.
+/// Puts each byte at each place of an address range. The scanner and the naive reader must agree on whether
+/// the line is still a header.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";
@@ -273,9 +274,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The line stays a header with any of 16 digits at 24 places, and with the minus and the space as they
-    // are. A further minus or space near the end of an address shortens the address, but the line is still a
-    // header.
+    // The line remains a header if one of 24 places has another one of the 16 digits, or if nothing is
+    // changed. A further minus or space near the end of an address shortens the address, but the line is
+    // still a header.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

@@ -1,4 +1,4 @@
-//! Tests the start and the end of the program: its limit of open files, and its signals.
+//! Tests how the program starts and ends: its limit of open files, and signals.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, describe, exporter, fixture};
 
-/// Returns a command that changes a limit in a shell and then runs the program.
+/// Returns a command that sets a limit in a shell and then runs the program.
 fn limited(ulimit: &str, args: &[&str]) -> Command {
     let program = exporter(args);
     let mut shell = Command::new("sh");
@@ -26,8 +26,8 @@ fn soft_limit_of_open_files_is_raised_to_the_hard_limit() {
     assert_eq!(Serving::start(command).value("process_max_fds"), "500");
 }
 
-/// If too few files may be open, there is one error line: no panic, and no exposition that lacks most of its
-/// lines.
+/// If the program may not open enough files, it prints one error line. It must neither panic nor print an
+/// exposition that lacks most of its lines.
 #[test]
 fn too_few_open_files_are_reported_in_one_line() {
     let node = Directory::new();
@@ -76,7 +76,8 @@ fn wait_for_handler(child: &Child) {
     }
 }
 
-/// A signal ends the program at any time, even while a runtime does not answer or nothing reads its output.
+/// A signal ends the program at any time, even while a container runtime does not answer, or while nothing
+/// reads the program's output.
 #[test]
 fn signal_ends_unfinished_work() {
     let directory = Directory::new();
@@ -105,14 +106,14 @@ fn signal_ends_unfinished_work() {
         let mut log = String::new();
         child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         assert_eq!(status.code(), Some(code), "{args:?} {status}\n{log}");
-        // The work that is interrupted may log a line of its own, too.
+        // The interrupted work may also log a line.
         let line = if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" };
         assert!(log.contains(line), "{log}");
     }
 }
 
-/// A signal just after exec either kills the program before it runs, or ends it properly. Once the program
-/// has logged a line, a signal always ends it properly.
+/// A signal that arrives just after exec may kill the program before it runs. A later signal ends the program
+/// properly. After the program has logged a line, this is always the case.
 #[test]
 fn early_signals_end_the_program_properly() {
     for i in 0..40 {
@@ -120,7 +121,7 @@ fn early_signals_end_the_program_properly() {
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut text = String::new();
         match i % 2 {
-            // the signal may come at any moment
+            // the signal arrives after a different time in each run
             0 => std::thread::sleep(Duration::from_micros(i * 125)),
             _ => _ = log.read_line(&mut text).unwrap(),
         }
@@ -133,7 +134,7 @@ fn early_signals_end_the_program_properly() {
     }
 }
 
-/// Some kernels are built without smaps.
+/// Some kernels are built without support for smaps.
 #[test]
 fn kernel_without_smaps_is_reported() {
     let node = Directory::new();

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory that is removed with its content when this is dropped.
+/// A directory that is removed with its content when this value is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -31,12 +31,12 @@ impl Directory {
         fs::write(path, content).unwrap();
     }
 
-    /// Makes the directory a recording of one container, whose init process has pid 1.
+    /// Turns the directory into a recording of one container, whose init process has pid 1.
     pub fn one_container(&self) {
         self.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tweb-0\tapp\n");
     }
 
-    /// Adds a process of that container to the recording.
+    /// Adds a process of the container to the recording.
     pub fn process(&self, pid: u32, comm: impl AsRef<[u8]>, smaps: impl AsRef<[u8]>) {
         self.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
         self.write(&format!("proc/{pid}/comm"), [comm.as_ref(), b"\n"].concat());
@@ -50,8 +50,8 @@ impl Drop for Directory {
     }
 }
 
-/// Returns a command that runs the program with these arguments. The program is the one that was just built,
-/// or `EXPORTER`, which may be built for another architecture.
+/// Returns a command that runs the program with these arguments. The program is the one that was just built.
+/// If the environment variable `EXPORTER` is set, it is that binary, which may be for another architecture.
 pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let built = env!("CARGO_BIN_EXE_smaps-container-exporter");
     let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));
@@ -59,7 +59,7 @@ pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     command
 }
 
-/// A running program. Dropping this kills the program.
+/// A running program, which is killed when this value is dropped.
 pub struct Serving {
     pub child: Child,
     pub log: BufReader<ChildStderr>,
@@ -87,7 +87,7 @@ impl Serving {
         &self.addr
     }
 
-    /// Returns the next line of the log, or an empty text at its end.
+    /// Returns the next line of the log, or an empty text at the end of the log.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.log.read_line(&mut line).unwrap();
@@ -102,7 +102,7 @@ impl Serving {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             match line {
                 Some(value) => return value.to_owned(),
-                // Nothing is published yet.
+                // No exposition is published yet.
                 None => assert!(text.starts_with("HTTP/1.1 503 "), "{name} is missing in\n{text}"),
             }
             assert!(Instant::now() < deadline, "no scrape ends");
@@ -127,7 +127,7 @@ impl Drop for Serving {
     }
 }
 
-/// Runs the program until it ends, and returns what it printed. The program must succeed.
+/// Runs the program until it exits, and returns its output. Fails if the program fails.
 #[track_caller]
 pub fn stdout_of<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Vec<u8> {
     let mut command = exporter(args);
@@ -136,13 +136,14 @@ pub fn stdout_of<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Vec<u8> {
     output.stdout
 }
 
-/// Describes a command, its status and its two output streams, for the message of a failed test.
+/// Describes a command, its exit status, and what it printed to both output streams, for the message of a
+/// failed test.
 pub fn describe(command: &Command, output: &Output) -> String {
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|stream| String::from_utf8_lossy(stream));
     format!("{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", output.status)
 }
 
-/// Returns the exposition of one scrape of a recording, with further arguments.
+/// Returns the exposition of one scrape of a recording. `args` are added to the usual arguments.
 #[track_caller]
 pub fn once(recording: &Path, args: &[&str]) -> String {
     let recording = recording.to_str().unwrap();
@@ -190,7 +191,7 @@ pub fn assert_golden(name: &str, text: &str) {
     assert_eq!(golden.len(), text.len(), "{path:?} and the text differ in length");
 }
 
-/// Pseudorandom numbers, the same ones in every run (Marsaglia, "Xorshift RNGs", 2003).
+/// A generator of pseudorandom numbers (Marsaglia, "Xorshift RNGs", 2003). Each run has the same numbers.
 pub struct Numbers(pub u64);
 
 impl Numbers {
@@ -202,7 +203,7 @@ impl Numbers {
         self.0 % end
     }
 
-    /// Returns a number below `end`. Small numbers are more likely.
+    /// Returns a number below `end`, more often a small one than a large one.
     pub fn small(&mut self, end: u64) -> u64 {
         let end = 1 + self.below(end);
         self.below(end)

@@ -20,7 +20,8 @@ use crate::support::{Directory, Serving, exporter, fixture, once};
 /// Compares `block` with the part of the README between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(name: &str, block: &str) {
-    // With `BLESS=1`, several tests write the README. This lock keeps them from writing it at the same time.
+    // With `BLESS=1`, several tests write the README. Because of this lock, only one of them writes it at a
+    // time.
     static README: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = README.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -58,8 +59,8 @@ fn readme_lists_the_fields() {
     assert_block("metrics", &table);
 }
 
-/// A file with many keys has one row. Files with one number each share a row. An asterisk marks what version
-/// 1 lacks.
+/// A cgroup file with keys has a row of its own. The files of a group that have only one number share a row. An
+/// asterisk marks a value that version 1 lacks.
 #[test]
 fn readme_lists_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
@@ -156,8 +157,8 @@ const TOP: [&str; 2] = ["memory.current", "memory.stat"];
 const POD: &str = "kubepods.slice/kubepods-burstable.slice/\
                    kubepods-burstable-pod5f4c0000_0000_4000_8000_000000000001.slice";
 
-/// Returns a recording of a hundred pods: twenty copies of the pods of `fixtures/node`. Each copy has names,
-/// pids and cgroups of its own. The cgroups have the files of version 2.
+/// Returns a recording of a hundred pods: the pods of `fixtures/node`, copied twenty times. Each copy has
+/// other names, pids and cgroups. The cgroups have the files of version 2.
 fn hundred_pods() -> Directory {
     let (node, v2) = (fixture("node"), fixture("cgroups/v2/cgroup"));
     let recording = Directory::new();
@@ -219,7 +220,7 @@ fn hundred_pods() -> Directory {
     recording
 }
 
-/// Returns the resident bytes of an exporter of this recording, after five scrapes.
+/// Returns the resident bytes of an exporter that has scraped this recording five times.
 fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", recording.to_str().unwrap()];
     let mut process = exporter(&[args, &more].concat()).stderr(Stdio::piped()).spawn().unwrap();
@@ -243,8 +244,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of Prometheus series. Each row has the title of a column, and how the names of its families
-/// begin. A column without series is left out.
+/// The columns of the README's table that count Prometheus series. Each row has the title of a column, and
+/// the prefix of the names of its families. A column without series is left out.
 const COLUMNS: [(&str, &str); 4] = [
     ("of smaps", "process_smaps_"),
     ("of pods", "cgroup_pod_"),
@@ -263,7 +264,7 @@ fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     counts
 }
 
-/// The last column of the README's table, resident memory, varies, so it is not compared. `make sizing`
+/// The last column of the README's table is resident memory. It varies, so it is not compared. `make sizing`
 /// measures it with the static binary.
 #[test]
 fn series_counts() {
@@ -311,8 +312,8 @@ fn series_counts() {
         writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
-    // The text of the README also states these numbers: for the defaults, the manifest, and the manifest by
-    // path.
+    // These numbers are also in the README's text: for the defaults, for the manifest, and for the manifest
+    // by path.
     for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
         let number = rows[row].3[column];
         let number = format!("{},{:03}", number / 1000, number % 1000);
@@ -320,7 +321,7 @@ fn series_counts() {
     }
 }
 
-/// With the options of the manifest, Prometheus has to store few series, and the page still shows paths.
+/// With the options of the manifest, Prometheus stores few series, and the page still shows paths.
 #[test]
 fn manifest_exports_few_series_and_keeps_paths() {
     let recording = hundred_pods();

@@ -1,4 +1,5 @@
-//! Tests what the program does, seen from outside. There is one crate, with a module for each subject.
+//! Tests what the program does, as seen from outside. All tests are in one crate, with a module for each
+//! subject.
 
 mod alerts;
 mod anonymous;

@@ -1,5 +1,5 @@
-//! Tests that skipping a read gives the same values as a read. A generated /proc changes step by step. One
-//! scraper skips unchanged processes, and another one reads everything.
+//! Tests that a skipped read gives the same values as a read. A generated /proc changes step by step. One
+//! scraper skips unchanged processes, and a second scraper reads all processes.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ struct Mapping {
     values: [u64; KEYS.len()],
 }
 
-/// Further keys that the kernel prints. In this test, their values are always 0.
+/// Other keys that the kernel prints. In this test, their values are always 0.
 const ZEROS: [&str; 13] = [
     "Pss_Dirty",
     "Shared_Dirty",
@@ -53,7 +53,7 @@ impl Process {
         Self { pid, comm: format!("p{pid}"), n_faults: 0, mappings: (0..N_MAPPINGS).map(mapping).collect() }
     }
 
-    /// Changes the process at random. Returns what has changed.
+    /// Makes a random change to the process. Returns the kind of the change.
     fn step(&mut self, numbers: &mut Numbers) -> &'static str {
         let what = numbers.below(12);
         let i = numbers.below(self.mappings.len() as u64) as usize;
@@ -152,16 +152,16 @@ fn skipped_reads_give_the_values_of_a_read() {
         assert_eq!(samples(&confirming), samples(&reading), "step {step}: {what}");
     }
     let reads = |kind| confirming.value(&format!("smaps_exporter_reads_total{{kind=\"{kind}\"}}"));
-    // How many reads are skipped depends on what a change check and a read cost on this machine.
+    // The number of skipped reads depends on how much time a change check and a read take on this machine.
     println!("{} reads unchanged, {} of smaps", reads("unchanged"), reads("smaps"));
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }
 
-/// A recording has neither `stat` nor `smaps_rollup`, so the metadata of its files shows whether they have
-/// changed. The metadata is only used once it is older than the resolution of the clock.
+/// A recording has neither `stat` nor `smaps_rollup`, so the metadata of its files must show whether they
+/// have changed. The metadata is used only if it is older than the resolution of the clock.
 ///
-/// There is no CPU budget: it is a share of the time between scrapes, and here scrapes follow each other
-/// immediately.
+/// There is no CPU budget. A budget is a fraction of the time between scrapes, and in this test each scrape
+/// follows the last one immediately.
 #[test]
 fn changed_recording_is_read_again() {
     let proc = Directory::new();

@@ -1,4 +1,4 @@
-//! Tests the views of one node. They show what version 0.1 printed with the same options.
+//! Tests the views of one node. A view must show what version 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -41,7 +41,8 @@ const PATHS: [&[u8]; 23] = [
     b"/",
 ];
 
-/// Returns a recording of up to 4 pods, each with up to 3 containers. The seed determines it.
+/// Returns a recording of up to 4 pods, each with up to 3 containers. The same seed always gives the same
+/// recording.
 fn random_recording(seed: u64) -> Directory {
     let mut numbers = Numbers(seed * 0x9e37_79b9);
     let recording = Directory::new();
@@ -83,7 +84,7 @@ fn random_smaps(numbers: &mut Numbers) -> Vec<u8> {
     text
 }
 
-/// Returns the recordings by name.
+/// Returns the recordings by name: the recorded node `fixtures/node`, and random recordings.
 fn recordings() -> BTreeMap<String, Option<Directory>> {
     let random = (1..=N_RANDOM).map(|seed| (format!("random-{seed:02}"), Some(random_recording(seed))));
     random.chain([("node".to_owned(), None)]).collect()
@@ -102,14 +103,14 @@ fn shapes() -> Vec<Vec<&'static str>> {
     shapes
 }
 
-/// Returns the metrics of processes. They come first in an exposition.
+/// Returns the `process_smaps_*` families of an exposition, which come first.
 fn families_of_processes(text: &str) -> &str {
     let others = ["# HELP cgroup_", "# HELP smaps_exporter_"];
     let end = others.iter().filter_map(|begin| text.find(begin)).min();
     &text[..end.unwrap_or(text.len())]
 }
 
-/// Returns a hash of a text (FNV-1a). It is the same on every machine.
+/// Returns a hash of a text (FNV-1a), which is the same on every machine.
 fn hash(text: &str) -> u64 {
     let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
@@ -119,9 +120,9 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Compares what the program prints with a golden file, for each of these shapes and with this
+/// Compares the output of the program with a golden file, for each of these shapes and with this
 /// `--max-samples`. Each line of the file has a recording, the options, and the length and the hash of the
-/// text.
+/// output.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
     if std::env::var_os("BLESS").is_some() {
@@ -133,7 +134,8 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Which commands are folded may differ between versions, so such texts are left out.
+                // Versions of the program may fold different commands, so texts with folded commands are left
+                // out.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();
@@ -156,14 +158,14 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
     }
 }
 
-/// The golden file is what version 0.1 printed. `EXPORTER=(commit be28605) BLESS=1` writes it.
+/// The golden file has the output of version 0.1. `EXPORTER=(commit be28605) BLESS=1` writes it.
 #[test]
 fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
-/// The golden file is what the program printed before there were views. `EXPORTER=(commit ae59f4e) BLESS=1`
-/// writes it. Version 0.1 cannot write it, because it used less of the limit.
+/// The golden file has the output of the last version of the program without views. `EXPORTER=(commit
+/// ae59f4e) BLESS=1` writes it. Version 0.1 cannot write it, because that version used less of the limit.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
@@ -179,7 +181,7 @@ fn serve(recording: &Path, args: &[&str]) -> Serving {
     serving
 }
 
-/// Returns the body of a response with a view. The view may have to wait for CPU time.
+/// Returns the body of the response with a view. Repeats the request if the view must wait for CPU time.
 fn view(serving: &Serving, parameters: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -192,7 +194,7 @@ fn view(serving: &Serving, parameters: &str) -> String {
     }
 }
 
-/// One exporter can serve every view, whatever its own options are.
+/// One exporter can serve every view. This does not depend on its own options.
 #[test]
 fn parameters_give_the_same_as_version_0_1() {
     let recordings = recordings();
@@ -266,8 +268,8 @@ fn invalid_parameters_are_refused_with_one_line() {
     }
 }
 
-/// A view by process without sizes needs only the kernel's sums, so nothing else is read of a live process. A
-/// view that needs paths waits for a scrape that reads them.
+/// A view by process without page sizes needs only the sums that the kernel computes, so of a live process
+/// nothing else is read. A view that needs paths waits for a scrape that reads paths.
 #[test]
 fn view_by_path_makes_scrapes_read_paths() {
     let recording = Directory::new();
@@ -284,8 +286,8 @@ fn view_by_path_makes_scrapes_read_paths() {
     assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
 }
 
-/// Of 64 clients that request different views and do not read them, four get a view. The others get an error
-/// and a time after which to try again. Meanwhile, the exposition that is always rendered is still served.
+/// 64 clients request different views and do not read the responses. Four of them get a view. The others get
+/// an error that says after which time to try again. During this time, the usual exposition is still served.
 #[test]
 fn many_views_at_once_stay_within_limits() {
     let recording = fixture("node");
@@ -317,7 +319,8 @@ fn many_views_at_once_stay_within_limits() {
     assert!(serving.get("/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     let n_bytes = once(&recording, &["--pid"]).len() as u64;
     let after = peak_bytes(&serving);
-    // Each view is a little larger than `n_bytes`, and the thread that renders it needs memory for the rows.
+    // Each view has a little more than `n_bytes`. The thread that renders a view also needs memory for the
+    // view's rows.
     assert!(after - before < 6 * n_bytes + (4 << 20), "{before} to {after}, a view has {n_bytes}");
     drop(clients);
     assert!(
