@@ -24,7 +24,7 @@ EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
 
 
 def last_stage(arguments: dict[str, str]) -> tuple[str, dict]:
-    """Returns the path of the binary in the image, and the run configuration of the image."""
+    """Returns the path of the binary in the image, and the image's configuration for running it."""
     text = re.sub(r"\\\n", " ", CONTAINERFILE.read_text())
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     start = max(i for i, (keyword, _) in enumerate(instructions) if keyword == "FROM")
@@ -55,7 +55,7 @@ def last_stage(arguments: dict[str, str]) -> tuple[str, dict]:
 
 
 def tar(files: dict[str, tuple[int, bytes]]) -> bytes:
-    """Returns a tar archive of files (name -> mode, content), all owned by root."""
+    """Returns a tar archive of files (name -> mode, content), all of which belong to root."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, (mode, content) in files.items():
@@ -85,7 +85,7 @@ def main(binary: str, out: str, name: str, *arguments: str):
     assert content[:4] == b"\x7fELF", f"{binary} is not an ELF binary"
     platform = {"architecture": ARCHITECTURES[struct.unpack_from("<H", content, 18)[0]], "os": "linux"}
     place, config = last_stage(dict(argument.split("=", 1) for argument in arguments))
-    # The layer is not compressed: compressed bytes would depend on the version of the compressor.
+    # The layer is not compressed, because its compressed bytes would depend on the version of the compressor.
     layer = blob(tar({place: (0o755, content)}), "layer.v1.tar")
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
     rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
@@ -99,7 +99,7 @@ def main(binary: str, out: str, name: str, *arguments: str):
     entry = blob(manifest, "manifest.v1+json", platform=platform, annotations=annotations)
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
     path = {descriptor["digest"]: f"blobs/sha256/{descriptor['digest'][7:]}" for descriptor in (layer, image)}
-    # Some engines read only docker's archives, and these need manifest.json.
+    # Some container engines read only docker's archives, which need a manifest.json.
     docker = [{"Config": path[image["digest"]], "RepoTags": [name], "Layers": [path[layer["digest"]]]}]
     files = {"oci-layout": (0o644, text({"imageLayoutVersion": "1.0.0"})), "index.json": (0o644, text(index))}
     Path(out).write_bytes(tar({**files, "manifest.json": (0o644, text(docker)), **blobs}))

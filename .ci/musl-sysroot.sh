@@ -1,7 +1,7 @@
 #!/bin/sh
 # musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR, for machines on which `rustup target add TARGET`
-# has no network. Its standard library for the musl TARGET is built from Debian's packages. Afterwards this
-# command works as usual:
+# has no network. The toolchain's standard library for the musl TARGET is built from Debian's packages.
+# Afterwards this command works as usual:
 #   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
 # The script needs Debian and cargo. It runs as root, because it installs binutils. It takes less than two
 # minutes.
@@ -38,7 +38,7 @@ apt-get -q download rustc-web rust-web-src "libstd-rust-web-$version" libstd-rus
 if [ "$arch" = "$(dpkg --print-architecture)" ]; then
     apt-get -q download musl-dev
 else
-    # This script has package lists of its own. So the system's apt does not have to know the architecture.
+    # This script uses its own package lists, so the system's apt need not support the architecture.
     mkdir -p lists/partial cache/archives/partial
     foreign="-o APT::Architecture=$arch -o APT::Architectures=$arch -o Dir::State::lists=$debs/lists
         -o Dir::Cache=$debs/cache -o Dir::State::status=/dev/null"
@@ -73,8 +73,7 @@ LD_LIBRARY_PATH=$libs RUSTC=$root/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
     cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= \
     --target "$target" --target-dir "$dir/std"
 
-# Makes a sysroot with this standard library for the target, and the host's standard library for build
-# scripts.
+# Makes a sysroot with two standard libraries: this one for the target, and the host's for build scripts.
 sysroot=$dir/lib/rustlib
 lib=$sysroot/$target/lib
 rm -rf "$sysroot"
@@ -88,7 +87,7 @@ LD_LIBRARY_PATH=$libs exec $root/usr/bin/rustc --sysroot $dir "\$@"
 SH
 chmod +x "$dir/bin/rustc"
 
-# For a static binary, rustc links musl, the start files of the compiler, and an unwinder. Here the compiler's
+# For a static binary, rustc links musl, the compiler's start files, and an unwinder. In this sysroot, the
 # start files and the unwinder are empty.
 musl=$(dirname "$(find "$root/usr/lib" -name rcrt1.o)")
 for file in crt1.o rcrt1.o crti.o crtn.o libc.a; do cp "$musl/$file" "$lib/self-contained/"; done

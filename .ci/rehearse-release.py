@@ -25,8 +25,9 @@ WORKFLOW = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_te
 REHEARSAL = REPOSITORY / "target/rehearsal"
 CHECKOUT, UPLOADED = REHEARSAL / "checkout", REHEARSAL / "uploaded"
 NAME = "smaps-container-exporter"
-# The rehearsal skips these jobs and steps, because they need GitHub or a registry. On another architecture,
-# it also skips commands that match NATIVE, because they run a binary of the target architecture.
+# The rehearsal skips these jobs and steps, because they need GitHub or a registry. If the target has another
+# architecture than this machine, the rehearsal also skips commands that match NATIVE, because they run a
+# binary of the target.
 JOBS_ELSEWHERE = {"image"}
 STEPS_ELSEWHERE = {"Release"}
 NATIVE = re.compile(r"make test$|\.ci/test-static\.sh ")
@@ -39,9 +40,9 @@ def git(*arguments: str) -> str:
 
 
 def check_out():
-    """Clones the last commit, or cleans an earlier clone.
+    """Clones the last commit. If there is an earlier clone, cleans and updates it.
 
-    Only target/ stays, so that the next build is faster.
+    Only target/ is kept in an earlier clone, so that the next build is faster.
     """
     if not CHECKOUT.exists():
         subprocess.run(["git", "clone", "--quiet", "--no-checkout", REPOSITORY, CHECKOUT], check=True)
@@ -68,15 +69,15 @@ def tools() -> Path:
 
 
 def filled_in(text: str, values: dict[str, str]) -> str:
-    """Replaces each expression of the workflow in a text by its value.
+    """Replaces each expression of the workflow in a text by the value of the expression.
 
-    Fails for an expression without a value.
+    Fails if an expression has no value.
     """
     return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda expression: values[expression[1]], text)
 
 
 class Run:
-    """A run of the workflow. It has the outputs of the jobs, and the environment of the commands."""
+    """A run of the workflow, with the outputs of its jobs and the environment of its commands."""
 
     def __init__(self, version: str):
         self.values: dict[str, str] = {}
@@ -132,7 +133,7 @@ class Run:
 
 
 def check_archive(path: Path, target: str, version: str, image: str):
-    """Checks that an archive has a static binary, the README and the license, all with fixed attributes."""
+    """Checks that an archive has a static binary, the README and the license, with fixed attributes."""
     top = f"{NAME}-{version}-{target}"
     with tarfile.open(path) as tar:
         members = {member.name: member for member in tar}

@@ -4,7 +4,7 @@
 #
 # The same commit and toolchain give the same bytes on every machine, because the binary contains no path of
 # the machine. The standard library for the target comes with the toolchain or from rustup. If rustup cannot
-# fetch it, or if MUSL_STD=debian is set, it is built from Debian's packages.
+# download the library, or if MUSL_STD=debian is set, the library is built from Debian's packages.
 set -eu
 target=$1
 cd "$(dirname "$0")/.."
@@ -23,8 +23,9 @@ else
 fi
 
 # The character 0x1f separates the flags, so paths may contain spaces. The flags apply only to code for the
-# target, not to build scripts. If two --remap-path-prefix flags match a path, rustc uses the later flag. The
-# target directory is usually below this directory, so its flag comes last.
+# target, not to build scripts. If a path matches two --remap-path-prefix flags, rustc uses the later flag.
+# The target directory is usually below the current directory, so the flag for the target directory comes
+# last.
 unit=$(printf '\037')
 flags="-Clinker=$linker$unit--remap-path-prefix=$PWD=."
 cargo fetch --quiet --locked

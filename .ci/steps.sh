@@ -1,4 +1,4 @@
-# Functions for .ci/run and .ci/night. They run steps, in the foreground or in the background, and print how
+# Functions for .ci/run and .ci/night. They run steps in the foreground or in the background, and print how
 # long each step took.
 logs=target/gate
 mkdir -p "$logs"
@@ -13,7 +13,8 @@ step() {
     times+=("$((SECONDS - started_at)) s  $*")
 }
 
-# beside NAME COMMAND...: starts a command in the background, beside the next steps. Its output goes to a log.
+# beside NAME COMMAND...: starts a command in the background, while the next steps run. The output of the
+# command goes to a log.
 beside() {
     local name=$1
     shift
@@ -25,7 +26,8 @@ beside() {
     beside_started_at[$name]=$SECONDS
 }
 
-# joined NAME...: waits for background commands and prints their output. Fails if a command has failed.
+# joined NAME...: waits for background commands and prints their output. Fails if one of the commands has
+# failed.
 joined() {
     local name code
     for name; do
@@ -39,7 +41,7 @@ joined() {
     done
 }
 
-# Kills the background commands when the script ends, also after a failed step.
+# Kills the background commands when the script ends, even after a failed step.
 ended() {
     local code=$?
     for pid in "${beside_pids[@]}"; do

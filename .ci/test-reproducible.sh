@@ -1,6 +1,6 @@
 #!/bin/sh
-# test-reproducible.sh BINARY TARGET: builds the same commit again in another directory. Fails if the bytes
-# differ.
+# test-reproducible.sh BINARY TARGET: builds the same commit again, in another directory. Fails if the new
+# binary differs from BINARY.
 set -eu
 binary=$1 target=$2
 cd "$(dirname "$0")/.."

@@ -1,17 +1,18 @@
 #!/bin/sh
-# test-static.sh BINARY: proves that the binary needs only a kernel. Needs root, for chroot.
+# test-static.sh BINARY: proves that the binary runs on a kernel without any other file. Needs root, for
+# chroot.
 set -eu
 binary=$1
 cd "$(dirname "$0")/.."
 
-# ldd is not enough: it reports a static-pie binary as static even if the binary has an interpreter.
+# ldd is not enough, because it reports a static-pie binary as static even if the binary has an interpreter.
 ! readelf -lW "$binary" | grep INTERP || { echo "$binary has an interpreter" >&2 && exit 1; }
 ! readelf -dW "$binary" | grep NEEDED || { echo "$binary needs a shared library" >&2 && exit 1; }
 for path in "$PWD/" "${CARGO_HOME:-$HOME/.cargo}/" "${CARGO_TARGET_DIR:-$PWD/target}/"; do
     ! grep -aqF "$path" "$binary" || { echo "$binary contains the local path $path" >&2 && exit 1; }
 done
 
-# Runs the binary in an otherwise empty directory. The mounts disappear with their mount namespace.
+# Runs the binary in a directory that is empty otherwise. The mounts disappear with their mount namespace.
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/proc" "$root/fixtures" "$root/live"

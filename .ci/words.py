@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 MAX_COLUMNS = 110
-# prettier counts a tab as this number of columns, too.
+# The width of a tab in columns, as in prettier.
 TAB_COLUMNS = 2
 
 WORDS = re.compile(
     r"\b(?:whom|whoever|anew|in vain|for want of|so many|nobody|somebody|(?:is|are) told)\b", re.IGNORECASE
 )
 
-# In these files, these texts are correct, although they contain a listed word.
+# Texts with a listed word that are correct in these files.
 ALLOWED = {
     # The changelog quotes this log line of version 0.1.
     ".github/CHANGELOG.md": ["killed for want of memory:"],
@@ -52,7 +52,7 @@ def words_of(line: str) -> str:
 
 
 def is_too_long(path: str, line: str) -> bool:
-    """Returns whether a line has too many columns. URLs do not count, and rows of tables may be longer."""
+    """Returns whether a line has too many columns. URLs are not counted, and rows of tables may be longer."""
     is_row = path.endswith(".md") and path != "README.md" and line.startswith("|")
     return not is_row and len(URL.sub("", line.expandtabs(TAB_COLUMNS))) > MAX_COLUMNS
 
@@ -85,7 +85,7 @@ def texts() -> dict[str, str]:
 
 
 def self_test() -> None:
-    """Checks that faults are found, and that correct text has none."""
+    """Checks that faulty texts have the expected faults, and that correct texts have none."""
     wide = "x" * MAX_COLUMNS
     for path, text, n_faults in [
         ("src/a.rs", "// The process whom it reads.", 1),
