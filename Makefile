@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-# Serves the recorded node fixtures/node on http://localhost:8080/metrics. Needs neither root nor containerd.
+# Serves the recording fixtures/node on http://localhost:8080/metrics. Needs neither root nor containerd.
 .PHONY: run
 run: protoc
 	SMAPS_EXPORTER_REVISION=$(REVISION) \
@@ -14,8 +14,8 @@ run: protoc
 test: protoc
 	$(CARGO) test --locked
 
-# Checks the words and columns of every text, the formatting, clippy and the documentation. Warnings are
-# errors.
+# Checks the words and columns of every text, the formatting, clippy and the documentation. A warning is an
+# error.
 .PHONY: lint
 lint: protoc
 	.ci/words.py --self-test
@@ -24,28 +24,29 @@ lint: protoc
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-# Checks the crates that are linked: licenses, sources, duplicates and security advisories. Needs the network
-# and cargo-deny.
+# Checks the crates that are linked into the binary: licenses, sources, duplicates and security advisories.
+# Needs the network and cargo-deny.
 .PHONY: deny
 deny:
 	@command -v cargo-deny > /dev/null || \
 	{ echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked --config .ci/deny.toml check
 
-# Packages the crate as for publishing. The package has to build without tests and fixtures.
+# Packages the crate as for publishing. The package must build without tests and fixtures.
 .PHONY: package
 package: protoc
 	@if $(CARGO) package --locked --allow-dirty --list | grep -E '^(fixtures|tests)/'; then \
 	echo "these files must not be in the crate" >&2; exit 1; fi
 	$(CARGO) package --locked --allow-dirty
 
-# Builds the release binary, linked dynamically. `make static` builds the binary for releases.
+# Builds the release binary, linked dynamically. The binary of a release is linked statically: see `make
+# static`.
 .PHONY: build
 build: protoc
 	$(CARGO) build --release --locked
 
-# Tests the program with a real containerd, kernel and Prometheus. Needs root on Debian, and installs the
-# rest. GROUPS selects groups of tests/e2e/groups.py: make e2e GROUPS=waiting
+# Tests the program with a real containerd, kernel and Prometheus. Needs root on Debian, and installs
+# everything else. GROUPS selects groups of tests/e2e/groups.py: make e2e GROUPS=waiting
 .PHONY: e2e
 e2e: protoc
 	tests/e2e/run $(GROUPS)
@@ -68,8 +69,8 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# Measures the load of a node with 250 containers and 1,500 processes: ten minutes with a recorded node, and
-# ten minutes with real processes. LOAD="live 60" measures only the real processes, for 60 seconds. Needs
+# Measures the exporter on a node with 250 containers and 1,500 processes: ten minutes with a recorded node,
+# and ten minutes with real processes. LOAD="live 60" measures only with real processes, for 60 seconds. Needs
 # root.
 LOAD ?=
 .PHONY: load
@@ -85,20 +86,20 @@ page-test:
 	{ echo "node is missing: sudo apt-get install nodejs, or brew install node" >&2; exit 1; }
 	node --test tests/page/*.test.mjs
 
-# Tests the memory map in a real Chromium. Needs root: on Debian it installs Chromium, and one test makes
-# cgroups.
+# Tests the memory map in a real Chromium. Needs root, to install Chromium on Debian and because one test
+# makes cgroups.
 .PHONY: browser
 browser: build page-test
 	tests/browser/run
 
-# Runs the benchmarks. They print ratios between figures of the same run. If the user is root, also measures
-# what the exporter costs containerd.
+# Runs the benchmarks, which print ratios between figures of the same run. If the user is root, also measures
+# how much CPU time the exporter makes containerd use.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
 
-# Runs each benchmark once, on little data and without optimization. This only shows that the benchmarks work.
+# Runs each benchmark once, on little data and without optimization. This shows only that the benchmarks work.
 .PHONY: bench-short
 bench-short: protoc
 	$(CARGO) test --locked --bench bench -- --short
@@ -108,13 +109,13 @@ bench-short: protoc
 sizing: static
 	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
-# Measures what the metrics of pods and of the node add to the cost of a scrape, with 110 pods in real
+# Measures how much CPU time the metrics of pods and of the node add to a scrape, with 110 pods in real
 # cgroups. Needs root.
 .PHONY: bench-ledger
 bench-ledger: build
 	tests/bench/ledger $(or $(CARGO_TARGET_DIR),target)/release/smaps-container-exporter
 
-# Measures what the exporter costs containerd and its shims, with 50 pods. Needs root.
+# Measures how much CPU time the exporter makes containerd and its shims use, with 50 pods. Needs root.
 .PHONY: bench-containerd
 bench-containerd: build
 	tests/bench/containerd
@@ -124,28 +125,30 @@ bench-containerd: build
 record-fixture: protoc
 	tests/record/run
 
-# Installs protoc, which the build of containerd-client needs. If that would need a password or an answer from
-# the user, prints how to install it.
+# Installs protoc, which the build of containerd-client needs. If the installation would ask for a password or
+# for an answer, prints how to install protoc.
 .PHONY: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
 
-# Searches for rare faults for hours: soaks, 3,000 steps of exactness, all machines, long fuzzing. Needs what
-# .ci/run needs.
+# Searches for rare faults for hours: soaks, 3,000 steps of the exactness test, all machines, long fuzzing.
+# Needs what .ci/run needs.
 .PHONY: night
 night:
 	.ci/night
 
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------
 
-# This target builds for the other architecture: make static TARGET=aarch64-unknown-linux-musl
+# The target of the static binary. To build for the other architecture: make static
+# TARGET=aarch64-unknown-linux-musl
 TARGET ?= $(subst arm64,aarch64,$(shell uname -m))-unknown-linux-musl
 STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-container-exporter
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 DIRTY := $(shell git status --porcelain 2>/dev/null | grep -q . && echo -dirty)
 REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(DIRTY)
 IMAGE ?= localhost/smaps-container-exporter:$(VERSION)
-# The build writes these values into the binary: its commit, and the image that its printed manifests name.
+# The values that the build writes into the binary: its commit, and the name of the image in printed
+# manifests.
 BUILD_INFO = SMAPS_EXPORTER_REVISION=$(REVISION) SMAPS_EXPORTER_IMAGE=$(IMAGE)
 IMAGE_TAR ?= target/smaps-container-exporter.tar
 ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
@@ -156,12 +159,12 @@ ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell comman
 static: protoc
 	$(BUILD_INFO) .ci/static.sh $(TARGET)
 
-# Proves that the static binary needs only a kernel. Needs root, for chroot.
+# Proves that the static binary runs on a kernel without any other file. Needs root, for chroot.
 .PHONY: test-static
 test-static: static
 	.ci/test-static.sh $(STATIC)
 
-# Builds the static binary twice and compares the bytes.
+# Builds the static binary a second time, and checks that its bytes are the same.
 .PHONY: test-reproducible
 test-reproducible: static
 	$(BUILD_INFO) .ci/test-reproducible.sh $(STATIC) $(TARGET)
@@ -175,7 +178,7 @@ image:
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) \
 		$(IMAGE_FLAGS) .
 
-# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs neither an image
+# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs neither a container
 # engine nor a network.
 .PHONY: image-tar
 image-tar: static
@@ -203,8 +206,8 @@ sbom:
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
 # Runs the steps of the release workflow that do not need GitHub, on the last commit. Checks the files that
-# they would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half
-# an hour.
+# the workflow would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run
+# takes half an hour.
 .PHONY: rehearse-release
 rehearse-release:
 	tests/e2e/setup.sh
@@ -212,19 +215,20 @@ rehearse-release:
 
 # --- Fuzzing ----------------------------------------------------------------------------------------------
 
-# Runs each fuzz target for FUZZ_SECONDS. FUZZ_OPTIONS has options of libFuzzer: make fuzz FUZZ_SECONDS=20
+# Runs each fuzz target for FUZZ_SECONDS. FUZZ_OPTIONS are passed to libFuzzer: make fuzz FUZZ_SECONDS=20
 # FUZZ_OPTIONS=-seed=1. Needs a nightly toolchain.
 FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
 
-# Runs each fuzz target once on its seeds, without searching for new inputs. Needs only the stable toolchain.
+# Runs each fuzz target once on its seeds, and does not search for new inputs. Needs only the stable
+# toolchain.
 .PHONY: fuzz-seeds
 fuzz-seeds:
 	tests/fuzz/run seeds
 
-# Changes the code in one place at a time, and runs the tests. Lists in target/mutants.out the changes that no
+# Makes one change to the code at a time, and runs the tests. Lists in target/mutants.out the changes that no
 # test notices. Needs cargo-mutants and hours. For one file: make mutants MUTANTS='--file
 # src/smaps/scanner.rs'. The tests are built without optimization, because building takes most of the time.
 MUTATED = src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs \
