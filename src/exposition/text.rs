@@ -102,7 +102,11 @@ impl<'a> Family<'a> {
     /// Writes a sample of a whole number that may be negative.
     pub(super) fn signed_sample(&mut self, labels: &[&str], value: i64) {
         self.begin_sample(labels);
-        let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
+        if value < 0 {
+            let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
+        } else {
+            push_value(self.text, value.unsigned_abs()); // three times as fast
+        }
     }
 
     /// Writes a sample of each known part. `ends` has the ends of their label texts.

@@ -207,11 +207,12 @@ impl CgroupUsage {
     /// Adds the sums of a scrape to the accounts: the mapped tmpfs, and the mapped memory of containers close
     /// to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
-        let Self { accounts, watch, totals, buffers, order, .. } = self;
+        let Self { accounts, ledger, watch, totals, buffers, order, .. } = self;
+        let known = ledger.as_mut().and_then(Ledger::take_oom_kills);
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // After a kill during this scrape, the sums already lack the killed process, so the previous reading
         // is kept.
-        if totals.n_on_node() != proc.oom_kills(buffers) {
+        if totals.n_on_node() != known.or_else(|| proc.oom_kills(buffers)) {
             return;
         }
         for account in accounts.iter_mut() {
