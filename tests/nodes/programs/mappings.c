@@ -1,5 +1,5 @@
 // mappings N FILE...: has N mappings and touches a page of each. Four are of each file, as the loader makes
-// them; the rest is anonymous.
+// them; the rest is anonymous. With BUSY in the environment, it touches a new page every second.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +32,11 @@ int main(int argc, char **argv) {
     }
     puts("ready");
     fflush(stdout);
-    for (;;)
+    while (!getenv("BUSY"))
         pause();
+    for (;;) {
+        sleep(1);
+        madvise(start, page, MADV_DONTNEED);
+        start[0] = 1;
+    }
 }
