@@ -99,7 +99,7 @@ def measure(is_busy: bool, n_periods: int):
 
 def main(n_periods: int):
     n_processes = len(N_MAPPINGS) * N_CONTAINERS
-    print(f"\na node of 110 pods, {n_processes} processes, as shipped, mean of {n_periods} periods", flush=True)
+    print(f"\na node of 110 pods, {n_processes} processes, as shipped, over {n_periods} periods", flush=True)
     if not PROCESS_EXPORTER:
         print("  process-exporter is not installed, so it is skipped")
     for is_busy in (False, True):
