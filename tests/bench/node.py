@@ -87,7 +87,7 @@ def measure(is_busy: bool, n_periods: int):
             stack.callback(other.wait)
             stack.callback(other.kill)
             urls[other.pid] = f"http://{PROCESS_EXPORTER_ADDRESS}/metrics"
-            until(answers(urls[other.pid]), 20, "process-exporter answers")
+            until(answers(urls[other.pid]), 60, "process-exporter answers")
         millicores(urls, 2, N_WARM_UP)
         for seconds in (15, 30):
             own, *others = millicores(urls, seconds, n_periods)
