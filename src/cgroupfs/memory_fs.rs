@@ -150,7 +150,9 @@ impl MemoryFs {
         }
         let mut smallest = None;
         for above in Path::new(OsStr::from_bytes(path)).ancestors() {
-            let text = read_file(self.root.as_fd(), above.join("memory.max"), &mut self.text);
+            let above = below_root(above.as_os_str().as_bytes());
+            let Ok(directory) = open_directory(self.root.as_fd(), above) else { continue };
+            let text = read_file(directory.as_fd(), "memory.max", &mut self.text);
             smallest = smallest.into_iter().chain(text.ok().and_then(fields::limit)).min();
         }
         smallest
