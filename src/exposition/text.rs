@@ -103,11 +103,7 @@ impl<'a> Family<'a> {
     /// Writes a sample with a whole number that may be negative.
     pub(super) fn signed_sample(&mut self, labels: &[&str], value: i64) {
         self.begin_sample(labels);
-        if value < 0 {
-            let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
-        } else {
-            push_value(self.text, value.unsigned_abs()); // three times as fast
-        }
+        let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
     /// Writes a sample for each known part. `ends` has the end of each part's label text.
