@@ -20,7 +20,7 @@ use crate::support::{Directory, Serving, exporter, fixture, once};
 /// Compares `block` with the part of the README between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(name: &str, block: &str) {
-    // With `BLESS=1`, several tests may write the README at the same time.
+    // With `BLESS=1`, several tests write the README. This lock keeps them from writing it at the same time.
     static README: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = README.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -311,7 +311,8 @@ fn series_counts() {
         writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
-    // The text also has the numbers for the defaults, for the manifest, and for the manifest by path.
+    // The text of the README also states these numbers: for the defaults, the manifest, and the manifest by
+    // path.
     for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
         let number = rows[row].3[column];
         let number = format!("{},{:03}", number / 1000, number % 1000);
