@@ -2,8 +2,6 @@
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
-# With -C, make would print "Entering directory" before the manifest that kubectl reads.
-MAKEFLAGS += --no-print-directory
 
 # Serves the recorded node fixtures/node on http://localhost:8080/metrics. Needs neither root nor containerd.
 .PHONY: run

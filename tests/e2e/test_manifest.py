@@ -111,10 +111,13 @@ def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
 
 
 def made(what: str, image: str) -> str:
-    """Return what `make` prints for a user, who calls it from any directory and not from another make."""
+    """Return what `make` prints for a user, who does not call it from another make."""
     environment = {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)}
-    command = ["make", "-C", REPOSITORY, what, f"IMAGE={image}"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    command = ["make", what, f"IMAGE={image}"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=REPOSITORY, env=environment
+    )
+    return done.stdout
 
 
 def test_make_prints_what_the_program_prints():
