@@ -5,12 +5,13 @@ mkdir -p "$logs"
 times=()
 declare -A beside_pids beside_started_at
 
-# step COMMAND...: runs a command and records its duration.
+# step COMMAND...: runs a command, records its duration, and returns its exit code.
 step() {
-    local started_at=$SECONDS
+    local started_at=$SECONDS code=0
     echo "=== $* (at $SECONDS s)"
-    "$@"
+    "$@" || code=$?
     times+=("$((SECONDS - started_at)) s  $*")
+    return "$code"
 }
 
 # beside NAME COMMAND...: runs a command in the background of the next steps, with its output in a log.
