@@ -156,7 +156,7 @@ def test_half_a_million_paths_are_folded(node):
 def test_renaming_every_300_microseconds_gives_one_series(node):
     """Attack 3."""
     node.run("rename", 300)
-    with node.exporter() as exporter:
+    with node.exporter("--scrape-interval", "200ms") as exporter:
         for _ in range(10):
             exposition = exporter.after(1)
             named = {
