@@ -41,7 +41,7 @@ class Client:
         return body
 
     def _texts(self):
-        """Yields the text of each scrape that ends from now on.
+        """Yields the text of each scrape that ends after this call.
 
         Only the time of a scrape is searched in a text: parsing all would use much CPU time.
         """
@@ -57,11 +57,14 @@ class Client:
             yield text
 
     def scrapes(self):
-        """Yields the exposition of each scrape that ends from now on."""
+        """Yields the exposition of each scrape that ends after this call."""
         return map(Exposition, self._texts())
 
     def after(self, n_scrapes: int = 2) -> Exposition:
-        """Returns the exposition of the second scrape that ends from now on: it began after this call."""
+        """Returns the exposition of the `n_scrapes`-th scrape that ends after this call.
+
+        The first of these scrapes may have begun before this call. The second one begins after it.
+        """
         return Exposition(next(itertools.islice(self._texts(), n_scrapes - 1, None)))
 
 
@@ -72,7 +75,10 @@ def ended_at(text: str) -> float:
 
 
 class Exporter(Client):
-    """A running exporter on its own port. `prefix` is a command that runs it, such as unshare."""
+    """A running exporter on a port of its own.
+
+    `prefix` is a command that runs the exporter, such as unshare.
+    """
 
     def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = (), addr: str = "127.0.0.1:0"):
         self._log = tempfile.TemporaryFile("w+")
@@ -104,7 +110,7 @@ class Exporter(Client):
         return self._log.read()
 
     def unusual_log_lines(self) -> list[str]:
-        """Returns the log without the lines that each start writes: version, source, address, selection."""
+        """Returns the log without the lines that every start writes: version, source, address, selection."""
         usual = (
             "smaps-container-exporter ",
             "containers are listed by ",
@@ -115,7 +121,7 @@ class Exporter(Client):
         return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
 
     def close(self):
-        """Kills the exporter and prints its log, which pytest shows if the test failed."""
+        """Kills the exporter. Prints its log, which pytest shows only if the test failed."""
         for pid in [*children(self.process.pid), self.process.pid] if self.process.poll() is None else []:
             kill(pid, 9)
         self.process.wait()
