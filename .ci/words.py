@@ -4,8 +4,7 @@
 It fails on a short list of words that are almost always the wrong ones here (see "Words" in CONTRIBUTING.md),
 in comments, names and strings, and on lines of more than 110 columns. Passing it does not make a text good.
 
-Files in words-unfinished.txt are not checked. The list only shrinks: `words.py --prune` removes the files
-that have no fault any more. `words.py --self-test` shows that the check finds faults.
+`words.py --self-test` shows that the check finds faults.
 """
 
 import re
@@ -35,8 +34,6 @@ ALLOWED = {
 
 # This file has to name the words.
 ITSELF = ".ci/words.py"
-
-UNFINISHED = Path(__file__).with_name("words-unfinished.txt")
 
 # Recordings and golden files, files of others, and files that a program writes.
 SKIPPED = re.compile(r"^fixtures/|\.(?:proto|lock|png|json)$|^LICENSE$")
@@ -112,14 +109,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--self-test"]:
         self_test()
         return 0
-    unfinished = UNFINISHED.read_text(encoding="utf-8").splitlines()
-    all_texts = texts()
-    found = {path: faults(path, text) for path, text in all_texts.items()}
-    if arguments == ["--prune"]:
-        kept = [line for line in unfinished if line.startswith("#") or found.get(line)]
-        UNFINISHED.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        return 0
-    reported = [fault for path in found if path not in unfinished for fault in found[path]]
+    reported = [fault for path, text in texts().items() for fault in faults(path, text)]
     print("\n".join(reported), end="\n" if reported else "")
     return 1 if reported else 0
 

@@ -1,7 +1,7 @@
 //! The one table of cgroup fields: the place in each version of the file system, the metric's name, its unit
 //! and its help text.
 //!
-//! The reader, the exposition, `--cgroup-metrics` and the README's table are all made from it. Pure. The
+//! The reader, the exposition, `--cgroup-metrics` and the table of metrics are all made from it. Pure. The
 //! meanings are the kernel's: Documentation/admin-guide/cgroup-v2.rst; for version 1, cgroup-v1/memory.rst,
 //! cpuacct.rst, pids.rst. A field has a place in version 1 only if it has the same meaning there.
 

@@ -1,7 +1,7 @@
 //! The one table of smaps fields: the kernel's key, the metric's short name, its help text, and how mappings
 //! combine.
 //!
-//! The scanner, the exposition, `--fields` and the README's table are all made from it. The meanings are the
+//! The scanner, the exposition, `--fields` and the table of metrics are all made from it. The meanings are the
 //! kernel's: Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.

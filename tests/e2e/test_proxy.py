@@ -1,4 +1,4 @@
-"""The README's nginx proxy with TLS, client certificates and a token, and Prometheus scraping through it."""
+"""The nginx proxy of src/kubernetes/README.md with TLS, client certificates and a token, and Prometheus scraping through it."""
 
 import http.client
 import ssl
@@ -88,8 +88,8 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def nginx(directory: Path, target):
-    """Runs nginx with the README's server block, which the configuration includes as in the nginx image."""
-    [server] = readme.blocks("nginx")
+    """Runs nginx with the page's server block, which the configuration includes as in the nginx image."""
+    [server] = readme.blocks(readme.KUBERNETES_PAGE, "nginx")
     keys, port = directory / "tls", free_port()
     keys.mkdir()
     for ca in ("ca", "other-ca"):

@@ -1,4 +1,4 @@
-"""Each row of the README's table of rights: the exporter reads all containers, and code that runs in its
+"""Each row of the table of rights in src/kubernetes/README.md: the exporter reads all containers, and code that runs in its
 process can do what the row says."""
 
 import os
@@ -15,7 +15,7 @@ from kernel import COMMAND
 from lab import Lab, cri, until
 from sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, O_WRONLY, injector
 
-TABLE = readme.TEXT.partition("<!-- rights -->")[2].partition("<!-- end -->")[0]
+TABLE = readme.KUBERNETES_PAGE.read_text().partition("<!-- rights -->")[2].partition("<!-- end -->")[0]
 LINES = [re.sub(r"[*`]", "", line) for line in TABLE.splitlines() if line.startswith("|") and "`" in line]
 # where containers are listed, the capability, the Linux that it needs, what an attacker can do
 ROWS = [line.strip("| ").split(" | ") for line in LINES]

@@ -1,6 +1,6 @@
 """Defines the virtual machines: kernel, containerd, cgroup version.
 
-The README's "tested on" lists them all.
+"Tested on" in src/kubernetes/README.md lists them.
 """
 
 from dataclasses import dataclass

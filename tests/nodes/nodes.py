@@ -101,7 +101,6 @@ def runtimes(architecture: str) -> Path:
 
 # What the guest needs of the repository.
 PACKED = (
-    "README.md",
     "src/kubernetes/*.yaml",
     "tests/e2e/*.py",
     "tests/e2e/*.proto",
