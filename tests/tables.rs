@@ -1,4 +1,4 @@
-//! The generated tables of the README and of the list of metrics: `BLESS=1` rewrites them.
+//! Compares the tables of the front page and of the list of metrics with the program. `BLESS=1` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,10 +20,10 @@ use crate::support::{Directory, Serving, exporter, fixture, once};
 const FRONT_PAGE: &str = "README.md";
 const LIST_OF_METRICS: &str = "src/exposition/README.md";
 
-/// Compares the part of a page between `<!-- name -->` and `<!-- end -->` with `block`.
+/// Compares `block` with the part of a page between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(page: &str, name: &str, block: &str) {
-    // Several tests may bless at once.
+    // With `BLESS=1`, several tests may write a page at the same time.
     static PAGES: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = PAGES.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -61,8 +61,8 @@ fn the_list_of_metrics_has_the_fields() {
     assert_block(LIST_OF_METRICS, "metrics", &table);
 }
 
-/// Each file with many lines has a row, and files of one number share a row. An asterisk marks what version 1
-/// lacks.
+/// A file with many keys has one row. Files with one number each share a row. An asterisk marks what version
+/// 1 lacks.
 #[test]
 fn the_list_of_metrics_has_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
@@ -153,14 +153,14 @@ fn the_list_of_metrics_has_the_exporters_own() {
     assert_block(LIST_OF_METRICS, "own", &table);
 }
 
-/// What is read of a top-level cgroup.
+/// The files that the exporter reads in a top-level cgroup.
 const TOP: [&str; 2] = ["memory.current", "memory.stat"];
 /// The cgroup of the pod in `fixtures/cgroups/v2`.
 const POD: &str = "kubepods.slice/kubepods-burstable.slice/\
                    kubepods-burstable-pod5f4c0000_0000_4000_8000_000000000001.slice";
 
-/// Returns a recording of a hundred pods: twenty times those of `fixtures/node`, each with its own names,
-/// pids and cgroups. The cgroups have the files of version 2.
+/// Returns a recording of a hundred pods: twenty copies of the pods of `fixtures/node`. Each copy has names,
+/// pids and cgroups of its own. The cgroups have the files of version 2.
 fn hundred_pods() -> Directory {
     let (node, v2) = (fixture("node"), fixture("cgroups/v2/cgroup"));
     let recording = Directory::new();
@@ -222,7 +222,7 @@ fn hundred_pods() -> Directory {
     recording
 }
 
-/// Returns the resident bytes of an exporter of this recording after five scrapes.
+/// Returns the resident bytes of an exporter of this recording, after five scrapes.
 fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", recording.to_str().unwrap()];
     let mut process = exporter(&[args, &more].concat()).stderr(Stdio::piped()).spawn().unwrap();
@@ -246,7 +246,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of Prometheus series: what they count, and how the names of the families begin.
+/// The columns of Prometheus series. Each row has the title of a column, and how the names of its families
+/// begin.
 const COLUMNS: [(&str, &str); 5] = [
     ("smaps", "process_smaps_"),
     ("pods", "cgroup_pod_"),
@@ -255,7 +256,7 @@ const COLUMNS: [(&str, &str); 5] = [
     ("own", "smaps_exporter_"),
 ];
 
-/// Returns the numbers of Prometheus series by column.
+/// Returns the number of Prometheus series in each column.
 fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     let mut counts = [0; COLUMNS.len()];
     for line in text.lines() {
@@ -288,7 +289,7 @@ const SIZED: [(&str, &str); 7] = [
     ("`--group-by process`", "--group-by process"),
 ];
 
-/// The front page's table is compared without its last column, resident memory, which varies: `make sizing`
+/// The last column of the front page's table, resident memory, varies, so it is not compared. `make sizing`
 /// measures it with the static binary.
 #[test]
 fn series_counts() {
@@ -324,7 +325,7 @@ fn series_counts() {
         all_counts.push(counts);
     }
     assert_block(FRONT_PAGE, "counts", &table);
-    // The numbers for the defaults, for the manifest and for the manifest by path are also in the text.
+    // The text also has the numbers for the defaults, for the manifest, and for the manifest by path.
     let [defaults, .., manifest, by_path, _] = &all_counts[..] else { panic!("{all_counts:?}") };
     let mut numbers = readme.split(|c: char| !c.is_ascii_digit() && c != ',').collect::<Vec<_>>();
     numbers.iter_mut().for_each(|number| *number = number.trim_end_matches(','));
@@ -337,7 +338,7 @@ fn series_counts() {
     assert!(readme.contains(&total), "the text does not say {total:?}");
 }
 
-/// With the manifest's options, an exporter costs Prometheus little, and its page still shows paths.
+/// With the options of the manifest, Prometheus has to store few series, and the page still shows paths.
 #[test]
 fn manifest_exports_few_series_and_keeps_paths() {
     let recording = hundred_pods();

@@ -1,4 +1,4 @@
-"""Extracts what documents and manifests have users apply, and builds the pod that the kubelet would make."""
+"""Finds what users apply in the documents and manifests, and builds the pod that the kubelet would make."""
 
 import re
 
@@ -66,9 +66,10 @@ def exporter_container(
 ) -> Container:
     """Returns the container that the kubelet would create for the DaemonSet or for the sidecar.
 
-    Both have the rights and mounts of the DaemonSet. The lab's directory stands in for /run/containerd. The
-    test chooses the address because the lab's pods share the host's network. `capabilities` replace the
-    manifest's; `arguments` replace those of the same name.
+    Both get the rights and mounts of the DaemonSet. The directory of the lab replaces /run/containerd. The
+    caller chooses the address, because the lab's pods share the host's network. If `capabilities` are given,
+    they replace those of the manifest. Each of the `arguments` replaces the manifest's argument of the same
+    name.
     """
     pod = daemon_set()
     [container] = pod["containers"]

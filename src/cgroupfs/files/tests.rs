@@ -1,7 +1,7 @@
 use super::*;
 use crate::cgroupfs::fields::FIELDS;
 
-/// A directory with the files of a cgroup file system. It is removed at the end of the test.
+/// A directory with the files of a cgroup file system. The directory is removed at the end of the test.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -60,7 +60,7 @@ fn assert_values(values: &Values, expected: &[(&str, Option<u64>)]) {
 #[test]
 fn the_smallest_limit_on_the_way_to_the_root_applies() {
     let tree = version_2("limits");
-    // A file that cannot be read is absent.
+    // A file that cannot be read counts as absent.
     fs::create_dir(tree.0.join("kubepods/pod1/abc/memory.peak")).unwrap();
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
@@ -145,7 +145,8 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     );
 }
 
-/// Settings other than the limit are read once in ten reads, and local events also when there are events.
+/// Settings other than the limit are read in every tenth read. Local events are also read when there are new
+/// events.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {
     let tree = version_2("slow");

@@ -1,12 +1,11 @@
-//! The cgroups of processes that are in no container. A new one may belong to a container that is not listed
-//! yet.
+//! The cgroups of processes outside containers. A new one may belong to a container that is not listed yet.
 
 use std::collections::HashMap;
 
 use super::cgroup_index::CgroupIndex;
 use crate::procfs::cgroup::Cgroups;
 
-/// The cgroups that the last scrape found outside containers.
+/// The cgroups outside containers that the last scrape found.
 #[derive(Debug, Default)]
 pub struct UnknownCgroups {
     /// The cgroups, each with the number of the last scrape that saw it.
@@ -15,8 +14,8 @@ pub struct UnknownCgroups {
 }
 
 impl UnknownCgroups {
-    /// Notes the cgroups of all processes. Returns whether a cgroup is new and in no container. With
-    /// `has_changed`, the index has changed since the last scrape.
+    /// Notes the cgroups of all processes. Returns whether one of them is new and belongs to no container.
+    /// `has_changed` says that the index has changed since the last scrape.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,

@@ -1,7 +1,7 @@
-//! One read of one process: first its memory, then its name and cgroups, which apply to that memory.
+//! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! A read depends only on its job and returns facts. The files of a process that can block their reader
-//! forever are opened only here, so that a scrape can continue without a read that does not return:
+//! A read depends only on its job, and returns facts. Some files of a process can block their reader forever.
+//! They are opened only here, so that a scrape can continue without a read that does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
@@ -27,11 +27,12 @@ use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
 use crate::totals::process_sums::ProcessSums;
 
-/// A read that takes longer is cancelled: the kernel has printed hundreds of megabytes by then, mostly names.
+/// A read that takes longer than this is cancelled. By then the kernel has printed hundreds of megabytes,
+/// mostly names.
 const MAX_READ: Duration = Duration::from_secs(10);
 
-/// A read that has taken this long also reads `stat`, so that the program behind the values is known. That
-/// takes 7 us, 0.7% more.
+/// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
+/// `stat` takes 7 us, which is 0.7% of that time.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 
 /// Reads processes, one after the other, into buffers that are reused.
@@ -39,7 +40,7 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
-    /// Splits anonymous memory; `None` if that is off.
+    /// Splits anonymous memory into parts; `None` if that is off.
     parts: Option<Parts>,
     process_sums: ProcessSums,
     comm: Vec<u8>,
@@ -49,8 +50,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader on the calling thread, for a snapshot of at most this much memory. With `anon_parts`,
-    /// it splits anonymous memory.
+    /// Creates a reader on the calling thread. The snapshot that it reads for may use at most `max_bytes` of
+    /// memory. `anon_parts` says whether the reader splits anonymous memory.
     pub fn new(anon_parts: bool, max_bytes: usize) -> Self {
         Self {
             parts: anon_parts.then(Parts::default),
@@ -101,7 +102,7 @@ impl Reader {
     ) -> Result<(u64, Option<Stat>, Option<MemoryRead>), ReadError> {
         let process = proc.process(job.pid, &mut self.buffers)?;
         let inode = process.inode()?;
-        // If the inode number differs from the listed one, the start time decides which process it is.
+        // A new inode number may mean another process. The start time in `stat` shows which process it is.
         let needs_stat = job.detail == Detail::Stat || inode != job.inode;
         let stat = needs_stat.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
@@ -147,9 +148,9 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // Between the end of the memory and the name, the process may have executed another program. The file
-        // of the mappings shows that. The file of the sum does not, so in that case the name is also read
-        // before the sum.
+        // After its memory was read and before its name was read, the process may have executed another
+        // program. The file with the mappings shows that, but the file with the sum does not. So before the
+        // sum, the name was read too, and the two names are compared.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -160,7 +161,7 @@ impl Reader {
         Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
     }
 
-    /// Reads the kernel's sum, if `detail` requires it and the kernel has one.
+    /// Reads the kernel's sum over all mappings, if `detail` asks for it and the kernel has one.
     fn read_sum(
         &mut self,
         process: &ProcessDir,
@@ -190,7 +191,7 @@ impl Reader {
         Ok(has_sum.then_some(Content::Sum))
     }
 
-    /// Reads every mapping, unless the check confirms the last reading.
+    /// Reads every mapping, unless the change check confirms the last reading.
     fn read_mappings(
         &mut self,
         process: &ProcessDir,
@@ -243,19 +244,20 @@ impl Reader {
         }
     }
 
-    /// Excludes the thread's CPU time so far from the cost of its next read.
+    /// Starts to measure the cost of the next read. The CPU time that the thread has used so far is not part
+    /// of that cost.
     pub fn restart_clock(&mut self) {
         self.cpu_clock = thread_cpu_time();
     }
 
-    /// Frees the memory that no read since the last call has needed.
+    /// Frees the memory that no read has needed since the last call.
     pub fn shrink(&mut self) {
         self.process_sums.clear();
         self.process_sums.shrink();
     }
 }
 
-/// Takes the fingerprint of a process. Returns whether it equals the previous one, and the new fingerprint.
+/// Takes the fingerprint of a process. Returns whether it equals the previous fingerprint, and the new one.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,
@@ -294,8 +296,8 @@ mod tests {
             (found.memory.map(|memory| memory.read), comm, found.program().is_some())
         }
 
-        /// Reads the process four times. Each read compares the process with the fingerprint of the previous
-        /// read.
+        /// Reads the process four times. Each read compares the process with the fingerprint from the read
+        /// before.
         fn four_reads(reader: &mut Reader, pid: u32) -> [Content; 4] {
             let mut fingerprint = None;
             [(); 4].map(|()| {
@@ -304,7 +306,7 @@ mod tests {
                 let memory = memory.unwrap();
                 assert_eq!(&*comm, b"sleep");
                 if memory.content != Content::Unchanged {
-                    fingerprint = memory.fingerprint; // kept with the reading that it confirms
+                    fingerprint = memory.fingerprint; // kept together with the reading that it confirms
                 }
                 memory.content
             })
@@ -320,7 +322,8 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // Other tests start and end processes that share this one's libraries, which changes its PSS.
+                // Other tests start and end processes that share libraries with this one. That changes the
+                // PSS of this one.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

@@ -1,7 +1,7 @@
-// The same series by path, and search. Nodes here have no values: theirs are the sums of their members'
-// values.
+// The same series sorted by path, and the search. Nodes here have no values of their own: they sum those of
+// their members.
 
-// The root of path (or kind) > namespace > pod > command, which is built on first use.
+// The root of path (or kind) > namespace > pod > command. It is built when first needed.
 let pivot = null;
 
 const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';
@@ -18,7 +18,7 @@ function addToPivot(leaf) {
 	let n = pivot;
 	const isPart = leaf.level === 'part';
 	for (const level of [leaf.level, 'namespace', 'pod', isPart ? 'container' : 'comm']) {
-		// Parts of the node and of pods are in no container.
+		// Parts of the node, and of pods, belong to no container.
 		if (isPart && !(level in names)) break;
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;
@@ -52,14 +52,14 @@ const rootOf = n => n.up ? rootOf(n.up) : n;
 const isIn = (tree, n) => rootOf(n) === tree;
 const podOf = n => n.level === 'pod' || !n.up ? n : podOf(n.up); // the root if there is no pod
 const kidsOf = n => n.kids.filter(live);
-// Returns the rows of a place. The whole node shows pods instead of namespaces.
+// Returns the rows of a place. For the whole node, these are pods, not namespaces.
 const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
-// Returns the place that a link to a node leads to: for a pod with a single container, the container.
+// Returns the place that a link opens. If a pod has one container, that is the container.
 function entered(n) {
 	const kids = n.level === 'pod' ? kidsOf(n) : [];
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
-// Returns the place around a node. It skips the pod that entered() skips.
+// Returns the place around a node, without the pod that entered() skips.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
@@ -69,15 +69,15 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// Returns a text as names are displayed, but with spaces at the ends as spaces, for comparison.
+// Returns a text for comparison: as names are displayed, but with plain spaces at its ends.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);
 const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/'))
 	&& lowerFull(n).includes(q);
 
-// Marks the nodes below a place that a search finds (`hit`), and those on the way to them (`near`), with the
-// number `drawn`.
+// Marks nodes below a place with the number `drawn`: `hit` if the search finds the node, `near` if it finds
+// something inside.
 function mark(n, q, drawing) {
 	let any = false;
 	for (const k of n.kids) {
@@ -94,8 +94,8 @@ function chain(n, top) {
 		names.unshift(up.full);
 	return names.join(' › ');
 }
-// Returns a row for each place with the text in its name, with one sum for a path that is in several
-// places.
+// Returns a row for each place whose name contains the text. A path in several places has one row with their
+// sum.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
 	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
@@ -122,7 +122,7 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the place that a row leads to. A path with several sharers leads to its place by path.
+// Returns the place that a row opens. If several places share a path, it is the path's place by path.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

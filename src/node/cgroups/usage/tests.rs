@@ -18,7 +18,7 @@ impl Checked {
         Self { node, usage, snapshot: Snapshot::new(usize::MAX, 0), now: Instant::now() }
     }
 
-    /// Sets the kernel's count of kills on the node.
+    /// Sets the kernel's count of OOM kills on the node.
     pub(crate) fn oom_kills(&self, n_kills: u32) {
         let text = format!("nr_free_pages 1\noom_kill {n_kills}\n");
         fs::write(self.node.directory.join("proc/vmstat"), text).unwrap();
@@ -53,7 +53,8 @@ impl Checked {
     }
 
     /// Simulates a check that finds these processes, a second after the previous one. Returns the containers
-    /// that are read, and the kills: the container, which is empty for a pod, and the number.
+    /// that are read, and the kills. Each kill has the container, which is empty for a pod, and the number of
+    /// kills.
     pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
@@ -69,7 +70,7 @@ impl Checked {
         (due.map(|container| container.listed.name.as_str()).collect(), kills)
     }
 
-    /// Returns the exported counts of kills by label text.
+    /// Returns the exported number of kills for each label text.
     fn n_kills(&self) -> Vec<(String, u64)> {
         self.usage.n_kills().map(|(labels, n)| (labels.to_owned(), n)).collect()
     }
@@ -117,7 +118,7 @@ fn a_lowered_limit_is_noticed_at_the_next_measurement() {
     assert_eq!(node.check(&processes).0, ["a"]);
 }
 
-/// The other container of the pod uses up the pod's limit.
+/// The pod comes close to its limit, but container a does not come close to its own.
 #[test]
 fn a_container_can_come_close_to_the_limit_of_its_pod() {
     let (mut node, processes) = pod("close-pod");
@@ -129,7 +130,7 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// A process that is killed at the limit is known from the `status` that was read before.
+/// What is known about a process that is killed at the limit comes from its `status`, which was read before.
 #[test]
 fn the_last_moment_before_a_kill_is_returned_with_it() {
     let (mut node, processes) = pod("moment");
@@ -226,7 +227,7 @@ fn a_kill_is_counted_if_the_node_counts_it_first() {
     assert_eq!(node.check(&processes).1, []);
 }
 
-/// The killed process may have been the last one, so that the container has none when the kill is found.
+/// The killed process may have been the last one. Then the container has no process when the kill is found.
 #[test]
 fn a_kill_is_counted_for_a_container_without_a_process() {
     let (mut node, processes) = pod("ended");
@@ -258,7 +259,7 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// Row 4: the kills in a container that began while the exporter ran count from the container's beginning.
+/// If a container began while the exporter ran, all kills in it count.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
@@ -282,7 +283,7 @@ fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     }
 }
 
-/// Version 1 has no counter for the pod.
+/// Version 1 does not count kills for the pod.
 #[test]
 fn version_1_counts_the_kills_of_containers() {
     let mut node = Checked::new("v1", &[("c1", "10", "shop", "a")]);
