@@ -14,7 +14,7 @@ QUERIES_PAGE = REPOSITORY / ".github/QUERIES.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Returns the fenced blocks of one language."""
+    """Returns the fenced code blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +32,7 @@ def queries() -> list[tuple[str, str]]:
 
 
 def join_with(series: str) -> str:
-    """Returns the query that joins the exporter's series with this series of another exporter."""
+    """Returns the query that joins the exporter's series with a series of another exporter."""
     [found] = [query for _, query in queries() if series in query]
     return found
 

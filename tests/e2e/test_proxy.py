@@ -1,4 +1,4 @@
-"""Tests the documented nginx proxy with TLS, client certificates and a token. Prometheus scrapes through it."""
+"""Tests the documented nginx proxy: TLS, client certificates, a token. Prometheus scrapes through it."""
 
 import http.client
 import ssl

@@ -1,4 +1,4 @@
-"""The image in containerd, with the manifest's settings; queries for growth; sizes and times."""
+"""Tests the image with the manifest's settings, queries for growth, and sizes and times."""
 
 import os
 import signal
