@@ -138,7 +138,7 @@ fn every_request_is_valid() {
         urls.map(|rest| rest.split(['\'', ' ', '\n', '`']).next().unwrap()).collect();
     assert!(queries.len() >= 5, "{queries:?}");
     for query in queries {
-        if let Err(error) = parameters::parse(query.as_bytes(), &Options::default()) {
+        if let Err(error) = parameters::parse(query.as_bytes(), &options([])) {
             panic!("{query}: {error}");
         }
     }

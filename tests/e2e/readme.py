@@ -1,6 +1,7 @@
 """Finds what users apply in the documents and manifests, and builds the pod that the kubelet would make."""
 
 import re
+from pathlib import Path
 
 import yaml
 
