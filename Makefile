@@ -68,8 +68,9 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# Measures the load of a node with 250 containers and 1,500 processes. A recorded node and a live one take ten
-# minutes each; LOAD="live 60" makes it shorter. Needs root.
+# Measures the load of a node with 250 containers and 1,500 processes: ten minutes with a recorded node, and
+# ten minutes with real processes. LOAD="live 60" measures only the real processes, for 60 seconds. Needs
+# root.
 LOAD ?=
 .PHONY: load
 load: build
@@ -90,8 +91,8 @@ page-test:
 browser: build page-test
 	tests/browser/run
 
-# Runs the benchmarks, which print ratios to figures of the same run. As root, also runs those with
-# containerd.
+# Runs the benchmarks. They print ratios between figures of the same run. If the user is root, also measures
+# what the exporter costs containerd.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
@@ -123,7 +124,8 @@ bench-containerd: build
 record-fixture: protoc
 	tests/record/run
 
-# The build of containerd-client needs protoc. Installs it if no question to the user is needed, or says how.
+# Installs protoc, which the build of containerd-client needs. If that would need a password or an answer from
+# the user, prints how to install it.
 .PHONY: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
@@ -173,8 +175,8 @@ image:
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) \
 		$(IMAGE_FLAGS) .
 
-# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs no engine or
-# network.
+# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs neither an image
+# engine nor a network.
 .PHONY: image-tar
 image-tar: static
 	mkdir -p $(dir $(IMAGE_TAR))
@@ -224,7 +226,7 @@ fuzz-seeds:
 
 # Changes the code in one place at a time, and runs the tests. Lists in target/mutants.out the changes that no
 # test notices. Needs cargo-mutants and hours. For one file: make mutants MUTANTS='--file
-# src/smaps/scanner.rs'. It builds without optimization, because building takes most of the time.
+# src/smaps/scanner.rs'. The tests are built without optimization, because building takes most of the time.
 MUTATED = src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs \
 	src/procfs/cgroup.rs src/node/**/*.rs
 MUTANTS ?= $(foreach files,$(MUTATED),--file '$(files)')

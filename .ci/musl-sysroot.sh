@@ -3,7 +3,8 @@
 # has no network. Its standard library for the musl TARGET is built from Debian's packages. Afterwards this
 # command works as usual:
 #   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
-# The script needs Debian, cargo, root to install binutils, and less than two minutes.
+# The script needs Debian and cargo. It runs as root, because it installs binutils. It takes less than two
+# minutes.
 #
 # The standard library fits only the release profile of this program. That profile aborts on panic, and the
 # binary is stripped, so it prints no backtrace. Therefore no unwinder is linked, only the C library of the
@@ -37,7 +38,7 @@ apt-get -q download rustc-web rust-web-src "libstd-rust-web-$version" libstd-rus
 if [ "$arch" = "$(dpkg --print-architecture)" ]; then
     apt-get -q download musl-dev
 else
-    # These package lists are separate. Otherwise the system's apt would have to know the architecture.
+    # This script has package lists of its own. So the system's apt does not have to know the architecture.
     mkdir -p lists/partial cache/archives/partial
     foreign="-o APT::Architecture=$arch -o APT::Architectures=$arch -o Dir::State::lists=$debs/lists
         -o Dir::Cache=$debs/cache -o Dir::State::status=/dev/null"

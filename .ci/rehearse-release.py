@@ -25,7 +25,8 @@ WORKFLOW = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_te
 REHEARSAL = REPOSITORY / "target/rehearsal"
 CHECKOUT, UPLOADED = REHEARSAL / "checkout", REHEARSAL / "uploaded"
 NAME = "smaps-container-exporter"
-# Jobs and steps that need GitHub or a registry, and commands that run a binary of the target architecture.
+# The rehearsal skips these jobs and steps, because they need GitHub or a registry. On another architecture,
+# it also skips commands that match NATIVE, because they run a binary of the target architecture.
 JOBS_ELSEWHERE = {"image"}
 STEPS_ELSEWHERE = {"Release"}
 NATIVE = re.compile(r"make test$|\.ci/test-static\.sh ")
@@ -113,7 +114,7 @@ class Run:
         output.write_text("")
         own = {key: filled_in(value, self.values) for key, value in step.get("env", {}).items()}
         directory = CHECKOUT / step.get("working-directory", ".")
-        # GitHub runs commands with these options.
+        # GitHub runs commands in bash with these options.
         subprocess.run(
             ["bash", "-eo", "pipefail", "-c", command], cwd=directory, env=self.environment | own, check=True
         )

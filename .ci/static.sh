@@ -23,8 +23,8 @@ else
 fi
 
 # The character 0x1f separates the flags, so paths may contain spaces. The flags apply only to code for the
-# target, not to build scripts. If two prefixes match a path, rustc uses the later one. So the target
-# directory comes last: it is usually below this directory.
+# target, not to build scripts. If two --remap-path-prefix flags match a path, rustc uses the later flag. The
+# target directory is usually below this directory, so its flag comes last.
 unit=$(printf '\037')
 flags="-Clinker=$linker$unit--remap-path-prefix=$PWD=."
 cargo fetch --quiet --locked

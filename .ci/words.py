@@ -23,7 +23,7 @@ WORDS = re.compile(
 
 # In these files, these texts are correct, although they contain a listed word.
 ALLOWED = {
-    # The log line of version 0.1. The entry about the new log line quotes it.
+    # The changelog quotes this log line of version 0.1.
     ".github/CHANGELOG.md": ["killed for want of memory:"],
     ".github/CONTRIBUTING.md": [
         "A process is not *somebody*",
@@ -61,7 +61,8 @@ def faults(path: str, text: str) -> list[str]:
         text = text.replace(allowed, "x" * len(allowed))
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
-        # A phrase may continue on the next line, so the words of that line are appended.
+        # A phrase may continue on the next line. So each line is searched together with the words of the next
+        # line.
         words = words_of(line).rstrip()
         following = COMMENT_MARK.sub("", words_of(lines[number])) if number < len(lines) else ""
         for match in WORDS.finditer(f"{words} {following}"):

@@ -1,5 +1,5 @@
-//! The program exports where the memory of containers is. It sums `/proc/<pid>/smaps` by container, command
-//! and mapped path, and serves the sums as Prometheus text.
+//! The program exports how much memory containers use, and for what. It sums `/proc/<pid>/smaps` by
+//! container, command and mapped path, and serves the sums as Prometheus text.
 //!
 //! Data flows one way through the modules below. Each of them is one folder, called a room:
 //!
@@ -12,10 +12,10 @@
 //!
 //! Only requests for scrapes go the other way: http -> demand -> scrape.
 //!
-//! Each room owns certain things, and must not know about others:
+//! A pure room does no input or output. Each room owns certain things, and must not know about others:
 //! - [`cli`] owns the options, their table and their help. It knows nothing of their effects.
-//! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that take
-//!   turns at both, and the OOM records. It knows nothing of HTTP or options.
+//! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that run
+//!   scrapes and checks, and the OOM records. It knows nothing of HTTP or options.
 //! - [`demand`] owns the requests for scrapes, from which it decides when the next scrape begins. It also
 //!   wakes waiting threads. It does not know what a scrape is.
 //! - [`sources`] owns the listings of containers: containerd, CRI, the kubelet's links, a recording. It knows
@@ -50,8 +50,8 @@
 //!   mistaken for it.
 //! - No process, container runtime or client can delay the others: every wait has a time limit, can be
 //!   cancelled, or is left to a thread that nothing else waits for.
-//! - While nothing changes, a scrape allocates no memory. Everything that workloads or clients choose the
-//!   size of has a limit.
+//! - While nothing changes, a scrape allocates no memory. If workloads or clients choose the size of
+//!   something, that size has a limit.
 #![forbid(unsafe_code)]
 
 pub mod anonymous;
@@ -105,13 +105,15 @@ use crate::sources::recording::Writer;
 const FIRST_LISTING: Duration = Duration::from_secs(5);
 /// How long `--once` and `--record` wait for a listing. They wait longer, because they scrape only once.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long `--once` and `--record` wait for slow reads to end. They scrape again after each [`ONLY_PAUSE`].
+/// How long `--once` and `--record` wait for slow reads to end. Meanwhile they scrape again, at most once per
+/// [`ONLY_PAUSE`].
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
 /// The program does not start with a lower limit of open files, because its scrapes would be incomplete.
 /// Without containers, 20 to 30 files are open at once, and each stuck read holds up to three more.
 const MIN_OPEN_FILES: u64 = 64;
-/// `/healthz` fails when a scrape has been due for longer than both this many intervals and this time.
+/// `/healthz` fails when a scrape has been due for longer than this number of scrape intervals, and for
+/// longer than [`HEALTHY_AGE`].
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 

@@ -23,7 +23,7 @@ pub const OOM_KILL: &str = "oom_kill";
 const MAX_BYTES: usize = 1 << 20;
 /// The memory that a queued line needs besides its text: its slot in the queue, and the allocator's overhead.
 const LINE_OVERHEAD: usize = 64;
-/// How long the program waits, before it ends, until the queue is written.
+/// When the program ends, it waits this long for the queue to be written.
 const MAX_FLUSH: Duration = Duration::from_millis(500);
 
 /// The lines that are not written yet.
@@ -185,8 +185,8 @@ pub fn init(level: LevelFilter) {
     }
 }
 
-/// Starts the thread that writes the lines. The new thread inherits this thread's capabilities, so drop them
-/// before.
+/// Starts the thread that writes the lines. The new thread inherits this thread's capabilities, so drop the
+/// capabilities before this call.
 ///
 /// Fails with the system's error when no thread can be started.
 pub fn start() -> io::Result<()> {

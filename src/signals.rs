@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT, which end the program.
 //!
-//! The kernel delivers these signals to PID 1 of a container only if it has handlers. So the handlers are
-//! installed before anything else.
+//! In a container, the program usually has the pid 1. The kernel delivers these signals to such a process
+//! only if it has handlers for them. So the handlers are installed before anything else.
 
 use std::future::{Future as _, poll_fn};
 use std::io;

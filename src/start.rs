@@ -165,8 +165,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name, which is needed for the containers' accounts. If it
-/// cannot be opened, this is logged, unless it belongs to a recording: a recording may have none.
+/// Opens the cgroup file system that the options name, which is needed for the containers' accounts. Logs if
+/// it cannot be opened. A recording may have no cgroup file system; this is not logged.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;

@@ -1,5 +1,5 @@
-//! Checks the alert rules: their two files, their runbooks and their tests, and the limits that they divide
-//! by.
+//! Checks the alert rules: their two files, their runbooks and their tests, and the metrics of limits that
+//! some rules divide by.
 
 use std::fs;
 

@@ -39,7 +39,8 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// The KiB of each part according to the rules, split by real use. The last row is memory that is in no part.
+/// The KiB of each part (row) and of each real use (column). The rules choose the part. The last row is
+/// memory that is in no part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.
@@ -53,7 +54,8 @@ struct Line {
 }
 
 impl Line {
-    /// Moves a mapping upwards if the kernel has chosen its address.
+    /// Adds `by` to the addresses that the kernel has chosen. Those below 0x7e00_0000_0000 are the program's
+    /// choice.
     fn lift(&mut self, by: u64) {
         let lifted = |address: &str| match u64::from_str_radix(address, 16).unwrap() {
             address @ ..0x7e00_0000_0000 => format!("{address:08x}"),
@@ -124,8 +126,8 @@ fn claims(lines: &[Line]) -> Claims {
     claims
 }
 
-/// Returns three numbers of KiB: what the rules assign to a part, how much of that is right, and how much
-/// really belongs to the part.
+/// Returns three sums in KiB: all that the rules assign to a part, how much of it really belongs to the part,
+/// and all that really belongs to the part.
 fn judge(claims: &Claims, part: AnonPart) -> [u64; 3] {
     let is_right = |i: &usize| USES[*i].1 == Some(part);
     let claimed = &claims[part as usize];
@@ -164,12 +166,13 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     all
 }
 
-/// The name of a variant, the change of each line, and the minimum recall of each part.
+/// A variant of the snapshots: its name, the change that makes it from each line, and the minimum recall of
+/// each part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
 /// At least 99% of the bytes that the rules assign to a part really belong to it. The minimum recalls are a
-/// little below the measured ones. Some are low, because the snapshots include JVMs without compressed
-/// pointers and JDK 8 and 11, where the rules recognize little.
+/// little below the measured ones. Some recalls are low, because the snapshots include JVMs without
+/// compressed pointers and JDK 8 and 11, where the rules recognize little.
 #[test]
 fn rules_are_right_about_99_percent_of_bytes() {
     let without = |flags: &'static [&'static str]| {

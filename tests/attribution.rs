@@ -1,6 +1,6 @@
 //! Checks to which container each process belongs, and which cgroup each container's account comes from. The
-//! recordings are of nodes with other cgroups than version 2 below `kubepods.slice`. The expected values were
-//! worked out by hand.
+//! recordings are of nodes whose cgroups differ from the usual ones, which are of version 2 and below
+//! `kubepods.slice`. The expected values were worked out by hand.
 
 use std::fmt::Write as _;
 
@@ -66,8 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The same with version 1. In hierarchies that systemd does not use, such a cgroup is directly below the
-    // root.
+    // The same cgroup names with version 1. In hierarchies that systemd does not use, a cgroup with such a
+    // name is directly below the root.
     (
         "colon-version-1",
         &[
@@ -77,7 +77,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The 0:: line of every container is `/docker`.
+    // In the cgroup file of every container, the path of version 2 (the 0:: line) is `/docker`.
     (
         "openrc",
         &[
@@ -90,8 +90,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     // With cgroup_disable=memory, only the lines of other controllers have the ids.
     ("memory-off-by-pid", MEMORY_OFF),
     ("memory-off-by-id", MEMORY_OFF),
-    // The line of the memory controller has no id. If two containers share memory, the account of neither has
-    // it.
+    // The line of the memory controller has no id. redis and sidecar are in the same memory cgroup, so
+    // neither of them has an account.
     (
         "ecs",
         &[
@@ -103,8 +103,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // A process that was started in the container later is in a memory cgroup below the container's own. Its
-    // pid is lower than init's.
+    // A process that was started in the container later is in a memory cgroup below the container's own. The
+    // pid of this process is lower than the pid of init.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
     // A workload gives one of its own cgroups the id of another container.
@@ -271,8 +271,8 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
     // The ids of the last two containers begin with the same digits, so the cut link matches neither.
     let twin = id("cccccccccccc", '1');
-    // The first container has named one of its own cgroups. The digits of the second link match this name,
-    // too.
+    // The first container has given one of its cgroups a name that looks like an id. The digits of the second
+    // link match this name, too.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),

@@ -154,8 +154,8 @@ fn help_and_version_are_printed() {
     );
 }
 
-/// Missing cgroups are logged once, but only if `--cgroup-path` names them: a recording need not have
-/// cgroups.
+/// The log says once that cgroups are missing, and only if `--cgroup-path` is given: a recording need not
+/// have cgroups.
 #[test]
 fn missing_cgroups_are_logged_once() {
     let recording = Directory::new();

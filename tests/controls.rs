@@ -19,7 +19,7 @@ const CONTROLS: [(&str, &[&str]); 10] = [
     ("all", &["--pid", "--omit-zero", "--max-samples", "500", "--fields", "rss,swap,mmu_page_size"]),
 ];
 
-/// Some long-term stores reject a sample if one of its labels is longer.
+/// Some long-term stores reject a sample if one of its labels is longer than 1 KiB.
 #[test]
 fn paths_are_cut_at_1_kib_by_default() {
     let recording = Directory::new();
@@ -164,7 +164,8 @@ fn options_keep_the_sums_of_a_generated_node() {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // Even if everything is folded, each of 12 commands has 5 samples and one for its processes.
+        // Even if everything is folded, each of 12 commands has 5 samples, and one more for the number of its
+        // processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
@@ -211,8 +212,8 @@ fn rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // A copy of the program could fail to start: while another test forks, its child may hold the copy open
-    // for writing.
+    // The program is a symbolic link, because a copy could fail to start. If another test forks while the
+    // copy is written, the forked child holds the copy open for writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),

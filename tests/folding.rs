@@ -46,7 +46,8 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
 }
 
-/// The first table has 101 commands with one path each. A path has 7 samples, and a command has one more.
+/// In the first case, there are 101 commands with one path each. A path has 7 samples, and a command has one
+/// more.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [

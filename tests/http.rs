@@ -14,21 +14,21 @@ use smaps_container_exporter::http::views::Views;
 
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// No test takes that long, but a failing test ends soon enough.
+/// A failing test ends after this time. A passing test takes much less time.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
     serve_for(Vec::new())
 }
 
-/// Starts a server. Clients on this machine may call it by these host names.
+/// Starts a server. Clients on this machine may address it by these host names.
 fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     let (publisher, addr, _) = serve_on_demand(DEADLINE, hosts);
     (publisher, addr)
 }
 
-/// Starts a server, after one scrape whose result stays fresh for `interval`. The caller publishes the
-/// result.
+/// Starts a server after one scrape, whose result stays fresh for `interval`. The caller still has to publish
+/// the exposition of that scrape.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
@@ -126,8 +126,8 @@ fn waiting_requests_do_not_count_as_connections() {
     }
 }
 
-/// Prometheus sends its timeout with each request. Shortly before this time, the server sends the last
-/// exposition.
+/// Prometheus sends its timeout with each request. If the scrape has not ended shortly before the timeout,
+/// the server sends the last exposition.
 #[test]
 fn request_waits_until_shortly_before_its_timeout() {
     let (_publisher, addr, _) = serve_old();

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, exporter};
 
-/// With 4 KiB each, these lines fit neither into a pipe (64 KiB) nor into the queue (1 MiB).
+/// This number of lines of 4 KiB fits neither into a pipe (64 KiB) nor into the queue of log lines (1 MiB).
 const MORE_THAN_FIT: u32 = 400;
 
 /// Returns a recording. Its first scrape logs `n_lines` debug lines of 4 KiB.
@@ -61,8 +61,8 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(report.starts_with("[WARN ] ") && n_reported >= n_dropped, "{report}");
 }
 
-/// At the end, the program writes queued lines for at most half a second. It then exits even if nothing reads
-/// them.
+/// At its end, the program writes queued lines for at most half a second. It then exits, even if nothing
+/// reads them.
 #[test]
 fn unread_log_does_not_stop_the_shutdown() {
     let recording = talkative(MORE_THAN_FIT);

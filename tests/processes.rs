@@ -63,8 +63,9 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// A zombie is recognized only once. `stat` shows it, or `status` where version 1 hides its cgroups. Its
-/// files are then not read again. So 20,000 zombies cost no more than their entries in the listing of /proc.
+/// The first scrape recognizes a zombie by `stat`, or by `status` where version 1 hides the cgroups of
+/// zombies. Later scrapes do not read its files. So 20,000 zombies cost no more than their entries in the
+/// listing of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -130,9 +131,9 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// If a process changes its name, it is shown under the new name as soon as it is read. Until then it has no
-/// values: without `stat`, it may be another program. If a process changes its cgroup, it leaves its
-/// container immediately. Neither counts as an error.
+/// A process that changes its name is shown under the new name as soon as it is read. Until then it has no
+/// values: without `stat`, the exporter cannot exclude that it is another program. A process that changes its
+/// cgroup leaves its container immediately. Neither change counts as an error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
     // The first case has no limit on CPU time. In the second case, the first scrape uses up the budget.
@@ -191,7 +192,7 @@ fn kept_values_are_dropped_after_an_exec() {
     }
 }
 
-/// If mappings overlap, the read fails, and the values of the last read are kept. If the kernel prints a
+/// If mappings overlap, the read fails, and the values of the previous read are kept. If the kernel prints a
 /// mapping again, the mapping counts once.
 #[test]
 fn torn_read_keeps_the_last_values() {

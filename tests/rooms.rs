@@ -110,8 +110,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns what imports each other in a circle, and what depends on a circle. Everything else is removed, one
-/// item after the other: an item may go if it needs no item that is left.
+/// Returns the items that import each other in a circle, and the items that depend on a circle. All others
+/// are removed one by one: each time, one item that needs none of the remaining items.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -127,8 +127,8 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// For each file, by its module path: the paths that it mentions, and the names that its `use` declarations
-/// import.
+/// The files by module path. Each file has the paths that it mentions, and the names that its `use`
+/// declarations import, with the path that each name stands for.
 #[derive(Default)]
 struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
 

@@ -112,7 +112,7 @@ fn mapping_printed_again_counts_once() {
             Some(&[1, 2]),
         ),
         (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
-        // First, a mapping grows downwards. Then, two mappings become one.
+        // These reads are torn. A mapping has grown downwards, or two mappings have become one.
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
         (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
@@ -273,8 +273,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The line stays a header with any of 16 digits at 24 places, and with the minus and the space. With one
-    // more minus or space near an end, the addresses change, but the line is still a header.
+    // The line stays a header with any of 16 digits at 24 places, and with the minus and the space as they
+    // are. A further minus or space near the end of an address shortens the address, but the line is still a
+    // header.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

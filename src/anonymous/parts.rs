@@ -17,12 +17,14 @@ pub struct Parts {
     sums: [Totals; REST + 1],
     /// The last mapping, if it has no name.
     last: Option<Place>,
-    /// The last mapping and the one below it, if their rule must wait until the mapping above is known.
+    /// The last mapping, if it is not summed yet because its rule must first know the mapping above; the
+    /// unnamed mapping directly below it; and its values.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// What lies directly below the last mapping, and what will lie directly below the next one.
+    /// What lies directly below the last mapping, and what lies directly below the mapping that comes next.
     below: [Option<Below>; 2],
     run: Option<Run>,
-    /// The totals of mappings that look like stacks, by size. Only the first eight sizes are recognized.
+    /// The totals of mappings that look like stacks, by size. Mappings of a ninth size are not taken for
+    /// stacks.
     stacks: [(u64, Totals); 8],
     is_java: bool,
     /// Whether the Java heap has a name. ZGC names its heap.
@@ -30,8 +32,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Adds the next mapping of the process. Returns whether it is summed here. A named mapping is not: it
-    /// only affects how its neighbours are classified.
+    /// Adds the next mapping of the process. Returns whether the mapping is summed here. A named mapping is
+    /// not summed here: it only affects how its neighbours are classified.
     pub fn add(&mut self, mapping: &Mapping<'_>) -> bool {
         if !mapping.path.is_empty() {
             self.note_named(mapping);
@@ -54,8 +56,8 @@ impl Parts {
         true
     }
 
-    /// Ends the process. Calls `each` with the path and the totals of each part that has mappings. The path
-    /// is empty for the mappings that no rule claims.
+    /// Ends the sums of the process. Calls `each` with the path and the totals of each part that has
+    /// mappings. The path is empty for the mappings that no rule claims.
     pub fn finish(&mut self, mut each: impl FnMut(&'static str, &Totals)) {
         self.sum_waiting(None);
         self.end_run();
@@ -87,8 +89,8 @@ impl Parts {
         self.has_named_heap |= mapping.path.starts_with(b"/memfd:java_heap");
     }
 
-    /// Adds the waiting mapping to its sum. `above` is the unnamed mapping directly above it, if there is
-    /// one.
+    /// Adds the waiting mapping to the sum of its part. `above` is the unnamed mapping directly above it, if
+    /// there is one.
     fn sum_waiting(&mut self, above: Option<&Place>) {
         if let Some((place, below, values)) = self.waiting.take() {
             self.sum(&Spot { place: &place, below: below.as_ref(), above }, &values);

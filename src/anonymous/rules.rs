@@ -20,7 +20,7 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    /// Whether a rule may need the mapping above: [`is_malloc_arena`] and [`is_jemalloc`] do. All other
+    /// Whether a rule may need the mapping above. Only [`is_malloc_arena`] and [`is_jemalloc`] do. All other
     /// mappings are summed at once, which saves copying their values.
     pub fn depends_on_above(&self) -> bool {
         let place = self.place;
@@ -48,8 +48,9 @@ fn is_jit_code(spot: &Spot<'_>) -> bool {
     spot.place.permissions[2] == b'x'
 }
 
-/// A page of V8's heap, or memory of WebAssembly. V8 aligns pages to 256 KiB. From Node.js 18 on, fork does
-/// not copy them (src/base/platform/platform-linux.cc). Precision 100%, recall 81% (99% from Node.js 18 on).
+/// A page of V8's heap, or memory of WebAssembly. V8 aligns the pages of its heap to 256 KiB. From Node.js 18
+/// on, fork does not copy these pages (src/base/platform/platform-linux.cc). Precision 100%, recall 81% (99%
+/// from Node.js 18 on).
 fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
     matches!(&place.permissions, b"rw-p" | b"r--p")
         && place.has(NOT_FORKED)
@@ -57,8 +58,8 @@ fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
 }
 
 /// A stack that glibc maps with MAP_STACK. From Linux 6.7 on, such a stack has the flag `nh`
-/// (include/linux/mman.h). Its guard is a separate mapping below it, or consists of pages inside it (glibc
-/// 2.42, nptl/allocatestack.c). HotSpot adds 16 KiB to the guard. Precision 99.8%. Together with
+/// (include/linux/mman.h). The guard of the stack is a separate mapping below it, or consists of pages inside
+/// it (glibc 2.42, nptl/allocatestack.c). HotSpot adds 16 KiB to the guard. Precision 99.8%. Together with
 /// [`is_stack_above_guard`], recall 99.6%.
 fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     let has_guard = |guard: &Place| guard.is_inaccessible() && guard.size() <= 64 * KIB;
@@ -78,9 +79,9 @@ pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
 }
 
 /// A heap of a malloc arena: 64 MiB, aligned to 64 MiB, and writable from its beginning on (malloc/arena.c).
-/// Until glibc 2.40, all of it has the flag `nr`. A newer heap lacks the flag, so it can merge with a block
-/// of memory below it. The block may be up to a tenth of the merged mapping. Precision 100%, recall 99.9%
-/// (97% with glibc 2.43).
+/// Until glibc 2.40, the whole heap has the flag `nr`. A newer heap lacks the flag, so it can merge with a
+/// block of memory below it. The rule accepts such a block up to a tenth of the merged mapping. Precision
+/// 100%, recall 99.9% (97% with glibc 2.43).
 fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_nr = place.has(NO_RESERVE);
     let has_rest = above.is_some_and(|rest| {

@@ -19,7 +19,7 @@ const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 pub enum Below {
     Anonymous,
     File,
-    /// A JVM's archive of classes, perhaps with an inaccessible gap above it.
+    /// A JVM's archive of classes. There may be an inaccessible gap between the archive and the run.
     ClassArchive,
 }
 
@@ -89,8 +89,8 @@ impl Run {
         !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
     }
 
-    /// Returns the part to which the writable mappings belong, if a rule claims them. Java's parts count only
-    /// in a JVM.
+    /// Returns the part to which the writable mappings belong, if a rule claims them. If the process is no
+    /// JVM, the caller does not count Java's parts.
     pub fn part(&self, has_named_heap: bool) -> Option<AnonPart> {
         let is_java_heap = |run| is_java_heap(run) || !has_named_heap && is_uncompressed_java_heap(run);
         match self.is_of_go {
@@ -108,9 +108,9 @@ fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
 
-/// The class space of a JVM. It is a reservation above the archive of classes; or without an archive, a
-/// reservation above the heap at exactly 4 GiB (metaspace.cpp). Precision 100%. Together with
-/// [`is_metaspace`], recall 77% (JDK 8 and 11 have only the class space).
+/// The class space of a JVM. This is a reservation directly above the archive of classes. Without an archive,
+/// it is a reservation that begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision
+/// 100%. Together with [`is_metaspace`], recall 77% (JDK 8 and 11 have only the class space).
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -118,10 +118,10 @@ fn is_class_space(run: &Run) -> bool {
         || run.begin == 4 * GIB && is_above(Below::Anonymous)
 }
 
-/// Metaspace of a JVM, from JDK 16 on: 64 MiB, usable in steps of 64 KiB (metaspaceSettings.hpp). The first
-/// such area is directly below the archive of classes, and may have merged with memory below it. Any other
-/// area must have a chunk in use above a chunk with room. Precision 100%. Without the condition on chunks, 31
-/// MB of G1's marks for a heap of 4 GiB were claimed.
+/// Metaspace of a JVM, from JDK 16 on. It consists of areas of 64 MiB, which become usable in steps of 64 KiB
+/// (metaspaceSettings.hpp). The first area is directly below the archive of classes, and may have merged with
+/// memory below it. Any other area must have a chunk in use above a chunk with room. Precision 100%. Without
+/// the condition on chunks, 31 MB of G1's marks for a heap of 4 GiB were claimed.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -136,10 +136,10 @@ fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
-/// The heap of a JVM without compressed pointers. Only ZGC also reserves 32 GiB, but its heap is a memfd. No
-/// snapshot has such a heap. Two kinds of Java heaps are not recognized: a heap that is usable as a whole,
-/// and a smaller heap with `-XX:-UseCompressedOops`. Three snapshots have an unrecognized heap, which is all
-/// that is missing in the recall.
+/// The heap of a JVM without compressed pointers: a reservation of at least 32 GiB. ZGC reserves as much,
+/// too, but its heap is a memfd. No snapshot has a heap of this kind. Two kinds of Java heaps are not
+/// recognized: a heap that is usable as a whole, and a heap below 32 GiB with `-XX:-UseCompressedOops`. Three
+/// snapshots have an unrecognized heap. Nothing else is missing in the recall.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

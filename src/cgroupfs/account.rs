@@ -34,8 +34,8 @@ pub struct Exported<'a> {
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// How many bytes no process maps: first of the page cache, then of tmpfs and shared memory. `None` if
-    /// they are unknown.
+    /// The bytes that no process maps: those of the page cache, and those of tmpfs and shared memory. `None`
+    /// if they are unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
@@ -81,11 +81,11 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 
 /// Returns the bytes of anonymous memory that is charged although no process maps it. Most of it belongs to
 /// huge pages that a process has partly unmapped and the kernel has not split yet. The LRU lists count whole
-/// huge pages, and `anon` counts only mapped pages. This memory is the difference.
+/// huge pages, and `anon` counts only mapped pages. The difference of the two is the result.
 ///
-/// Returns `None` if the lists do not show this memory. There are two reasons for that: the unevictable list,
-/// which contains locked memory, exceeds 1% of `anon`, or the kernel does not print how much of the lists is
-/// swap cache.
+/// Returns `None` if the unevictable list, which contains locked memory, exceeds 1% of `anon`, or if the
+/// kernel does not print how much of the lists is swap cache. The difference would then also contain other
+/// memory.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -93,8 +93,8 @@ fn anon_unmapped(values: &Values) -> Option<i64> {
         return None;
     }
     let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
-    // The difference is negative if a process has freed memory by MADV_FREE: such memory still counts in
-    // `anon`, but it is on the list of files.
+    // The difference is negative if a process has freed memory by MADV_FREE: `anon` still counts such memory,
+    // but the kernel has moved it to the list of files.
     Some((listed - anon - shmem - swap_cached).max(0))
 }
 
@@ -102,16 +102,17 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns how many bytes no process maps: first of the page cache, then of tmpfs and shared memory.
+/// Returns the bytes that no process maps: those of the page cache, and those of tmpfs and shared memory.
 /// `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
 ///
-/// The kernel counts the mapped memory of both kinds in one number, so a subtraction separates them.
+/// The kernel prints one number for the mapped memory of both kinds. So the mapped page cache is that number
+/// minus `mapped_shmem`.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // The container's processes may map memory that is charged to another cgroup, so neither result may
-    // exceed all the memory of its kind.
+    // `mapped_shmem` may include memory that is charged to another cgroup. Without these bounds, a result
+    // could exceed all the memory of its kind.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }
@@ -215,8 +216,8 @@ mod tests {
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // Processes of other containers map memory that is charged here. The unmapped memory must not
-            // exceed what the kernel counts.
+            // Processes of other containers map memory that is charged to this container. The unmapped memory
+            // must not exceed what the kernel counts.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
             // The container's processes map memory that is charged to other cgroups.

@@ -1,5 +1,5 @@
 //! Reports writes to the limit files of cgroups, and new cgroups. Without these reports, the exporter would
-//! have to search for both once a second.
+//! have to read all limits and list all cgroups once a second.
 //!
 //! inotify reports each write to a cgroup's file. Watching a file needs no permission to write it. Watching
 //! fails if a security policy forbids it, or if too many files are watched already
@@ -21,8 +21,8 @@ pub struct Watched(i32);
 pub struct Changed {
     written: Vec<i32>,
     has_new: bool,
-    /// Whether anything else may have changed, because nothing is watched or because the kernel has dropped
-    /// events.
+    /// Whether changes may be missing from `written` and `has_new`, because nothing is watched or because the
+    /// kernel has dropped events.
     is_incomplete: bool,
 }
 
@@ -45,7 +45,8 @@ pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl Default for Changes {
-    /// Creates a state without watches. If the kernel does not allow inotify, none can be added later either.
+    /// Creates a state that watches nothing yet. If the kernel does not allow inotify, no watch can be added
+    /// later either.
     fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
@@ -53,13 +54,14 @@ impl Default for Changes {
 
 #[cfg(target_os = "linux")]
 impl Changes {
-    /// Watches a file for writes. If the kernel refuses the watch, all watches end, and the result is `None`.
+    /// Watches a file for writes. If the kernel refuses that, nothing is watched any more, and the result is
+    /// `None`.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
     }
 
-    /// Watches a directory for new cgroups. If the kernel refuses the watch, all watches end, and the result
-    /// is `None`.
+    /// Watches a directory for new cgroups. If the kernel refuses that, nothing is watched any more, and the
+    /// result is `None`.
     pub fn watch_directory(&mut self, directory: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(directory, WatchFlags::CREATE)
     }
@@ -93,7 +95,7 @@ impl Changes {
         if let Some(inotify) = &self.0 {
             let mut events = Reader::new(inotify, &mut buffer);
             while let Ok(event) = events.next() {
-                // The kernel also reports the end of a watch. That event is ignored.
+                // The kernel also reports the end of a watch. None of the checks below matches that event.
                 changed.is_incomplete |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
                 changed.has_new |= event.events().contains(ReadFlags::CREATE);
                 if event.events().contains(ReadFlags::MODIFY) {
@@ -105,7 +107,8 @@ impl Changes {
     }
 }
 
-/// The replacement for other systems, which only read recordings. It watches nothing.
+/// The replacement for systems other than Linux, where the exporter only reads recordings. It watches
+/// nothing.
 #[derive(Debug, Default)]
 #[cfg(not(target_os = "linux"))]
 pub struct Changes;
@@ -129,7 +132,7 @@ impl Changes {
     /// Does nothing.
     pub fn stop(&mut self) {}
 
-    /// Reports that anything may have changed.
+    /// Returns a result that says that anything may have changed.
     pub fn take(&mut self) -> Changed {
         Changed { is_incomplete: true, ..Changed::default() }
     }

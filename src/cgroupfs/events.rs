@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fields::number;
 
-/// The counters for OOM kills, counted since the cgroup was created. A counter that the kernel does not print
-/// is 0.
+/// The memory event counters of a cgroup since it was created. A counter that the kernel does not print is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
     /// How often the cgroup, or a cgroup below it, has reached its limit.
@@ -17,8 +16,8 @@ pub struct EventCounts {
     pub oom: u64,
     /// How often the cgroup itself was at its limit and the kernel could free no memory.
     pub own_oom: u64,
-    /// How many processes the kernel has killed in the cgroup and below it. When the kernel kills a whole
-    /// group, it counts the first process twice.
+    /// How many processes the kernel has killed in the cgroup and below it. When the kernel kills all
+    /// processes of a cgroup at once (`memory.oom.group`), it counts the first one twice.
     pub kills: u64,
 }
 

@@ -50,15 +50,15 @@ impl Unit {
     }
 }
 
-/// Where a field is in one version of the cgroup file system.
+/// Where one version of the cgroup file system has a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The name of the file. It is empty if this version lacks the field, or if the field is derived from
-    /// others.
+    /// The name of the file. It is empty if this version lacks the field, or if the exporter computes the
+    /// field from other fields.
     pub file: &'static str,
     /// The word that begins the field's line. It is empty for a file that contains only one number.
     pub key: &'static str,
-    /// The kernel's number times this factor is the value in the field's unit.
+    /// The factor that converts the kernel's number into the field's unit.
     pub factor: u64,
 }
 
@@ -78,11 +78,11 @@ pub type GroupMask = u8;
 /// of the node. The other two are what the controllers `cpu` and `pids` count for containers. The name of
 /// each container field begins with the name of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
-/// The group with the memory of containers.
+/// The bit of the group `memory`: the memory of containers.
 pub const MEMORY: GroupMask = 1;
-/// The group with the memory of pods.
+/// The bit of the group `pod`: the memory of pods.
 pub const POD: GroupMask = 1 << 1;
-/// The group with the memory of the node.
+/// The bit of the group `node`: the memory of the node.
 pub const NODE: GroupMask = 1 << 2;
 
 impl Field {

@@ -1,10 +1,10 @@
-//! The table of all cgroup fields. It has each field's place in both versions of the file system, the
+//! The table of all cgroup fields. For each field, it has the place in both versions of the file system, the
 //! metric's name, the unit and the help text.
 //!
-//! The reader, the exposition, `--cgroup-metrics` and the table of metrics all use this one table. It does no
-//! I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst, and for version
-//! 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only if it has the
-//! same meaning there.
+//! The reader, the exposition, `--cgroup-metrics` and the table of metrics all use this one table. This module
+//! does no I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst, and for
+//! version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only if it
+//! has the same meaning there.
 
 use super::field::Place;
 pub use super::field::{GROUPS, GroupMask, MEMORY, NODE, POD, Unit, Version};
@@ -17,8 +17,8 @@ pub const CURRENT: usize = 0;
 pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
-/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. Version 2 does not print it: it is the smallest
-/// limit on the way from the cgroup up to the root.
+/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. Version 2 does not print it. It is the smallest of
+/// the limits of the cgroup and of all cgroups above it.
 pub const LIMIT: usize = 5;
 /// `FIELDS[WORKING_SET]`: charged memory without inactive page cache.
 pub const WORKING_SET: usize = 6;
@@ -50,7 +50,7 @@ pub const OOM_KILLS: usize = 40;
 /// `PAGE_COUNTER_MAX` in bytes, which is 2^63 minus one page, and a page has at most 64 KiB.
 pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
-/// The values of the fields of one cgroup.
+/// The values of the fields of one cgroup, as far as they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values {
     /// One bit for each field that the kernel printed, or that is derived from such fields.
@@ -71,7 +71,7 @@ impl Values {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
 
-    /// Copies the fields of this file from an earlier reading.
+    /// Copies the fields of this file from `earlier`, the values of an earlier read.
     pub(super) fn keep(&mut self, file: &File, earlier: &Self) {
         for field in file.lines.iter().map(|line| line.field) {
             if let Some(number) = earlier.get(field) {
@@ -139,8 +139,8 @@ impl File {
         self.name.split('.').next().unwrap_or_default()
     }
 
-    /// Whether the file is read only now and then, because it rarely changes or is of little use: settings
-    /// other than the limit, and huge pages.
+    /// Whether the file is read in every tenth read only. These are the files of settings other than the
+    /// limit, because they rarely change, and the files about huge pages, because they are of little use.
     pub(super) fn is_slow(&self) -> bool {
         const SETTINGS: [&str; 5] =
             ["memory.low", "memory.high", "memory.min", "memory.oom.group", "memory.swap.max"];
@@ -152,7 +152,7 @@ impl File {
         self.lines.iter().any(|line| line.field == field)
     }
 
-    /// Drops the fields for which `is_used` is false. Parsing is faster without them.
+    /// Drops the fields for which `is_used` is false, because parsing is faster without them.
     pub(super) fn retain(&mut self, is_used: impl Fn(usize) -> bool) {
         self.lines.retain(|line| is_used(line.field));
     }

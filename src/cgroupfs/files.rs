@@ -26,12 +26,14 @@ use crate::procfs::files::{open_directory, open_file, read_file};
 
 /// A file that only version 2 has, in the root and in each cgroup below it.
 const CONTROLLERS: &str = "cgroup.controllers";
-/// The file of a recording with the root of the cgroup namespace that the paths in proc are relative to.
+/// The name of a file that only recordings have. It contains the path of a cgroup: the root of the cgroup
+/// namespace to which the paths in the recorded proc are relative.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
-/// A file that can change only when `memory.events` changes too.
+/// This file can change only when `memory.events` changes too.
 const LOCAL_EVENTS: &str = "memory.events.local";
-/// Slow files are read in every tenth read only. With 250 containers that saves 9 ms in each scrape.
+/// [Slow files](File::is_slow) are read in every tenth read only. With 250 containers that saves 9 ms in each
+/// scrape.
 const SLOW: u32 = 10;
 
 /// A mounted cgroup file system, or a recording of one.
@@ -84,8 +86,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns the paths of the cgroups above the pod's cgroup, starting at the top. Without a pod there are
-    /// none.
+    /// Returns the paths of the cgroups above the pod's cgroup, from the outermost to the innermost. Without
+    /// a pod there are none.
     pub fn above_pod(&self) -> impl Iterator<Item = &[u8]> {
         let pod = self.pod.as_deref().unwrap_or_default();
         let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
@@ -120,7 +122,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // The memory of a pod outside its containers is computed from the memory of the containers.
+        // If pods or the node are exported, the memory of containers is read too: it is subtracted from that
+        // of the pod.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -185,8 +188,8 @@ impl CgroupFs {
 
     /// Reads the cgroup at `paths` into `values`. Returns whether the cgroup exists.
     pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
-        // If reading fails, the cgroup may have been removed and made again. So its directory is opened
-        // again, once.
+        // If reading fails, the cgroup may have been removed, and a new one may have the same path. So the
+        // directories are opened again, once.
         for _ in 0..2 {
             *values = Values::default();
             if self.open_missing(paths, cgroup) && self.try_read(cgroup, values) {
@@ -198,9 +201,8 @@ impl CgroupFs {
         false
     }
 
-    /// Opens the directories that are not open yet. On the first call these are all directories. On later
-    /// calls they belong to hierarchies that a process of the container has joined since. Returns whether any
-    /// directory is open.
+    /// Opens the directories that are not open: on the first call all of them, and later those of hierarchies
+    /// that a process of the container has joined since. Returns whether any directory is open.
     fn open_missing(&mut self, paths: &Paths, cgroup: &mut Cgroup) -> bool {
         let is_whole = cgroup.directories.len() == self.roots.len();
         if is_whole && cgroup.directories.iter().all(Option::is_some) {
@@ -221,8 +223,8 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The descriptor's number decides the first turn, so each scrape reads the slow files of about a
-        // tenth of the cgroups.
+        // The first read includes the slow files. The descriptor's number decides how soon the second turn
+        // comes, so each scrape reads the slow files of about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -233,8 +235,8 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // `memory.events` is read first and counts local events too. If it is unchanged, they are
-            // unchanged.
+            // `memory.events` is read first, and also counts the local events. So while it is unchanged, the
+            // file of the local events is unchanged too.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
@@ -259,14 +261,14 @@ impl CgroupFs {
         }
         values.derive(limit_above);
         cgroup.last = *values;
-        // A file may be missing only because the cgroup was removed during the read. In that case no value is
-        // used.
+        // Files may have been missing because the cgroup was removed during the read. The values count only
+        // if the first file that was read still exists.
         first.is_some_and(|(directory, name)| {
             accessat(directory, name, Access::EXISTS, AtFlags::empty()).is_ok()
         })
     }
 
-    /// Returns the limit of the cgroup `up` levels above `directory`, if it has one.
+    /// Returns the limit of the cgroup `up` levels above `directory`; `None` if that cgroup has no limit.
     fn limit_above(&mut self, directory: BorrowedFd<'_>, up: usize) -> Option<u64> {
         self.name.clear();
         (0..up).for_each(|_| self.name.push_str("../"));
@@ -274,10 +276,10 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns where the memory of a container and of its pod is counted. `path` is the container's cgroup
-    /// path. The pod is left out on version 1, which does not count kills per pod. It is also left out if the
-    /// cgroup above the container's is the root or a top-level cgroup, because services are there and not
-    /// pods.
+    /// Returns the cgroups that count the memory of a container and of its pod. `path` is the container's
+    /// cgroup path. On version 1 the pod is left out, because its cgroup does not count kills. It is also
+    /// left out if the cgroup above the container's is the root or a top-level cgroup: services are there,
+    /// and no pods.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
@@ -288,9 +290,9 @@ impl CgroupFs {
     /// Returns the path of the cgroup that counts the memory of a pod. `path` is the cgroup path of a
     /// container in the pod.
     ///
-    /// Returns `None` if the cgroup above the container's is the root or a top-level cgroup. The kubelet puts
-    /// no pod there, but services and Docker's containers are there. Also returns `None` for a pod that runs
-    /// in one cgroup as a whole (Kata Containers).
+    /// Returns `None` if the cgroup above the container's is the root or a top-level cgroup. Services and
+    /// Docker's containers are there, but the kubelet puts no pod there. Also returns `None` if all
+    /// containers of the pod run in the pod's own cgroup (Kata Containers).
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let is_pod = uid_of(&self.resolved).is_some();
@@ -320,8 +322,8 @@ impl CgroupFs {
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` with every file that a recording of the cgroup at `paths` needs, the limits of the
-    /// cgroups above included. `each` gets the file's path in the recording, and its text.
+    /// Calls `each` with every file that a recording of the cgroup at `paths` needs, and with the limits of
+    /// the cgroups above. `each` gets the file's path in the recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(
@@ -379,7 +381,7 @@ impl CgroupFs {
 const NODE_NAMESPACE: &str = "cgroup:[4026531835]";
 
 fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
-    // On version 2, the files show where the root of the namespace is. On version 1 they do not.
+    // On version 2, the exporter finds the root of the namespace from the files. On version 1 it cannot.
     if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
             "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \

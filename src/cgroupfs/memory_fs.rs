@@ -16,7 +16,7 @@ use crate::procfs::files::{open_directory, open_file, open_listable, read_file};
 
 /// The size of the buffer for one file. The longest file is `memory.stat`, with less than 3 KiB.
 const MAX_BYTES: usize = 16 << 10;
-/// The fields to parse in a pod's `memory.stat`. These are 20 fewer than for a container.
+/// The fields to parse in a pod's `memory.stat`. For a container, 20 more fields are parsed.
 const STAT_OF_PODS: [usize; 6] =
     [fields::LIMIT, fields::ANON, fields::FILE, fields::SHMEM, fields::KERNEL, fields::INACTIVE_FILE];
 /// The name of the version 1 hierarchy that counts memory.
@@ -37,9 +37,10 @@ pub struct MemoryFs {
 /// Which files to read of each cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// For pods: the memory use and its kinds, the limit and the events.
+    /// For pods: the memory use and how it divides into kinds of memory, the limit, and the events.
     Pods,
-    /// For top-level cgroups: the memory use and its kinds. For the root, the kernel prints only the kinds.
+    /// For top-level cgroups: the memory use and how it divides into kinds of memory. For the root cgroup,
+    /// the kernel prints only the kinds.
     Tops,
     /// Only the memory use.
     Use,
@@ -49,8 +50,8 @@ pub enum Reads {
 #[derive(Debug)]
 pub struct Directory {
     directory: OwnedFd,
-    /// The attributes of the directory when it was opened. Its link count is the number of cgroups in it plus
-    /// 2. On a file system that does not count links this way, the link count is always 1.
+    /// The attributes of the directory when it was opened. The link count is the number of cgroups in the
+    /// directory plus 2. On a file system that does not count links this way, the link count is always 1.
     opened: Stat,
 }
 
@@ -101,7 +102,7 @@ impl MemoryFs {
         Self { version, root, files, text: vec![0; MAX_BYTES] }
     }
 
-    /// Whether the root is the node's root cgroup. In a cgroup namespace it is another cgroup.
+    /// Whether the mounted root is the node's root cgroup. In a cgroup namespace, another cgroup is the root.
     pub fn is_of_node(&self) -> bool {
         let exists = |name| accessat(&self.root, name, Access::EXISTS, AtFlags::empty()).is_ok();
         match self.version {
@@ -141,8 +142,8 @@ impl MemoryFs {
         Some(values)
     }
 
-    /// Returns the smallest of the limits of the cgroup at `path` and of those above it. On version 1 this is
-    /// `None`, because the kernel prints that smallest limit for each cgroup.
+    /// Returns the smallest of the limits of the cgroup at `path` and of the cgroups above it. Returns `None`
+    /// on version 1, where nothing has to be computed: the kernel prints this smallest limit for each cgroup.
     pub fn limit(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 {
             return None;
@@ -157,7 +158,8 @@ impl MemoryFs {
         smallest
     }
 
-    /// Calls `each` with a file that marks the root as the node's. Version 2 needs no such file.
+    /// Calls `each` with a file that marks the recorded root as the node's root cgroup. Version 2 needs no
+    /// such file.
     ///
     /// Fails if `each` fails.
     pub fn record_root(
@@ -191,7 +193,7 @@ impl MemoryFs {
     }
 }
 
-/// Returns the path that opens a cgroup below the root. For the root itself it is `.`.
+/// Returns `path` in the form that opens it below the root. For the root itself that is `.`.
 fn below_root(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { path }))
 }

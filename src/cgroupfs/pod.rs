@@ -14,8 +14,8 @@ pub type Outside = [Option<i64>; PARTS.len()];
 pub struct Exported<'a> {
     /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
-    /// A last label with the pod's uid, and the closing brace; empty if the cgroup's name does not show the
-    /// uid.
+    /// The text of the label with the pod's uid, which comes last, and the closing brace. It is empty if the
+    /// cgroup's name does not show the uid.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,
@@ -23,8 +23,8 @@ pub struct Exported<'a> {
     pub outside: Option<Outside>,
 }
 
-/// Returns the memory that is charged to a pod but to none of its running containers, by part. The parts add
-/// up to the memory charged to the pod minus the memory charged to its containers. The remainder may be
+/// Returns the memory that is charged to a pod but to none of its running containers, by part. The sum of the
+/// parts is the memory charged to the pod minus the memory charged to its containers. The remainder may be
 /// negative, because the cgroups are not read at the same moment.
 ///
 /// Returns `None` if one of the cgroups does not show how much memory is charged to it.
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn memory_outside_the_containers_is_the_difference() {
-        // A container that has ended left 90 bytes in a tmpfs.
+        // An ended container has left 90 bytes in a tmpfs.
         let pod = of(100, "anon 3\nfile 93\nshmem 91\nkernel 2\n");
         let containers =
             [of(4, "anon 2\nfile 1\nshmem 1\nkernel 1\n"), of(1, "anon 1\nfile 0\nshmem 0\nkernel 0\n")];

@@ -1,7 +1,7 @@
 //! The memory use and the limit of one cgroup, read from files that stay open.
 //!
-//! The memory use is read once a second. Opening a file takes 4 microseconds, and reading an open one takes
-//! 2.
+//! The memory use is read once a second. Opening a file takes 4 microseconds, and reading an open file takes
+//! 2 microseconds.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub struct UseFiles {
 }
 
 impl UseFiles {
-    /// Opens the files of the cgroup that has this directory. Returns `None` if the file of the memory use or
-    /// the file of the limit is missing.
+    /// Opens the files of the cgroup that has this directory. Returns `None` if the file with the memory use
+    /// or the file with the limit is missing.
     pub fn open(directory: OwnedFd, files: &Arc<[File]>) -> Option<Self> {
         let open = |field| {
             let file = files.iter().find(|file| file.has(field))?;

@@ -51,8 +51,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // This argument is not a group of short options: double_dashes() left it unchanged, so it is
-                // an unknown long option.
+                // double_dashes() gives two dashes to each known option. This argument still has one dash, so
+                // it is an unknown long option, and not a group of short options.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(run(&[]), expected);
     }
 
-    /// Tests each option in each of its four spellings.
+    /// Tests each option with one dash and with two, and with its value as the next argument and after `=`.
     #[test]
     fn each_option_has_four_spellings() {
         type Change = fn(&mut Options);

@@ -12,7 +12,8 @@ pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
 /// The image that a local build makes. `src/kubernetes/daemonset.yaml` names it.
 pub const LOCAL_IMAGE: &str = concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"));
 
-/// The image that this program is released in. The build passes it; without that it is the local image.
+/// The name of the image in which this program is released. The build passes it. Otherwise this is the local
+/// image.
 pub const IMAGE: &str = match option_env!("SMAPS_EXPORTER_IMAGE") {
     Some(image) if !image.is_empty() => image,
     _ => LOCAL_IMAGE,

@@ -17,8 +17,8 @@ const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero
 /// take seconds for a thousand containers.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Parses the part of a request's target after `?`, and returns the options for the response. They contain
-/// only the request's filters. The program's own filters apply as well.
+/// Parses the part of a request's target after `?`, and returns the options for the response. The returned
+/// options contain only the request's filters. A process must match the program's own filters as well.
 ///
 /// Fails with one line that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {

@@ -20,7 +20,7 @@ pub(super) fn file(name: &OsStr) -> Option<String> {
 }
 
 /// Returns the manifest with the change that the kustomize component `without-socket` makes. A test checks
-/// that both ways give the same.
+/// that the component gives the same manifest.
 fn without_socket() -> String {
     MANIFEST
         .replace("--containerd-sock=/run/containerd/containerd.sock", "--container-logs=/var/log/containers")

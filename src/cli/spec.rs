@@ -46,8 +46,8 @@ pub(super) fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
 }
 
 impl Spec {
-    /// Sets the option to `value`. Fails if the value is not an expected one; the error then calls the option
-    /// `name`.
+    /// Sets the option to `value`. Fails if the value is not an expected one. The error refers to the option
+    /// as `name`.
     pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
         (self.set)(options, value).ok_or_else(|| {
             let expected = self.expected();

@@ -1,8 +1,8 @@
-//! Decides when the next scrape begins: when one is requested. No timer starts a scrape.
+//! Decides when the next scrape begins. A scrape begins only if it was requested: no timer starts one.
 //!
 //! The HTTP thread requests scrapes, the scrape thread runs them, and each wakes the other. If the last
 //! result is fresh, a request gets it immediately. Otherwise the request waits for the next scrape, together
-//! with all others.
+//! with all other waiting requests.
 
 mod wake;
 
@@ -35,8 +35,8 @@ pub struct Demand {
 pub enum Freshness {
     /// The last result is fresh.
     Fresh,
-    /// A scrape is needed and has been requested. The request is answered once more than this number of
-    /// scrapes have succeeded.
+    /// A scrape is needed and has been requested. The request can be answered as soon as the number of
+    /// scrapes that have succeeded is larger than this number.
     WaitFor(u64),
 }
 
@@ -44,7 +44,7 @@ pub enum Freshness {
 struct State {
     /// The number of scrapes that have succeeded.
     n_succeeded: u64,
-    /// When the oldest request came that no successful scrape has answered yet.
+    /// When the oldest request came that is not answered yet. Only a successful scrape answers requests.
     requested_since: Option<Instant>,
     /// When the last scrape began.
     began_at: Option<Instant>,
@@ -53,8 +53,8 @@ struct State {
     is_running: bool,
     /// The CPU budget allows no scrape before this time.
     not_before: Option<Instant>,
-    /// When scrapes stop reading paths; and how many scrapes will have succeeded before the first one with
-    /// paths.
+    /// The time until which scrapes read paths; and the number of scrapes that will have succeeded before the
+    /// first one that reads paths.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs a scrape that begins only after the running one has ended.
     is_another_requested: bool,
@@ -147,8 +147,9 @@ impl Demand {
         state.is_running = true;
     }
 
-    /// Notes that the scrape has ended. Publish its result before, because the waiting requests are answered
-    /// now. A failed scrape is repeated. The next scrape does not begin before `not_before`.
+    /// Notes that the scrape has ended. The caller must publish the result before this call, because this
+    /// call answers the waiting requests. A failed scrape is repeated. The next scrape does not begin before
+    /// `not_before`.
     pub fn end(&self, is_success: bool, not_before: Option<Instant>, now: Instant) {
         let mut state = self.lock();
         state.is_running = false;
@@ -164,8 +165,8 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns how long the current scrape has been running, or for how long a requested scrape has been due
-    /// without success. Returns zero if no scrape is requested.
+    /// Returns for how long a scrape has been due or running, whichever is longer. A requested scrape is due
+    /// until one succeeds. Returns zero if no scrape is due or running.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);

@@ -24,14 +24,15 @@ impl Wake {
         Ok(Self { sender, receiver })
     }
 
-    /// Ends the current wait, or else the next one, unless [`Wake::clear`] comes first.
+    /// Ends the current wait. If there is no current wait, ends the next one, unless [`Wake::clear`] is
+    /// called before it.
     pub fn wake(&self) {
         // The write fails if the buffer is full; then the descriptor is readable already.
         let _ = (&self.sender).write(&[0]);
     }
 
-    /// Makes the descriptor unreadable again. The waiting thread must call this after waking and before it
-    /// checks what has changed, so that no later wake is lost.
+    /// Makes the descriptor unreadable again. The thread that was woken must call this before it checks what
+    /// has changed, so that no later wake is lost.
     pub fn clear(&self) {
         while (&self.receiver).read(&mut [0; 64]).is_ok_and(|n_bytes| n_bytes == 64) {}
     }

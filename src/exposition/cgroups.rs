@@ -11,7 +11,7 @@ pub const ACCOUNT: &str =
 pub const UNMAPPED: &str =
     "Page cache, tmpfs and shared memory that are charged to the container but that no process maps.";
 
-/// The end of each part's label text.
+/// The end of each part's label text: the label `part` and the closing brace.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"anon_unmapped\"}",
@@ -30,7 +30,7 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// The end of the label text of each value in [`Exported::unmapped`].
+/// The end of the label text of each value in [`Exported::unmapped`]: the label `part` and the closing brace.
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
 /// Appends the families of these groups to `text`. A family without samples is left out. The samples have the

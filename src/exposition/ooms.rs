@@ -46,12 +46,12 @@ pub struct Record<'a> {
     pub hit: Hit,
     /// The values of the container's cgroup from the last read before the kill.
     pub values: &'a Values,
-    /// How old the readings of the processes were when the kill was noticed; and the processes, the largest
-    /// first.
+    /// The age of the processes' readings when the kill was noticed; and the processes, the largest first.
     pub processes: Option<(Duration, Vec<Process<'a>>)>,
     /// The age of the oldest reading from which `largest` was computed.
     pub age: Option<Duration>,
-    /// The time over which the growth of paths was measured. It ends with the readings in `largest`.
+    /// The time over which the growth of paths was measured. It ends with the readings from which `largest`
+    /// was computed.
     pub growth_time: Option<Duration>,
     /// The largest paths that the container mapped.
     pub largest: &'a Largest,
@@ -87,7 +87,7 @@ impl LogLine {
         self.n_kills
     }
 
-    /// Adds the kills of an earlier line, which was not logged itself.
+    /// Adds the kills of an earlier line that was not logged.
     pub fn add_kills(&mut self, earlier: &Self) {
         self.n_kills += earlier.n_kills;
     }

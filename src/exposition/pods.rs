@@ -29,7 +29,7 @@ pub const OUTSIDE: &str = "Memory charged to the pod but to none of its running 
 pub const INFO: &str =
     "The uid of each pod, from the name of its cgroup; for a static pod, the hash of its manifest.";
 
-/// The end of each part's label text.
+/// The end of each part's label text: the label `part` and the closing brace.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"page_cache\"}",

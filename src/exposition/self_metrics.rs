@@ -19,14 +19,14 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// The number of failed listings.
     pub containerd_errors: u64,
-    /// How many of the kubelet's links match no container, or with a cut id more than one. `None` if
-    /// containers are not listed by links.
+    /// How many of the kubelet's links do not name exactly one container. A link with a cut id may match more
+    /// than one. `None` if containers are not listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
     /// The number of processes with exported values.
     pub n_processes: u64,
-    /// The number of mappings behind these values.
+    /// The number of mappings that were summed into these values.
     pub n_mappings: u64,
     /// The number of `process_smaps_*` samples in the exposition.
     pub n_samples: u64,
@@ -40,7 +40,7 @@ pub struct Report {
     pub read_errors: ReadErrors,
     /// How many processes are stuck.
     pub n_stuck: u64,
-    /// The duration of the slowest read among those behind the exported values.
+    /// The duration of the slowest one among the reads that gave the exported values.
     pub longest_read: Duration,
     /// The node's vm.max_map_count.
     pub max_map_count: Option<u64>,

@@ -59,7 +59,7 @@ impl Kind {
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
-    /// The prefix, the name and the suffix of the family's name.
+    /// The family's name in three pieces.
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,

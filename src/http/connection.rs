@@ -24,7 +24,7 @@ pub const HEAD: Duration = Duration::from_secs(5);
 /// How long sending a response may take.
 pub const RESPONSE: Duration = Duration::from_secs(30);
 /// A response that has made no progress for this long may be cut, to free its slot for a new connection. A
-/// slow client still makes progress: at 20 KB/s, TCP reopens a full window every 3 s, by 64 KiB.
+/// client that reads slowly still makes progress: at 20 KB/s, TCP lets the server send 64 KiB every 3 s.
 pub const STALLED: Duration = Duration::from_secs(5);
 /// How long a closing connection still reads what the client sends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -55,8 +55,8 @@ pub struct Connection {
     pub client: Client,
     /// The current state.
     pub state: State,
-    /// When the connection entered this state. Progress of a response does not change it, so it does not
-    /// extend the deadline either.
+    /// When the connection entered this state. Progress of a response does not change this time, so it does
+    /// not extend the deadline either.
     pub since: Instant,
     /// The bytes that were received, but not parsed yet.
     received: Vec<u8>,
@@ -115,8 +115,8 @@ impl Connection {
         }
     }
 
-    /// Returns when the connection has its next turn without a socket event, at the latest when its deadline
-    /// passes. The time may be in the past.
+    /// Returns when the connection must have its next turn, even without a socket event. This is when its
+    /// deadline passes, or earlier. The time may be in the past.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
             State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
@@ -141,8 +141,8 @@ impl Connection {
     /// Does what the socket is ready for. One turn makes at most one read, parses one request, and makes one
     /// write.
     pub fn turn(&mut self, site: &Site, now: Instant) {
-        // Either the client has closed the connection, or the response's buffer was taken away for the next
-        // scrape.
+        // A turn fails if the client has closed the connection, or if the response's buffer was taken away to
+        // make room for the next scrape.
         if self.try_turn(site, now).is_err() {
             self.state = State::Ended;
         }

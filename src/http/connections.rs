@@ -15,8 +15,8 @@ pub struct Connections {
     /// The number of slots: how many connections may be open. Connections that wait for a scrape, are
     /// closing, or have no slot do not count.
     n_slots: usize,
-    /// How many connections may be closing or without a slot. Above this limit the oldest is cut; its client
-    /// sees an error if it has not read its response yet.
+    /// How many connections may be closing or without a slot. If there are more, the oldest of them is cut.
+    /// Its client sees an error if it has not read its response yet.
     n_others: usize,
 }
 
@@ -36,10 +36,10 @@ impl Connections {
         has_slot
     }
 
-    /// Closes a connection of the address that holds the most slots. Idle connections go first, then those
-    /// still receiving a head, then those with a stalled response; within each group, the one longest in its
-    /// state. A response that makes progress is cut only if its address holds more slots than the newcomer's
-    /// address, the new connection included.
+    /// Closes a connection to free its slot. Connections of addresses that hold more slots come first. Within
+    /// an address, idle connections come first, then those still receiving a head, then those with a
+    /// response. Among equals, the one longest in its state comes first. A response that makes progress is
+    /// cut only if its address holds more slots than the newcomer's address, the new connection included.
     ///
     /// Returns whether a connection was closed.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {

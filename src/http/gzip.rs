@@ -27,8 +27,8 @@ pub struct Compressor {
 pub struct Gzipped {
     /// The exposition's number.
     number: u64,
-    /// The gzip file without its tail. `None` if it would be too long, or if the text was taken away before
-    /// it was compressed; then the text is served uncompressed.
+    /// The gzip file without its tail. `None` if the file would be too long, or if the text was taken away
+    /// before all of it was compressed. Then a request is answered with the latest text, uncompressed.
     pub bytes: Option<Arc<Buffer>>,
     age: Option<Age>,
     crc: Crc,
@@ -84,7 +84,7 @@ impl Running {
     }
 
     fn finish(mut self) -> Gzipped {
-        // A flush ends at a whole byte, so a second compressed stream, the tail, can be appended later.
+        // A flush fills the last byte, so that a second compressed stream, the tail, can be appended later.
         self.encoder.flush().expect("a Vec takes every write");
         let is_whole = self.n_done == self.exposition.text.n_bytes() && !self.is_too_long();
         let mut bytes = std::mem::take(self.encoder.get_mut());

@@ -115,8 +115,8 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     (authority, if path.is_empty() { b"/" } else { path }, query)
 }
 
-/// Returns the members of a comma-separated list. The flag of a member says whether the client accepts it,
-/// which is not so if its quality is 0.
+/// Returns the members of a comma-separated list. The flag of a member says whether the client accepts it: it
+/// does, unless the quality of the member is 0.
 fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     value.split(|&b| b == b',').map(|member| {
         let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);

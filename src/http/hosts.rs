@@ -2,8 +2,9 @@
 //!
 //! In this attack, a web page lets its own name resolve to 127.0.0.1. Then its script, in the visitor's
 //! browser, can read what listens there. With `kubectl port-forward`, that is the exporter: the forwarded
-//! connection ends at the pod's loopback. But the browser still sends the page's name as `Host`. A page
-//! cannot give itself an address or this machine's name as its own name, so these are allowed.
+//! connection ends at the pod's loopback. But the browser still sends the page's name as `Host`, so the
+//! exporter can refuse it. A page can have neither an address nor this machine's name as its own name, so
+//! addresses and this machine's name are allowed.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -78,7 +79,8 @@ mod tests {
         assert!(!hosts("a").allow(true, b"\xff"));
     }
 
-    /// This test reads only the text. tests/http.rs tests that the command line accepts the option in it.
+    /// This test checks only what the text says. tests/http.rs tests that the command line accepts the option
+    /// in the text.
     #[test]
     fn other_hosts_are_refused_with_advice() {
         let refuse = |host: &str, advised: Option<&str>| {

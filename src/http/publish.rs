@@ -4,8 +4,9 @@
 //! connection refers to the buffer that it sends: the text of an exposition, or its gzipped bytes. Usually
 //! there are two buffers for texts, which are used in turn, so the scrape thread allocates nothing.
 //!
-//! All buffers together have a memory limit. To stay within it, the next scrape takes buffers of outdated
-//! expositions away from slow connections, which then close. It takes texts first, the oldest first.
+//! All buffers together have a memory limit. To stay within the limit, the next scrape takes buffers of
+//! outdated expositions away from slow connections. These connections then close. Texts are taken away before
+//! gzipped bytes, and older ones before newer ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -39,8 +40,8 @@ impl Buffer {
         self.n_bytes
     }
 
-    /// Returns the bytes, or `None` if they were taken away. Release them soon: the scrape thread may wait
-    /// for that.
+    /// Returns the bytes, or `None` if they were taken away. Release the guard soon, because the scrape
+    /// thread may wait for it.
     pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
@@ -101,8 +102,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// Gzipped bytes, oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length of the last text. If an earlier text was longer, its length instead, less an eighth for
-    /// each scrape since.
+    /// The length for which buffers are made: that of the last text. If an earlier text was longer, it is the
+    /// length of that text instead, less an eighth for each scrape since.
     usual_len: usize,
 }
 
@@ -236,7 +237,7 @@ mod tests {
         buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
-    /// Publishes a text of this length, which a connection goes on sending.
+    /// Publishes a text of this length. Returns its buffer, as a connection would hold it while sending.
     fn publish_held(publisher: &mut Publisher, published: &Published, len: usize) -> Arc<Buffer> {
         publish(publisher, &vec![b'x'; len]);
         published.latest().unwrap().text

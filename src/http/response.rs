@@ -18,7 +18,7 @@ pub const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 /// The headers that differ between responses.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// What the request alone decides about its response.
+/// What a response looks like, apart from its content. Only the request decides this.
 #[derive(Clone, Copy)]
 pub struct Form {
     /// Whether the body is omitted. The head still states its length.

@@ -194,7 +194,8 @@ mod tests {
         }
     }
 
-    /// The server does not read a request's body, so the body would be parsed as the next request.
+    /// After a request with a body, the connection must close. The server does not read the body, so it would
+    /// parse the body as the next request.
     #[test]
     fn headers_depend_on_the_request() {
         let site = Site::of(b"x 1\n");

@@ -194,8 +194,8 @@ fn wait(
 ) -> (Vec<usize>, bool) {
     let open = &connections.open;
     let has_credit = throttle.has_credit(Account::Responses);
-    // A connection that waits for credit is left out: if its socket were ready, the wait would always end at
-    // once.
+    // A connection that waits for credit is not polled. If its socket were ready, the wait would always end
+    // at once.
     let active: Vec<_> = (0..open.len()).filter(|&i| has_credit || !open[i].needs_credit()).collect();
     let mut fds: Vec<_> = active.iter().map(|&i| PollFd::new(&open[i], open[i].interest())).collect();
     fds.push(PollFd::new(site.demand.done(), PollFlags::IN));

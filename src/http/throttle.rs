@@ -2,8 +2,8 @@
 //!
 //! One thread does everything that clients can cause, so its CPU clock measures the whole cost. The cost of a
 //! turn is known only after the turn, so the credit may become negative. Then further turns wait until it is
-//! positive again. Probes have their own credit, so they are answered even after large responses have used up
-//! theirs.
+//! positive again. Requests and responses have separate credit. Answering a probe uses the credit of
+//! requests, so probes are answered even after large responses have used up the credit of responses.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,8 +52,8 @@ impl Throttle {
         self.credits[account as usize].is_left()
     }
 
-    /// Returns how long responses wait for credit. The 5 ms are added because waking up for less credit costs
-    /// more than it gains.
+    /// Returns how long responses wait for credit. This is 5 ms longer than necessary, because waking up for
+    /// less credit costs more than it gains.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

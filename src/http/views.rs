@@ -2,7 +2,7 @@
 //!
 //! The HTTP thread parses such a request and queues its view here. When the next scrape ends, the scrape
 //! thread renders and compresses the view. All views together may take as much memory as one more exposition.
-//! A view counts until its response is sent.
+//! The memory of a view counts until its response is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,8 @@ const MAX_VIEWS: usize = 4;
 /// A view that is still being sent after this time may be taken away to make room for another one.
 const MAX_SENDING: Duration = Duration::from_secs(5);
 /// All views together may take this many bytes for each sample that `--max-samples` allows, but at least
-/// [`MIN_BYTES`]. A sample with labels of 512 bytes has this size. So a view that is alone always fits.
+/// [`MIN_BYTES`]. A sample with labels of 512 bytes takes this much. So a view always fits if there is no
+/// other one.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// The memory that all views together may take if the number of samples is not limited.
@@ -60,8 +61,8 @@ pub struct View {
 }
 
 enum Answer {
-    /// The view is rendered once more than this number of scrapes have succeeded. `None` means that it can be
-    /// rendered now.
+    /// The view is rendered as soon as the number of scrapes that have succeeded is larger than this number.
+    /// `None` means that it can be rendered now.
     Waiting(Option<u64>),
     /// The bytes of the response, and when they were rendered.
     Rendered(Arc<Buffer>, Instant),
@@ -125,7 +126,7 @@ impl Views {
     }
 
     /// Renders the views that do not wait for a scrape any more. `render` appends a view to a text, and
-    /// returns whether the view fits into this many bytes.
+    /// returns whether the view fits into the given number of bytes.
     pub fn render_due(&self, demand: &Demand, mut render: impl FnMut(&Query, &mut Vec<u8>, usize) -> bool) {
         while let Some((view, max_bytes)) = self.next_due(demand) {
             let clock = thread_cpu_time();

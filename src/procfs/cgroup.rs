@@ -7,8 +7,8 @@
 /// KiB per process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cgroups {
-    /// The entries, in the order of precedence. Each is a [`Kind`] byte, a path and a newline. The kernel
-    /// allows no newline in the name of a cgroup.
+    /// The entries, in the order of precedence. Each entry is a [`Kind`] byte, a path and a newline. The
+    /// kernel allows no newline in the name of a cgroup.
     lines: Vec<u8>,
 }
 
@@ -70,19 +70,18 @@ impl Cgroups {
 
     /// Returns the path that locates the process if no path contains a container's id. It is the first of
     /// these paths that exists: the path of the `memory` controller, the path of `name=systemd`, and the path
-    /// in the `0::` line. The `0::` line is left out if version 1 accounts memory, because it means nothing
-    /// then.
+    /// in the `0::` line. If version 1 accounts memory, the `0::` line means nothing and is left out.
     ///
-    /// The path `/` is used only if the others are `/` too: version 1 keeps a service in the root of `memory`
-    /// unless systemd accounts the memory of that service.
+    /// The path `/` is used only if the others are `/` too. The reason is that version 1 keeps a service in
+    /// the root of `memory` unless systemd accounts the memory of that service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may hide where the process is. In that case every version 1 hierarchy prints `/`, as
-    /// for a thread that has exited. The `0::` line is still correct.
+    /// Whether the file may hide where the process is, because every version 1 hierarchy prints `/`. That is
+    /// what the kernel prints for a thread that has exited. The `0::` line is correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -141,7 +140,7 @@ mod tests {
         let cases: &[(&str, &[&str], Option<&str>)] = &[
             ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
             ("0::/kubepods/pod1/c1", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
-            // Hybrid: containerd's own cgroup is in version 2, and version 1 accounts memory.
+            // A hybrid node: containerd's own cgroup is in version 2, and version 1 accounts memory.
             (
                 "4:memory:/c1\n3:pids:/c1\n1:name=systemd:/c1\n0::/system.slice/containerd.service\n",
                 &["/c1", "/c1", "/system.slice/containerd.service"],
@@ -155,7 +154,8 @@ mod tests {
             ),
             // A version 1 controller that does not account memory does not take precedence over version 2.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
-            // Memory accounting is off: systemd's hierarchy is more specific than an empty version 2.
+            // No hierarchy accounts memory. The path in systemd's hierarchy is more specific than the one in
+            // version 2, which has no controllers.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
             // systemd does not account the memory of a service.

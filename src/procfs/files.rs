@@ -29,8 +29,8 @@ pub(crate) fn read_file<'a>(
             text.resize((2 * filled).max(4096), 0);
         }
         filled += rustix::io::read(&file, &mut text[filled..])?;
-        // The kernel prints such a file in one read (fs/seq_file.c, `single_open`). So the first read that
-        // does not fill the buffer is the last one.
+        // The kernel prints such a file in one read (fs/seq_file.c, `single_open`). So if a read does not
+        // fill the buffer, the file has been read to its end.
         if filled < text.len() {
             return Ok(&text[..filled]);
         }
@@ -61,8 +61,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a regular file for reading. A recording may contain a pipe or a device instead. Opening one of these
-/// does not block, and returns an error.
+/// Opens a regular file for reading. In place of a file, a recording may contain a pipe or a device: opening
+/// it does not block, and returns an error.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -113,7 +113,7 @@ impl Entries {
     }
 }
 
-/// The replacement for other systems. They only read recordings, so a listing may allocate memory.
+/// The replacement for systems other than Linux. They only read recordings, so a listing may allocate memory.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

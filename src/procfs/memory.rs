@@ -32,7 +32,7 @@ pub struct MemoryReader {
     last: Option<File>,
     /// The text of the last smaps_rollup.
     rollup_text: Vec<u8>,
-    /// Random keys for the hashes. They keep a process from choosing its mappings so that two hashes are
+    /// Random keys for the hashes. Without them, a process could choose its mappings so that two hashes are
     /// equal.
     keys: RandomState,
 }
@@ -90,18 +90,18 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // The kernel holds the address space while it computes the sum, so the sum is complete.
+            // The kernel keeps the address space alive while it computes the sum, so the sum is complete.
             Ok(n_given) => Ok(n_given > 0),
-            // The process has ended, or it has executed another program: in that case, too, reading the old
-            // file fails with this error.
+            // The process has ended, or it has executed another program. In both cases, reading the file that
+            // was opened before fails with this error.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
     }
 
     /// Hashes the texts of `smaps_rollup` and `maps`, without reading `smaps`. Returns `None` if the kernel
-    /// has no `smaps_rollup`, and for a process without memory. The kernel prints a mapping twice if it grows
-    /// during the read. This changes the hash, and as a result the process is read in full.
+    /// has no `smaps_rollup`, and for a process without memory. If a mapping grows during the read, the
+    /// kernel prints it twice. This changes the hash, and as a result the process is read in full.
     ///
     /// Afterwards, [`MemoryReader::ensure_alive`] must confirm that both files showed one address space.
     /// [`MemoryReader::sums`] returns the kernel's sums.
@@ -138,8 +138,8 @@ impl MemoryReader {
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. The file is scanned like smaps, because there too the
-    /// kernel may print a growing mapping twice.
+    /// Counts the mappings of the process in `maps`. The file is scanned in the same way as smaps, because
+    /// the kernel may print a growing mapping twice in `maps`, too.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
@@ -149,9 +149,8 @@ impl MemoryReader {
         }
     }
 
-    /// Makes sure that the address space of the mappings that were read last still exists. If it does not,
-    /// the read may have stopped early, and the current name of the process may be the name of another
-    /// program.
+    /// Makes sure that the address space from which mappings were read last still exists. If it does not, the
+    /// read may have stopped early, and the current name of the process may be the name of another program.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }
@@ -176,7 +175,8 @@ impl MemoryReader {
         Ok(n_mappings)
     }
 
-    /// Reads the mappings through another thread, if the first thread has exited while others still run.
+    /// Reads the mappings through another thread. This is needed if the first thread has exited while others
+    /// still run.
     fn mappings_of_a_thread(
         &mut self,
         process: &ProcessDir,
@@ -212,9 +212,9 @@ fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File
     }
 }
 
-/// Makes sure that the address space of `file` still exists. If it does not, the file is now empty, and the
-/// end that was read before may not have been the real one. The check is cheap: for one byte, the kernel
-/// prints a single mapping.
+/// Makes sure that the address space of `file` still exists. If it does not, the file is now empty, and what
+/// looked like its end may not have been the real end. The check is cheap, because the kernel prints a single
+/// mapping for a read of one byte.
 fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), ReadError> {
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());

@@ -1,6 +1,6 @@
-//! Linux's proc file system, or a recording of one. It knows nothing of containers.
+//! Linux's proc file system, or a recording of one. This module knows nothing of containers.
 //!
-//! A process is held by a descriptor of its directory while it is read. The kernel ties the descriptor to the
+//! While a process is read, a descriptor of its directory is open. The kernel ties the descriptor to the
 //! process and not to its pid. So smaps, comm and cgroup, read through one descriptor, belong to one process,
 //! even if its pid is reused meanwhile.
 //!
@@ -39,10 +39,11 @@ use status::{Status, is_zombie, state_of};
 
 /// The path of the file with vm.max_map_count, below proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
-/// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
+/// The kernel's default for vm.max_map_count. A lower value is not used as the maximum, because a process may
+/// have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
-/// This many mappings are accepted beyond vm.max_map_count. That limit does not count the kernel's own
-/// mappings, and a process may add some while it is read.
+/// This many mappings are accepted beyond vm.max_map_count. The kernel's own mappings do not count toward
+/// that value, and a process may add some while it is read.
 const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
@@ -50,7 +51,8 @@ const SPARE_MAPPINGS: usize = 4096;
 pub struct Proc {
     path: PathBuf,
     root: OwnedFd,
-    /// A read of more mappings than this fails, because the kernel does not allow a process that many.
+    /// A read that finds more mappings than this fails, because the kernel does not allow a process to have
+    /// more.
     max_mappings: usize,
 }
 
@@ -140,8 +142,8 @@ impl Proc {
 
     /// Replaces `cgroups` with the cgroups of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
-        // The directory is not opened first: of most processes, those outside containers, only this file is
-        // read.
+        // Most processes are outside containers, and only this file of them is read. So their directory is
+        // not opened first.
         if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
             return Err(Errno::INVAL.into());
         }
@@ -157,8 +159,9 @@ impl Proc {
         self.file_of(pid, "status", buffers).is_ok_and(is_zombie)
     }
 
-    /// Returns what the `status` of process `pid` shows. Reading that file cannot block. If the process ends
-    /// during the read, the kernel frees the memory of the process all the same.
+    /// Returns what the `status` of process `pid` shows. Reading that file cannot block. It also does not
+    /// delay an exit: if the process ends during the read, the kernel frees the memory of the process all the
+    /// same.
     pub fn status(&self, pid: u32, buffers: &mut Buffers) -> Result<Status, ReadError> {
         Ok(Status::parse(self.file_of(pid, "status", buffers)?))
     }
@@ -192,9 +195,9 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the work that the process has done, from `stat`; in a recording, which has no `stat`, the
-    /// state of the smaps file. The result is `None` if that file was changed in the last two seconds. A
-    /// further change might go unnoticed, because file systems record times in steps of up to a second.
+    /// Returns the work that the process has done, from `stat`. A recording has no `stat`, so there it is the
+    /// state of the smaps file; `None` if that file was changed in the last two seconds. A further change
+    /// might go unnoticed, because file systems record times in steps of up to a second.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -220,7 +223,7 @@ impl ProcessDir {
     /// another thread are used.
     ///
     /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
-    /// `proc_cgroup_show`). Without this rule, a container would get the memory of the whole node when its
+    /// `proc_cgroup_show`). If that were used, a container would get the memory of the whole node when its
     /// init process is a zombie.
     ///
     /// Fails with [`ReadError::Gone`] if no thread shows where the process is.
@@ -240,7 +243,7 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited, so only the `0::` line is correct.
+        // Every thread has exited, so among the paths only the one in the `0::` line is correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
@@ -327,8 +330,8 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns before the child has its new name and has mapped its libraries. Once
-                // asleep, it has both.
+                // spawn() returns before the child has its new name and has mapped its libraries. Once the
+                // child sleeps, it has both.
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();

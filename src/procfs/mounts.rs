@@ -6,11 +6,11 @@ use super::errors::ReadError;
 use super::files::{open_file, read_long};
 use super::{Buffers, Proc};
 
-/// At most this many bytes of the file are read. A container has dozens of mounts. A longer file belongs to a
-/// process outside containers, and its beginning is enough.
+/// At most this many bytes of the file are read. A container has dozens of mounts. If a process has a longer
+/// file, it is outside containers, and the beginning of the file is enough.
 const MAX_BYTES: usize = 1 << 20;
-/// At most this many mounts are kept, and at most this many bytes of their paths, because a workload may
-/// mount any number. An agent that mounts the node's root sees two or three mounts for each pod.
+/// At most this many mounts are kept. The bytes of their paths are limited too. The reason is that a workload
+/// may mount any number. An agent that mounts the node's root sees two or three mounts for each pod.
 const MAX_MOUNTS: usize = 512;
 const MAX_PATH_BYTES: usize = 64 << 10;
 
@@ -46,8 +46,8 @@ impl Mounts {
                     .strip_prefix(&*mount.path)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // The mount with the longest path hides the others. If two mounts have the same path, the later one
-        // hides the earlier.
+        // If several mounts contain the path, the one with the longest path hides the others. If two mounts
+        // have the same path, the later one hides the earlier.
         self.kept.iter().filter(is_below).max_by_key(|mount| mount.path.len()).is_some_and(|m| m.is_tmpfs)
     }
 
@@ -111,8 +111,8 @@ impl Proc {
     pub fn first_mount(&self, pid: u32, buffers: &mut Buffers) -> Result<FirstMount, ReadError> {
         let process = self.process(pid, buffers)?;
         let Ok(file) = open_file(process.as_fd(), "mountinfo") else { return Ok(None) };
-        // The id is the first word of the file. For a small buffer, the kernel prints only as many lines as
-        // fill it.
+        // The id is the first word of the file. Into a small buffer, the kernel prints no more lines than are
+        // needed to fill it.
         let mut text = [0; 32];
         let n_bytes = rustix::io::read(&file, &mut text)?;
         let id = text[..n_bytes].split(|&b| b == b' ').next().and_then(|id| std::str::from_utf8(id).ok());

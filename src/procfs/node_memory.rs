@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::files::read_long;
 use super::{Buffers, Proc};
 
-/// The names of the files, which a recording also contains.
+/// The names of the files that are read. A recording contains them, too.
 pub const FILES: [&str; 3] = ["meminfo", "zoneinfo", "vmstat"];
 /// At most this much of a file is read. The longest file is `zoneinfo`, with 100 bytes for each CPU in each
 /// zone: 2 MB on a machine with 4,096 CPUs and 5 zones.
@@ -18,7 +18,8 @@ const MAX_BYTES: usize = 8 << 20;
 pub struct NodeMemory {
     /// All memory that the kernel manages.
     pub total: u64,
-    /// Memory that nothing uses. It includes the free lists of each CPU, which `MemFree` does not include.
+    /// Memory that nothing uses. It includes the free pages on the lists of each CPU, which `MemFree` does
+    /// not include.
     pub free: u64,
     /// Kernel memory: slab, page tables, per-CPU data, and vmalloc, which includes kernel stacks.
     pub kernel: u64,
@@ -76,9 +77,9 @@ impl Proc {
     }
 }
 
-/// Returns the size of a page, computed from the same memory in bytes and in pages. The two were read at
-/// different moments, so the nearest size that exists is returned. The size is computed because a recording
-/// may come from a machine with another page size than this one.
+/// Returns the size of a page. It is computed, because a recording may come from a machine with another page
+/// size than this one. `bytes` and `n_pages` are the size of the same memory, but they were read at different
+/// moments. So the nearest size that exists is returned.
 fn page_bytes(bytes: u64, n_pages: u64) -> Option<u64> {
     let size = bytes.checked_div(n_pages)?;
     [4096, 16 << 10, 64 << 10].into_iter().min_by_key(|page: &u64| page.abs_diff(size))

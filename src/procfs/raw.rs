@@ -27,8 +27,8 @@ impl ProcessDir {
         Ok([("comm", comm), ("cgroup", cgroup), ("smaps", smaps)])
     }
 
-    /// Returns the content of the file `cgroup`. If the first thread has exited, it comes from another
-    /// thread.
+    /// Returns the content of the file `cgroup`. If the first thread has exited, the content comes from
+    /// another thread.
     pub fn raw_cgroup(&self, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let cgroup = self.raw_file("cgroup")?;
         let may_hide = |text: &[u8]| {

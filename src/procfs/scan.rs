@@ -11,9 +11,10 @@ use crate::smaps::scanner::{Mapping, Next, Scanner};
 /// the L1 cache when it is scanned.
 pub const CHUNK: usize = 32 * 1024;
 /// Each read requests one page minus this many bytes. The kernel prints mappings into a page until the page
-/// is full or holds the requested bytes (fs/seq_file.c). If a mapping does not fit into the page, the kernel
-/// discards it and prints it again for the next read. Most mappings take 700 to 850 bytes, so the kernel has
-/// enough bytes before that happens. This saves 6.5% of a scrape with 200 mappings per process.
+/// holds the requested bytes, or until a mapping does not fit (fs/seq_file.c). It discards a mapping that
+/// does not fit, and prints it again for the next read. Most mappings take 700 to 850 bytes, so with this
+/// request the kernel usually stops before it prints one that does not fit. This saves 6.5% of a scrape with
+/// 200 mappings per process.
 const LAST_MAPPING: usize = 768;
 /// The maximum length of a path. Longer paths are cut. No program can open a longer path, but directories can
 /// be nested deeper.
@@ -46,9 +47,11 @@ impl Limits {
 /// [`Next`]).
 ///
 /// Fails with [`ReadError::Torn`] if two mappings overlap, because the process changed between two `read`
-/// calls. Fails with [`ReadError::Slow`] at the deadline. Also fails if there are more mappings than a
-/// process can have. Otherwise a process could keep the reader busy for hours: the kernel continues at the
-/// address where it stopped, and the process could map more memory ahead of that address and unmap it behind.
+/// calls. Fails with [`ReadError::Slow`] at the deadline.
+///
+/// Also fails if there are more mappings than a process can have. Without that limit, a process could keep
+/// the reader busy for hours. The kernel continues each read at the address where the last one stopped, so a
+/// process could always map more memory ahead of that address, and unmap it behind.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
@@ -140,7 +143,7 @@ mod tests {
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
-        // A mapping grows ahead of the reader, so the kernel prints it again and again.
+        // The mapping grows at its end while it is read, so the kernel prints it again and again.
         let mapping = mapping(0x5598_af1c_e000);
         let endless = |limits| {
             let text = Forever(mapping.as_bytes(), 0);

@@ -1,20 +1,21 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
 /// The work that a process has done since it started, as far as `stat` shows it. For a recording, the fields
-/// have the state of the smaps file instead.
+/// describe the state of the smaps file instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.
     pub faults: [u64; 2],
     /// The user and system CPU time, in clock ticks of 10 ms. Equal values do not prove that the process did
-    /// not run, because less than a tick does not show.
+    /// not run, because a time below one tick does not show.
     pub cpu_ticks: [u64; 2],
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
-    /// program have the same.
+    /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether this describes a recording. There, equal values prove that nothing has changed.
+    /// Whether the fields describe the smaps file of a recording. There, equal values prove that nothing has
+    /// changed.
     pub is_recorded: bool,
 }
 

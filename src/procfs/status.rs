@@ -14,7 +14,8 @@ pub struct Status {
     /// The name of the process, with `\n` for a newline and `\\` for a backslash.
     pub name: String,
     /// The resident bytes of anonymous memory, of files, and of shared memory. `None` if the process has
-    /// released its memory. A kernel before 4.5 prints only the sum, which then counts as anonymous memory.
+    /// released its memory. Before Linux 4.5, the kernel prints only the sum, which then counts as anonymous
+    /// memory.
     pub rss: Option<[u64; 3]>,
     /// Whether the process was sent SIGKILL, but has not ended yet.
     pub is_killed: bool,

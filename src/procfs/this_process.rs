@@ -41,8 +41,8 @@ impl ThisProcess {
 }
 
 /// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the limit that applies
-/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024. It is so low only because of
-/// programs that use `select(2)`.
+/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024, only because programs that use
+/// `select(2)` cannot handle more.
 pub fn raise_open_file_limit() -> Option<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // a refusal changes nothing

@@ -17,8 +17,8 @@ const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PE
 pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
     let before = thread::capabilities(None)?.permitted;
     let kept = before & needed(needs);
-    // The bounding set matters only when a program is executed, and the sandbox forbids that anyway. Changing
-    // the set needs CAP_SETPCAP. Without that capability, the set stays as it is.
+    // The bounding set matters only when this process executes another program, and the sandbox forbids that
+    // anyway. Changing the set needs CAP_SETPCAP. Without that capability, the set stays as it is.
     if before.contains(CapabilitySet::SETPCAP) {
         for capability in (CapabilitySet::all() - kept).iter() {
             if thread::capability_is_in_bounding_set(capability).unwrap_or(false) {

@@ -20,8 +20,8 @@ use super::Needs;
 /// out.
 const KNOWN: ABI = ABI::V10;
 
-/// How many processes are tried at most. Several may be needed, because kernel threads have no memory to
-/// read.
+/// The maximum number of processes that are tried. Several may be needed, because kernel threads have no
+/// memory to read.
 const MAX_TRIED: usize = 1000;
 
 /// Restricts this thread and the threads that it starts later. If processes could not be read any more, this

@@ -157,7 +157,8 @@ fn compile(
         .map_err(|error| error.to_string())
 }
 
-/// Returns the allowed calls with their rules. One rule must hold; without rules, any arguments are allowed.
+/// Returns the allowed calls with their rules. A call with rules must meet one of them. A call without rules
+/// may have any arguments.
 fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     let mut list: BTreeMap<_, _> =
         [RUNTIME, READING, CONNECTED, OLD].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
@@ -188,8 +189,8 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         list.insert(libc::SYS_mkdirat, Vec::new());
         #[cfg(target_arch = "x86_64")]
         list.insert(libc::SYS_mkdir, Vec::new());
-        // Opening a file for writing is allowed now. Opening it for both reading and writing is not, because
-        // debuggers open a process's memory that way.
+        // The program must create files, so it may open a file for writing only. It may not open a file for
+        // both reading and writing, because debuggers open a process's memory that way.
         open_mask = libc::O_RDWR;
     }
     list.insert(libc::SYS_openat, vec![masked(2, open_mask as u64, 0)]);

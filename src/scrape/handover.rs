@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// A read that takes longer than this is detached. Each further read in the same pass gets half the time of
-/// the one before, because a request may wait for the pass. So 64 processes that become stuck together delay
-/// it by only 0.6 s. The first read gets this much, because on a busy node normal reads take long, too.
+/// A read that takes longer than this is detached. This is long, because on a busy node normal reads take
+/// long, too. After each detached read, further reads in the same pass get half the time, because a request
+/// may wait for the pass. So 64 processes that become stuck together delay the pass by only 0.6 s.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// The maximum number of detached reads. At this number, a pass waits until its current read returns. This is
-/// unlikely: once [`MAX_CHOSEN`] reads are detached, processes that look stuck are not read, so eight more
-/// must become stuck at the moment when they are read.
+/// The maximum number of detached reads. Once it is reached, a pass waits until its current read returns.
+/// This is unlikely: once [`MAX_CHOSEN`] reads are detached, no process that looks stuck is read. So eight
+/// more processes would have to become stuck at the moment when they are read.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// Passes the work from the active thread to the standby thread. Threads are numbered in the order in which

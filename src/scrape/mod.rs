@@ -182,8 +182,7 @@ impl Scraper {
         next
     }
 
-    /// Finds the containers of all processes, which are identified now. Queues the processes that are to be
-    /// read.
+    /// Identifies the processes, and finds their containers. Queues the processes that are to be read.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
         let Self { proc, discovery, processes, cgroups, .. } = self;
@@ -209,8 +208,8 @@ impl Scraper {
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // A read of `stat` alone counts as overhead, which makes scrapes rarer. If it counted as a read,
-        // 3,400 of them would use up a budget of 0.01, and no memory would be read.
+        // A read of `stat` alone is charged as overhead, and overhead makes scrapes rarer. If it were charged
+        // as a read, 3,400 such reads would use up a budget of 0.01, and no memory would be read.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
             _ => self.budget.spend(finding.cost.cpu_time),
@@ -346,8 +345,8 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check(), need)
     }
 
-    /// Starts a thread that notices OOM kills, and containers close to their limit. It wakes the scrape
-    /// thread. Fails with the system's error if no thread can be started.
+    /// Starts a thread that wakes the scrape thread when it notices an OOM kill, or a container close to its
+    /// limit. Fails with the system's error if no thread can be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
             Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),

@@ -32,7 +32,8 @@ const MAX_GROWTH_TIME: Duration = Duration::from_secs(60);
 /// The newest OOM records.
 #[derive(Debug, Default)]
 pub struct Ooms {
-    /// The newest records first. Each has the label text of its container or pod, and the record as JSON.
+    /// The records, the newest first. An entry is the label text of the container or pod, and the record as
+    /// JSON.
     records: VecDeque<(Box<str>, String)>,
     is_new: bool,
     /// For each container or pod, by label text: when its last line was logged, and the line that waits to be
@@ -41,9 +42,9 @@ pub struct Ooms {
 }
 
 impl Ooms {
-    /// Makes records of these kills and logs them, unless the container's last log line is too recent. If a
-    /// container was not close to its limit, its processes were not read just before the kill. Then the
-    /// record shows the memory of the last sums, which were made at `summed_at`.
+    /// Makes a record of each kill, and logs it. If the container's last log line is too recent, the new line
+    /// waits. If a container was not close to its limit, its processes were not read just before the kill.
+    /// Then the record shows the memory of the last sums, which were made at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,
@@ -153,8 +154,8 @@ impl Ooms {
     }
 }
 
-/// Sets how much the paths have grown, from the earliest sizes of the last minute until `read_at`. Returns
-/// the time between the two; `None` if there are no earlier sizes.
+/// Sets how much each path has grown until `read_at`, since the earliest sizes from the minute before.
+/// Returns the time between these sizes and `read_at`; `None` if there are no earlier sizes.
 fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier = content

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The CPU budget does not limit the first scrape, so that there is soon something to show. But its reads end
-/// after this time.
+/// The CPU budget does not limit the first scrape, so that there is soon something to show. But after this
+/// time, the first scrape reads no further process.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
 /// The two kinds of passes.

@@ -45,8 +45,8 @@ impl StateLog {
         }
     }
 
-    /// Logs that processes cannot be read, and which permission is missing. Logs later that all can be read
-    /// again.
+    /// Logs that processes cannot be read, and which permission is missing. Logs another line when all
+    /// processes can be read again.
     pub fn log_refusals(&mut self, n_refused: usize, n_selected: usize) {
         match self.refusals.update(n_refused > 0) {
             Some(Change::Begun) => {

@@ -1,8 +1,8 @@
 //! The threads that run scrapes and checks: one is active, another stands by (see [`Handover`]).
 //!
-//! If the memory-map lock of a process is held for good, reading it costs one thread, and the process has no
-//! values. But no other read is delayed: no lock of this program is held while a process is read, and nothing
-//! else in a scrape can block (see [`crate::node::reads::reader`]).
+//! If the memory-map lock of a process is held for good, reading the process costs one thread, and the
+//! process has no values. But no other read is delayed: no lock of this program is held while a process is
+//! read, and nothing else in a scrape can block (see [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,16 +19,16 @@ use crate::procfs::this_process::this_thread;
 /// The longest time that the active thread waits if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How long the active thread waits at a time while reads are detached. It waits in turn for the container
-/// runtime's answer and for the results of detached reads.
+/// While reads are detached, the active thread waits twice in turn, each time for this long: first for the
+/// container runtime's answer, then for the results of detached reads.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The stack of a thread that scrapes. 64 detached reads need 64 threads. With glibc, these take 5.9 MB of
 /// resident memory, 92 KiB each.
 const STACK: usize = 256 << 10;
 
-/// A function that takes the result of each pass. Its own result says when the next scrape begins; after a
-/// check, this is ignored. While no pass is due, the function is called as if a check had ended.
+/// A function that takes the result of each pass, and returns when the next scrape begins. After a check,
+/// what it returns is ignored. While no pass is due, it is called as if a check had ended.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -120,8 +120,8 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // This must come last: while a read is detached, the active thread regularly unlocks the
-                    // state for this thread.
+                    // This must be the last call. Until then the read counts as detached, and the active
+                    // thread regularly unlocks the state, so that this thread can lock it.
                     self.handover.deliver();
                     return;
                 }

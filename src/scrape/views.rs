@@ -82,8 +82,8 @@ impl Query {
         containers.iter().any(|container| self.selects(&container.labels, None))
     }
 
-    /// Whether a command is shown, or if no command is given, whether the container is. The container is
-    /// given by its label text, the command by its escaped name.
+    /// Whether a command is shown, given the container's label text and the command's escaped name. Without a
+    /// command, returns whether the container is shown.
     pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
         if self.filters.is_empty() {
             return true;

@@ -36,8 +36,8 @@ const fn hash(key: &[u8]) -> usize {
     (2 * key[0] as usize + key[key.len() - 1] as usize + 2 * key.len()) % 64
 }
 
-/// Returns the field that a line names, and its value in kB (saturated). Returns `None` for any other line or
-/// unit.
+/// Returns the field that a line names, and its value in kB, which is at most `u64::MAX`. Returns `None` for
+/// any other line or unit.
 #[inline]
 pub fn field_of(line: &[u8]) -> Option<(usize, u64)> {
     let colon = line.iter().take(KEY_LEN).position(|&b| b == b':')?;
@@ -80,8 +80,9 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     // a 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
-    // Adding 0x76 sets the high bit of every byte above 9. A byte whose high bit was set before also changes
-    // the next byte, but then the text is refused anyway.
+    // Adding 0x76 sets the high bit of every byte above 9. If the high bit of a byte was set before, the sum
+    // also changes the next byte. This does no harm, because that first byte is no digit, and the text is
+    // refused.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
     // The first character is in the lowest byte. Spaces must come before digits, so their bits must form one
     // run that begins at the lowest bit.

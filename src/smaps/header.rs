@@ -12,7 +12,8 @@ pub enum Next {
     Adjacent,
     /// The next mapping begins above the end of this one, or there is no next mapping.
     Above,
-    /// The next mapping begins at the same address. It is this mapping after a change, and replaces it.
+    /// The next mapping begins at the same address. It is the same mapping, printed again after a change, and
+    /// replaces this one.
     Same,
     /// The next mapping begins elsewhere below the end of this one. The two cannot have existed at the same
     /// time.

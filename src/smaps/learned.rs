@@ -75,8 +75,8 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // A field must not occur twice. The last of the two lines should count, but `take` stores only
-            // lines that have changed.
+            // If a field occurred twice, the last line should count. But `take` stores only lines that have
+            // changed, so this run ends before the second line.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // Only spaces may precede the eight digits. This rules out a ninth digit, and the end of another
             // line.

@@ -32,9 +32,10 @@ pub const NOT_FORKED: u8 = 1 << 3;
 /// `gu`: contains guard pages (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print this flag.
 pub const GUARDED: u8 = 1 << 4;
 
-/// Whether the kernel itself has chosen this address for a mapping. By default, the kernel begins at most 1
-/// TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and continues downwards. On arm64 with pages
-/// of 16 KiB, the addresses are those of x86_64. With 39-bit addresses, this is false for all mappings.
+/// Whether this address is in the area in which the kernel itself chooses addresses for mappings. By default,
+/// this area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and grows
+/// downwards. On arm64 with pages of 16 KiB, it is where x86_64 has it. With 39-bit addresses, this is false
+/// for all mappings.
 pub fn is_mmap_address(address: u64) -> bool {
     const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
@@ -76,8 +77,9 @@ impl Place {
     }
 }
 
-/// The text from which the place of a mapping is parsed. Parsing takes a third as long as everything else
-/// about a mapping, and most mappings do not need it. So it waits until the place is needed.
+/// The text from which the place of a mapping is parsed. Parsing the place takes a third as long as
+/// everything else about a mapping, and most mappings do not need it. So the text is parsed only when the
+/// place is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceText<'a> {
     /// The header line, and the length of the address range at its beginning.

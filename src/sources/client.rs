@@ -64,8 +64,8 @@ impl Client {
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // Either the connection succeeded; or the queue for connections is full, because the runtime
-            // hangs.
+            // Either the connection succeeded, or the queue for connections is full because the runtime
+            // hangs. In both cases, a process listens.
             _ => id(&self.socket),
         }
     }

@@ -20,7 +20,7 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "containerd";
-/// How long `Tasks.List` may take. It waits 2 s for each shim that hangs.
+/// How long `Tasks.List` may take. containerd waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
 /// How long `Containers.Get` may take. It usually takes 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);

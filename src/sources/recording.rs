@@ -3,8 +3,8 @@
 //! ```text
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
 //!                           init_pid is - if unknown
-//! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
-//! DIR/proc/meminfo          the same for the node, like zoneinfo, vmstat and sys/vm/max_map_count
+//! DIR/proc/<pid>/cgroup     the file as the kernel printed it; comm, smaps and others are beside it
+//! DIR/proc/meminfo          a file of the whole node; zoneinfo, vmstat and sys/vm/max_map_count are too
 //! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 

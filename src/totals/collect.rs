@@ -13,25 +13,26 @@ use super::table;
 /// Memory that is reused for each view, so that collecting allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes that are in the sums, if each has its own series. For each: the position of its command,
-    /// a number that sorts pids as texts, and the number of its reading.
+    /// If each process has its own series: the processes in the sums. An entry is the position of the
+    /// process's command, a number that sorts pids as texts, and the number of its reading.
     processes: Vec<(u32, u64, u32)>,
-    /// The series of one reading. For each: its position in the sort order, its number, and its place in the
-    /// reading.
+    /// The series of one reading. An entry is the position of the series in the sort order, its number, and
+    /// its place in the reading.
     entries: Vec<(u32, u32, u32)>,
     /// The totals of one command or process, by kind.
     kinds: [Totals; N_KINDS],
 }
 
-/// The command that is being collected: its position in the view, and its row `[other]` once there is one.
+/// The command that is being collected: its position in the view, and the position of its row `[other]`, once
+/// there is one.
 struct Current {
     command: usize,
     other: Option<usize>,
 }
 
 impl Collector {
-    /// Fills `rows` with the commands for which `selects` returns true. It gets the container's label text
-    /// without the closing brace, and the command's escaped name.
+    /// Fills `rows` with the commands for which `selects` returns true. `selects` gets the container's label
+    /// text without the closing brace, and the command's escaped name.
     pub(super) fn collect(
         &mut self,
         rows: &mut Rows,
@@ -201,7 +202,8 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the command `[other]` to a container that ends here, unless it already has one.
+    /// Adds the command `[other]` to a container after its last command, unless the container already has
+    /// one.
     fn end_container(&mut self, rows: &mut Rows, summed: Summed<'_>, container: Option<(u32, bool)>) {
         if let Some((container, false)) = container {
             self.add_other(rows, summed, container);
@@ -226,7 +228,8 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the rows of the kinds that have mappings, or with `all` of all kinds. Clears the sums.
+    /// Adds the rows of the kinds that have mappings. If `all` is true, adds the rows of all kinds. Clears
+    /// the sums.
     fn add_kinds(&mut self, rows: &mut Rows, command: usize, all: bool) {
         for (kind, totals) in (0..).zip(&mut self.kinds) {
             let (label, len) = (Label::Kind(kind), KIND_LABELS[kind as usize].len());

@@ -1,8 +1,8 @@
 //! Folds the commands and paths of one container until its samples are within its share.
 //!
-//! The largest commands keep their names, as many as fit into the share with one row each. The other commands
-//! are folded into `comm="[other]"`. The rest of the share goes to the largest paths of the named commands.
-//! Their other paths are folded into `path="[other]"` of the command.
+//! As many commands as fit into the share with one row each keep their names, the largest first. The other
+//! commands are folded into `comm="[other]"`. The rest of the share goes to the largest paths of the named
+//! commands. The other paths of a command are folded into its `path="[other]"`.
 
 use std::ops::Range;
 
@@ -156,7 +156,8 @@ impl ContainerFold {
         }
     }
 
-    /// If `[other]` stands for a single path, shows that path under its name instead: it has as many samples.
+    /// If the row `[other]` of a command stands for a single path, shows the path under its name instead.
+    /// Keeps `[other]` if the name would need more samples than the share allows.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };
@@ -174,7 +175,8 @@ impl ContainerFold {
     }
 }
 
-/// Adds a path to `[other]` of its command. Returns the container's new cost.
+/// Folds a path: adds its totals to the row `[other]` of its command. Returns the container's new cost in
+/// samples.
 fn fold_path(rows: &mut Rows, summed: Summed<'_>, row: usize, cost: usize) -> usize {
     let command = &mut rows.commands[rows.rows[row].command as usize];
     (command.fold.n_paths, command.fold.last_path) = (command.fold.n_paths + 1, row);

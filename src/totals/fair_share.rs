@@ -1,8 +1,8 @@
 //! Divides a limit among containers, so that no container can use up another one's share.
 
 /// What is left of a limit, and how many containers still get a share of it. The container with the smallest
-/// need comes first. Each gets an equal part of what is left. If it needs less, the rest goes to the later
-/// ones, so no share is smaller than the one before it.
+/// need comes first. Each container gets an equal part of what is left. If a container needs less than its
+/// part, the rest goes to the later ones. So no share is smaller than the one before it.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,

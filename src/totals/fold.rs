@@ -56,8 +56,8 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // The number of processes is one sample for each command name. A command without processes has
-            // none.
+            // Each command name has one sample for its number of processes. A command without processes has
+            // no such sample.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {

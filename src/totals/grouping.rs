@@ -80,7 +80,8 @@ fn named_part(path: &[u8]) -> Option<AnonPart> {
     match path {
         // runtime/malloc.go
         b"[anon: Go: heap]" | b"[anon: Go: heap reservation]" => Some(AnonPart::GoHeap),
-        // malloc/arena.c and nptl/nptl-stack.c, with the tunable glibc.mem.decorate_maps
+        // glibc gives these names with the tunable glibc.mem.decorate_maps (malloc/arena.c,
+        // nptl/nptl-stack.c).
         b"[anon: glibc: malloc arena]" => Some(AnonPart::MallocArenas),
         b"[anon: glibc: unused stack]" => Some(AnonPart::ThreadStacks),
         _ if begins("[anon: glibc: pthread ") => Some(AnonPart::ThreadStacks),
@@ -98,8 +99,9 @@ mod tests {
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name: a mapping without file and name; names set by
-            // PR_SET_VMA_ANON_NAME; the heap; the main thread's stack, and until 4.5 other threads' stacks
+            // fs/proc/task_mmu.c, get_vma_name, prints these for a mapping without a file and a name, for
+            // names set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's stack. Up to Linux
+            // 4.4, it also prints names for the stacks of other threads.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -112,7 +114,7 @@ mod tests {
             ("[anon: Go: heap reservation]", "anon_go_heap"),
             ("[anon: Go: heap index]", "anon"),
             ("[anon:v8]", "anon_v8_heap"),
-            // names that the exporter infers
+            // The exporter infers these names.
             ("[anon ~thread stacks]", "anon_thread_stack"),
             ("[anon ~malloc arenas]", "anon_malloc_arena"),
             ("[anon ~java heap]", "anon_java_heap"),
@@ -126,14 +128,15 @@ mod tests {
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            // fs/hugetlbfs/inode.c, hugetlb_file_setup: MAP_ANONYMOUS | MAP_HUGETLB, a System V segment, and
-            // a memfd; a file on hugetlbfs
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup, names memory of MAP_ANONYMOUS | MAP_HUGETLB, a System
+            // V segment, and a memfd. The fourth path is a file on hugetlbfs.
             ("/anon_hugepage (deleted)", "anon"),
             ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
             ("/dev/hugepages/x", "shm"),
             ("/anon_hugepage", "file"),
-            // mm/shmem.c, shmem_zero_setup: MAP_SHARED | MAP_ANONYMOUS, and /dev/zero mapped shared
+            // mm/shmem.c, shmem_zero_setup, names memory of MAP_SHARED | MAP_ANONYMOUS, and /dev/zero mapped
+            // shared.
             ("/dev/zero (deleted)", "shm"),
             // drivers/char/mem.c, mmap_zero: a private mapping of /dev/zero is anonymous memory
             ("/dev/zero", "anon"),
@@ -142,19 +145,21 @@ mod tests {
             // mm/memfd.c
             ("/memfd:a\\012b (deleted)", "shm"),
             ("/memfd: (deleted)", "shm"),
-            // mm/secretmem.c; virt/kvm/guest_memfd.c: the memory of a virtual machine
+            // mm/secretmem.c names secret memory. virt/kvm/guest_memfd.c names the memory of a virtual
+            // machine.
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
-            // a tmpfs at the usual mount point; at other mount points it looks like any file
+            // A tmpfs at the usual mount point can be recognized. At other mount points, its files look like
+            // any file.
             ("/dev/shm/x", "shm"),
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),
             ("/run/x", "file"),
-            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c, drivers/gpu/drm/drm_gem.c: graphics buffers in
-            // shared memory
+            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c and drivers/gpu/drm/drm_gem.c name graphics buffers
+            // in shared memory.
             ("/i915 (deleted)", "shm"),
             ("/drm mm object (deleted)", "shm"),
-            // drivers/dma-buf/dma-buf.c; until 5.2 this was an anon_inode
+            // drivers/dma-buf/dma-buf.c names these. Up to Linux 5.2, such a buffer was an anon_inode.
             ("/dmabuf:", "special"),
             ("/dmabuf:frame", "special"),
             ("anon_inode:dmabuf", "special"),
@@ -173,7 +178,7 @@ mod tests {
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),
             ("/[aio]", "file"),
-            // fs/anon_inodes.c, which many subsystems use
+            // fs/anon_inodes.c names these, and many subsystems use it.
             ("anon_inode:[perf_event]", "special"),
             ("anon_inode:[io_uring]", "special"),
             ("anon_inode:i915.gem", "special"),
@@ -181,8 +186,8 @@ mod tests {
             ("anon_inode:bpf-map", "special"),
             // net/socket.c, sockfs_dname
             ("socket:[1]", "special"),
-            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c,
-            // arch/arm/kernel/process.c
+            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c and
+            // arch/arm/kernel/process.c name these.
             ("[vdso]", "special"),
             ("[vvar]", "special"),
             ("[vvar_vclock]", "special"),

@@ -26,8 +26,8 @@ pub struct Largest {
     pub sizes: Sizes,
 }
 
-/// The sizes of a container's largest paths, at most [`MAX_SIZES`], in descending order. Each is a hash of
-/// command and path, and the proportional bytes.
+/// The sizes of a container's largest paths, at most [`MAX_SIZES`], in descending order. An entry is a hash
+/// of command and path, and the path's proportional bytes.
 pub type Sizes = Vec<(u64, u64)>;
 
 /// The memory of one path in one command.
@@ -39,12 +39,13 @@ pub struct Part {
     pub path: String,
     /// The proportional bytes.
     pub pss: u64,
-    /// How much the path has grown since earlier sizes; `None` before [`Largest::compare`].
+    /// How much the path has grown since an earlier time; `None` before [`Largest::compare`].
     pub growth: Option<i64>,
 }
 
 impl Largest {
-    /// Sets how much each path has grown since these sizes. A path that is not among them counts as 0.
+    /// Sets how much each path has grown since the sizes in `earlier`. A path that `earlier` lacks had 0
+    /// bytes.
     pub fn compare(&mut self, earlier: &Sizes) {
         for (part, (hash, pss)) in self.paths.iter_mut().zip(&self.sizes) {
             let before = earlier.iter().find(|(other, _)| other == hash).map_or(0, |&(_, pss)| pss);

@@ -5,8 +5,9 @@ use super::reading::ReadingId;
 use super::snapshot::Snapshot;
 use super::table::{ContainerKey, Table};
 
-/// Returns how many proportional bytes of files a container maps, in the last sums, on paths for which
-/// `is_of` is true. File pages that a process has changed in a private mapping do not count.
+/// Returns how many proportional bytes of files a container maps, according to the last sums. Only files for
+/// whose paths `is_of` returns true count. File pages that a process has changed in a private mapping do not
+/// count.
 ///
 /// Returns `None` if files are merged into `[other]`, because then their paths are unknown.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
@@ -21,7 +22,7 @@ pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str)
     Some(mapped.sum())
 }
 
-/// Returns the same for one process. Files that are merged into `[other]` do not count.
+/// The same as [`mapped_files`], for one process. Files that are merged into `[other]` do not count.
 pub fn mapped_files_of(
     snapshot: &Snapshot,
     reading: &ReadingId,

@@ -2,7 +2,8 @@
 //!
 //! While all containers together are below the limit, everything is kept. Above it, each container has a fair
 //! share. If a container exceeds its share, its smallest paths are merged into `[other]`, also in the
-//! readings. It gets no new commands either: their processes count as `comm="[other]"`.
+//! readings. Such a container gets no new commands either: processes with a new name count as
+//! `comm="[other]"`.
 
 use super::fair_share::FairShare;
 use super::other::{Candidate, OTHER, merge_smallest};
@@ -14,15 +15,15 @@ use super::table::{Command, Series, Table};
 /// About how many bytes a series takes in each reading that contains it.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may use `n_bytes` more for a new command. It may if all containers together then stay
-/// within `max_bytes`, or the container itself within its fair share.
+/// Whether a container may use `n_bytes` more for a new command. It may use them if all containers together
+/// then stay within `max_bytes`, or if the container itself stays within its fair share.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Whether a path is kept under its name. A new path that is not larger than the merged paths is not kept:
-/// otherwise each read would add it again, and it would be merged again.
+/// Whether a path is kept under its name. If paths of the container were merged, a new path is kept only if
+/// it is larger than all of these. Otherwise each read would add it again, and it would be merged again.
 pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
     let largest_merged = table.containers.get(command.container).largest_merged;

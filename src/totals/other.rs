@@ -17,8 +17,8 @@ pub const OTHER: &str = "[other]";
 
 /// The memory limit for all containers together: this many bytes for each sample that may be exported.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The limit is at least this; 100,000 samples have the same. Paths are kept even if few samples are
-/// exported, because other views and OOM records need them.
+/// The limit is never smaller than this, which is the limit for 100,000 samples. Paths are kept even if few
+/// samples are exported, because other views and OOM records need them.
 const MIN_BYTES: usize = 12_800_000;
 /// The limit if the number of samples is not limited. It is far more than programs need, and far less than
 /// hostile paths could use.

@@ -28,8 +28,8 @@ pub struct ProcessSums {
     last: usize,
     /// The maximum memory of `text` and `sums`.
     max_bytes: usize,
-    /// Hashes of the values that were merged. Later mappings of such a value are merged, too, so each sum is
-    /// complete.
+    /// Hashes of the values that were merged. Later mappings of these values are merged, too. So the sums of
+    /// all other values are complete.
     merged: HashSet<u64>,
     /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),
@@ -99,8 +99,8 @@ impl ProcessSums {
         self.sums.is_empty()
     }
 
-    /// Whether these sums equal the kernel's own sums of the same mappings. The kernel adds up shares of
-    /// memory before it rounds them, so a small difference is allowed in these fields.
+    /// Whether these sums equal the kernel's own sums of the same mappings. Some fields are shares of shared
+    /// memory. The kernel adds up these shares before it rounds them, so a small difference is allowed.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));

@@ -18,7 +18,7 @@ pub(super) struct Reading {
     packed: Vec<u8>,
 }
 
-/// Whether a reading is still used.
+/// Whether a process still has a reading, and whether the sums include it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// No process has the number of this reading any more.

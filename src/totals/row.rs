@@ -41,7 +41,7 @@ pub(super) enum Source {
     /// The totals are in the table, in the series with this number. They are the sum over all processes.
     Series(u32),
     /// The totals are in a reading: what one process adds to a series. They are unpacked only when needed.
-    /// 1,500 processes have 90,000 of them, which would take 17 MB unpacked.
+    /// 1,500 processes have 90,000 such totals, which would take 17 MB unpacked.
     Reading { id: u32, at: u32 },
     /// The totals are in the view, at this position of its sums.
     Sum(u32),
@@ -82,7 +82,7 @@ pub(super) struct Command {
     /// The number of the command in the table. `None` if it has no processes, and exists only to fold others
     /// into it.
     pub(super) id: Option<u32>,
-    /// If the command is a single process: where the view's text has its label.
+    /// If the command is a single process: the range of the view's text that has the label `pid`.
     pub(super) pid: Range<usize>,
     /// The length of the label text, without what each row adds.
     pub(super) label_len: usize,
@@ -91,7 +91,8 @@ pub(super) struct Command {
     pub(super) rows: Range<usize>,
     /// The position of the row `[other]`, if paths may be folded.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name, which several processes may share.
+    /// The position of the first command with the same name. If each process has its own series, several
+    /// commands can have one name.
     pub(super) first_of_name: usize,
     /// Whether this is the command `[other]`. Other commands of the container may be folded into it.
     pub(super) is_other: bool,
@@ -106,7 +107,7 @@ pub(super) struct CommandFold {
     /// How many paths of the command are folded, and which row was folded last.
     pub(super) n_paths: u64,
     pub(super) last_path: usize,
-    /// How many samples the command's rows cost, and the sum of the rows.
+    /// How many samples the command's rows cost, and the outline of the sum of its rows.
     pub(super) cost: usize,
     pub(super) sum: Outline,
 }

@@ -26,8 +26,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether smaps_rollup is enough: the kernel's own sum of a process's mappings. It has neither sizes nor
-    /// page sizes.
+    /// Whether smaps_rollup is enough. It has the kernel's own sums of a process's mappings, without sizes
+    /// and page sizes.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }

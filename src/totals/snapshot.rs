@@ -35,7 +35,7 @@ pub struct Snapshot {
     readings: Slab<Reading>,
     /// The maximum memory of the table and the readings together.
     max_bytes: usize,
-    /// If a new reading makes the memory exceed this, the memory is reduced before the next sum.
+    /// If a new reading makes the memory exceed this, it is reduced at once, before the next sum.
     reduce_above: usize,
     lossy: String, // scratch
 }
@@ -125,8 +125,8 @@ impl Snapshot {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` has each reading that a process has, and whether the sums include it. All
-    /// other readings are removed.
+    /// Sums the readings. `owned` has each reading that still belongs to a process, and whether the sums
+    /// include it. All other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -166,7 +166,8 @@ impl Snapshot {
     /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // If nothing is left to merge, waits until the memory has grown by a quarter of the limit.
+        // A reading causes the next reduction only after the memory has grown by a quarter of the limit.
+        // Otherwise, when nothing is left to merge, each reading would cause one.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }

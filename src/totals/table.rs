@@ -60,7 +60,7 @@ pub(super) struct Command {
 pub struct Series {
     /// The whole label text, with its braces.
     pub labels: Box<str>,
-    /// The sums over all processes that count.
+    /// The sums over all processes whose readings the sums include.
     pub totals: Totals,
     pub(super) command: u32,
     /// How many readings contain the series.
@@ -107,7 +107,7 @@ impl Command {
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// Returns the memory of a command. Its labels, of this length, are kept twice.
+    /// Returns the memory of a command. Its label text, which has this length, is kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
@@ -246,7 +246,7 @@ impl Table {
         id
     }
 
-    /// Adds to the memory of a container, and of the whole table.
+    /// Adds `n_bytes` to the memory of a container, and of the whole table.
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;

@@ -1,8 +1,9 @@
 //! A view: one way to show the readings of all processes. It decides what one series stands for, which
 //! samples there are, and what folds into `[other]` to stay within `--max-samples`.
 //!
-//! A view is computed from the sums by path; if each process has its own series, from the readings. Neither
-//! is changed. Computing a view again allocates no memory while commands and paths stay the same.
+//! A view is computed from the sums by path. If each process has its own series, it is computed from the
+//! readings instead. It changes neither. Computing a view again allocates no memory while commands and paths
+//! stay the same.
 
 use super::collect::Collector;
 use super::fold::Folding;
@@ -43,14 +44,15 @@ impl View {
     }
 
     /// Computes the view from the current sums, and folds what exceeds the limit. `selects` decides which
-    /// commands are shown. It gets the container's label text without the closing brace, and the command's
-    /// escaped name.
+    /// commands are shown. `selects` gets the container's label text without the closing brace, and the
+    /// command's escaped name.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
     }
 
-    /// Returns the series in the order of their label texts. `summed` must be what `update` got.
+    /// Returns the series in the order of their label texts. `summed` must be the value that
+    /// [`update`](Self::update) got.
     pub fn series<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = Series<'a>> {
         let rows = self.rows.rows.iter().filter(|row| self.rows.is_shown(row));
         rows.map(move |row| Series { labels: self.rows.labels(summed.table, row), view: self, summed, row })

@@ -118,9 +118,9 @@ pub struct Size {
     pub n_processes: usize,
     pub n_mappings: usize,
     pub n_paths: usize,
-    /// The number of containers with smaps texts of their own. The other containers share these texts by hard
-    /// links. So a thousand containers need no more of the processor's cache than ten. On a live node, a text
-    /// is in the cache, too, because the kernel has just printed it.
+    /// The number of containers that have smaps texts of their own. The other containers have hard links to
+    /// these texts. So the texts of a thousand containers need no more of the processor's cache than those of
+    /// ten. This is like a live node: a text is in the cache, because the kernel has just printed it.
     pub n_distinct: usize,
 }
 

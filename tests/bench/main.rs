@@ -96,8 +96,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // Each of them runs for about 30 ms. After that, it no longer matters what was in the processor's
-        // caches before.
+        // With these numbers of bytes, each function below runs for about 30 ms. After that, it no longer
+        // matters what was in the processor's caches before.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
@@ -195,8 +195,8 @@ fn scrape() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures scrapes of small processes beside many processes outside containers. Here reading smaps matters
-/// least, and everything else matters most.
+/// Measures scrapes of small processes beside many processes outside containers. Such scrapes show best
+/// what everything costs except reading smaps.
 fn small() -> io::Result<()> {
     const N_SELECTED: usize = 200;
     const N_OTHERS: usize = 300;
@@ -359,7 +359,7 @@ fn budget() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what reading the kernel's sum of each process saves, compared with reading all mappings.
+/// Measures what a scrape saves if it reads only the kernel's sums of each process instead of all mappings.
 fn rollup() -> io::Result<()> {
     heading("--group-by process: 50 live processes of 200 small mappings");
     let workload = Workload::small(50)?;

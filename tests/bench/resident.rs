@@ -11,7 +11,8 @@ use crate::scrapes::Scrapes;
 /// If this is the first argument, the bench only runs scrapes and prints its resident memory.
 pub const ROLE: &str = "scrapes";
 
-/// Returns the resident bytes of a process that only scrapes, once after each of these numbers of scrapes.
+/// Starts a process that does nothing but scrape. Returns its resident bytes after each of these numbers of
+/// scrapes.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],

@@ -76,7 +76,8 @@ pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target
     row(what, amount / min(seconds), amount / median(seconds), unit, target);
 }
 
-/// Prints the seconds of each round, converted to another unit.
+/// Prints the shortest and the median of these times in seconds, converted to a unit. `a_second` is one
+/// second in this unit.
 pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Target) {
     row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
 }

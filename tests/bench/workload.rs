@@ -21,7 +21,7 @@ const BUSY: &str = "bench-busy";
 
 /// The number of mappings of each process.
 pub const N_MAPPINGS: usize = 200;
-/// The number of pages of each mapping. Further arguments say how many of them are touched.
+/// The number of pages of each mapping. An argument of the process says how many of them it touches.
 const N_PAGES: usize = 8;
 /// The number of distinct files that a process maps, if it maps any.
 const N_FILES: usize = 40;
@@ -30,8 +30,8 @@ const N_FILES: usize = 40;
 /// processes.
 pub struct Workload {
     children: Vec<Child>,
-    /// The input of all processes. It is one pipe for all, because each scrape lists the open files of this
-    /// process. They must be few, as in the exporter.
+    /// The input of all processes. They share one pipe, so that this process has few open files, as the
+    /// exporter has. Each scrape lists these files.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
@@ -101,7 +101,8 @@ impl Workload {
         let mut workload = Self::empty("cat", input)?;
         for _ in 0..n_selected + n_others {
             let mut cat = Command::new("cat");
-            // With another locale, cat would have a dozen more mappings.
+            // In most locales, cat would have a dozen more mappings. Without an environment, it uses the
+            // locale C.
             cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null());
             let child = cat.spawn()?;
             workload.children.push(child);

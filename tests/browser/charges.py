@@ -1,4 +1,4 @@
-"""Makes the cgroup metrics that the page reads after a real exposition, and responses of /ooms."""
+"""Makes cgroup metrics and responses of /ooms. The tests append the metrics to real expositions."""
 
 import json
 import re
@@ -13,7 +13,8 @@ PARTS = (
     "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts that have a tile each. The treemap splits each other part into mapped and unmapped memory.
+# The parts that have one tile each. Of the other parts, mapped memory is in the tiles of paths, and unmapped
+# page cache and shared memory have tiles in `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 

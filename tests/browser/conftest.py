@@ -239,7 +239,8 @@ def browse(chromium):
     yield start
     try:
         for page in pages:
-            # The routes are removed after the checks. Without them, a request would reach the real server.
+            # The routes are removed after the checks, because without routes a request would reach the real
+            # server.
             page.check()
             page.tab.unroute_all(behavior="ignoreErrors")
     finally:

@@ -72,7 +72,7 @@ def test_containers_have_bars_and_the_closest_to_its_limit_is_first(busy, page):
             assert text.endswith("iB, no limit") and "no limit: " in label
         for part, words in (("anon", "anonymous"), ("slab", "slab"), ("sockets", "sockets")):
             assert not charge or (f"{words} " in label) == (charge.parts[part] != 0), label
-    # Containers without a limit are also last in the opposite order.
+    # In the opposite order, containers without a limit are last, too.
     page.sort("limit")
     used = {name(key): share for key, share in used.items()}
     order = [used.get(row[0]) for row in bars(page)]
@@ -234,7 +234,7 @@ def test_a_part_is_a_place_with_a_legend_and_a_tip(busy, page):
     page.tab.mouse.click(box["x"] + x, box["y"] + y)
     until("the part", lambda: page.value("#total") == charge.unmapped["page_cache"])
     assert page.tab.is_visible("#chart") and page.tab.is_hidden("#list")
-    # If the treemap is by path, a part is one place with all containers.
+    # In the treemap by path, a part such as slab is one place, with the sum over all containers.
     page.go("#/cgroup_memory_slab?by=path&field=charged_memory")
     until("the slab", lambda: page.value("#total") == sum(c.parts["slab"] for c in charges.values()))
     page.go("#/?by=path&field=charged_memory")

@@ -6,7 +6,7 @@ import pytest
 
 from recording import Container, Mapping, Process, write
 
-# For each kind: its name and advice in the legend, and mappings that the exporter recognizes as this part.
+# For each kind: its name and advice in the legend, and mappings that the exporter recognizes as this kind.
 PARTS = {
     "anon_java_heap": ("Java heap", "-Xmx", ["c0000000-fed00000 rw-p ac"]),
     "anon_go_heap": (

@@ -65,7 +65,7 @@ def test_keys_of_input_methods_and_of_the_browser_are_ignored(busy, page):
     rows, address = page.names(), page.hash()
 
     def press(selector, key, **more):
-        """Returns whether the page has prevented the browser's own action for the key."""
+        """Presses a key. Returns whether the page has prevented the browser's own action for the key."""
         event = {"key": key, "bubbles": True, "cancelable": True, **more}
         return page.tab.eval_on_selector(
             selector, "(element, event) => !element.dispatchEvent(new KeyboardEvent('keydown', event))", event

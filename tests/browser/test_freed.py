@@ -1,4 +1,4 @@
-"""Compares the memory that ending a container would free, as the page says, with what its end really frees.
+"""Compares what the end of a container would free according to the page with what it really frees.
 
 Needs root, to make cgroups.
 """
@@ -16,8 +16,9 @@ import pytest
 from charges import MIB
 from conftest import until
 
-# Two processes that map 50 MiB of each kind of memory: anonymous, shared, and a file in tmpfs. They also
-# share a memfd of 20 MiB with a neighbour container.
+# A program and its child share 50 MiB of each of these: anonymous memory, a shared mapping, a memfd and
+# System V shared memory. The program also writes 50 MiB to a file in tmpfs, which no process maps, and shares
+# a memfd of 20 MiB with a neighbour container.
 HOLDS = """
 import ctypes, mmap, os, sys, time
 SIZE, libc = 50 << 20, ctypes.CDLL(None, use_errno=True)
@@ -153,8 +154,8 @@ def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path,
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # Much less is private to single processes. The tolerance covers kernel memory and the interpreter's
-        # page cache.
+        # Much less is private to single processes than the end of the container frees. The tolerance covers
+        # kernel memory and the interpreter's page cache.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()

@@ -1,4 +1,4 @@
-"""Tests the ranking of growth: by what each container itself gains, never by values of two exporters."""
+"""Tests the ranking of growth: only what a container itself gains counts, seen by one exporter."""
 
 import re
 

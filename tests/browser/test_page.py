@@ -29,7 +29,7 @@ IN_FULL = {
 
 
 def below(page, place):
-    """Opens a place by its address in the page."""
+    """Opens a place by changing the address of the page."""
     page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
 
 

@@ -47,8 +47,8 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
     """Asserts that a part is close to the bytes that the runtime reports.
 
-    The part must not be much larger than `reported`. It must have at least the share `recall` of `least`, the
-    bytes that are certainly resident. By default, these are all reported bytes.
+    The part must not be much larger than `reported`. It must be at least `recall` times `least`, which is the
+    number of bytes that are certainly resident. By default, `least` is `reported`.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)
@@ -98,7 +98,7 @@ class JavaMemory:
         """Compares the exporter's parts with these figures. `stacks` and `classes` are minimum recalls."""
         assert_close(found["anon_java_heap"], self.heap, 0.99)
         # The JVM's figure includes a guard area of at least 16 KiB for each stack. Guard areas are never
-        # resident.
+        # resident, so `least_stacks` does not include them.
         guard = max(16 << 10, 3 * os.sysconf("SC_PAGE_SIZE"))
         least_stacks = self.stacks - self.n_threads * guard
         assert_close(found.get("anon_thread_stack", 0), self.stacks, stacks, least_stacks)

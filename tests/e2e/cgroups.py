@@ -20,13 +20,14 @@ WORK = (
     "cat /tmp/x > /dev/null; sleep 1000000 & wait"
 )
 
-# Each metric with the file and the key that its value comes from, and a divisor.
+# The keys of memory.stat that are bytes.
 STAT_KEYS = (
     "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped "
     "file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 REFAULTS = ("workingset_refault_anon", "workingset_refault_file")
+# Each metric with the file and the key that its value comes from, and a divisor.
 V2 = {
     **{
         f"memory_{name}_bytes": (f"memory.{name.replace('swap_', 'swap.')}", None, 1)

@@ -53,7 +53,7 @@ class Client:
     def after(self, n_scrapes: int = 2) -> Exposition:
         """Returns the exposition of the `n_scrapes`-th scrape that ends after this call.
 
-        The second scrape is sure to begin after this call, too.
+        The first of these scrapes may have begun before this call. The second one begins after it.
         """
         return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
 

@@ -12,7 +12,7 @@ BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """Growing processes of a node, by pid. The exporter needs BY_PID, and `observe` must see every scrape."""
+    """Growing processes, by pid. The exporter needs BY_PID as options. `observe` must see every scrape."""
 
     def __init__(self, node, programs, n: int, n_pages: int = 16):
         self.processes = [node.cgroup.run_ready(programs / "slow", "pages", str(n_pages)) for _ in range(n)]

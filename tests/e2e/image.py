@@ -27,7 +27,7 @@ def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = Non
 def busybox_layer(out: Path, busybox: Path):
     """Writes a layer with busybox, all its commands, and /pause.
 
-    Pod sandboxes run /pause. So the name of the command distinguishes them from containers.
+    Pod sandboxes run /pause. So their processes have another name than the processes of containers.
     """
     applets = subprocess.check_output([busybox, "--list"], text=True).split()
     layer(

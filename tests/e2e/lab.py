@@ -75,7 +75,7 @@ class Lab:
     """
 
     def __init__(self, directory: str | Path | None = None, suite: str | None = None):
-        # The path has to be short, because the path of a unix socket may have at most 107 bytes.
+        # The path of the directory has to be short: the path of a unix socket may have at most 107 bytes.
         self.directory = Path(
             directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-")
         )
@@ -131,7 +131,7 @@ class Lab:
 
     def _connect(self):
         """Opens the channel to containerd's CRI service, and waits until the service answers."""
-        # gRPC would send the path as :authority, which containerd rejects.
+        # By default, gRPC sends the path of the socket as :authority, which containerd rejects.
         self._channel = grpc.insecure_channel(
             f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")]
         )
@@ -310,7 +310,7 @@ class Lab:
         self._execs.append(self.cri.ExecSync.future(request))  # dropping the future would cancel the call
 
     def cgroups_of(self, pid: int) -> list[Path]:
-        """Returns the directories of a process's cgroups that name its container: v2, memory, systemd."""
+        """Returns the cgroups of a process below the roots of v2, memory and name=systemd, as directories."""
         roots = {}
         for _, root, kind, options, *_ in mounts():
             if kind in ("cgroup", "cgroup2"):
@@ -484,7 +484,7 @@ def until(condition, seconds: float, what: str):
 
 
 def mounts() -> list[list[str]]:
-    """Returns the mounts of the host, oldest first: source, directory, type, options, two numbers."""
+    """Returns the mounts of the host, oldest first: the fields of each line of /proc/self/mounts."""
     return [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
 
 

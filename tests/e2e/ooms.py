@@ -31,7 +31,7 @@ def records(exporter: Client) -> list[dict]:
 def kills(exporter: Client) -> dict[str, int]:
     """Returns the counted kills of each `pod/container`.
 
-    The strict parser would take seconds on an emulated CPU.
+    The strict parser is not used, because it would take seconds on an emulated CPU.
     """
     lines = re.findall(
         r"^smaps_exporter_oom_kills_total\{(.*)\} (\d+)$", exporter.get("/metrics")[1], re.MULTILINE

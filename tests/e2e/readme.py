@@ -1,4 +1,4 @@
-"""Finds what users apply in the documents and manifests, and builds the pod that the kubelet would make."""
+"""Finds in documents and manifests what users apply. Builds the pod that the kubelet would make of it."""
 
 import re
 from pathlib import Path

@@ -50,16 +50,17 @@ EOF
 
 command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
-# `make image` needs these.
+# `make image` needs podman or buildah, and its test uses both.
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
-# programs/stuck.c needs this, because it is a FUSE file system.
+# programs/stuck.c needs this header, because the program is a FUSE file system.
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-# test_anonymous.py needs these. They are installed, because Debian's Java needs its configuration in /etc.
+# test_anonymous.py needs Java, Go and Node.js. They are installed instead of unpacked, because Debian's Java
+# needs its configuration in /etc.
 command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs
 unpack bookworm bookworm containerd runc prometheus busybox-static
-# HTTP clients and strace, with those of their libraries that a bare Debian lacks.
+# HTTP clients, proxies and strace, with those of their libraries that a bare Debian lacks.
 unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 \
     libssl3 haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
 for suite; do unpack "$suite" "$suite" containerd; done

@@ -76,5 +76,6 @@ def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int,
         f"peak of the cgroup {counted / MIB:.1f} MiB"
     )
     assert peak < 8 * MIB + 2.2 * n_bytes
-    # The kernel holds up to 128 KiB for each connection. Only version 2's peak includes this memory.
+    # The kernel holds up to 128 KiB for each connection. With version 2, the cgroup's peak includes this
+    # memory. With version 1, the test adds it.
     assert (counted if IS_V2 else peak + len(readers) * MIB // 8) < limit

@@ -84,7 +84,7 @@ def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
     """Returns an exposition in which the values of the bystanders are exact.
 
     The kernel may reclaim pages of libraries, which changes the expected values. So the comparison is
-    repeated. An error of the exporter would stay.
+    repeated. If the exporter is wrong, every repetition finds it.
     """
     for _ in range(10):
         before = bystanders_rss(node)
@@ -231,7 +231,8 @@ def test_cpu_budget_holds_with_3400_idle_processes(node):
         exporter.metrics()
         time.sleep(5)
         _, _, share = observe(node, exporter, 2 * WATCH_SECONDS)
-        # The budget does not include the CPU time of answering requests.
+        # Answering requests also takes CPU time, which the budget does not include. So the bound is twice the
+        # budget.
         assert share < 0.02
 
 

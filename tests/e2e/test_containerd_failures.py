@@ -28,7 +28,7 @@ class Containerd:
         self.path = path
         self.tasks: dict[str, tuple[int, int]] = {}  # container id -> pid and status
         self.refused: set[str] = set()  # the ids for which Containers.Get fails
-        # the answer to Containers.Get; if it is empty, the answer is a container named after its id
+        # the answer to each Containers.Get; if it is empty, the server makes a container named after its id
         self.record = b""
         self.list_error = None  # if set, Tasks.List always fails with this status code and text
         self.list_cut = 0  # the number of bytes that are cut off the end of each answer to Tasks.List
@@ -187,7 +187,7 @@ def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroup
 
 
 def test_docker_containers_without_names_are_logged(containerd, cgroups):
-    """Docker's containers have only this label, and no names. One log line says where their names are."""
+    """Docker's containers have no names, only the label below. One log line says where their names are."""
     bundle = {"com.docker/engine.bundle.path": "/var/run/docker/containerd/1a"}
     record = messages.Container(labels=bundle)
     containerd.record = messages.GetContainerResponse(container=record).SerializeToString()

@@ -16,7 +16,7 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds. It is longer than a result of the exporter stays fresh.
+# Prometheus's scrape interval in seconds. A result of the exporter stays fresh for only one second.
 INTERVAL = 2
 N_SCRAPES = 12
 

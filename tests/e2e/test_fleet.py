@@ -175,9 +175,9 @@ def test_the_runbooks_commands_show_something(fleet):
 
 
 def lost(before, after, place: str = "") -> list[str]:
-    """Returns the places where `before` has a value and `after` has none.
+    """Returns the places of values in `before` that are missing in `after`.
 
-    `after` may have more, such as defaults.
+    `after` may have more values, such as defaults.
     """
     if isinstance(before, dict) and isinstance(after, dict):
         return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]

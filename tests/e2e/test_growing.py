@@ -32,11 +32,11 @@ class Growing:
         self.n_mappings = len(self._starts())
 
     def _starts(self) -> set[str]:
-        """Returns the start addresses in maps, each once: maps prints a growing mapping again, too."""
+        """Returns the start addresses of the mappings. maps may print a growing mapping twice."""
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the kernel's own sum. To compute it, the kernel does not drop the memory-map lock."""
+        """Returns the kernel's own sum. The kernel computes it without dropping the memory-map lock."""
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
@@ -89,7 +89,7 @@ def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
 
 
 class Replaceable:
-    """A process that takes long to read. So after a read, the exporter keeps its values for seconds."""
+    """A process that takes the exporter long to read. So the exporter keeps each reading for seconds."""
 
     def __init__(self, node, programs: Path):
         self.process = node.cgroup.run_ready(programs / "replaced", "1024", stdin=subprocess.PIPE)

@@ -29,7 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# Six attacks that stop a server of tiny_http. Each function returns the connections that it leaves open.
+# Six attacks that stop a server built with tiny_http. Each function returns the connections that it leaves
+# open.
 
 
 def declare_terabytes(target):
@@ -91,7 +92,7 @@ def test_one_client_harms_no_other(big_node, attack):
         seconds, body = target.scrape()
         assert seconds < 1
         assert len(body) > 10 * 10**6
-        # otherwise the exporter waits 30 s for the clients to read
+        # while these clients stay connected, the exporter waits up to 30 s for them to read
         if attack in (stop_reading, send_without_end):
             for client in clients:
                 client.close()
@@ -152,7 +153,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # Unread data comes before the end of the stream. So only the state of the socket shows the end.
+            # A client sees the end of the stream only after it has read all data. So the test uses the state
+            # of the socket.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
@@ -189,7 +191,7 @@ def test_700_hostile_clients_do_not_delay_scrapes(big_node):
         )
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "the swarm's connections are closed")
-        # A reader held an exposition. Only the next scrape frees it, and scrapes happen only on request.
+        # Readers held an exposition until now. The next scrape frees it, and only a request causes a scrape.
         until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "memory is freed")
 
 

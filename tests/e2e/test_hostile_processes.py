@@ -26,7 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # On a host with version 1, a container that is only in the version 2 hierarchy is found by its id.
+    # On a host with version 1, the exporter finds a container that is only in the version 2 hierarchy by its
+    # id. So the cgroup is named after an id.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -36,7 +37,7 @@ def node(request, tmp_path):
     node.cgroup.close()
 
 
-# The tests of this part make hundreds of exec, exit, fork, vfork and posix_spawn calls per second.
+# Short-lived processes: these tests make hundreds of exec, exit, fork, vfork and posix_spawn calls a second.
 
 CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 10))
 
@@ -91,7 +92,7 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
     """Samples are right, only expected errors are counted, memory does not grow, and nothing is logged."""
     arguments = {
         "paths": ["--pid", "--fields", "size,rss,pss"],
-        # The kernel's own sums come from two files of a process.
+        # With these options, the exporter reads two files that have the kernel's own sums.
         "rollup": ["--fields", "rss,pss", "--group-by", "process"],
     }[shape]
     with any_node.exporter("--scrape-interval", "100ms", "--cpu-budget", "0", *arguments) as exporter:
@@ -121,7 +122,8 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
             f"no process ended during its read: {figures}"
         )
-        # During a fork, a process counts twice. So the number of series varies, and memory with it.
+        # While a process forks, it may count twice. So the number of series varies, and with it the
+        # exporter's memory.
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.unusual_log_lines() == []
         assert comms(exporter.after()) == {}, "a process of the churn is still reported"
@@ -174,7 +176,7 @@ def test_zombies_are_not_counted(node, programs):
 
 
 def test_zombie_init_process_gets_no_other_processes(node, programs):
-    """In version 1, an ended process seems to be in the root cgroup, which is above all other processes."""
+    """In version 1, an ended process seems to be in the root cgroup. All other cgroups are below the root."""
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
         node.cgroup.init.kill()  # the parent does not wait for the process, so it stays a zombie
@@ -203,8 +205,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # While the directory of the process is open, the inode stays. Each scrape opens the directory for
-            # a moment.
+            # The kernel keeps the inode while the directory of the process is open. Each scrape opens the
+            # directory for a moment, so the test tries repeatedly.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -331,9 +333,9 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
 
 
 def test_cap_perfmon_suffices_or_is_named_as_insufficient(any_node, programs, tmp_path):
-    """Since about Linux 6.8, CAP_PERFMON is enough.
+    """Since Linux 6.15, CAP_PERFMON is enough.
 
-    On older kernels reads are refused, and the log says so.
+    On older kernels, reads are refused, and the log says so.
     """
     any_node.cgroup.run_ready(programs / "hostile", "secret")
     perfmon = ("--inh-caps=-all,+perfmon", "--ambient-caps=-all,+perfmon", "--bounding-set=-all,+perfmon")
@@ -397,8 +399,8 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
                 f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, "
                 f"{after >> 10} KiB after; scrapes every {intervals} s"
             )
-            # Below memory that is in use, glibc's heap keeps memory that was freed. The second round has to
-            # reuse it.
+            # glibc's heap cannot return freed memory that lies below memory in use. The second round has to
+            # reuse such memory.
             first_peak = first_peak or peak
             assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
         assert exporter.get("/healthz")[0] == 200

@@ -24,7 +24,7 @@ def parts_of_node(exposition: Exposition) -> dict[str, float]:
 
 @pytest.fixture
 def mounts(programs):
-    """The program that leaks, at /programs, and a tmpfs at /cache. The tmpfs stays when a container ends."""
+    """Mounts for a container: the leaking program at /programs, and at /cache a tmpfs that outlives it."""
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
     program = cri.Mount(host_path=str(programs), container_path="/programs", readonly=True)
     yield [program, cri.Mount(host_path=cache, container_path="/cache")]

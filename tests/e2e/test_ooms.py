@@ -182,8 +182,8 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
         cgroup = Cgroup(node, app)
         with cgroup.frozen():
             time.sleep(2)  # until the kernel has updated its counters
-            # If the container's recent growth may bring it to its limit, the exporter does not read its
-            # processes.
+            # The exporter does not read the processes while the container's recent growth may bring it to its
+            # limit. So the test waits until they are read.
             account, unmapped, mapped = until(
                 lambda: (found := parts(exporter))[1] and found, 20, "its processes are read"
             )
@@ -285,7 +285,7 @@ def test_successive_kills_have_separate_records(node, mounts):
 
 
 def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs, tmp_path):
-    """One container has at most 4 records. One log line per ten seconds has the number of its kills."""
+    """A container has at most 4 records. Its kills have one log line per ten seconds, with their number."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         idle = f"exec sleep {FOREVER}"
         other, loop = (pods.start(pods.pod(name), "s-app", idle, 8 * MIB) for name in ("other", "loop"))
@@ -309,7 +309,7 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
 
 
 def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
-    """A leak of 17 MiB/s reaches its limit in less than two seconds, and is read before, without a scrape."""
+    """A leak reaches its limit in less than two seconds. The exporter reads it before, without a scrape."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         script = f"read line; {programs}/leak heap 70 17 200 3; sleep {FOREVER}"
         app = pods.start(pods.pod("fast"), "s-app", script, LIMIT)
@@ -367,7 +367,7 @@ HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 @pytest.mark.parametrize("interval", [0.05, 1])
 def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
-    """`make night` runs 40 trials of each kind."""
+    """Compares leaks with and without an exporter. `make night` runs 40 leaks of each kind."""
     with pods_of(tmp_path / "links", programs) as pods:
         n_without = second_victims(pods, "without", HARM_TRIALS)
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
@@ -378,9 +378,9 @@ def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")
 def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
-    """Each check reads the counters, even beside twelve busy loops.
+    """Each check reads the counters of the full containers, even beside twelve busy loops.
 
-    Full containers stay within the budget.
+    This stays within the CPU budget.
     """
     with pods_of(tmp_path / "links", programs) as pods, ExitStack() as loops:
         work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"

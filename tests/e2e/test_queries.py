@@ -35,7 +35,7 @@ def test_each_query_has_an_answer(node, growing, tmp_path, group_by):
         for may_be_empty, query in queries:
             query = query.replace("[1d:1m]", "[1h:1s]")  # Prometheus runs only for a few seconds.
             query = query.replace("/ 0.9", "/ 0")  # No container here is that full.
-            # If an expression is invalid, the test fails even if the answer may be empty.
+            # An invalid expression fails the test, even if the answer may be empty.
             until(lambda: prometheus.query(query) or may_be_empty, 30, f"Prometheus answers {query}")
 
 

@@ -46,7 +46,7 @@ def live(tmp_path, victim):
 
 
 def is_read(exporter) -> bool:
-    """Returns whether the next scrape that begins reads the victim."""
+    """Waits for a scrape that begins after this call. Returns whether it reads the victim."""
     exposition = exporter.after()
     return ("sleep",) in exposition.by(
         "process_smaps_processes", "comm"
@@ -82,7 +82,7 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="on arm64: tests/nodes/guest/test_filter.py")
 def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_path):
-    """This shows that the test above can fail."""
+    """Shows that the test above can fail: only the sandbox refuses these calls."""
     file = tmp_path / "file"
     file.write_text("text")
     harmful = calls(victim, file)
@@ -143,8 +143,8 @@ def test_unneeded_capabilities_are_dropped(live, sandbox):
             if sandbox == "off":
                 assert filters == "0" and sets["Eff"] & 1 << 21
                 continue
-            # These are SYS_PTRACE, PERFMON, and DAC_READ_SEARCH, which is needed to read recordings of other
-            # users.
+            # The bits of SYS_PTRACE, PERFMON, and DAC_READ_SEARCH. The last one is needed to read recordings
+            # of other users.
             allowed = 1 << 19 | 1 << 38 | 1 << 2
             assert {name: value & ~allowed for name, value in sets.items()} == dict.fromkeys(sets, 0)
             assert sets["Inh"] == sets["Amb"] == 0 and filters == "2"

@@ -325,7 +325,7 @@ def test_sizes_and_times(built, ship_lab, capsys):
 
 
 class Idle(Client):
-    """An exporter, the static binary, with a filter that matches no container."""
+    """The static binary as an exporter. Its filter matches no container."""
 
     def __init__(self, binary: Path, lab: Lab):
         super().__init__(f"127.0.0.1:{free_port()}")

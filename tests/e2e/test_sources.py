@@ -56,7 +56,7 @@ def test_all_sources_give_the_same_exposition(node, tmp_path):
         ("--container-logs", tmp_path / "containers"),
     ]
     with kernel.stopped(node):
-        # Pods share pages with processes of the host. These may change between two scrapes, and then all
+        # Pods share pages with processes of the host, so values may change between two scrapes. Then all
         # scrapes are repeated. The metrics of the node are left out, because they change all the time.
         options = ("--once", *EVERYTHING, "--cgroup-metrics", "memory,pod")
         texts = until(
@@ -85,7 +85,7 @@ def test_new_pods_appear_and_removed_pods_disappear(node, tmp_path, source):
     value = {"--cri-sock": node.socket, "--container-logs": links}[source]
     with Exporter(source, value, *EVERYTHING) as exporter:
         assert exporter.metrics().by("process_smaps_processes", *COMMAND) == NODE_PROCESSES
-        # If a link belongs to a removed container, it does not count as a running container.
+        # The exporter counts running containers only. Links to removed containers do not count.
         n_running = len({command[:3] for command in NODE_PROCESSES})
         assert exporter.metrics().value("smaps_exporter_containers") == n_running
         pod = node.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
@@ -227,8 +227,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
             )
             until(found, 10, "the new pod is reported")
-            # A listing consists of two calls, and perhaps the second one has not been made yet. Listings stop
-            # soon after the last change.
+            # A listing consists of two calls, and the second call may come a moment later. Listings stop soon
+            # after the last change, and then the numbers of both calls are equal.
             calls = runtime.calls
             until(
                 lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),

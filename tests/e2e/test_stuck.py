@@ -1,4 +1,4 @@
-"""Tests that if a memory-map lock is held forever, only the values of that process are missing.
+"""Tests that a process whose memory-map lock is held forever loses only its own values.
 
 These tests must not read smaps, maps, cmdline or environ of a stuck process. As long as there is a stuck
 process, every ps and pgrep on the machine blocks. So a guardian (programs/stuck.c) frees each stuck process

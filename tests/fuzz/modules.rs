@@ -41,7 +41,7 @@ pub mod source;
 pub mod cgroupfs {
     pub use crate::cgroup_fields as fields;
 }
-/// Replaces the exporter's module of this name, which does I/O. Nothing waits here.
+/// Replaces the exporter's module `demand`, which does I/O. A fuzz target has nothing to wait for.
 pub mod demand {
     pub struct Wake;
     impl Wake {

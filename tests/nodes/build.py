@@ -40,7 +40,8 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 """
-# Package scripts of another architecture cannot run here. So on that architecture, busybox replaces systemd.
+# On this machine, the package scripts of another architecture cannot run, so systemd cannot be set up. The
+# root file system of such an architecture has busybox instead of systemd.
 BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
     "sh cat chmod cp cut dmesg grep id ls ln mkdir mkswap rm sed sleep stat swapon sync tee tr true umount "
@@ -209,7 +210,8 @@ def _make_root(out: Path):
         (system / "etc/machine-id").write_text("")
         (system / "etc/fstab").write_text("/dev/vda / ext4 rw 0 0\n")
         units = system / "etc/systemd/system"
-        # The tests start containerd themselves. They need neither timers nor terminals.
+        # Disables containerd, timers and terminals. The tests start containerd themselves, and do not need
+        # the others.
         for wants in units.glob("*.wants/*"):
             if wants.name == "containerd.service" or wants.suffix == ".timer":
                 wants.unlink()
@@ -264,7 +266,7 @@ def finish(system: Path, *platforms: str):
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
     """Returns a directory with the kernel of a release.
 
-    It also has containerd and runc, unless these are bookworm's.
+    It also has containerd and runc, unless they are bookworm's, which the root file system already has.
     """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
@@ -351,8 +353,8 @@ def with_dependencies(modules: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches in lib/modules
         (Path(directory) / "lib").mkdir()
         (Path(directory) / "lib/modules").symlink_to(modules.parent)
-        # `depmod` is a link to kmod. The link is not used: in an unpacked package, it points to the path of
-        # an installed one.
+        # `depmod` is a link to kmod. In an unpacked package, it points to the path of an installed kmod. So
+        # this runs the kmod that is found on the PATH, under the name `depmod`.
         run("depmod", "-b", directory, modules.name, executable=shutil.which("kmod"))
     needs = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     found = []

@@ -32,8 +32,8 @@ N_CONTAINERS = 250
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
 TICKS = os.sysconf("SC_CLK_TCK")
-# The memory of a process of the live load, and of each of its mappings: one page and what the kernel needs
-# for it.
+# The bytes that the live load needs for each process, and for each mapping. A mapping needs one page, and
+# what the kernel stores about it.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 
@@ -49,7 +49,7 @@ def containers_tsv(directory: Path, inits: list[int]):
 class Recorded:
     """A recording with the mappings of fixtures/node.
 
-    Each process starts with another one of these mappings.
+    All processes have these mappings in the same order, but each process starts at another place in the list.
     """
 
     def __init__(self, directory: Path):

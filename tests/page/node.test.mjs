@@ -109,7 +109,7 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 			.map(n => n.kind),
 		['free', 'ended_pods', 'cgroup', 'cgroup', 'root_cgroup', 'kernel', 'remainder', 'other_pods'],
 	);
-	// Charged memory is still that of containers only. With PSS, the tree has no parts of the node.
+	// The treemap of charged memory still shows only containers. The treemap of PSS shows no parts of the node.
 	page.setLayer('charged_memory');
 	assert.deepEqual(
 		page.kidsOf(page.root).map(n => n.name),

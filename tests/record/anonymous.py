@@ -3,9 +3,9 @@
 
 usage: anonymous.py FROM TO [NAME...]
 
-FROM has NAME.smaps and NAME.truth.json. The latter has the resident bytes of each address range by their real
-use. TO gets NAME.tsv. It has the addresses, permissions and flags of each mapping, its resident KiB by use,
-and its path. Mappings with a path are kept only if the rules depend on them.
+FROM has NAME.smaps and NAME.truth.json. NAME.truth.json has the resident bytes of each address range by their
+real use. The script writes TO/NAME.tsv: the addresses, permissions and flags of each mapping, its resident
+KiB by use, and its path. Mappings with a path are kept only if the rules depend on them.
 """
 
 import json

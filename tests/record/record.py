@@ -81,8 +81,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        # writes the programs to disk: on most nodes, images were unpacked long ago and are not dirty page
-        # cache
+        # on most nodes, images were unpacked long ago, so their files are not dirty page cache; this writes
+        # the files to disk
         os.sync()
 
         shop_postgres(lab)

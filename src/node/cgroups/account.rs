@@ -17,15 +17,15 @@ use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
 
-/// When a container uses this many thousandths of its limit or more, its mapped memory is kept for an OOM
-/// record.
+/// When a container uses this many thousandths of its limit or more, the memory that it maps is kept for an
+/// OOM record.
 const CLOSE: u64 = 850;
-/// When a container uses this many thousandths of its limit or more, the sizes of its largest paths are kept,
-/// to show how they grow.
+/// When a container uses this many thousandths of its limit or more, the sizes of the largest paths that it
+/// maps are kept. An OOM record can then show how they have grown.
 const HALF: u64 = 500;
-/// The time between two sets of sizes.
+/// The sizes are kept at this interval.
 const STEP: Duration = Duration::from_secs(15);
-/// How long a set of sizes is kept. An OOM record shows growth over up to a minute.
+/// How long the sizes are kept. An OOM record shows growth over up to a minute.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.
@@ -49,9 +49,9 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// The memory that was mapped when the container was last close to its limit.
+    /// The memory that the container mapped when it was last close to its limit.
     last_reading: Option<LastReading>,
-    /// The sizes of the largest paths at earlier times.
+    /// The sizes of the largest mapped paths at earlier times.
     earlier: VecDeque<Earlier>,
 }
 
@@ -80,8 +80,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. The accounts of other containers are not read.
-    /// Their kills are counted all the same, so that these kills do not count for the pod.
+    /// Whether a filter can select a process of the container. If not, the account is not read, unless a pod
+    /// needs it. The container's kills are counted all the same, so that they do not count for the pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -116,7 +116,7 @@ impl Account {
         self.is_there() || self.is_watched && !self.is_selected()
     }
 
-    /// Returns a key that sorts containers by age.
+    /// Returns a key that sorts containers by start time, and then by id.
     pub fn age(&self) -> (Option<u64>, &str) {
         (self.started_at, &self.container.listed.id)
     }
@@ -126,7 +126,8 @@ impl Account {
         self.shares_labels = shares_labels;
     }
 
-    /// Notes a process of the container.
+    /// Notes that this process is in the container. If the container's cgroup is not known yet, the cgroups
+    /// of the process may show it.
     pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
         if !std::mem::replace(&mut self.is_seen, true) {
             (self.pid, self.has_unselected) = (process.pid(), false);
@@ -135,7 +136,7 @@ impl Account {
         if self.is_located() {
             return;
         }
-        // If there are several cgroups, the outermost is the container's own.
+        // The container's processes may be in several cgroups. The outermost of these is the container's own.
         let n_above = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
         let found = self.find(process.cgroups(), index);
         for (path, found) in [(&mut self.paths.memory, found.memory), (&mut self.paths.others, found.others)]
@@ -151,9 +152,9 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Finds the container's cgroup. It is the one in which the init process was first seen. If that is
-    /// unknown, it is found from the cgroups of the container's processes. Returns whether the start time of
-    /// the init process has become known or has changed.
+    /// Finds the container's cgroup. If the cgroups in which the init process was first seen are known, they
+    /// show it. Otherwise the container has the cgroup that [`Account::see`] found. Returns whether the start
+    /// time of the init process has become known or has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {
@@ -186,9 +187,11 @@ impl Account {
     }
 
     /// Returns the memory cgroup of a container on version 1 if only the paths of other controllers contain
-    /// its id, as on ECS. This is the first cgroup of the init process. If that is unknown, it is the cgroup
-    /// of one of the container's processes, if all the others are in that cgroup or below it. Returns `None`
-    /// if a process outside the container is in it too.
+    /// the container's id, as on ECS. If the first cgroups of the init process are known, the memory cgroup
+    /// among them is used. Otherwise it is the memory cgroup of one of the container's processes, provided
+    /// that all its other processes are there or in cgroups below.
+    ///
+    /// Returns `None` if there is no such cgroup, or if a process outside the container is in it too.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -295,7 +298,7 @@ impl Account {
         }
     }
 
-    /// Makes the account forget that some processes of the container are not selected.
+    /// Makes the account forget that some processes of the container are unselected.
     #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;

@@ -27,16 +27,18 @@ pub struct Accounts {
     /// The positions of the exported accounts in `table`, sorted by label text.
     order: Vec<usize>,
     /// The accounts of containers in which no process is left, each with the time at which it was moved here.
-    /// They are kept for [`GONE_AGE`], because a kill may be found later.
+    /// They are kept for [`GONE_AGE`], because a kill may be found after the last process has ended.
     gone: Vec<(Instant, Account)>,
-    /// The unselected containers that must be read, because the memory of their pods is computed from theirs.
+    /// The unselected containers that must be read all the same. Their memory is subtracted from that of
+    /// their pods.
     read_for_pods: BTreeSet<ContainerId>,
-    /// A number that increases when the set of containers changes, or one of their cgroups becomes known.
+    /// A number that increases when the set of containers changes, or what is known about their cgroups or
+    /// start times.
     generation: u64,
     /// How many containers had a known cgroup at the last update.
     n_located: usize,
     /// The maximum number of containers with directories that stay open between scrapes. Each container takes
-    /// up to four descriptors. The remaining descriptors are left for everything else.
+    /// up to four descriptors. As a result, these directories use at most half of all descriptors.
     pub(super) max_open: usize,
     has_logged_limit: bool,
     /// The level at which the log reports that no container has a cgroup. `None` once that was logged, or
@@ -63,7 +65,7 @@ impl Accounts {
     }
 
     /// Updates the list of containers that have a process, and finds their cgroups. Returns the ids of
-    /// containers in which the last process has ended.
+    /// containers in which no process is left.
     pub fn update(
         &mut self,
         processes: &ProcessTable,
@@ -129,13 +131,14 @@ impl Accounts {
         self.table.iter()
     }
 
-    /// Returns a number that increases when the set of containers changes, or one of their cgroups becomes
-    /// known.
+    /// Returns a number that increases when the set of containers changes, or what is known about their
+    /// cgroups or start times.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Sets the unselected containers that must be read for the memory of their pods.
+    /// Sets the unselected containers that must be read because their memory is subtracted from that of their
+    /// pods.
     pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
         self.read_for_pods = ids;
     }
@@ -185,8 +188,8 @@ impl Accounts {
         self.log_limit();
     }
 
-    /// Sorts the accounts by label text. If several containers have the same labels, only the newest is
-    /// exported. If their start times are unknown, the one with the last id is exported.
+    /// Sorts the accounts by label text. If several containers have the same labels, only the one that
+    /// started last is exported. If that is unknown, it is the one with the last id.
     fn sort(&mut self) {
         self.generation += 1;
         let Self { table, order, .. } = self;
@@ -217,8 +220,8 @@ impl Accounts {
         }
     }
 
-    /// Logs once that no container has a cgroup. This happens if the node's cgroup file system is not mounted
-    /// in the exporter's container. The container then sees only its own cgroup.
+    /// Logs once that no container has a cgroup. The usual reason is that the node's cgroup file system is
+    /// not mounted in the exporter's container. The exporter then sees only its own cgroup.
     pub fn log_missing(&mut self, fs: &CgroupFs) {
         if self.n_selected() == 0 {
             return;

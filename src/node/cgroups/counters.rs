@@ -14,11 +14,12 @@ use crate::node::containers::table::{Container, ContainerId};
 
 /// The time between two reads of a file if its counters may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
-/// Kills are returned this long after the first of them. In this way, a loop of kills makes only a few
-/// records.
+/// When kills are found, they are returned this long after the first of them. As a result, a loop of kills
+/// makes only a few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A container to watch. If it and its pod started after the exporter, all kills in it count.
+/// A container to watch. If it and its pod started after the exporter, kills count even if they happened
+/// before the counters were opened.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     /// The container.
@@ -46,8 +47,8 @@ struct Held {
     which: Which,
     files: Arc<EventFiles>,
     pace: Pace,
-    /// Whether the cgroup may be removed soon: no process is left in the container, or no container in the
-    /// pod. The kernel does not report the removal, so the file is read until reading fails.
+    /// Whether the cgroup may be removed soon, because no process is left in the container, or no container
+    /// in the pod. The kernel does not report the removal, so the file is read until reading fails.
     is_ending: bool,
 }
 
@@ -59,15 +60,15 @@ pub struct Counters {
     containers: Vec<Held>,
     /// Whether the kernel reports events. On version 1 it reports them only to a process with write access.
     has_events: bool,
-    /// The maximum number of cgroups with open files. If there are more containers, kills in the others count
-    /// for their pods.
+    /// The maximum number of descriptors. If they are used up, the files of further containers are not
+    /// opened, and kills in these containers count for their pods.
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]: their own,
-    /// or the limit of a cgroup below.
+    /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]. It may be
+    /// their own limit, or the limit of a cgroup below.
     at_limit: Vec<Which>,
-    /// One container of each pod with a removed cgroup.
+    /// For each pod with a removed cgroup, one of its containers.
     gone_pods: Vec<Arc<Container>>,
     /// Whether a container was added or a cgroup was removed since the last search for pods without
     /// containers.
@@ -75,8 +76,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Creates the state without cgroups. The files of at most `max_held` cgroups will be open. If
-    /// `has_events` is false, no file is polled.
+    /// Creates the state without cgroups. At most `max_held` descriptors will be open. If `has_events` is
+    /// false, no file is polled.
     pub fn new(has_events: bool, max_held: usize) -> Self {
         Self {
             counts: KillCounts::new(has_events),
@@ -112,7 +113,8 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // The pod may already have counted some kills. They must not be counted again for the container.
+        // If the counters of the pod were open before, they may include kills in this container. These kills
+        // must not count once more for the container.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -145,8 +147,7 @@ impl Counters {
         held.filter(|held| self.has_events && held.pace.is_polled()).map(|held| held.files.clone()).collect()
     }
 
-    /// Returns when [`Counters::step`] is due if no event comes before; `None` if it is due only after an
-    /// event.
+    /// Returns when [`Counters::step`] is due if no event comes before; `None` if only an event makes it due.
     pub fn next_step(&self, now: Instant) -> Option<Instant> {
         let held = self.above.iter().chain(&self.containers);
         let step =
@@ -154,7 +155,8 @@ impl Counters {
         held.filter_map(step).chain(self.settle_at).min()
     }
 
-    /// Reads the files that had an event, and the files with counters that may change soon.
+    /// Reads the files that had an event, and the files with counters that may change soon. Finds the kills
+    /// when they are due.
     pub fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
         for held in self.above.iter_mut().chain(&mut self.containers) {
             if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {
@@ -164,8 +166,8 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // The cgroups above containers are read first, unless they are polled at the moment. After that,
-            // containers are read if their pod has counted kills that no container has counted.
+            // First, the cgroups above containers are read, except those that are polled at the moment. Then,
+            // if a pod has counted kills that no container has counted, its containers are read.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
@@ -174,7 +176,8 @@ impl Counters {
         }
     }
 
-    /// Reads the counters for which `pick` is true, and drops the counters of removed cgroups.
+    /// Reads the counters of the cgroups for which `pick` is true. If a cgroup was removed, its counters are
+    /// dropped.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
         let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
         for held in [above, containers] {
@@ -214,7 +217,7 @@ impl Counters {
         }
     }
 
-    /// Moves the kills that were counted to the list that [`Counters::take`] returns.
+    /// Moves the counted kills to the list that [`Counters::take`] returns.
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);
@@ -234,15 +237,15 @@ impl Counters {
         self.settle();
     }
 
-    /// Reads the counters of a container. Returns whether it has a kill that was not returned by
+    /// Reads the counters of a container. Returns whether the container has a kill that is not in the list of
     /// [`Counters::take`] yet.
     pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
         self.read(now, |held, _| held.which == Which::Container(id));
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that have reached a limit since the last call: their own, or the limit of a cgroup
-    /// below.
+    /// Returns the cgroups that have reached a limit since the last call. It may be their own limit, or the
+    /// limit of a cgroup below.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }
@@ -252,12 +255,13 @@ impl Counters {
         std::mem::take(&mut self.found)
     }
 
-    /// For each pod with a cgroup that was removed since the last call, returns one of its containers.
+    /// Returns one container of each pod with a cgroup that was removed since the last call.
     pub fn take_gone_pods(&mut self) -> Vec<Arc<Container>> {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups that may be removed soon, and drops the counters of removed cgroups.
+    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
+    /// dropped.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

@@ -1,22 +1,23 @@
-//! Measures how fast the memory use of a cgroup grows toward its limit. From that, it decides when to measure
-//! again and when to read the processes. This module does no I/O: the time is passed in.
+//! Measures how fast the memory use of a cgroup grows toward its limit. From that, this module decides when
+//! to measure again and when to read the processes. It does no I/O: the time is passed in.
 //!
 //! The processes have to be read before their container reaches its limit. If a process is killed while it is
-//! read, its memory stays charged until the read ends. The kernel may then kill a second process, as in 11 of
-//! 12 trials with 256 MiB. A leak of 50 MB/s in a container with a limit of 64 MB takes 0.2 s from 86% of the
-//! limit to the limit.
+//! read, its memory stays charged until the read ends. The kernel may then kill a second process. In trials
+//! with a limit of 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of
+//! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`]. Mapped memory is a little less than the memory use. When processes were read from
-/// 850 on, the records of 6 in 86 leaks showed just under 85% of the limit.
+/// each further [`STEP`]. An OOM record shows mapped memory, which is a little less than the memory use. When
+/// reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use falls below this many thousandths of the limit, the next read is due at [`CLOSE`] again.
+/// If the memory use falls below this many thousandths of the limit, the next read is due when it reaches
+/// [`CLOSE`] again.
 const FAR: u64 = 800;
-/// The growth that counts is the fastest one that was measured within this time.
+/// The growth rate is the highest one that was measured within this time.
 const WINDOW: Duration = Duration::from_secs(5);
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,18 +54,18 @@ impl Measurement {
 pub struct Growth {
     limit: Option<u64>,
     last: Option<(Instant, Measurement)>,
-    /// The growth in bytes per second, and when it was measured. A value is kept for [`WINDOW`], and only
-    /// until a later value is at least as high.
+    /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
+    /// after [`WINDOW`], or when a later rate is at least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use at which the processes were last due to be read.
+    /// The memory use at the time when the processes were last due to be read.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,
 }
 
 impl Growth {
-    /// Creates the state of a cgroup that was created within the last second. The cgroup used no memory at
-    /// first.
+    /// Creates the state of a cgroup that was created within the last second. The growth is measured from 0
+    /// bytes a second ago.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };
@@ -85,8 +86,8 @@ impl Growth {
         self.limit.is_some()
     }
 
-    /// Whether the memory use is so high that the inactive page cache matters. Reading the page cache takes
-    /// seven times as long as reading the memory use.
+    /// Whether the memory use is so close to the limit that the inactive page cache has to be known. Reading
+    /// the page cache takes seven times as long as reading the memory use.
     pub fn needs_inactive(&self, current: u64) -> bool {
         self.limit.is_some_and(|limit| current >= part_of(limit, CLOSE))
     }
@@ -95,7 +96,7 @@ impl Growth {
     pub fn add(&mut self, measurement: Measurement, now: Instant) -> bool {
         let is_first = self.last.is_none();
         if let Some((before_at, before)) = self.last.replace((now, measurement)) {
-            // The inactive page cache can be subtracted only if it is known in both measurements.
+            // The inactive page cache is subtracted only if it is known in both measurements.
             let has_both = before.inactive.is_some() && measurement.inactive.is_some();
             let of =
                 |measurement: Measurement| if has_both { measurement.used() } else { measurement.current };
@@ -110,7 +111,7 @@ impl Growth {
         if used < part_of(limit, FAR) {
             self.read_at = None;
         }
-        // A single measurement does not show whether the memory use grows.
+        // The first measurement cannot show whether the memory use grows, so it counts as growing.
         let may_grow = is_first || self.rate(now) > 0;
         let is_due = (self.next_read(limit)..limit).contains(&used) && may_grow;
         if is_due {
@@ -137,8 +138,8 @@ impl Growth {
         self.hit_at = Some(now);
     }
 
-    /// Returns how long the cgroup takes to reach its limit if it keeps growing; `None` if it has no limit or
-    /// did not grow.
+    /// Returns how long the cgroup takes to reach its limit if it keeps growing. Within a second after the
+    /// limit was reached, the result is 0. The result is `None` if the cgroup has no limit or did not grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);
@@ -161,14 +162,14 @@ impl Growth {
         Some(Duration::from_secs_f64(target.saturating_sub(measurement.used()) as f64 / rate as f64))
     }
 
-    /// Returns the growth in bytes per second.
+    /// Returns the growth rate in bytes per second.
     fn rate(&self, now: Instant) -> u64 {
         let recent = self.rates.iter().find(|(at, _)| now < *at + WINDOW);
         recent.map_or(0, |&(_, rate)| rate)
     }
 }
 
-/// Returns this many thousandths of `limit`.
+/// Returns `permille` thousandths of `limit`.
 pub fn part_of(limit: u64, permille: u64) -> u64 {
     (u128::from(limit) * u128::from(permille) / 1000) as u64
 }
@@ -199,8 +200,8 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Measures the memory use whenever a measurement is due. `of` returns the use in MB for each second.
-        /// Returns the use at each time when the processes are read.
+        /// Simulates this many seconds. `of` returns the memory use in MB at a second. The use is measured
+        /// whenever a measurement is due. Returns the use at each time when the processes are due to be read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {
@@ -217,8 +218,8 @@ mod tests {
         }
     }
 
-    /// OOM records have to explain these leaks. Each begins at 70% of the limit, after three seconds without
-    /// growth.
+    /// Each leak must be read so late that an OOM record can explain it. For three seconds, the memory use
+    /// stays at 70% of the limit. Then it grows.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn a_container_at_half_of_its_limit_is_measured_once_a_second() {
         let mut quiet = Simulated::new(1000);
-        // The memory use rises and falls by 2 MB each second.
+        // The memory use rises by 2 MB in two seconds, and then falls back at once.
         assert_eq!(quiet.run(60.0, |second| 500.0 + second.rem_euclid(2.0)), [0.0; 0]);
         assert_eq!(quiet.n_looks, 61);
         let mut full = Simulated::new(1000);

@@ -1,10 +1,10 @@
-//! Derives OOM kills from the kernel's counters. For each kill, it finds the container, or if that is
-//! unknown, the pod. This module does no I/O.
+//! Derives OOM kills from the kernel's counters. For each kill, this module finds the container, or if that
+//! is unknown, the pod. It does no I/O.
 //!
-//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. The kernel
-//! counts the event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of
-//! a pod outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its
-//! containers, the other kills happened in a container that was removed, or that was not listed.
+//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
+//! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
+//! outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its containers
+//! have, the other kills happened in a container that was removed, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// A limit counts as the one that was hit only if its `oom` count increased at most this long before or after
-/// the kill.
+/// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event further away
+/// from the kill does not belong to it.
 const NEARBY: Duration = Duration::from_secs(1);
-/// How long a removed container is named in the OOM records of its pod.
+/// How long after its removal a container is named in the OOM records of its pod.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
-/// The limit that made the kernel kill a process. Each variant names the cgroup with that limit.
+/// The cgroup with the limit that made the kernel kill a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The container's cgroup, or one below it.
@@ -38,7 +38,7 @@ pub enum Limit {
 pub enum Place {
     /// A selected container.
     Container(Arc<Container>),
-    /// A pod that has a selected container. It is not known in which container the kill happened.
+    /// A pod that has a selected container. The container in which the kill happened is unknown.
     Pod {
         /// A container of the pod.
         of: Arc<Container>,
@@ -84,7 +84,8 @@ impl Counter {
         self.oom_at.max(self.own_oom_at)
     }
 
-    /// Replaces the counts. Returns the number of new kills, and which count has increased.
+    /// Replaces the counts. Returns the number of new kills, and whether the counts show a kill or that the
+    /// limit was reached.
     fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
@@ -120,22 +121,22 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod, a selected one if possible; `None` if this is not the cgroup of a pod.
+    /// A container of the pod, a selected one if there is one; `None` if this is not the cgroup of a pod.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
     is_shared: bool,
     /// The number of kills since the cgroup was added.
     n_kills: u64,
-    /// How many of these kills a container has counted, too.
+    /// How many of these kills the containers of the pod have counted, too.
     n_in_containers: u64,
     /// How many of these kills were returned as kills in the pod.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns the number of kills that this cgroup has counted and no container has counted. Kills that were
-    /// already returned are left out.
+    /// Returns how many kills this cgroup has counted and no container has counted. Kills that were returned
+    /// before are left out.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -151,7 +152,7 @@ impl Above {
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
     above: BTreeMap<Box<[u8]>, Above>,
-    /// Whether the kernel counts `oom` events. They show which limit was hit.
+    /// Whether the kernel counts `oom` events, which show the limit that was hit.
     knows_limits: bool,
 }
 
@@ -161,7 +162,7 @@ impl KillCounts {
         Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
     }
 
-    /// Whether the cgroup at `path` was added as one above containers.
+    /// Whether [`KillCounts::add_above`] has added the cgroup at `path`.
     pub fn has_above(&self, path: &[u8]) -> bool {
         self.above.contains_key(path)
     }
@@ -193,7 +194,7 @@ impl KillCounts {
         self.containers.get(&id)?.pod.as_deref()
     }
 
-    /// Adds a cgroup above containers. Only kills after `counts` was read will count.
+    /// Adds a cgroup above containers. `counts` are its counts now. Only later kills will count.
     pub fn add_above(&mut self, path: &[u8], counts: EventCounts) {
         let above = Above {
             counter: Counter::new(counts),
@@ -207,8 +208,8 @@ impl KillCounts {
         self.above.insert(path.into(), above);
     }
 
-    /// Adds a container. `pod` is the path of the cgroup of its pod, if there is one. Only kills after
-    /// `counts` was read will count for the container.
+    /// Adds a container. `pod` is the path of the cgroup of its pod, if there is one. `counts` are the counts
+    /// of the container's cgroup now. Only later kills will count for the container.
     pub fn add_container(&mut self, container: &Arc<Container>, pod: Option<&[u8]>, counts: EventCounts) {
         if let Some(above) = pod.and_then(|pod| self.above.get_mut(pod)) {
             above.has_unselected |= !container.is_selected;
@@ -228,7 +229,8 @@ impl KillCounts {
         self.containers.insert(container.container.id, container);
     }
 
-    /// Updates the counts of a container. Returns which count has increased.
+    /// Updates the counts of a container. Returns whether the counts show a kill or that the limit was
+    /// reached.
     pub fn update_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -246,7 +248,8 @@ impl KillCounts {
         }
     }
 
-    /// Updates the counts of a cgroup above containers. Returns which count has increased.
+    /// Updates the counts of a cgroup above containers. Returns whether the counts show a kill or that the
+    /// limit was reached.
     pub fn update_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -260,9 +263,9 @@ impl KillCounts {
         self.above.remove(path)?.pod().cloned()
     }
 
-    /// Adds to `found` all kills since the last call. The counts of pods must have been read before the
-    /// counts of their containers. Then, if only the pod has counted a kill, the kill did not happen in a
-    /// container that still exists.
+    /// Adds to `found` all kills since the last call. The counts of pods must be read before the counts of
+    /// their containers. Otherwise a kill between the two reads, in a container that still exists, would look
+    /// like a kill that only the pod has counted.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let oom_at = known.counter.oom_or_own();
@@ -303,9 +306,10 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit. It is the limit of the cgroup that had an `oom` event closest in time
-    /// to the kill. If two are equally close, the lower cgroup counts. `oom_at` is the time of the
-    /// container's own `oom` event. Also returns the path of the cgroup, if it is above containers.
+    /// Returns the limit that was hit: the limit of the cgroup that had an `oom` event closest in time to the
+    /// kill. If two are equally close, the lower cgroup counts. `counter` belongs to the container or pod
+    /// with the kill. `oom_at` is the time of the last `oom` event in the container, or in a container of the
+    /// pod. Also returns the path of the cgroup, if it is above containers.
     fn limit(
         &self,
         counter: &Counter,

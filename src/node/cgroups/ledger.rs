@@ -12,9 +12,9 @@ use crate::totals::labels;
 
 /// The names that the kubelet gives to the top-level cgroup of all pods, one for each cgroup driver.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
-/// The maximum number of top-level cgroups that have their own part. A node has about a dozen, unless a
-/// program makes one for each of its jobs. The part `other_cgroups` has all others: those that come later by
-/// name, and those with names that are not UTF-8.
+/// The maximum number of top-level cgroups that have a part of their own. A node has about a dozen top-level
+/// cgroups, unless a program makes one for each of its jobs. All others are in the part `other_cgroups`:
+/// those that come later by name, and those with names that are not UTF-8.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -34,7 +34,8 @@ enum Part {
     Remainder,
 }
 
-/// A cgroup that is read, and its memory use. The use is 0 if the cgroup was removed after it was listed.
+/// A cgroup that is read, and its memory use. The use is 0 if the cgroup was removed after the cgroups were
+/// listed.
 #[derive(Debug)]
 struct Counted {
     path: Vec<u8>,
@@ -42,15 +43,15 @@ struct Counted {
     bytes: u64,
 }
 
-/// The division of the node's memory into parts. Nothing is allocated while the top-level cgroups and the
-/// pods stay the same.
+/// Divides the node's memory into parts. Nothing is allocated while the top-level cgroups and the pods stay
+/// the same.
 #[derive(Debug)]
 pub struct Ledger {
     /// The reader of the root and of the top-level cgroups.
     tops_fs: MemoryFs,
     /// The reader of the memory use of pods.
     pods_fs: MemoryFs,
-    /// The directories that contain the top-level cgroups and the pods.
+    /// The directories whose cgroups are the top-level cgroups and the pods.
     directories: Vec<Directory>,
     /// Whether a cgroup was removed. If so, the cgroups must be listed again.
     is_stale: bool,
@@ -85,8 +86,8 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` returns the use of the pod at a path, if the pod has just been read.
-    /// The files of at most `max_open` top-level cgroups and of as many pods stay open.
+    /// Reads the node's memory. `known` gets the path of a pod, and returns the pod's memory use if it has
+    /// just been read. The files of at most `max_open` top-level cgroups and of as many pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
@@ -111,7 +112,7 @@ impl Ledger {
         self.divide(memory.total, &uncharged);
     }
 
-    /// Sets the bytes of each part. The remainder comes last, and makes the sum of all parts exactly `total`.
+    /// Sets the bytes of each part. The remainder comes last: it is `total` minus all other parts.
     fn divide(&mut self, total: u64, uncharged: &Uncharged) {
         let Self { tops, pods, parts, bytes, .. } = self;
         let sum_of = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);
@@ -161,7 +162,7 @@ impl Ledger {
             for path in children_of(kubepods) {
                 match uid_of(&path) {
                     Some(_) => pod_paths.push(path),
-                    // This is the cgroup of a quality-of-service class, which contains pods.
+                    // Without a uid, it is the cgroup of a quality-of-service class, which contains pods.
                     None => {
                         pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
                     }
@@ -244,8 +245,8 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Returns the name of the part for the top-level cgroup at position `i`, if it has its own part. A name
-    /// that is not UTF-8 gets none, because two such names could become the same label.
+    /// Returns the name of the part for the top-level cgroup at position `i`, if it has a part of its own. A
+    /// cgroup with a name that is not UTF-8 has none, because two such names could become the same label.
     fn name(&self, i: usize) -> Option<&str> {
         let name = std::str::from_utf8(&self.path).ok()?;
         (i < MAX_PARTS && !self.is_kubepods()).then_some(name)

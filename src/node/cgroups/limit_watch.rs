@@ -1,10 +1,10 @@
-//! Measures the memory use of containers and pods that have a limit, to notice in time that it comes close to
-//! the limit.
+//! Measures the memory use of containers and pods that have a limit, to notice in time when one of them comes
+//! close to its limit.
 //!
-//! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit. One
-//! measurement reads the memory use. That takes 2.4 microseconds on a busy machine. A limit is read only
-//! after it was written. Pods often have no limit, and reading the limits of 250 containers and their pods in
-//! each measurement took two thirds of the measuring time.
+//! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit.
+//! Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel reports
+//! that it was written, and all limits are read every ten seconds. When each measurement read the limits of
+//! 250 containers and their pods, that took two thirds of the measuring time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,12 +18,13 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The number of descriptors that stay open for each cgroup.
 const N_FILES: usize = 3;
-/// The share of the CPU budget that measurements may use. If they would use more, they become rarer.
+/// The share of the CPU budget that measurements may use. If they cost more, the pauses between them become
+/// longer.
 const MAX_SHARE: f64 = 0.25;
 /// All limits are read at this interval, to check that the kernel reports writes. If a limit has changed
-/// without a report, the kernel does not report them. From then on, all limits are read once a second.
+/// without a report, this kernel does not report writes to limits. All limits are then read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// The node counts as calm if no cgroup was created for this long. By then, a new container has its first
+/// If no cgroup was created for this long, the node counts as calm. By then, every container has its first
 /// process.
 const CALMING: Duration = Duration::from_secs(10);
 
@@ -55,7 +56,7 @@ impl Levels {
 /// What the measurements that were due have shown.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Whether the processes of at least one container are due to be read.
+    /// Whether the processes of at least one container have become due to be read.
     pub is_due: bool,
     /// Whether a new cgroup may have been created.
     pub has_new: bool,
@@ -69,15 +70,16 @@ pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
     changes: Changes,
-    /// The containers that come close to a limit, so that their processes are due to be read.
+    /// The containers with processes that are due to be read, because the container or its pod comes close to
+    /// its limit.
     due: BTreeSet<ContainerId>,
-    /// The maximum number of cgroups that have open files.
+    /// The maximum number of cgroups with files that stay open.
     max_held: usize,
-    /// When all cgroups are measured again.
+    /// When all cgroups are measured next.
     all_at: Option<Instant>,
-    /// When some or all cgroups are measured again.
+    /// When any cgroup is measured next.
     next_at: Option<Instant>,
-    /// When all limits are read again.
+    /// When all limits are read next.
     limits_at: Option<Instant>,
     /// When the last new cgroup was noticed.
     new_at: Option<Instant>,
@@ -88,7 +90,7 @@ pub struct LimitWatch {
 }
 
 impl LimitWatch {
-    /// Creates the state without cgroups. It uses at most a quarter of `max_descriptors`.
+    /// Creates the state without cgroups. Its open files will use at most a quarter of `max_descriptors`.
     pub fn new(max_descriptors: usize) -> Self {
         Self {
             levels: BTreeMap::new(),
@@ -106,14 +108,14 @@ impl LimitWatch {
         }
     }
 
-    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, which is a fraction of one core. 0
-    /// means no limit.
+    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, a fraction of one core. If
+    /// `cpu_budget` is 0, there is no limit.
     pub fn limit_cpu_time(&mut self, cpu_budget: f64) {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and measures both. A new cgroup counts as having grown from 0 bytes
-    /// within a second.
+    /// Adds a container and its pod, and measures both. `is_new` and `is_new_pod` say whether their cgroups
+    /// are new. A new cgroup counts as having grown from 0 bytes within a second.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -135,7 +137,8 @@ impl LimitWatch {
         self.next_at = Some(now + MIN_INTERVAL);
     }
 
-    /// Adds a cgroup, and watches for new cgroups in it. Returns whether the cgroup is measured from now on.
+    /// Adds a cgroup above containers, and watches for new cgroups in it. Returns whether the cgroup is
+    /// measured from now on.
     fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_new: bool, now: Instant) -> bool {
         let is_held = self.add_level(fs, path, is_new, now);
         if let Some(level) = self.levels.get_mut(path)
@@ -156,7 +159,7 @@ impl LimitWatch {
         }
         let Some(files) = fs.open_use(path) else { return false };
         let growth = if is_new { Growth::of_new(now) } else { Growth::default() };
-        // The file is watched before the limit is read, so that no write in between is missed.
+        // The file is watched before the limit is read. Otherwise a write between the two would be missed.
         let limit_file = self.changes.watch_file(files.limit_file());
         let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };
         level.read_limit();
@@ -209,7 +212,7 @@ impl LimitWatch {
         Measured { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written since the last call, and from time to time all limits. Returns
+    /// Reads the limits that were written since the last call, and every ten seconds all limits. Returns
     /// whether a new cgroup may have been created.
     fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
@@ -219,8 +222,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The reports are taken after the limits are read. So if a write has changed a limit, its report is
-        // among them.
+        // The reports are taken after the limits were read. So they include the report of each write that has
+        // changed one of these limits.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
@@ -246,7 +249,7 @@ impl LimitWatch {
         self.next_at = soon.into_iter().chain(self.all_at).min().filter(|_| !self.levels.is_empty());
     }
 
-    /// Whether no new cgroup was noticed for a while.
+    /// Whether there are cgroups, and no new one was noticed for ten seconds.
     pub fn is_calm(&self, now: Instant) -> bool {
         !self.levels.is_empty() && self.new_at.is_some_and(|new_at| now >= new_at + CALMING)
     }
@@ -256,7 +259,8 @@ impl LimitWatch {
         !self.due.is_empty()
     }
 
-    /// Returns the containers with processes that are due to be read. Each container is returned once.
+    /// Returns the containers with processes that are due to be read. They are not returned again by the next
+    /// call.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }
@@ -272,7 +276,8 @@ impl LimitWatch {
         self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
     }
 
-    /// Returns the memory use of a container or its pod in thousandths of the limit, whichever is higher.
+    /// Returns the memory use of a container in thousandths of its limit, or that of its pod in thousandths
+    /// of the pod's limit, whichever is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.growths(id).filter_map(Growth::permille).max()
     }
@@ -296,7 +301,8 @@ impl LimitWatch {
         self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
     }
 
-    /// Notes that a container has reached its limit or its pod's limit.
+    /// Notes that a container has reached its limit or its pod's limit. The container's time to the limit is
+    /// then 0 for a second.
     pub fn note_hit(&mut self, id: ContainerId, now: Instant) {
         if let Some(level) = self.containers.get(&id).and_then(|of| self.levels.get_mut(&of.own)) {
             level.growth.note_hit(now);
@@ -324,14 +330,14 @@ fn containers_in(
 }
 
 impl Level {
-    /// Reads the limit. Returns whether it is another one than before.
+    /// Reads the limit. Returns whether it has changed.
     fn read_limit(&mut self) -> bool {
         let limit = self.files.read_limit();
         self.is_gone |= limit.is_none();
         limit.is_some_and(|limit| self.growth.set_limit(limit))
     }
 
-    /// Measures the cgroup. Returns whether its processes are due to be read; `None` if the cgroup was
+    /// Measures the cgroup. Returns whether the processes in it are due to be read; `None` if the cgroup was
     /// removed.
     fn measure(&mut self, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
         if self.is_gone {

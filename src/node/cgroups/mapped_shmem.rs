@@ -1,8 +1,8 @@
 //! Finds out how much tmpfs and shared memory the processes of a container map.
 //!
 //! The mount namespace of a process decides which paths lie on tmpfs. In most containers, all processes have
-//! the same mount namespace, so the sums by path are enough. Otherwise the paths of each process are looked
-//! up in its own namespace.
+//! the same mount namespace. It is then enough to look up the paths of the container's sums. Otherwise the
+//! paths of each process are looked up in the namespace of that process.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ struct Member {
     process: Entry,
     /// The position of the process's namespace in the list of namespaces.
     namespace: usize,
-    /// Whether the last scrape saw the process.
+    /// Whether the current scrape has seen the process.
     is_seen: bool,
 }
 
@@ -92,8 +92,8 @@ impl MappedShmem {
         }
     }
 
-    /// Returns the position of a process's mount namespace. Returns `None` if the process has ended, or if
-    /// there are too many namespaces.
+    /// Returns the position of a process's mount namespace in the list of namespaces. Returns `None` if the
+    /// process has ended, or if there are too many namespaces.
     fn namespace_of(&mut self, pid: u32, proc: &Proc, buffers: &mut Buffers) -> Option<usize> {
         let first = proc.first_mount(pid, buffers).ok()?;
         if let Some(known) = self.namespaces.iter().position(|namespace| namespace.first == first) {
@@ -109,9 +109,9 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Sums up the tmpfs and shared memory that all processes map, by path. All processes must have been
-    /// noted before. Returns whether there are several mount namespaces. If so, [`MappedShmem::add`] must be
-    /// called for each process.
+    /// Sets the result to the tmpfs and shared memory in the container's sums by path. All processes must
+    /// have been noted before. If there are several mount namespaces, the sums cannot show this memory, and
+    /// true is returned: [`MappedShmem::add`] must then be called for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());
@@ -127,7 +127,8 @@ impl MappedShmem {
         has_many && self.bytes.is_some()
     }
 
-    /// Adds the memory that a process maps. Does nothing if there is only one mount namespace.
+    /// Adds the tmpfs and shared memory that a process maps. Does nothing if there is only one mount
+    /// namespace.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };
@@ -135,8 +136,8 @@ impl MappedShmem {
             return;
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
-        // The namespace of a process that ended after it was read is unknown. Most likely the process was in
-        // the first one, which is the namespace of init.
+        // If a process ended after it was read, its namespace is unknown. Most likely it was the first
+        // namespace in the list, which is that of init.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

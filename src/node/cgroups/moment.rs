@@ -1,9 +1,10 @@
 //! The last moment before an OOM kill: what a container held when it reached its limit.
 //!
-//! This is read from `memory.stat` and from the `status` of each process. If a process is killed while smaps
-//! is read, its memory stays charged until the read ends. Reading `memory.stat` and `status` does not have
-//! this effect: in none of 32 trials did the kernel kill a second process. Reading `status` takes 0.09 ms,
-//! and shows 97% of the charged memory.
+//! A moment is read from `memory.stat` and from the `status` of each process, not from smaps. If a process is
+//! killed while its smaps is read, its memory stays charged until the read ends, and the kernel may kill a
+//! second process. Reading `memory.stat` and `status` does not have this effect: in none of 32 trials did the
+//! kernel kill a second process. Reading one `status` takes 0.09 ms. Together, these files show 97% of the
+//! charged memory.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -20,16 +21,17 @@ use crate::procfs::{Buffers, Proc};
 
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How long a process that has ended at the limit is kept. A kill is found sooner than that.
+/// A process that ends while its container is at the limit is kept for this long. A kill is found sooner than
+/// that.
 const KEPT: Duration = Duration::from_secs(2);
 /// A moment that is older than this does not explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full.
-/// The kernel reclaims this page cache before it kills.
+/// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full:
+/// the kernel reclaims this page cache before it kills.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, it is not full any more. A process in it
-/// was killed after the kernel reported the limit.
+/// If a cgroup uses less than this many thousandths of its limit, it is not full any more: the kernel has
+/// killed a process since it reported that the limit was reached.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -67,11 +69,11 @@ pub struct Moment {
 /// The circumstances of a kill in a container or a pod.
 #[derive(Debug, Default)]
 pub struct End {
-    /// What the container held at its limit, and when it was read.
+    /// When the container was last read at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
     /// The processes in `moment` that have ended since, the largest first.
     pub victims: Vec<Member>,
-    /// The memory use and the limit of the cgroup that has reached its limit.
+    /// The memory use and the limit of the cgroup with the limit that was hit.
     pub hit: UseAndLimit,
     /// Whether an OOM kill in the container kills all its processes at once.
     pub kills_group: Option<bool>,
@@ -82,16 +84,16 @@ pub struct End {
 struct Tried {
     /// When the container was last read.
     at: Instant,
-    /// What the container held when it was last found at its limit, and the time of that.
+    /// When the container was last found at its limit, and what it held then.
     moment: Option<(Instant, Moment)>,
 }
 
-/// The containers that are or were at their limits.
+/// The containers that are at their limits, or were a short time ago.
 #[derive(Debug, Default)]
 pub struct Moments {
     /// The proc file system; `None` until the watching thread has started.
     proc: Option<Arc<Proc>>,
-    /// The processes of the containers in the last listing.
+    /// The containers in the last listing of proc, each with the pid of a process in it.
     processes: Vec<(ContainerId, u32)>,
     read: BTreeMap<ContainerId, Tried>,
     buffers: Buffers,
@@ -104,16 +106,16 @@ impl Moments {
         self.proc = Some(proc);
     }
 
-    /// Replaces the processes of the containers with these, and drops containers that were read too long ago.
-    /// Puts the previous list into `processes`, so that its buffer can be used again.
+    /// Replaces the processes of the containers by `processes`, and puts the previous list there, so that its
+    /// buffer can be used again. Drops the moments of containers that were read too long ago.
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads a container at its limit, unless it was read a short time ago. Returns whether the container is
-    /// full. If it is, reclaiming page cache cannot prevent a kill.
+    /// Reads a container that may be at its limit, unless it was read a short time ago. Returns whether the
+    /// container is full, which means that the kernel cannot prevent a kill by reclaiming page cache.
     pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) -> bool {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return false;
@@ -142,7 +144,7 @@ impl Moments {
         let own = processes[start..].iter().take_while(|&&(other, _)| other == id);
         let read = |&(_, pid): &(ContainerId, u32)| {
             let status = proc.as_ref()?.status(pid, buffers).ok()?;
-            // A process without memory has ended after the listing. Perhaps it was just killed.
+            // A process without memory has ended after proc was listed. Perhaps it was just killed.
             Some(Member { pid, name: status.name, rss: status.rss.unwrap_or_default() })
         };
         let mut members: Vec<_> = own.take(MAX_PROCESSES).filter_map(read).collect();
@@ -150,7 +152,7 @@ impl Moments {
         members
     }
 
-    /// Returns the circumstances of a kill, and drops the moment of the container.
+    /// Returns the circumstances of a kill, and drops the moment of the container with the kill.
     pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
@@ -189,8 +191,9 @@ impl Moments {
     }
 }
 
-/// Returns the processes that have ended since the previous moment, and those that ended up to two seconds
-/// ago. A process that is ending has no memory in `members`; it gets the memory that it had before.
+/// Returns the processes that have ended since the moment `before`, together with `before.ended`, but none
+/// that ended more than two seconds ago. If a process in `members` is ending, it has no memory any more, and
+/// gets the memory that it had in `before`.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {
@@ -206,13 +209,14 @@ fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant)
     ended
 }
 
-/// Whether a cgroup is at its limit, and has too little inactive page cache to make room.
+/// Whether a cgroup is at its limit, and has too little inactive page cache for the kernel to make room.
 fn is_full(of: UseAndLimit, inactive: u64) -> bool {
     let (Some(current), Some(limit)) = (of.current, of.limit) else { return false };
     current >= part_of(limit, USED) && inactive <= part_of(limit, INACTIVE)
 }
 
-/// Whether a process has ended, or will end because it was sent SIGKILL.
+/// Whether a process has ended, or will end because it was sent SIGKILL. If its pid has another name now, it
+/// has ended, too.
 fn is_gone(member: &Member, proc: Option<&Proc>, buffers: &mut Buffers) -> bool {
     let status = proc.map(|proc| proc.status(member.pid, buffers));
     let is_other = |now: Status| now.is_killed || now.rss.is_none() || now.name != member.name;

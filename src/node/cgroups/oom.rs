@@ -8,8 +8,8 @@ use super::moment::End;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::{Largest, Sizes};
 
-/// The maximum number of counts that are kept for containers and pods that have ended. If there are more,
-/// those that come first by label text are dropped.
+/// The maximum number of counts that are kept for containers and pods that have ended. If there are more, the
+/// first ones by label text are dropped.
 const MAX_GONE: usize = 1000;
 
 /// The last reading of a container that was close to its limit.
@@ -41,8 +41,8 @@ pub struct Content {
     pub is_alone: bool,
     /// The last reading of the container, if the container was close to its limit at that time.
     pub last_reading: Option<LastReading>,
-    /// The sizes of its paths at earlier times, the oldest first, if the container used at least half of its
-    /// limit.
+    /// The sizes of the container's largest paths at earlier times, the oldest first, if the container used
+    /// at least half of its limit.
     pub earlier: VecDeque<Earlier>,
 }
 
@@ -53,9 +53,10 @@ pub struct Kill {
     pub found: FoundKill,
     /// The circumstances of the kills.
     pub end: End,
-    /// The memory that the container held; `None` for a pod, and for a container that was never read.
+    /// The memory that the container held; `None` for a pod, and for a container that has no account.
     pub content: Option<Content>,
-    /// The bytes charged to the pod outside its running containers; `None` if the pod's limit was not hit.
+    /// The bytes charged to the pod outside its running containers; `None` if another limit than the pod's
+    /// was hit, or if the bytes are unknown.
     pub outside_containers: Option<u64>,
 }
 
@@ -65,28 +66,28 @@ struct Total {
     is_gone: bool,
 }
 
-/// The number of kills since the start, by label text. There is a number for every container and pod that is
-/// running or has had kills.
+/// The number of kills since the exporter started, by label text. There is a count for every container and
+/// pod that runs or has had kills.
 #[derive(Debug, Default)]
 pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
-    /// The last value of the node's own count.
+    /// The number of kills on the whole node, as the kernel printed it last.
     n_on_node: Option<u64>,
-    /// Whether the node's count had changed at the last update, or was unknown.
+    /// Whether the number of kills on the node had changed at the last update, or was unknown.
     has_changed: bool,
 }
 
 impl KillTotals {
-    /// Updates the node's count of kills. Returns whether the counters of the cgroups must be read.
+    /// Updates the number of kills on the node. Returns whether the counters of the cgroups must be read.
     pub fn update_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // The kernel counts a kill for the node first, and then for the container. The counters may have been
-        // read in between, so they are read once more at the next update.
+        // The kernel counts a kill first for the node, and then for the container. If the counters were read
+        // in between, the kill was missing there. So they are read once more at the next update.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 
-    /// Returns the node's count of kills at the last update.
+    /// Returns the number of kills on the node at the last update.
     pub fn n_on_node(&self) -> Option<u64> {
         self.n_on_node
     }

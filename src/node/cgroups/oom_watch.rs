@@ -1,10 +1,10 @@
 //! Watches the cgroups of all listed containers and the cgroups above them. Their counters of memory events
-//! show OOM kills. Their memory use shows in time that a container comes close to its limit.
+//! show OOM kills. Their memory use shows in time when a container comes close to its limit.
 //!
-//! One thread does both. When a container has reached its limit, the thread reads only the `status` files of
-//! its processes. Reading smaps could take so long that a killed container is removed before its counter is
-//! read. On version 2, the thread polls the counters. Version 1 reports events only to a process with write
-//! access, so there the counters are read when the node's count of kills has changed.
+//! One thread reads both. When a container has reached its limit, this thread reads only the `status` files
+//! of its processes. Reading smaps could take so long that a killed container is removed before its counter
+//! is read. On version 2, the thread polls the counters. Version 1 reports events only to a process with
+//! write access, so there the counters are read when the node's count of kills has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -52,17 +52,17 @@ impl State {
     /// Reads everything that is due now. Returns whether the scraping thread has something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Kills are taken first. If a container were read before that, the killed process would be missing in
-        // the reading.
+        // Kills are taken before containers are read. In the other order, the killed process would be missing
+        // in the reading.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         self.read_moments(measured.at_limit, now);
         measured.is_due || measured.has_new || !self.found.is_empty()
     }
 
-    /// Reads what the containers hold that have reached a limit, or may reach it before the next measurement.
-    /// A container with a kill that is not recorded yet is not read again, because the killed process would
-    /// be missing in the new reading.
+    /// Reads the containers that have reached a limit, or may reach it before the next measurement. A
+    /// container with a kill that is not recorded yet is skipped, because the killed process would be missing
+    /// in a new reading.
     fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
         let mut ids = at_limit;
         for which in self.counters.take_at_limit() {
@@ -101,8 +101,8 @@ impl OomWatch {
     }
 
     /// Starts the watching thread. It wakes the scraping thread when there are kills to report, or processes
-    /// to read. `cpu_budget` is a fraction of one core, and 0 means no limit. Measurements may use a quarter
-    /// of it.
+    /// to read. `cpu_budget` is a fraction of one core, of which measurements may use a quarter. If
+    /// `cpu_budget` is 0, there is no limit.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
@@ -136,13 +136,14 @@ impl OomWatch {
         self.0.lock().counters.end(id);
     }
 
-    /// Replaces the processes of the containers with these. Puts the previous list into `processes`, so that
-    /// its buffer can be used again.
+    /// Replaces the processes of the containers by `processes`, and puts the previous list there, so that its
+    /// buffer can be used again.
     pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of cgroups that may be removed soon, and drops the counters of removed cgroups.
+    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
+    /// dropped.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }
@@ -159,22 +160,23 @@ impl OomWatch {
         std::mem::take(&mut state.found)
     }
 
-    /// For each pod with a cgroup that was removed since the last call, returns one of its containers.
+    /// Returns one container of each pod with a cgroup that was removed since the last call.
     pub fn take_gone_pods(&self) -> Vec<Arc<Container>> {
         self.0.lock().counters.take_gone_pods()
     }
 
-    /// Whether a container comes so close to a limit that its processes are due to be read.
+    /// Whether the processes of a container are due to be read, because it comes close to a limit.
     pub fn has_due(&self) -> bool {
         self.0.lock().limit_watch.has_due()
     }
 
-    /// Whether no container and no pod was created in the last seconds.
+    /// Whether no container and no pod was created in the last ten seconds.
     pub fn is_calm(&self) -> bool {
         self.0.lock().limit_watch.is_calm(Instant::now())
     }
 
-    /// Returns the containers with processes that are due to be read. Each container is returned once.
+    /// Returns the containers with processes that are due to be read. They are not returned again by the next
+    /// call.
     pub fn take_due(&self) -> BTreeSet<ContainerId> {
         self.0.lock().limit_watch.take_due()
     }
@@ -190,12 +192,13 @@ impl OomWatch {
         self.0.lock().limit_watch.time_to_limit(id, Instant::now())
     }
 
-    /// Returns the memory use of a container or its pod in thousandths of the limit, whichever is higher.
+    /// Returns the memory use of a container in thousandths of its limit, or that of its pod in thousandths
+    /// of the pod's limit, whichever is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.0.lock().limit_watch.permille(id)
     }
 
-    /// Does what the watching thread would do now if there is no notification.
+    /// Does one step of the watching thread, as if no file had an event.
     #[cfg(test)]
     pub(super) fn step(&self, proc: Proc, now: Instant) {
         let mut state = self.0.lock();
@@ -206,7 +209,8 @@ impl OomWatch {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic ends the process (or the test), so the state is never half changed.
+        // A poisoned lock is taken all the same. A panic ends the process (or the test), so the state is
+        // never half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

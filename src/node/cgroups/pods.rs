@@ -1,5 +1,5 @@
 //! The memory of the pods that have a running container: how much is charged to each pod, and how much of
-//! that is outside its running containers.
+//! that is charged to none of its running containers.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl Pods {
             table[i].started_at = table[i].started_at.max(account.started_at());
             table[i].containers.push(container.clone());
         }
-        // If several pods share a cgroup, it is not the cgroup of a pod.
+        // If several pods share a cgroup, that cgroup is not the cgroup of a pod.
         table.retain(|pod| !shared.contains(&pod.path) && pod.is_selected());
         for pod in &mut table {
             let before = self.table.binary_search_by(|before| before.path.cmp(&pod.path));
@@ -85,7 +85,7 @@ impl Pods {
         accounts.set_read_for_pods(unselected.map(|container| container.id).collect());
     }
 
-    /// Sorts the pods by label text. If several have the same labels, only the one that started last is
+    /// Sorts the pods by label text. If several pods have the same labels, only the one that started last is
     /// exported.
     fn sort(&mut self) {
         let Self { table, order, .. } = self;
@@ -100,8 +100,8 @@ impl Pods {
     /// open.
     pub fn read(&mut self, accounts: &Accounts, max_open: usize) {
         let Self { fs, table, .. } = self;
-        // Pods below the same cgroup follow each other, so the limit of that cgroup is read once for all of
-        // them.
+        // The pods are sorted by path, so pods below the same cgroup follow each other. The limit of that
+        // cgroup is read once for all of them.
         let mut last: Option<(usize, Option<u64>)> = None;
         for i in 0..table.len() {
             let limit = match last {
@@ -117,9 +117,9 @@ impl Pods {
         }
     }
 
-    /// Returns the memory that is now charged to the pod of a container, outside its running containers. A
-    /// kill does not free the memory that an ended container has left, so the value is still right after a
-    /// kill.
+    /// Reads how much memory is now charged to the pod of a container, but to none of its running containers.
+    /// This may be read after a kill, because a kill does not free the memory that an ended container has
+    /// left.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;
@@ -184,8 +184,8 @@ impl Pod {
 
     fn read(&mut self, fs: &mut MemoryFs, limit_above: Option<u64>) {
         self.values = None;
-        // If reading fails, the open files may belong to a removed cgroup, and a new one may exist at the
-        // same path. So the files are opened again, once.
+        // If reading fails, the open files may belong to a removed cgroup, and a new cgroup may have the same
+        // path. So the files are opened again, once.
         for _ in 0..2 {
             let files = self.files.take().or_else(|| fs.open(&self.path));
             let values = files.as_ref().and_then(|files| fs.read(files, limit_above));

@@ -1,8 +1,9 @@
 //! The memory use of containers, which is read from their cgroups once per scrape.
 //!
 //! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
-//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). From
-//! 85% of the limit on, the result of these reads is kept. It is reported if the kernel then counts a kill.
+//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). If a
+//! container uses 85% of its limit or more, what was read is kept. If the kernel then counts a kill, an OOM
+//! record reports it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -48,11 +49,11 @@ pub struct CgroupUsage {
     /// `None` if the node is not exported.
     ledger: Option<Ledger>,
     watch: OomWatch,
-    /// The containers that this check reads, because they come close to a limit.
+    /// The containers that the current pass reads first, because they come close to a limit.
     due: BTreeSet<ContainerId>,
     totals: KillTotals,
     /// The latest start time among the processes in the first update. A process with a later start time
-    /// started while the exporter ran.
+    /// started after the exporter.
     latest_start: Option<u64>,
     buffers: Buffers,
     /// Buffers that are reused, so that a scrape allocates nothing.
@@ -82,8 +83,8 @@ impl CgroupUsage {
     }
 
     /// Starts the thread that looks for containers close to their limit. If the kernel reports OOM kills, the
-    /// thread looks for these too. The thread wakes the scraping thread when it finds something. Its
-    /// measurements use at most a quarter of this CPU budget.
+    /// thread looks for these too. When it finds something, it wakes the scraping thread. `cpu_budget` is a
+    /// fraction of one core, of which the thread's measurements use at most a quarter.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
@@ -119,14 +120,15 @@ impl CgroupUsage {
         }
     }
 
-    /// Drops the kill count with these labels, unless a container with these labels is left or has had kills.
+    /// Drops the kill count with these labels, unless another container with these labels has a process. A
+    /// count above 0 is kept.
     fn forget(&mut self, labels: &str) {
         if !self.accounts.containers().any(|container| container.labels == labels) {
             self.totals.forget(labels);
         }
     }
 
-    /// Begins to count the kills of containers with a cgroup that has just become known.
+    /// Begins to count the kills of containers whose cgroup has just become known.
     fn watch_new(&mut self, processes: &ProcessTable) {
         let start_times = || processes.seen().map(|process| process.start_time.unwrap_or(0));
         if self.latest_start.is_none() {
@@ -168,8 +170,8 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // A pod has four open files. The node has two for each top-level cgroup and one for each pod.
-        // Together these are at most a ninth of the limit of open files.
+        // For the pods, four files of each are open. For the node, two files of each top-level cgroup and one
+        // file of each pod are open. Together these are at most a ninth of the limit of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -182,7 +184,7 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
-    /// Whether no container and no pod was created in the last seconds. If so, checks may be rarer.
+    /// Whether no container and no pod was created in the last ten seconds. If so, checks may be rarer.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }
@@ -206,8 +208,8 @@ impl CgroupUsage {
         self.watch.time_to_limit(id)
     }
 
-    /// Adds the sums of a scrape to the accounts: the mapped tmpfs of each container, and the mapped memory
-    /// of containers close to their limit.
+    /// Adds to the accounts what a scrape has summed up: the mapped tmpfs of each container, and the mapped
+    /// memory of containers close to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
@@ -234,7 +236,8 @@ impl CgroupUsage {
         let Self { fs, accounts, pods, watch, totals, .. } = self;
         let with_content = |(found, end): (FoundKill, End)| {
             let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
-            // Version 1 does not show which limit was hit, so it may have been the pod's.
+            // The memory that an ended container has left may explain that the pod's limit was hit. Version 1
+            // does not show which limit was hit, so it may have been the pod's.
             let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
             let pods = pods.as_ref().filter(|_| may_be_pods);
             let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));

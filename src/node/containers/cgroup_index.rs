@@ -7,8 +7,8 @@
 //! exporter's own cgroup, and the root is a path of only `..`.
 //!
 //! A workload may name one of its own cgroups after another container. So an id below a container's cgroup
-//! counts only where the runtime has placed the container with that id. This is where its init process was
-//! first seen, or if that is unknown, where no path outside other containers has the id.
+//! counts only if the runtime has placed that other container there: its init process was first seen there.
+//! If no init process is listed for it, its id must be in no path outside other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids that were seen outside the cgroups of other containers.
+    /// The ids that were seen in paths outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
@@ -30,8 +30,8 @@ pub struct CgroupIndex {
     includes_ended: bool,
 }
 
-/// The containers that have their id in no path, by the first cgroup of the init process. `None` means that
-/// containers of different pods share it.
+/// The containers whose id is in no path, by the first cgroup of the init process. The value is `None` if
+/// containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the cgroups in which its init process was first seen, if it was seen.
@@ -49,7 +49,7 @@ impl Listed {
     }
 }
 
-/// Where a container is: a path as proc prints it.
+/// Where a container is. The paths are as proc prints them.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a, 'p> {
     /// The container at this place.
@@ -65,7 +65,7 @@ impl CgroupIndex {
     }
 
     /// Learns from the cgroups of all processes whether the exporter is in a cgroup namespace, and which ids
-    /// are outside other containers. Returns whether a process may now be in another container.
+    /// are in paths outside other containers. Returns whether a process may now be in another container.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -134,8 +134,8 @@ impl CgroupIndex {
         known.is_none()
     }
 
-    /// Returns the container of a process with these cgroups. The path with a listed id decides, in whichever
-    /// hierarchy. If no path has one, the main path decides.
+    /// Returns the container of a process with these cgroups. If a path in any hierarchy contains a listed
+    /// id, that path decides. Otherwise the main path decides.
     pub fn container_of<'a, 'p>(&'a self, cgroups: &'p Cgroups) -> Option<Place<'a, 'p>> {
         let by_id = cgroups.paths().find_map(|path| match self.find(path) {
             (place, true) => Some(place),
@@ -149,8 +149,8 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Follows `path` from the root inwards. Returns the innermost container that counts, and whether the
-    /// path contains a listed id.
+    /// Follows `path` from the root inwards. Returns the container that has the cgroup at the end of `path`,
+    /// and whether `path` contains a listed id.
     ///
     /// Only whole components match. No path below `..` is below `/`: inside a cgroup namespace, `/../x` is
     /// outside `/`.
@@ -185,7 +185,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether the cgroup at `path` is the first cgroup of a container that has its id in no path.
+/// Whether the cgroup at `path` is the first cgroup of a container whose id is in no path.
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
@@ -223,7 +223,7 @@ mod tests {
         id
     }
 
-    /// A workload names one of its own cgroups after another container.
+    /// A workload in container a names one of its own cgroups after container b.
     #[test]
     fn id_below_another_container_counts_only_where_the_runtime_placed_it() {
         let (real, fake) = ("/kubepods/pod2/b", "/kubepods/pod1/a/b");
@@ -286,8 +286,8 @@ mod tests {
 
     #[test]
     fn container_has_every_cgroup_from_its_id_down() {
-        // Both cgroup drivers, versions 1 and 2, a node inside another (kind), and the inside of a cgroup
-        // namespace.
+        // The cases cover both cgroup drivers, versions 1 and 2, a node inside another (kind), and the inside
+        // of a cgroup namespace.
         assert_containers(&[
             (
                 "abc",

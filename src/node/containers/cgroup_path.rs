@@ -1,6 +1,6 @@
 //! Splits the path of a cgroup into components, and finds the container ids in them.
 
-/// Returns each component of `path`, together with the part of `path` that ends in that component.
+/// Returns each component of `path`, together with the part of `path` from its beginning to that component.
 pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut end = 0;
     path.split(|&b| b == b'/').map(move |component| {
@@ -17,7 +17,8 @@ pub fn key(path: &[u8]) -> &[u8] {
 
 /// Returns the cgroup of the container with this id. `path` is the cgroup path of a process in the container.
 /// The result is the part of `path` down to the outermost component that is the id. The container's limits
-/// are set there, whatever cgroups the container has made below. Returns `None` if no component is the id.
+/// are set on that cgroup, even if the container has made cgroups below it. Returns `None` if no component is
+/// the id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
@@ -40,7 +41,7 @@ pub fn id_of(component: &[u8]) -> &[u8] {
 }
 
 /// Returns the outermost id in `path` for which `is_listed` is true. Returns `None` if a cgroup further out
-/// belongs to a container that has its id in no path. `is_first` is true for such a cgroup.
+/// in `path` belongs to a container whose id is in no path. `is_first` is true for such a cgroup.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

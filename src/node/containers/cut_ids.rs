@@ -1,6 +1,6 @@
-//! Completes the ids of containers of which only the first digits are known. The kubelet cuts the names of
-//! its links at 255 bytes, which also cuts the container ids at the end of the names. A cut id is completed
-//! if exactly one id in the cgroup paths of processes begins with the same digits.
+//! Completes cut container ids. The kubelet cuts the names of its links at 255 bytes. The container id is at
+//! the end of a name, so of some ids only the first digits are known. Such an id is completed if exactly one
+//! id in the cgroup paths of processes begins with these digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use crate::sources::Container;
 /// The number of hexadecimal digits in a container id. It is the same for every runtime.
 const ID_LEN: usize = 64;
 
-/// The containers of a listing: those with a cut id, and the others.
+/// The containers of a listing: those with a whole id, and those with a cut id.
 #[derive(Debug, Default)]
 pub struct CutIds {
     /// The containers with a whole id, sorted by id. The list is empty while no id is cut.
@@ -28,8 +28,8 @@ pub struct CutIds {
 }
 
 impl CutIds {
-    /// Takes over a listing. Returns the containers with a known id, sorted by id. Among these are containers
-    /// with cut ids that were completed before.
+    /// Takes over a listing. Returns the containers whose whole id is known, sorted by id. Among these are
+    /// containers with cut ids that were completed before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -45,8 +45,8 @@ impl CutIds {
         self.containers()
     }
 
-    /// Completes the cut ids from the cgroups of all processes. Returns the containers with a known id,
-    /// sorted by id, or `None` if they are the same as before.
+    /// Completes the cut ids from the cgroups of all processes. Returns the containers whose whole id is
+    /// known, sorted by id, or `None` if they are the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -62,7 +62,8 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers with digits that match more than one id.
+    /// Returns the number of containers for which more than one id matches the known digits, or whose id
+    /// matches more than one container.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
@@ -93,7 +94,8 @@ impl CutIds {
                     is_ambiguous[i] |= is_other || matched.len() > 1;
                     whole[i] = Some(id.into());
                 }
-                // Inside a container's cgroup, the workload chooses the names.
+                // The components below belong to this container. The workload chooses their names, so they
+                // are skipped.
                 if is_listed || !matched.is_empty() {
                     break;
                 }
@@ -138,8 +140,8 @@ mod tests {
     #[test]
     fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // Each case has the known digits, the paths of the processes, the completed ids, and the number of
-        // ambiguous ids.
+        // Each case has the known digits, the paths of the processes, the names of the containers whose ids
+        // are completed, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
             (&["aaaaaaaaaaaa"], vec![], &[], 0),
@@ -158,7 +160,8 @@ mod tests {
             // other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Inside another container's cgroup, the workload chooses the names.
+            // Inside another container's cgroup, the workload chooses the names. So the ids there complete
+            // nothing.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

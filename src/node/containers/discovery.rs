@@ -33,7 +33,8 @@ pub struct Discovery {
     /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// The number of names in the listing that name no container; `None` if the source lists no names.
+    /// The number of names in the listing that are not names of container links; `None` if the source lists
+    /// no links.
     n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
@@ -93,8 +94,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns the number of the kubelet's links that match no container, or more than one because the id in
-    /// them is cut. Returns `None` for other sources.
+    /// Returns how many of the kubelet's links match no container, or more than one because the id in them is
+    /// cut. Returns `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
@@ -180,8 +181,8 @@ impl Discovery {
         self.has_changed = true;
     }
 
-    /// Learns from the processes of the node where the init processes are, and begins a listing if one is
-    /// due. Returns whether the index has changed, so that a process may be in another container than before.
+    /// Finds the init processes among the processes of the node, and begins a listing if one is due. Returns
+    /// whether the index has changed, so that a process may be in another container than before.
     ///
     /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
@@ -231,7 +232,7 @@ mod tests {
     use super::super::table::{ContainerId, tests::listed};
     use super::*;
 
-    /// A discovery with its source and its clock.
+    /// A discovery, its source and its clock.
     struct Node {
         discovery: Discovery,
         source: FakeSource,
@@ -270,8 +271,8 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        /// Ends the listing in progress. It returns these containers, each with its id and the pid of its
-        /// init.
+        /// Ends the listing in progress. The listing returns these containers, each with its id and the pid
+        /// of its init process.
         fn answer(&mut self, ms: u64, containers: &[(&str, u32)]) {
             let containers =
                 containers.iter().map(|&(id, pid)| listed(id, Some(pid).filter(|&pid| pid != 0)));
@@ -280,8 +281,8 @@ mod tests {
             self.discovery.refresh(self.at(ms));
         }
 
-        /// Simulates a scrape that finds these processes. Returns whether a process may have another
-        /// container.
+        /// Simulates a scrape that finds these processes. Returns whether a process may be in another
+        /// container than before.
         fn see(&mut self, ms: u64, processes: &[Process]) -> bool {
             let with_cgroups: Vec<_> = processes
                 .iter()

@@ -8,8 +8,8 @@ use super::schedule::Schedule;
 use crate::demand::Wake;
 use crate::sources::{Listing, Source};
 
-/// A listing that takes longer than this is late. Even on a node with 1,000 containers it takes under a
-/// second.
+/// If a listing takes longer than this, the runtime counts as down. Even on a node with 1,000 containers a
+/// listing takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
 /// If a scrape sees a change that the listed containers do not explain, it begins a listing and waits for it
@@ -84,9 +84,9 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. `is_unexplained` says that a change was seen that the listed
-    /// containers do not explain. In that case the call also waits a moment for the listing. Returns whether
-    /// it waited.
+    /// Begins a listing if one is due. `is_unexplained` says that the listed containers do not explain a
+    /// change on the node. In that case the call also waits a moment for the listing. Returns whether it
+    /// waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// When something new is seen, only a listing that begins at least this much later can explain it. The
-/// runtime may not list a container yet although its first process already exists.
+/// A listing explains a change only if it begins at least this long after the change was seen. An earlier one
+/// may not name a new container yet, although the container's first process already exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// When something was seen that no listing has explained yet.
+    /// When a change was last seen that the listed containers did not explain.
     unexplained_since: Option<Instant>,
     /// When the last successful listing began.
     listed_at: Option<Instant>,
@@ -43,13 +43,12 @@ impl Schedule {
         self.began_at
     }
 
-    /// Notes that proc shows something that the listed containers do not explain.
+    /// Notes that proc shows a change that the listed containers do not explain.
     pub fn see_unexplained(&mut self, now: Instant) {
         self.unexplained_since = Some(now);
     }
 
-    /// Notes that the listing has succeeded. `more_to_come` says that some container in it had not started
-    /// yet.
+    /// Notes that the listing has succeeded. `more_to_come` says that a container in it had not started yet.
     pub fn succeed(&mut self, more_to_come: bool, now: Instant) {
         self.listed_at = self.began_at;
         if more_to_come {
@@ -84,7 +83,7 @@ mod tests {
     struct Clock(Schedule, Instant);
 
     impl Clock {
-        /// Returns a schedule with successful listings at 0 and at 3,000.
+        /// Returns a schedule with successful listings at 0 and 3,000 milliseconds.
         fn quiet() -> Self {
             let mut clock = Self(Schedule::default(), Instant::now());
             clock.list(0, false);

@@ -17,7 +17,7 @@ pub struct Selection<'a> {
     pub filters: &'a [Filter],
     /// The number of processes that a filter selects.
     pub n_selected: usize,
-    /// The number of processes in containers.
+    /// The number of processes that are in containers.
     pub n_processes: usize,
     /// The number of containers with a selected process.
     pub n_selected_containers: usize,
@@ -55,7 +55,7 @@ impl fmt::Display for Selection<'_> {
         let Self {
             filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
         } = self;
-        // If no container has a process, no filter can select one.
+        // If no container has a process, the filters cannot be the reason why nothing is selected.
         match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
             (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
             (0, n, lister) => {

@@ -47,8 +47,8 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both are the same container of the runtime. The runtime may have listed it again with another
-    /// init process.
+    /// Whether both are the same container of the runtime, even if the runtime has listed it again with
+    /// another init process.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }
@@ -77,13 +77,14 @@ pub struct Tracked {
     /// When the init process started, once that is known. A process with the same pid and another start time
     /// is another process.
     pub init_start_time: Option<u64>,
-    /// Whether the init process was in the last listing of proc, and whether it was in the one before.
+    /// Whether the init process was in the last listing of proc (`init_is_there`), and in the one before
+    /// (`init_was_there`).
     init_is_there: bool,
     init_was_there: bool,
     /// Whether the process with the listed pid is not the container's init process.
     init_is_foreign: bool,
-    /// Whether the container runs now, and whether it ran in the previous scrape. A container runs if the
-    /// runtime lists it as running, or if it has a process.
+    /// Whether the container runs now (`is_running`), and whether it ran in the previous scrape
+    /// (`was_running`). A container runs if the runtime lists it as running, or if it has a process.
     is_running: bool,
     was_running: bool,
 }
@@ -121,9 +122,8 @@ impl Containers {
         self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
     }
 
-    /// Replaces the containers with the containers of a new listing. What is known about a container is kept
-    /// if the new listing has it unchanged. `includes_ended` says that the listing may name containers that
-    /// have ended.
+    /// Replaces the containers with the containers of a new listing. If a container is unchanged, what is
+    /// known about it is kept. `includes_ended` says that the listing may name containers that have ended.
     pub fn replace_listing(
         &mut self,
         listed: Vec<sources::Container>,
@@ -181,9 +181,9 @@ impl Containers {
     }
 
     /// Rejects the init process of a container if the container's id is in the cgroup paths of other
-    /// processes, but not in the cgroup paths of the init process. The listed pid then belongs to another
-    /// process by now, or it is from another PID namespace. The runtime inside a kind node lists such pids.
-    /// Returns whether a process was rejected.
+    /// processes, but not in those of the init process. Then the listed pid now belongs to another process,
+    /// or it is from another PID namespace: the runtime inside a kind node lists such pids. Returns whether a
+    /// process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
@@ -199,7 +199,8 @@ impl Containers {
     }
 
     /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` returns the pod. It
-    /// also gets the number of container ids used so far, to assign a new one.
+    /// also gets the number of container ids used so far. If it makes a new container for the pod, it
+    /// increases that number.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
@@ -207,7 +208,7 @@ impl Containers {
     }
 
     /// Returns whether an init process has disappeared since the last call. The container of that process
-    /// keeps its cgroup until a listing shows that the container has ended.
+    /// keeps its cgroups until a listing shows that the container has ended.
     pub fn misses_init(&mut self) -> bool {
         let mut is_missed = false;
         for &(_, i) in &self.inits {

@@ -8,14 +8,14 @@ use crate::procfs::cgroup::Cgroups;
 /// The cgroups outside containers that the last scrape found.
 #[derive(Debug, Default)]
 pub struct UnknownCgroups {
-    /// The cgroups, each with the number of the last scrape that saw it.
+    /// The cgroups, each with the number of the scrape that saw it last.
     seen: HashMap<Cgroups, u64>,
     n_scrapes: u64,
 }
 
 impl UnknownCgroups {
-    /// Notes the cgroups of all processes. Returns whether one of them is new and belongs to no container.
-    /// `has_changed` says that the index has changed since the last scrape.
+    /// Notes the cgroups of all processes. Returns whether one of them belongs to no container and was not
+    /// seen before. `has_changed` says that the index has changed since the last scrape.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,

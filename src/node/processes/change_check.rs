@@ -2,13 +2,13 @@
 //!
 //! A process is read again only if its values may have changed:
 //! 1. If `stat` shows that the process has worked (page faults, CPU time, size, resident pages), it is read.
-//! 2. Otherwise other processes may have changed its memory. `smaps_rollup` shows what they did, and `maps`
-//!    shows the layout. If both print the same bytes as before, the last reading is confirmed.
+//! 2. Otherwise other processes may have changed its memory. `smaps_rollup` shows the sums over its mappings,
+//!    and `maps` shows their layout. If both print the same bytes as before, the last reading is confirmed.
 //! 3. In all other cases the process is read.
 //!
 //! The two files are hashed just before a full read. The hashes are kept only if the values of that read add
-//! up to the rollup, so nothing changed in between. No value is ever estimated, and every process is read in
-//! full at least every five minutes.
+//! up to the rollup: then nothing has changed between the hashing and the read. No value is ever estimated,
+//! and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,13 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// If this many checks in a row find that a process has worked, it is read without a check for the next
+/// If this many checks in a row find that a process has worked, it is read without a check in the next
 /// [`N_UNCHECKED`] scrapes. A check costs a twelfth of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// After this many costly checks in a row, the process is read without a check. More than one check decides,
-/// because a single measurement may be wrong.
+/// If this many checks in a row were costly, the process is read without a check. One check is not enough to
+/// decide that, because a single measurement may be wrong.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -33,7 +33,8 @@ pub struct Fingerprint {
     /// The work that the process had done.
     pub work: Work,
     /// The hashes of what the kernel printed about the memory of the process. `None` if the process had
-    /// worked, or if the values of the read do not add up to what the kernel printed.
+    /// worked, so that nothing was hashed, or if the values of the read do not add up to what the kernel
+    /// printed.
     pub hashes: Option<Hashes>,
 }
 
@@ -42,14 +43,14 @@ pub struct Fingerprint {
 pub enum Check {
     /// No check is made: the process is read in full.
     ReadAll,
-    /// The read takes a fingerprint. If it equals this one, the process is not read in full.
+    /// The read takes a new fingerprint. If it equals the one given here, the process is not read in full.
     CompareWith(Option<Fingerprint>),
 }
 
 /// The change checks of one process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChangeCheck {
-    /// The fingerprint that belongs to the current values.
+    /// The fingerprint that was taken just before the current values were read.
     fingerprint: Option<Fingerprint>,
     /// When the process was last read in full.
     read_at: Option<Instant>,
@@ -57,10 +58,10 @@ pub struct ChangeCheck {
     read_cost: Duration,
     /// The number of checks in a row that found that the process had worked.
     busy_streak: u32,
-    /// The number of further scrapes that read the process without a check.
+    /// How many more scrapes read the process without a check.
     n_unchecked_left: u32,
-    /// The number of checks in a row that cost nearly as much as reading in full. This happens with few
-    /// mappings, or with large ones.
+    /// The number of checks in a row that were costly: each cost more than three quarters of a full read.
+    /// This happens with few mappings, or with large ones.
     costly_streak: u32,
 }
 
@@ -97,7 +98,7 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // Normally no hashes were computed here, so this is the cost of the read alone.
+            // Usually no hashes were computed here, so this is the cost of the full read alone.
             self.read_cost = cost;
             if has_compared {
                 self.busy_streak += 1;

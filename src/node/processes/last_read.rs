@@ -8,12 +8,12 @@ use super::job::Detail;
 use super::read_state::Pause;
 use crate::totals::reading::ReadingId;
 
-/// After a long read, wait this many times its duration before the next read of the process. The memory-map
-/// lock is then held at most 1% of the time.
+/// After a long read, the process rests for this many times the duration of the read. As a result, its
+/// memory-map lock is held at most 1% of the time.
 const REST: u32 = 100;
 
-/// One count of mappings is used for this many reads of the kernel's sum. The sum does not include the number
-/// of mappings, and counting them makes a read 50% more expensive.
+/// One count of mappings serves this many further reads of the kernel's sum. The sum does not include the
+/// number of mappings, and counting them makes a read 50% more expensive.
 const MAX_COUNT_USES: u32 = 9;
 
 /// A program, identified by the start addresses of its code and its stack.
@@ -48,7 +48,7 @@ pub enum Content {
 pub struct MemoryRead {
     /// What was read.
     pub content: Content,
-    /// The number of mappings.
+    /// The number of mappings, or the least number that is known.
     pub n_mappings: u64,
     /// The fingerprint that the change check took before the read, if it took one.
     pub fingerprint: Option<Fingerprint>,
@@ -59,9 +59,10 @@ pub struct MemoryRead {
 /// The last values of a process, and what is known from reading them.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began. The values are from that time, unless that read failed.
+    /// When the last read began, unless it found overlapping mappings. The values are from that time, unless
+    /// that read failed.
     at: Option<Instant>,
-    /// When the last read that found overlapping mappings began. The values are older than that.
+    /// When the last read that found overlapping mappings began. Such a read keeps the previous values.
     torn_at: Option<Instant>,
     /// How long the read that returned the values took.
     took: Duration,
@@ -71,14 +72,14 @@ pub struct LastRead {
     maps_nothing: bool,
     /// The program that ran when the values were read, if it is known.
     program: Option<Program>,
-    /// If mappings are slow to print, the kernel's sum is read instead until this time. The number is the
-    /// least number of mappings that the process has.
+    /// Set if mappings are slow to print: the time until which the kernel's sum is read instead, and a number
+    /// of mappings that the process has at least.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
 }
 
-/// The number of mappings, and for how many more reads of the sum it is used.
+/// The number of mappings, and how many more reads of the sum may use that number.
 #[derive(Clone, Copy, Debug, Default)]
 struct MappingCount {
     n_mappings: u64,
@@ -126,13 +127,13 @@ impl LastRead {
         self.program
     }
 
-    /// Whether the kernel's sum is read, or was read before, because mappings were slow to print.
+    /// Whether the mappings were slow to print since the process began to run its current program.
     pub fn was_slow(&self) -> bool {
         self.summed_until.is_some()
     }
 
-    /// Returns when the last read began, even if that read found overlapping mappings. From then on, the
-    /// process waits for its next read.
+    /// Returns when the last read began, even if that read found overlapping mappings. Since then, the
+    /// process has been waiting for its next read.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
@@ -197,21 +198,22 @@ impl LastRead {
         (self.reading, self.maps_nothing) = (None, false);
     }
 
-    /// Drops the values of a process that is not selected any more. If a filter selects it again later, it is
-    /// treated as new.
+    /// Drops the values of a process that is no longer selected. If a filter selects it again later, it
+    /// counts as new.
     pub fn forget(&mut self) {
         (self.at, self.torn_at) = (None, None);
         self.forget_values();
     }
 
-    /// Drops everything that does not apply if the process runs another program.
+    /// Drops everything that applies only to the program that the process ran before.
     pub fn start_over(&mut self) {
         self.forget();
         (self.program, self.summed_until) = (None, None);
     }
 }
 
-/// Returns the pause after a read. The process rests if the read took more than a hundredth of `interval`.
+/// Returns the pause after a read. The process rests if the read used more CPU time than a hundredth of
+/// `interval`.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }

@@ -23,7 +23,7 @@ use crate::totals::reading::ReadingId;
 pub struct Process {
     identity: Identity,
     /// The previous entry for this pid. If it has the same start time as this process, it is the same process
-    /// under an old inode number. After a shortage of memory, the kernel gives a new number to a process that
+    /// under an old inode number: after a shortage of memory, the kernel gives a new number to a process that
     /// still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
@@ -32,7 +32,7 @@ pub struct Process {
     last: LastRead,
     /// When a listing of proc first showed the process, or when it began to run another program.
     found_at: Instant,
-    /// Whether the process had a new name at the end of its last read, so that the read is repeated.
+    /// Whether the last read found that the process has a new name. Such a read is repeated once.
     has_new_name: bool,
 }
 
@@ -103,12 +103,12 @@ impl Process {
         self.attribution.cgroups()
     }
 
-    /// Returns the state of the current read of the process.
+    /// Returns the state of the process's reads.
     pub fn state(&self) -> ReadState {
         self.state
     }
 
-    /// Whether the last read of the process was refused.
+    /// Whether the kernel refused the last read of the process.
     pub fn is_refused(&self) -> bool {
         matches!(self.pause, Pause::Refused { .. })
     }
@@ -128,8 +128,8 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the reading of the process, which is added to the sums, and the reading of the previous entry
-    /// for its pid, which is not. The flag says whether a reading is added.
+    /// Returns the reading of the process and the readings of previous entries for its pid. The flag says
+    /// whether a reading is added to the sums. Only the first one is.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -163,7 +163,8 @@ impl Process {
         self.attribution.move_to(cgroups);
     }
 
-    /// Looks up the container of the process. The values are dropped if it is another container than before.
+    /// Looks up the container of the process. If the process is now in another container than before, the
+    /// values are dropped.
     pub fn look_up(&mut self, index: &CgroupIndex) {
         if self.attribution.look_up(index) {
             self.last.forget();
@@ -196,16 +197,16 @@ impl Process {
         matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
     }
 
-    /// Starts over after the process has executed another program. The cost of earlier reads does not apply
-    /// to that program.
+    /// Starts over after the process has executed another program. What the reads of the previous program
+    /// cost no longer matters.
     pub fn start_over(&mut self) {
         self.last.start_over();
         self.pause.end_rest();
         self.found_at = Instant::now();
     }
 
-    /// Whether the process keeps its state without a read: it has values, or it rests after a long read. A
-    /// stuck process does not.
+    /// Whether the process keeps its state without a read, because it has values, or because it rests after a
+    /// long read. A stuck process does not.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -239,7 +240,7 @@ impl Process {
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips the process because it looks stuck. Returns whether it counts as stuck from now on. A process
+    /// Skips the process because it looks stuck. Returns whether it has begun to count as stuck. A process
     /// outside the selected containers, such as a kernel thread, never counts as stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
@@ -280,9 +281,10 @@ impl Process {
         }
     }
 
-    /// Decides whether a read must be repeated because the process has a new name. Such a process may run
-    /// another program, but the read may still have returned the memory of its parent: after vfork, a process
-    /// shares that memory until it executes a program.
+    /// Returns whether a read must be repeated, because it found a new name. A process with a new name may
+    /// run another program. After vfork, however, a process shares the memory of its parent until it executes
+    /// a program. So the read may have returned the memory of the parent. A repeated read is not repeated
+    /// again for its name.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name

@@ -86,12 +86,12 @@ pub enum Pause {
         /// When the next read may begin.
         until: Instant,
     },
-    /// The kernel refused the last reads. Each refusal may cause an audit record. So the next read comes
-    /// after 1, 2, 4 and so on, up to 64 scrapes.
+    /// The kernel refused the last reads. Each refusal may cause an audit record. So the process is read
+    /// again after 1 scrape, then after 2, then after 4, and so on, up to 64.
     Refused {
         /// The number of refusals in a row.
         n_in_a_row: u32,
-        /// The number of further scrapes in which the process is skipped.
+        /// How many more scrapes skip the process.
         n_scrapes_left: u32,
     },
 }

@@ -1,10 +1,10 @@
 //! The table of the node's processes.
 //!
-//! A read of a selected process also reads its name and its cgroups, at the end. If the process is not read,
-//! [`ProcessTable::refresh`] reads them. The cgroups of all other processes are read at each listing of proc,
-//! and the names of processes that a filter may select. Leaving out the selected processes there saves 4 us
-//! for each of them, 4% of a scrape of processes with 25 mappings. Checks between scrapes also leave out most
-//! of the other processes.
+//! At the end of each read of a selected process, its name and cgroups are read, too. If a selected process
+//! is not read, [`ProcessTable::refresh`] reads them. Of all other processes, each scrape reads the cgroups,
+//! and the names of those that a filter may select. Leaving out the selected processes here saves 4 us for
+//! each of them: 4% of a scrape of processes with 25 mappings. Checks between scrapes also leave out most of
+//! the other processes.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,14 +20,14 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// A first read takes 15 ms per GiB of resident memory, and 5 microseconds per mapping. 200 mappings are
-/// assumed, a usual number, because counting them would take the memory-map lock.
+/// A first read takes 15 ms per GiB of resident memory, and 5 microseconds per mapping. The number of
+/// mappings is assumed to be 200, a usual number, because counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// A process that was found longer ago than this has already left the cgroup in which it was forked. So only
-/// one in eight checks reads its cgroups. Reading the cgroups of 120 unselected processes in every check took
-/// a third of the check's time.
+/// A new process soon leaves the cgroup in which it was forked. If a process was found longer ago than this,
+/// only one in eight checks reads its cgroups. Reading the cgroups of 120 unselected processes in every check
+/// took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
@@ -42,12 +42,11 @@ pub struct ProcessTable {
     /// The table of the previous scrape, while the new one is built.
     before: Vec<Box<Process>>,
     entries: Vec<Entry>,
-    /// The zombies, by pid. Their files are not read again, because that took 18% of a core with 20,000
-    /// zombies.
+    /// The zombies, by pid. Their files are not read again: with 20,000 zombies, that took 18% of a core.
     zombies: Vec<Entry>,
     /// The zombies of the previous scrape, while the new list is built.
     zombies_before: Vec<Entry>,
-    /// The number of checks. It wraps around.
+    /// The number of checks so far. It wraps around.
     n_checks: u32,
     buffers: Buffers,
     /// A buffer that is reused.
@@ -156,9 +155,9 @@ impl ProcessTable {
         }
     }
 
-    /// Refreshes a process that keeps its values. If it has a new name, the values are still kept until
-    /// `stat` shows whether it runs another program. Otherwise a process could hide its memory by changing
-    /// its name. A job reads `stat`, because that can block.
+    /// Refreshes a process that keeps its values. If the process has a new name, the values are still kept
+    /// until `stat` shows whether it runs another program. Otherwise a process could hide its memory by
+    /// changing its name. `stat` is read later, by a job, because that read can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -172,8 +171,8 @@ impl ProcessTable {
         }
     }
 
-    /// Takes over the name and the cgroups that a read of the process has returned. `None` means that the
-    /// cgroups are unknown. Returns whether the name has changed.
+    /// Takes over the name and the cgroups that a read of the process has returned. `cgroups` is `None` if
+    /// they are unknown. Returns whether the name has changed.
     pub fn relocate(
         &mut self,
         i: usize,
@@ -201,7 +200,7 @@ impl ProcessTable {
     }
 
     /// Returns how long a read of the process will probably take: as long as the last one. If the process was
-    /// never read, the result is estimated from its resident memory.
+    /// never read, that is estimated from its resident memory.
     pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
@@ -281,15 +280,15 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns every reading of the processes, and whether it is added to the sums. The previous entry for a
-    /// pid may turn out to be the same process. So that entry keeps its reading until the start time is
-    /// known.
+    /// Returns every reading of the processes, and whether it is added to the sums. A previous entry for a
+    /// pid keeps its reading until the start time of the new entry is known, because both may be the same
+    /// process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }
 
-    /// Registers the container of each process that has values. A new listing may have replaced the container
-    /// by another one with the same labels. The process then keeps its values.
+    /// Registers the container of each process that has values. If a new listing has replaced a container by
+    /// another one with the same labels, its processes have kept their values.
     pub fn register_containers(&self, snapshot: &mut Snapshot) {
         let mut last = None;
         for process in self.iter().filter(|process| process.last().has_values()) {
@@ -306,7 +305,7 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether no read is detached, apart from stuck ones.
+    /// Whether no read is detached except those that are stuck.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }
@@ -317,7 +316,7 @@ impl ProcessTable {
         (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
     }
 
-    /// Returns the duration of the slowest read among those that returned the current values.
+    /// Returns the duration of the slowest among the reads that returned the current values.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.iter().filter(|process| process.last().has_values());
         with_values.map(|process| process.last().took()).max().unwrap_or_default()

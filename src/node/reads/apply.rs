@@ -13,8 +13,8 @@ use crate::procfs::Entry;
 use crate::procfs::errors::ReadError;
 use crate::totals::snapshot::{self, Snapshot};
 
-/// Applies the result of a read. This happens in the scrape that began the read or, if the read was detached,
-/// in a later one.
+/// Applies the result of a read. This happens in the scrape that began the read. If the read was detached, it
+/// happens in a later scrape.
 pub fn apply_read(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -106,7 +106,8 @@ fn apply_outcome<'f>(
 }
 
 /// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
-/// be repeated, because the process has a new name, or is in a new container for which there are no values.
+/// be repeated, because it found a new name, or because it returned no values and the old ones were dropped
+/// with the old container.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);
@@ -224,7 +225,7 @@ mod tests {
         }
 
         /// Lists the processes and queues their reads. Then runs `change`, and after that the reads. Returns
-        /// the number of reads.
+        /// how many reads there were.
         fn scrape(&mut self, change: impl FnOnce(&PathBuf)) -> u32 {
             let Self { directory, proc, discovery, processes, reads, snapshot, time_left } = self;
             let mut reader = Reader::new(true, usize::MAX);
@@ -277,8 +278,8 @@ mod tests {
         assert_eq!(node.reads.errors(), ReadErrors::default());
     }
 
-    /// The process was never read. A read is expected to take 2.3 ms: for 90 MiB of resident memory, plus one
-    /// millisecond for the mappings.
+    /// The process was never read. Its first read is expected to take 2.3 ms: 1.3 ms for 90 MiB of resident
+    /// memory, and 1 ms for its mappings.
     #[test]
     fn read_is_deferred_if_the_limit_may_be_reached_before_it_ends() {
         let mut node = Recorded::new("deferred");

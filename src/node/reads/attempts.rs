@@ -19,7 +19,7 @@ impl Attempts {
     /// is the number of mappings that the failed attempt has read.
     pub fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
         match error {
-            // The process now runs another program, which is read at once.
+            // The process now runs another program. That program is read at once.
             ReadError::Exec if !self.is_repeated => {
                 self.is_repeated = true;
                 self.n_execs += 1;

@@ -1,22 +1,24 @@
-//! The CPU time that scrapes may use, as a share of the elapsed time. If one scrape uses too much, later ones
-//! use less.
+//! The CPU time that scrapes may use, as a share of the elapsed time. If one scrape uses more than its share,
+//! later ones use less.
 //!
-//! Everything is charged: listing proc, reading, summing and rendering. If everything except the reads would
-//! take more than half of the budget, scrapes become rarer. In this way half of the budget remains for reads.
+//! The budget pays for everything: listing proc, reading, summing and rendering. If everything except the
+//! reads would take more than half of the budget, scrapes become rarer, so that half of the budget remains
+//! for reads.
 
 use std::time::{Duration, Instant};
 
 use crate::credit::Credit;
 
-/// Credit is earned for at most this long. So even after an idle hour, a scrape takes at most 15 s of CPU
-/// time.
+/// Credit is earned for at most this long. So with a budget of a quarter of a core, a scrape takes at most 15
+/// s of CPU time, even after an idle hour.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
 /// The budget, in seconds of CPU time.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     credit: Credit,
-    /// The cost of the last scrape, not counting its reads. The next scrape reserves the same amount.
+    /// The cost of the last scrape, not counting its reads. The next scrape sets the same amount aside before
+    /// it reads.
     overhead_seconds: f64,
     began_at: Option<Instant>,
     /// The cost of the last check, not counting its reads.
@@ -43,8 +45,8 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// What earlier scrapes used beyond the budget is paid off first. Credit that was not used is lost, so an
-    /// idle hour does not allow a long burst.
+    /// The CPU time that earlier scrapes used beyond the budget is subtracted first. Credit from before the
+    /// last scrape is lost, so an idle hour does not allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
@@ -66,13 +68,13 @@ impl Budget {
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns when the next check may begin. Checks may use a quarter of the budget, not counting their
+    /// Returns when the next check may begin. Checks may use a quarter of the budget for everything except
     /// reads.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the longest time for which credit is earned.
+    /// Returns the longest time for which credit is earned at once.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -93,7 +95,8 @@ impl Budget {
         self.credit.spend(self.overhead_seconds - before);
     }
 
-    /// Ends the first scrape, which was not limited. Later scrapes do not have to pay off its cost.
+    /// Ends the first scrape, which was not limited. Its cost is not subtracted from what later scrapes may
+    /// use.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
         self.credit.limit(self.began_at);
         self.overhead_seconds = overhead.as_secs_f64();
@@ -104,7 +107,8 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the time in which half of the budget pays for the last scrape, not counting its reads.
+    /// Returns the shortest time between two scrapes. In that time, half of the budget earns the cost of the
+    /// last scrape, not counting its reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
@@ -114,8 +118,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs scrapes one second apart. Each process has one of these costs in milliseconds. Returns how often
-    /// each was read.
+    /// Runs scrapes one second apart. `costs` has the cost of reading each process, in milliseconds. Returns
+    /// how often each process was read.
     fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
@@ -173,7 +177,7 @@ mod tests {
         assert!(budget.next_start().unwrap() <= start + Duration::from_secs(2));
     }
 
-    /// The next scrape loses what checks spend and no more, so the total stays within the budget.
+    /// Checks spend from the same budget as scrapes. Together they must use the whole budget, and no more.
     #[test]
     fn checks_and_scrapes_share_one_budget() {
         let (mut budget, start) = (Budget::new(0.1), Instant::now());
@@ -236,8 +240,8 @@ mod tests {
         assert!(budget.allows());
     }
 
-    /// Whatever a scrape costs, not counting its reads, the total stays within the budget, and half of it
-    /// remains for reads.
+    /// In each case, a scrape costs `overhead_ms`, not counting its reads. The CPU time of all scrapes must
+    /// stay within the budget. Reads must get at least half as much CPU time as everything else.
     #[test]
     fn total_stays_within_the_budget() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {

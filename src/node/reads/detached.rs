@@ -1,8 +1,8 @@
 //! Detached reads are reads that the scrape no longer waits for, because they are slow or do not return. This
 //! module does no I/O.
 //!
-//! A slow read uses CPU time, because the kernel walks page tables or prints names. A read that waits for a
-//! lock uses none. Such a read is stuck.
+//! A read that is slow uses CPU time, because the kernel walks page tables or prints names. A read that waits
+//! for a lock uses almost none: it is stuck.
 
 use std::time::{Duration, Instant};
 
@@ -22,14 +22,16 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time, and its total CPU time then.
+    /// When the thread was last seen to have used CPU time (`ran_at`), and how much it had used in total by
+    /// then.
     ran_at: Instant,
     cpu_time: Duration,
     is_stuck: bool,
 }
 
 impl DetachedReads {
-    /// Adds a read that began at `began_at`. `cpu_time` is what its thread has used so far.
+    /// Adds a read that began at `began_at`. `cpu_time` is the total CPU time that its thread has used so
+    /// far.
     pub fn add(&mut self, job: Job, thread: u32, began_at: Instant, cpu_time: Duration) {
         self.0.push(DetachedRead { job, thread, ran_at: began_at, cpu_time, is_stuck: false });
     }
@@ -46,8 +48,8 @@ impl DetachedReads {
         jobs.filter(move |job| (job.pid, job.inode) == (process.pid, process.inode))
     }
 
-    /// Returns a read that has become stuck since the last call. `cpu_time_of` returns the CPU time of a
-    /// thread. This must be called until it returns `None`.
+    /// Returns a read that has become stuck since the last call, if there is one. `cpu_time_of` returns the
+    /// CPU time of a thread. There may be several such reads, so this must be called until it returns `None`.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
@@ -80,8 +82,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns the pids of the reads that have become stuck at this time in milliseconds, given the CPU times
-    /// of both threads.
+    /// Returns the pids of the processes whose reads have become stuck at this time. The time and the CPU
+    /// times of both threads are in milliseconds.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);
@@ -101,7 +103,7 @@ mod tests {
             "a tenth of the time is not more than a tenth"
         );
         assert_eq!(stuck(&mut reads, start, 3000, [300, 6500]), [], "it is returned once");
-        // From here on, the read that was slow waits for a lock.
+        // The read that was slow before now waits for a lock.
         assert_eq!(stuck(&mut reads, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut reads, start, 5000, [300, 6600]), [2]);
         assert_eq!(reads.count(), 2);

@@ -8,7 +8,7 @@ use crate::procfs::errors::ReadError;
 /// What the result of a read means for its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The process was stuck during the read, so the values may be older than the end of the read.
+    /// The process counted as stuck during the read, so the values may be older than the end of the read.
     Outdated,
     /// The mappings overlapped in two attempts in a row. The previous values are kept.
     Torn,
@@ -29,15 +29,15 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the mappings must still be read. Only the sum was read, because the mappings of the
-        /// previous program took too long to print.
+        /// Whether the mappings must still be read. This is so if only the sum was read, because the mappings
+        /// of the program that ran before took too long to print.
         needs_mappings: bool,
     },
 }
 
 /// Returns what the result of a read means. `process` is in the state before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // A read that used CPU time for at least a tenth of its duration was stuck for a moment only.
+    // If the read used CPU time for at least a tenth of its duration, it was stuck for a moment only.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;
     }
@@ -48,7 +48,7 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // If the start time is the same, the kernel has given the same process a new inode number.
+    // With the same start time it is the same process, to which the kernel has given a new inode number.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;
@@ -85,7 +85,7 @@ mod tests {
     const MAPPINGS: Detail = Detail::Mappings(Check::ReadAll);
     const SLOW: Detail = Detail::Other { n_printed: 1 };
 
-    /// The result of a read. It is an error, or the inode number, `stat`, and the program if memory was read.
+    /// The result of a read: an error, or the inode number, `stat`, and (if memory was read) the program.
     type Returned = Result<(u64, Option<Stat>, Option<Option<Program>>), ReadError>;
 
     fn cost(cpu_ms: u64) -> Cost {

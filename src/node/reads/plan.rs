@@ -1,10 +1,10 @@
 //! Decides the order in which processes are read. This module does no I/O.
 //!
 //! All containers with processes to read get equal shares of the read time (start-time fair queueing), so no
-//! container can starve another. Within a container's share, processes without values get at most half while
-//! others wait. Without this rule, a workload that forks faster than the budget allows could keep its other
-//! processes from being read. Among processes of the same kind, the one that has waited longest is read
-//! first.
+//! container can starve another. Within the share of a container, processes without values get at most half
+//! of the time while processes with values wait. Without this rule, a workload that forks faster than the
+//! budget allows could keep its other processes from being read. Among processes of the same kind, the one
+//! that has waited longest is read first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -31,9 +31,9 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that have processes left, each with the tag of its container.
+    /// The groups that have processes left, each with the tag in the [`Share`] of its container.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
-    /// The group from which a process was popped last.
+    /// The group of the process that was popped last.
     served: Option<usize>,
     /// A process to pop next, before all others.
     repeated: Option<u32>,
@@ -41,7 +41,8 @@ pub struct Plan {
     clock: Duration,
 }
 
-/// The processes of one container, as two ranges in the list of all processes to read.
+/// The processes of one container, as two ranges in the list of all processes to read: processes that were
+/// read before (`old`), and processes that were not (`new`).
 #[derive(Debug)]
 struct Group {
     container: ContainerId,
@@ -52,11 +53,11 @@ struct Group {
 /// The share of the read time that a container has used.
 #[derive(Debug, Default)]
 struct Share {
-    /// The position of the container on a clock that all containers share. Each read moves the container
+    /// The position of the container on a clock that all containers share. Each read moves its container
     /// forward by the cost of the read. The container with the lowest position is next.
     tag: Duration,
-    /// The time spent on processes that were read before, and on new ones. Each scrape subtracts the smaller
-    /// of the two from both, because only their difference matters.
+    /// The time spent on processes that were read before (`old`), and on processes that were not (`new`).
+    /// Each scrape subtracts the smaller of the two from both, because only their difference matters.
     old: Duration,
     new: Duration,
     is_due: bool,
@@ -138,8 +139,8 @@ mod tests {
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// Whether the process is new in each scrape, because it executes another program, or because another
-        /// process replaces it.
+        /// Whether the process counts as new in each scrape, because it always executes another program, or
+        /// because another process always replaces it.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,
@@ -155,8 +156,8 @@ mod tests {
         }
     }
 
-    /// Runs one scrape per second. Each reads for as long as `budget`. Returns the longest wait of each
-    /// process, in scrapes.
+    /// Runs one scrape per second. Each scrape spends `budget` on reads. Returns how many scrapes each
+    /// process has waited at most.
     fn run(processes: &mut [Process], budget: Duration, n_scrapes: u32) -> Vec<u32> {
         let (mut plan, start) = (Plan::default(), Instant::now());
         let (mut waits, mut read_in) = (vec![0; processes.len()], vec![0; processes.len()]);
@@ -202,9 +203,9 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// One container has four processes that are new in every scrape and cost 200 ms each. 40 other
-    /// containers have ten processes each, which cost 1 ms each. All of these are read at least every four
-    /// scrapes.
+    /// In the first container, four processes are new in every scrape, and reading each costs 200 ms. In 40
+    /// other containers, there are ten processes each, and reading each costs 1 ms. Those 400 processes must
+    /// be read at least every four scrapes.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];
@@ -213,7 +214,7 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // Both containers need more than half of the time.
+        // For either container, reading all its processes would take more than half of the time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

@@ -1,7 +1,8 @@
 //! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! A read depends only on its job, and returns facts. Some files of a process can block their reader forever.
-//! They are opened only here, so that a scrape can continue without a read that does not return:
+//! A read depends only on its job, and returns what it has found. What that means for the process is decided
+//! elsewhere. Some files of a process can block their reader forever. They are opened only here, so that a
+//! scrape can continue without a read that does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
@@ -27,8 +28,8 @@ use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
 use crate::totals::process_sums::ProcessSums;
 
-/// A read that takes longer than this is cancelled. By then the kernel has printed hundreds of megabytes,
-/// mostly names.
+/// A read that takes longer than this is cancelled. In that time, the kernel has printed hundreds of
+/// megabytes, mostly names.
 const MAX_READ: Duration = Duration::from_secs(10);
 
 /// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
@@ -40,12 +41,12 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
-    /// Splits anonymous memory into parts; `None` if that is off.
+    /// Splits anonymous memory into parts; `None` if it is not split.
     parts: Option<Parts>,
     process_sums: ProcessSums,
     comm: Vec<u8>,
     cgroups: Cgroups,
-    /// The CPU time of the thread when its last read ended.
+    /// The CPU time that the thread had used when its last read ended.
     cpu_clock: Duration,
 }
 
@@ -102,7 +103,8 @@ impl Reader {
     ) -> Result<(u64, Option<Stat>, Option<MemoryRead>), ReadError> {
         let process = proc.process(job.pid, &mut self.buffers)?;
         let inode = process.inode()?;
-        // A new inode number may mean another process. The start time in `stat` shows which process it is.
+        // If the inode number is new, this may be another process. The start time in `stat` shows which
+        // process it is.
         let needs_stat = job.detail == Detail::Stat || inode != job.inode;
         let stat = needs_stat.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
@@ -148,9 +150,9 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // After its memory was read and before its name was read, the process may have executed another
-        // program. The file with the mappings shows that, but the file with the sum does not. So before the
-        // sum, the name was read too, and the two names are compared.
+        // The process may have executed another program after its memory was read and before its name is
+        // read. If the mappings were read, `ensure_alive` notices that below. If the sum was read, its name
+        // must be the same as before that read.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -257,7 +259,8 @@ impl Reader {
     }
 }
 
-/// Takes the fingerprint of a process. Returns whether it equals the previous fingerprint, and the new one.
+/// Takes the fingerprint of a process. Returns whether the memory is the same as in the fingerprint `before`,
+/// and the new fingerprint.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,
@@ -296,8 +299,8 @@ mod tests {
             (found.memory.map(|memory| memory.read), comm, found.program().is_some())
         }
 
-        /// Reads the process four times. Each read compares the process with the fingerprint from the read
-        /// before.
+        /// Reads the process four times. Each read compares the process with the fingerprint of the previous
+        /// read.
         fn four_reads(reader: &mut Reader, pid: u32) -> [Content; 4] {
             let mut fingerprint = None;
             [(); 4].map(|()| {
@@ -322,8 +325,8 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // Other tests start and end processes that share libraries with this one. That changes the
-                // PSS of this one.
+                // Other tests start and end processes that share libraries with this process. That changes
+                // its PSS.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

@@ -18,8 +18,8 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// A read begins only if its container takes at least this many times the expected duration of the read to
-/// reach a limit.
+/// The time until the container reaches a limit must be at least this many times the expected duration of a
+/// read. Otherwise the read does not begin.
 const MARGIN: u32 = 3;
 
 /// The parts of the node that a read needs.
@@ -37,7 +37,8 @@ pub struct Node<'a> {
 pub struct Bounds<'a> {
     /// The CPU time that reads may use.
     pub budget: &'a Budget,
-    /// Returns how long a container takes to reach its limit if it keeps growing; `None` if it does not grow.
+    /// Returns how long a container takes to reach its limit if it keeps growing; `None` if it does not grow,
+    /// or has no limit.
     pub time_to_limit: &'a dyn Fn(ContainerId) -> Option<Duration>,
 }
 
@@ -53,7 +54,7 @@ pub struct Reads {
     kept: Vec<u32>,
     /// When a process was last skipped because the budget was used up.
     left_out_at: Option<Instant>,
-    /// The position up to which the table has been searched for new processes.
+    /// The search for new processes has reached this position in the table.
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
@@ -72,8 +73,8 @@ struct UnderWay {
 
 impl Bounds<'_> {
     /// Whether the container of a process may reach its limit before a read of the process ends. If a process
-    /// is killed while its pages are walked, its memory stays charged until the walk ends. The kernel may
-    /// then kill a second process.
+    /// is killed while the kernel walks its pages for a read, its memory stays charged until the walk ends.
+    /// The kernel may then kill a second process.
     fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
         let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
         time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
@@ -157,9 +158,9 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes for which `wanted` is true. Processes that rest after a long read, or
-    /// that are being read, are not queued. If they have values, their name and container are checked now,
-    /// and their program is checked when the queue is empty.
+    /// Queues the selected processes for which `wanted` is true. Processes that rest, or that have a detached
+    /// read, are not queued. If they have values, their name and container are checked now. The program that
+    /// they run is checked when the queue is empty.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -188,9 +189,9 @@ impl Reads {
     }
 
     /// Returns the next read on `thread`, or `None` if this scrape reads nothing more. A process is skipped
-    /// if the budget is used up, if its container may reach a limit during the read, or if it looks stuck.
-    /// The name and the cgroups of a skipped process are read instead. Its values are kept while it is the
-    /// same process.
+    /// if the budget is used up, if its container may reach a limit during the read, or if it looks stuck. Of
+    /// a skipped process, the name and the cgroups are read. It keeps its values while they show the same
+    /// process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -239,13 +240,13 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. While processes are skipped because the budget is used up, values are kept
-    /// for longer than one scrape. In that case the read includes `stat`. Otherwise it does not, because that
-    /// would cost up to a twelfth of reading a small process.
+    /// Begins a read of memory. The read includes `stat` only if processes are being skipped because the
+    /// budget is used up, so that values are kept for longer than one scrape. In other cases it does not,
+    /// because that would cost up to a twelfth of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
-        // Only a read of all mappings can separate paths that were merged before.
+        // Paths that were merged before can be separated again only if all mappings are read.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
         let job = process.memory_job(self.reads_sums, reads_all, is_short, now);
@@ -274,8 +275,8 @@ impl Reads {
         self.errors.stuck += u64::from(node.processes.at(i).skip(Instant::now()));
     }
 
-    /// Keeps the values of a process that is not read in this scrape. The values are dropped if the name or
-    /// the container of the process shows that they belong to another program.
+    /// Keeps the values of a process that is not read in this scrape. If the name or the container of the
+    /// process shows that the values no longer belong to it, they are dropped.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
         node.processes.refresh_kept(i, node.proc, node.discovery);
@@ -300,7 +301,8 @@ impl Reads {
         }
     }
 
-    /// Ends a read. Returns whether it was the read that the scrape was waiting for, or a detached one.
+    /// Notes that a read has ended. Returns whether it was the read that the scrape was waiting for, or a
+    /// detached one.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;

@@ -1,9 +1,9 @@
 // Makes short-lived processes. Each copy of this program maps a file that is named after the copy. Then it
 // exits, forks, or executes another copy.
 //
-// Usage: PROGRAM DIRECTORY... The copies are DIRECTORY/p-0 to DIRECTORY/p-9. For each event, a letter is
-// written to standard output. If the program is called as "keep", it starts up to two hundred copies per
-// second, and waits for those that end.
+// Usage: PROGRAM DIRECTORY... The copies are DIRECTORY/p-0 to DIRECTORY/p-9. For each event, the program
+// writes a letter to standard output. If the program is called as "keep", it starts up to two hundred copies
+// per second, and waits for those that end.
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>

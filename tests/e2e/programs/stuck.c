@@ -1,13 +1,14 @@
 // stuck DIR SECONDS [exec]: makes a process and holds its memory-map lock. Any container with /dev/fuse can
 // do this.
 //
-// The program mounts a FUSE file system on DIR in a new mount namespace. Once the process "victim" is stuck,
-// it prints "<pid> <N>", where N is the number of the FUSE connection. From then on, each read of the
-// victim's smaps or cmdline blocks, including those by ps and pgrep.
+// The program mounts a FUSE file system on DIR in a new mount namespace. It starts a process "victim". Once
+// the victim is stuck, the program prints "<pid> <N>": the pid of the victim, and the number of the FUSE
+// connection. While the victim is stuck, each read of its smaps or cmdline blocks, including those by ps and
+// pgrep.
 //
 // With "exec", there is another process, "execs". It shares the victim's memory, as after vfork, and executes
-// a program. Its exec also waits for the lock. So reading its stat and opening its smaps block, too. The
-// output is then "<pid> <N> <pid of execs>".
+// a program. This exec also waits for the lock. So reading the stat of "execs" and opening its smaps block,
+// too. The output is then "<pid> <N> <pid of execs>".
 //
 // To free the victim, the program aborts the connection. It does so when standard input has a byte or ends,
 // on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives on

@@ -102,9 +102,9 @@ fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that decides if no path has an id. With a line for memory, this is the path of memory, or
-/// else of name=systemd. Without one, it is the path of name=systemd, or else of version 2. A root is
-/// returned only if there is no other path.
+/// Returns the path that decides if no path has an id. Two paths are candidates: those of memory and
+/// name=systemd, or, without a line for memory, those of name=systemd and version 2. The first candidate that
+/// is no root decides. If both are roots, the first one decides.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -177,7 +177,7 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether the path of any process has the id of this container, outside of other containers.
+    /// Returns whether this container is the outermost one in the path of any process, and its id is there.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -188,7 +188,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // A container that is known only by its path has precedence.
+                    // A container that only its path identifies has precedence over a container that this
+                    // component names.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

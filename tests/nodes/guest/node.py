@@ -24,8 +24,8 @@ def command(*words: str | Path) -> str:
 def settled(get, want, seconds: float = 60):
     """Waits until both functions return the same value. If they never do, the assertion shows both values."""
     deadline = time.monotonic() + seconds
-    # On an emulated processor, a call takes a second. So if the values are equal, each function is called
-    # once.
+    # On an emulated processor, each call takes a second. So each function is called only once if the values
+    # are equal at first.
     while (seen := get()) != (wanted := want()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert seen == wanted

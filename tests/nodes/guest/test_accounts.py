@@ -64,7 +64,8 @@ def test_kills_are_recorded_without_a_scrape(node, record_property):
 
     A third pod is full, but a signal kills it.
     """
-    # On an emulated processor, there is a check only every few seconds, so the second leak starts later.
+    # On an emulated processor, there is a check only every few seconds. So the fast leak starts after 20
+    # seconds.
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS

@@ -61,11 +61,11 @@ def test_glibc_stacks_and_arenas_are_found(workload, strict):
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = resident_by(workload, "arenas")
-    # Without `nr`, the reserved memory of an arena merges with the guard of the stack above it. Then neither
-    # the arena nor the stack is found.
+    # If `strict`, mappings lack the flag `nr`. The reserved memory of one arena then merges with the guard of
+    # the stack above it, and neither that arena nor that stack is found.
     n_merged = 1 if strict else 0
     assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993 - n_merged / 8)
-    # On kernels without the flag `nh`, each stack may contain a huge page.
+    # On kernels without the flag `nh`, each stack may contain a huge page of 2 MiB.
     most = MIB if KERNEL >= (6, 7) else 8 * 2 * MIB
     assert (8 - n_merged) * 4096 <= found["anon_thread_stack"] <= most
     assert found["anon"] >= 16 * MIB, "a block that malloc maps separately is in no part"

@@ -31,7 +31,7 @@ def exporters(node):
 def reported(exporter: Client) -> dict[tuple[str, ...], int]:
     """Returns the number of reported processes of each command.
 
-    The strict parser would take seconds on an emulated processor.
+    The strict parser is not used, because it would take seconds on an emulated processor.
     """
     found = {}
     for line in re.findall(r"^process_smaps_processes\{.*$", exporter.get("/metrics")[1], re.MULTILINE):

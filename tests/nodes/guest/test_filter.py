@@ -105,7 +105,7 @@ def test_sandbox_refuses_no_call_of_the_exporter(node):
         exporter.process.send_signal(signal.SIGTERM)
         assert exporter.process.wait(20) == 0
         assert "not permitted" not in exporter.log() and "sandbox" not in exporter.log()
-        # the trace also contains calls of containerd
+        # the trace also contains refused calls of containerd, so only threads of the exporter count
         refused = [call for thread, call in refusals.all() if thread in seen]
         assert refused == [f"NR {NUMBERS['openat2']} = {EPERM}"], "only the injected call is refused"
 
@@ -128,7 +128,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
     file.write_text("text")
     inject, scrape = injector(PROGRAMS / "inject"), thread_of(exporter, "scrape")
     refused = calls(victim, file)
-    # here it is allowed, because the exporter connects to containerd
+    # this call is allowed here, because the exporter connects to containerd
     del refused["socket(AF_UNIX), with a recording"]
     assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(
         refused, EPERM
@@ -142,7 +142,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
 
 
 def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
-    """This shows that the test above can fail."""
+    """Shows that the test above can fail: only the sandbox refuses these calls."""
     file = tmp_path / "file"
     file.write_text("text")
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)

@@ -19,7 +19,7 @@ SLEEP = f"exec sleep {FOREVER}"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Pods, and an exporter. It selects their containers whose names begin with `s-`."""
+    """Pods, and an exporter that selects those of their containers whose names begin with `s-`."""
     with pods_of(tmp_path_factory.mktemp("ooms") / "links", PROGRAMS) as pods, pods.exporter() as exporter:
         yield pods, exporter
 
@@ -70,7 +70,8 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
         assert record_of(exporter, names[0], "s-a")["limit"] == "container"
         return
 
-    # If a container is removed before the exporter has read its counter, the kill counts for the pod.
+    # If a container is removed before the exporter has read its counter, the kill counts for the pod. So the
+    # kills of the pod are added.
     def n_kills(pod: str, *containers: str) -> int:
         counts = kills(exporter)
         return sum(counts.get(f"{pod}/{container}", 0) for container in containers)
@@ -124,9 +125,9 @@ def test_a_hundred_kills_in_containers_removed_at_once_are_counted(made):
 
 
 def test_a_kill_in_a_container_without_a_pod_is_counted(made):
-    """The cgroup is not in a pod's cgroup, like Docker's.
+    """Like Docker's containers, the container has a cgroup that is not below the cgroup of a pod.
 
-    At the last check before the kill, it was 60% full.
+    At the last check before the kill, the container used 60% of its limit.
     """
     pods, exporter = made
     pod = pods.parent.name  # the link needs the name of a pod, but the cgroup is not a pod's
@@ -139,7 +140,10 @@ def test_a_kill_in_a_container_without_a_pod_is_counted(made):
 
 
 def test_the_limit_that_was_hit_is_named(made):
-    """A pod is full of the shared memory of an ended container. Then a limit above a pod is reached."""
+    """One pod reaches its limit, because shared memory of an ended container fills it.
+
+    Another pod has no limit. In it, a container leaks until a limit above the pods is reached.
+    """
     pods, exporter = made
     full = pods.pod("full", 24 * MIB)
     shared = Path(f"/dev/shm/smaps-{os.getpid()}")

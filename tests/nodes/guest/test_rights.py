@@ -13,7 +13,8 @@ from node import SYSTEMD, settled
 
 pytestmark = pytest.mark.skipif(not SYSTEMD, reason="there is neither AppArmor nor the exporter's image here")
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
-# With this interval, a dozen scrapes take about a second. With the default interval, they take a dozen.
+# With this interval, a dozen scrapes take about a second. With the default interval, they take a dozen
+# seconds.
 OFTEN = ("--scrape-interval=100ms",)
 CANNOT = re.compile(r"cannot read (\d+) of (\d+) processes: (.*)")
 

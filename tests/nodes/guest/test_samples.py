@@ -11,7 +11,8 @@ from exposition import Exposition
 from lab import read_proc, until
 
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
-# The workload has memory of each of these kinds. So the test compares each field where it is not 0.
+# The workload has memory of each of these kinds. So the test compares each of these fields with values other
+# than 0.
 NOT_ZERO = set(
     """size rss pss shared_clean shared_dirty private_clean private_dirty referenced anonymous lazyfree
     anon_hugepages shmem_pmdmapped shared_hugetlb private_hugetlb swap swap_pss locked kernel_page_size
@@ -36,9 +37,9 @@ def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def compared(node, *arguments: str):
-    """Returns the exporter's values and the kernel's.
+    """Returns the exporter's values and the kernel's values.
 
-    The kernel's were the same before and after the scrape.
+    The kernel's values were the same before and after the scrape.
     """
 
     def unchanged():
@@ -67,7 +68,8 @@ def test_samples_equal_the_kernels_figures(stopped_node, record_property):
         NOT_ZERO | ({"ksm"} if KERNEL >= (6, 8) else set()) | ({"pss_dirty"} if KERNEL >= (6, 0) else set())
     )
     if os.sysconf("SC_PAGE_SIZE") > 4096:
-        # A huge page is larger than each mapping of the workload, so there is none.
+        # With larger pages, a huge page is larger than each mapping of the workload. So the workload has no
+        # huge pages.
         names -= {"anon_hugepages", "shmem_pmdmapped", "shared_hugetlb"}
     assert not {name for name in names if not any(expected[f"process_smaps_{name}_bytes"].values())}, (
         "only zeros were compared"

@@ -51,7 +51,7 @@ static int file_of(int fd, size_t size) {
 
 static char *named(const char *name, uintptr_t at, size_t size) {
     char *start = map(name, (void *)at, size, PRIVATE | (at ? MAP_FIXED_NOREPLACE : 0), -1);
-    // since Linux 5.17, smaps shows it as [anon:name], if this is configured
+    // since Linux 5.17, smaps shows the name as [anon:name], if the kernel was built for it
     prctl(SET_VMA, 0, start, size, name);
     return start;
 }
@@ -82,7 +82,8 @@ static void shared(void) {
     touch(map("droppable memory", 0, MB, MAPPING_DROPPABLE | MAP_ANONYMOUS, -1), MB / 2, 1);
 }
 
-// Returns huge pages. After a fork, the processes share them until one of them writes to them.
+// Makes several kinds of private memory, and returns its hugetlb pages. After a fork, the processes share
+// these pages until one of them writes to them.
 static char *private(void) {
     char *hugetlb = map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1);
     touch(hugetlb, 4 * MB, 0);

@@ -1,5 +1,5 @@
-// The use and the limits of the node, its pods and its containers, from their cgroups; the parts of each use
-// (accounts); and the records of OOM kills.
+// Reads the families of cgroups: the use of the node, its pods and its containers, their limits, and the
+// parts of each use. The use and its parts are an account. Also parses the records of OOM kills.
 
 const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
 	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
@@ -27,8 +27,9 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// The tree shows a part as a tile: a child of a container, a pod or the root. TILE begins its name, and no
-// other name begins so: commands have at most 15 bytes, and Kubernetes allows no _ in names.
+// The tree shows a part as a tile: a child of a container, a pod or the root. The name of a tile is TILE and
+// the name of the part. No command, container or pod has such a name: a command has at most 15 bytes, which
+// is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
 // Returns the kind and the text of a tile.
 function tileOf(tile) {
@@ -39,8 +40,9 @@ function tileOf(tile) {
 		: nameOfPart(part)];
 }
 
-// Accounts by the labels of their container or pod. `accounts` is on display, `reading` is being read; its
-// key `[]` is the node.
+// The accounts by the labels of their container or pod, as JSON. The key `[]` stands for the node, whose
+// account is `ofNode`. `accounts` are on display; `reading` collects those of the exposition that is being
+// read.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -76,9 +78,9 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Joins the accounts with the tree, and fills two fields when fields are summed. Charged memory shows the use
-// of each container. Node memory shows MemTotal, and the use of each pod and container. Inside a container,
-// both show the PSS of mapped paths, the parts that no process maps, and the rest as `difference`.
+// Joins the accounts with the tree, and fills two fields. Charged memory shows the use of each container.
+// Node memory shows MemTotal, and the use of each pod and container. Inside a container, both fields show the
+// PSS of mapped paths, the parts that no process maps, and the rest of the use as `difference`.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -109,7 +111,8 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// If the pods are not below the kubelet's usual cgroup, the part of their top-level cgroup contains them.
+	// Without a part `pods`, the pods are not below the kubelet's usual cgroup. Then the part of another
+	// top-level cgroup contains them, so they are not shown by name.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);
@@ -131,14 +134,17 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Adds to a pod's account the parts outside its containers, and the rest, such as containers not listed.
+// Adds two parts to a pod's account. `outside` is what is charged to the pod outside its containers. What is
+// then left of the pod's use is `rest`, for example containers that are not listed. If it is negative, it is
+// `remainder`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Makes a tile of each part, and of what is left of the use. `over` is how much the parts exceed the use.
+// Divides the bytes `left`, for which the tree has no nodes yet, into tiles: one for each part, and one of
+// the kind `rest` for what remains. If the parts are larger than `left`, `over` is the difference.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -155,8 +161,9 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field. The nodes of `owners` get their use, with their tiles and mapped paths inside. Nodes above
-// get the sums of the accounts in `summed`.
+// Fills a field. Each node above the accounts in `summed` gets the sum of their uses. The node of each
+// account in `owners` gets its own use. Inside such a node, commands and mapped paths get their PSS, and
+// tiles get their bytes.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -164,7 +171,7 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Accounts on display whose tiles exceed their use.
+// excesses() returns the accounts on display whose tiles together are larger than the use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
@@ -183,8 +190,8 @@ function entriesOf(a) {
 	});
 	return list.sort((a, b) => place(a) - place(b) || b[1] - a[1]);
 }
-// Returns the filled share of a bar, and its parts: [name, bytes, colour, share of the width]. The whole
-// width is the limit; without a limit, it is the largest use.
+// Returns the filled share of a bar, and the parts of the bar: [name, bytes, colour, share of the width]. The
+// whole width stands for the limit or, without a limit, for `largest` bytes.
 function barOf(a, largest) {
 	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = entriesOf(a);
 	const sum = sumOfAll(list.map(([, v]) => max(0, v))), width = whole > 0 ? min(1, a.current / whole) : 0;
@@ -213,7 +220,8 @@ function containersOf(place) {
 // ---- Records of OOM kills
 
 const MOST_RECORDS = 64, MOST_PATHS = 10;
-// Parses an answer of GET /ooms, newest record first. Each field gets its type, whatever the answer has.
+// Parses an answer to GET /ooms. Returns the records, the newest first. A field of a wrong type becomes NaN
+// or empty, so that other code need not check types.
 function readOoms(text) {
 	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string'
 		? v : '';
@@ -237,8 +245,9 @@ function readOoms(text) {
 			.filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }
-// Returns the account for a record's bar: the container's; or the pod's, if the pod's limit was hit and both
-// numbers are known.
+// Returns the account that the bar of a record shows. This is the account of the container. If the pod's
+// limit was hit, it is the account of the pod, provided that the pod's use and the bytes outside its
+// containers are known.
 function accountOfKill(r) {
 	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container
 		&& r.use_bytes >= 0;

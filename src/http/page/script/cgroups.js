@@ -39,7 +39,8 @@ Object.assign(LEGEND, {
 
 // ---- The table of containers
 
-// In a pod, the rows are containers anyway.
+// The button for the list of containers is shown for the node and for a namespace. In a pod, the rows are
+// containers anyway.
 const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
 const isListing = () => state.rows && canList();
 const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
@@ -98,7 +99,7 @@ function fillBar(bar, a, largest) {
 		? [`working set ${size(a.working_set)}`] : []].join('\n');
 	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
 		const part = swatchOf(colour);
-		// With gaps between them, narrow parts would vanish.
+		// Only a wide part has gaps at its sides. A narrow part would vanish between them.
 		part.className = share > .02 ? 'wide' : '';
 		part.style.width = 100 * share + '%';
 		return part;
@@ -126,8 +127,10 @@ function fillUse(use, a, largest) {
 
 // ---- Notes on a place: the use of a container, and why tiles may exceed what is charged
 
-// Matches shared memory without a file name. It is freed when its last process ends. Child processes inherit
-// /dev/zero mappings; other containers can map the rest by name.
+// Matches the paths of shared memory that has no file name. The kernel frees this memory when the last
+// process that maps it ends (a System V segment only if it is marked for removal). Only child processes
+// inherit a mapping of /dev/zero, so it stays in its container. Other containers can map memfds and System V
+// segments by name.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
@@ -197,7 +200,7 @@ function chargedText() {
 				+ `${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// Returns the text of the tip for a tile, a pod or a container, besides its fields.
+// Returns what the tip of a tile, a pod or a container says besides the values of the fields.
 function aboutCharged(n) {
 	const a = accountOf(n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a)

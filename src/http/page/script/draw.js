@@ -1,4 +1,5 @@
-// The page around the treemap: the node's totals, the selected place with its chart, and why a page is empty.
+// The page around the treemap: the totals of the node, the selected place with its chart, and the reason why
+// the page is empty.
 
 let latest, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false,
 	interval = 0;
@@ -8,7 +9,8 @@ const own = (name, labels) => sampleOf(name, labels)?.value;
 const denied = () => own('read_errors_total', { reason: 'denied' });
 const infos = (name, label) => (latest?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label))
 	.filter(text => text !== undefined);
-// The fields that a treemap can show. Page sizes do not add up, and `processes` is the same for all mappings.
+// The fields that a treemap can show. It cannot show page sizes, which do not add up, nor `processes`, which
+// is the same for all mappings.
 const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden
 	&& isThere(f));
 
@@ -87,11 +89,11 @@ function drawStats(list) {
 	}
 	$.field.value = field.name;
 }
-// The exporter's clock, from the header Date, has whole seconds. The browser's is finer, and used if both
-// agree.
+// Returns how many seconds ago the last scrape ended. The header Date gives the exporter's time in whole
+// seconds. The browser's clock is finer, so `skew` is 0 unless the two differ by more than 3 s.
 const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
-// Whether the values are too old: older than four scrape intervals, or than two minutes if no interval is
-// known.
+// Returns whether the values are too old: older than four scrape intervals, and than 20 s. If the interval is
+// not known, they are too old after two minutes.
 const isOld = () => ageNow() > (interval ? max(20, 4 * interval) : 120);
 const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
 function drawAge() {
@@ -109,7 +111,7 @@ function drawAge() {
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
 	drawNote();
 }
-// Returns how many seconds the page has waited for an answer; 0 if that is not long.
+// silence() returns how many seconds the page has waited for an answer. Up to 3 s count as 0.
 let askedAt = 0;
 function silence() {
 	const seconds = askedAt ? (performance.now() - askedAt) / 1000 : 0;
@@ -195,8 +197,9 @@ function fieldsOf(n, list) {
 	return make('dl', {}, ...list.map(f => make('div', { className: f === field ? 'on' : '', title: f.help },
 		make('dt', {}, title(f.name)), make('dd', { className: at(f, n) ? '' : 'zero' }, show(f, at(f, n))))));
 }
-// Splits a name in two parts. The first is shortened if space is short, because names of replicas differ at
-// the end. Only for text that runs from left to right.
+// Splits a name into a head and a tail. If space is short, only the head is cut, because the names of
+// replicas differ at their ends. Only names of at least 15 ASCII characters are split: other text may run
+// from right to left.
 function cutName(text) {
 	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
 	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)),

@@ -1,5 +1,5 @@
-// Change over time. A span begins when the page is opened, or when the user starts a measurement. It keeps
-// the first values of all fields, and as many points as a line can show.
+// Change over time. A span begins when the page is opened, and another one when the user starts a
+// measurement. A span keeps the first values of all fields, and as many points as a line can show.
 
 let opened, marked;
 const spans = () => [opened, marked].filter(Boolean), since = () => marked || opened;
@@ -11,12 +11,12 @@ const begin = t => ({ base: pointOf(Float64Array, t), points: [pointOf(Float32Ar
 function remember(t) {
 	opened ||= begin(t);
 	const point = pointOf(Float32Array, t);
-	// At most 120 points; fewer on a very large node, so that they take about 50 MB at most.
+	// A line keeps at most 120 points. On a large node it keeps fewer, so that all points take about 50 MB.
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// The newest point is replaced until it is a whole gap away from the point before. If the line is full,
-		// every second point is dropped.
+		// The new point replaces the newest one, if less than `gap` seconds have passed since the point before
+		// that one. When the line is full, every second point is dropped.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -24,7 +24,8 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-// A restarted exporter, or another one behind a forwarded port, has values that cannot be compared.
+// After a restart of the exporter, or if another exporter answers behind a forwarded port, the values cannot
+// be compared with the earlier ones.
 let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
@@ -34,9 +35,10 @@ function identify(id) {
 	identity = id;
 }
 
-// When a process ends, the others' PSS and private bytes rise, if they shared pages. So growth is measured by
-// `own`: private, swapped, and charged but unmapped bytes. It counts only as far as `held`, which has
-// resident instead of private bytes, grew too.
+// If two processes share pages and one of them ends, the PSS and the private bytes of the other rise,
+// although it uses no more memory. So growth is measured by two sums. `own` has the private, the swapped, and
+// the charged but unmapped bytes. `held` has the same, with resident instead of private bytes. The smaller
+// growth of the two counts.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -49,8 +51,9 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether a node's growth in this field is measured by `own`. In cgroup fields, this holds for
-// commands, pids, paths and kinds, because they show their PSS there.
+// Returns whether a node's growth in this field is measured by `own` and `held`. For PSS this is always so.
+// For charged memory and node memory, it is so for commands, pids, paths and kinds, because their value is
+// their PSS.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -58,7 +61,8 @@ function isByOwn(f, n) {
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// Returns the change of a place since the span began. A new place grew from 0. A new field has not grown.
+// Returns the change of a place since the span began. A place that did not exist then has grown from 0. A
+// field that did not exist then has not grown.
 function change(f, n, valueOf = at) {
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
 	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)
@@ -70,7 +74,8 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the points of a place: [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the points of a place's growth: changes from 0 for `own`, values for other fields.
+// Returns the points from which the growth of a place is computed. If `own` measures the growth, the values
+// are changes since the span began. Otherwise they are the values of the field.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -136,7 +141,8 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores what pack() kept, once an exposition has shown the same places. What was not kept counts from now.
+// Restores the spans that pack() kept. Call it after the first exposition is in the tree, because it looks up
+// the places there. For levels and fields that pack() left out, the spans begin now.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

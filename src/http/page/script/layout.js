@@ -1,8 +1,8 @@
-// The layout of the treemap. `v` is a node's area. The results are x, y, w and h.
+// The layout of the treemap. The area of a node is `v`. The layout sets the node's rectangle: x, y, w and h.
 
-// Returns a node's size as a step: tiles are sorted by steps, each 1.4 times the one before. A node changes
-// its step only if its value is more than half a step away, so that tiles keep their places while sizes
-// change a little.
+// Returns the step of a node's size. Tiles are sorted by step. Each step is 1.4 times as large as the one
+// below. A node keeps its step until its value is more than half a step outside it. So tiles keep their
+// places while sizes change a little.
 function stepOf(n, scale) {
 	const exact = 2 * Math.log2(n.v);
 	if (n.scale !== scale || abs(exact - n.step - .5) > 1) [n.scale, n.step] = [scale, floor(exact)];
@@ -46,8 +46,9 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out a place. `tiles` are coloured; `groups` are drawn behind them, outer ones first. Each node with a
-// rectangle gets the number `drawn`.
+// Lays out the nodes inside a place. Returns `groups`, which are drawn first, outer ones before inner ones,
+// and `tiles`, which are drawn over them in colour. Each node that gets a rectangle also gets the number
+// `drawn`.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {
@@ -56,7 +57,8 @@ function layOut(place, width, height, scale, drawn) {
 			n.drawn = drawn;
 			const names = [n.text];
 			let some = withArea(n), last = n;
-			// A pod with only one container and only one command becomes one group with a longer name.
+			// If a group has only one child with children, both become one group, which shows both names. An
+			// example is a pod with one container with one command.
 			while (some.length === 1 && some[0].kids.length) {
 				const [only] = some;
 				Object.assign(only, { x: n.x, y: n.y, w: n.w, h: n.h, drawn });
@@ -88,8 +90,8 @@ function largestKind(n) {
 	while (n.kids.length) n = n.kids.reduce((a, b) => b.v > (a.v || 0) ? b : a);
 	return n.kind;
 }
-// Returns the innermost node at a point, and the node that a click opens. That is the outermost one, but a
-// namespace only if it has no pod there.
+// Returns the innermost node at a point as `n`, and the node that a click opens as `enter`. A click opens the
+// outermost node at the point. If that is a namespace, a click opens the pod there, if there is one.
 function hitIn(place, x, y, drawn) {
 	let n, enter;
 	for (let k = place; k;) {

@@ -79,7 +79,7 @@ function paint(q) {
 		text('11px', 'muted');
 		const taken = measure(value) + 14, font = depth ? '11px' : '600 12px';
 		text(font, 'ink');
-		// The value is drawn if it fits beside the first name. If the names do not fit, the last are left out.
+		// The value is drawn if it fits beside the first name. If not all names fit, the last ones are left out.
 		const free = n.w - 12, isRoomy = measure(parts[0]) + taken <= free, left = isRoomy ? free - taken : free;
 		while (parts.length > 1 && measure(parts.join(' › ')) > left) parts.pop();
 		ctx.fillText(fitName(parts.join(' › '), left, measure), n.x + 6, y);
@@ -96,10 +96,12 @@ function paint(q) {
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
 }
-// Returns a name cut to the width. If the whole name does not fit, the kernel's brackets are dropped first.
+// Returns a name cut to the width. If the whole name does not fit, a name such as [heap] first loses the
+// kernel's brackets.
 const fitName = (name, width, measure) => measure(name) <= width ? name :
 	fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
-// Returns a tile's name. A file's is its base name, with the folders that tell it from its neighbours.
+// Returns the name on a tile. The tile of a file shows its base name. If files beside it have the same base
+// name, it also shows as many folders as needed to tell them apart.
 function labelOf(n) {
 	if (n.level !== 'path' || !n.dir) return n.text;
 	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing,
@@ -179,8 +181,8 @@ function hover(to) {
 		? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);
 }
-// Places the tip to the right or left of a node, or below or above it; in the far corner if the node fills
-// the window.
+// Places the tip to the right or left of a node, or below or above it. If there is no room for this, places
+// the tip in the corner that is far from the pointer.
 function placeTip(n) {
 	const box = canvas.getBoundingClientRect(), w = tip.offsetWidth, h = tip.offsetHeight,
 		left = box.left + n.x, top = box.top + n.y;

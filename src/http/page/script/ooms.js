@@ -3,8 +3,9 @@
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0,
 	shownOoms = 3;
 
-// Fetches the records once per scrape at most, and only from an exporter that has accounts, because older
-// ones have no records. After failures it waits longer. The last records stay on display.
+// Fetches the records, at most once per scrape. Older exporters have no records, so this waits for accounts
+// or a metric about OOM kills. The first failure makes it skip the next two scrapes, and each further failure
+// twice as many, up to 64. Meanwhile the last records stay on display.
 async function askOoms() {
 	hasOoms ||= [...accounts.values()].some(hasParts) || [...latest.own.keys()].some(name =>
 		name.startsWith(OWN + 'oom'));

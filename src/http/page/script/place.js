@@ -38,7 +38,8 @@ function select(changes) {
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
 	q: '', ...live(n) ? {} : { field: CHARGED } });
-// Returns the link to the place around this one. If this one is gone, it is the innermost that still exists.
+// Returns the link to the place around the current one. If the current place is gone, the link leads to the
+// innermost place around it that still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
 	let at = state.at;

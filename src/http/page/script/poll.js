@@ -82,14 +82,17 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
-// Returns how many seconds to wait. At first, waits grow slowly enough not to skip a scrape, until the values
-// change. Later, a poll that came too early is repeated soon. Every eighth poll is early on purpose: the
-// exporter may have paused, so the interval is measured again.
+// Returns how many seconds to wait before the next poll. The last answer had the scrape at the time `t`.
+// Until the interval of scrapes is known, waits for half of the time since the page was opened. Later, if a
+// poll finds no new scrape, it is repeated soon, and then at growing intervals. After every eighth new
+// scrape, the next poll is early on purpose: the measured interval may include a pause of the exporter, so it
+// is measured again.
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// A longer interval counts only if a poll saw no scrape in between. A much longer one may have been a
-	// pause, so it counts the second time.
+	// `gap` is the time between the last two scrapes that the page saw. A longer gap becomes the interval only
+	// if a poll during the gap found no new scrape: otherwise the page may have missed one. A much longer gap
+	// may be a pause of the exporter, so only the second one in a row becomes the interval.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;
@@ -139,7 +142,7 @@ async function refresh() {
 	performance.measure('response to drawn', { start });
 	return wait;
 }
-// Refreshes. Shows any error, also one in drawing, and tries again.
+// Refreshes, and does so again after the wait. Shows any error, including one in drawing.
 async function poll() {
 	clearTimeout(timer);
 	if (busy || paused) return;

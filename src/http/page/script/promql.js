@@ -52,7 +52,8 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// Returns selectors of the parts' metrics. No metric has the rest of a use.
+// partsOf() returns selectors for the metrics of tiles. It skips tiles whose kind matches REST, because no
+// metric has the rest of a use.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
@@ -67,7 +68,8 @@ function partsOf(where, tiles) {
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// Returns the use of a container or pod minus its other tiles, or that of all pods minus the listed ones.
+// Returns a query for the rest of a use. In a container or pod, this is its use minus everything else inside.
+// For the node, it is the use of all pods minus the use of the listed ones.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]
@@ -76,9 +78,9 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns matchers that select what a search found on one level; alternatives are separate lists. Usually a
-// regular expression is enough. If names are displayed differently, or a match spans two names, the names are
-// listed.
+// Returns lists of matchers. Together, the lists select what a search has found on one level: each list is an
+// alternative. Usually a regular expression is enough. It is not if names are displayed differently from
+// their labels, or if a match spans two names. Then the lists have the names.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

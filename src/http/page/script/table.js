@@ -19,8 +19,8 @@ for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMB
 }
 put(heads.limit.firstChild, 'Use of limit');
 heads.limit.title = 'Sorts by what is closest to its limit';
-// Returns whether this column sorts the rows: 1 or -1 if it does, else 0. The selected field has one column,
-// its value.
+// Returns 1 if this column sorts the rows upwards, -1 if it sorts them downwards, and 0 if it does not sort
+// them. The selected field is shown only in the column `value`, so that column stands for the field.
 function isSorted(key) {
 	const by = sortOf(sorting());
 	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;

@@ -6,7 +6,8 @@ const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_mall
 	anon_jit_code: 'JIT code', anon_go_heap: 'Go heap', anon_v8_heap: 'V8 heap', anon_allocator: 'jemalloc and '
 		+ 'mimalloc', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special',
 		other: 'Folded into [other]', all: 'All kinds' };
-// The rule of --group-by kind, as in src/totals/grouping.rs. The same cases test both.
+// The kinds that --group-by kind gives to these paths, as in src/totals/grouping.rs. The same cases test
+// both.
 const NAMED = {
 	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other',
 	'/[aio] (deleted)': 'special',
@@ -36,10 +37,11 @@ let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// While an exposition is read, `seen` of its nodes is one tick ahead.
+// Returns whether the last exposition contains a node. While the next one is read, `seen` of its nodes is
+// already one higher than `tick`. If the selected field shows cgroups, a node with a value in it counts, too.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// A node without a number has `members` with numbers: see pivot.js.
+// Makes a node without a number. It gets one from number(), or it has `members` with numbers: see pivot.js.
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
@@ -107,8 +109,8 @@ function addSeries(key, labels) {
 	let n = root;
 	for (const level of LEVELS) {
 		const name = labels.get(level);
-		// To Prometheus, an empty label is an absent one. The exporter's empty pod means a container without a
-		// pod.
+		// Prometheus treats an empty label as absent. Here it counts: an empty `pod` means that the container is
+		// in no pod.
 		if (name !== undefined) n = child(n, level, name, true);
 	}
 	if (n === root) return null;
@@ -119,8 +121,9 @@ function addSeries(key, labels) {
 }
 
 // Parses an exposition into the `next` columns. Returns the exporter's own samples by name, and the number of
-// invalid lines. All families list their series in the same order, so a line's node is nearly always the one
-// after the last line's. Equal label text proves it. `pause` lets the browser draw and respond meanwhile.
+// invalid lines. All families list their series in the same order. So the node of a line is nearly always the
+// one that follows the node of the line before. This is certain if the label text is equal, too; then the
+// labels are not parsed. `pause` lets the browser draw and respond meanwhile.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
@@ -188,7 +191,7 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
-// Returns a sum. One part may be absent because it is 0 (--omit-zero).
+// Returns a + b. If one of them is absent, returns the other: with --omit-zero, a value of 0 is absent.
 const plus = (a, b) => a + b || (b !== b ? a : b);
 // Sums children into parents, and makes the parsed exposition the current one.
 function commit() {

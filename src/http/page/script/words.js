@@ -39,9 +39,9 @@ const clock = t => new Date(t * 1000).toTimeString().slice(0, 8);
 const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ')
 	.replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
 
-// Returns a name as it is displayed. Misleading characters are spelled out: control characters as their
-// picture; invisible ones, ones that reverse text and unusual spaces as their number; spaces at the ends as a
-// mark.
+// Returns a name as it is displayed. Misleading characters are replaced: a control character by its picture;
+// an invisible character, one that reverses text, or an unusual space by its code point; and a space at
+// either end by a mark.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 function visible(text) {
 	if (/^[!-~]*$/.test(text)) return text;
@@ -52,8 +52,8 @@ function visible(text) {
 	}).replace(/^ +| +$/g, spaces => '␠'.repeat(spaces.length));
 }
 
-// Shortens a text to this width, in the middle, because names of replicas differ at the end. Returns nothing
-// if too little would be left.
+// Shortens a text to this width. Cuts it in the middle, because the names of replicas differ at their ends.
+// Returns an empty text if fewer than five characters would be left.
 function fit(text, width, measure) {
 	if (text.length < 300 && measure(text) <= width) return text;
 	const chars = [...text.slice(0, 150), ...text.slice(max(150, text.length - 150))];
@@ -66,8 +66,8 @@ function fit(text, width, measure) {
 	return '';
 }
 
-// Returns the shortest end of a path, in whole components, that tells it from the others: chunks_head/000001,
-// not 000001.
+// Returns the shortest end of a path, in whole components, that none of the other paths has:
+// chunks_head/000001, not 000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
 		const end = path.slice(at);

@@ -137,7 +137,7 @@ fn the_cgroup_is_that_of_the_init_process_or_of_the_id() {
     }
 }
 
-/// A workload creates a cgroup below its own, and names it after another container.
+/// The workload in container a creates a cgroup below its own, and names it after container b.
 #[test]
 fn no_workload_changes_the_account_of_another_container() {
     for pid in ["20", "-"] {

@@ -55,7 +55,7 @@ fn memory_left_by_ended_containers_is_outside() {
     for _ in 0..2 {
         assert_eq!(read.scrape(&processes), [(name.clone(), 95, Some(100), Some(15))]);
     }
-    // A container ends, and the memory that it used stays charged to the pod.
+    // A container ends. The memory that it used stays charged to the pod.
     assert_eq!(read.scrape(&processes[..1]), [(name.clone(), 95, Some(100), Some(65))]);
     read.0.write(&format!("{pod}/memory.max"), "max\n");
     assert_eq!(read.scrape(&processes[..1]), [(name.clone(), 95, Some(200), Some(65))]);

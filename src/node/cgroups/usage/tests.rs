@@ -53,8 +53,8 @@ impl Checked {
     }
 
     /// Simulates a check that finds these processes, a second after the previous one. Returns the containers
-    /// that are read, and the kills. Each kill has the container, which is empty for a pod, and the number of
-    /// kills.
+    /// that are due to be read, and the kills: for each, the name of the container (empty for a pod) and the
+    /// number of kills.
     pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
@@ -130,7 +130,8 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// What is known about a process that is killed at the limit comes from its `status`, which was read before.
+/// The killed process is gone when the kill is found. Its name and memory come from its `status`, which was
+/// read when the container was at its limit.
 #[test]
 fn the_last_moment_before_a_kill_is_returned_with_it() {
     let (mut node, processes) = pod("moment");
@@ -214,7 +215,7 @@ fn kills_of_a_container_are_counted_from_its_first_listing() {
     assert_eq!(node.n_kills().len(), 2, "a container without kills is forgotten");
 }
 
-/// The kernel counts a kill for the node before it counts it for the container.
+/// The kernel counts a kill first for the node, and then for the container. Here a check comes in between.
 #[test]
 fn a_kill_is_counted_if_the_node_counts_it_first() {
     let (mut node, processes) = pod("node-first");
@@ -227,7 +228,8 @@ fn a_kill_is_counted_if_the_node_counts_it_first() {
     assert_eq!(node.check(&processes).1, []);
 }
 
-/// The killed process may have been the last one. Then the container has no process when the kill is found.
+/// If the killed process was the last one of the container, the container has no process when the kill is
+/// found.
 #[test]
 fn a_kill_is_counted_for_a_container_without_a_process() {
     let (mut node, processes) = pod("ended");
@@ -259,7 +261,8 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// If a container began while the exporter ran, all kills in it count.
+/// If a container started after the exporter, kills in it count even if they happened before its counters
+/// were first read.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
@@ -283,7 +286,7 @@ fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     }
 }
 
-/// Version 1 does not count kills for the pod.
+/// Version 1 counts no kills for pods.
 #[test]
 fn version_1_counts_the_kills_of_containers() {
     let mut node = Checked::new("v1", &[("c1", "10", "shop", "a")]);
