@@ -97,6 +97,7 @@ GROUPS = {
             "test_hostile_processes::test_sigterm_ends_pid_1_within_a_second",
             "test_http_clients",
             "test_large_responses",
+            "test_manifest::test_make_prints_what_the_program_prints",  # waits for other builds' lock
             "test_ooms::test_version_1_counts_kills_of_full_containers_within_the_budget",
             "test_ship::test_sizes_and_times",
             "test_shutdown",
