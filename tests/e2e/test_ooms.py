@@ -92,10 +92,7 @@ def test_ten_kills_at_once_are_recorded(node, mounts):
         found = records(exporter)
         assert sorted(record["pod"] for record in found) == sorted(f"leak-{i}" for i in range(10))
         assert all([victim["command"] for victim in record["victims"]] == ["leak"] for record in found)
-        # Of ten containers that come to their limits at once, one may not be read in time.
-        with_paths = [record for record in found if record["paths"]]
-        assert len(with_paths) >= 8
-        for record in with_paths:
+        for record in found:
             assert_leaked(record, record["pod"], record["time"], 80 * MIB)
         counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
         assert [counts["accounts", f"leak-{i}", "app"] for i in range(10)] == [1] * 10

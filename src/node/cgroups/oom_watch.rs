@@ -150,6 +150,18 @@ impl OomWatch {
         self.0.lock().counters.read_all(Instant::now());
     }
 
+    /// Begins a pass over the processes.
+    pub fn begin_pass(&self) {
+        self.0.lock().counters.begin_pass();
+    }
+
+    /// Reads all counters, and returns the containers that exist and had no kill since the pass began.
+    pub fn intact(&self) -> BTreeSet<ContainerId> {
+        let intact = self.0.lock().counters.intact(Instant::now());
+        self.0.changed.wake(); // The thread has to return the kills that were found now.
+        intact
+    }
+
     /// Returns the kills that were found since the last call, and their circumstances.
     pub fn take(&self) -> Vec<(FoundKill, End)> {
         let mut state = self.0.lock();

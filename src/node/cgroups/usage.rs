@@ -111,6 +111,7 @@ impl CgroupUsage {
         if self.totals.update_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();
         }
+        self.watch.begin_pass();
         self.watch.drop_gone();
         for container in self.watch.take_gone_pods() {
             self.totals.forget(&pod_labels(&container.listed));
@@ -209,17 +210,19 @@ impl CgroupUsage {
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        // After a kill during this scrape, the sums already lack the killed process, so the previous reading
-        // is kept.
-        if totals.n_on_node() != proc.oom_kills(buffers) {
-            return;
-        }
-        for account in accounts.iter_mut() {
+        // If a process was killed during this pass, the sums already lack it, so its container keeps the
+        // previous reading. When ten containers reach their limits at once, kills fall into most passes.
+        let n_on_node = proc.oom_kills(buffers);
+        let has_kills = n_on_node.is_none() || n_on_node != totals.n_on_node();
+        let intact = has_kills.then(|| watch.intact());
+        let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
+        for account in accounts.iter_mut().filter(|account| is_intact(account.container().id)) {
             let permille = watch.permille(account.container().id).unwrap_or(0);
             account.keep_reading(permille, snapshot, order, now);
         }
         for process in processes.iter() {
             if let (Some(container), Some(read_at)) = (process.container(), process.values_read_at())
+                && is_intact(container.id)
                 && let Some(account) = accounts.find_mut(container.id)
             {
                 account.note_read_at(read_at);

@@ -2,6 +2,10 @@ use std::fs;
 
 use super::super::accounts::tests::{Node, Process, labels};
 use super::*;
+use crate::smaps::fields::values;
+use crate::smaps::{place::PlaceText, scanner::Mapping};
+use crate::totals::process_sums::ProcessSums;
+use crate::totals::snapshot;
 
 /// A node and the memory use of its containers.
 pub(crate) struct Checked {
@@ -32,7 +36,39 @@ impl Checked {
         self.node.write(name, text);
     }
 
+    /// Sums up processes that map this many bytes, one in each container.
+    fn map(&mut self, mapped: &[u64]) {
+        self.snapshot = Snapshot::new(usize::MAX, 0);
+        let mut readings = Vec::new();
+        for (container, &pss) in self.usage.accounts.containers().zip(mapped) {
+            let key = container.id.key();
+            self.snapshot.register(key, &container.labels);
+            let (mut sums, values) = (ProcessSums::new(usize::MAX), values(&[("pss", pss)]));
+            sums.add(&Mapping { path: b"[heap]", values: &values, place: PlaceText::default(), count: 1 });
+            let (process, mut id) = (snapshot::Process { container: key, comm: b"leak", pid: 1 }, None);
+            self.snapshot.record(process, &sums, &mut id);
+            readings.extend(id);
+        }
+        self.snapshot.sum(readings.iter().map(|id| (id, true)));
+    }
+
+    /// Returns the mapped bytes that are kept for an OOM record of each container.
+    fn take_kept(&mut self) -> Vec<Option<u64>> {
+        let contents = self.usage.accounts.iter_mut().map(Account::take_content);
+        contents.map(|content| content.last_reading.map(|last| last.largest.pss)).collect()
+    }
+
     fn pass(&mut self, processes: &[Process], is_check: bool) -> Vec<Kill> {
+        self.pass_with(processes, is_check, |_| {})
+    }
+
+    /// Simulates a pass during which `meanwhile` happens.
+    fn pass_with(
+        &mut self,
+        processes: &[Process],
+        is_check: bool,
+        meanwhile: impl FnOnce(&mut Self),
+    ) -> Vec<Kill> {
         let processes = self.node.see(processes);
         self.now += Duration::from_secs(1);
         let Self { node, usage, snapshot, now } = self;
@@ -43,6 +79,8 @@ impl Checked {
         if !is_check {
             usage.read(&node.proc)
         }
+        meanwhile(self);
+        let Self { node, usage, snapshot, now } = self;
         usage.join(snapshot, &processes, &node.proc, *now);
         kills
     }
@@ -126,6 +164,27 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     for (current, expected) in [(859, &[][..]), (860, &["a", "b"]), (909, &[]), (910, &["a", "b"])] {
         node.write("kubepods/pod/memory.current", &format!("{current}\n"));
         assert_eq!(node.check(&processes).0, expected, "{current}");
+    }
+}
+
+/// When several containers reach their limits at once, kills fall into most passes.
+#[test]
+fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
+    for (file, expected) in [("c1", [910, 920]), ("other", [1, 920])] {
+        let (mut node, processes) = pod(&format!("intact-{file}"));
+        for container in ["c1", "c2"] {
+            node.write(&format!("kubepods/pod/{container}/memory.max"), "1000\n");
+            node.cgroup(&format!("kubepods/pod/{container}"), 950);
+        }
+        node.scrape(&processes);
+        node.map(&[910, 910]);
+        node.check(&processes);
+        node.pass_with(&processes, true, |node| {
+            node.oom_kills(8);
+            node.write(&format!("kubepods/pod/{file}/memory.events"), "oom 2\noom_kill 4\n");
+            node.map(&[1, 920]);
+        });
+        assert_eq!(node.take_kept(), expected.map(Some), "a kill in {file}");
     }
 }
 
