@@ -167,6 +167,24 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
+/// A container that begins with much memory seems to grow that fast for five seconds.
+#[test]
+fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
+    let (mut node, processes) = pod("start");
+    node.write("kubepods/pod/c1/memory.max", "1000\n");
+    node.write("kubepods/pod/c1/memory.stat", "inactive_file 0\n");
+    node.write("kubepods/pod/memory.max", "max\n");
+    node.cgroup("kubepods/pod/c1", 10);
+    node.scrape(&processes);
+    let id = node.usage.accounts.containers().next().unwrap().id;
+    for (current, tens_of_ms) in [(960, 8), (979, 4), (980, 0)] {
+        node.cgroup("kubepods/pod/c1", current);
+        node.check(&processes);
+        let time = node.usage.time_to_limit(id).map(|time| time.as_millis() / 10);
+        assert_eq!(time, Some(tens_of_ms), "{current}");
+    }
+}
+
 /// When several containers reach their limits at once, kills fall into most passes.
 #[test]
 fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
