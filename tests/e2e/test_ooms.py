@@ -81,11 +81,8 @@ def test_ten_kills_at_once_are_recorded(node, mounts):
         containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
-            for container in containers:
-                until(lambda container=container: is_leaking(node, container), 20, "the container runs")
-            for container in containers:
-                until(lambda container=container: not is_leaking(node, container), 90, "the leak was killed")
-            until(lambda: len(records(exporter)) == 10, 3, "all are recorded")
+            # On a busy machine, the first may be killed before the last has begun.
+            until(lambda: len(records(exporter)) == 10, 120, "all are recorded")
         finally:
             for made in pods:
                 node.remove_pod(made)
