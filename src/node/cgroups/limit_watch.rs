@@ -189,7 +189,7 @@ impl LimitWatch {
             if is_due {
                 close.push(path.clone());
             }
-            if level.growth.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL) {
+            if level.growth.may_reach_limit(now) {
                 at_limit.push(path.clone());
             }
             is_soon |= level.growth.interval(now) == MIN_INTERVAL;
