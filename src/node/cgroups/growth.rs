@@ -133,6 +133,11 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
+    /// Whether the processes were due to be read, and the use has not fallen since.
+    pub fn is_close(&self) -> bool {
+        self.read_at.is_some()
+    }
+
     /// Notes that the limit was reached.
     pub fn note_hit(&mut self, now: Instant) {
         self.hit_at = Some(now);

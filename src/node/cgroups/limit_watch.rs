@@ -111,6 +111,7 @@ impl LimitWatch {
     }
 
     /// Adds a container and its pod, and measures both. The growth of a new cgroup counts from its creation.
+    /// If one is close to its limit already, the container is due to be read.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -126,6 +127,9 @@ impl LimitWatch {
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
+            if self.growths(id).any(Growth::is_close) {
+                self.due.insert(id);
+            }
         }
         self.all_at.get_or_insert(now + MAX_INTERVAL);
         self.limits_at.get_or_insert(now + ALL_LIMITS);

@@ -142,6 +142,19 @@ fn a_container_is_read_from_86_percent_of_its_limit_on_while_it_grows() {
     }
 }
 
+/// A container may be listed only after it has used up most of its memory.
+#[test]
+fn a_container_that_is_close_to_its_limit_when_it_becomes_known_is_read() {
+    for (file, expected) in [("kubepods/pod/c1", &["a"][..]), ("kubepods/pod", &["a", "b"])] {
+        let (mut node, processes) = pod(&format!("known-{}", file.len()));
+        node.write("kubepods/pod/c1/memory.max", "1000\n");
+        node.write("kubepods/pod/memory.current", "1\n");
+        node.cgroup(file, 930);
+        assert_eq!(node.check(&processes).0, expected, "{file}");
+        assert_eq!(node.check(&processes).0, [""; 0], "{file}");
+    }
+}
+
 #[test]
 fn a_lowered_limit_is_noticed_at_the_next_measurement() {
     let (mut node, processes) = pod("lowered");
