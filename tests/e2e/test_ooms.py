@@ -78,7 +78,8 @@ def test_a_kill_is_recorded_without_a_scrape(node, mounts):
 
 def test_ten_kills_at_once_are_recorded(node, mounts):
     with exporter_of(node) as exporter:
-        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB) for i in range(10)]
+        # The leaks begin when the containers have been listed, also on a busy machine.
+        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB, delay=3) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
             # On a busy machine, the first may be killed before the last has begun.
